@@ -1,0 +1,275 @@
+"""The two sparse 3D U-Nets of the baselines.
+
+`residual`: OneFormer3D's network for ScanNet (SpConvUNet of its `spconv_unet.py`, with the input
+convolution and output norm of `oneformer3d.py`): pre-activation residual blocks.
+`res16`: MinkowskiNet Res16UNet34C (`mink_unet.py` of OneFormer3D, `res16unet.py` of Mask3D), used by
+OneFormer3D for ScanNet200 and by Mask3D: post-activation residual blocks.
+
+Small networks differ from the published ones in numbers only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
+from bifusion.sparse.tensor import KernelMaps, SparseTensor
+from bifusion.types import InputError
+
+_PUBLISHED_PLANES = {"residual": (32, 64, 96, 128, 160), "res16": (32, 64, 128, 256, 256, 128, 96, 96)}
+_PUBLISHED_BLOCKS = {"residual": (2, 2, 2, 2, 2), "res16": (2, 3, 4, 6, 2, 2, 2, 2)}
+
+
+@dataclass
+class UNetConfig:
+    """Sizes of a sparse U-Net; the defaults are the published ones of each kind."""
+
+    kind: Literal["residual", "res16"] = "residual"
+    in_channels: int = 6
+    """Input features of a voxel. Published: 6 (colour, position) for residual, 3 (colour) for res16."""
+    planes: tuple[int, ...] = ()
+    """residual: channels of each level, finest first. res16: channels of each encoder stage (strides
+    2, 4, …), then of each decoder stage (…, 2, 1), as many. () means the published ones."""
+    blocks: tuple[int, ...] = ()
+    """Residual blocks of each entry of `planes`. () means the published ones where `planes` has the
+    published length, else 2 everywhere."""
+    stem_planes: int = 32
+    """res16 only: channels of the input convolution."""
+    stem_kernel: int = 5
+    """res16 only: its kernel size."""
+    final_channels: int = 0
+    """res16 only: outputs of the last layer, which no model here uses but official files hold.
+    0: as many as its inputs (OneFormer3D); Mask3D's has one a class."""
+    spconv_min_grid: int = 0
+    """residual only. 0: every voxel takes part at every level. n > 0: reproduce spconv's finite grid
+    of at least n voxels a side (published: 128), on which a voxel in the last plane of an odd side
+    has no coarser voxel. Needs coordinates that start at 0."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _PUBLISHED_PLANES:
+            raise InputError(f"unet.kind: found {self.kind!r}, expected 'residual' or 'res16'")
+        self.planes = tuple(self.planes) or _PUBLISHED_PLANES[self.kind]
+        if not self.blocks:
+            published = _PUBLISHED_BLOCKS[self.kind]
+            same_length = len(self.planes) == len(published)
+            self.blocks = published if same_length else (2,) * len(self.planes)
+        self.blocks = tuple(self.blocks)
+        if len(self.blocks) != len(self.planes) or min(*self.planes, *self.blocks, self.in_channels) < 1:
+            raise InputError(
+                f"unet.planes {self.planes}, unet.blocks {self.blocks}, unet.in_channels "
+                f"{self.in_channels}: expected as many blocks as planes, all positive"
+            )
+        if self.kind == "res16" and len(self.planes) % 2:
+            raise InputError(
+                f"unet.planes {self.planes}: res16 has as many decoder as encoder stages; "
+                "give an even number"
+            )
+
+
+def build_unet(config: UNetConfig) -> ResidualUNet | Res16UNet:
+    """The network of `config`: module(SparseTensor (M, in_channels)) → (M, module.out_channels)."""
+    return ResidualUNet(config) if config.kind == "residual" else Res16UNet(config)
+
+
+# ------------------------------------------------------------------------- OneFormer3D's, for ScanNet
+
+
+def _residual_norm(channels: int) -> BatchNorm:
+    return BatchNorm(channels, eps=1e-4, momentum=0.1)
+
+
+class NormReluConv(nn.Module):
+    """BatchNorm and ReLU before a convolution."""
+
+    def __init__(self, conv: SubmanifoldConv3d | StridedConv3d | InverseConv3d) -> None:
+        super().__init__()
+        self.norm = _residual_norm(conv.weight.shape[1])
+        self.conv = conv
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return self.conv(x.replace(F.relu(self.norm(x.feats), inplace=True)))
+
+
+class PreActivationBlock(nn.Module):
+    """x + two 3×3×3 convolutions, each behind norm and ReLU; 1×1×1 shortcut where widths differ."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = NormReluConv(SubmanifoldConv3d(in_channels, out_channels, 3))
+        self.conv2 = NormReluConv(SubmanifoldConv3d(out_channels, out_channels, 3))
+        self.shortcut = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = SubmanifoldConv3d(in_channels, out_channels, 1)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        out = self.conv2(self.conv1(x))
+        return out.replace(out.feats + self.shortcut(x).feats)
+
+
+def _pre_activation_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
+    widths = [in_channels] + [out_channels] * count
+    return nn.Sequential(*(PreActivationBlock(widths[i], widths[i + 1]) for i in range(count)))
+
+
+class ResidualUNet(nn.Module):
+    """OneFormer3D's U-Net for ScanNet. Lists are indexed by level, finest first.
+
+    forward takes a SparseTensor (M, in_channels) of stride 1 and returns (M, planes[0]), ≥ 0.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        planes, blocks = config.planes, config.blocks
+        levels = len(planes)
+        self.out_channels = planes[0]
+        self.spconv_min_grid = config.spconv_min_grid
+        self.input_conv = SubmanifoldConv3d(config.in_channels, planes[0], 3)
+        self.encoder = nn.ModuleList(
+            _pre_activation_blocks(p, p, n) for p, n in zip(planes, blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            NormReluConv(StridedConv3d(planes[i], planes[i + 1])) for i in range(levels - 1)
+        )
+        self.up = nn.ModuleList(
+            NormReluConv(InverseConv3d(planes[i + 1], planes[i])) for i in range(levels - 1)
+        )
+        self.decoder = nn.ModuleList(
+            _pre_activation_blocks(2 * planes[i], planes[i], blocks[i]) for i in range(levels - 1)
+        )
+        self.output_norm = _residual_norm(planes[0])
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        return F.relu(self.output_norm(self.pyramid(x)[-1].feats), inplace=True)
+
+    def pyramid(self, x: SparseTensor) -> list[SparseTensor]:
+        """Features of every decoder level, coarsest first; the last is the input's level."""
+        if self.spconv_min_grid:
+            x = SparseTensor(x.feats, x.coords, maps=_spconv_maps(x.coords, self.spconv_min_grid))
+        x = self.input_conv(x)
+        skips = []
+        for encode, down in zip(self.encoder, self.down, strict=False):
+            skips.append(encode(x))
+            x = down(skips[-1])
+        levels = [self.encoder[-1](x)]
+        for skip, up, decode in zip(
+            reversed(skips), reversed(self.up), reversed(self.decoder), strict=True
+        ):
+            x = up(levels[-1])
+            levels.append(decode(skip.replace(torch.cat([skip.feats, x.feats], dim=1))))
+        return levels
+
+
+def _spconv_maps(coords: Tensor, min_side: int) -> KernelMaps:
+    if len(coords) and int(coords[:, 1:].min()) < 0:
+        raise InputError(
+            f"coords: smallest coordinate {int(coords[:, 1:].min())}; a network with spconv_min_grid "
+            "expects coordinates that start at 0: subtract the minimum, or set spconv_min_grid to 0"
+        )
+    sides = (coords[:, 1:].amax(0) + 1).tolist() if len(coords) else [0, 0, 0]
+    x, y, z = (max(side, min_side) for side in sides)
+    return KernelMaps(coords, grid=(x, y, z))
+
+
+# ------------------------------------------------------------------------ MinkowskiNet Res16UNet34C
+
+
+class ConvNorm(nn.Module):
+    """A convolution and BatchNorm (eps 1e-5)."""
+
+    def __init__(self, conv: SubmanifoldConv3d | StridedConv3d | InverseConv3d, momentum: float) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = BatchNorm(conv.weight.shape[2], momentum=momentum)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        x = self.conv(x)
+        return x.replace(self.norm(x.feats))
+
+
+# The official code passes its momentum of 0.02 everywhere but into the blocks, which keep 0.1.
+_MOMENTUM = 0.02
+_BLOCK_MOMENTUM = 0.1
+
+
+class BasicBlock(nn.Module):
+    """ResNet's basic block: two 3×3×3 convolutions, shortcut, ReLU last."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(SubmanifoldConv3d(in_channels, out_channels, 3), _BLOCK_MOMENTUM)
+        self.conv2 = ConvNorm(SubmanifoldConv3d(out_channels, out_channels, 3), _BLOCK_MOMENTUM)
+        self.shortcut = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = ConvNorm(SubmanifoldConv3d(in_channels, out_channels, 1), _MOMENTUM)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        out = self.conv2(_relu(self.conv1(x)))
+        return _relu(out.replace(out.feats + self.shortcut(x).feats))
+
+
+def _basic_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
+    widths = [in_channels] + [out_channels] * count
+    return nn.Sequential(*(BasicBlock(widths[i], widths[i + 1]) for i in range(count)))
+
+
+class Res16UNet(nn.Module):
+    """MinkowskiNet's residual U-Net. Lists are in the order in which a scene passes them.
+
+    forward takes a SparseTensor (M, in_channels) of stride 1 and returns (M, planes[-1]), ≥ 0.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        half = len(config.planes) // 2
+        down_planes, up_planes = config.planes[:half], config.planes[half:]
+        down_blocks, up_blocks = config.blocks[:half], config.blocks[half:]
+        stem = config.stem_planes
+        self.out_channels = up_planes[-1]
+        self.level_channels = (down_planes[-1], *up_planes)
+        """Of `pyramid`."""
+        self.stem = ConvNorm(SubmanifoldConv3d(config.in_channels, stem, config.stem_kernel), _MOMENTUM)
+
+        self.down, self.encoder = nn.ModuleList(), nn.ModuleList()
+        width, skip_planes = stem, []
+        for planes, count in zip(down_planes, down_blocks, strict=True):
+            skip_planes.append(width)
+            self.down.append(ConvNorm(StridedConv3d(width, width), _MOMENTUM))
+            self.encoder.append(_basic_blocks(width, planes, count))
+            width = planes
+
+        self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
+        for planes, count, skip in zip(up_planes, up_blocks, reversed(skip_planes), strict=True):
+            self.up.append(ConvNorm(InverseConv3d(width, planes), _MOMENTUM))
+            self.decoder.append(_basic_blocks(planes + skip, planes, count))
+            width = planes
+
+        # In the official state dict and parameter count, but no OneFormer3D or Mask3D forward uses it:
+        # frozen, so that neither optimiser nor distributed training waits for its gradient.
+        final = config.final_channels or self.out_channels
+        self.final = SubmanifoldConv3d(self.out_channels, final, 1, bias=True)
+        self.final.requires_grad_(False)
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        return self.pyramid(x)[-1].feats
+
+    def pyramid(self, x: SparseTensor) -> list[SparseTensor]:
+        """Features of every decoder level, coarsest first; the last is the input's level."""
+        x = _relu(self.stem(x))
+        skips = []
+        for down, encode in zip(self.down, self.encoder, strict=True):
+            skips.append(x)
+            x = encode(_relu(down(x)))
+        levels = [x]
+        for up, decode, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
+            x = _relu(up(levels[-1]))
+            levels.append(decode(x.replace(torch.cat([x.feats, skip.feats], dim=1))))
+        return levels
+
+
+def _relu(x: SparseTensor) -> SparseTensor:
+    return x.replace(F.relu(x.feats, inplace=True))

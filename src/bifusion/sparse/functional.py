@@ -1,0 +1,68 @@
+"""The seam of the sparse operations: models call these, a backend computes them.
+
+A backend offers `conv(feats, weight, kernel_map)` and `avg_pool(feats, kernel_map)`, differentiable,
+on the plain integer tensors of a KernelMap. Today there is one, plain torch, for every device.
+
+Under autocast these operations stay in the dtype of the weights (float32): their sums run over
+dozens of neighbours, and a matrix product per offset is too small to gain from a narrower type on
+the CPU. Features of another dtype are converted.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bifusion.sparse import reference
+from bifusion.sparse.kernel_map import KernelMap
+
+
+class Backend(Protocol):
+    """What computes the operations; gradients included."""
+
+    def conv(self, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor: ...
+
+    def avg_pool(self, feats: Tensor, kernel_map: KernelMap) -> Tensor: ...
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The backend that serves `device`."""
+    return reference
+
+
+def sparse_conv(
+    feats: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None = None
+) -> Tensor:
+    """Sparse convolution: out[o] = Σ_k feats[neighbors[o, k]] · weight[k] (+ bias).
+
+    Args:
+        feats: (M_in, C_in).
+        weight: (K, C_in, C_out), offsets in the order of kernel_map.py.
+        kernel_map: submanifold, strided, or (for the inverse convolution) the transposed of one.
+        bias: (C_out,) or None.
+
+    Returns:
+        (M_out, C_out) in the dtype of `weight`; a voxel without neighbours gets 0 (+ bias).
+
+    Raises:
+        ValueError: if feats, weight and map do not fit each other.
+    """
+    expected = (kernel_map.num_inputs, kernel_map.volume, feats.shape[1])
+    if (len(feats), *weight.shape[:2]) != expected:
+        raise ValueError(
+            f"feats {tuple(feats.shape)} and weight {tuple(weight.shape)} do not fit a kernel map of "
+            f"{kernel_map.num_inputs} inputs and {kernel_map.volume} offsets"
+        )
+    with torch.autocast(feats.device.type, enabled=False):
+        out = backend_for(feats.device).conv(feats.to(weight.dtype), weight, kernel_map)
+        return out if bias is None else out + bias
+
+
+def sparse_avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:
+    """(M_out, C): mean over the occupied input voxels that each output voxel meets, 0 where none."""
+    if len(feats) != kernel_map.num_inputs:
+        raise ValueError(f"{len(feats)} feature rows for a kernel map of {kernel_map.num_inputs} inputs")
+    with torch.autocast(feats.device.type, enabled=False):
+        return backend_for(feats.device).avg_pool(feats, kernel_map)

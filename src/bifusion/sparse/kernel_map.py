@@ -1,0 +1,246 @@
+"""Kernel maps: which input voxel meets which output voxel under each offset of a kernel.
+
+Offsets. A kernel of size k has K = k³ offsets. Odd kernels are centred (-(k//2) … k//2 on each
+axis), even ones use 0 … k-1, as in spconv and MinkowskiEngine. They are numbered like the memory
+of a dense Conv3d kernel over (x, y, z): offset (ix, iy, iz) has index (ix·k + iy)·k + iz, z fastest.
+Output voxel o meets input voxel o·stride + offset, where both are counted in voxels of their level.
+
+Voxels are found by binary search, not by hashing: the same on every device, and deterministic.
+A coordinate (scene, x, y, z) is looked up in two steps, its column (scene, x, y) first and then z
+within the column, because four numbers of 21 bits do not fit one int64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from bifusion.types import InputError
+
+MAX_COORDINATE = 2**20
+MAX_SCENES = 2**18
+_BITS = 22  # a coordinate of ±2^20 plus the reach of any sensible kernel, biased to be positive
+_BIAS = 1 << (_BITS - 1)
+_MASK = (1 << _BITS) - 1
+_BLOCK_ROWS = 1 << 15  # bounds the scratch memory of a convolution, see reference.py
+
+
+@dataclass(eq=False)
+class PairBlock:
+    """The (input, output) pairs of a run of output rows, grouped by offset. P pairs."""
+
+    first_row: int
+    last_row: int
+    """The block covers output rows first_row … last_row - 1."""
+    counts: list[int]
+    """K numbers of pairs, one an offset."""
+    in_rows: Tensor
+    """(P,) int32 input rows: all pairs of offset 0, then of offset 1, …; outputs ascend in each."""
+    out_rows: Tensor
+    """(P,) int32 output rows, counted over the whole map."""
+    by_output: Tensor
+    """(P,) int32: the pairs in order of their output row, then offset."""
+    output_ptr: Tensor
+    """(last_row - first_row + 1,) int32: output row first_row + r has the pairs
+    by_output[output_ptr[r]:output_ptr[r + 1]]."""
+    by_input: Tensor
+    """(P,) int32: the pairs in order of their input row, then offset."""
+    input_ptr: Tensor
+    """(M_in + 1,) int32: input row i has the pairs by_input[input_ptr[i]:input_ptr[i + 1]]."""
+
+
+@dataclass(eq=False)
+class KernelMap:
+    """Neighbours of every output voxel. M_out outputs, M_in inputs, K offsets."""
+
+    neighbors: Tensor
+    """(M_out, K) int32 input row met under each offset, -1 where that voxel is empty."""
+    num_inputs: int
+    """M_in."""
+    center: int | None = None
+    """Index of the zero offset of a submanifold map, under which row i meets row i; else None."""
+    _source: ref[KernelMap] | None = None
+    """The map that this one was transposed from."""
+
+    @property
+    def num_outputs(self) -> int:
+        return self.neighbors.shape[0]
+
+    @property
+    def volume(self) -> int:
+        """K, the number of offsets."""
+        return self.neighbors.shape[1]
+
+    @property
+    def transposed(self) -> KernelMap:
+        """The map with inputs and outputs exchanged, offset by offset; built once.
+
+        An input meets at most one output under an offset, so that it is a table too. It serves
+        the gradient with respect to the input and the inverse (transposed) convolution.
+        """
+        source = self._source() if self._source is not None else None
+        return self._exchanged if source is None else source
+
+    @cached_property
+    def _exchanged(self) -> KernelMap:
+        # The way back is weak: a cycle would keep a batch's tables until the garbage collector runs.
+        if self.center is not None:  # a centred kernel on one coordinate set is its own mirror image
+            return KernelMap(self.neighbors.flip(1), self.num_inputs, self.center, ref(self))
+        outputs, offsets = (self.neighbors >= 0).nonzero(as_tuple=True)
+        inputs = self.neighbors[outputs, offsets].long()
+        table = self.neighbors.new_full((self.num_inputs * self.volume,), -1)
+        table.scatter_(0, inputs * self.volume + offsets, outputs.to(table.dtype))
+        table = table.view(self.num_inputs, self.volume)
+        return KernelMap(table, self.num_outputs, None, ref(self))
+
+    @cached_property
+    def blocks(self) -> list[PairBlock]:
+        """Pair lists, in blocks of at most 32768 output rows; built once."""
+        starts = range(0, self.num_outputs, _BLOCK_ROWS)
+        return [self._pair_block(start, min(start + _BLOCK_ROWS, self.num_outputs)) for start in starts]
+
+    def _pair_block(self, first: int, last: int) -> PairBlock:
+        table, offset_count = self.neighbors[first:last], self.volume
+        met = table >= 0
+        met_by_offset = met.T.contiguous()
+        rows = torch.arange(first, last, dtype=torch.int32, device=table.device)
+        # number of each pair in offset-major order, at its place in the table
+        pair = met_by_offset.flatten().cumsum(0, dtype=torch.int32).view(met_by_offset.shape).T - 1
+        outputs = self.transposed.neighbors
+        met_by_input = (outputs >= first) & (outputs < last)
+        offsets = torch.arange(offset_count, device=table.device).expand(outputs.shape)[met_by_input]
+        place = (outputs[met_by_input] - first) * offset_count + offsets
+        return PairBlock(
+            first_row=first,
+            last_row=last,
+            counts=met_by_offset.sum(1).tolist(),
+            in_rows=table.T[met_by_offset],
+            out_rows=rows.expand(met_by_offset.shape)[met_by_offset],
+            by_output=pair[met],
+            output_ptr=_row_pointers(met),
+            by_input=pair.flatten()[place],
+            input_ptr=_row_pointers(met_by_input),
+        )
+
+    @cached_property
+    def input_lists(self) -> tuple[Tensor, Tensor]:
+        """(P,) int32 input rows in order of their output row, (M_out + 1,) int32 where each starts."""
+        met = self.neighbors >= 0
+        return self.neighbors[met], _row_pointers(met)
+
+
+class CoordinateIndex:
+    """A set of voxel coordinates, searchable.
+
+    Args:
+        coords: (M, 4) integers (scene, x, y, z) that `check_coordinates` accepts, in any order.
+
+    Raises:
+        InputError: if a voxel is given twice.
+    """
+
+    def __init__(self, coords: Tensor) -> None:
+        self.columns, keys = _column_keys(coords)
+        self.keys, self.order = keys.sort()
+        if bool((self.keys[1:] == self.keys[:-1]).any()):
+            raise InputError(
+                f"coords: {len(coords)} voxel coordinates, some of them equal; expected each voxel "
+                "once: average the features of the points of a voxel first"
+            )
+
+    def table(self, out_coords: Tensor, kernel_size: int, stride: int) -> Tensor:
+        """(M_out, k³) int32: row of this set at out_coords·stride + offset, -1 where there is none.
+
+        Searches once per column of offsets: the voxels of a column are neighbours in `keys`.
+        """
+        first = -(kernel_size // 2) if kernel_size % 2 else 0
+        base = out_coords.long() * out_coords.new_tensor([1, stride, stride, stride])
+        base[:, 1:] += first
+        nothing = torch.iinfo(torch.int64).max
+        columns = torch.cat([self.columns, self.columns.new_tensor([nothing])])
+        keys = torch.cat([self.keys, self.keys.new_tensor([nothing])])
+        rows = torch.cat([self.order, self.order.new_tensor([-1])]).int()
+        table = []
+        for ix in range(kernel_size):
+            for iy in range(kernel_size):
+                column = _column(base[:, 0], base[:, 1] + ix, base[:, 2] + iy)
+                rank = torch.searchsorted(self.columns, column)
+                found = columns[rank] == column
+                target = (rank << _BITS) + (base[:, 3] + _BIAS)
+                position = torch.searchsorted(self.keys, target)
+                for iz in range(kernel_size):
+                    hit = (keys[position] == target + iz) & found
+                    table.append(torch.where(hit, rows[position], -1))
+                    position += hit
+        return torch.stack(table, dim=1)
+
+
+def coarse_coordinates(coords: Tensor, stride: int) -> Tensor:
+    """(M', 4) int32: the voxels, `stride` times larger, that hold `coords`: floor(coord / stride).
+
+    Each once, in lexicographic order, so that the voxels of a scene stay in one run.
+    """
+    coarse = coords.clone()
+    coarse[:, 1:] = coords[:, 1:].div(stride, rounding_mode="floor")
+    columns, keys = _column_keys(coarse)
+    keys = keys.unique()
+    column = columns[keys >> _BITS]
+    parts = [column >> 2 * _BITS, ((column >> _BITS) & _MASK) - _BIAS, (column & _MASK) - _BIAS]
+    return torch.stack([*parts, (keys & _MASK) - _BIAS], dim=1).int()
+
+
+def submanifold_map(index: CoordinateIndex, coords: Tensor, kernel_size: int) -> KernelMap:
+    """Map of a stride-1 convolution whose outputs are its inputs: the voxels `coords` of `index`.
+
+    An even kernel is allowed (offsets 0 … k-1); it has no centre to mirror at.
+    """
+    center = kernel_size**3 // 2 if kernel_size % 2 else None
+    return KernelMap(index.table(coords, kernel_size, stride=1), len(coords), center)
+
+
+def strided_map(
+    index: CoordinateIndex, num_inputs: int, out_coords: Tensor, kernel_size: int, stride: int
+) -> KernelMap:
+    """Map of a convolution from the voxels of `index` to the coarser `out_coords` (M_out, 4)."""
+    return KernelMap(index.table(out_coords, kernel_size, stride), num_inputs)
+
+
+def check_coordinates(coords: Tensor) -> None:
+    """InputError unless `coords` is (M, 4) integers, |x|, |y|, |z| ≤ 2^20, 0 ≤ scene < 2^18."""
+    if coords.ndim != 2 or coords.shape[1] != 4 or coords.is_floating_point() or coords.is_complex():
+        raise InputError(
+            f"coords: found shape {tuple(coords.shape)} of {coords.dtype}; expected (M, 4) integers "
+            "(scene, x, y, z)"
+        )
+    if len(coords) == 0:
+        return
+    scene, xyz = coords[:, 0], coords[:, 1:]
+    low, high = int(xyz.min()), int(xyz.max())
+    if int(scene.min()) < 0 or int(scene.max()) >= MAX_SCENES or max(-low, high) > MAX_COORDINATE:
+        raise InputError(
+            f"coords: scenes {int(scene.min())} … {int(scene.max())}, coordinates {low} … {high}; "
+            f"expected scenes 0 … {MAX_SCENES - 1} and coordinates within ±{MAX_COORDINATE}: move the "
+            "scene nearer to the origin or use larger voxels"
+        )
+
+
+def _column(scene: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return (scene << 2 * _BITS) + ((x + _BIAS) << _BITS) + (y + _BIAS)
+
+
+def _column_keys(coords: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted column numbers (C,) and, for each voxel, (rank of its column, z) as one number (M,)."""
+    scene, x, y, z = coords.long().unbind(1)
+    columns, rank = _column(scene, x, y).unique(return_inverse=True)
+    return columns, (rank << _BITS) + (z + _BIAS)
+
+
+def _row_pointers(mask: Tensor) -> Tensor:
+    """(R + 1,) int32: running number of true entries before each row of `mask` (R, K), and in all."""
+    pointers = torch.zeros(len(mask) + 1, dtype=torch.int32, device=mask.device)
+    pointers[1:] = mask.sum(1).cumsum(0)
+    return pointers

@@ -1,0 +1,123 @@
+"""Layers on sparse tensors. Kernels have shape (k³, in, out), offsets ordered as in kernel_map.py."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
+from bifusion.sparse.tensor import SparseTensor
+
+
+class _Conv3d(nn.Module):
+    """Weights of a sparse convolution, initialised as spconv and MinkowskiEngine do: ±1/√(k³·in)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.weight = nn.Parameter(torch.empty(kernel_size**3, in_channels, out_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight.shape[0] * self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        _, channels_in, channels_out = self.weight.shape
+        bias = self.bias is not None
+        return f"{channels_in}, {channels_out}, kernel_size={self.kernel_size}, bias={bias}"
+
+
+class SubmanifoldConv3d(_Conv3d):
+    """Convolution whose output voxels are its input voxels. Kernel size 1 is a linear layer."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        if self.kernel_size == 1:
+            return x.replace(_linear(x.feats, self.weight[0], self.bias))
+        kernel_map = x.maps.submanifold(x.stride, self.kernel_size)
+        return x.replace(sparse_conv(x.feats, self.weight, kernel_map, self.bias))
+
+
+class StridedConv3d(_Conv3d):
+    """Convolution onto voxels `stride` times larger: floor(coord / stride) of the input's."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 2,
+        stride: int = 2,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, bias)
+        self.stride = stride
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        kernel_map = x.maps.strided(x.stride, self.kernel_size, self.stride)
+        return x.at(x.stride * self.stride, sparse_conv(x.feats, self.weight, kernel_map, self.bias))
+
+
+class InverseConv3d(_Conv3d):
+    """Convolution back onto the finer voxels that a StridedConv3d of the same sizes came from.
+
+    spconv's SparseInverseConv3d, and MinkowskiEngine's transposed convolution onto known voxels:
+    fine voxel f meets coarse voxel c under the offset with f = c·stride + offset.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 2,
+        stride: int = 2,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, bias)
+        self.stride = stride
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        fine = x.stride // self.stride
+        kernel_map = x.maps.strided(fine, self.kernel_size, self.stride).transposed
+        return x.at(fine, sparse_conv(x.feats, self.weight, kernel_map, self.bias))
+
+
+class AvgPool3d(nn.Module):
+    """Mean over the occupied voxels under the kernel, onto voxels `stride` times larger."""
+
+    def __init__(self, kernel_size: int = 2, stride: int = 2) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        kernel_map = x.maps.strided(x.stride, self.kernel_size, self.stride)
+        return x.at(x.stride * self.stride, sparse_avg_pool(x.feats, kernel_map))
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d over voxels that also takes fewer than two of them.
+
+    One row has no variance, and torch raises in training. The coarsest level of a small scene can
+    well be one voxel: such a row is normalised with the running statistics, which stay untouched.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) < 2:
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(input)
+
+
+def _linear(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Kernel size 1, in the dtype of the weights like every sparse convolution."""
+    with torch.autocast(feats.device.type, enabled=False):
+        feats = feats.to(weight.dtype)
+        return feats @ weight if bias is None else torch.addmm(bias, feats, weight)

@@ -1,0 +1,98 @@
+"""Sparse convolution and pooling in plain torch: runs anywhere, and is what others are held against.
+
+How a convolution is computed. The input rows of all pairs are gathered offset by offset, each group
+is multiplied with the weights of its offset, and every output row sums its pairs in a fixed order:
+
+    gathered[p] = feats[in_row(p)]      products[p] = gathered[p] · weight[k(p)]
+    out[o] = Σ over pairs p of o        products[p]
+
+and backward the same with the roles exchanged, d weight[k] being gatheredᵀ · (gathered rows of d out).
+Only pairs that exist are gathered, not K neighbours a voxel, and nothing but the inputs is kept for
+the backward pass; blocks of output rows bound the scratch memory. Summing by row, instead of adding
+into rows offset by offset, leaves each output to one thread: deterministic, and on the channel
+counts of small networks 2–3 times faster than `index_add_`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bifusion.sparse.kernel_map import KernelMap
+
+
+def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out); differentiable once."""
+    return _Conv.apply(feats, weight, kernel_map)
+
+
+def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:
+    """(M_out, C) mean of the occupied input voxels each output voxel meets, 0 where none."""
+    counts = kernel_map.input_lists[1].diff().clamp(min=1)
+    return _NeighborSum.apply(feats, kernel_map) / counts.to(feats.dtype).unsqueeze(1)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+        ctx.save_for_backward(feats, weight)
+        ctx.kernel_map = kernel_map
+        out = feats.new_empty(kernel_map.num_outputs, weight.shape[2])
+        for block in kernel_map.blocks:
+            gathered = feats.index_select(0, block.in_rows).split(block.counts)
+            products = feats.new_empty(len(block.in_rows), weight.shape[2])
+            for rows, kernel, product in zip(
+                gathered, weight, products.split(block.counts), strict=True
+            ):
+                if len(rows):
+                    torch.mm(rows, kernel, out=product)
+            summed = _sum_rows(products, block.by_output, block.output_ptr)
+            out[block.first_row : block.last_row] = summed
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        feats, weight = ctx.saved_tensors
+        needs_feats, needs_weight, _ = ctx.needs_input_grad
+        grad_feats = torch.zeros_like(feats) if needs_feats else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        for block in ctx.kernel_map.blocks:
+            gathered_grad = grad.index_select(0, block.out_rows).split(block.counts)
+            if grad_weight is not None:
+                gathered = feats.index_select(0, block.in_rows).split(block.counts)
+                for rows, grad_rows, total in zip(gathered, gathered_grad, grad_weight, strict=True):
+                    if len(rows):
+                        total.addmm_(rows.T, grad_rows)
+            if grad_feats is not None:
+                products = feats.new_empty(len(block.in_rows), feats.shape[1])
+                groups = zip(gathered_grad, weight, products.split(block.counts), strict=True)
+                for grad_rows, kernel, product in groups:
+                    if len(grad_rows):
+                        torch.mm(grad_rows, kernel.T, out=product)
+                grad_feats += _sum_rows(products, block.by_input, block.input_ptr)
+        return grad_feats, grad_weight, None
+
+
+class _NeighborSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, feats: Tensor, kernel_map: KernelMap) -> Tensor:
+        ctx.kernel_map = kernel_map
+        return _sum_rows(feats, *kernel_map.input_lists)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, grad: Tensor
+    ) -> tuple[Tensor, None]:
+        return _sum_rows(grad, *ctx.kernel_map.transposed.input_lists), None
+
+
+def _sum_rows(values: Tensor, rows: Tensor, row_ptr: Tensor) -> Tensor:
+    """(R, C): sum of values[rows[row_ptr[r]:row_ptr[r+1]]] for each r, in that order."""
+    if len(rows) == 0:
+        return values.new_zeros(len(row_ptr) - 1, values.shape[1])
+    return torch.embedding_bag(values.contiguous(), rows, row_ptr, mode=0, include_last_offset=True)[0]
