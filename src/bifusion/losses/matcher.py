@@ -1,0 +1,87 @@
+"""Which query answers for which annotated instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from bifusion.losses.mask_losses import bce_cost, dice_cost
+
+
+@dataclass
+class MatcherConfig:
+    """Weights of the matching cost; defaults are OneFormer3D's for ScanNet."""
+
+    kind: Literal["own_superpoint", "hungarian"] = "own_superpoint"
+    """own_superpoint: an instance takes its cheapest query among those made of its own superpoints
+    (official `SparseMatcher`). hungarian: one-to-one assignment over all queries."""
+    class_weight: float = 0.5
+    bce_weight: float = 1.0
+    dice_weight: float = 1.0
+
+
+class NonFiniteCostError(ArithmeticError):
+    """A matching cost is NaN or infinite: the prediction it was computed from is broken.
+
+    Raised instead of matching anyway, which would hide where the numbers went wrong. `scene` and
+    `layer` (decoder output, 0 is before the first layer) say where.
+    """
+
+    def __init__(self, scene: str, layer: int, bad: int, total: int) -> None:
+        self.scene = scene
+        self.layer = layer
+        super().__init__(
+            f"matching cost of scene {scene!r}, decoder output {layer}: "
+            f"{bad} of {total} entries are not finite"
+        )
+
+
+@torch.no_grad()
+def matching_cost(
+    class_logits: Tensor, mask_logits: Tensor, labels: Tensor, masks: Tensor, config: MatcherConfig
+) -> Tensor:
+    """(Q, G) cost: − class probability, mask BCE and Dice, weighted.
+
+    `class_logits` (Q, T+1) and `mask_logits` (Q, S) are float32, `labels` (G,) and `masks` (G, S)
+    bool the annotation.
+    """
+    targets = masks.to(mask_logits.dtype)
+    probabilities = class_logits.softmax(dim=1)
+    return (
+        -config.class_weight * probabilities.index_select(1, labels)
+        + config.bce_weight * bce_cost(mask_logits, targets)
+        + config.dice_weight * dice_cost(mask_logits, targets)
+    )
+
+
+def check_cost(cost: Tensor, scene: str, layer: int) -> None:
+    """Raise NonFiniteCostError unless every entry of `cost` is finite."""
+    bad = int((~torch.isfinite(cost)).sum())
+    if bad:
+        raise NonFiniteCostError(scene, layer, bad, cost.numel())
+
+
+def match_own_superpoint(cost: Tensor, contained: Tensor) -> tuple[Tensor, Tensor]:
+    """Cheapest query of each instance among those whose superpoint lies in it.
+
+    `cost` is (Q, G), `contained` (Q, G) bool. Returns query and instance indices (K,), (K,); an
+    instance in which no query lies is left out. Of equally cheap queries the first is taken; the
+    official matcher leaves such an instance out, and on scenes with repeated features loses it.
+    """
+    allowed = cost.masked_fill(~contained, torch.inf)
+    instances = contained.any(dim=0).nonzero().squeeze(1)
+    queries = allowed.index_select(1, instances).argmin(dim=0)
+    return queries, instances
+
+
+def match_hungarian(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Cheapest one-to-one assignment of a (Q, G) cost: query and instance indices (K,), (K,)."""
+    queries, instances = linear_sum_assignment(cost.cpu().numpy())
+    return (
+        torch.as_tensor(queries, dtype=torch.int64, device=cost.device),
+        torch.as_tensor(instances, dtype=torch.int64, device=cost.device),
+    )

@@ -1,0 +1,54 @@
+"""OneFormer3D, the 3D baseline: sparse U-Net, superpoint pooling, query decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from bifusion.labels import get_label_set
+from bifusion.models.pooling import pool_superpoints
+from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
+from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.sparse.tensor import SparseTensor
+from bifusion.types import Batch, FusionControl, Prediction
+
+
+@dataclass
+class OneFormer3DConfig:
+    """Defaults are the published ScanNet network (17,515,048 parameters)."""
+
+    label_set: str = "scannet20"
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+class OneFormer3D(nn.Module):
+    """Kolodiazhnyi et al., CVPR 2024, for ScanNet and ScanNet200."""
+
+    def __init__(self, config: OneFormer3DConfig) -> None:
+        super().__init__()
+        label_set = get_label_set(config.label_set)
+        self.unet = build_unet(config.unet)
+        self.decoder = QueryDecoder(
+            config.decoder, self.unet.out_channels, label_set.num_things, label_set.num_classes
+        )
+
+    def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:
+        """Predict a batch from its voxels alone.
+
+        `control` is part of the models' common signature and has no meaning here: nothing is fused.
+        In evaluation mode every superpoint is a query, so class and semantic logits have S_b rows
+        a scene and mask logits are (S_b, S_b).
+        """
+        voxels = SparseTensor(batch.voxel_feats, batch.voxel_coords)
+        voxel_features = self.unet(voxels)
+        superpoint_features = pool_superpoints(voxel_features, batch)
+        return self.decoder(superpoint_features, batch)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the part of the network that owns them; each is in one group."""
+        return {
+            "backbone": list(self.unet.parameters()),
+            "decoder": list(self.decoder.parameters()),
+        }
