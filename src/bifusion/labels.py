@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bifusion import labels_scannet200
 from bifusion.types import InputError
 
 
@@ -17,6 +18,8 @@ class LabelSet:
     """Id of each class in the source labelling (NYU40 ids for ScanNet20, ScanNet200's own)."""
     stuff_classes: tuple[int, ...]
     """Classes without instances (wall, floor)."""
+    frequency_splits: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """(split name, its classes) by how often they occur, where the benchmark defines it."""
 
     @property
     def num_classes(self) -> int:
@@ -43,7 +46,26 @@ SCANNET20 = LabelSet(
     stuff_classes=(0, 1),
 )  # fmt: skip
 
-LABEL_SETS: dict[str, LabelSet] = {label_set.name: label_set for label_set in (SCANNET20,)}
+
+def _scannet200() -> LabelSet:
+    names = labels_scannet200.CLASS_NAMES
+    splits = {
+        "head": labels_scannet200.HEAD_NAMES,
+        "common": labels_scannet200.COMMON_NAMES,
+        "tail": labels_scannet200.TAIL_NAMES,
+    }
+    return LabelSet(
+        name="scannet200",
+        class_names=names,
+        source_ids=labels_scannet200.SOURCE_IDS,
+        stuff_classes=(names.index("wall"), names.index("floor")),
+        frequency_splits=tuple((split, tuple(map(names.index, splits[split]))) for split in splits),
+    )
+
+
+SCANNET200 = _scannet200()
+
+LABEL_SETS: dict[str, LabelSet] = {label_set.name: label_set for label_set in (SCANNET20, SCANNET200)}
 
 
 def get_label_set(name: str) -> LabelSet:

@@ -1,0 +1,256 @@
+"""What the generated rooms give away and what they allow: the figures that belong beside any result.
+
+`audit` writes root/audit.json:
+
+- `probe`: accuracy, with chance beside it, of a classifier that knows only voxel colours and geometry
+  of an instance (`voxels`), and of one that sees only its image crops (`images`), within each texture
+  group and among the classes that geometry tells apart;
+- `superpoint_oracle`: metrics on val when each superpoint carries its points' most frequent label, the
+  best any model on these superpoints can reach;
+- `points`, `seen_share`: per split and class; `rooms`; `config`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bifusion.data.probe import image_features, probe_predictions, voxel_features
+from bifusion.data.scene_folder import load_cameras, load_scene, load_view
+from bifusion.data.synthetic.config import GEOMETRY_CLASSES, TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig
+from bifusion.data.synthetic.rooms import CONFIG_FILE, make_scan
+from bifusion.evaluation.evaluator import Evaluator
+from bifusion.geometry import LiftingConfig, agrees_with_depth, inside_image, project
+from bifusion.labels import SCANNET20
+from bifusion.types import InputError, Scene, SceneResult, SceneTruth, View
+
+SPLITS = ("train", "val")
+FRESH = "audit"
+"""Name of the split of rooms that are generated for the audit only."""
+MIN_POINTS = 50
+"""Smaller instances are not probed."""
+MIN_CROP = 12
+"""Smallest width and height of an image crop, pixels."""
+FOLDS = 4
+PROBED: dict[str, tuple[str, ...]] = {**TEXTURE_GROUPS, "geometry classes": GEOMETRY_CLASSES}
+
+
+@dataclass
+class _Instance:
+    """One annotated thing as the probes see it."""
+
+    label: str
+    room: int
+    split: str
+    voxels: np.ndarray
+    images: np.ndarray | None
+    """None where no view shows enough of it."""
+
+
+@dataclass
+class _Totals:
+    """Sums over the rooms of one split."""
+
+    rooms: int = 0
+    points: np.ndarray = field(default_factory=lambda: np.zeros(SCANNET20.num_classes, dtype=np.int64))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(SCANNET20.num_classes, dtype=np.int64))
+
+
+def audit(
+    root: Path, voxel_size_m: float, seed: int = 0, fresh_rooms: int = 30
+) -> dict[str, Any]:
+    """Audit the rooms in root/train and root/val; returns what it writes to root/audit.json.
+
+    Args:
+        voxel_size_m: voxel size of the models whose results the audit accompanies.
+        seed: of the probe's initial weights.
+        fresh_rooms: rooms generated only for the cross-validated probe on voxels, with the config in
+            root/rooms.json, since a small benchmark's own instances leave wide margins.
+    Raises:
+        InputError: no rooms under `root`.
+    """
+    root = Path(root)
+    folders = [(split, path.parent) for split in SPLITS for path in sorted(root.glob(f"{split}/*/scene.json"))]
+    if not folders:
+        raise InputError(f"{root}: holds no rooms (train/NAME, val/NAME); make them with `bifusion prepare synthetic`")
+    instances: list[_Instance] = []
+    totals = {split: _Totals() for split in SPLITS}
+    oracle = Evaluator(SCANNET20)
+    for room, (split, folder) in enumerate(folders):
+        scene = load_scene(folder, "scannet20")
+        cameras = load_cameras(folder) if scene.view_names else None
+        views = [load_view(folder, name, cameras) for name in scene.view_names]
+        sightings = [_sighting(scene, view) for view in views]
+        _count(totals[split], scene, sightings)
+        instances += _instances(scene, views, sightings, room, split, voxel_size_m)
+        if split == "val":
+            oracle.add(_oracle_result(scene), SceneTruth(scene.name, scene.segment, scene.instance))
+    config = json.loads((root / CONFIG_FILE).read_text()) if (root / CONFIG_FILE).exists() else None
+    if config:
+        instances += _fresh_instances(config, fresh_rooms, len(folders), voxel_size_m)
+    result = {
+        "voxel_size_m": voxel_size_m,
+        "rooms": {split: total.rooms for split, total in totals.items()},
+        "texture_classes": list(TEXTURE_CLASSES),
+        "texture_groups": {group: list(classes) for group, classes in TEXTURE_GROUPS.items()},
+        "probe": {
+            "voxels": _probe(instances, "voxels", seed),
+            "images": _probe(instances, "images", seed),
+        },
+        "superpoint_oracle": _oracle_summary(oracle) if totals["val"].rooms else None,
+        "points": {split: _per_class(total.points) for split, total in totals.items()},
+        "seen_share": {split: _seen_shares(total) for split, total in totals.items()},
+        "config": config,
+    }
+    (root / "audit.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return result
+
+
+def _sighting(scene: Scene, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) pixel of each point in the colour image and (N,) whether the view sees it, by the same
+    test as the models' lifting."""
+    coord = torch.from_numpy(np.array(scene.coord))
+    matrices = [np.linalg.inv(view.color_cam2world), view.color_K, np.linalg.inv(view.depth_cam2world), view.depth_K]
+    color_pose, color_K, depth_pose, depth_K = (torch.from_numpy(m.astype(np.float32)) for m in matrices)
+    pixel, depth_m = project(coord, color_pose, color_K)
+    inside = inside_image(pixel, depth_m, *view.color.shape[:2])
+    agrees = agrees_with_depth(coord, torch.from_numpy(view.depth_m), depth_pose, depth_K, LiftingConfig())
+    return pixel.numpy(), (inside & agrees).numpy()
+
+
+def _count(total: _Totals, scene: Scene, sightings: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    seen = np.zeros(len(scene.coord), dtype=bool)
+    for _, valid in sightings:
+        seen |= valid
+    total.rooms += 1
+    known = scene.segment >= 0
+    total.points += np.bincount(scene.segment[known], minlength=SCANNET20.num_classes)
+    total.seen += np.bincount(scene.segment[known & seen], minlength=SCANNET20.num_classes)
+
+
+def _instances(
+    scene: Scene, views: list[View], sightings: list[tuple[np.ndarray, np.ndarray]],
+    room: int, split: str, voxel_size_m: float,
+) -> list[_Instance]:  # fmt: skip
+    """The features of all things of a room."""
+    found = []
+    for instance in np.unique(scene.instance[scene.instance >= 0]):
+        rows = np.flatnonzero(scene.instance == instance)
+        if len(rows) < MIN_POINTS:
+            continue
+        crops = [_crop(view.color, pixel[rows[valid[rows]]]) for view, (pixel, valid) in zip(views, sightings, strict=True)]
+        crops = [crop for crop in crops if min(crop.shape[:2]) >= MIN_CROP]
+        found.append(
+            _Instance(
+                label=SCANNET20.class_names[scene.segment[rows[0]]],
+                room=room,
+                split=split,
+                voxels=voxel_features(scene.coord[rows], scene.color[rows], voxel_size_m),
+                images=image_features(crops) if crops else None,
+            )
+        )
+    return found
+
+
+def _fresh_instances(config: dict, count: int, first: int, voxel_size_m: float) -> list[_Instance]:
+    """Things of `count` further rooms without views, numbered from `first`."""
+    pairs = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    found = []
+    for index in range(count):
+        scene = make_scan(RoomsConfig(**pairs), FRESH, index)
+        found += _instances(scene, [], [], first + index, FRESH, voxel_size_m)
+    return found
+
+
+def _crop(image: np.ndarray, pixel: np.ndarray) -> np.ndarray:
+    """The middle of the image region of the seen points `pixel` (n, 2), without its outer tenths."""
+    if len(pixel) < MIN_CROP:
+        return image[:0]
+    (x0, y0), (x1, y1) = np.quantile(pixel, [0.1, 0.9], axis=0).astype(int)
+    return image[max(y0, 0) : y1, max(x0, 0) : x1]
+
+
+def _probe(instances: list[_Instance], sense: str, seed: int) -> dict[str, Any]:
+    """Accuracy of the probe on one kind of features, for each group of `PROBED`."""
+    result: dict[str, Any] = {}
+    for group, classes in PROBED.items():
+        chosen = [i for i in instances if i.label in classes and getattr(i, sense) is not None]
+        labels = np.array([classes.index(i.label) for i in chosen])
+        rooms = np.array([i.room for i in chosen])
+        train, val = (np.array([i.split == split for i in chosen], dtype=bool) for split in SPLITS)
+        if not (train.any() and val.any()):
+            result[group] = None
+            continue
+        features = np.stack([getattr(i, sense) for i in chosen])
+        guess = probe_predictions(features[train], labels[train], features[val], len(classes), seed)
+        crossed = np.empty_like(labels)
+        for fold in range(FOLDS):
+            test = rooms % FOLDS == fold
+            crossed[test] = probe_predictions(features[~test], labels[~test], features[test], len(classes), seed)
+        result[group] = {
+            "classes": list(classes),
+            "chance": 1 / len(classes),
+            "val": _accuracy(guess == labels[val]),
+            "cross_validated": _accuracy(crossed == labels),
+        }
+    return result
+
+
+def _accuracy(correct: np.ndarray) -> dict[str, float | int]:
+    """Accuracy, its standard error and the number of instances."""
+    accuracy = float(correct.mean())
+    error = float(np.sqrt(accuracy * (1 - accuracy) / len(correct)))
+    return {"accuracy": accuracy, "standard_error": error, "instances": len(correct)}
+
+
+def _oracle_result(scene: Scene) -> SceneResult:
+    """Each superpoint with its points' most frequent class, each instance with the superpoints whose
+    most frequent instance it is."""
+    semantic = _majority(scene.superpoint, scene.segment)
+    instance = _majority(scene.superpoint, scene.instance)
+    ids = np.unique(instance[instance >= 0])
+    masks = instance[None] == ids[:, None]
+    labels = np.array([np.bincount(semantic[mask & (semantic >= 0)] if mask.any() else [0]).argmax() for mask in masks])
+    return SceneResult(
+        name=scene.name,
+        num_points=len(scene.coord),
+        masks=np.packbits(masks, axis=1),
+        labels=labels.astype(np.int16),
+        scores=np.ones(len(ids), dtype=np.float32),
+        semantic=semantic.astype(np.int16),
+        panoptic_semantic=semantic.astype(np.int16),
+        panoptic_instance=instance.astype(np.int32),
+    )
+
+
+def _majority(superpoint: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """(N,) most frequent `value` (≥ −1) in each point's superpoint."""
+    table = np.zeros((superpoint.max() + 1, value.max() + 2), dtype=np.int64)
+    np.add.at(table, (superpoint, value + 1), 1)
+    return (table.argmax(axis=1) - 1)[superpoint]
+
+
+def _oracle_summary(oracle: Evaluator) -> dict[str, Any]:
+    metrics = oracle.compute()
+    iou = {name: _null(value) for name, value in metrics["iou"].items()}
+    return {**{key: _null(metrics[key]) for key in ("miou", "ap", "ap50", "ap25", "pq")}, "iou": iou}
+
+
+def _null(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _per_class(counts: np.ndarray) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(SCANNET20.class_names, counts, strict=True)}
+
+
+def _seen_shares(total: _Totals) -> dict[str, Any]:
+    pairs = zip(SCANNET20.class_names, total.seen, total.points, strict=True)
+    shares = {name: float(seen / points) if points else None for name, seen, points in pairs}
+    count = int(total.points.sum())
+    return {"all": float(total.seen.sum() / count) if count else None, "per_class": shares}

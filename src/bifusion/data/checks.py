@@ -1,0 +1,138 @@
+"""Content checks of scenes, poses and cameras; each raises InputError that says what to do.
+
+Checks that read whole arrays run where scenes are written or prepared; loading only looks at
+shapes and dtypes (`scene_folder.py`), and at the few numbers of a camera.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.types import InputError, Scene, View
+
+ROTATION_TOLERANCE = 1e-3
+"""Largest |RᵀR − 1| of a pose; ScanNet's text files keep six decimals."""
+
+PRINCIPAL_POINT_TOLERANCE = 0.2
+"""Largest distance of the principal point from the image centre, as a share of the image's width or
+height. Intrinsics of an image twice as large or small are off by at least 0.25."""
+
+
+def check_pose(cam2world: np.ndarray, where: str | Path) -> np.ndarray:
+    """`cam2world` as (4, 4) float64 if it is a rigid transform, else InputError naming `where`.
+
+    ScanNet writes a pose of −inf where its tracking was lost; that is refused here too.
+    """
+    pose = np.asarray(cam2world, dtype=np.float64)
+    if pose.shape != (4, 4):
+        raise InputError(
+            f"{where}: the pose has shape {pose.shape}; expected a 4×4 camera-to-world matrix"
+        )
+    if not np.isfinite(pose).all():
+        raise InputError(
+            f"{where}: the pose is not finite (ScanNet writes -inf where tracking was lost); "
+            "leave this view out (`bifusion prepare scannet` skips and counts such views)"
+        )
+    rotation = pose[:3, :3]
+    skewness = np.abs(rotation.T @ rotation - np.eye(3)).max()
+    determinant = float(np.linalg.det(rotation))
+    if skewness > ROTATION_TOLERANCE or determinant < 0:
+        raise InputError(
+            f"{where}: the pose is no rigid transform (|RᵀR − 1| = {skewness:.2g}, det R = "
+            f"{determinant:.3g}; expected 0 and 1); give camera-to-world without scale or mirroring"
+        )
+    if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
+        raise InputError(f"{where}: the pose's last row is {pose[3].tolist()}; expected [0, 0, 0, 1]")
+    return pose
+
+
+def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) -> np.ndarray:
+    """`K` as (3, 3) float64 if it is a pinhole matrix of an image of `size` (width, height).
+
+    Raises InputError for another shape, non-positive focal lengths, and a principal point so far
+    from the centre that the matrix must belong to an image of another size.
+    """
+    matrix = np.asarray(K, dtype=np.float64)
+    if matrix.shape != (3, 3):
+        raise InputError(
+            f"{where}: the intrinsics have shape {matrix.shape}; expected a 3×3 pinhole matrix"
+        )
+    if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise InputError(
+            f"{where}: the intrinsics need finite, positive focal lengths; found {matrix.tolist()}"
+        )
+    off_pinhole = np.abs([matrix[0, 1], matrix[1, 0], *(matrix[2] - (0, 0, 1))]).max()
+    if off_pinhole > 1e-6:
+        raise InputError(
+            f"{where}: expected intrinsics [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; "
+            f"found {matrix.tolist()}"
+        )
+    for centre, length, axis in ((matrix[0, 2], size[0], "cx"), (matrix[1, 2], size[1], "cy")):
+        if abs((centre + 0.5) / length - 0.5) > PRINCIPAL_POINT_TOLERANCE:
+            raise InputError(
+                f"{where}: the intrinsics belong to another image size: {axis} = {centre:.1f} in an "
+                f"image of {size[0]}×{size[1]} pixels; scale them to this image (fx' = fx·s, "
+                "cx' = (cx + 0.5)·s − 0.5)"
+            )
+    return matrix
+
+
+def check_view(view: View, where: str | Path) -> None:
+    """Everything that makes a view usable: image types, depth, intrinsics, rigid poses."""
+    if view.color.ndim != 3 or view.color.shape[2] != 3 or view.color.dtype != np.uint8:
+        raise InputError(
+            f"{where}: colour image is {view.color.dtype} {view.color.shape}; expected uint8 (H, W, 3)"
+        )
+    if view.depth_m.ndim != 2 or view.depth_m.size == 0:
+        raise InputError(
+            f"{where}: view has no depth (shape {view.depth_m.shape}); expected (H, W) metres"
+        )
+    if not np.isfinite(view.depth_m).all() or view.depth_m.min() < 0:
+        raise InputError(f"{where}: depth must be finite and ≥ 0 metres (0 where nothing was measured)")
+    for camera, image in (("color", view.color), ("depth", view.depth_m)):
+        size = (image.shape[1], image.shape[0])
+        check_intrinsics(getattr(view, f"{camera}_K"), size, f"{where} ({camera} camera)")
+        check_pose(getattr(view, f"{camera}_cam2world"), f"{where} ({camera} camera)")
+
+
+def check_scene(scene: Scene, where: str | Path) -> None:
+    """Full check of a scene's arrays: counts, finite coordinates, compact superpoint ids."""
+    count = len(scene.coord)
+    if scene.coord.ndim != 2 or scene.coord.shape[1] != 3 or count == 0:
+        raise InputError(f"{where}: coord has shape {scene.coord.shape}; expected (N, 3) with N ≥ 1")
+    expected = {"color": (count, 3), "superpoint": (count,), "segment": (count,), "instance": (count,),
+                "normal": (count, 3)}  # fmt: skip
+    for name, shape in expected.items():
+        array = getattr(scene, name)
+        if array is not None and array.shape != shape:
+            raise InputError(
+                f"{where}: {name} has shape {array.shape}; coord has {count} points, expected {shape}"
+            )
+    check_finite(scene.coord, where)
+    ids = np.unique(scene.superpoint)
+    if ids[0] != 0 or ids[-1] != len(ids) - 1:
+        raise InputError(
+            f"{where}: superpoint ids go from {ids[0]} to {ids[-1]} but {len(ids)} are used; expected "
+            "0 … S−1 without gaps (numpy.unique(..., return_inverse=True) makes them so)"
+        )
+
+
+def check_finite(coord: np.ndarray, where: str | Path) -> None:
+    """InputError if a coordinate is NaN or infinite."""
+    bad = ~np.isfinite(coord).all(axis=1)
+    if bad.any():
+        raise InputError(
+            f"{where}: {int(bad.sum())} of {len(coord)} points have a coordinate that is not finite "
+            f"(first: point {int(bad.argmax())} = {coord[bad.argmax()].tolist()}); remove these points"
+        )
+
+
+def check_labels(segment: np.ndarray, num_classes: int, where: str | Path) -> None:
+    """InputError if a semantic label lies outside −1 … num_classes − 1."""
+    if len(segment) and (segment.min() < -1 or segment.max() >= num_classes):
+        raise InputError(
+            f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
+            f"(unlabelled) to {num_classes - 1}; map them to the label set's order first"
+        )

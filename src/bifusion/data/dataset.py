@@ -1,0 +1,241 @@
+"""Scenes of one split as samples: points, voxels, targets and views, augmented in training."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.data.batching import Sample, collate
+from bifusion.data.checks import check_finite
+from bifusion.data.images import EncoderView, encoder_view
+from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.transforms import (
+    AugmentConfig,
+    SceneStream,
+    augment_coord,
+    choose_views,
+    elastic_distortion,
+    jitter_color,
+    subvoxel_shift_m,
+)
+from bifusion.data.voxels import (
+    Origin,
+    SuperpointLabels,
+    clean_labels,
+    compact_ids,
+    superpoint_labels,
+    voxelize,
+)
+from bifusion.labels import get_label_set
+from bifusion.rng import derive_seed
+from bifusion.types import InputError, Scene, SceneTruth
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "Sample",
+    "SceneDataset",
+    "build_sample",
+    "collate",
+    "scene_sample",
+]
+
+
+@dataclass
+class DataConfig:
+    """Where scenes lie and what a network sees of them. Defaults: OneFormer3D for ScanNet."""
+
+    root: Path = Path("data")
+    """Folder with train/ and val/, each holding scene folders."""
+    label_set: str = "scannet20"
+    voxel_size_m: float = 0.02
+    origin: Origin = "min"
+    """Where the voxel grid starts: at the smallest coordinate, or at the world's zero."""
+    color_mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    """Of 0 … 255; colour features are (colour − mean) / std."""
+    color_std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    use_xyz: bool = True
+    """Append xyz − mean(xyz) in metres, after the rigid augmentation and before the elastic one."""
+    max_views: int = 0
+    """Most views of a scene; 0: no image is read."""
+    image_size: int = 320
+    """Long side in pixels of images for the encoder."""
+    patch_size: int = 16
+    """Both image sides are multiples of it."""
+    depth_size: int = 640
+    """Longest side of the depth maps for the occlusion test."""
+    cache_mb: int = 1024
+    """Decoded scenes and views kept in memory, by each process that loads; 0: none."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of `Batch.voxel_feats`."""
+        return 6 if self.use_xyz else 3
+
+
+@dataclass
+class SceneData:
+    """What does not change from epoch to epoch, as the cache keeps it."""
+
+    scene: Scene
+    superpoint: np.ndarray
+    """(N,) int64, 0 … S−1 without gaps."""
+    targets: SuperpointLabels
+    truth: SceneTruth
+
+
+class Cache:
+    """Least recently used entries dropped beyond `limit` bytes. One a process, never shared."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.size = 0
+        self.entries: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], tuple[Any, int]]) -> Any:
+        """The entry `key`; `make` gives it and its size in bytes where it is not there."""
+        if key in self.entries:
+            self.entries.move_to_end(key)
+            return self.entries[key][0]
+        value, size = make()
+        if size <= self.limit:
+            self.entries[key] = (value, size)
+            self.size += size
+            while self.size > self.limit:
+                self.size -= self.entries.popitem(last=False)[1][1]
+        return value
+
+
+class SceneDataset:
+    """The scene folders of root/`split`, by name.
+
+    Args:
+        config: what to make of them.
+        split: "train" or "val".
+        seed: run seed; the random streams of a sample are named by it, the epoch and the scene.
+        training: augment, drop views, and make targets; else fill `truths` instead of augmenting.
+    Raises:
+        InputError: no such folder, no scene in it.
+    """
+
+    def __init__(self, config: DataConfig, split: str, seed: int, training: bool):
+        self.config, self.split, self.seed, self.training = config, split, seed, training
+        self.folder = Path(config.root) / split
+        if not self.folder.is_dir():
+            raise InputError(
+                f"{self.folder}: no such folder; expected scene folders there (`bifusion prepare` "
+                "makes them)"
+            )
+        # Folders that are still being written begin with a dot.
+        self.names = sorted(path.name for path in self.folder.glob("[!.]*") if path.is_dir())
+        if not self.names:
+            raise InputError(
+                f"{self.folder}: holds no scene folder; expected at least one (`bifusion prepare` "
+                "makes them)"
+            )
+        self.cache = Cache(config.cache_mb * 2**20)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """Scene `index` as epoch `epoch` sees it; the same arguments give the same sample."""
+        name = self.names[index]
+        stream = SceneStream(self.seed, epoch, name)
+        return scene_sample(
+            self.folder / name, self.config, stream, training=self.training, cache=self.cache
+        )
+
+
+def scene_sample(
+    folder: Path,
+    config: DataConfig,
+    stream: SceneStream,
+    *,
+    training: bool = False,
+    cache: Cache | None = None,
+) -> Sample:
+    """The sample of one scene folder, wherever it lies; see SceneDataset.
+
+    Raises:
+        InputError: whatever is wrong with its arrays or with the views chosen from it.
+    """
+    cache = cache or Cache(0)
+    data: SceneData = cache.get(folder.name, lambda: _load_data(folder, config))
+    augment = config.augment if training and config.augment.enabled else None
+    chosen = choose_views(data.scene.view_names, config.max_views, augment, stream)
+    views: list[EncoderView] = [
+        cache.get((folder.name, name), lambda name=name: _load_view(folder, name, config))
+        for name in chosen
+    ]
+    sample = build_sample(data, config, views, augment, stream)
+    if not training:
+        sample.truth = data.truth
+    return sample
+
+
+def build_sample(
+    data: SceneData,
+    config: DataConfig,
+    views: list[EncoderView],
+    augment: AugmentConfig | None,
+    stream: SceneStream,
+) -> Sample:
+    """Voxelise one scene, augmented where `augment` is given. Pixels stay with the original points."""
+    scene = data.scene
+    rigid = coord = scene.coord
+    color = scene.color.astype(np.float32)
+    if augment:
+        rigid = augment_coord(scene.coord, augment, stream)
+        coord = elastic_distortion(rigid, augment, stream)
+        color = jitter_color(scene.color, augment, stream)
+    feats = (color - np.asarray(config.color_mean, np.float32)) / np.asarray(
+        config.color_std, np.float32
+    )
+    if config.use_xyz:
+        feats = np.concatenate(
+            [feats, rigid - rigid.mean(axis=0, dtype=np.float64).astype(np.float32)], axis=1
+        )
+    shift = subvoxel_shift_m(augment, config.voxel_size_m, stream) if augment else None
+    voxels = voxelize(coord, config.voxel_size_m, config.origin, shift)
+    return Sample(
+        name=scene.name,
+        voxel_coords=voxels.coords,
+        voxel_feats=voxels.mean(feats),
+        voxel_position_m=voxels.mean(scene.coord),
+        point_to_voxel=voxels.point_to_voxel,
+        point_to_superpoint=data.superpoint,
+        num_superpoints=len(data.targets.semantic),
+        bounds_m=np.stack([scene.coord.min(axis=0), scene.coord.max(axis=0)]),
+        seed=derive_seed(stream.seed, stream.epoch, stream.scene),
+        targets=data.targets,
+        annotated=scene.segment is not None,
+        views=views,
+        voxel_augmented_m=voxels.mean(coord) if augment else None,
+    )
+
+
+def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
+    """A scene's arrays and targets, and their size in bytes."""
+    scene = load_scene(folder, config.label_set, read_views=config.max_views > 0)
+    label_set = get_label_set(config.label_set)
+    scene.coord, scene.color = np.array(scene.coord), np.array(scene.color)  # out of the memory maps
+    check_finite(scene.coord, folder / "coord.npy")
+    superpoint, count = compact_ids(scene.superpoint, folder / "superpoint.npy")
+    segment, instance = clean_labels(scene.segment, scene.instance, label_set, folder, len(scene.coord))
+    targets = superpoint_labels(segment, instance, superpoint, count, label_set)
+    arrays = (scene.coord, scene.color, superpoint, segment, instance, targets.masks)
+    data = SceneData(scene, superpoint, targets, SceneTruth(scene.name, segment, instance))
+    return data, sum(array.nbytes for array in arrays)
+
+
+def _load_view(folder: Path, name: str, config: DataConfig) -> tuple[EncoderView, int]:
+    """A view at the encoder's size, and its size in bytes."""
+    view = encoder_view(load_view(folder, name), config.image_size, config.patch_size, config.depth_size)
+    return view, view.nbytes

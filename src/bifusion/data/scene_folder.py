@@ -1,0 +1,194 @@
+"""A scene on disk: one folder of memory-mapped arrays and RGB-D views (format: CONVENTIONS.md).
+
+Arrays carry Pointcept's names, so a folder of its preprocessed ScanNet loads as it is (without
+views) once it has superpoints. Loading looks at shapes and dtypes only; what is not used is not
+read. Writing checks everything.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.checks import check_labels, check_scene
+from bifusion.data.view_files import load_cameras, load_view, write_views
+from bifusion.labels import get_label_set
+from bifusion.types import InputError, Scene, View
+
+__all__ = ["SEGMENT_FILES", "load_cameras", "load_scene", "load_view", "scene_complete", "write_scene"]
+
+SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
+"""File with the semantic classes of each label set."""
+
+FORMAT_VERSION = 1
+
+
+def load_scene(folder: Path, label_set: str, *, read_views: bool = True) -> Scene:
+    """The scene in `folder`; its arrays are read-only memory maps where the stored dtype is ours.
+
+    Args:
+        folder: scene folder of this project or of Pointcept's preprocessed ScanNet.
+        label_set: chooses the file of semantic labels (`SEGMENT_FILES`); absent: segment is None.
+        read_views: False leaves `view_names` empty and opens nothing under views/
+    Raises:
+        InputError: a missing, truncated or misshapen array, an unknown label set.
+    """
+    get_label_set(label_set)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such scene folder; `bifusion prepare` makes them")
+    coord = _load(folder / "coord.npy", None, (3,), np.float32)
+    count = len(coord)
+    if count == 0:
+        raise InputError(f"{folder / 'coord.npy'}: holds no point; expected at least one")
+    if not (folder / "superpoint.npy").exists():
+        raise InputError(
+            f"{folder}: superpoint.npy is missing (Pointcept's folders have none); compute superpoints "
+            "with bifusion.data.superpoints.graph_superpoints and save them there, (N,) int32, or "
+            "prepare the scan from the released files with `bifusion prepare scannet`"
+        )
+    has_views = read_views and (folder / "views" / "cameras.npz").exists()
+    return Scene(
+        name=folder.name,
+        coord=coord,
+        color=_load(folder / "color.npy", count, (3,), np.uint8),
+        superpoint=_load(folder / "superpoint.npy", count, (), np.int32),
+        segment=_load_if_there(folder / SEGMENT_FILES[label_set], count, (), np.int16),
+        instance=_load_if_there(folder / "instance.npy", count, (), np.int32),
+        normal=_load_if_there(folder / "normal.npy", count, (3,), np.float32),
+        view_names=load_cameras(folder).names if has_views else [],
+    )
+
+
+def write_scene(
+    folder: Path,
+    scene: Scene,
+    *,
+    segments: dict[str, np.ndarray],
+    views: Iterable[View] = (),
+    source: str,
+    axis_alignment: np.ndarray | None = None,
+) -> None:
+    """Check and write one scene folder; it appears complete or not at all, replacing an older one.
+
+    Args:
+        folder: target, e.g. root/train/NAME.
+        scene: arrays; its `segment`, `view_names` are not used (see `segments`, `views`).
+        segments: label set name → (N,) semantic classes in that set's order, −1 unlabelled; may be
+            empty for scans without annotation.
+        views: written one at a time; may be a generator.
+        source: where the scene comes from, for scene.json.
+        axis_alignment: (4, 4) transform from the recording's raw frame to the scene's frame, which
+            points and poses already went through; None: there is no raw frame.
+    Raises:
+        InputError: arrays that disagree, coordinates that are not finite, labels out of range,
+            superpoint ids with gaps, a view that fails `check_view`.
+    """
+    folder = Path(folder)
+    check_scene(scene, folder)
+    arrays = {
+        "coord": scene.coord.astype(np.float32),
+        "color": _as_bytes(scene.color, folder / "color.npy"),
+        "superpoint": scene.superpoint.astype(np.int32),
+    }
+    if scene.normal is not None:
+        arrays["normal"] = scene.normal.astype(np.float32)
+    if scene.instance is not None:
+        arrays["instance"] = scene.instance.astype(np.int32)
+    for label_set, segment in segments.items():
+        arrays[Path(SEGMENT_FILES[label_set]).stem] = _checked_segment(segment, label_set, scene, folder)
+
+    beside = folder.parent / f".{folder.name}.writing-{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for name, array in arrays.items():
+            np.save(beside / f"{name}.npy", array)
+        view_names = write_views(beside, views)
+        description = {
+            "name": folder.name,
+            "source": source,
+            "axis_alignment": None if axis_alignment is None else np.asarray(axis_alignment).tolist(),
+            "points": len(scene.coord),
+            "superpoints": int(scene.superpoint.max()) + 1,
+            "views": len(view_names),
+            "versions": {"format": FORMAT_VERSION, "bifusion": importlib.metadata.version("bifusion")},
+        }
+        (beside / "scene.json").write_text(json.dumps(description, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def scene_complete(folder: Path) -> bool:
+    """Whether `write_scene` finished `folder` (scene.json is in place only then)."""
+    return (Path(folder) / "scene.json").exists()
+
+
+def _checked_segment(segment: np.ndarray, label_set: str, scene: Scene, folder: Path) -> np.ndarray:
+    where = folder / SEGMENT_FILES[label_set]
+    if segment.shape != (len(scene.coord),):
+        raise InputError(f"{where}: has shape {segment.shape}; coord has {len(scene.coord)} points")
+    check_labels(segment, get_label_set(label_set).num_classes, where)
+    return segment.astype(np.int16)
+
+
+def _load_if_there(path: Path, count: int, row: tuple[int, ...], dtype: type) -> np.ndarray | None:
+    return _load(path, count, row, dtype) if path.exists() else None
+
+
+def _load(path: Path, count: int | None, row: tuple[int, ...], dtype: type) -> np.ndarray:
+    """The array in `path`, (count, *row) of `dtype`: a memory map, or a converted copy."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a scene folder needs it, prepare the scene again") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path}: truncated or no .npy file ({error}); copy or prepare it again"
+        ) from None
+    shape = array.shape
+    if row == () and len(shape) == 2 and shape[1] == 1:
+        array = array[:, 0]  # some versions of Pointcept's preprocessing keep labels as (N, 1)
+    if array.shape[1:] != row or array.ndim == 0 or (count is not None and len(array) != count):
+        expected = ("N" if count is None else count, *row)
+        raise InputError(
+            f"{path}: has shape {shape}; expected {expected}, one row for each point of coord.npy"
+        )
+    if array.dtype == dtype:
+        return array
+    if dtype == np.uint8:
+        return _as_bytes(array, path)
+    return _converted(array, dtype, path)
+
+
+def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
+    """`array` as `dtype` where its values allow it."""
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: holds {array.dtype}; expected {np.dtype(dtype)}")
+    converted = array.astype(dtype)
+    if np.issubdtype(dtype, np.integer) and not np.array_equal(converted, array):
+        raise InputError(f"{path}: holds {array.dtype} values that do not fit {np.dtype(dtype)}")
+    return converted
+
+
+def _as_bytes(color: np.ndarray, path: Path) -> np.ndarray:
+    """`color` as uint8, if it already is whole numbers of 0 … 255."""
+    if color.dtype == np.uint8:
+        return color
+    if color.dtype.kind not in "iuf" or not (
+        np.array_equal(color, np.round(color)) and color.min() >= 0 and color.max() <= 255
+    ):
+        raise InputError(
+            f"{path}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or whole "
+            "numbers of 0 … 255 (multiply colours of 0 … 1 by 255 and round)"
+        )
+    return color.astype(np.uint8)

@@ -1,0 +1,200 @@
+"""The RGB-D views of a scene folder: images, depth maps and their cameras (format: CONVENTIONS.md)."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bifusion.data.checks import check_intrinsics, check_pose, check_view
+from bifusion.types import InputError, View
+
+DEPTH_SCALE = 1000.0
+"""Stored depth is uint16 millimetres."""
+
+JPEG_QUALITY = 95
+
+CAMERA_SHAPES = {
+    "color_K": (3, 3), "depth_K": (3, 3), "color_cam2world": (4, 4), "depth_cam2world": (4, 4),
+    "color_size": (2,), "depth_size": (2,),
+}  # fmt: skip
+
+
+@dataclass
+class Cameras:
+    """`views/cameras.npz`: the cameras of all V views of a scene."""
+
+    path: Path
+    names: list[str]
+    color_K: np.ndarray
+    """(V, 3, 3) float64, like depth_K."""
+    depth_K: np.ndarray
+    color_cam2world: np.ndarray
+    """(V, 4, 4) float64, like depth_cam2world."""
+    depth_cam2world: np.ndarray
+    color_size: np.ndarray
+    """(V, 2) int64 width, height; like depth_size."""
+    depth_size: np.ndarray
+
+
+def load_cameras(folder: Path) -> Cameras:
+    """The cameras of a scene's views; InputError where a field is missing or misshapen."""
+    path = Path(folder) / "views" / "cameras.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: missing; a scene with views needs it, prepare the scene again"
+        ) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error}); prepare the scene again") from None
+    missing = [key for key in ("names", *CAMERA_SHAPES) if key not in stored]
+    if missing:
+        raise InputError(
+            f"{path}: lacks {', '.join(missing)}; expected names, {', '.join(CAMERA_SHAPES)}; "
+            "prepare the scene again"
+        )
+    names = [str(name) for name in stored["names"]]
+    for key, shape in CAMERA_SHAPES.items():
+        if stored[key].shape != (len(names), *shape):
+            raise InputError(
+                f"{path}: {key} has shape {stored[key].shape}; expected {(len(names), *shape)}; "
+                "prepare the scene again"
+            )
+    return Cameras(
+        path=path,
+        names=names,
+        color_K=stored["color_K"].astype(np.float64),
+        depth_K=stored["depth_K"].astype(np.float64),
+        color_cam2world=stored["color_cam2world"].astype(np.float64),
+        depth_cam2world=stored["depth_cam2world"].astype(np.float64),
+        color_size=stored["color_size"].astype(np.int64),
+        depth_size=stored["depth_size"].astype(np.int64),
+    )
+
+
+def load_view(folder: Path, view_name: str, cameras: Cameras | None = None) -> View:
+    """View `view_name` of the scene in `folder`, strictly checked.
+
+    Args:
+        folder: scene folder.
+        view_name: one of `Scene.view_names`.
+        cameras: `load_cameras(folder)` if at hand, so that it is not read again.
+    Raises:
+        InputError: unknown view, undecodable or missing image or depth, an image of another size
+            than its cameras were stored for, a pose that is not rigid, wrong intrinsics.
+    """
+    views = Path(folder) / "views"
+    cameras = cameras or load_cameras(folder)
+    if view_name not in cameras.names:
+        known = ", ".join(cameras.names) or "no view"
+        raise InputError(f"{cameras.path}: has no view {view_name!r}; it has {known}")
+    row = cameras.names.index(view_name)
+    color = read_color(views / f"{view_name}.jpg")
+    depth_m = read_depth_m(views / f"{view_name}.png")
+    _check_size(views / f"{view_name}.jpg", color, cameras.color_size[row])
+    _check_size(views / f"{view_name}.png", depth_m, cameras.depth_size[row])
+    where = f"{cameras.path}: view {view_name}"
+    return View(
+        name=view_name,
+        color=color,
+        depth_m=depth_m,
+        color_K=check_intrinsics(cameras.color_K[row], image_size(color), f"{where}, colour camera"),
+        depth_K=check_intrinsics(cameras.depth_K[row], image_size(depth_m), f"{where}, depth camera"),
+        color_cam2world=check_pose(cameras.color_cam2world[row], f"{where}, colour camera"),
+        depth_cam2world=check_pose(cameras.depth_cam2world[row], f"{where}, depth camera"),
+    )
+
+
+def write_views(folder: Path, views: Iterable[View]) -> list[str]:
+    """Write `views` under `folder`/views after a full check; the names written, in order.
+
+    Views are consumed one at a time, so a generator may render or decode them as it goes. Depth is
+    rounded to millimetres; what lies beyond 65.534 m is stored as not measured.
+    """
+    target = Path(folder) / "views"
+    fields: dict[str, list] = {key: [] for key in ("names", *CAMERA_SHAPES)}
+    for view in views:
+        check_view(view, f"{folder}: view {view.name}")
+        if view.name in fields["names"]:
+            raise InputError(
+                f"{folder}: two views are called {view.name!r}; give each a name of its own"
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(view.color).save(
+            target / f"{view.name}.jpg", quality=JPEG_QUALITY, subsampling=0
+        )
+        millimetres = np.rint(view.depth_m.astype(np.float64) * DEPTH_SCALE)
+        millimetres[millimetres > 65534] = 0
+        Image.fromarray(millimetres.astype(np.uint16)).save(target / f"{view.name}.png")
+        fields["names"].append(view.name)
+        for key in CAMERA_SHAPES:
+            image = view.color if key == "color_size" else view.depth_m
+            fields[key].append(image_size(image) if key.endswith("size") else getattr(view, key))
+    if fields["names"]:
+        np.savez(
+            target / "cameras.npz",
+            names=np.asarray(fields["names"]),
+            color_K=np.asarray(fields["color_K"]),
+            depth_K=np.asarray(fields["depth_K"]),
+            color_cam2world=np.asarray(fields["color_cam2world"]),
+            depth_cam2world=np.asarray(fields["depth_cam2world"]),
+            color_size=np.asarray(fields["color_size"]),
+            depth_size=np.asarray(fields["depth_size"]),
+        )
+    return fields["names"]
+
+
+def image_size(image: np.ndarray) -> tuple[int, int]:
+    """(width, height) of an array (H, W, ...)."""
+    return image.shape[1], image.shape[0]
+
+
+def read_color(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file."""
+    return np.array(_decode(path).convert("RGB"))
+
+
+def read_depth_m(path: Path) -> np.ndarray:
+    """(H, W) float32 metres of a uint16 millimetre PNG, 0 where nothing was measured.
+
+    65535, which some Kinect exports write for "no reading", counts as not measured too.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path}: the view has no depth; expected a 16-bit PNG in millimetres beside its image "
+            "(leave the view out if it has none)"
+        )
+    image = _decode(path)
+    if image.mode not in ("I;16", "I;16B", "I"):
+        raise InputError(
+            f"{path}: depth has image mode {image.mode}; expected one 16-bit channel in millimetres"
+        )
+    raw = np.array(image)
+    return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(DEPTH_SCALE)
+
+
+def _decode(path: Path) -> Image.Image:
+    """The decoded image; every way in which a file can fail to be one becomes an InputError."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image; the view's colour image is expected there") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: cannot be decoded as an image ({error}); copy it again") from None
+    return image
+
+
+def _check_size(path: Path, image: np.ndarray, expected: np.ndarray) -> None:
+    found = image_size(image)
+    if found != (int(expected[0]), int(expected[1])):
+        raise InputError(
+            f"{path}: is {found[0]}×{found[1]} pixels but its cameras were stored for "
+            f"{expected[0]}×{expected[1]}; intrinsics belong to one image size: prepare the scene again"
+        )

@@ -1,0 +1,376 @@
+"""ScanNet as released into scene folders: a made-up scan, every bad input, and the real one."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from plyfile import PlyData, PlyElement
+
+from bifusion.data.prepare import prepare_scannet
+from bifusion.data.scannet import mesh_normals
+from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.labels import SCANNET20
+from bifusion.types import InputError
+from scene_factory import look_at
+
+REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
+NAME = "scene0001_00"
+ALIGNMENT = np.array([[0, -1, 0, 1.5], [1, 0, 0, -0.5], [0, 0, 1, 0.1], [0, 0, 0, 1]], float)
+COLOR_TO_DEPTH = np.array([[1, 0, 0, -0.04], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+K = np.array([[60.0, 0, 31.5], [0, 61, 23.5], [0, 0, 1]])
+
+
+def write_matrix(path, matrix):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, matrix, fmt="%.6f")
+
+
+def write_mesh(path, coord, *, colored=True):
+    """Two flat squares of 3×3 vertices each."""
+    fields = [("x", "f4"), ("y", "f4"), ("z", "f4")]
+    fields += [(c, "u1") for c in ("red", "green", "blue", "alpha")] if colored else []
+    vertex = np.zeros(len(coord), fields)
+    vertex["x"], vertex["y"], vertex["z"] = np.transpose(coord)
+    if colored:
+        vertex["red"] = np.arange(len(coord))
+    square = [[0, 1, 3], [1, 4, 3], [1, 2, 4], [2, 5, 4], [3, 4, 6], [4, 7, 6], [4, 5, 7], [5, 8, 7]]
+    face = np.zeros(2 * len(square), [("vertex_indices", "i4", (3,))])
+    face["vertex_indices"] = np.array(square + [[i + 9 for i in row] for row in square])
+    elements = [PlyElement.describe(vertex, "vertex"), PlyElement.describe(face, "face")]
+    PlyData(elements).write(path)
+
+
+def make_scan(root):
+    """A released scan of 18 vertices (a wall and a chair seat) with two posed images."""
+    scan = root / "scans" / NAME
+    scan.mkdir(parents=True)
+    grid = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(-1, 2) * 0.1
+    coord = np.concatenate([np.insert(grid, 2, 0.0, axis=1), np.insert(grid, 2, 0.5, axis=1)])
+    write_mesh(scan / f"{NAME}_vh_clean_2.ply", coord)
+    segs = [40] * 9 + [7] * 6 + [900] * 3
+    (scan / f"{NAME}_vh_clean_2.0.010000.segs.json").write_text(json.dumps({"segIndices": segs}))
+    groups = [{"label": "wall", "segments": [40]}, {"label": "office chair", "segments": [7]}]
+    (scan / f"{NAME}.aggregation.json").write_text(json.dumps({"segGroups": groups}))
+    numbers = {
+        "axisAlignment": ALIGNMENT, "colorToDepthExtrinsics": COLOR_TO_DEPTH,
+        "fx_depth": 30, "fy_depth": 30, "mx_depth": 15.5, "my_depth": 11.5,
+        "depthWidth": 32, "depthHeight": 24,
+    }  # fmt: skip
+    lines = [f"{key} = {' '.join(map(str, np.ravel(value)))}" for key, value in numbers.items()]
+    (scan / f"{NAME}.txt").write_text("\n".join([*lines, "sceneType = Office"]))
+    table = (
+        "id\traw_category\tnyu40id\n1\twall\t1\n10\toffice chair\t5\n99\tbelt\t40\n2\toffice chair\t7\n"
+    )
+    (root / "labels.tsv").write_text(table)
+    posed = root / "posed_images" / NAME
+    for index in (0, 10):
+        write_matrix(
+            posed / f"{index:05d}.txt", look_at(np.array([0.1, -1.0, 0.3]), np.array([0.1, index, 0.3]))
+        )
+        Image.new("RGB", (64, 48), (index, 20, 30)).save(posed / f"{index:05d}.jpg")
+        Image.fromarray(np.full((24, 32), 1500, np.uint16)).save(posed / f"{index:05d}.png")
+    write_matrix(posed / "intrinsic.txt", np.pad(K, ((0, 1), (0, 1))) + np.diag([0, 0, 0, 1]))
+    return root
+
+
+@pytest.fixture
+def released(tmp_path):
+    return make_scan(tmp_path)
+
+
+def prepare(root, **changes):
+    settings = {"labels": root / "labels.tsv", "posed_images": root / "posed_images", **changes}
+    return prepare_scannet(root / "scans", root / "out", **settings)
+
+
+@pytest.fixture
+def scan(released):
+    return released / "scans" / NAME
+
+
+@pytest.fixture
+def posed(released):
+    return released / "posed_images" / NAME
+
+
+def fails(root, message, **changes):
+    with pytest.raises(InputError, match=message):
+        prepare(root, **changes)
+    assert not (root / "out" / "train" / NAME).exists()
+
+
+# --------------------------------------------------------------------------------------- good input
+
+
+def test_labels_superpoints_and_alignment(released):
+    assert prepare(released).written == [NAME]
+    folder = released / "out" / "train" / NAME
+    scene = load_scene(folder, "scannet20")
+    assert scene.segment.tolist() == [0] * 9 + [4] * 6 + [-1] * 3  # the first row of a category counts
+    assert load_scene(folder, "scannet200").segment.tolist() == [0] * 9 + [9] * 6 + [-1] * 3
+    assert scene.instance.tolist() == [-1] * 9 + [0] * 6 + [-1] * 3  # walls have no instance
+    assert scene.superpoint.tolist() == [1] * 9 + [0] * 6 + [2] * 3
+    assert np.allclose(scene.coord[5], ALIGNMENT[:3] @ [0.1, 0.2, 0, 1])
+    assert np.allclose(np.abs(scene.normal), [0, 0, 1]) and scene.color[:, 0].tolist() == list(range(18))
+    stored = json.loads((folder / "scene.json").read_text())
+    assert stored["axis_alignment"] == ALIGNMENT.tolist() and stored["superpoints"] == 3
+
+
+def test_views_are_aligned_and_depth_intrinsics_scaled_from_colour(released):
+    prepare(released)
+    view = load_view(released / "out" / "train" / NAME, "00000")
+    raw = look_at(np.array([0.1, -1.0, 0.3]), np.array([0.1, 0, 0.3]))
+    assert np.allclose(view.color_cam2world, ALIGNMENT @ raw, atol=1e-5)
+    assert np.array_equal(view.depth_cam2world, view.color_cam2world)
+    assert np.allclose(view.depth_K, [[30, 0, 15.5], [0, 30.5, 11.5], [0, 0, 1]])
+    assert np.allclose(view.depth_m, 1.5)
+
+
+def test_depth_of_the_sensor_uses_its_own_calibration(released):
+    prepare(released, depth_frame="sensor")
+    view = load_view(released / "out" / "train" / NAME, "00000")
+    point = np.array([0.2, 0.1, 1.0, 1])
+    in_depth_camera = np.linalg.inv(view.depth_cam2world) @ view.color_cam2world @ point
+    assert np.allclose(in_depth_camera, COLOR_TO_DEPTH @ point)
+    assert np.allclose(view.depth_K, [[30, 0, 15.5], [0, 30, 11.5], [0, 0, 1]])
+
+
+def test_layout_of_a_sens_export(released, posed):
+    for stem in ("00000", "00010"):
+        number = str(int(stem))
+        for kind, ending in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
+            (posed / kind).mkdir(exist_ok=True)
+            (posed / f"{stem}.{ending}").rename(posed / kind / f"{number}.{ending}")
+    (posed / "intrinsic.txt").unlink()
+    write_matrix(posed / "intrinsic" / "intrinsic_color.txt", K)
+    write_matrix(posed / "intrinsic" / "intrinsic_depth.txt", [[29, 0, 15], [0, 31, 12], [0, 0, 1]])
+    write_matrix(posed / "intrinsic" / "extrinsic_depth.txt", np.linalg.inv(COLOR_TO_DEPTH))
+    prepare(released)
+    folder = released / "out" / "train" / NAME
+    assert load_scene(folder, "scannet20").view_names == ["0", "10"]
+    view = load_view(folder, "10")
+    assert view.depth_K.tolist() == [[29, 0, 15], [0, 31, 12], [0, 0, 1]]
+    assert np.allclose(
+        np.linalg.inv(view.depth_cam2world) @ view.color_cam2world, COLOR_TO_DEPTH, atol=1e-6
+    )
+
+
+def test_large_images_can_be_reduced(released):
+    prepare(released, long_side=32)
+    view = load_view(released / "out" / "train" / NAME, "00000")
+    assert view.color.shape == (24, 32, 3)
+    assert np.allclose(view.color_K, [[30, 0, 15.5], [0, 30.5, 11.5], [0, 0, 1]])
+
+
+def test_lost_poses_are_left_out_and_counted(released, posed):
+    write_matrix(posed / "00000.txt", np.full((4, 4), -np.inf))
+    assert prepare(released).lost_views == {NAME: 1}
+    assert load_scene(released / "out" / "train" / NAME, "scannet20").view_names == ["00010"]
+
+
+def test_frame_skip_and_no_views(released):
+    prepare(released, frame_skip=2)
+    folder = released / "out" / "train" / NAME
+    assert load_scene(folder, "scannet20").view_names == ["00000"]
+    prepare(released, posed_images=None, overwrite=True)
+    assert load_scene(folder, "scannet20").view_names == [] and not (folder / "views").exists()
+
+
+def test_complete_scenes_are_kept_and_others_written(released, scan):
+    shutil.copytree(scan, scan.parent / "scene0002_00")
+    for path in (scan.parent / "scene0002_00").iterdir():
+        path.rename(path.with_name(path.name.replace(NAME, "scene0002_00")))
+    seen = []
+    prepare(released, posed_images=None)
+    shutil.rmtree(released / "out" / "train" / "scene0002_00")
+    again = prepare(released, posed_images=None, progress=lambda *counts: seen.append(counts))
+    assert (again.kept, again.written, seen) == ([NAME], ["scene0002_00"], [(1, 2), (2, 2)])
+
+
+def test_one_bad_scan_does_not_stop_the_others(released, scan):
+    (scan.parent / "scene0000_00").mkdir()
+    with pytest.raises(
+        InputError, match="1 of 2 scans could not be prepared:\n.*scene0000_00.txt: missing"
+    ):
+        prepare(released)
+    assert load_scene(released / "out" / "train" / NAME, "scannet20").view_names == ["00000", "00010"]
+
+
+def test_splits_and_unlabelled_test_scans(released, scan):
+    (released / "scannetv2_train.txt").write_text("scene0000_00\n")
+    (released / "scannetv2_test.txt").write_text(f"{NAME}\n")
+    (scan / f"{NAME}.aggregation.json").unlink()
+    (scan / f"{NAME}_vh_clean_2.0.010000.segs.json").unlink()
+    (scan / f"{NAME}.txt").write_text("sceneType = Office\n")
+    prepare(released, splits=released)
+    scene = load_scene(released / "out" / "test" / NAME, "scannet20")
+    assert scene.segment is None and scene.instance is None
+    assert len(np.unique(scene.superpoint)) == 2  # the two squares are not connected
+
+
+def test_normals_are_weighted_by_area():
+    coord = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 1], [9, 9, 9.0]])
+    normals = mesh_normals(coord, np.array([[0, 1, 2], [0, 3, 1]]))
+    assert np.allclose(normals[0], np.array([0, 4, 16]) / np.hypot(4, 16))
+    assert np.allclose(normals[4], 0)
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+def test_scan_in_no_list(released):
+    (released / "scannetv2_train.txt").write_text("scene0000_00\n")
+    with pytest.raises(InputError, match=f"do not list {NAME}"):
+        prepare(released, splits=released)
+
+
+def test_empty_folder_and_bad_frame_skip(released, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: holds no scan"):
+        prepare_scannet(tmp_path / "empty", tmp_path / "out", labels=released / "labels.tsv")
+    with pytest.raises(InputError, match="frame_skip: found 0"):
+        prepare(released, frame_skip=0)
+
+
+@pytest.mark.parametrize(
+    "ending", ["_vh_clean_2.ply", "_vh_clean_2.0.010000.segs.json", ".aggregation.json", ".txt"]
+)
+def test_missing_file(released, scan, ending):
+    (scan / f"{NAME}{ending}").unlink()
+    fails(released, f"{NAME}{ending}: missing")
+
+
+@pytest.mark.parametrize("keep", [0, 30, 300, -20])
+def test_truncated_mesh(released, scan, keep):
+    mesh = scan / f"{NAME}_vh_clean_2.ply"
+    mesh.write_bytes(mesh.read_bytes()[:keep])
+    fails(released, "_vh_clean_2.ply: truncated")
+
+
+@pytest.mark.parametrize("ending", ["_vh_clean_2.0.010000.segs.json", ".aggregation.json"])
+def test_truncated_annotation(released, scan, ending):
+    path = scan / f"{NAME}{ending}"
+    path.write_text(path.read_text()[:-9])
+    fails(released, f"{NAME}{ending}: truncated or no JSON")
+    path.write_text("{}")
+    fails(released, f"{NAME}{ending}: has no 'seg")
+
+
+def test_mesh_without_colour(released, scan):
+    write_mesh(scan / f"{NAME}_vh_clean_2.ply", np.zeros((18, 3)), colored=False)
+    fails(released, "vertices lack red, green, blue")
+
+
+def test_non_finite_vertex(released, scan):
+    coord = np.zeros((18, 3))
+    coord[4, 2] = np.inf
+    write_mesh(scan / f"{NAME}_vh_clean_2.ply", coord)
+    fails(released, "1 of 18 points have a coordinate that is not finite")
+
+
+def test_counts_that_disagree(released, scan):
+    path = scan / f"{NAME}_vh_clean_2.0.010000.segs.json"
+    path.write_text(json.dumps({"segIndices": [1] * 17}))
+    fails(released, "has 17 entries, but the mesh has 18 vertices")
+
+
+def test_unknown_label_and_unknown_superpoint(released, scan):
+    path = scan / f"{NAME}.aggregation.json"
+    path.write_text(json.dumps({"segGroups": [{"label": "flux capacitor", "segments": [7]}]}))
+    fails(released, "label 'flux capacitor' is not in .*labels.tsv; add a row")
+    path.write_text(json.dumps({"segGroups": [{"label": "wall", "segments": [7, 8]}]}))
+    fails(released, r"object 0 \(wall\) names superpoint 8, which segs.json has not")
+
+
+def test_label_table_of_another_form(released):
+    (released / "labels.tsv").write_text("raw_category,id\nwall,1\n")
+    fails(released, "labels.tsv: has columns raw_category,id; expected id, nyu40id, raw_category")
+    fails(released, "absent.tsv: cannot be read", labels=released / "absent.tsv")
+
+
+def test_alignment_that_is_not_rigid(released, scan):
+    (scan / f"{NAME}.txt").write_text(f"axisAlignment = {' '.join(['1.0'] * 16)}\n")
+    fails(released, "axisAlignment: the pose is no rigid transform")
+    (scan / f"{NAME}.txt").write_text("axisAlignment = 1 2 3\n")
+    fails(released, "axisAlignment has 3 numbers; expected 16")
+
+
+def test_bad_pose(released, posed):
+    write_matrix(posed / "00010.txt", np.diag([2.0, 2, 2, 1]))
+    fails(released, "00010.txt: the pose is no rigid transform")
+    write_matrix(posed / "00010.txt", np.eye(3))
+    fails(released, r"00010.txt: the pose has shape \(3, 3\)")
+    (posed / "00010.txt").write_text("1 0 0\nnot a number 1\n")
+    fails(released, "00010.txt: is no matrix of numbers")
+
+
+def test_bad_intrinsics(released, posed):
+    write_matrix(posed / "intrinsic.txt", np.eye(4)[:2])
+    fails(released, r"intrinsic.txt: the intrinsics have shape \(2, 4\); expected 3×3 or 4×4")
+    write_matrix(posed / "intrinsic.txt", K * [[2], [2], [1]])
+    fails(released, "belong to another image size: cx = 63.0 in an image of 64×48")
+    (posed / "intrinsic.txt").unlink()
+    fails(released, "intrinsic.txt: missing")
+
+
+def test_image_that_cannot_be_decoded_or_has_no_depth(released, posed):
+    (posed / "00010.png").unlink()
+    fails(released, "00010.png: the view has no depth")
+    (posed / "00010.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    fails(released, "00010.jpg: cannot be decoded as an image")
+
+
+def test_depth_of_another_shape_needs_its_own_intrinsics(released, posed):
+    Image.fromarray(np.full((32, 32), 1500, np.uint16)).save(posed / "00000.png")
+    fails(released, "00000.png: depth is 32×32 and colour 64×48 pixels.*intrinsic_depth.txt")
+
+
+def test_scan_without_posed_images(released, posed):
+    shutil.rmtree(posed)
+    fails(released, f"{NAME}: no such folder; expected the scan's posed images")
+    posed.mkdir()
+    fails(released, f"{NAME}: holds no posed image")
+
+
+# ---------------------------------------------------------------------------------------- real scan
+
+
+@pytest.mark.real_data
+def test_real_scan_agrees_with_its_published_labels(tmp_path):
+    if not REAL.is_dir():
+        pytest.skip(f"no real scan in {REAL} (BIFUSION_REAL_DATA)")
+    meta = REAL / "meta"
+    prepare_scannet(
+        REAL / "scans",
+        tmp_path,
+        labels=meta / "scannetv2-labels.combined.tsv",
+        posed_images=REAL / "posed_images",
+        splits=meta,
+    )
+    folder = tmp_path / "train" / "scene0000_00"
+    scene = load_scene(folder, "scannet20")
+    published = np.load(REAL / "labelled_points" / "scene0000_00.npz")
+    assert np.abs(scene.coord - published["coord"]).max() < 1e-4
+    assert np.array_equal(scene.color, published["color"])
+    class_of_nyu40 = np.full(256, -1)
+    class_of_nyu40[list(SCANNET20.source_ids)] = range(20)
+    assert (scene.segment == class_of_nyu40[published["nyu40"]]).mean() > 0.999
+    pairs = np.unique(np.stack([scene.instance, published["instance"]])[:, scene.instance >= 0], axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]  # one to one
+    assert scene.superpoint.max() + 1 == 668
+    assert share_of_vertices_on_the_depth_map(scene, load_view(folder, "00000")) > 0.5
+
+
+def share_of_vertices_on_the_depth_map(scene, view):
+    """Of the vertices inside the image, how many lie at the depth that was rendered there."""
+    camera = np.linalg.inv(view.depth_cam2world)
+    points = scene.coord @ camera[:3, :3].T + camera[:3, 3]
+    points = points[points[:, 2] > 0.1]
+    pixels = np.rint((points / points[:, 2:]) @ view.depth_K.T).astype(int)[:, :2]
+    inside = ((pixels >= 0) & (pixels < view.depth_m.shape[::-1])).all(axis=1)
+    depth = view.depth_m[pixels[inside, 1], pixels[inside, 0]]
+    return (np.abs(depth - points[inside, 2]) < 0.02).mean()

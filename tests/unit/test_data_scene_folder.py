@@ -1,0 +1,214 @@
+"""Scene folders: round trip, Pointcept's variants, and every bad input with its message."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bifusion.data.scene_folder import load_scene, load_view, write_scene
+from bifusion.types import InputError, Scene
+from scene_factory import make_tiny_scene
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return make_tiny_scene(tmp_path_factory.mktemp("scenes") / "room", depth_offset_m=0.05)
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    return shutil.copytree(pristine, tmp_path / "room")
+
+
+def edit_cameras(folder, **changes):
+    path = folder / "views" / "cameras.npz"
+    stored = dict(np.load(path))
+    stored.update({key: change(stored[key].copy()) for key, change in changes.items()})
+    np.savez(path, **stored)
+
+
+def small_scene(**changes):
+    arrays = {
+        "coord": np.zeros((3, 3), np.float32),
+        "color": np.zeros((3, 3), np.uint8),
+        "superpoint": np.array([0, 1, 1], np.int32),
+    }
+    return Scene(name="small", **{**arrays, **changes})
+
+
+def test_round_trip_is_memory_mapped_and_complete(folder):
+    scene = load_scene(folder, "scannet20")
+    assert isinstance(scene.coord, np.memmap) and scene.coord.shape == (len(scene.color), 3)
+    assert scene.view_names == ["00000", "00001"]
+    assert set(np.unique(scene.segment)) == {0, 1, 4, 6} and scene.segment.dtype == np.int16
+    assert set(np.unique(load_scene(folder, "scannet200").segment)) == {0, 1, 2, 3}
+    view = load_view(folder, "00001")
+    assert view.color.shape == (48, 64, 3) and view.depth_m.shape == (30, 40)
+    assert 0.5 < view.depth_m.max() < 4 and view.depth_m.dtype == np.float32
+    assert np.allclose(
+        view.depth_cam2world[:3, 3] - view.color_cam2world[:3, 3], 0.05 * view.color_cam2world[:3, 0]
+    )
+
+
+def test_rewriting_replaces_the_whole_folder(folder):
+    write_scene(folder, small_scene(), segments={}, source="test")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "color.npy",
+        "coord.npy",
+        "scene.json",
+        "superpoint.npy",
+    ]
+    assert load_scene(folder, "scannet20").segment is None
+    assert [p.name for p in folder.parent.iterdir()] == ["room"]
+
+
+def test_failed_write_leaves_nothing(tmp_path, pristine):
+    def views():
+        yield load_view(pristine, "00000")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scene(tmp_path / "room", small_scene(), segments={}, views=views(), source="test")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pointcept_variants_load(tmp_path):
+    shape = (5, 1)
+    np.save(tmp_path / "coord.npy", np.zeros((5, 3), np.float64))
+    np.save(tmp_path / "color.npy", np.full((5, 3), 255.0))
+    np.save(tmp_path / "superpoint.npy", np.zeros(5, np.int64))
+    np.save(tmp_path / "segment20.npy", np.full(shape, -1, np.int64))
+    np.save(tmp_path / "instance.npy", np.full(shape, 7, np.int64))
+    scene = load_scene(tmp_path, "scannet20")
+    assert scene.segment.shape == (5,) and scene.instance.tolist() == [7] * 5 and scene.view_names == []
+    assert scene.color.dtype == np.uint8 and scene.coord.dtype == np.float32
+
+
+def test_missing_superpoints_say_how_to_make_them(folder):
+    (folder / "superpoint.npy").unlink()
+    with pytest.raises(InputError, match="superpoint.npy is missing.*graph_superpoints"):
+        load_scene(folder, "scannet20")
+
+
+@pytest.mark.parametrize("name", ["coord.npy", "color.npy"])
+def test_missing_array(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: missing"):
+        load_scene(folder, "scannet20")
+
+
+@pytest.mark.parametrize("keep", [0, 40, 5000])
+def test_truncated_array(folder, keep):
+    path = folder / "coord.npy"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="coord.npy: truncated"):
+        load_scene(folder, "scannet20")
+
+
+def test_no_folder_and_unknown_label_set(folder):
+    with pytest.raises(InputError, match="no such scene folder"):
+        load_scene(folder / "absent", "scannet20")
+    with pytest.raises(InputError, match="label set 'nyu40' is unknown"):
+        load_scene(folder, "nyu40")
+
+
+def test_counts_that_disagree(folder):
+    np.save(folder / "segment20.npy", np.zeros(7, np.int16))
+    with pytest.raises(InputError, match=r"segment20.npy: has shape \(7,\)"):
+        load_scene(folder, "scannet20")
+    with pytest.raises(InputError, match="color has shape"):
+        write_scene(folder, small_scene(color=np.zeros((2, 3), np.uint8)), segments={}, source="test")
+    with pytest.raises(InputError, match="segment20.npy: has shape"):
+        write_scene(folder, small_scene(), segments={"scannet20": np.zeros(2)}, source="test")
+
+
+def test_colors_must_be_bytes(folder):
+    np.save(folder / "color.npy", np.full((len(load_scene(folder, "scannet20").coord), 3), 0.5))
+    with pytest.raises(InputError, match="color.npy: holds float64 from 0.5"):
+        load_scene(folder, "scannet20")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"coord": np.array([[0, 0, 0], [0, np.nan, 0], [0, 0, 0]], np.float32)},
+            "1 of 3 points .* not finite",
+        ),
+        ({"superpoint": np.array([0, 2, 2], np.int32)}, "superpoint ids go from 0 to 2 but 2 are used"),
+        ({"coord": np.zeros((0, 3), np.float32)}, "N ≥ 1"),
+    ],
+)
+def test_bad_content_is_not_written(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        write_scene(tmp_path / "bad", small_scene(**changes), segments={}, source="test")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_label_outside_the_set(tmp_path):
+    with pytest.raises(InputError, match="labels go from 0 to 20; expected -1"):
+        write_scene(
+            tmp_path / "bad", small_scene(), segments={"scannet20": np.array([0, 1, 20])}, source="test"
+        )
+
+
+@pytest.mark.parametrize(
+    ("pose", "message"),
+    [
+        (np.full((4, 4), -np.inf), "not finite.*-inf"),
+        (np.diag([2.0, 2, 2, 1]), "no rigid transform"),
+        (np.diag([1.0, 1, -1, 1]), "no rigid transform"),
+        (np.diag([1.0, 1, 1, 2]), "last row"),
+    ],
+)
+def test_bad_pose(folder, pose, message):
+    edit_cameras(folder, color_cam2world=lambda poses: np.stack([poses[0], pose]))
+    load_view(folder, "00000")
+    with pytest.raises(InputError, match=f"view 00001, colour camera.*{message}"):
+        load_view(folder, "00001")
+
+
+def test_intrinsics_of_another_size_or_shape(folder):
+    edit_cameras(folder, color_K=lambda K: K * [[[2], [2], [1]]])
+    with pytest.raises(InputError, match="belong to another image size: cx = .* 64×48"):
+        load_view(folder, "00000")
+    edit_cameras(folder, color_K=lambda K: K[:, :2])
+    with pytest.raises(InputError, match=r"color_K has shape \(2, 2, 3\); expected \(2, 3, 3\)"):
+        load_view(folder, "00000")
+
+
+def test_image_of_another_size_than_stored(folder):
+    Image.new("RGB", (32, 24)).save(folder / "views" / "00000.jpg")
+    with pytest.raises(
+        InputError, match="00000.jpg: is 32×24 pixels but its cameras were stored for 64×48"
+    ):
+        load_view(folder, "00000")
+
+
+def test_undecodable_or_missing_image(folder):
+    path = folder / "views" / "00000.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="00000.jpg: cannot be decoded"):
+        load_view(folder, "00000")
+    path.unlink()
+    with pytest.raises(InputError, match="00000.jpg: no such image"):
+        load_view(folder, "00000")
+
+
+def test_view_without_depth_and_wrong_depth(folder):
+    path = folder / "views" / "00000.png"
+    Image.new("L", (40, 30)).save(path)
+    with pytest.raises(InputError, match="00000.png: depth has image mode L"):
+        load_view(folder, "00000")
+    path.unlink()
+    with pytest.raises(InputError, match="00000.png: the view has no depth"):
+        load_view(folder, "00000")
+
+
+def test_unknown_view_and_missing_cameras(folder):
+    with pytest.raises(InputError, match="has no view 'x'; it has 00000, 00001"):
+        load_view(folder, "x")
+    (folder / "views" / "cameras.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="cameras.npz: cannot be read"):
+        load_scene(folder, "scannet20")
