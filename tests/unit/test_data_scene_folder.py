@@ -87,7 +87,7 @@ def test_pointcept_variants_load(tmp_path):
 
 def test_missing_superpoints_say_how_to_make_them(folder):
     (folder / "superpoint.npy").unlink()
-    with pytest.raises(InputError, match="superpoint.npy is missing.*graph_superpoints"):
+    with pytest.raises(InputError, match="superpoint.npy is missing.*prepare superpoints"):
         load_scene(folder, "scannet20")
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,13 @@ import torch
 
 from bifusion.data.probe import image_features, probe_predictions, voxel_features
 from bifusion.data.scene_folder import load_cameras, load_scene, load_view
+from bifusion.data.superpoint_oracle import oracle_result
 from bifusion.data.synthetic.config import GEOMETRY_CLASSES, TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig
 from bifusion.data.synthetic.rooms import CONFIG_FILE, make_scan
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.geometry import LiftingConfig, agrees_with_depth, inside_image, project
 from bifusion.labels import SCANNET20
-from bifusion.types import InputError, Scene, SceneResult, SceneTruth, View
+from bifusion.types import InputError, Scene, SceneTruth, View
 
 SPLITS = ("train", "val")
 FRESH = "audit"
@@ -61,36 +63,39 @@ class _Totals:
     seen: np.ndarray = field(default_factory=lambda: np.zeros(SCANNET20.num_classes, dtype=np.int64))
 
 
-def audit(
-    root: Path, voxel_size_m: float, seed: int = 0, fresh_rooms: int = 30
-) -> dict[str, Any]:
+def audit(root: Path, voxel_size_m: float, fresh_rooms: int = 30) -> dict[str, Any]:
     """Audit the rooms in root/train and root/val; returns what it writes to root/audit.json.
 
     Args:
         voxel_size_m: voxel size of the models whose results the audit accompanies.
-        seed: of the probe's initial weights.
         fresh_rooms: rooms generated only for the cross-validated probe on voxels, with the config in
             root/rooms.json, since a small benchmark's own instances leave wide margins.
     Raises:
-        InputError: no rooms under `root`.
+        InputError: no rooms under `root`, or a scene without annotation.
     """
     root = Path(root)
-    folders = [(split, path.parent) for split in SPLITS for path in sorted(root.glob(f"{split}/*/scene.json"))]
+    folders = [
+        (split, path.parent) for split in SPLITS for path in sorted(root.glob(f"{split}/*/scene.json"))
+    ]
     if not folders:
-        raise InputError(f"{root}: holds no rooms (train/NAME, val/NAME); make them with `bifusion prepare synthetic`")
+        raise InputError(
+            f"{root}: holds no rooms (train/NAME, val/NAME); make them with `bifusion prepare synthetic`"
+        )
     instances: list[_Instance] = []
     totals = {split: _Totals() for split in SPLITS}
     oracle = Evaluator(SCANNET20)
     for room, (split, folder) in enumerate(folders):
         scene = load_scene(folder, "scannet20")
+        truth = _annotation(scene, folder)
         cameras = load_cameras(folder) if scene.view_names else None
         views = [load_view(folder, name, cameras) for name in scene.view_names]
         sightings = [_sighting(scene, view) for view in views]
-        _count(totals[split], scene, sightings)
-        instances += _instances(scene, views, sightings, room, split, voxel_size_m)
+        _count(totals[split], truth, sightings)
+        instances += _instances(scene, truth, views, sightings, room, split, voxel_size_m)
         if split == "val":
-            oracle.add(_oracle_result(scene), SceneTruth(scene.name, scene.segment, scene.instance))
-    config = json.loads((root / CONFIG_FILE).read_text()) if (root / CONFIG_FILE).exists() else None
+            oracle.add(oracle_result(scene.superpoint, truth), truth)
+    stored = root / CONFIG_FILE
+    config = RoomsConfig.from_json(stored.read_text()) if stored.exists() else None
     if config:
         instances += _fresh_instances(config, fresh_rooms, len(folders), voxel_size_m)
     result = {
@@ -99,55 +104,75 @@ def audit(
         "texture_classes": list(TEXTURE_CLASSES),
         "texture_groups": {group: list(classes) for group, classes in TEXTURE_GROUPS.items()},
         "probe": {
-            "voxels": _probe(instances, "voxels", seed),
-            "images": _probe(instances, "images", seed),
+            "voxels": _probe(instances, "voxels"),
+            "images": _probe(instances, "images"),
         },
         "superpoint_oracle": _oracle_summary(oracle) if totals["val"].rooms else None,
         "points": {split: _per_class(total.points) for split, total in totals.items()},
         "seen_share": {split: _seen_shares(total) for split, total in totals.items()},
-        "config": config,
+        "config": dataclasses.asdict(config) if config else None,
     }
-    (root / "audit.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    return result
+    text = json.dumps(result, indent=2, allow_nan=False)
+    (root / "audit.json").write_text(text + "\n")
+    return json.loads(text)
+
+
+def _annotation(scene: Scene, folder: Path) -> SceneTruth:
+    if scene.segment is None or scene.instance is None:
+        raise InputError(
+            f"{folder}: segment20.npy or instance.npy is missing; an audit needs annotated rooms, make "
+            "them with `bifusion prepare synthetic`"
+        )
+    return SceneTruth(scene.name, scene.segment, scene.instance)
 
 
 def _sighting(scene: Scene, view: View) -> tuple[np.ndarray, np.ndarray]:
     """(N, 2) pixel of each point in the colour image and (N,) whether the view sees it, by the same
     test as the models' lifting."""
     coord = torch.from_numpy(np.array(scene.coord))
-    matrices = [np.linalg.inv(view.color_cam2world), view.color_K, np.linalg.inv(view.depth_cam2world), view.depth_K]
+    matrices = [
+        np.linalg.inv(view.color_cam2world),
+        view.color_K,
+        np.linalg.inv(view.depth_cam2world),
+        view.depth_K,
+    ]
     color_pose, color_K, depth_pose, depth_K = (torch.from_numpy(m.astype(np.float32)) for m in matrices)
     pixel, depth_m = project(coord, color_pose, color_K)
     inside = inside_image(pixel, depth_m, *view.color.shape[:2])
-    agrees = agrees_with_depth(coord, torch.from_numpy(view.depth_m), depth_pose, depth_K, LiftingConfig())
+    agrees = agrees_with_depth(
+        coord, torch.from_numpy(view.depth_m), depth_pose, depth_K, LiftingConfig()
+    )
     return pixel.numpy(), (inside & agrees).numpy()
 
 
-def _count(total: _Totals, scene: Scene, sightings: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    seen = np.zeros(len(scene.coord), dtype=bool)
+def _count(total: _Totals, truth: SceneTruth, sightings: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    seen = np.zeros(len(truth.semantic), dtype=bool)
     for _, valid in sightings:
         seen |= valid
     total.rooms += 1
-    known = scene.segment >= 0
-    total.points += np.bincount(scene.segment[known], minlength=SCANNET20.num_classes)
-    total.seen += np.bincount(scene.segment[known & seen], minlength=SCANNET20.num_classes)
+    known = truth.semantic >= 0
+    total.points += np.bincount(truth.semantic[known], minlength=SCANNET20.num_classes)
+    total.seen += np.bincount(truth.semantic[known & seen], minlength=SCANNET20.num_classes)
 
 
 def _instances(
-    scene: Scene, views: list[View], sightings: list[tuple[np.ndarray, np.ndarray]],
+    scene: Scene, truth: SceneTruth, views: list[View], sightings: list[tuple[np.ndarray, np.ndarray]],
     room: int, split: str, voxel_size_m: float,
 ) -> list[_Instance]:  # fmt: skip
     """The features of all things of a room."""
     found = []
-    for instance in np.unique(scene.instance[scene.instance >= 0]):
-        rows = np.flatnonzero(scene.instance == instance)
+    for instance in np.unique(truth.instance[truth.instance >= 0]):
+        rows = np.flatnonzero(truth.instance == instance)
         if len(rows) < MIN_POINTS:
             continue
-        crops = [_crop(view.color, pixel[rows[valid[rows]]]) for view, (pixel, valid) in zip(views, sightings, strict=True)]
+        crops = [
+            _crop(view.color, pixel[rows[valid[rows]]])
+            for view, (pixel, valid) in zip(views, sightings, strict=True)
+        ]
         crops = [crop for crop in crops if min(crop.shape[:2]) >= MIN_CROP]
         found.append(
             _Instance(
-                label=SCANNET20.class_names[scene.segment[rows[0]]],
+                label=SCANNET20.class_names[truth.semantic[rows[0]]],
                 room=room,
                 split=split,
                 voxels=voxel_features(scene.coord[rows], scene.color[rows], voxel_size_m),
@@ -157,13 +182,14 @@ def _instances(
     return found
 
 
-def _fresh_instances(config: dict, count: int, first: int, voxel_size_m: float) -> list[_Instance]:
+def _fresh_instances(
+    config: RoomsConfig, count: int, first: int, voxel_size_m: float
+) -> list[_Instance]:
     """Things of `count` further rooms without views, numbered from `first`."""
-    pairs = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     found = []
     for index in range(count):
-        scene = make_scan(RoomsConfig(**pairs), FRESH, index)
-        found += _instances(scene, [], [], first + index, FRESH, voxel_size_m)
+        scene, truth = make_scan(config, FRESH, index)
+        found += _instances(scene, truth, [], [], first + index, FRESH, voxel_size_m)
     return found
 
 
@@ -175,7 +201,7 @@ def _crop(image: np.ndarray, pixel: np.ndarray) -> np.ndarray:
     return image[max(y0, 0) : y1, max(x0, 0) : x1]
 
 
-def _probe(instances: list[_Instance], sense: str, seed: int) -> dict[str, Any]:
+def _probe(instances: list[_Instance], sense: str) -> dict[str, Any]:
     """Accuracy of the probe on one kind of features, for each group of `PROBED`."""
     result: dict[str, Any] = {}
     for group, classes in PROBED.items():
@@ -187,11 +213,13 @@ def _probe(instances: list[_Instance], sense: str, seed: int) -> dict[str, Any]:
             result[group] = None
             continue
         features = np.stack([getattr(i, sense) for i in chosen])
-        guess = probe_predictions(features[train], labels[train], features[val], len(classes), seed)
+        guess = probe_predictions(features[train], labels[train], features[val], len(classes))
         crossed = np.empty_like(labels)
         for fold in range(FOLDS):
             test = rooms % FOLDS == fold
-            crossed[test] = probe_predictions(features[~test], labels[~test], features[test], len(classes), seed)
+            crossed[test] = probe_predictions(
+                features[~test], labels[~test], features[test], len(classes)
+            )
         result[group] = {
             "classes": list(classes),
             "chance": 1 / len(classes),
@@ -202,37 +230,11 @@ def _probe(instances: list[_Instance], sense: str, seed: int) -> dict[str, Any]:
 
 
 def _accuracy(correct: np.ndarray) -> dict[str, float | int]:
-    """Accuracy, its standard error and the number of instances."""
-    accuracy = float(correct.mean())
-    error = float(np.sqrt(accuracy * (1 - accuracy) / len(correct)))
-    return {"accuracy": accuracy, "standard_error": error, "instances": len(correct)}
-
-
-def _oracle_result(scene: Scene) -> SceneResult:
-    """Each superpoint with its points' most frequent class, each instance with the superpoints whose
-    most frequent instance it is."""
-    semantic = _majority(scene.superpoint, scene.segment)
-    instance = _majority(scene.superpoint, scene.instance)
-    ids = np.unique(instance[instance >= 0])
-    masks = instance[None] == ids[:, None]
-    labels = np.array([np.bincount(semantic[mask & (semantic >= 0)] if mask.any() else [0]).argmax() for mask in masks])
-    return SceneResult(
-        name=scene.name,
-        num_points=len(scene.coord),
-        masks=np.packbits(masks, axis=1),
-        labels=labels.astype(np.int16),
-        scores=np.ones(len(ids), dtype=np.float32),
-        semantic=semantic.astype(np.int16),
-        panoptic_semantic=semantic.astype(np.int16),
-        panoptic_instance=instance.astype(np.int32),
-    )
-
-
-def _majority(superpoint: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """(N,) most frequent `value` (≥ −1) in each point's superpoint."""
-    table = np.zeros((superpoint.max() + 1, value.max() + 2), dtype=np.int64)
-    np.add.at(table, (superpoint, value + 1), 1)
-    return (table.argmax(axis=1) - 1)[superpoint]
+    """Accuracy, its standard error (Agresti and Coull's, not 0 where all is right), instances."""
+    count, hits = len(correct), int(correct.sum())
+    share = (hits + 2) / (count + 4)
+    error = float(np.sqrt(share * (1 - share) / (count + 4)))
+    return {"accuracy": hits / count, "standard_error": error, "instances": count}
 
 
 def _oracle_summary(oracle: Evaluator) -> dict[str, Any]:

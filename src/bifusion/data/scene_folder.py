@@ -21,7 +21,15 @@ from bifusion.data.view_files import load_cameras, load_view, write_views
 from bifusion.labels import get_label_set
 from bifusion.types import InputError, Scene, View
 
-__all__ = ["SEGMENT_FILES", "load_cameras", "load_scene", "load_view", "scene_complete", "write_scene"]
+__all__ = [
+    "SEGMENT_FILES",
+    "load_cameras",
+    "load_points",
+    "load_scene",
+    "load_view",
+    "scene_complete",
+    "write_scene",
+]
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 """File with the semantic classes of each label set."""
@@ -41,29 +49,38 @@ def load_scene(folder: Path, label_set: str, *, read_views: bool = True) -> Scen
     """
     get_label_set(label_set)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such scene folder; `bifusion prepare` makes them")
-    coord = _load(folder / "coord.npy", None, (3,), np.float32)
+    coord, color, normal = load_points(folder)
     count = len(coord)
-    if count == 0:
-        raise InputError(f"{folder / 'coord.npy'}: holds no point; expected at least one")
     if not (folder / "superpoint.npy").exists():
         raise InputError(
-            f"{folder}: superpoint.npy is missing (Pointcept's folders have none); compute superpoints "
-            "with bifusion.data.superpoints.graph_superpoints and save them there, (N,) int32, or "
-            "prepare the scan from the released files with `bifusion prepare scannet`"
+            f"{folder}: superpoint.npy is missing (Pointcept's folders have none); compute it with "
+            f"`bifusion prepare superpoints {folder}` (a whole data set at once: name its folder)"
         )
     has_views = read_views and (folder / "views" / "cameras.npz").exists()
     return Scene(
         name=folder.name,
         coord=coord,
-        color=_load(folder / "color.npy", count, (3,), np.uint8),
+        color=color,
         superpoint=_load(folder / "superpoint.npy", count, (), np.int32),
         segment=_load_if_there(folder / SEGMENT_FILES[label_set], count, (), np.int16),
         instance=_load_if_there(folder / "instance.npy", count, (), np.int32),
-        normal=_load_if_there(folder / "normal.npy", count, (3,), np.float32),
+        normal=normal,
         view_names=load_cameras(folder).names if has_views else [],
     )
+
+
+def load_points(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Coordinates, colours and normals (None: not stored) of a scene folder, as in `Scene`.
+
+    Raises InputError: no folder, no point, a missing, truncated or misshapen array.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such scene folder; `bifusion prepare` makes them")
+    coord = _load(folder / "coord.npy", None, (3,), np.float32)
+    if len(coord) == 0:
+        raise InputError(f"{folder / 'coord.npy'}: holds no point; expected at least one")
+    color = _load(folder / "color.npy", len(coord), (3,), np.uint8)
+    return coord, color, _load_if_there(folder / "normal.npy", len(coord), (3,), np.float32)
 
 
 def write_scene(

@@ -8,7 +8,7 @@ the nearest neighbours of a point cloud.
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from bifusion.types import InputError
 
@@ -51,7 +51,7 @@ def graph_superpoints(
     if normal is None:
         if faces is None:
             raise InputError(
-                "superpoints: found neither normals nor faces; expected one of them, estimate normals first"
+                "superpoints: found neither normals nor faces; give one of them (estimate normals)"
             )
         normal = vertex_normals(coord, faces)
     if edges is None:
@@ -97,7 +97,7 @@ def face_edges(faces: np.ndarray) -> np.ndarray:
 def neighbor_edges(coord: np.ndarray, neighbors: int) -> np.ndarray:
     """(E, 2): edges from every point to its nearest ones, itself excluded."""
     count = min(neighbors + 1, len(coord))
-    _, nearest = cKDTree(coord).query(coord, k=np.arange(1, count + 1))
+    nearest = np.reshape(KDTree(coord).query(coord, k=count)[1], (len(coord), count))
     edges = np.stack([np.repeat(np.arange(len(coord)), count), nearest.ravel()], axis=1)
     return edges[edges[:, 0] != edges[:, 1]]
 

@@ -1,0 +1,49 @@
+"""Normals of a point cloud that has neither normals nor faces."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+from scipy.spatial import cKDTree
+
+NEIGHBORS = 8
+
+
+def estimate_normals(coord: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray:
+    """(N, 3) float32 unit normals: the direction in which each point's nearest ones spread least.
+
+    Signs agree between neighbours (propagated along a minimum spanning tree of 1 − |n₁·n₂|; Hoppe et
+    al., "Surface Reconstruction from Unorganized Points", SIGGRAPH 1992); in each connected part most
+    of what faces up or down faces up, as floors and tables do that are scanned from above.
+
+    Args:
+        coord: (N, 3) metres, z up, finite.
+        neighbors: points a plane is fitted to, besides the point itself.
+    """
+    count = min(neighbors + 1, len(coord))
+    _, nearest = cKDTree(coord).query(coord, k=np.arange(1, count + 1))
+    centred = coord[nearest].astype(np.float64)
+    centred -= centred.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", centred, centred))
+    normal = axes[:, :, 0]  # eigenvalues ascend: the first axis is the flattest direction
+    return (normal * _agreeing_signs(normal, nearest)[:, None]).astype(np.float32)
+
+
+def _agreeing_signs(normal: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """(N,) ±1 that make neighbouring normals point to one side."""
+    number = len(normal)
+    first, second = np.repeat(np.arange(number), nearest.shape[1]), nearest.ravel()
+    bend = 1 - np.abs((normal[first] * normal[second]).sum(axis=1))
+    # A stored 0 is no edge to scipy, so that flat places would fall apart.
+    graph = coo_array((bend + 1e-6, (first, second)), shape=(number, number)).tocsr()
+    tree = minimum_spanning_tree(graph.maximum(graph.T))
+    parts, part = connected_components(tree, directed=False)
+    sign = np.ones(number)
+    for root in np.unique(part, return_index=True)[1]:
+        order, parent = breadth_first_order(tree, root, directed=False)
+        for node in order[1:].tolist():
+            above = parent[node]
+            sign[node] = sign[above] if normal[node] @ normal[above] >= 0 else -sign[above]
+    upward = np.bincount(part, sign * normal[:, 2], parts)
+    return sign * np.where(upward < 0, -1.0, 1.0)[part]
