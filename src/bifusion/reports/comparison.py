@@ -1,0 +1,209 @@
+"""The report of a comparison: from run folders to report.json, report.html and a terminal table.
+
+May be written again and again while the runs train: it shows what there is so far.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from bifusion.reports.arms import FIRST_ROLE, Arm, find_role, group_runs
+from bifusion.reports.classes import class_table, seen_split, texture_split
+from bifusion.reports.html import render_page
+from bifusion.reports.metrics import (
+    Sample,
+    finite_epochs,
+    latest_value,
+    longest_row,
+    series,
+    spikes,
+    training_seconds,
+    update_counts,
+)
+from bifusion.reports.model_parts import part_counts
+from bifusion.reports.performance import judge_performance, why_refused
+from bifusion.reports.run import Record, Run, load_run, read_json
+from bifusion.reports.stage_verdicts import judge_stages
+from bifusion.reports.study_table import study_table
+from bifusion.reports.terminal import print_table
+from bifusion.reports.verdicts import judge_fusion, judge_stability
+from bifusion.types import InputError
+
+__all__ = ["build_report", "print_table", "write_report"]
+
+SCHEMA_VERSION = 1
+RESULT_FIGURES = ("miou", "ap", "ap50", "ap25", "pq", "fusion_2d_ratio", "share_2d")
+
+
+def write_report(
+    run_dirs: Sequence[Path],
+    out_dir: Path,
+    *,
+    audit: Path | None = None,
+    title: str = "BiFusion comparison",
+) -> dict[str, Any]:
+    """Writes report.json and report.html of the runs in `run_dirs` to `out_dir`; returns the former.
+
+    `audit` is a benchmark's audit.json, shown beside the results. Each file is written beside and
+    renamed, so that a reader never meets half of one. `InputError` for a folder that is no run, a
+    damaged file, or two runs that are the same arm and seed.
+    """
+    if not run_dirs:
+        raise InputError("no run folder was given; name at least one that `bifusion train` wrote")
+    runs = [load_run(Path(folder)) for folder in run_dirs]
+    arms = group_runs(runs)
+    told = _read_audit(audit)
+    report = build_report(arms, audit=told, title=title)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _write(out_dir / "report.json", json.dumps(report, indent=1, allow_nan=False))
+    _write(out_dir / "report.html", render_page(report, arms))
+    return report
+
+
+def build_report(arms: list[Arm], *, audit: Record | None, title: str) -> dict[str, Any]:
+    """The content of report.json, checked against its schema (reports/report.schema.json)."""
+    baseline = find_role(arms, "baseline")
+    verdicts = []
+    for arm in sorted(arms, key=lambda arm: arm.role != FIRST_ROLE):
+        performance = judge_performance(arm, arms)
+        verdicts += [judge_stability(arm), performance, judge_fusion(arm)]
+        verdicts += judge_stages(arm, baseline, performance)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": all(arm.finished for arm in arms),
+        "synthetic": _is_synthetic(arms, audit),
+        "scenes_refused": why_refused(arms),
+        "arms": [_arm_entry(arm) for arm in arms],
+        "runs": [_run_entry(run, arm) for arm in arms for run in arm.runs],
+        "verdicts": [verdict.as_dict() for verdict in verdicts],
+        "study_table": study_table(arms),
+        "classes": class_table(arms),
+        "texture": texture_split(arms, audit),
+        "seen_split": seen_split(arms),
+        "audit": audit,
+    }
+    report = to_json(report)
+    jsonschema.validate(report, load_schema())
+    return report
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON schema of report.json."""
+    text = resources.files("bifusion.reports").joinpath("report.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def to_json(value: Any) -> Any:
+    """`value` with non-finite numbers as null, tuples as lists and keys as text."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _read_audit(path: Path | None) -> Record | None:
+    if path is None:
+        return None
+    audit = read_json(path, {})
+    if audit is None:
+        raise InputError(
+            f"{path}: there is no such audit; leave it out, or make it with the benchmark's rooms"
+        )
+    return audit
+
+
+def _is_synthetic(arms: list[Arm], audit: Record | None) -> bool:
+    """Generated rooms: only those come with an audit, or the runs say so themselves."""
+    return audit is not None or any(
+        run.config.get("source") == "synthetic" for arm in arms for run in arm.runs
+    )
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {"mean": sample.mean, "spread": sample.spread, "by_seed": sample.by_seed}
+
+
+def _arm_entry(arm: Arm) -> dict[str, Any]:
+    counts = [update_counts(run) for run in arm.runs]
+    run = arm.first
+    return {
+        "key": arm.key,
+        "role": arm.role,
+        "label": arm.label,
+        "model_kind": run.model_kind,
+        "seeds": [r.seed for r in arm.runs],
+        "states": [r.state for r in arm.runs],
+        "final": all(r.evaluation is not None for r in arm.runs),
+        "epochs": run.epochs,
+        "epochs_done": min(r.epochs_done for r in arm.runs),
+        "figures": {
+            key: _sample(arm.over_seeds(lambda r, key=key: latest_value(r, key)))
+            for key in RESULT_FIGURES
+        },
+        "raw_nonfinite": sum(c.nonfinite for c in counts),
+        "skipped": sum(c.skipped for c in counts),
+        "scaler_overflows": sum(c.scaler_overflows for c in counts),
+        "parameters": run.parameters.get("total", sum(part_counts(run).values())),
+        "seconds": _sample(arm.over_seeds(training_seconds)),
+        "stages": [
+            {"name": stage.name, "first_epoch": stage.first_epoch, "end_epoch": stage.end_epoch}
+            for stage in run.stages
+        ],
+    }
+
+
+def _run_entry(run: Run, arm: Arm) -> dict[str, Any]:
+    counts = update_counts(run)
+    return {
+        "name": run.folder.name,
+        "arm": arm.key,
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.stop_reason,
+        "epochs": run.epochs,
+        "epochs_done": run.epochs_done,
+        "steps": counts.attempted,
+        "raw_nonfinite": counts.nonfinite,
+        "skipped": counts.skipped,
+        "scaler_overflows": counts.scaler_overflows,
+        "finite_epochs_in_a_row": longest_row(finite_epochs(run))[0],
+        "loss_spikes": int(spikes(series(run.steps, "total")).sum()),
+        "gradient_spikes": int(spikes(series(run.steps, "grad_norm", "total")).sum()),
+        "train_scenes": len(run.train_scenes),
+        "val_scenes": len(run.val_scenes),
+        "label_set": run.label_set,
+        "clip": run.clip,
+        "seconds": training_seconds(run),
+        "versions": run.config.get("versions") or {},
+        "settings": run.settings,
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes beside `path`, flushes, renames over it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""The comparison as a table in the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bifusion.reports.text import NONE, duration, millions, number
+
+STYLES = {
+    "pass": "bold green",
+    "indicative pass": "green",
+    "fail": "bold red",
+    "indicative fail": "red",
+    "refused": "yellow",
+    "not judged": "dim",
+}
+FIGURES = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "pq": "PQ", "fusion_2d_ratio": "gate"}
+CRITERIA = ("stability", "performance", "fusion")
+
+
+def print_table(report: dict[str, Any], console: Console) -> None:
+    """Arms × figures, then arms × the three verdicts, from the content of report.json."""
+    console.print(_results(report))
+    console.print(_verdicts(report))
+    if report["scenes_refused"]:
+        console.print(f"[yellow]Performance refused[/yellow]: {escape(report['scenes_refused'])}")
+    if report["synthetic"]:
+        console.print("All figures are of generated (synthetic) rooms.")
+    if not report["complete"]:
+        console.print("Partial: runs are still training, or ended without an evaluation.")
+
+
+def _results(report: dict[str, Any]) -> Table:
+    table = Table(
+        title=escape(report["title"]), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("model")
+    for name in (*FIGURES.values(), "non-finite\n(skipped)", "weights", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for arm in report["arms"]:
+        figures = [_mean_spread(arm["figures"][key]) for key in FIGURES]
+        label = escape(arm["label"]) + ("" if arm["final"] else f" [dim]({_progress(arm)})[/dim]")
+        table.add_row(
+            label,
+            *figures,
+            f"{arm['raw_nonfinite']} ({arm['skipped']})",
+            millions(arm["parameters"]),
+            duration(_nan(arm["seconds"]["mean"])),
+        )
+    oracle = (report["audit"] or {}).get("superpoint_oracle")
+    if oracle:
+        table.add_row(
+            "superpoint oracle", *(number(_nan(oracle.get(key))) for key in FIGURES), style="dim"
+        )
+    return table
+
+
+def _progress(arm: dict[str, Any]) -> str:
+    if "guard_stopped" in arm["states"]:
+        return f"stopped by its guard in epoch {arm['epochs_done']}"
+    return f"epoch {arm['epochs_done']} of {arm['epochs']}"
+
+
+def _verdicts(report: dict[str, Any]) -> Table:
+    table = Table(title="Verdicts", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model")
+    for criterion in CRITERIA:
+        table.add_column(criterion)
+    for arm in report["arms"]:
+        found = {v["criterion"]: v["outcome"] for v in report["verdicts"] if v["arm"] == arm["key"]}
+        outcomes = [found.get(criterion, NONE) for criterion in CRITERIA]
+        table.add_row(escape(arm["label"]), *(f"[{STYLES.get(o, 'dim')}]{o}[/]" for o in outcomes))
+    return table
+
+
+def _mean_spread(sample: dict[str, Any]) -> str:
+    text = number(_nan(sample["mean"]))
+    return text if sample["spread"] is None else f"{text}\n± {number(sample['spread'])}"
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value

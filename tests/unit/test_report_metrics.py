@@ -1,0 +1,124 @@
+"""Derived figures: what a guard skipped still counts, spikes are found and survive thinning."""
+
+import numpy as np
+import pytest
+
+from bifusion.reports.curves import downsample
+from bifusion.reports.metrics import (
+    epoch_axis,
+    finite_epochs,
+    log_scatter,
+    longest_row,
+    over_seeds,
+    running_median,
+    series,
+    spikes,
+    update_counts,
+    value_at,
+)
+from bifusion.reports.run import load_run
+from run_factory import FakeRun
+
+
+def test_longest_row():
+    assert longest_row([True, True, False, True, True, True, False]) == (3, 3)
+    assert longest_row([]) == (0, 0)
+    assert longest_row([False]) == (0, 0)
+
+
+def test_epochs_are_judged_on_the_steps_before_the_guard(tmp_path):
+    run = load_run(FakeRun(epochs=6, nonfinite={2: 1}).write(tmp_path))
+    assert finite_epochs(run) == [True, True, False, True, True, True]
+    counts = update_counts(run)
+    assert (counts.nonfinite, counts.skipped, counts.attempted) == (1, 1, 48)
+
+
+def test_a_step_counts_as_non_finite_even_where_no_event_was_written(tmp_path):
+    run = load_run(FakeRun(epochs=3).write(tmp_path))
+    run.steps[10]["losses"]["semantic"] = None
+    assert finite_epochs(run) == [True, False, True]
+
+
+def test_scaler_overflows_are_counted_apart(tmp_path):
+    run = load_run(FakeRun(epochs=3).write(tmp_path))
+    run.steps[10].update(scaler_overflow=True, total=None)
+    assert finite_epochs(run) == [True, True, True]
+    assert update_counts(run).scaler_overflows == 1
+    assert update_counts(run).nonfinite == 0
+
+
+def test_a_spike_is_found_and_noise_is_none():
+    values = np.exp(np.random.default_rng(0).normal(0, 0.1, 2000))
+    assert not spikes(values).any()
+    values[700] = 9.0
+    values[701] = np.nan
+    values[1500] = 30.0
+    assert np.flatnonzero(spikes(values)).tolist() == [700, 1500]
+
+
+def test_a_flat_curve_has_no_spikes_and_a_nan_poisons_nothing():
+    values = np.ones(200)
+    values[50:60] = np.nan
+    values[100] = 1.5
+    assert not spikes(values).any()
+    values[150] = 3.0
+    assert np.flatnonzero(spikes(values)).tolist() == [150]
+
+
+@pytest.mark.parametrize("length", [0, 1, 9])
+def test_short_curves_have_no_spikes(length):
+    assert spikes(np.full(length, 5.0)).shape == (length,)
+    assert not spikes(np.full(length, 5.0)).any()
+
+
+def test_running_median_leaves_nan_out():
+    values = np.array([1.0, np.nan, 3.0, 100.0, 5.0])
+    assert running_median(values, 3).tolist() == [1.0, 2.0, 51.5, 5.0, 52.5]
+
+
+def test_scatter_measures_noise_and_not_trend():
+    rng = np.random.default_rng(0)
+    trend = np.exp(np.linspace(0, 5, 1000))
+    noisy = trend * 10 ** rng.normal(0, 0.1, 1000)
+    assert log_scatter(trend) < 0.01
+    assert log_scatter(noisy) == pytest.approx(0.1, rel=0.15)
+    assert np.isnan(log_scatter(np.full(5, np.nan)))
+
+
+def test_spikes_dips_gaps_and_ends_survive_down_sampling():
+    y = np.sin(np.arange(50_000) / 500)
+    y[31_234], y[12_345], y[40_000] = 1e6, -1e6, np.nan
+    x, thin = downsample(np.arange(50_000.0), y, buckets=100)
+    assert len(thin) < 400
+    assert np.nanmax(thin) == 1e6
+    assert x[np.nanargmax(thin)] == 31_234
+    assert np.nanmin(thin) == -1e6
+    assert np.isnan(thin).sum() == 1
+    assert (x[0], x[-1]) == (0.0, 49_999.0)
+    assert (np.diff(x) > 0).all()
+
+
+def test_short_curves_are_not_thinned():
+    x = np.arange(100.0)
+    assert downsample(x, x)[1] is x
+
+
+def test_the_axis_counts_epochs(tmp_path):
+    run = load_run(FakeRun(epochs=4, epochs_done=3, steps_per_epoch=4, state="running").write(tmp_path))
+    run.steps.append(run.steps[-1] | {"epoch": 3})  # one step into the fourth epoch
+    axis = epoch_axis(run)
+    assert axis[:5].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert axis[-1] == 3.0
+
+
+def test_missing_and_null_figures_are_nan():
+    assert np.isnan(value_at({"a": {"b": None}}, "a", "b"))
+    assert np.isnan(value_at({"a": None}, "a", "b"))
+    assert np.isnan(value_at(None, "a"))
+    records = [{"a": {"b": 1}}, {"a": None}, {}, {"a": {"b": None}}]
+    assert np.isnan(series(records, "a", "b")).tolist() == [False, True, True, True]
+
+
+def test_spread_over_seeds_needs_two():
+    assert np.isnan(over_seeds({0: 1.0, 1: np.nan}).spread)
+    assert over_seeds({0: 1.0, 1: 3.0}).spread == pytest.approx(2**0.5)

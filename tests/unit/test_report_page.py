@@ -1,0 +1,255 @@
+"""report.json against its schema, report.html on its own, the table in the terminal."""
+
+import base64
+import copy
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+
+from bifusion.labels import LABEL_SETS
+from bifusion.reports.arms import group_runs
+from bifusion.reports.charts import all_charts
+from bifusion.reports.comparison import load_schema, print_table, to_json, write_report
+from bifusion.reports.html import embed_json
+from bifusion.reports.pictures import Camera, fill_holes, view_axes, visible_part
+from bifusion.reports.run import load_run
+from bifusion.types import InputError
+from run_factory import AUDIT, CLASSES, FakeRun
+
+ARMS = ("baseline", "without_views", "naive", "staged")
+
+
+class References(HTMLParser):
+    """Everything a page loads, and the text of its script elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.scripts, self._in_script = [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "poster")]
+        self._in_script = tag == "script"
+
+    def handle_data(self, data):
+        if self._in_script:
+            self.scripts.append(data)
+
+    def handle_endtag(self, tag):
+        self._in_script = False
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A finished comparison of the demo's arms: (folder, report, page)."""
+    root = tmp_path_factory.mktemp("comparison")
+    folders = [FakeRun(arm=arm, epochs=6, predictions=arm == "staged").write(root) for arm in ARMS]
+    audit = root / "audit.json"
+    audit.write_text(json.dumps(AUDIT))
+    report = write_report(folders, root, audit=audit, title="A <b>title</b>")
+    return root, report, (root / "report.html").read_text()
+
+
+def test_what_is_written_is_what_is_returned_and_fits_the_schema(compared):
+    root, report, _ = compared
+    written = json.loads((root / "report.json").read_text())
+    assert written == report
+    jsonschema.validate(written, load_schema())
+    assert written["synthetic"]
+    assert written["complete"]
+    assert [arm["key"] for arm in written["arms"]] == list(ARMS)
+
+
+def test_the_schema_is_valid_documented_and_strict(compared):
+    schema = load_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert all("description" in entry or "$ref" in entry for entry in schema["properties"].values())
+    broken = copy.deepcopy(compared[1])
+    broken["verdicts"][0]["outcome"] = "maybe"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+
+
+def test_non_finite_numbers_become_null():
+    assert to_json({1: [float("nan"), float("inf"), 0.5]}) == {"1": [None, None, 0.5]}
+
+
+def test_mask3d_has_no_miou(tmp_path):
+    report = write_report([FakeRun(arm="mask3d", epochs=4).write(tmp_path)], tmp_path)
+    figures = report["arms"][0]["figures"]
+    assert figures["miou"] == {"mean": None, "spread": None, "by_seed": {}}
+    assert figures["ap"]["mean"] > 0
+    assert ">—<" in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_loads_nothing(compared):
+    references = References()
+    references.feed(compared[2])
+    assert references.loaded
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in references.loaded)
+    assert not re.search(r"@import|url\(", compared[2].split("</style>")[0])
+
+
+def test_plotly_is_embedded_once(compared):
+    head = get_plotlyjs()[:200]
+    assert compared[2].count(head) == 1
+
+
+def test_names_are_escaped(compared):
+    assert "A <b>title</b>" not in compared[2]
+    assert "A &lt;b&gt;title&lt;/b&gt;" in compared[2]
+    assert "</script" not in embed_json({"name": "</script><script>"})
+    assert json.loads(embed_json({"name": "</script>&"})) == {"name": "</script>&"}
+
+
+def test_the_page_shows_verdicts_study_table_oracle_and_pictures(compared):
+    page = compared[2]
+    for text in ("Stability", "Gradient explosion", "Superpoint oracle", "texture class", "synthetic"):
+        assert text in page
+    assert page.count("<figure><img") == 5  # colour, 2 annotations, 2 predictions of the one arm
+    assert page.count('class="plot"') >= 15
+
+
+def test_texture_classes_stand_apart(compared):
+    texture = compared[1]["texture"]
+    assert texture["classes"] == ["cabinet", "door"]
+    ious = compared[1]["classes"]["iou"]["staged"]
+    assert texture["arms"]["staged"]["texture"] == pytest.approx((ious["cabinet"] + ious["door"]) / 2)
+
+
+def test_every_dimension_of_the_study_is_measured(compared):
+    rows = compared[1]["study_table"]
+    names = ["Feature space", "Gradient flow", "Parameters", "CLIP", "Fusion"]
+    assert [row["dimension"] for row in rows] == names
+    assert all(row["cells"][arm] for row in rows for arm in ARMS)
+    assert all(row["measured_risk"] for row in rows)
+    staged = {row["dimension"]: dict(row["cells"]["staged"]) for row in rows}
+    assert staged["Feature space"]["2D from the image tower"].startswith("128 channels, RMS 4.")
+    assert staged["Gradient flow"]["paths to the loss"].startswith("two")
+    assert staged["CLIP"]["trained in stability"] == "nothing, frozen"
+    assert staged["CLIP"]["trained in enhancement"] == "block0"
+
+
+def test_a_partial_report_can_be_written_again_and_again(tmp_path):
+    folder = FakeRun(epochs=8, epochs_done=2, state="running").write(tmp_path)
+    other = FakeRun(arm="baseline", epochs=8, epochs_done=1, state="running").write(tmp_path)
+    (other / "steps.jsonl").write_text("")
+    for _ in range(2):
+        report = write_report([folder, other], tmp_path)
+    assert not report["complete"]
+    assert "partial" in (tmp_path / "report.html").read_text()
+    assert sorted(path.name for path in tmp_path.glob("*report*")) == ["report.html", "report.json"]
+    assert not list(tmp_path.glob(".report*"))
+
+
+def test_a_guard_stopped_run_is_a_result(tmp_path):
+    stopped = FakeRun(arm="naive", epochs=8, epochs_done=3, state="guard_stopped", nonfinite={3: 3})
+    folders = [stopped.write(tmp_path), FakeRun(epochs=8).write(tmp_path)]
+    report = write_report(folders, tmp_path)
+    assert report["complete"]
+    assert report["runs"][0]["reason"] == "3 non-finite steps in a row"
+    assert "stopped by its guard in epoch 3" in (tmp_path / "report.html").read_text()
+
+
+def test_non_finite_steps_and_stages_are_marked_in_the_curves(tmp_path):
+    fakes = [FakeRun(arm="naive", epochs=8, nonfinite={5: 2}), FakeRun(epochs=8)]
+    arms = group_runs([load_run(fake.write(tmp_path)) for fake in fakes])
+    chart = next(chart for chart in all_charts(arms) if chart.title == "Weighted total")
+    marks = [trace for trace in chart.figure["data"] if trace["mode"] == "markers"]
+    assert [mark["meta"] for mark in marks] == ["naive"]
+    assert all(5 <= x < 6 for x in marks[0]["x"])
+    names = [note["text"] for note in chart.figure["layout"]["annotations"]]
+    assert names == ["stability", "alignment", "enhancement"]
+
+
+def test_no_runs_and_no_audit_are_told(tmp_path):
+    with pytest.raises(InputError, match="no run folder"):
+        write_report([], tmp_path)
+    with pytest.raises(InputError, match="no such audit"):
+        write_report([FakeRun(epochs=4).write(tmp_path)], tmp_path, audit=tmp_path / "audit.json")
+
+
+def test_the_terminal_table_fits_80_columns(compared):
+    output = io.StringIO()
+    print_table(compared[1], Console(file=output, width=80, color_system=None))
+    text = output.getvalue()
+    assert "0.660" in text
+    assert "indicative pass" in text
+    assert "superpoint" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def test_the_view_is_orthonormal_and_looks_down():
+    axes = view_axes()
+    assert np.allclose(axes @ axes.T, np.eye(3))
+    assert axes[2, 2] < 0  # away from the viewer is downwards
+    assert axes[1, 2] < 0  # up in the room is up in the picture
+
+
+def test_ceiling_and_near_walls_are_cut():
+    coord = np.array(
+        [[2, 2, 0], [2, 2, 2.5], [0.01, 2, 1], [2, 0.01, 1], [4, 2, 1], [0, 0, 0], [4, 4, 1]]
+    )
+    assert visible_part(coord).tolist() == [True, False, False, False, True, True, True]
+
+
+def test_the_nearest_point_is_the_one_drawn():
+    plate = np.stack(np.meshgrid(np.linspace(0, 4, 60), np.linspace(0, 4, 60)), axis=-1).reshape(-1, 2)
+    floor = np.column_stack([plate, np.zeros(len(plate))])
+    table = np.column_stack([plate / 4 + 1.5, np.full(len(plate), 0.8)])
+    coord = np.concatenate([floor, table])
+    red, blue = np.array([255, 0, 0], np.uint8), np.array([0, 0, 255], np.uint8)
+    color = np.concatenate([np.tile(blue, (len(floor), 1)), np.tile(red, (len(table), 1))])
+    camera = Camera.above(coord)
+    image = decode(camera.draw(coord, color))
+    assert image.shape[1] == 520
+    middle = (np.array([2.0, 2.0, 0.8]) @ camera.axes.T)[:2]
+    x, y = ((middle - camera.offset) * camera.pixels_per_m / 2).astype(int)
+    assert image[y, x, 0] > 150
+    assert image[y, x, 2] < 80
+    assert image[0, 0, 3] == 0  # nothing there: clear
+
+
+def test_one_point_is_drawn_too():
+    coord = np.zeros((1, 3), dtype=np.float32)
+    image = decode(Camera.above(coord).draw(coord, np.full((1, 3), 200, np.uint8)))
+    assert image[..., 3].any()
+
+
+def test_holes_are_filled_between_neighbours_only():
+    owner = np.array([[1, -1, 2, -1, -1], [-1, -1, -1, -1, -1]])
+    assert fill_holes(owner).tolist() == [[1, 1, 2, -1, -1], [-1, -1, -1, -1, -1]]
+
+
+def test_predictions_that_do_not_fit_are_told(tmp_path):
+    folders = [
+        FakeRun(arm=arm, epochs=4, predictions=True).write(tmp_path) for arm in ("baseline", "staged")
+    ]
+    path = folders[1] / "predictions" / "val00.npz"
+    with np.load(path) as archive:
+        shorter = {key: archive[key][:100] for key in archive}
+    np.savez(path, **shorter)
+    with pytest.raises(InputError, match="100 points, but"):
+        write_report(folders, tmp_path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="not a readable"):
+        write_report(folders, tmp_path)
+
+
+def test_the_factory_uses_classes_of_the_label_set():
+    assert set(CLASSES) <= set(LABEL_SETS["scannet20"].class_names)
+
+
+def decode(url):
+    data = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+    return np.array(Image.open(io.BytesIO(data)).convert("RGBA"))

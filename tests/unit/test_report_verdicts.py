@@ -1,0 +1,262 @@
+"""Every outcome of every verdict, on runs made for it."""
+
+import json
+
+import pytest
+
+from bifusion.reports.arms import find_role, group_runs
+from bifusion.reports.performance import judge_performance
+from bifusion.reports.run import load_run
+from bifusion.reports.stage_verdicts import judge_stage_1, judge_stage_2, judge_stages
+from bifusion.reports.verdicts import judge_fusion, judge_stability
+from run_factory import FakeRun
+
+
+def arms_of(root, *fakes):
+    return group_runs([load_run(fake.write(root)) for fake in fakes])
+
+
+def seeds(count=3, **settings):
+    return [FakeRun(seed=seed, **settings) for seed in range(count)]
+
+
+# ----------------------------------------------------------------------------------- stability
+
+
+@pytest.mark.parametrize(
+    ("fake", "outcome"),
+    [
+        (FakeRun(epochs=20), "pass"),
+        (FakeRun(epochs=25, nonfinite={2: 1}), "pass"),  # 22 clean epochs follow
+        (FakeRun(epochs=25, nonfinite={12: 1}), "fail"),  # 12 before, 12 after
+        (FakeRun(epochs=19), "indicative pass"),
+        (FakeRun(epochs=19, nonfinite={18: 1}), "indicative fail"),
+        (FakeRun(epochs=40, epochs_done=30, state="guard_stopped", nonfinite={30: 3}), "fail"),
+        (FakeRun(epochs=40, epochs_done=5, state="running"), "indicative pass"),
+        (FakeRun(epochs=40, epochs_done=22, state="running"), "indicative pass"),
+        (FakeRun(epochs=40, epochs_done=22, state="running", nonfinite={10: 1}), "indicative fail"),
+        (FakeRun(epochs=40, epochs_done=22, state="interrupted"), "pass"),
+    ],
+)
+def test_stability(tmp_path, fake, outcome):
+    verdict = judge_stability(arms_of(tmp_path, fake)[0])
+    assert verdict.outcome == outcome
+
+
+def test_stability_of_an_arm_is_that_of_its_worst_seed(tmp_path):
+    fakes = [FakeRun(seed=0), FakeRun(seed=1, nonfinite={12: 2}), FakeRun(seed=2)]
+    verdict = judge_stability(arms_of(tmp_path, *fakes)[0])
+    assert verdict.outcome == "fail"
+    assert "Seed 0, 2:" in verdict.evidence
+    assert verdict.figures["seed 1"]["raw_nonfinite"] == 2
+
+
+def test_nothing_recorded_yet_is_not_judged(tmp_path):
+    folder = FakeRun(epochs=40, epochs_done=1, state="running").write(tmp_path)
+    for name in ("steps.jsonl", "epochs.jsonl"):
+        (folder / name).write_text("")
+    assert judge_stability(group_runs([load_run(folder)])[0]).outcome == "not judged"
+
+
+# --------------------------------------------------------------------------------- performance
+
+
+def performance(root, *fakes, role="staged"):
+    arms = arms_of(root, *fakes)
+    arm = find_role(arms, role)
+    assert arm is not None
+    return judge_performance(arm, arms)
+
+
+def rivals(count=3, **settings):
+    return [*seeds(count, arm="baseline", **settings), *seeds(count, arm="without_views", **settings)]
+
+
+def test_performance_passes_with_three_seeds_above_both_rivals(tmp_path):
+    verdict = performance(tmp_path, *seeds(arm="staged"), *rivals())
+    assert verdict.outcome == "pass"
+    assert "(decisive)" in verdict.evidence
+    assert verdict.figures["vs without_views"]["mean_difference"] == pytest.approx(0.18)
+
+
+def test_performance_fails_against_the_decisive_rival_alone(tmp_path):
+    fakes = [
+        *seeds(arm="staged", miou=0.5),
+        *seeds(arm="baseline", miou=0.4),
+        *seeds(arm="without_views", miou=0.55),
+    ]
+    assert performance(tmp_path, *fakes).outcome == "fail"
+
+
+def test_a_gain_within_its_own_spread_is_indicative(tmp_path):
+    fakes = [FakeRun(seed=seed, miou=miou) for seed, miou in enumerate((0.60, 0.45, 0.60))]
+    verdict = performance(tmp_path, *fakes, *rivals(miou=0.5))
+    assert verdict.outcome == "indicative pass"
+    assert "smaller than its spread" in verdict.evidence
+
+
+@pytest.mark.parametrize(("miou", "outcome"), [(0.6, "indicative pass"), (0.3, "indicative fail")])
+def test_under_three_seeds_is_indicative(tmp_path, miou, outcome):
+    assert performance(tmp_path, *seeds(2, miou=miou), *rivals(2, miou=0.5)).outcome == outcome
+
+
+def test_seeds_are_paired(tmp_path):
+    fakes = [*seeds(3, miou=0.6), FakeRun(arm="baseline", seed=1), FakeRun(arm="without_views", seed=1)]
+    verdict = performance(tmp_path, *fakes)
+    assert verdict.outcome == "indicative pass"
+    assert list(verdict.figures["vs baseline"]["difference"]) == [1]
+
+
+def test_without_the_decisive_rival_a_pass_is_indicative(tmp_path):
+    verdict = performance(tmp_path, *seeds(), *seeds(arm="baseline"))
+    assert verdict.outcome == "indicative pass"
+    assert "Not among the runs: BiFusion without views" in verdict.evidence
+
+
+def test_overlapping_scenes_are_refused(tmp_path):
+    scenes = {"train_scenes": ["room"], "val_scenes": ["room"]}
+    fakes = [FakeRun(arm=arm, **scenes) for arm in ("staged", "baseline", "without_views")]
+    verdict = performance(tmp_path, *fakes)
+    assert verdict.outcome == "refused"
+    assert "1 scene used both in training and in validation (room)" in verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"epochs": 30}, "length"), ({"train_scenes": ["other"]}, "training scenes")],
+)
+def test_unequal_data_or_length_is_refused(tmp_path, settings, named):
+    verdict = performance(tmp_path, FakeRun(), FakeRun(arm="baseline", **settings))
+    assert verdict.outcome == "refused"
+    assert named in verdict.evidence
+
+
+def test_unequal_augmentation_is_refused_but_view_dropout_may_differ(tmp_path):
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "baseline")]
+    path = folders[1] / "config.json"
+    config = json.loads(path.read_text())
+    augment = config["config"]["data"]["augment"]
+
+    def outcome():
+        path.write_text(json.dumps(config))
+        arms = group_runs([load_run(folder) for folder in folders])
+        return judge_performance(arms[1], arms).outcome
+
+    augment["no_views_probability"] = 0.9
+    assert outcome() == "indicative pass"
+    augment["flip_probability"] = 0.0
+    assert outcome() == "refused"
+
+
+def test_the_baseline_is_the_yardstick(tmp_path):
+    assert performance(tmp_path, FakeRun(arm="baseline"), role="baseline").outcome == "not judged"
+
+
+def test_mask3d_competes_on_ap(tmp_path):
+    verdict = performance(tmp_path, *seeds(arm="mask3d"), *seeds(arm="baseline"), role="mask3d")
+    assert verdict.figures["metric"] == "ap"
+    assert verdict.outcome == "fail"  # 0.6 · 0.45 against 0.6 · 0.47
+
+
+def test_an_arm_its_guard_stopped_fails(tmp_path):
+    stopped = FakeRun(epochs_done=4, state="guard_stopped", nonfinite={4: 3})
+    verdict = performance(tmp_path, stopped, *rivals(1))
+    assert verdict.outcome == "fail"
+    assert "no end result" in verdict.evidence
+
+
+def test_a_rival_its_guard_stopped_gives_no_victory(tmp_path):
+    stopped = FakeRun(arm="baseline", epochs_done=4, state="guard_stopped", nonfinite={4: 3})
+    verdict = performance(tmp_path, FakeRun(), stopped, FakeRun(arm="without_views"))
+    assert verdict.outcome == "not judged"
+    assert "OneFormer3D was stopped by its guard" in verdict.evidence
+
+
+def test_while_training_goes_on_nothing_is_judged(tmp_path):
+    running = {"epochs_done": 6, "state": "running"}
+    fakes = [FakeRun(arm=arm, **running) for arm in ("staged", "baseline", "without_views")]
+    verdict = performance(tmp_path, *fakes)
+    assert verdict.outcome == "not judged"
+    assert "so far mIoU" in verdict.evidence
+
+
+# -------------------------------------------------------------------------------------- fusion
+
+
+@pytest.mark.parametrize(
+    ("fakes", "outcome"),
+    [
+        (seeds(), "pass"),
+        (seeds(gate=0.75), "fail"),
+        (seeds(gate=0.29), "fail"),
+        (seeds(withheld_cost=0.001), "fail"),  # less than mIoU spreads over the seeds
+        (seeds(2), "indicative pass"),
+        (seeds(1), "indicative pass"),
+        (seeds(1, withheld_cost=-0.01), "indicative fail"),
+        (seeds(1, gate=0.9), "fail"),
+        (seeds(arm="plan_a"), "not judged"),
+        (seeds(arm="without_views"), "not judged"),
+        (seeds(arm="baseline"), "not judged"),
+        (seeds(gate_learned=False), "not judged"),
+        (seeds(1, state="running", epochs_done=3), "not judged"),
+    ],
+)
+def test_fusion(tmp_path, fakes, outcome):
+    verdict = judge_fusion(arms_of(tmp_path, *fakes)[0])
+    assert verdict.outcome == outcome, verdict.evidence
+
+
+def test_one_seed_says_that_it_has_no_spread(tmp_path):
+    assert "there is no spread" in judge_fusion(arms_of(tmp_path, FakeRun())[0]).evidence
+
+
+def test_one_seed_outside_the_range_fails_the_arm(tmp_path):
+    fakes = [FakeRun(seed=0, gate=0.5), FakeRun(seed=1, gate=0.5), FakeRun(seed=2, gate=0.71)]
+    assert judge_fusion(arms_of(tmp_path, *fakes)[0]).outcome == "fail"
+
+
+# -------------------------------------------------------------------------------------- stages
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome"),
+    [
+        ({}, "pass"),
+        ({"gradient_noise": 0.5}, "fail"),
+        ({"nonfinite": {1: 1}}, "fail"),
+        ({"nonfinite": {30: 1}}, "pass"),  # after the stage
+        ({"epochs_done": 2, "state": "running"}, "not judged"),
+    ],
+)
+def test_stage_1_is_as_stable_as_the_baseline(tmp_path, settings, outcome):
+    sizes = {"epochs": 48, "steps_per_epoch": 10}
+    arms = arms_of(tmp_path, FakeRun(**sizes, **settings), FakeRun(arm="baseline", **sizes))
+    assert judge_stage_1(arms[1], arms[0]).outcome == outcome
+
+
+def test_stage_1_without_a_baseline_is_not_judged(tmp_path):
+    assert judge_stage_1(arms_of(tmp_path, FakeRun())[0], None).outcome == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("fakes", "outcome"),
+    [
+        (seeds(), "pass"),
+        (seeds(alignment_rises=False), "fail"),
+        (seeds(1), "indicative pass"),
+        (seeds(1, alignment_rises=False), "indicative fail"),
+        (seeds(1, state="running", epochs_done=3), "not judged"),
+        (seeds(arm="without_views"), "not judged"),
+    ],
+)
+def test_stage_2_aligns(tmp_path, fakes, outcome):
+    assert judge_stage_2(arms_of(tmp_path, *fakes)[0]).outcome == outcome
+
+
+def test_only_arms_with_three_stages_have_stage_verdicts(tmp_path):
+    arms = arms_of(tmp_path, FakeRun(), FakeRun(arm="naive"), FakeRun(arm="baseline"))
+    criteria = {
+        arm.key: [v.criterion for v in judge_stages(arm, arms[0], judge_performance(arm, arms))]
+        for arm in arms
+    }
+    assert criteria == {"baseline": [], "naive": [], "staged": ["stage 1", "stage 2", "stage 3"]}
