@@ -197,7 +197,7 @@ def pack_point_masks(masks: np.ndarray, superpoint_of_point: np.ndarray) -> np.n
     packed = np.zeros((len(masks), (len(superpoint_of_point) + 7) // 8), dtype=np.uint8)
     for start in range(0, len(masks), POINT_MASKS_AT_ONCE):
         rows = slice(start, start + POINT_MASKS_AT_ONCE)
-        packed[rows] = np.packbits(masks[rows][:, superpoint_of_point], axis=1)
+        packed[rows] = np.packbits(np.take(masks[rows], superpoint_of_point, axis=1), axis=1)
     return packed
 
 

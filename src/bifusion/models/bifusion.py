@@ -1,0 +1,116 @@
+"""BiFusion: OneFormer3D whose voxels also know what CLIP sees at their pixels. Wiring only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
+from bifusion.labels import get_label_set
+from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
+from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
+from bifusion.models.geometric_code import geometric_code
+from bifusion.models.pooling import pool_superpoints
+from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
+from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.sparse.tensor import SparseTensor
+from bifusion.types import Batch, FusionControl, Prediction
+
+
+def _published_unet() -> UNetConfig:
+    return UNetConfig(kind="res16", in_channels=3)
+
+
+def _decoder_with_scores() -> DecoderConfig:
+    return DecoderConfig(score_head=True)
+
+
+@dataclass
+class BiFusionConfig:
+    """Defaults are the full size: half of CLIP ViT-B/16, Res16UNet34C, fusion at 256 channels."""
+
+    label_set: str = "scannet20"
+    unet: UNetConfig = field(default_factory=_published_unet)
+    decoder: DecoderConfig = field(default_factory=_decoder_with_scores)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    lifting: LiftingConfig = field(default_factory=LiftingConfig)
+    use_clip: bool = True
+    """False (Plan A): no 2D branch is built, the decoder sees the 3D head's features."""
+
+
+class BiFusion(nn.Module):
+    """2D and 3D branch, fused per voxel, decoded as in OneFormer3D."""
+
+    def __init__(self, config: BiFusionConfig) -> None:
+        """Raises InputError for an unknown label set or CLIP weights that cannot be had."""
+        super().__init__()
+        label_set = get_label_set(config.label_set)
+        self.config = config
+        self.unet = build_unet(config.unet)
+        self.clip = ClipEncoder(config.clip) if config.use_clip else None
+        channels_2d = self.clip.out_channels if self.clip is not None else None
+        self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
+        self.decoder = QueryDecoder(
+            config.decoder, config.fusion.dim, label_set.num_things, label_set.num_classes
+        )
+
+    def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:
+        """Predict a batch from its voxels and views.
+
+        `control` says how the fusion acts (default: inference). The trace in the prediction is
+        None where the 2D branch does not run: without CLIP, `run_2d` off, or views withheld.
+        A batch without views, or whose views see no voxel, is predicted from 3D features.
+        """
+        control = control or FusionControl()
+        f3d_in = self.unet(SparseTensor(batch.voxel_feats, batch.voxel_coords))
+        if self.clip is None:
+            fused, trace = self.fusion.without_2d(f3d_in, code=None), None
+        elif control.withhold_views or not control.run_2d:
+            unseen = self._find_sightings(dataclasses.replace(batch, views=[]))
+            fused, trace = self.fusion.without_2d(f3d_in, geometric_code(batch, unseen)), None
+        else:
+            sightings = self._find_sightings(batch)
+            f2d_in = self._lift_views(batch, sightings, control)
+            code = geometric_code(batch, sightings)
+            scene = batch.voxel_coords[:, 0].long()
+            fused, trace = self.fusion(f3d_in, f2d_in, sightings.seen, scene, code, control)
+        prediction = self.decoder(pool_superpoints(fused, batch), batch)
+        return dataclasses.replace(prediction, fusion=trace)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the part that owns them, each in one group: "clip.conv1_rgb",
+        "clip.conv1_depth", "clip.embed", "clip.block0" …, "head_2d", "head_3d", "film", "gate",
+        "align", "backbone", "decoder"; parts that the configuration leaves out have no group."""
+        return {
+            **(self.clip.parameter_groups() if self.clip is not None else {}),
+            **self.fusion.parameter_groups(),
+            "backbone": list(self.unet.parameters()),
+            "decoder": list(self.decoder.parameters()),
+        }
+
+    def describe_clip(self) -> str | None:
+        """Where the tower's weights come from, in one line; None without a tower."""
+        return self.clip.describe() if self.clip is not None else None
+
+    def _find_sightings(self, batch: Batch) -> Sightings:
+        scene = batch.voxel_coords[:, 0]
+        return find_sightings(batch.voxel_position_m, scene, batch.views, self.config.lifting)
+
+    def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
+        """(M, D2) tower features of the voxels, 0 where unseen; isolated or with scaled gradient."""
+        assert self.clip is not None
+        if not batch.views:
+            return batch.voxel_feats.new_zeros(len(batch.voxel_feats), self.clip.out_channels)
+        isolated = control.clip_gradient_scale == 0
+        with torch.no_grad() if isolated else contextlib.nullcontext():
+            maps = scale_gradient(self.clip.encode_views(batch.views), control.clip_gradient_scale)
+            lifted = lift_features(maps, batch.views, sightings)
+        if control.shuffle_seed is None:
+            return lifted
+        scene = batch.voxel_coords[:, 0]
+        return shuffle_seen(lifted, sightings.seen, scene, control.shuffle_seed)

@@ -1,0 +1,250 @@
+"""Mixing lifted image features with those of the 3D network: heads, FiLM, gate, excitation.
+
+Two heads of the same form bring both spaces to one dimension and one numeric range; FiLM adapts
+each to the voxel's place and viewpoint; the gate weighs them per voxel: g·f2d + (1 - g)·f3d.
+Letters in shapes: M voxels, K of them seen by a view, D the common dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bifusion.models.geometric_code import CODE_CHANNELS
+from bifusion.rng import torch_rng
+from bifusion.types import FusionControl, FusionTrace
+
+
+@dataclass
+class FusionConfig:
+    dim: int = 256
+    hidden: int = 512
+    """Width of the heads' inner layer."""
+    fusion_type: Literal["simple", "gate"] = "gate"
+    """simple: α = 0.5 on seen voxels; gate: α learned."""
+    head_norm: bool = True
+    """LayerNorm at the end of both heads (off: raw ranges meet, as in the naive formula)."""
+    film: bool = True
+    film_hidden: int = 128
+    gate_hidden: int = 64
+    squeeze_excitation: bool = True
+    alignment: bool = True
+    """Predictor for the alignment loss; without it there are no alignment pairs."""
+    alignment_hidden: int = 64
+    l2_normalize: bool = False
+    """One L2 normalisation after fusion. Off: the heads' LayerNorms already fix the scale, and unit
+    length would shrink the decoder's input by √dim."""
+
+
+def feature_head(in_channels: int, config: FusionConfig) -> nn.Sequential:
+    """Linear, activation, Linear, LayerNorm: (rows, in_channels) to (rows, D)."""
+    layers = [nn.Linear(in_channels, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.dim)]
+    return nn.Sequential(*layers, *([nn.LayerNorm(config.dim)] if config.head_norm else []))
+
+
+def _silent_mlp(
+    in_channels: int, hidden: int, out_channels: int, activation: nn.Module
+) -> nn.Sequential:
+    """Two linear layers, the last one at zero: it starts by saying nothing."""
+    last = nn.Linear(hidden, out_channels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(in_channels, hidden), activation, last)
+
+
+class FiLM(nn.Module):
+    """Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
+
+    The geometric code gives each branch its own (γ, β): f becomes (1 + γ) ⊙ f + β. Starts as the
+    identity.
+    """
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.mlp = _silent_mlp(CODE_CHANNELS, config.film_hidden, 4 * config.dim, nn.GELU())
+
+    def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Modulates f2d (K, D), the rows `seen` (K,), and f3d (M, D) by the code (M, 64)."""
+        gamma2d, beta2d, gamma3d, beta3d = self.mlp(code).chunk(4, dim=1)
+        gamma2d, beta2d = gamma2d.index_select(0, seen), beta2d.index_select(0, seen)
+        return (1 + gamma2d) * f2d + beta2d, (1 + gamma3d) * f3d + beta3d
+
+
+class LiteFusionGate(nn.Module):
+    """α = σ(MLP([f2d ‖ f3d])), one number a voxel, 0.5 at the start."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.mlp = _silent_mlp(2 * config.dim, config.gate_hidden, 1, nn.GELU())
+
+    def forward(self, f2d: Tensor, f3d: Tensor) -> Tensor:
+        """(K, D) and (K, D) to (K,) in [0, 1]."""
+        return self.mlp(torch.cat([f2d, f3d], dim=1)).sigmoid()[:, 0]
+
+
+class SqueezeExcitation(nn.Module):
+    """Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, over the seen voxels of each scene.
+
+    The factor is 2σ(·) with its last layer at zero: 1 at the start, in (0, 2) later.
+    """
+
+    def __init__(self, dim: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.mlp = _silent_mlp(dim, max(1, dim // reduction), dim, nn.ReLU())
+
+    def forward(self, features: Tensor, scene: Tensor, num_scenes: int) -> Tensor:
+        """Channel factors (K, D) of seen voxels' features (K, D) in scenes (K,)."""
+        features = features.float()  # a sum over a scene in half precision would be off by percents
+        sums = features.new_zeros(num_scenes, features.shape[1]).index_add(0, scene, features)
+        counts = torch.bincount(scene, minlength=num_scenes).clamp(min=1)[:, None]
+        return (2 * self.mlp(sums / counts).sigmoid()).index_select(0, scene)
+
+
+class Fusion(nn.Module):
+    """From lifted 2D features and 3D features to the features that the decoder sees.
+
+    Without a 2D branch (`channels_2d` None, Plan A) only the 3D head remains.
+    """
+
+    def __init__(self, config: FusionConfig, channels_3d: int, channels_2d: int | None) -> None:
+        super().__init__()
+        self.config = config
+        self.head_3d = feature_head(channels_3d, config)
+        self.head_2d = self.film = self.gate = self.excitation = self.predictor = None
+        if channels_2d is None:
+            return
+        self.head_2d = feature_head(channels_2d, config)
+        if config.film:
+            self.film = FiLM(config)
+        if config.fusion_type == "gate":
+            self.gate = LiteFusionGate(config)
+        if config.squeeze_excitation:
+            self.excitation = SqueezeExcitation(config.dim)
+        if config.alignment:
+            self.predictor = nn.Sequential(
+                nn.Linear(config.dim, config.alignment_hidden),
+                nn.GELU(),
+                nn.Linear(config.alignment_hidden, config.dim),
+            )
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """ "head_2d", "head_3d", "film", "gate" (with the excitation), "align"; built parts only."""
+        parts = {
+            "head_2d": [self.head_2d],
+            "head_3d": [self.head_3d],
+            "film": [self.film],
+            "gate": [self.gate, self.excitation],
+            "align": [self.predictor],
+        }
+        groups = {
+            name: [p for module in modules if module is not None for p in module.parameters()]
+            for name, modules in parts.items()
+        }
+        return {name: parameters for name, parameters in groups.items() if parameters}
+
+    def without_2d(self, f3d_in: Tensor, code: Tensor | None) -> Tensor:
+        """(M, D) from U-Net features (M, D3) alone; `code` (M, 64) where FiLM is built."""
+        f3d = self.head_3d(f3d_in)
+        if self.film is not None and code is not None:
+            nothing = torch.zeros(0, dtype=torch.int64, device=f3d.device)
+            _, f3d = self.film(f3d.index_select(0, nothing), f3d, code, nothing)
+        return self._normalized(f3d)
+
+    def forward(
+        self,
+        f3d_in: Tensor,
+        f2d_in: Tensor,
+        seen: Tensor,
+        scene: Tensor,
+        code: Tensor,
+        control: FusionControl,
+    ) -> tuple[Tensor, FusionTrace]:
+        """Fuses both branches; where no view sees a voxel, or s is 0, the result is its f3d.
+
+        Args:
+            f3d_in: (M, D3) U-Net output.
+            f2d_in: (M, D2) lifted tower features, 0 where unseen.
+            seen: (M,) bool, a view sees the voxel; may be False everywhere.
+            scene: (M,) int64 scene index of each voxel.
+            code: (M, 64) geometric code.
+
+        Returns:
+            fused (M, D), and the trace; its alpha and f2d are 0 where unseen.
+        """
+        assert self.head_2d is not None
+        rows = torch.nonzero(seen)[:, 0]
+        f2d, f3d = self.head_2d(f2d_in.index_select(0, rows)), self.head_3d(f3d_in)
+        if self.film is not None:
+            f2d, f3d = self.film(f2d, f3d, code, rows)
+        f3d_seen = f3d.index_select(0, rows)
+        alpha = self._alpha(f2d, f3d_seen, control)
+        gate = (control.scale * alpha)[:, None]
+        mixed = gate * f2d + (1 - gate) * f3d_seen
+        if self.excitation is not None and control.scale > 0:
+            factor = self.excitation(mixed, scene.index_select(0, rows), int(scene.max()) + 1)
+            mixed = mixed * (1 + control.scale * (factor - 1))
+        fused = self._normalized(f3d.index_copy(0, rows, mixed.to(f3d.dtype)))
+        trace = FusionTrace(
+            seen=seen,
+            alpha=_scatter(alpha, rows, len(seen)),
+            gate=_scatter(control.scale * alpha, rows, len(seen)),
+            f2d_in=f2d_in,
+            f3d_in=f3d_in,
+            f2d=_scatter(f2d, rows, len(seen)),
+            f3d=f3d,
+            alignment_pairs=self._alignment_pairs(f2d, f3d_seen),
+            learned=self.gate is not None and control.fixed_alpha is None,
+        )
+        return fused, trace
+
+    def _alpha(self, f2d: Tensor, f3d: Tensor, control: FusionControl) -> Tensor:
+        """(K,) in [0, 1]: fixed by the stage, learned, or 0.5."""
+        if control.fixed_alpha is not None:
+            return f2d.new_full((len(f2d),), control.fixed_alpha)
+        if self.gate is None:
+            return f2d.new_full((len(f2d),), 0.5)
+        return self.gate(f2d, f3d)
+
+    def _alignment_pairs(self, f2d: Tensor, f3d: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What 2D says about 3D, against 3D as it is.
+
+        The predictor stands between (Chen & He, "Exploring Simple Siamese Representation Learning",
+        CVPR 2021): 2D must be able to tell the 3D feature, not to equal it, and 3D is not pulled.
+        """
+        if self.predictor is None or len(f2d) == 0:
+            return []
+        return [(self.predictor(f2d), f3d.detach())]
+
+    def _normalized(self, fused: Tensor) -> Tensor:
+        return F.normalize(fused, dim=1) if self.config.l2_normalize else fused
+
+
+def _scatter(values: Tensor, rows: Tensor, length: int) -> Tensor:
+    """`values` (K, …) at `rows` of a (length, …) tensor of zeros."""
+    return values.new_zeros(length, *values.shape[1:]).index_copy(0, rows, values)
+
+
+def shuffle_seen(features: Tensor, seen: Tensor, scene: Tensor, seed: int) -> Tensor:
+    """`features` (M, D) permuted among the seen voxels of each scene: a sanity check of fusion.
+
+    A model that uses which image feature belongs to which voxel gets worse by it.
+    """
+    source = torch.arange(len(features), device=features.device)
+    for number in torch.unique(scene).tolist():
+        rows = torch.nonzero(seen & (scene == number))[:, 0]
+        order = torch.randperm(len(rows), generator=torch_rng(seed, "shuffle-2d", number))
+        source.index_copy_(0, rows, rows.index_select(0, order.to(rows.device)))
+    return features.index_select(0, source)
+
+
+def scale_gradient(tensors: Sequence[Tensor], factor: float) -> Sequence[Tensor]:
+    """The same tensors; gradients that flow back through them are multiplied by `factor`."""
+    for tensor in tensors:
+        if tensor.requires_grad:
+            tensor.register_hook(lambda gradient: gradient * factor)
+    return tensors

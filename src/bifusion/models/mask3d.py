@@ -1,0 +1,65 @@
+"""Mask3D, the second 3D baseline: sparse U-Net with feature pyramid, mask decoder. Wiring only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from bifusion.labels import get_label_set
+from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
+from bifusion.models.unet import Res16UNet, UNetConfig
+from bifusion.sparse.tensor import SparseTensor
+from bifusion.types import Batch, FusionControl, InputError, Prediction
+
+
+def _published_unet() -> UNetConfig:
+    return UNetConfig(kind="res16", in_channels=3, final_channels=20)
+
+
+@dataclass
+class Mask3DConfig:
+    """Defaults are the published ScanNet network (39,616,583 parameters)."""
+
+    label_set: str = "scannet20"
+    unet: UNetConfig = field(default_factory=_published_unet)
+    decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
+
+    def __post_init__(self) -> None:
+        if self.unet.kind != "res16":
+            raise InputError(
+                f"model.unet.kind: found {self.unet.kind!r}; Mask3D reads the feature pyramid of 'res16'"
+            )
+
+
+class Mask3D(nn.Module):
+    """Schult et al., ICRA 2023: instances only; walls and floors are no classes of it."""
+
+    def __init__(self, config: Mask3DConfig) -> None:
+        super().__init__()
+        num_things = get_label_set(config.label_set).num_things
+        self.unet = Res16UNet(config.unet)
+        self.decoder = MaskDecoder(config.decoder, self.unet.level_channels, num_things)
+
+    def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:
+        """Predict a batch from its voxels alone.
+
+        `control` is part of the models' common signature and has no meaning here: nothing is fused.
+        Queries are no superpoints and there is no semantic head: `query_superpoints` and
+        `semantic_logits` are None.
+        """
+        pyramid = self.unet.pyramid(SparseTensor(batch.voxel_feats, batch.voxel_coords))
+        return self.decoder(pyramid, batch)
+
+    def query_points(self, batch: Batch) -> list[Tensor]:
+        """(Q, 3) metres a scene: where its queries start, in the frame of `voxel_position_m`."""
+        rows = self.decoder.choose_queries(batch)
+        scene = batch.voxel_coords[:, 0]
+        return [batch.voxel_position_m[scene == b].index_select(0, r) for b, r in enumerate(rows)]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the part of the network that owns them; each is in one group."""
+        return {
+            "backbone": list(self.unet.parameters()),
+            "decoder": list(self.decoder.parameters()),
+        }

@@ -1,0 +1,253 @@
+"""The image tower against open_clip's own, its weights files, and its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
+from bifusion.models.position_grid import resize_positions
+from bifusion.types import BatchView, InputError
+
+SMALL = {"width": 32, "layers": 3, "heads": 2, "patch_size": 8, "image_size": 32}
+
+
+def small_config(**changes) -> ClipConfig:
+    return ClipConfig(**{"architecture": "small", "blocks": 2, **SMALL, **changes})
+
+
+def open_clip_tower(quick_gelu: bool = False) -> nn.Module:
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    activation = QuickGELU if quick_gelu else nn.GELU
+    return VisionTransformer(**SMALL, mlp_ratio=4.0, output_dim=16, act_layer=activation).eval()
+
+
+def visual_state(tower: nn.Module) -> dict[str, Tensor]:
+    return {f"visual.{name}": tensor.contiguous() for name, tensor in tower.state_dict().items()}
+
+
+def saved(tower: nn.Module, folder: Path) -> str:
+    path = folder / "clip.safetensors"
+    save_file(visual_state(tower), path, metadata={"description": "made by a test"})
+    return str(path)
+
+
+def view_of(image: Tensor, depth_m: float = 0.0) -> BatchView:
+    nothing = torch.eye(4)
+    depth = torch.full((1, *image.shape[1:]), depth_m)
+    return BatchView(0, "v", image, depth, nothing[:3, :3], nothing, depth[0], nothing[:3, :3], nothing)
+
+
+def tokens_before_ln_post(tower: nn.Module, images: Tensor) -> Tensor:
+    """What enters ln_post in open_clip's own forward, class token first."""
+    captured = []
+    with tower.ln_post.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0])):
+        tower(images)
+    return captured[0]
+
+
+def normalized(images: Tensor) -> Tensor:
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
+    return (images - mean) / torch.tensor([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
+
+
+@torch.no_grad()
+def test_full_tower_equals_open_clip(tmp_path: Path) -> None:
+    """ViT-B/16 with QuickGELU, all 12 blocks, square 224: the tokens before ln_post agree."""
+    import open_clip
+    from open_clip.model import _build_vision_tower
+
+    torch.manual_seed(0)
+    table = open_clip.get_model_config("ViT-B-16-quickgelu")
+    tower = _build_vision_tower(table["embed_dim"], table["vision_cfg"], table["quick_gelu"]).eval()
+    config = ClipConfig(architecture="ViT-B-16-quickgelu", blocks=12, pretrained=saved(tower, tmp_path))
+    ours = ClipEncoder(config).eval()
+    image = torch.rand(1, 3, 224, 224)
+    expected = tokens_before_ln_post(tower, normalized(image))
+    assert torch.allclose(ours.tokens(image, torch.rand(1, 1, 224, 224)), expected, atol=1e-5)
+    assert torch.equal(
+        ours(image, image[:, :1]), ours.tokens(image, image[:, :1])[:, 1:].view(1, 14, 14, 768)
+    )
+
+
+@torch.no_grad()
+def test_used_blocks_equal_open_clips_first_blocks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tower = open_clip_tower()
+    ours = ClipEncoder(small_config(pretrained=saved(tower, tmp_path))).eval()
+    images = torch.rand(2, 3, 32, 32)
+    tower.transformer.resblocks = tower.transformer.resblocks[:2]
+    expected = tokens_before_ln_post(tower, normalized(images))
+    assert torch.allclose(ours.tokens(images, torch.ones(2, 1, 32, 32)), expected, atol=1e-5)
+    assert "made by a test" in ours.describe() and "2 of 3 blocks" in ours.describe()
+
+
+def test_parameter_count_of_half_vit_b_16() -> None:
+    with torch.device("meta"):
+        groups = ClipEncoder(ClipConfig(depth_channel=False)).parameter_groups()
+    count = sum(p.numel() for group in groups.values() for p in group)
+    assert count == 43_270_656
+    assert list(groups) == ["clip.conv1_rgb", "clip.embed", *(f"clip.block{i}" for i in range(6))]
+
+
+def test_two_convolutions_are_one_with_four_channels() -> None:
+    torch.manual_seed(0)
+    tower = ClipEncoder(small_config())
+    nn.init.normal_(tower.conv1_depth.weight)
+    image, depth = torch.rand(1, 3, 16, 24), torch.rand(1, 1, 16, 24)
+    weight = torch.cat([tower.conv1_rgb.weight, tower.conv1_depth.weight], dim=1)
+    four = nn.functional.conv2d(torch.cat([normalized(image), depth / 5], dim=1), weight, stride=8)
+    captured = []
+    tower.ln_pre.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    tower(image, depth)
+    positions = resize_positions(tower.positional_embedding, (2, 3))[1:]
+    assert torch.allclose(captured[0][:, 1:], four.flatten(2).transpose(1, 2) + positions, atol=1e-5)
+
+
+def test_depth_gets_a_gradient_though_its_weights_are_zero() -> None:
+    tower = ClipEncoder(small_config())
+    tower(torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)).square().sum().backward()
+    assert tower.conv1_depth.weight.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in tower.parameters())
+
+
+@pytest.mark.parametrize("grid", [(3, 9), (5, 5), (4, 4)])
+def test_positions_are_resized_as_open_clip_does(grid: tuple[int, int]) -> None:
+    from open_clip.model import resize_pos_embed
+
+    torch.manual_seed(0)
+    positions = torch.randn(17, 6)
+    state = {"visual.positional_embedding": positions}
+    holder = nn.Module()
+    holder.visual = nn.Module()
+    holder.visual.grid_size = grid
+    resize_pos_embed(state, holder)
+    assert torch.allclose(
+        resize_positions(positions, grid), state["visual.positional_embedding"], atol=1e-5
+    )
+
+
+def test_views_of_different_sizes_keep_order_and_aspect() -> None:
+    torch.manual_seed(0)
+    tower = ClipEncoder(small_config()).eval()
+    images = [torch.rand(3, 16, 24), torch.rand(3, 32, 16), torch.rand(3, 16, 24)]
+    maps = tower.encode_views([view_of(image) for image in images])
+    assert [tuple(m.shape) for m in maps] == [(2, 3, 32), (4, 2, 32), (2, 3, 32)]
+    for image, feature_map in zip(images, maps, strict=True):
+        alone = tower(image[None], torch.zeros(1, 1, *image.shape[1:]))[0]
+        assert torch.allclose(feature_map, alone, atol=1e-5)
+
+
+def test_image_that_is_no_multiple_of_the_patch_is_refused() -> None:
+    with pytest.raises(InputError, match="20 × 16.*patch of 8"):
+        ClipEncoder(small_config()).encode_views([view_of(torch.rand(3, 16, 20))])
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "float16"])
+def test_formats_of_pt_files(wrap: str, tmp_path: Path) -> None:
+    tower = open_clip_tower()
+    state: dict = visual_state(tower)
+    if wrap == "module":
+        state = {f"module.{name}": tensor for name, tensor in state.items()}
+    if wrap == "float16":
+        state = {name: tensor.half() for name, tensor in state.items()}
+    if wrap == "state_dict":
+        state = {"epoch": 3, "state_dict": state}
+    torch.save(state, tmp_path / "clip.pt")
+    ours = ClipEncoder(small_config(pretrained=str(tmp_path / "clip.pt")))
+    assert ours.conv1_rgb.weight.dtype == torch.float32
+    assert torch.allclose(ours.conv1_rgb.weight, tower.conv1.weight, atol=1e-3)
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_archive_is_read_without_running_it(tmp_path: Path) -> None:
+    """OpenAI's original ViT-B-16.pt is such a program, in half precision."""
+    tower = open_clip_tower()
+    root = nn.Module()
+    for name, tensor in visual_state(tower).items():
+        *parents, leaf = name.split(".")
+        module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.Module())
+            module = getattr(module, parent)
+        module.register_buffer(leaf, tensor.half())
+    torch.jit.script(root).save(str(tmp_path / "ViT.pt"))
+    ours = ClipEncoder(small_config(pretrained=str(tmp_path / "ViT.pt")))
+    assert torch.allclose(ours.conv1_rgb.weight, tower.conv1.weight, atol=1e-3)
+    with pytest.raises(InputError, match="QuickGELU"):
+        for mark in ("input_resolution", "context_length", "vocab_size"):
+            root.register_buffer(mark, torch.tensor(1))
+        torch.jit.script(root).save(str(tmp_path / "openai.pt"))
+        ClipEncoder(small_config(pretrained=str(tmp_path / "openai.pt")))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_unreadable_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    script = tmp_path / "script.pt"
+    torch.jit.trace(nn.Linear(2, 2), torch.rand(1, 2)).save(str(script))
+    (tmp_path / "cut.pt").write_bytes(script.read_bytes()[:200])
+    (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00")
+    torch.save({"state_dict": _Evil()}, tmp_path / "evil.pt")
+    save_file({"text.weight": torch.zeros(2)}, tmp_path / "text.safetensors")
+    expected = {
+        "script.pt": "no CLIP image tower.*weight, bias",
+        "cut.pt": "clip.pretrained.*cut.pt is no readable PyTorch file",
+        "cut.safetensors": "no readable safetensors",
+        "evil.pt": "no CLIP image tower.*no tensors",
+        "text.safetensors": "no CLIP image tower.*text.weight",
+        "missing.pt": "there is no file",
+    }
+    for name, message in expected.items():
+        with pytest.raises(InputError, match=message):
+            ClipEncoder(small_config(pretrained=str(tmp_path / name)))
+    assert "unpickled" not in capsys.readouterr().out
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    path = saved(open_clip_tower(), tmp_path)
+    with pytest.raises(InputError, match="shape"):
+        ClipEncoder(small_config(width=64, pretrained=path))
+    with pytest.raises(InputError, match="resblocks.3"):
+        ClipEncoder(small_config(layers=4, blocks=4, pretrained=path))
+
+
+def test_openai_weights_need_quick_gelu(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--model.clip.architecture ViT-B-16-quickgelu"):
+        ClipEncoder(ClipConfig(architecture="ViT-B-16", pretrained="openai"))
+    with pytest.raises(InputError, match="--model.clip.architecture ViT-B-16$"):
+        ClipEncoder(ClipConfig(architecture="ViT-B-16-quickgelu", pretrained="laion2b_s34b_b88k"))
+    marks = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    torch.save({**visual_state(open_clip_tower()), **marks}, tmp_path / "openai.pt")
+    with pytest.raises(InputError, match="QuickGELU"):
+        ClipEncoder(small_config(pretrained=str(tmp_path / "openai.pt")))
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(source: dict) -> str:
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr("open_clip.download_pretrained", offline)
+    with pytest.raises(InputError, match="https://huggingface.co/.*open_clip_model.safetensors.*PATH"):
+        ClipEncoder(ClipConfig(blocks=1, pretrained="openai"))
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InputError, match="ViT-B-99.*'ViT-B-16-quickgelu'"):
+        ClipEncoder(ClipConfig(architecture="ViT-B-99"))
+    with pytest.raises(InputError, match="no plain ViT"):
+        ClipEncoder(ClipConfig(architecture="RN50"))
+    with pytest.raises(InputError, match="blocks is 13"):
+        ClipEncoder(ClipConfig(blocks=13))
+    with pytest.raises(InputError, match="'nonsense' is neither.*openai"):
+        ClipEncoder(ClipConfig(blocks=1, pretrained="nonsense"))

@@ -1,0 +1,241 @@
+"""Features of a frozen tower: computed once, found by content, the same to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from bifusion.checkpoint import find_checkpoint
+from bifusion.config import TrainerConfig, build_model
+from bifusion.models.bifusion import BiFusion
+from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
+from bifusion.models.view_cache import ViewCache, tower_key, view_key
+from bifusion.training.clip_cache import attach_view_cache
+from bifusion.training.trainer import train
+from bifusion.types import BatchView, InputError
+from tiny_runs import make_tiny_data, tiny_config
+
+CONFIG = ClipConfig(architecture="small", width=16, layers=2, heads=2, blocks=2, image_size=64)
+GB = 2**30
+
+
+def frozen_tower(seed: int = 0) -> ClipEncoder:
+    torch.manual_seed(seed)
+    return ClipEncoder(CONFIG).requires_grad_(False)
+
+
+def view(seed: int, size: tuple[int, int] = (48, 64)) -> BatchView:
+    generator = torch.Generator().manual_seed(seed)
+    eye = torch.eye(4)
+    return BatchView(
+        scene=0,
+        name=f"view{seed}",
+        image=torch.rand(3, *size, generator=generator),
+        image_depth_m=3 * torch.rand(1, *size, generator=generator),
+        K=eye[:3, :3],
+        world2cam=eye,
+        depth_m=torch.ones(4, 4),
+        depth_K=eye[:3, :3],
+        depth_world2cam=eye,
+    )
+
+
+def count_forwards(tower: ClipEncoder, monkeypatch) -> list[int]:
+    """Views of each call of the tower's forward from now on."""
+    calls, forward = [], tower.forward
+    monkeypatch.setattr(
+        tower, "forward", lambda images, depth: (calls.append(len(images)), forward(images, depth))[1]
+    )
+    return calls
+
+
+def test_second_look_computes_nothing_and_gives_the_same_bits(tmp_path, monkeypatch) -> None:
+    tower, views = frozen_tower(), [view(0), view(1, (32, 48)), view(2)]
+    plain = tower.encode_views(views)
+    tower.cache = ViewCache(tmp_path / "cache", GB)
+    calls = count_forwards(tower, monkeypatch)
+    first, second = tower.encode_views(views), tower.encode_views(views[::-1])[::-1]
+    assert calls == [1, 1, 1]
+    assert (tower.cache.hits, tower.cache.misses) == (3, 3)
+    for maps in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(maps, plain, strict=True))
+    # Another process, or a resumed run, finds them as well.
+    other = frozen_tower()
+    other.cache = ViewCache(tmp_path / "cache", GB)
+    other.encode_views(views)
+    assert other.cache.misses == 0
+
+
+def test_frozen_map_does_not_depend_on_the_other_views(tmp_path) -> None:
+    tower, views = frozen_tower(), [view(seed) for seed in range(5)]
+    together = tower.encode_views(views)
+    assert all(torch.equal(tower.encode_views([v])[0], m) for v, m in zip(views, together, strict=True))
+
+
+def test_trained_tower_ignores_the_cache(tmp_path) -> None:
+    tower = frozen_tower()
+    tower.cache = ViewCache(tmp_path / "cache", GB)
+    tower.blocks[-1].requires_grad_(True)
+    assert not tower.frozen
+    assert tower.encode_views([view(0)])[0].requires_grad
+    assert not (tmp_path / "cache").exists()
+
+
+def changed_pixel(v: BatchView) -> None:
+    v.image[1, 5, 7] += 1e-6
+
+
+def changed_depth(v: BatchView) -> None:
+    v.image_depth_m[0, 0, 0] = 0
+
+
+def changed_shape(v: BatchView) -> None:
+    v.image = v.image.reshape(3, 64, 48)
+    v.image_depth_m = v.image_depth_m.reshape(1, 64, 48)
+
+
+@pytest.mark.parametrize("change", [changed_pixel, changed_depth, changed_shape])
+def test_whatever_the_tower_reads_is_part_of_the_key(change) -> None:
+    other = view(0)
+    assert view_key(other) == view_key(view(0))
+    change(other)
+    assert view_key(other) != view_key(view(0))
+
+
+def test_name_and_pose_are_not() -> None:
+    moved = dataclasses.replace(view(0), name="other", scene=3, world2cam=torch.zeros(4, 4))
+    assert view_key(moved) == view_key(view(0))
+
+
+def test_changed_weights_find_nothing(tmp_path) -> None:
+    tower = frozen_tower()
+    tower.cache = ViewCache(tmp_path / "cache", GB)
+    before = tower.encode_views([view(0)])[0]
+    with torch.no_grad():
+        tower.blocks[0].mlp.c_fc.bias += 1  # in place, as an optimiser writes
+    after = tower.encode_views([view(0)])[0]
+    assert not torch.equal(before, after)
+    tower.load_state_dict(frozen_tower().state_dict())
+    assert torch.equal(tower.encode_views([view(0)])[0], before)
+    assert (tower.cache.hits, tower.cache.misses) == (1, 2)
+
+
+def test_numbers_that_no_tensor_shows_are_part_of_the_key() -> None:
+    other = ClipEncoder(dataclasses.replace(CONFIG, heads=4))
+    other.load_state_dict(frozen_tower().state_dict())
+    assert tower_key(other, "") != tower_key(frozen_tower(), "")
+    assert tower_key(frozen_tower(), "float32") != tower_key(frozen_tower(), "bfloat16")
+
+
+def map_bytes(tower: ClipEncoder) -> int:
+    return tower.encode_views([view(0)])[0].nbytes
+
+
+def test_limit_ends_storing_and_keeps_what_is_there(tmp_path) -> None:
+    tower = frozen_tower()
+    tower.cache = ViewCache(tmp_path / "cache", int(4.5 * map_bytes(tower)))
+    views = [view(seed) for seed in range(8)]
+    for _ in range(2):
+        tower.encode_views(views)
+    stored = list((tmp_path / "cache").glob("*/*"))
+    assert 3 <= len(stored) <= 4  # files have a header
+    assert tower.cache.hits == len(stored)
+
+
+def test_entries_of_other_towers_make_room(tmp_path) -> None:
+    limit = int(4.5 * map_bytes(frozen_tower()))
+    for seed in (0, 1):
+        tower = frozen_tower(seed)
+        tower.cache = ViewCache(tmp_path / "cache", limit)
+        tower.encode_views([view(seed) for seed in range(3)])
+    (only,) = (tmp_path / "cache").iterdir()
+    assert len(list(only.iterdir())) == 3
+    assert tower.cache.misses == 3
+
+
+def test_damaged_entry_is_computed_again(tmp_path) -> None:
+    tower = frozen_tower()
+    tower.cache = ViewCache(tmp_path / "cache", GB)
+    expected = tower.encode_views([view(0)])[0]
+    (entry,) = (tmp_path / "cache").glob("*/*")
+    entry.write_bytes(entry.read_bytes()[:100])
+    assert torch.equal(tower.encode_views([view(0)])[0], expected)
+    tower.encode_views([view(0)])
+    assert (tower.cache.hits, tower.cache.misses) == (1, 2)
+
+
+def test_folder_that_cannot_be_written_is_announced_once(tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    tower = frozen_tower()
+    tower.cache = ViewCache(tmp_path / "file" / "cache", GB)
+    with pytest.warns(UserWarning, match="cannot be kept") as warned:
+        maps = tower.encode_views([view(0), view(1)])
+    assert len(warned) == 1
+    assert len(maps) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "expected"),
+    [("auto", "cpu", True), ("auto", "cuda", False), ("on", "cuda", True), ("off", "cpu", False)],
+)
+def test_switch(tmp_path, mode, device, expected) -> None:
+    model = build_model(tiny_config("bifusion_small", tmp_path))
+    trainer = TrainerConfig(clip_cache=mode)
+    attach_view_cache(model, trainer, tmp_path / "runs" / "a", torch.device(device))
+    assert isinstance(model, BiFusion)
+    assert (model.clip.cache is not None) == expected
+    if expected:
+        assert model.clip.cache.folder == tmp_path / "runs" / ".clip-cache"
+
+
+def test_size_must_be_positive(tmp_path) -> None:
+    model = build_model(tiny_config("bifusion_small", tmp_path))
+    with pytest.raises(InputError, match="clip_cache_gb"):
+        attach_view_cache(model, TrainerConfig(clip_cache_gb=0), tmp_path, torch.device("cpu"))
+
+
+# ----------------------------------------------------------------------------------------- training
+
+
+def trained_weights(root, data, monkeypatch, cache: str) -> tuple[dict[str, Tensor], list[bool]]:
+    """Weights after a run of all three stages, and, for each forward of the tower, "was frozen"."""
+    from safetensors.torch import load_file
+
+    calls, forward = [], ClipEncoder.forward
+
+    def counted(self, images, depth_m):
+        calls.append(self.frozen)
+        return forward(self, images, depth_m)
+
+    config = tiny_config("bifusion_small", data, epochs=6)
+    config.trainer.clip_cache = cache
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipEncoder, "forward", counted)
+        status = train(config, root / cache)
+    assert status.state == "completed"
+    return load_file(find_checkpoint(root / cache) / "model.safetensors"), calls
+
+
+def test_training_with_and_without_the_cache_is_the_same_to_the_bit(tmp_path, monkeypatch) -> None:
+    data = make_tiny_data(tmp_path / "data")
+    files = sorted(tmp_path.rglob("data/**/*"))
+    without, computed = trained_weights(tmp_path, data, monkeypatch, "off")
+    with_cache, computed_once = trained_weights(tmp_path, data, monkeypatch, "on")
+    assert sorted(without) == sorted(with_cache)
+    assert [name for name in without if not torch.equal(without[name], with_cache[name])] == []
+    # 6 rooms of 2 views, each computed at most once while the tower is frozen.
+    assert sum(computed_once) <= 12 < sum(computed)
+    assert computed_once.count(False) == computed.count(False) > 0
+    assert sorted(tmp_path.rglob("data/**/*")) == files, "the data may be read-only"
+
+
+def test_second_run_of_a_comparison_computes_nothing_while_frozen(tmp_path, monkeypatch) -> None:
+    data = make_tiny_data(tmp_path / "data")
+    trained_weights(tmp_path, data, monkeypatch, "on")
+    os.rename(tmp_path / "on", tmp_path / "first")
+    _, computed = trained_weights(tmp_path, data, monkeypatch, "on")
+    assert not any(computed)
