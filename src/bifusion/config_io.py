@@ -1,0 +1,114 @@
+"""Dataclass configurations to JSON and back, strictly: an unknown or misfit field is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from bifusion.types import InputError
+
+
+def to_plain(value: Any) -> Any:
+    """Nested dataclasses, tuples and paths as dicts, lists and text, ready for JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: Any, value: Any, where: str) -> Any:
+    """An object of type `kind` from what `to_plain` made of it.
+
+    `where` names the value in errors ("run.json: optim.lr"). Fields left out take their defaults.
+    Raises InputError for an unknown field, a missing one without default, or a value of another type.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, where)
+    if origin in (Union, types.UnionType):
+        return _union(args, value, where)
+    if origin is Literal:
+        _require(value in args, where, value, f"one of {', '.join(map(repr, args))}")
+        return value
+    if origin is dict:
+        _require(isinstance(value, dict), where, value, "an object")
+        return {key: from_plain(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin in (list, tuple):
+        return _sequence(origin, args, value, where)
+    return _leaf(kind, value, where)
+
+
+def _dataclass(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, kind):
+        return value
+    _require(isinstance(value, dict), where, value, f"an object with the fields of {kind.__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
+    unknown = sorted(set(value) - set(fields))
+    if unknown:
+        raise InputError(
+            f"{where}: unknown field {', '.join(unknown)} of {kind.__name__}; "
+            f"known are {', '.join(fields)}"
+        )
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in value
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{where}: {', '.join(missing)} of {kind.__name__} is missing; add it")
+    hints = get_type_hints(kind)
+    return kind(
+        **{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    )
+
+
+def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The first alternative that fits; the error of the last one if none does."""
+    if value is None and types.NoneType in kinds:
+        return None
+    alternatives = [kind for kind in kinds if kind is not types.NoneType]
+    for kind in alternatives[:-1]:
+        try:
+            return from_plain(kind, value, where)
+        except InputError:
+            continue
+    return from_plain(alternatives[-1], value, where)
+
+
+def _sequence(origin: type, args: tuple[Any, ...], value: Any, where: str) -> Any:
+    _require(isinstance(value, list | tuple), where, value, "a list")
+    if origin is list or (len(args) == 2 and args[1] is Ellipsis):
+        kinds = [args[0]] * len(value)
+    else:
+        _require(len(value) == len(args), where, value, f"a list of {len(args)} values")
+        kinds = list(args)
+    return origin(from_plain(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def _leaf(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
+    if kind is Path:
+        _require(isinstance(value, str | Path), where, value, "a path")
+        return Path(value)
+    if kind is float:
+        _require(
+            isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number"
+        )
+        return float(value)
+    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    _require(fits, where, value, kind.__name__)
+    return value
+
+
+def _require(fits: bool, where: str, value: Any, expected: str) -> None:
+    if not fits:
+        raise InputError(f"{where}: found {value!r}, expected {expected}")

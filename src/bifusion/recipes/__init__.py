@@ -1,0 +1,50 @@
+"""Recipes: functions that return the complete configuration of a run, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bifusion.config import Config
+from bifusion.recipes import bifusion, mask3d, oneformer3d
+from bifusion.types import InputError
+
+Recipe = Callable[[], Config]
+
+_ARMS: dict[str, Callable[[Config], Config]] = {
+    "without_views": bifusion.without_views,
+    "naive": bifusion.naive,
+    "plan_a": bifusion.plan_a,
+    "plan_b": bifusion.plan_b,
+}
+_BIFUSION: dict[str, Recipe] = {
+    "bifusion_small": bifusion.bifusion_small,
+    "bifusion_scannet20": bifusion.bifusion_scannet20,
+    "bifusion_scannet200": bifusion.bifusion_scannet200,
+}
+
+
+def _arm_of(base: Recipe, arm: Callable[[Config], Config]) -> Recipe:
+    return lambda: arm(base())
+
+
+RECIPES: dict[str, Recipe] = {
+    "oneformer3d_small": oneformer3d.oneformer3d_small,
+    "oneformer3d_scannet20": oneformer3d.oneformer3d_scannet20,
+    "oneformer3d_scannet200": oneformer3d.oneformer3d_scannet200,
+    "mask3d_small": mask3d.mask3d_small,
+    "mask3d_scannet20": mask3d.mask3d_scannet20,
+    **_BIFUSION,
+    **{
+        f"{name}_{arm_name}": _arm_of(base, arm)
+        for name, base in _BIFUSION.items()
+        for arm_name, arm in _ARMS.items()
+    },
+}
+"""Name -> function that makes a fresh configuration, free to be changed."""
+
+
+def get_recipe(name: str) -> Config:
+    """A fresh configuration of the recipe `name`; InputError names the known ones."""
+    if name not in RECIPES:
+        raise InputError(f"recipe {name!r} is unknown; known are {', '.join(RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,208 @@
+"""BiFusion: three stages (S9), and the arms of its comparison, each a few fields away."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bifusion.config import Config, TrainerConfig
+from bifusion.models.bifusion import BiFusionConfig
+from bifusion.models.clip_encoder import ClipConfig
+from bifusion.models.fusion import FusionConfig
+from bifusion.recipes.oneformer3d import (
+    VIEWS_FULL,
+    VIEWS_SMALL,
+    scannet200_data,
+    small_data,
+    small_decoder,
+    small_optim,
+    small_trainer,
+    small_unet,
+)
+from bifusion.training.optim import OptimConfig
+from bifusion.training.stages import Ramp, Stage, StagePlan, at_once
+
+S4_WEIGHTS = {
+    "semantic": 0.4,
+    "instance_class": 1.0,
+    "mask_bce": 0.8,
+    "mask_dice": 0.6,
+    "score": 0.3,
+}
+INSTANCE_TERMS = ("instance_class", "mask_bce", "mask_dice", "score")
+STAGE_SHARES = (21.0, 40.0, 67.0)
+"""Epochs of 128 (S9)."""
+ALIGNMENT_WEIGHT = 0.3
+TRAINED_CLIP_BLOCKS = 2
+
+BRANCH_3D = {"backbone": at_once(1.0), "head_3d": at_once(1.0), "decoder": at_once(1.0)}
+
+
+def three_stages(clip_blocks: int) -> StagePlan:
+    """Stability, alignment, enhancement (S6, S9). `clip_blocks`: transformer blocks of the tower."""
+    return StagePlan((_stability(), _alignment(), _enhancement(clip_blocks)))
+
+
+def _stability() -> Stage:
+    """3D alone, semantic first, then instances (S5)."""
+    instances = {term: Ramp(S4_WEIGHTS[term], begin=0.1, end=0.5) for term in INSTANCE_TERMS}
+    return Stage(
+        name="stability",
+        share=STAGE_SHARES[0],
+        trains=BRANCH_3D,
+        weights={"semantic": at_once(S4_WEIGHTS["semantic"]), **instances},
+        gate_scale=at_once(0.0),
+        run_2d=False,
+    )
+
+
+def _alignment() -> Stage:
+    """2D comes in at a fixed half share while s ramps, then the gate learns; CLIP stays frozen."""
+    parts_2d = {name: Ramp(1.0, end=0.1) for name in ("head_2d", "film", "gate", "align")}
+    return Stage(
+        name="alignment",
+        share=STAGE_SHARES[1],
+        trains={**BRANCH_3D, **parts_2d},
+        weights={**_held(S4_WEIGHTS), "alignment": Ramp(ALIGNMENT_WEIGHT, end=0.25)},
+        gate_scale=Ramp(1.0, begin=0.05, end=0.5),
+        fixed_alpha=0.5,
+        fixed_alpha_until=0.5,
+    )
+
+
+def _enhancement(clip_blocks: int) -> Stage:
+    """The tower's last blocks and its depth channel adapt, slowly."""
+    adapted = [f"clip.block{i}" for i in range(clip_blocks)][-TRAINED_CLIP_BLOCKS:]
+    parts_2d = {name: at_once(1.0) for name in ("head_2d", "film", "gate", "align")}
+    tower = {name: Ramp(1.0, end=0.25) for name in (*adapted, "clip.conv1_depth")}
+    return Stage(
+        name="enhancement",
+        share=STAGE_SHARES[2],
+        trains={**BRANCH_3D, **parts_2d, **tower},
+        weights={**_held(S4_WEIGHTS), "alignment": Ramp(0.0, end=0.5)},
+        gate_scale=at_once(1.0),
+        clip_gradient_scale=Ramp(0.1, end=0.25),
+    )
+
+
+def _held(weights: dict[str, float]) -> dict[str, Ramp]:
+    return {term: at_once(weight) for term, weight in weights.items()}
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+
+def bifusion_scannet20() -> Config:
+    """Half of CLIP ViT-B/16, Res16UNet34C, 256 channels; 89 M parameters, 128 epochs."""
+    return _full_size("scannet20")
+
+
+def bifusion_scannet200() -> Config:
+    """The same on the 200 classes."""
+    return _full_size("scannet200")
+
+
+def _full_size(label_set: str) -> Config:
+    clip = ClipConfig(architecture="ViT-B-16-quickgelu", pretrained="openai", blocks=6)
+    name = f"bifusion_{label_set}"
+    return Config(
+        name=name,
+        recipe=name,
+        arm="staged",
+        model=BiFusionConfig(label_set=label_set, clip=clip),
+        stages=three_stages(clip.blocks),
+        data=scannet200_data(label_set, max_views=VIEWS_FULL),
+        optim=OptimConfig(lr=1e-4, weight_decay=0.05, clip_norm=1.0, warmup_steps=500, **_clip_rates()),
+        trainer=TrainerConfig(epochs=128, batch_size=4, eval_every=8, evaluation_views=VIEWS_FULL),
+    )
+
+
+def bifusion_small() -> Config:
+    """A small tower and network of the same form, for the generated rooms and quick trials."""
+    clip = ClipConfig(architecture="small", blocks=4)
+    return Config(
+        name="bifusion_small",
+        recipe="bifusion_small",
+        arm="staged",
+        model=BiFusionConfig(
+            label_set="scannet20",
+            unet=small_unet(),
+            decoder=small_decoder(score_head=True),
+            clip=clip,
+            fusion=FusionConfig(dim=96, hidden=192),
+        ),
+        stages=three_stages(clip.blocks),
+        data=small_data(max_views=VIEWS_SMALL),
+        optim=dataclasses.replace(small_optim(), **_clip_rates()),
+        trainer=small_trainer(),
+    )
+
+
+def _clip_rates() -> dict:
+    return {"rates": {"clip.*": 0.1}, "clip_layer_decay": 0.7}
+
+
+# -------------------------------------------------------------------------------------------- arms
+
+
+def without_views(base: Config) -> Config:
+    """The same network, losses and stages with alpha = 0: only what images add is missing.
+
+    The 2D branch is not run, as its output would be multiplied by 0, and no image is read.
+    """
+    stages = tuple(
+        dataclasses.replace(
+            stage,
+            fixed_alpha=0.0,
+            fixed_alpha_until=1.0,
+            run_2d=False,
+            clip_gradient_scale=at_once(0.0),
+        )
+        for stage in base.stages.stages
+    )
+    data = dataclasses.replace(base.data, max_views=0)
+    return _variant(base, "without_views", stages=StagePlan(stages), data=data)
+
+
+def naive(base: Config) -> Config:
+    """S3's formula as it stands: projections without normalisation, everything trained at one rate
+    and all losses on from the first step, no isolation, no ramp."""
+    fusion = dataclasses.replace(_fusion(base), head_norm=False)
+    model = dataclasses.replace(base.model, fusion=fusion)
+    stage = Stage(
+        name="naive",
+        share=1.0,
+        trains={"*": at_once(1.0)},
+        weights=_held(S4_WEIGHTS),
+        gate_scale=at_once(1.0),
+        clip_gradient_scale=at_once(1.0),
+    )
+    optim = dataclasses.replace(base.optim, rates={}, clip_layer_decay=1.0)
+    return _variant(base, "naive", model=model, stages=StagePlan((stage,)), optim=optim)
+
+
+def plan_a(base: Config) -> Config:
+    """S7: no CLIP, simple fusion, semantic loss only, "as simple as the baseline"."""
+    fusion = dataclasses.replace(_fusion(base), fusion_type="simple")
+    model = dataclasses.replace(base.model, use_clip=False, fusion=fusion)
+    stage = Stage(
+        name="plan_a", share=1.0, trains={"*": at_once(1.0)}, weights={"semantic": at_once(1.0)}
+    )
+    data = dataclasses.replace(base.data, max_views=0)
+    optim = dataclasses.replace(base.optim, rates={}, clip_layer_decay=1.0)
+    return _variant(base, "plan_a", model=model, stages=StagePlan((stage,)), data=data, optim=optim)
+
+
+def plan_b(base: Config) -> Config:
+    """S8: gradient clipping 1.0, learning rate 1e-5, weight decay 1e-6, "numerical stability first"."""
+    optim = dataclasses.replace(base.optim, clip_norm=1.0, lr=1e-5, weight_decay=1e-6)
+    return _variant(base, "plan_b", optim=optim)
+
+
+def _fusion(base: Config) -> FusionConfig:
+    assert isinstance(base.model, BiFusionConfig)
+    return base.model.fusion
+
+
+def _variant(base: Config, arm: str, **changes) -> Config:
+    name = f"{base.recipe}_{arm}"
+    return dataclasses.replace(base, name=name, recipe=name, arm=arm, **changes)

@@ -1,0 +1,175 @@
+"""Writes what a run leaves behind: steps.jsonl, epochs.jsonl, status.json, TensorBoard, the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from bifusion.training.display import Display
+from bifusion.training.guard import Guard
+from bifusion.training.run_folder import RunFolder, RunStatus, State, write_json
+from bifusion.training.stages import StageState
+from bifusion.training.step import StepOutcome
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in a checkpoint, so that a resumed run repeats exactly."""
+
+    epoch: int = 0
+    """The epoch in progress, or the next one."""
+    batch: int = 0
+    """Batches of it consumed."""
+    step: int = 0
+    """Optimiser steps attempted in the run, skipped ones included."""
+    seconds: float = 0.0
+    best_metric: float = -math.inf
+    finite_epochs: int = 0
+    """Row of epochs without a non-finite step, up to now."""
+    longest_finite: int = 0
+    epoch_nonfinite: int = 0
+    """Non-finite steps of the epoch in progress."""
+    epoch_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the finite losses of the epoch in progress, by term."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count_step(self, outcome: StepOutcome, batches: int, seconds: float) -> None:
+        """Takes in one optimiser step over `batches` batches."""
+        self.batch += batches
+        self.step += 1
+        self.seconds += seconds
+        self.epoch_seconds += seconds
+        self.epoch_nonfinite += outcome.event is not None
+        for term, value in {**outcome.losses, "total": outcome.total}.items():
+            if value is not None and math.isfinite(value):
+                self.sums[term] = self.sums.get(term, 0.0) + value
+                self.counts[term] = self.counts.get(term, 0) + 1
+
+    def close_epoch(self, complete: bool) -> None:
+        """Counts the epoch towards the row of finite ones; one cut short ends the row."""
+        clean = complete and self.epoch_nonfinite == 0
+        self.finite_epochs = self.finite_epochs + 1 if clean else 0
+        self.longest_finite = max(self.longest_finite, self.finite_epochs)
+
+    def next_epoch(self) -> None:
+        """Starts the epoch after this one."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch_nonfinite, self.epoch_seconds = 0, 0.0
+        self.sums, self.counts = {}, {}
+
+
+class Recorder:
+    """Records of one run in its folder; use as a context manager.
+
+    `active` False (processes other than the first): nothing is written or shown.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        name: str,
+        progress: Progress,
+        display: Display,
+        *,
+        active: bool,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+    ):
+        self.folder, self.name, self.progress, self.display = folder, name, progress, display
+        self.active, self.on_epoch = active, on_epoch
+
+    def __enter__(self) -> Recorder:
+        """Drops the records of steps that a resumed run is going to repeat."""
+        self.display.__enter__()
+        if self.active:
+            self.folder.keep_lines_before(self.folder.steps, "step", self.progress.step)
+            self.folder.keep_lines_before(self.folder.epochs, "epoch", self.progress.epoch)
+            self._curves = SummaryWriter(str(self.folder.tensorboard), purge_step=self.progress.step)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.active:
+            self._curves.close()
+        self.display.__exit__(*error)
+
+    def step(
+        self,
+        outcome: StepOutcome,
+        state: StageState,
+        lr: dict[str, float],
+        seconds: float,
+        peak_memory_mb: float,
+    ) -> None:
+        """Records the optimiser step that `progress` has not counted yet."""
+        progress = self.progress
+        self.display.step(progress.step + 1, progress.epoch, state.stage.name, outcome.total)
+        if not self.active:
+            return
+        record = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "stage": state.stage.name,
+            "scenes": outcome.scenes,
+            "losses": outcome.losses,
+            "weights": state.weights,
+            "total": outcome.total,
+            "lr": lr,
+            "grad_norm": outcome.grad_norm,
+            "grad_norm_clipped": outcome.grad_norm_clipped,
+            **outcome.fusion,
+            "seconds": seconds,
+            "peak_memory_mb": peak_memory_mb,
+            "event": outcome.event.record() if outcome.event else None,
+            "scaler_overflow": outcome.scaler_overflow,
+        }
+        self.folder.append(self.folder.steps, record)
+        self._draw("loss", {**outcome.losses, "total": outcome.total})
+        self._draw("gradient", outcome.grad_norm)
+
+    def epoch(self, stage: str, val: dict[str, Any] | None) -> None:
+        """Records the epoch in progress; `val` is its validation, if one was made."""
+        progress = self.progress
+        record = {
+            "epoch": progress.epoch,
+            "stage": stage,
+            "train": {term: total / progress.counts[term] for term, total in progress.sums.items()},
+            "val": val,
+            "raw_nonfinite": progress.epoch_nonfinite,
+            "skipped": progress.epoch_nonfinite,
+            "seconds": progress.epoch_seconds,
+        }
+        self.display.epoch(record)
+        if self.active:
+            self.folder.append(self.folder.epochs, record)
+            figures = ("miou", "ap", "ap50", "pq", "fusion_2d_ratio")
+            self._draw("val", {key: (val or {}).get(key) for key in figures})
+        if self.on_epoch is not None:
+            self.on_epoch(record)
+
+    def status(self, state: State, guard: Guard, reason: str | None = None) -> RunStatus:
+        """Writes status.json and returns what it says."""
+        status = RunStatus(
+            state=state,
+            reason=reason,
+            epochs_done=self.progress.epoch,
+            steps=self.progress.step,
+            raw_nonfinite=guard.raw_nonfinite,
+            skipped=guard.skipped,
+            finite_epochs_in_a_row=self.progress.longest_finite,
+            seconds=self.progress.seconds,
+        )
+        if self.active:
+            write_json(self.folder.status, status)
+            self._curves.flush()
+        if state != "running":
+            self.display.line(f"{self.name}: {state}" + (f" ({reason})" if reason else ""))
+        return status
+
+    def _draw(self, group: str, values: dict[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._curves.add_scalar(f"{group}/{name}", value, self.progress.step)

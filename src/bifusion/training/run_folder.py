@@ -1,0 +1,117 @@
+"""The files a run leaves (CONVENTIONS.md, "A run on disk"), written so that a crash breaks none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bifusion.types import InputError
+
+State = Literal["running", "completed", "guard_stopped", "interrupted"]
+
+
+@dataclass
+class RunStatus:
+    """Where a run stands; status.json."""
+
+    state: State = "running"
+    reason: str | None = None
+    epochs_done: int = 0
+    steps: int = 0
+    """Optimiser steps attempted, skipped ones included."""
+    raw_nonfinite: int = 0
+    skipped: int = 0
+    finite_epochs_in_a_row: int = 0
+    """Longest row of epochs without a non-finite step."""
+    seconds: float = 0.0
+
+
+def to_json(value: Any) -> Any:
+    """`value` in JSON's own types: NaN and infinities become null, arrays lists, paths text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_json(value.tolist())
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        return str(value) if isinstance(value, Path) else value
+    return [to_json(item) for item in value]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` beside `path`, flushed to disk, then renames: a reader never sees half of it."""
+    text = json.dumps(to_json(value), indent=1, allow_nan=False, ensure_ascii=False)
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+class RunFolder:
+    """Paths and writers of one run folder."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        self.config = self.root / "config.json"
+        self.steps = self.root / "steps.jsonl"
+        self.epochs = self.root / "epochs.jsonl"
+        self.status = self.root / "status.json"
+        self.evaluation = self.root / "evaluation.json"
+        self.checkpoints = self.root / "checkpoints"
+        self.predictions = self.root / "predictions"
+        self.tensorboard = self.root / "tensorboard"
+
+    def create(self) -> None:
+        """Makes the folders."""
+        for folder in (self.root, self.checkpoints, self.tensorboard):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def append(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Adds one line to a .jsonl file, in one write."""
+        line = json.dumps(to_json(record), allow_nan=False, ensure_ascii=False) + "\n"
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def read_lines(self, path: Path) -> list[dict[str, Any]]:
+        """Complete records of a .jsonl file; a last line that a crash cut short is left out."""
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [_parse(line, path, number) for number, line in enumerate(lines, 1)]
+
+    def keep_lines_before(self, path: Path, key: str, limit: int) -> None:
+        """Drops records with record[key] >= limit: steps that a resumed run is going to repeat."""
+        kept = [record for record in self.read_lines(path) if record[key] < limit]
+        beside = path.with_name(path.name + ".tmp")
+        beside.write_text(
+            "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8"
+        )
+        os.replace(beside, path)
+
+    def read_status(self) -> RunStatus | None:
+        """What status.json says; None where there is none."""
+        if not self.status.exists():
+            return None
+        return RunStatus(**json.loads(self.status.read_text(encoding="utf-8")))
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {number}: not valid JSON ({error.msg}); restore the file or start a new run"
+        ) from error

@@ -1,0 +1,237 @@
+"""Whole runs on tiny rooms: files, resuming bit for bit, stopping, interruption."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from bifusion.checkpoint import load_model
+from bifusion.training.step import Stepper
+from bifusion.training.trainer import train
+from bifusion.training.validation import evaluate_run
+from bifusion.types import InputError
+from tiny_runs import make_tiny_data, tiny_config
+
+GRADIENT_PATHS = {"clip", "conv1", "head_2d", "backbone", "fusion", "decoder", "total"}
+STEP_KEYS = {
+    "step", "epoch", "stage", "scenes", "losses", "weights", "total", "lr", "grad_norm",
+    "grad_norm_clipped", "ranges", "cosine", "gate", "seen_share", "seconds", "peak_memory_mb",
+    "event", "scaler_overflow",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"))
+
+
+def lines(path):
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def weights_of(run):
+    return load_model(run)[0].state_dict()
+
+
+def without_times(records):
+    """Records without what differs from run to run: clock and memory."""
+    return [
+        {key: value for key, value in record.items() if key not in ("seconds", "peak_memory_mb")}
+        for record in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def staged_run(data, tmp_path_factory):
+    """A complete staged run of three epochs, one a stage."""
+    run = tmp_path_factory.mktemp("runs") / "bifusion_small-seed0"
+    status = train(tiny_config("bifusion_small", data), run)
+    assert status.state == "completed"
+    return run
+
+
+def test_a_run_leaves_every_file_as_documented(staged_run):
+    config = json.loads((staged_run / "config.json").read_text())
+    assert config["arm"] == "staged" and config["model_kind"] == "bifusion" and config["views_used"]
+    assert config["epochs"] == 3 and config["fusion_type"] == "gate" and config["clip"]
+    assert [s["name"] for s in config["stages"]] == ["stability", "alignment", "enhancement"]
+    assert config["parameters"]["total"] == sum(
+        count for name, count in config["parameters"].items() if name != "total"
+    )
+    assert len(config["train_scenes"]) == 4 and len(config["val_scenes"]) == 2
+    steps = lines(staged_run / "steps.jsonl")
+    assert [record["step"] for record in steps] == list(range(6))
+    for record in steps:
+        assert set(record) == STEP_KEYS
+        assert set(record["grad_norm"]) == GRADIENT_PATHS
+        assert record["event"] is None and record["total"] > 0
+        assert record["grad_norm"]["total"] > 0 and len(record["scenes"]) == 2
+    epochs = lines(staged_run / "epochs.jsonl")
+    assert [record["stage"] for record in epochs] == ["stability", "alignment", "enhancement"]
+    assert all(record["val"]["alignment"]["cosine"] is not None for record in epochs)
+    status = json.loads((staged_run / "status.json").read_text())
+    assert status["state"] == "completed" and status["epochs_done"] == 3 and status["steps"] == 6
+    assert status["finite_epochs_in_a_row"] == 3 and status["raw_nonfinite"] == 0
+    assert any((staged_run / "tensorboard").iterdir())
+
+
+def test_the_monitor_sees_each_stage(staged_run):
+    steps = lines(staged_run / "steps.jsonl")
+    first, last = steps[0], steps[-1]
+    assert first["ranges"] is None and first["grad_norm"]["head_2d"] is None
+    assert first["weights"]["mask_bce"] == 0
+    middle = steps[3]
+    assert middle["grad_norm"]["head_2d"] > 0 and middle["grad_norm"]["clip"] is None
+    assert last["gate"]["scale"] == 1 and 0 < last["gate"]["gate_mean"] < 1
+    assert last["grad_norm"]["clip"] > 0 and last["grad_norm"]["conv1"] > 0
+    assert set(last["ranges"]) == {"f2d_in", "f3d_in", "f2d", "f3d", "ratio_in", "ratio_out"}
+    assert 0 < last["seen_share"] < 1
+
+
+def test_final_evaluation(staged_run):
+    returned = evaluate_run(staged_run)
+    written = json.loads((staged_run / "evaluation.json").read_text())
+    assert set(written) == set(returned) == {
+        "epoch", "full", "views_withheld", "shuffled_2d", "seen", "unseen", "alignment_by_stage",
+    }  # fmt: skip
+    assert written["epoch"] == 2
+    assert 0 <= written["full"]["fusion_2d_ratio"] <= 1 and 0 < written["full"]["seen_share"] < 1
+    assert written["full"]["miou"] == lines(staged_run / "epochs.jsonl")[-1]["val"]["miou"]
+    assert written["views_withheld"]["fusion_2d_ratio"] is None
+    assert set(written["seen"]) == {"miou", "iou"}
+    by_stage = written["alignment_by_stage"]
+    assert by_stage["alignment"]["start"] == by_stage["stability"]["end"]
+    saved = np.load(sorted((staged_run / "predictions").glob("*.npz"))[0])
+    assert len(saved["semantic"]) == len(saved["coord"]) == len(saved["truth_semantic"])
+
+
+def test_the_same_seed_gives_the_same_run(staged_run, data, tmp_path):
+    train(tiny_config("bifusion_small", data), tmp_path / "again")
+    ours, theirs = weights_of(tmp_path / "again"), weights_of(staged_run)
+    assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    records = [without_times(lines(run / "steps.jsonl")) for run in (tmp_path / "again", staged_run)]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_an_interrupted_run_resumes_bit_for_bit(staged_run, data, tmp_path, monkeypatch, stop_at):
+    """SIGTERM within an epoch (steps 1, 3) and on its last step (2); twice, as a terminal may do."""
+    take, taken = Stepper.__call__, []
+
+    def stop_after_some(self, *args):
+        outcome = take(self, *args)
+        taken.append(outcome)
+        if len(taken) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        return outcome
+
+    monkeypatch.setattr(Stepper, "__call__", stop_after_some)
+    config = tiny_config("bifusion_small", data)
+    status = train(config, tmp_path / "run")
+    assert status.state == "interrupted" and status.steps == stop_at
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "interrupted"
+    status = train(config, tmp_path / "run", resume=True)
+    assert status.state == "completed" and status.steps == 6
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(staged_run)
+    assert [name for name, tensor in ours.items() if not tensor.equal(theirs[name])] == []
+    for file in ("steps.jsonl", "epochs.jsonl"):
+        assert without_times(lines(tmp_path / "run" / file)) == without_times(lines(staged_run / file))
+
+
+def test_a_killed_run_resumes_from_its_last_epoch(staged_run, data, tmp_path, monkeypatch):
+    """No handler runs: what was recorded after the last checkpoint is taken back and repeated."""
+
+    class Killed(BaseException):
+        pass
+
+    take, taken = Stepper.__call__, []
+
+    def die(self, *args):
+        taken.append(1)
+        if len(taken) == 5:
+            raise Killed
+        return take(self, *args)
+
+    config = tiny_config("bifusion_small", data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", die)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run", resume=True).state == "completed"
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(staged_run)
+    assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    assert without_times(lines(tmp_path / "run" / "steps.jsonl")) == without_times(
+        lines(staged_run / "steps.jsonl")
+    )
+
+
+def test_three_bad_steps_stop_the_run_with_a_result(data, tmp_path, monkeypatch):
+    from bifusion.losses.criterion import Criterion
+
+    compute, calls = Criterion.__call__, []
+
+    def break_later(self, *args):
+        calls.append(1)
+        terms = compute(self, *args)
+        return terms if len(calls) <= 2 else {**terms, "mask_dice": terms["mask_dice"] * float("nan")}
+
+    monkeypatch.setattr(Criterion, "__call__", break_later)
+    status = train(tiny_config("bifusion_small_naive", data), tmp_path)
+    assert status.state == "guard_stopped" and "loss.mask_dice" in status.reason
+    assert (status.raw_nonfinite, status.skipped, status.epochs_done) == (3, 3, 2)
+    assert status.finite_epochs_in_a_row == 1
+    steps = lines(tmp_path / "steps.jsonl")
+    assert steps[2]["event"] == {
+        "kind": "nonfinite", "phase": "loss", "where": ["loss.mask_dice"],
+        "scenes": steps[2]["scenes"], "action": "skip",
+    }  # fmt: skip
+    assert steps[2]["losses"]["mask_dice"] is None and steps[2]["total"] is None
+    assert all(torch.isfinite(t).all() for t in weights_of(tmp_path).values())
+    monkeypatch.undo()
+    assert evaluate_run(tmp_path)["full"]["miou"] is not None
+    config = tiny_config("bifusion_small_naive", data)
+    assert train(config, tmp_path, resume=True).state == "guard_stopped", "a result is left as it is"
+
+
+@pytest.mark.parametrize("recipe", ["oneformer3d_small", "bifusion_small_plan_a"])
+def test_models_without_images_train_and_are_split_by_seen_points(data, tmp_path, recipe):
+    config = tiny_config(recipe, data, epochs=1)
+    assert train(config, tmp_path).state == "completed"
+    evaluation = evaluate_run(tmp_path)
+    assert evaluation["views_withheld"] is None and evaluation["full"]["fusion_2d_ratio"] is None
+    assert evaluation["seen"]["iou"] != evaluation["unseen"]["iou"]
+
+
+def test_accumulated_batches_make_one_step(data, tmp_path):
+    config = tiny_config("oneformer3d_small", data, epochs=1)
+    config.trainer = dataclasses.replace(config.trainer, batch_size=1, accumulate=3)
+    assert train(config, tmp_path).steps == 2
+    assert [len(r["scenes"]) for r in lines(tmp_path / "steps.jsonl")] == [3, 1]
+
+
+def test_a_folder_is_never_mixed_up(staged_run, data):
+    config = tiny_config("bifusion_small", data)
+    with pytest.raises(InputError, match="holds a run already: resume it"):
+        train(config, staged_run)
+    config.seed = 7
+    with pytest.raises(InputError, match=r"another configuration \(seed differ\)"):
+        train(config, staged_run, resume=True)
+
+
+def test_inconsistent_configuration_is_refused(data, tmp_path):
+    config = tiny_config("oneformer3d_small", data)
+    config.data.use_xyz = False
+    with pytest.raises(InputError, match="model.unet.in_channels is 6, but .*data.use_xyz is 3"):
+        train(config, tmp_path)
+    config = tiny_config("oneformer3d_small", data)
+    config.trainer.precision = "16-mixed"
+    with pytest.raises(InputError, match="16-mixed.*bfloat16"):
+        train(config, tmp_path)

@@ -1,0 +1,52 @@
+"""Tiny configurations that train in seconds on the rooms of scene_factory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from bifusion.config import Config, TrainerConfig
+from bifusion.models.clip_encoder import ClipConfig
+from bifusion.models.fusion import FusionConfig
+from bifusion.models.query_decoder import DecoderConfig
+from bifusion.models.unet import UNetConfig
+from bifusion.recipes import get_recipe
+from scene_factory import make_tiny_scene
+
+
+def make_tiny_data(root: Path, train: int = 4, val: int = 2) -> Path:
+    """A data set of tiny rooms with two views each; returns `root`."""
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            make_tiny_scene(root / split / f"room{split}{index}", seed=100 * count + index)
+    return root
+
+
+def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
+    """`recipe` (a small one) with a network of a few thousand parameters, two batches an epoch."""
+    config = get_recipe(recipe)
+    config.model.unet = UNetConfig(kind="residual", in_channels=6, planes=(8, 12), blocks=(1, 1))
+    score = config.model.decoder.score_head
+    config.model.decoder = DecoderConfig(num_layers=1, dim=16, heads=2, ffn_dim=16, score_head=score)
+    if config.model_kind == "bifusion":
+        config.model.clip = ClipConfig(
+            architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
+        )
+        kept = config.model.fusion
+        config.model.fusion = FusionConfig(
+            dim=16, hidden=16, fusion_type=kept.fusion_type, head_norm=kept.head_norm, film_hidden=8
+        )
+    views = min(config.data.max_views, 2)
+    config.data = dataclasses.replace(
+        config.data, root=root, voxel_size_m=0.12, max_views=views, image_size=64
+    )
+    config.trainer = TrainerConfig(
+        epochs=epochs,
+        batch_size=2,
+        workers=0,
+        eval_every=1,
+        evaluation_views=2,
+        accelerator="cpu",
+    )
+    config.optim.warmup_steps = 0
+    return config

@@ -1,0 +1,132 @@
+"""The monitor's figures against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bifusion.training.fusion_figures import CANDIDATES, FusionFigures
+from bifusion.training.monitor import (
+    gradient_norms,
+    norms_by_path,
+    observe_fusion,
+    rms_and_max,
+    share_of_2d,
+)
+from bifusion.types import FusionControl, FusionTrace
+from small_batches import batch_of_superpoints
+
+
+def trace_of(seen, f2d, f3d, alpha, scale=1.0, learned=True):
+    gate = torch.where(seen, scale * alpha, torch.zeros(()))
+    return FusionTrace(seen, alpha, gate, f2d, f3d, f2d, f3d, learned=learned)
+
+
+def test_gradient_norms_by_path():
+    groups = {name: [nn.Parameter(torch.zeros(2))] for name in ("clip.conv1_rgb", "clip.conv1_depth")}
+    groups |= {"clip.embed": [nn.Parameter(torch.zeros(1))], "gate": [nn.Parameter(torch.zeros(1))]}
+    groups["decoder"] = [nn.Parameter(torch.zeros(1))]
+    groups["clip.conv1_rgb"][0].grad = torch.tensor([3.0, 0.0])
+    groups["clip.conv1_depth"][0].grad = torch.tensor([0.0, 4.0])
+    groups["gate"][0].grad = torch.tensor([12.0])
+    norms = {name: norm.item() for name, norm in gradient_norms(groups).items()}
+    assert norms_by_path(norms) == {
+        "clip": None, "conv1": 5.0, "head_2d": None, "backbone": None, "fusion": 12.0,
+        "decoder": None, "total": 13.0,
+    }  # fmt: skip
+
+
+def test_no_gradient_at_all():
+    assert set(norms_by_path({}).values()) == {None}
+
+
+def test_rms_and_max():
+    rms, largest = rms_and_max(torch.tensor([[3.0, -4.0], [0.0, 0.0]]))
+    assert (rms.item(), largest.item()) == (2.5, 4.0)
+    assert [f.item() for f in rms_and_max(torch.zeros(0, 4))] == [0.0, 0.0]
+
+
+def test_two_dimensional_figures_are_of_seen_voxels_only():
+    seen = torch.tensor([True, False, True])
+    f2d = torch.tensor([[2.0, 0.0], [100.0, 100.0], [0.0, 2.0]])
+    f3d = torch.tensor([[1.0, 0.0], [9.0, 9.0], [1.0, 0.0]])
+    observed = observe_fusion(
+        trace_of(seen, f2d, f3d, torch.tensor([0.2, 1.0, 0.6]), scale=0.5), FusionControl(scale=0.5)
+    )
+    assert observed["ranges"]["f2d"] == pytest.approx({"rms": math.sqrt(2), "max": 2.0})
+    assert observed["cosine"] == pytest.approx(0.5)
+    gate = observed["gate"]
+    assert gate["alpha_mean"] == pytest.approx(0.4) and gate["alpha_std"] == pytest.approx(0.2)
+    assert gate["gate_mean"] == pytest.approx(0.2) and gate["scale"] == 0.5
+    assert observed["seen_share"] == pytest.approx(2 / 3)
+
+
+def test_nothing_seen_or_no_second_branch():
+    nothing = torch.zeros(2, dtype=torch.bool)
+    features = torch.ones(2, 3)
+    observed = observe_fusion(trace_of(nothing, features, features, torch.zeros(2)), FusionControl())
+    assert observed == {"ranges": None, "cosine": None, "gate": None, "seen_share": 0.0}
+    assert set(observe_fusion(None, FusionControl()).values()) == {None}
+
+
+def test_share_of_2d():
+    gate = torch.tensor([0.5, 0.5, 0.0, 1.0])
+    f2d = torch.tensor([[3.0], [1.0], [5.0], [0.0]])
+    f3d = torch.tensor([[1.0], [1.0], [1.0], [7.0]])
+    assert share_of_2d(gate, f2d, f3d).tolist() == pytest.approx([0.75, 0.5, 0.0, 0.0])
+
+
+def test_fusion_ratio_counts_points_not_voxels_and_only_seen_ones():
+    batch = batch_of_superpoints([torch.tensor([0, 0, 1])])
+    batch.point_to_voxel = torch.tensor([0, 0, 0, 1, 2])
+    batch.points_per_scene = [5]
+    figures = FusionFigures(seed=0)
+    seen = torch.tensor([True, True, False])
+    ones = torch.ones(3, 2)
+    figures.add(trace_of(seen, ones, ones, torch.tensor([0.2, 0.6, 1.0])), batch)
+    values = figures.compute()
+    assert values["fusion_2d_ratio"] == pytest.approx((3 * 0.2 + 0.6) / 4)
+    assert values["seen_share"] == pytest.approx(4 / 5)
+    assert values["alignment"]["cosine"] == pytest.approx(1.0)
+    assert values["alignment"]["retrieval_at_1"] is None, "fewer than 100 seen voxels"
+
+
+def test_a_fixed_gate_is_not_judged_and_no_view_gives_no_figures():
+    batch = batch_of_superpoints([torch.tensor([0])])
+    one = torch.ones(1, 2)
+    fixed = FusionFigures(seed=0)
+    fixed.add(trace_of(torch.tensor([True]), one, one, torch.tensor([0.5]), learned=False), batch)
+    assert fixed.compute()["fusion_2d_ratio"] is None and fixed.compute()["share_2d"] == 0.5
+    unseen = FusionFigures(seed=0)
+    unseen.add(trace_of(torch.tensor([False]), one, one, torch.tensor([0.5])), batch)
+    values = unseen.compute()
+    assert values["seen_share"] == 0.0 and values["alignment"]["cosine"] is None
+    assert FusionFigures(seed=0).compute()["seen_share"] is None
+
+
+def test_retrieval_finds_matching_features_and_is_chance_for_others():
+    number = 2 * CANDIDATES
+    batch = batch_of_superpoints([torch.zeros(number, dtype=torch.int64)])
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(number, 16, generator=generator)
+    other = torch.randn(number, 16, generator=generator)
+    seen = torch.ones(number, dtype=torch.bool)
+    for f2d, low, high in ((3 * features, 1.0, 1.0), (other, 0.0, 0.05)):
+        figures = FusionFigures(seed=0)
+        figures.add(trace_of(seen, f2d, features, torch.full((number,), 0.5)), batch)
+        assert low <= figures.compute()["alignment"]["retrieval_at_1"] <= high
+
+
+def test_agreement_through_the_predictor_stands_beside_the_direct_one():
+    number = CANDIDATES
+    batch = batch_of_superpoints([torch.zeros(number, dtype=torch.int64)])
+    f2d = torch.randn(number, 16, generator=torch.Generator().manual_seed(0))
+    trace = trace_of(torch.ones(number, dtype=torch.bool), f2d, -f2d, torch.full((number,), 0.5))
+    trace.alignment_pairs = [(-2 * f2d, -f2d)]
+    figures = FusionFigures(seed=0)
+    figures.add(trace, batch)
+    alignment = figures.compute()["alignment"]
+    assert alignment["cosine"] == pytest.approx(-1.0) and alignment["retrieval_at_1"] == 0.0
+    assert alignment["predicted_cosine"] == pytest.approx(1.0)
+    assert alignment["predicted_retrieval_at_1"] == 1.0

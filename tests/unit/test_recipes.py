@@ -1,0 +1,139 @@
+"""Recipes are complete, survive JSON, and mean what the study says."""
+
+import dataclasses
+import json
+
+import pytest
+
+from bifusion.config import (
+    build_model,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+    save_config,
+)
+from bifusion.info import parameter_counts
+from bifusion.recipes import RECIPES, get_recipe
+from bifusion.training.stages import Timeline, unmatched_patterns
+from bifusion.types import InputError
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete_and_survives_json(name):
+    config = get_recipe(name)
+    assert config.recipe == config.name == name
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+    assert config.model.label_set == config.data.label_set
+    assert config.model.unet.in_channels == config.data.feature_channels
+    counts = parameter_counts(config)
+    assert unmatched_patterns(config.stages, counts) == []
+    Timeline(config.stages, config.trainer.epochs)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("oneformer3d_scannet20", 17_515_048),
+        ("oneformer3d_scannet200", 44_559_760),
+        ("mask3d_scannet20", 39_616_583),
+    ],
+)
+def test_published_sizes(name, count):
+    assert sum(parameter_counts(get_recipe(name)).values()) == count
+
+
+@pytest.mark.parametrize("name", ["bifusion_scannet20", "bifusion_scannet200"])
+def test_full_bifusion_has_89_million_parameters(name):
+    assert sum(parameter_counts(get_recipe(name)).values()) == pytest.approx(89e6, abs=1e6)
+
+
+def test_arms_of_the_comparison_share_data_and_optimiser():
+    staged = get_recipe("bifusion_small")
+    for arm in ("without_views", "naive"):
+        other = get_recipe(f"bifusion_small_{arm}")
+        assert other.arm == arm
+        assert other.trainer == staged.trainer
+        assert dataclasses.replace(other.data, max_views=0) == dataclasses.replace(
+            staged.data, max_views=0
+        )
+        rates = {"rates": {}, "clip_layer_decay": 1.0}
+        assert dataclasses.replace(other.optim, **rates) == dataclasses.replace(staged.optim, **rates)
+
+
+def test_plan_a_is_as_simple_as_the_baseline():
+    config = get_recipe("bifusion_small_plan_a")
+    assert config.model.use_clip is False
+    assert config.model.fusion.fusion_type == "simple"
+    weights = Timeline(config.stages, 24).at(5).weights
+    assert [term for term, weight in weights.items() if weight != 0] == ["semantic"]
+    assert not config.uses_views
+
+
+def test_plan_b_puts_numerical_stability_first():
+    optim = get_recipe("bifusion_scannet20_plan_b").optim
+    assert (optim.clip_norm, optim.lr, optim.weight_decay) == (1.0, 1e-5, 1e-6)
+
+
+def test_who_uses_views():
+    users = [name for name in RECIPES if "small" in name and get_recipe(name).uses_views]
+    assert users == ["bifusion_small", "bifusion_small_naive", "bifusion_small_plan_b"]
+
+
+def test_paired_seeds_start_from_the_same_backbone_and_decoder():
+    baseline = build_model(get_recipe("oneformer3d_small"))
+    fused = build_model(get_recipe("bifusion_small"))
+    shared = {n: t for n, t in baseline.state_dict().items() if n in fused.state_dict()}
+    same_shape = {n: t for n, t in shared.items() if t.shape == fused.state_dict()[n].shape}
+    assert len(same_shape) > 100
+    assert [n for n in same_shape if not same_shape[n].equal(fused.state_dict()[n])] == []
+    other = get_recipe("oneformer3d_small")
+    other.seed = 1
+    weight = "decoder.out_cls.0.weight"
+    assert not build_model(other).state_dict()[weight].equal(baseline.state_dict()[weight])
+
+
+def test_get_recipe_gives_a_fresh_configuration():
+    get_recipe("bifusion_small").trainer.epochs = 1
+    assert get_recipe("bifusion_small").trainer.epochs != 1
+
+
+def test_unknown_recipe_names_the_known_ones():
+    with pytest.raises(InputError, match="'bifusion_smal' is unknown; known are .*bifusion_small"):
+        get_recipe("bifusion_smal")
+
+
+def test_config_file_round_trip(tmp_path):
+    config = get_recipe("bifusion_small_naive")
+    save_config(config, tmp_path / "run.json")
+    assert load_config(tmp_path / "run.json") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(lerning_rate=1), "unknown field lerning_rate of Config; known are name"),
+        (lambda d: d["optim"].update(lr="fast"), r"optim.lr: found 'fast', expected a number"),
+        (lambda d: d["trainer"].update(epochs=2.5), r"trainer.epochs: found 2.5, expected int"),
+        (lambda d: d["trainer"].update(precision="8"), r"trainer.precision: found '8', expected one of"),
+        (lambda d: d.pop("arm"), "arm of Config is missing"),
+        (lambda d: d.update(model_kind="pointnet"), "model_kind: found 'pointnet', expected one of"),
+        (
+            lambda d: d["data"].update(color_mean=[1.0]),
+            r"data.color_mean: found \[1.0\], expected a list",
+        ),
+    ],
+)
+def test_a_misfit_configuration_is_an_input_error(tmp_path, change, message):
+    value = config_to_dict(get_recipe("bifusion_small"))
+    change(value)
+    (tmp_path / "run.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match=message):
+        load_config(tmp_path / "run.json")
+
+
+def test_missing_and_damaged_configuration_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_config(tmp_path / "run.json")
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        load_config(tmp_path / "run.json")
