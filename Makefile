@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow lint format setup
+.PHONY: demo test slow lint format setup sanitize bench
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -17,7 +17,7 @@ slow: setup
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml CMakeLists.txt $(wildcard src/bifusion/sparse/native/*.*p*)
 	@$(PYTHON) tools/preflight.py
 	@$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
@@ -32,3 +32,10 @@ lint: setup
 format: setup
 	$(BIN)/ruff format src tests benchmarks tools
 	$(BIN)/ruff check --fix src tests benchmarks tools
+
+sanitize: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind
+	$(BIN)/python tools/sanitize.py
+
+bench: setup
+	$(BIN)/python -m benchmarks

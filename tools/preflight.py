@@ -21,17 +21,24 @@ def problems():
             % sys.version_info[:2]
         )
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
-        found.append("Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)")
+        found.append(
+            "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)"
+        )
     if shutil.which("git") is None:
         found.append("git is missing: install it (Debian, Ubuntu: apt install git)")
     free_gb = shutil.disk_usage(os.getcwd()).free / 1e9
     if free_gb < NEEDED_GB:
-        found.append("%.1f GB of disk are free here, %.0f GB are needed: make room" % (free_gb, NEEDED_GB))
+        found.append(
+            "%.1f GB of disk are free here, %.0f GB are needed: make room" % (free_gb, NEEDED_GB)
+        )
     return found
 
 
 def main():
-    print("Setting up .venv: about 6.5 GB on disk (PyTorch above all), %d minutes on a fast line." % MINUTES)
+    print(
+        "Setting up .venv: about 6.5 GB on disk (PyTorch above all), %d minutes on a fast line."
+        % MINUTES
+    )
     print("Nothing is installed outside this folder; `rm -rf .venv` removes it again.")
     found = problems()
     for problem in found:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from plyfile import PlyData, PlyElement
 
+from bifusion.files import written_beside
 from bifusion.labels import LabelSet
 from bifusion.palette import color_classes, color_instances
 from bifusion.types import SceneResult
@@ -63,20 +61,6 @@ INSTANCES_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """JSON schema of what `write_instances_json` writes."""
-
-
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when the block ends well and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        yield beside
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def point_segments(result: SceneResult) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from bifusion.checkpoint import TRAINING_STATE, find_checkpoint, load_model, load_training_state
+from bifusion.checkpoint import find_checkpoint, load_model, trained_epochs
 from bifusion.config import Config
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
 from bifusion.data.scene_folder import load_scene
 from bifusion.export import write_result
 from bifusion.labels import get_label_set
-from bifusion.models.postprocess import postprocess
+from bifusion.models.postprocess_mask3d import scene_results
 from bifusion.training.stages import Timeline
 from bifusion.types import Batch, FusionControl, InputError
 
@@ -43,7 +43,7 @@ def predict_scene(
     batch = scene_batch(scene_folder, config.data).to(device)
     with torch.inference_mode():
         prediction = model(batch, trained_control(checkpoint, config))
-        (result,) = postprocess(prediction, batch, label_set, config.postprocess)
+        (result,) = scene_results(prediction, batch, label_set, config.postprocess)
     return write_result(Path(out_dir), result, scene.coord, label_set)
 
 
@@ -57,11 +57,6 @@ def scene_batch(scene_folder: Path, config: DataConfig) -> Batch:
 
 
 def trained_control(checkpoint: Path, config: Config) -> FusionControl:
-    """How the fusion acted when the checkpoint was saved: a model is used as it was trained.
-
-    A checkpoint folder without training state counts as one of the end of its run.
-    """
-    epoch = config.trainer.epochs
-    if (checkpoint / TRAINING_STATE).is_file():
-        epoch = load_training_state(checkpoint)["time"]
+    """How the fusion acted when the checkpoint was saved: a model is used as it was trained."""
+    epoch = trained_epochs(checkpoint, config)
     return Timeline(config.stages, config.trainer.epochs).at_end(epoch).control

@@ -165,6 +165,8 @@ class Batch:
     seeds: list[int]
     """One number a scene, derived from (run seed, epoch, scene): source of all randomness in the
     model for that scene (query sampling), so that a step can be repeated."""
+    voxel_augmented_m: Tensor | None = None
+    """(M, 3) float32: mean of the voxel's points *after* augmentation; None: not augmented."""
     targets: list[Targets] | None = None
     """B entries; None when predicting without annotation."""
     truths: list[SceneTruth] | None = None

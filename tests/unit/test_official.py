@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.models import official
-from bifusion.models.official import official_models, official_to_ours
-from bifusion.models.oneformer3d import OneFormer3D
+from bifusion.models import official_layouts as layouts
+from bifusion.models.official import convert, official_models, official_to_ours
 from bifusion.types import InputError
 
 NAMES = {
@@ -30,6 +29,18 @@ NAMES = {
         "unet.decoder.3.1.conv2.norm.running_mean": "backbone.block8.1.norm2.bn.running_mean",
         "unet.final.bias": "backbone.final.bias",
     },
+    "mask3d_scannet20": {
+        "unet.up.2.conv.weight": "model.backbone.convtr6p4s2.kernel",
+        "decoder.mask_features.weight": "model.mask_features_head.kernel",
+        "decoder.query_projection.2.weight": "model.query_projection.layers.2.weight",
+        "decoder.levels.3.squeeze.bias": "model.lin_squeeze.0.3.bias",
+        "decoder.levels.1.cross_attention.out_proj.weight": (
+            "model.cross_attention.0.1.multihead_attn.out_proj.weight"
+        ),
+        "decoder.levels.2.self_norm.weight": "model.self_attention.0.2.norm.weight",
+        "decoder.levels.0.linear2.bias": "model.ffn_attention.0.0.linear2.bias",
+        "decoder.position_code.gauss_B": "model.pos_enc.gauss_B",
+    },
 }
 
 
@@ -37,7 +48,7 @@ NAMES = {
 def exported(request) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
     """Name, our state dict of random weights, and the same weights as the official file holds them."""
     model = official_models()[request.param]
-    ours = OneFormer3D(model.config).state_dict()
+    ours = model.build().state_dict()
     theirs = {}
     for key, value in ours.items():
         official_key, layout = model.official_name(key)
@@ -46,20 +57,22 @@ def exported(request) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
     return request.param, ours, theirs
 
 
-def to_official(value: Tensor, layout: official.Layout) -> Tensor:
-    if layout is official._row:
+def to_official(value: Tensor, layout: layouts.Layout) -> Tensor:
+    if layout is layouts.row:
         return value[None]
-    if layout is official._same:
+    if layout is layouts.same:
         return value
+    if layout is layouts.pointwise:
+        return value[:, :, None]
+    if layout is layouts.minkowski_linear:
+        return value.T
     volume, channels_in, channels_out = value.shape
     k = round(volume ** (1 / 3))
     if k == 1:
         in_out = value.reshape(channels_in, channels_out)
-        return (
-            in_out.reshape(channels_out, 1, 1, 1, channels_in) if layout is official._spconv else in_out
-        )
+        return in_out.reshape(channels_out, 1, 1, 1, channels_in) if layout is layouts.spconv else in_out
     x_y_z = value.view(k, k, k, channels_in, channels_out)
-    if layout is official._spconv:
+    if layout is layouts.spconv:
         return x_y_z.permute(4, 0, 1, 2, 3)
     return x_y_z.permute(2, 1, 0, 3, 4).reshape(volume, channels_in, channels_out)
 
@@ -85,22 +98,67 @@ def test_every_tensor_arrives(exported) -> None:
             value = value[order]
         assert torch.equal(found[key], value), key
     with torch.device("meta"):
-        model = OneFormer3D(official_models()[name].config)
+        model = official_models()[name].build()
     model.load_state_dict(found, assign=True)
 
 
 def test_complaints_name_the_tensors(exported) -> None:
     name, _, theirs = exported
-    broken = dict(theirs)
-    del broken["decoder.out_norm.weight"]
+    norm, head, width = ("decoder.out_norm.weight", "decoder.out_cls.0.weight", 256)
+    if name.startswith("mask3d"):
+        norm, head, width = ("model.decoder_norm.weight", "model.mask_embed_head.0.weight", 128)
+    broken = {key: value for key, value in theirs.items() if key != norm}
     broken["decoder.out_score.0.weight"] = torch.zeros(1)
-    broken["decoder.out_cls.0.weight"] = torch.zeros(7, 256)
+    broken[head] = torch.zeros(7, width)
     with pytest.raises(InputError) as error:
         official_to_ours(name, broken)
     message = str(error.value)
-    assert "1 missing: decoder.out_norm.weight" in message
+    assert f"1 missing: {norm}" in message
     assert "1 unexpected: decoder.out_score.0.weight" in message
-    assert "decoder.out_cls.0.weight has shape (7, 256), expected (256, 256)" in message
+    assert f"{head} has shape (7, {width}), expected ({width}, {width})" in message
+
+
+def test_what_is_there_and_fits_is_converted_all_the_same(exported) -> None:
+    name, ours, theirs = exported
+    some = dict(list(theirs.items())[:7])
+    result = convert(name, some)
+    assert not result.complete and len(result.state) == 7
+    assert len(result.matched) + len(result.converted) == 7
+    assert len(result.missing) == len(ours) - 7
+
+
+@pytest.mark.parametrize("rotation", range(5))
+@pytest.mark.parametrize("side", [1, 3])
+def test_every_rotation_of_a_spconv_kernel_is_understood(rotation: int, side: int) -> None:
+    kernel = torch.randn(8, side, side, side, 6)
+    stored = kernel.permute([(axis + rotation) % 5 for axis in range(5)])
+    shape = torch.Size((side**3, 6, 8))
+    assert torch.equal(layouts.spconv(stored, shape), layouts.spconv(kernel, shape))
+
+
+def test_equal_channels_leave_no_doubt_about_the_rotation() -> None:
+    kernel = torch.randn(8, 3, 3, 3, 8)
+    shape = torch.Size((27, 8, 8))
+    assert torch.equal(
+        layouts.spconv(kernel.permute(1, 2, 3, 4, 0), shape), layouts.spconv(kernel, shape)
+    )
+
+
+def test_both_minkowski_forms_of_a_kernel_of_size_one() -> None:
+    kernel = torch.randn(6, 8)
+    shape = torch.Size((1, 6, 8))
+    assert torch.equal(layouts.minkowski(kernel[None], shape), layouts.minkowski(kernel, shape))
+    assert torch.equal(layouts.minkowski_linear(kernel[None], torch.Size((8, 6))), kernel.T)
+
+
+def test_half_precision_weights_become_ours() -> None:
+    found = convert("mask3d_scannet20", {"model.decoder_norm.weight": torch.ones(128).half()})
+    assert found.state["decoder.norm.weight"].dtype == torch.float32
+
+
+def test_the_loss_weights_of_mask3d_are_no_surprise() -> None:
+    result = convert("mask3d_scannet20", {"criterion.empty_weight": torch.ones(19)})
+    assert result.unexpected == []
 
 
 def test_weights_of_another_model_are_refused(exported) -> None:
@@ -111,5 +169,5 @@ def test_weights_of_another_model_are_refused(exported) -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(InputError, match="known are oneformer3d_scannet20"):
+    with pytest.raises(InputError, match="known are mask3d_scannet20, oneformer3d_scannet20"):
         official_to_ours("oneformer4d", {})

@@ -24,6 +24,14 @@ CASES = {
 SIDE = 8
 
 
+@pytest.fixture(autouse=True, params=["torch", "native"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here runs on each backend that the CPU has."""
+    if request.param == "native":
+        pytest.importorskip("bifusion.sparse.native", exc_type=ImportError)
+    monkeypatch.setenv("BIFUSION_SPARSE_BACKEND", request.param)
+
+
 def tensor_of(coords: Tensor, channels: int = 3) -> SparseTensor:
     """Random double features on voxels in shuffled order, moved so that some are negative."""
     generator = torch.Generator().manual_seed(1)

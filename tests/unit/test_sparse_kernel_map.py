@@ -149,6 +149,7 @@ def test_maps_are_built_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None
         return table(self, *args, **kwargs)
 
     monkeypatch.setattr(kernel_map_module.CoordinateIndex, "table", counting)
+    monkeypatch.setenv("BIFUSION_SPARSE_BACKEND", "torch")
     coords = random_coords(50)
     x = SparseTensor(torch.randn(len(coords), 4), coords)
     for _ in range(3):

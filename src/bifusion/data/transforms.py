@@ -25,7 +25,11 @@ class AugmentConfig:
     """Of mirroring x, and independently y."""
     rotation_rad: float = math.pi
     """Rotation about z, uniform in ± this."""
+    tilt_rad: float = 0.0
+    """Rotation about y and then about x, each uniform in ± this."""
     scale: tuple[float, float] = (0.8, 1.2)
+    scale_each_axis: bool = False
+    """Draw a scale for each axis instead of one for all."""
     translation_std_m: float = 0.1
     subvoxel_shift: bool = True
     """Shift the voxel grid by a uniform share of a voxel along each axis; a translation alone is
@@ -38,6 +42,8 @@ class AugmentConfig:
     """Spread of a factor around 1 on each colour channel."""
     color_offset_std: float = 0.05
     """Spread of an offset of each colour channel, as a share of 255."""
+    brightness_std: float = 0.0
+    """Spread of an offset that the channels share, as a share of 255."""
     color_noise_std: float = 0.02
     """Spread of the noise of every point, as a share of 255."""
     no_views_probability: float = 0.1
@@ -59,9 +65,11 @@ class SceneStream:
 
 
 def augment_coord(coord: np.ndarray, config: AugmentConfig, stream: SceneStream) -> np.ndarray:
-    """Flips, rotation about z, scale and translation of (N, 3) points in metres; float32."""
+    """Scale, rotation about z, flips, tilt and translation of (N, 3) points in metres; float32."""
     matrix = flip(config, stream.rng("flip")) @ rotation_about_z(config, stream.rng("rotation"))
-    matrix *= stream.rng("scale").uniform(*config.scale)
+    if config.tilt_rad:
+        matrix = tilt(config, stream.rng("tilt")) @ matrix
+    matrix *= stream.rng("scale").uniform(*config.scale, size=3 if config.scale_each_axis else 1)
     shift = stream.rng("translation").normal(0, config.translation_std_m, 3)
     return (coord @ matrix.T + shift).astype(np.float32)
 
@@ -77,6 +85,15 @@ def rotation_about_z(config: AugmentConfig, rng: np.random.Generator) -> np.ndar
     angle = rng.uniform(-config.rotation_rad, config.rotation_rad)
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def tilt(config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """(3, 3) rotation about y, then about x, by angles uniform in ± `tilt_rad`."""
+    about_x, about_y = rng.uniform(-config.tilt_rad, config.tilt_rad, size=2)
+    c, s = math.cos(about_y), math.sin(about_y)
+    lean = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+    c, s = math.cos(about_x), math.sin(about_x)
+    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]]) @ lean
 
 
 def elastic_distortion(coord: np.ndarray, config: AugmentConfig, stream: SceneStream) -> np.ndarray:
@@ -122,6 +139,8 @@ def jitter_color(color: np.ndarray, config: AugmentConfig, stream: SceneStream) 
     gain = rng.normal(1, config.color_gain_std, 3).astype(np.float32)
     offset = rng.normal(0, 255 * config.color_offset_std, 3).astype(np.float32)
     jittered = color.astype(np.float32) * gain + offset
+    if config.brightness_std:
+        jittered += np.float32(stream.rng("brightness").normal(0, 255 * config.brightness_std))
     if config.color_noise_std:
         noise = rng.standard_normal(color.shape, dtype=np.float32)
         jittered += np.float32(255 * config.color_noise_std) * noise

@@ -1,7 +1,8 @@
 """What is compared with the annotation: named, unweighted loss terms of a prediction.
 
-OneFormer3D's `unified_criterion.py`, `instance_criterion.py` and `semantic_criterion.py`, plus the
-alignment of 2D and 3D features. Weights belong to the training stages, not here.
+OneFormer3D's `unified_criterion.py`, `instance_criterion.py` and `semantic_criterion.py`, Mask3D's
+`criterion.py` where the configuration asks for it, plus the alignment of 2D and 3D features. Weights
+belong to the training stages, not here.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class CriterionConfig:
     official_dice_scaling: bool = False
     """Scale the Dice term as the official code does: by 4 / B in every layer, and in the last one by
     B again. Its weights were chosen for B = 4; off, the term does not depend on the batch size."""
+    sum_over_scenes: bool = False
+    """Add the mask terms of the scenes of a batch up, as Mask3D's criterion does (its weights were
+    chosen for B = 5); off, their mean over the scenes that have a match."""
 
 
 class Criterion:
@@ -88,8 +92,9 @@ class Criterion:
                 predicted = layer.scores[b].float().index_select(0, queries).squeeze(1)
                 score.append(self._score_loss(predicted, mask_iou(logits, masks)))
 
-        terms["mask_bce"] = torch.stack(bce).sum() / max(matched_scenes, 1)
-        terms["mask_dice"] = torch.stack(dice).sum() / max(matched_scenes, 1)
+        divisor = 1 if self.config.sum_over_scenes else max(matched_scenes, 1)
+        terms["mask_bce"] = torch.stack(bce).sum() / divisor
+        terms["mask_dice"] = torch.stack(dice).sum() / divisor
         if self.config.official_dice_scaling:
             last = index == len(prediction.layers) - 1
             terms["mask_dice"] = terms["mask_dice"] * OFFICIAL_BATCH_SIZE / (1 if last else len(matches))

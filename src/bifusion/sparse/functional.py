@@ -1,7 +1,7 @@
 """The seam of the sparse operations: models call these, a backend computes them.
 
-A backend offers `conv(feats, weight, kernel_map)` and `avg_pool(feats, kernel_map)`, differentiable,
-on the plain integer tensors of a KernelMap. Today there is one, plain torch, for every device.
+A backend (backends.py) offers `conv(feats, weight, kernel_map)` and `avg_pool(feats, kernel_map)`,
+differentiable, on the plain integer tensors of a KernelMap.
 
 Under autocast these operations stay in the dtype of the weights (float32): their sums run over
 dozens of neighbours, and a matrix product per offset is too small to gain from a narrower type on
@@ -10,26 +10,11 @@ the CPU. Features of another dtype are converted.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from bifusion.sparse import reference
+from bifusion.sparse.backends import backend_for
 from bifusion.sparse.kernel_map import KernelMap
-
-
-class Backend(Protocol):
-    """What computes the operations; gradients included."""
-
-    def conv(self, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor: ...
-
-    def avg_pool(self, feats: Tensor, kernel_map: KernelMap) -> Tensor: ...
-
-
-def backend_for(device: torch.device) -> Backend:
-    """The backend that serves `device`."""
-    return reference
 
 
 def sparse_conv(

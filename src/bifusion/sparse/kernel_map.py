@@ -5,15 +5,17 @@ axis), even ones use 0 … k-1, as in spconv and MinkowskiEngine. They are numbe
 of a dense Conv3d kernel over (x, y, z): offset (ix, iy, iz) has index (ix·k + iy)·k + iz, z fastest.
 Output voxel o meets input voxel o·stride + offset, where both are counted in voxels of their level.
 
-Voxels are found by binary search, not by hashing: the same on every device, and deterministic.
+`CoordinateIndex` finds voxels by binary search: the same code on every device, and deterministic. A
+backend may bring a quicker index of its own (backends.py) with the same tables.
 A coordinate (scene, x, y, z) is looked up in two steps, its column (scene, x, y) first and then z
 within the column, because four numbers of 21 bits do not fit one int64.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol
 from weakref import ref
 
 import torch
@@ -26,6 +28,10 @@ MAX_SCENES = 2**18
 _BITS = 22  # a coordinate of ±2^20 plus the reach of any sensible kernel, biased to be positive
 _BIAS = 1 << (_BITS - 1)
 _MASK = (1 << _BITS) - 1
+DUPLICATE_VOXELS = (
+    "coords: {} voxel coordinates, some of them equal; expected each voxel once: average the features "
+    "of the points of a voxel first"
+)
 _BLOCK_ROWS = 1 << 15  # bounds the scratch memory of a convolution, see reference.py
 
 
@@ -65,6 +71,8 @@ class KernelMap:
     """Index of the zero offset of a submanifold map, under which row i meets row i; else None."""
     _source: ref[KernelMap] | None = None
     """The map that this one was transposed from."""
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What backends derive from the map and want to find again, under keys of their own."""
 
     @property
     def num_outputs(self) -> int:
@@ -133,8 +141,16 @@ class KernelMap:
         return self.neighbors[met], _row_pointers(met)
 
 
+class VoxelIndex(Protocol):
+    """A set of voxel coordinates, searchable; CoordinateIndex or a backend's own."""
+
+    def table(self, out_coords: Tensor, kernel_size: int, stride: int) -> Tensor:
+        """(M_out, k³) int32: row of this set at out_coords·stride + offset, -1 where there is none."""
+        ...
+
+
 class CoordinateIndex:
-    """A set of voxel coordinates, searchable.
+    """A set of voxel coordinates, searchable by bisection.
 
     Args:
         coords: (M, 4) integers (scene, x, y, z) that `check_coordinates` accepts, in any order.
@@ -147,10 +163,7 @@ class CoordinateIndex:
         self.columns, keys = _column_keys(coords)
         self.keys, self.order = keys.sort()
         if bool((self.keys[1:] == self.keys[:-1]).any()):
-            raise InputError(
-                f"coords: {len(coords)} voxel coordinates, some of them equal; expected each voxel "
-                "once: average the features of the points of a voxel first"
-            )
+            raise InputError(DUPLICATE_VOXELS.format(len(coords)))
 
     def table(self, out_coords: Tensor, kernel_size: int, stride: int) -> Tensor:
         """(M_out, k³) int32: row of this set at out_coords·stride + offset, -1 where there is none.
@@ -193,7 +206,7 @@ def coarse_coordinates(coords: Tensor, stride: int) -> Tensor:
     return torch.stack([*parts, (keys & _MASK) - _BIAS], dim=1).int()
 
 
-def submanifold_map(index: CoordinateIndex, coords: Tensor, kernel_size: int) -> KernelMap:
+def submanifold_map(index: VoxelIndex, coords: Tensor, kernel_size: int) -> KernelMap:
     """Map of a stride-1 convolution whose outputs are its inputs: the voxels `coords` of `index`.
 
     An even kernel is allowed (offsets 0 … k-1); it has no centre to mirror at.
@@ -203,7 +216,7 @@ def submanifold_map(index: CoordinateIndex, coords: Tensor, kernel_size: int) ->
 
 
 def strided_map(
-    index: CoordinateIndex, num_inputs: int, out_coords: Tensor, kernel_size: int, stride: int
+    index: VoxelIndex, num_inputs: int, out_coords: Tensor, kernel_size: int, stride: int
 ) -> KernelMap:
     """Map of a convolution from the voxels of `index` to the coarser `out_coords` (M_out, 4)."""
     return KernelMap(index.table(out_coords, kernel_size, stride), num_inputs)

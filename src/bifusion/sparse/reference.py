@@ -19,7 +19,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.kernel_map import CoordinateIndex, KernelMap
+
+
+def describe() -> str:
+    return "plain torch"
+
+
+def index_voxels(coords: Tensor) -> CoordinateIndex:
+    """The voxels `coords` (M, 4), searchable; InputError if one is given twice."""
+    return CoordinateIndex(coords)
 
 
 def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:

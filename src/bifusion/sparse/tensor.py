@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from bifusion.sparse.backends import backend_for
 from bifusion.sparse.kernel_map import (
-    CoordinateIndex,
     KernelMap,
+    VoxelIndex,
     check_coordinates,
     coarse_coordinates,
     strided_map,
@@ -36,7 +37,7 @@ class KernelMaps:
     def __init__(self, coords: Tensor, grid: tuple[int, int, int] | None = None) -> None:
         check_coordinates(coords)
         self._coords: dict[int, Tensor] = {1: coords}
-        self._indices: dict[int, CoordinateIndex] = {}
+        self._indices: dict[int, VoxelIndex] = {}
         self._maps: dict[tuple[str, int, int, int], KernelMap] = {}
         self._grid = grid
 
@@ -59,9 +60,10 @@ class KernelMaps:
             self._maps[key] = strided_map(self._index(stride), len(fine), coarse, kernel_size, step)
         return self._maps[key]
 
-    def _index(self, stride: int) -> CoordinateIndex:
+    def _index(self, stride: int) -> VoxelIndex:
         if stride not in self._indices:
-            self._indices[stride] = CoordinateIndex(self._coords[stride])
+            coords = self._coords[stride]
+            self._indices[stride] = backend_for(coords.device).index_voxels(coords)
         return self._indices[stride]
 
     def _coarse(self, stride: int, step: int) -> Tensor:

@@ -1,0 +1,189 @@
+"""Train the arms of a comparison side by side and keep its report up to date.
+
+Every run is a process of its own (`bifusion train CONFIG`), so that one that crashes takes no other
+with it, and two of them use two cores better than one does. The parent only reads run folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from bifusion.config import Config, load_config, save_config
+from bifusion.progress import RunTable
+from bifusion.recipes import get_recipe
+from bifusion.reports.comparison import write_report
+from bifusion.types import InputError
+
+POLL_SECONDS = 1.0
+REPORT_SECONDS = 60.0
+STOP_SECONDS = 30.0
+FINISHED = ("completed", "guard_stopped")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One arm with one seed, and the folder it trains in."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Trained to its end (or stopped by its guard) and evaluated."""
+        status = self.folder / "status.json"
+        if not status.exists() or not (self.folder / "evaluation.json").exists():
+            return False
+        return json.loads(status.read_text())["state"] in FINISHED
+
+
+def plan_runs(
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    data: Path,
+    out: Path,
+    *,
+    clip_weights: Path | None = None,
+    epochs: int | None = None,
+) -> list[PlannedRun]:
+    """The runs of a comparison, seed by seed, in folders `out/RECIPE-seedK`.
+
+    All of them read `data`; `clip_weights` initialises the image tower of those that have one,
+    `epochs` overrides the length of all. InputError for an unknown recipe.
+    """
+    runs = []
+    for seed in seeds:
+        for recipe in recipes:
+            config = get_recipe(recipe)
+            config.seed = seed
+            config.data.root = data
+            if epochs is not None:
+                config.trainer.epochs = epochs
+            clip = getattr(config.model, "clip", None)
+            if clip is not None and clip_weights is not None:
+                clip.pretrained = str(clip_weights)
+            runs.append(PlannedRun(config, out / f"{recipe}-seed{seed}"))
+    return runs
+
+
+def train_runs(
+    runs: Sequence[PlannedRun], out: Path, *, jobs: int, title: str, console: Console
+) -> list[str]:
+    """Trains and evaluates every run that is not finished yet, `jobs` at a time.
+
+    Returns the names of the runs that crashed; the others are complete. A run stopped by its guard
+    is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
+    and raises KeyboardInterrupt; the same call then goes on where it was.
+    """
+    waiting = [run for run in runs if not _taken(run)]
+    for run in runs:
+        if run not in waiting:
+            console.print(f"{run.folder.name}: finished before, taken as it is")
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    running: dict[str, subprocess.Popen] = {}
+    crashed: list[str] = []
+    last_report = time.monotonic()
+    previous = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        with RunTable([run.folder for run in runs], console) as table:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.pop(0)
+                    running[run.folder.name] = _start(run, threads)
+                time.sleep(POLL_SECONDS)
+                for name, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        if process.returncode != 0:
+                            crashed.append(name)
+                table.update()
+                if time.monotonic() - last_report > REPORT_SECONDS:
+                    partial_report(runs, out, title)
+                    last_report = time.monotonic()
+    except KeyboardInterrupt:
+        _stop(running.values())
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    for name in crashed:
+        console.print(f"[red]{name} crashed[/red]; the end of {out / name / 'log.txt'}:")
+        console.print(_tail(out / name / "log.txt"), markup=False, highlight=False)
+    return crashed
+
+
+def default_jobs() -> int:
+    """Runs at a time: one a GPU; without one two, which use two cores better than one run does."""
+    return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
+
+
+def partial_report(runs: Sequence[PlannedRun], out: Path, title: str) -> dict | None:
+    """Writes the report over the runs that have logged at least one epoch; None if none has."""
+    started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
+    if not started:
+        return None
+    audit = runs[0].config.data.root / "audit.json"
+    return write_report(started, out, audit=audit if audit.exists() else None, title=title)
+
+
+def _taken(run: PlannedRun) -> bool:
+    """True if the run need not be trained; InputError if its folder holds another configuration."""
+    stored = run.folder / "run.json"
+    if stored.exists():
+        _check_same(load_config(stored), run.config, run.folder)
+    return run.finished
+
+
+def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
+    was, now = dataclasses.asdict(stored), dataclasses.asdict(wanted)
+    if was == now:
+        return
+    fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]
+    raise InputError(
+        f"{folder} holds a run of another configuration ({'; '.join(fields)}): "
+        "choose another --out, or remove that folder"
+    )
+
+
+def _start(run: PlannedRun, threads: int) -> subprocess.Popen:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    save_config(run.config, run.folder / "run.json")
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "bifusion.cli", "train", str(run.folder / "run.json")]
+    with open(run.folder / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            [*command, "--out", str(run.folder), "--resume"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+
+
+def _stop(processes) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _raise_interrupt(signum, frame) -> None:
+    raise KeyboardInterrupt
+
+
+def _tail(path: Path, lines: int = 25) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

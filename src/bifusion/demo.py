@@ -1,0 +1,126 @@
+"""The main job on the embedded default: rooms, image tower, four models, report, one prediction."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from bifusion.compare import PlannedRun, default_jobs, plan_runs, train_runs
+from bifusion.data.audit import audit
+from bifusion.data.synthetic import RoomsConfig, make_rooms
+from bifusion.predict import predict_scene
+from bifusion.progress import progress_bar
+from bifusion.reports.comparison import print_table, write_report
+from bifusion.training.clip_pretraining import ClipPretrainConfig
+from bifusion.training.clip_pretraining import pretrain_clip as pretrain
+
+DEMO_RECIPES = (
+    "oneformer3d_small",
+    "bifusion_small",
+    "bifusion_small_without_views",
+    "bifusion_small_naive",
+)
+TITLE = "BiFusion and its baseline on generated rooms"
+
+
+@dataclass
+class PretrainClip:
+    """Contrastive pretraining of the small image tower on rooms of seeds that no split uses."""
+
+    out: Path = Path("runs/clip-small.safetensors")
+    """File for the weights."""
+    rooms: Path = Path("runs/pretraining-rooms")
+    """Where the rooms are (made if they are not there)."""
+    num_rooms: int = 16
+    config: ClipPretrainConfig = field(default_factory=ClipPretrainConfig)
+
+
+@dataclass
+class DemoConfig:
+    """What `bifusion demo` makes and trains. All figures of its report are of generated rooms."""
+
+    out: Path = Path("runs/demo")
+    """Everything goes here; a second call goes on where the first one was."""
+    seeds: tuple[int, ...] = (0,)
+    """Three or more turn "indicative" verdicts into final ones, at three times the time."""
+    epochs: int | None = None
+    """Length of all runs instead of the recipes' own."""
+    jobs: int = 0
+    """Runs at a time; 0: one a GPU, or two on a machine without."""
+    rooms: RoomsConfig = field(default_factory=RoomsConfig)
+    pretraining_rooms: int = 16
+    pretraining: ClipPretrainConfig = field(default_factory=ClipPretrainConfig)
+    """Of the small image tower, on rooms that no split uses."""
+
+
+def run_pretraining(wanted: PretrainClip, console: Console) -> None:
+    """Makes the rooms where needed and writes the tower's weights, unless they are there already."""
+    if wanted.out.exists():
+        console.print(f"image tower: {wanted.out} is there, taken as it is")
+        return
+    with progress_bar("rooms to pretrain the image tower", console) as progress:
+        make_rooms(wanted.rooms, RoomsConfig.for_pretraining(wanted.num_rooms), progress)
+    with progress_bar("pretraining the image tower", console) as progress:
+        result = pretrain(wanted.rooms, wanted.out, wanted.config, progress)
+    console.print("image tower: " + ", ".join(f"{key} {value:.3f}" for key, value in result.items()))
+
+
+def run_demo(wanted: DemoConfig, console: Console) -> int:
+    """Runs the whole main job; returns the exit status (1 if a run crashed)."""
+    started = time.monotonic()
+    rooms = wanted.out / "rooms"
+    with progress_bar("rooms", console) as progress:
+        make_rooms(rooms, wanted.rooms, progress)
+    runs = plan_runs(DEMO_RECIPES, wanted.seeds, rooms, wanted.out, epochs=wanted.epochs)
+    if not (rooms / "audit.json").exists():
+        console.print(
+            "auditing the rooms: what colour and geometry alone give away, what superpoints can reach"
+        )
+        audit(rooms, runs[0].config.data.voxel_size_m)
+    tower = PretrainClip(
+        wanted.out / "clip-small.safetensors",
+        wanted.out / "pretraining-rooms",
+        wanted.pretraining_rooms,
+        wanted.pretraining,
+    )
+    run_pretraining(tower, console)
+    runs = plan_runs(
+        DEMO_RECIPES, wanted.seeds, rooms, wanted.out, clip_weights=tower.out, epochs=wanted.epochs
+    )
+    console.print(f"set up after {_minutes(started)}; training {len(runs)} runs")
+    trained = time.monotonic()
+    crashed = train_runs(
+        runs, wanted.out, jobs=wanted.jobs or default_jobs(), title=TITLE, console=console
+    )
+    console.print(f"trained in {_minutes(trained)}")
+    complete = [run for run in runs if run.folder.name not in crashed]
+    report = write_report(
+        [run.folder for run in complete], wanted.out, audit=rooms / "audit.json", title=TITLE
+    )
+    scene = sorted((rooms / "val").iterdir())[0]
+    _show_end(wanted.out, complete, report, scene, console)
+    console.print(f"all in {_minutes(started)}")
+    return 1 if crashed else 0
+
+
+def _show_end(out: Path, runs: list[PlannedRun], report: dict, scene: Path, console: Console) -> None:
+    """Predicted scan, comparison table, where everything lies, what to try next."""
+    best = next((run for run in runs if run.config.recipe == "bifusion_small"), None)
+    print_table(report, console)
+    if best is not None:
+        folder = out / "prediction"
+        predict_scene(best.folder, scene, folder)
+        console.print(f"predicted scan   {folder}/semantic.ply (and instance.ply, instances.json)")
+    console.print(f"report           {out / 'report.html'} (report.json beside it)")
+    console.print(f"run folders      {out}/*-seed*")
+    console.print("Next:")
+    console.print(f"  bifusion demo --out {out} --seeds 0 1 2     # three seeds: final verdicts")
+    console.print(f"  bifusion predict {out}/bifusion_small-seed0 {scene}     # any scene folder")
+    console.print("  bifusion prepare scannet --help     # your own scans")
+
+
+def _minutes(since: float) -> str:
+    return f"{(time.monotonic() - since) / 60:.1f} minutes"

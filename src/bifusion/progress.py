@@ -1,0 +1,117 @@
+"""Progress on screen: a bar, and a table of runs that train in other processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+from rich.table import Table
+
+
+@dataclass
+class _Row:
+    folder: Path
+    epochs: int | None = None
+    last_epoch: dict = field(default_factory=dict)
+    last_miou: float | None = None
+    read: int = 0
+    """Bytes of epochs.jsonl already read."""
+
+
+class RunTable:
+    """Live table in a terminal; elsewhere one line an epoch. Use as a context manager."""
+
+    def __init__(self, folders: list[Path], console: Console):
+        self._rows = [_Row(folder) for folder in folders]
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
+
+    def __enter__(self) -> RunTable:
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._live:
+            self._live.__exit__(*error)
+
+    def update(self) -> None:
+        """Reads what the runs have written since the last call and shows it."""
+        for row in self._rows:
+            for record in _new_epochs(row):
+                row.last_epoch = record
+                if record["val"]:
+                    row.last_miou = record["val"]["miou"]
+                if not self._live:
+                    self._console.print(_line(row), highlight=False, markup=False)
+        if self._live:
+            self._live.update(self._table())
+
+    def _table(self) -> Table:
+        table = Table("run", "epoch", "stage", "loss", "val mIoU", "non-finite", "seconds/epoch")
+        for row in self._rows:
+            record = row.last_epoch
+            if not record:
+                table.add_row(row.folder.name, "–", *[""] * 5)
+                continue
+            table.add_row(
+                row.folder.name,
+                f"{record['epoch'] + 1}/{row.epochs}",
+                record["stage"],
+                _number(record["train"].get("total")),
+                _number(row.last_miou),
+                str(record["raw_nonfinite"]),
+                _number(record["seconds"], 1),
+            )
+        return table
+
+
+def _new_epochs(row: _Row) -> list[dict]:
+    """Complete lines of epochs.jsonl that were not there at the last call."""
+    config = row.folder / "config.json"
+    if row.epochs is None and config.exists():
+        row.epochs = json.loads(config.read_text())["epochs"]
+    path = row.folder / "epochs.jsonl"
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        file.seek(row.read)
+        text = file.read()
+    complete = text[: text.rfind(b"\n") + 1]
+    row.read += len(complete)
+    return [json.loads(line) for line in complete.splitlines()]
+
+
+def _line(row: _Row) -> str:
+    record = row.last_epoch
+    return (
+        f"{row.folder.name}: epoch {record['epoch'] + 1}/{row.epochs} ({record['stage']}), "
+        f"loss {_number(record['train'].get('total'))}, val mIoU {_number(row.last_miou)}, "
+        f"non-finite {record['raw_nonfinite']}, {_number(record['seconds'], 1)} s"
+    )
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+@contextmanager
+def progress_bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Yields `progress(done, total)` that draws a bar in a terminal and a few lines elsewhere."""
+    if console.is_terminal:
+        with Progress(console=console) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+
+    def lines(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 4) == 0:
+            console.print(f"{what}: {done}/{total}", highlight=False)
+
+    yield lines

@@ -1,0 +1,109 @@
+"""Which code computes the sparse operations on a device: chosen once, announced, forced by a variable.
+
+| name | runs on | what it is |
+| --- | --- | --- |
+| native | CPU | the C++ engine of `sparse/native`, the default where it was built |
+| spconv | CUDA | the library spconv, the default where it is installed |
+| torch | any | plain torch, `sparse/reference.py` |
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bifusion.sparse import reference
+from bifusion.sparse.kernel_map import KernelMap, VoxelIndex
+from bifusion.types import InputError
+
+BACKEND_VARIABLE = "BIFUSION_SPARSE_BACKEND"
+"""Environment variable that forces a backend by name."""
+
+_FAST = {"cpu": "native", "cuda": "spconv"}
+"""The backend that a kind of device runs on unless it is missing."""
+_REMEDIES = {
+    "native": "install a C++ compiler (g++ or clang) and reinstall bifusion, with pip install "
+    "--force-reinstall --no-deps and the path or name it was installed from",
+    "spconv": "pip install spconv-triton, or the spconv-cu* that fits the CUDA version",
+}
+_logger = logging.getLogger("bifusion.sparse")
+
+
+class Backend(Protocol):
+    """What computes the operations; gradients included. The functions of reference.py say what."""
+
+    def index_voxels(self, coords: Tensor) -> VoxelIndex: ...
+
+    def conv(self, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor: ...
+
+    def avg_pool(self, feats: Tensor, kernel_map: KernelMap) -> Tensor: ...
+
+    def describe(self) -> str: ...
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The backend that serves `device`; the first call for a kind of device logs which one it is.
+
+    Raises:
+        InputError: if BIFUSION_SPARSE_BACKEND names one that is unknown, does not run on this kind of
+            device, or is not installed.
+    """
+    return _choose(device.type, os.environ.get(BACKEND_VARIABLE, ""))
+
+
+def describe_backend(device: torch.device) -> str:
+    """One line for people: what computes the sparse operations on `device`."""
+    return f"sparse operations on {device.type}: {backend_for(device).describe()}"
+
+
+@cache
+def _choose(kind: str, forced: str) -> Backend:
+    backend = _forced(kind, forced) if forced else _default(kind)
+    _logger.info("sparse operations on %s: %s", kind, backend.describe())
+    return backend
+
+
+def _default(kind: str) -> Backend:
+    fast = _FAST.get(kind, "torch")
+    try:
+        return _load(fast)
+    except ImportError as error:
+        _logger.warning(
+            "sparse operations on %s run on plain torch, several times slower: %s is not there (%s). "
+            "To get it: %s.", kind, fast, error, _REMEDIES[fast]
+        )  # fmt: skip
+        return reference
+
+
+def _forced(kind: str, name: str) -> Backend:
+    fitting = ["torch", *([_FAST[kind]] if kind in _FAST else [])]
+    if name not in fitting:
+        raise InputError(
+            f"{BACKEND_VARIABLE}: found {name!r}; expected one of {', '.join(fitting)} for tensors on "
+            f"{kind}, or leave it unset"
+        )
+    try:
+        return _load(name)
+    except ImportError as error:
+        raise InputError(
+            f"{BACKEND_VARIABLE}: found {name!r}, which is not installed ({error}); expected an "
+            f"installed backend: {_REMEDIES[name]}; or set it to torch"
+        ) from error
+
+
+def _load(name: str) -> Backend:
+    """Imported when wanted: either may be missing, and both take their time."""
+    if name == "native":
+        from bifusion.sparse import native
+
+        return native
+    if name == "spconv":
+        from bifusion.sparse import spconv_backend
+
+        return spconv_backend
+    return reference

@@ -1,0 +1,166 @@
+"""The CPU engine: C++ kernels behind the functions of `sparse/functional.py`.
+
+`convolve` in kernels.inl is output-stationary: for a block of output rows and one offset, rows of
+the input are read where they lie, and several output rows × up to six vectors of channels are summed
+in registers, so that it runs at the speed of a dense matrix product. Float32 and float64; like the
+plain backend it is differentiable once and computes in float32 under autocast. Results do not depend
+on the number of threads, but for the weight gradient, which is the same for the same number.
+
+Average pooling is plain torch's: none of the networks' steps spends 1 % of its time there.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bifusion.sparse import reference
+from bifusion.sparse.kernel_map import DUPLICATE_VOXELS, KernelMap
+from bifusion.sparse.native import _native  # torch is imported first: it brings the OpenMP runtime
+from bifusion.types import InputError
+
+ISA_VARIABLE = "BIFUSION_ISA"
+"""Environment variable that forces an instruction set, read when the engine is loaded."""
+
+_BLOCK_ROWS = 512
+"""Output rows of a block: their outputs and one offset's weights fit a 2 MB cache."""
+_MIN_BLOCKS_PER_THREAD = 4
+_PLAN = "native"
+
+avg_pool = reference.avg_pool
+
+
+def use_isa(name: str) -> None:
+    """Computes with the instruction set `name` from now on; InputError unless it is available."""
+    if name not in available_isas():
+        raise InputError(
+            f"{ISA_VARIABLE}: found {name!r}; expected one that this processor has: "
+            f"{', '.join(available_isas())}"
+        )
+    _native.use_isa(name)
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that were built and that this processor has, fastest first."""
+    return _native.supported_isas()
+
+
+def describe() -> str:
+    return f"native C++ engine ({_native.isa()}, float32)"
+
+
+if os.environ.get(ISA_VARIABLE):
+    use_isa(os.environ[ISA_VARIABLE])
+
+
+class HashIndex:
+    """A set of voxel coordinates, searchable by hashing; InputError if a voxel is given twice."""
+
+    def __init__(self, coords: Tensor) -> None:
+        self._index = _native.VoxelIndex(_int32(coords))
+        if not self._index.distinct:
+            raise InputError(DUPLICATE_VOXELS.format(len(coords)))
+
+    def table(self, out_coords: Tensor, kernel_size: int, stride: int) -> Tensor:
+        table = torch.empty(len(out_coords), kernel_size**3, dtype=torch.int32)
+        _native.find_neighbours(
+            self._index, _int32(out_coords), kernel_size, stride, table, torch.get_num_threads()
+        )
+        return table
+
+
+def index_voxels(coords: Tensor) -> HashIndex:
+    return HashIndex(coords)
+
+
+def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out); differentiable once."""
+    if weight.dtype not in (torch.float32, torch.float64):  # a model cast to a narrower type as a whole
+        return _Conv.apply(feats.float(), weight.float(), kernel_map).to(weight.dtype)
+    return _Conv.apply(feats, weight, kernel_map)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+        ctx.save_for_backward(feats, weight)
+        ctx.kernel_map = kernel_map
+        # Held until backward: the way from a map to the one it was transposed from is weak.
+        ctx.transposed = kernel_map.transposed if _needs_transposed(ctx, kernel_map) else None
+        return _convolve(feats, weight, kernel_map)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        feats, weight = ctx.saved_tensors
+        grad_feats = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            back = weight.transpose(1, 2)
+            if ctx.transposed is None:  # mirrored offsets on the same map spare a second plan
+                grad_feats = _convolve(grad, back.flip(0), ctx.kernel_map)
+            else:
+                grad_feats = _convolve(grad, back, ctx.transposed)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _weight_gradient(feats, grad, ctx.kernel_map)
+        return grad_feats, grad_weight, None
+
+
+def _needs_transposed(ctx, kernel_map: KernelMap) -> bool:
+    return ctx.needs_input_grad[0] and kernel_map.center is None
+
+
+def _convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    columns = weight.shape[2]
+    padding = _padding(columns, weight.dtype)
+    if padding:
+        weight = torch.nn.functional.pad(weight, (0, padding))
+    out = feats.new_zeros(kernel_map.num_outputs, columns + padding)
+    _native.convolve(
+        plan_of(kernel_map),
+        feats.detach().contiguous(),
+        weight.detach().contiguous(),
+        out,
+        torch.get_num_threads(),
+    )
+    return out[:, :columns].contiguous() if padding else out
+
+
+def _weight_gradient(feats: Tensor, grad: Tensor, kernel_map: KernelMap) -> Tensor:
+    columns = grad.shape[1]
+    padding = _padding(columns, grad.dtype)
+    if padding:
+        grad = torch.nn.functional.pad(grad, (0, padding))
+    threads = torch.get_num_threads()
+    parts = min(threads, max(1, kernel_map.num_outputs // _BLOCK_ROWS))
+    partial = feats.new_zeros(parts, kernel_map.volume, feats.shape[1], columns + padding)
+    _native.weight_gradient(
+        plan_of(kernel_map), feats.detach().contiguous(), grad.detach().contiguous(), partial, threads
+    )
+    total = partial[0] if parts == 1 else partial.sum(0)
+    return total[..., :columns].contiguous() if padding else total
+
+
+def _padding(columns: int, dtype: torch.dtype) -> int:
+    """Columns to add so that they fill whole vectors."""
+    return -columns % _native.lanes(dtype == torch.float32)
+
+
+def plan_of(kernel_map: KernelMap) -> _native.PairPlan:
+    """The map's pairs in the order in which the kernels want them; built once a map."""
+    threads = torch.get_num_threads()
+    key = (_PLAN, threads)
+    if key not in kernel_map.plans:
+        even_share = -(-kernel_map.num_outputs // (threads * _MIN_BLOCKS_PER_THREAD))
+        block_rows = max(16, min(_BLOCK_ROWS, even_share))
+        neighbors = kernel_map.neighbors.contiguous()
+        kernel_map.plans[key] = _native.make_plan(neighbors, kernel_map.num_inputs, block_rows, threads)
+    return kernel_map.plans[key]
+
+
+def _int32(coords: Tensor) -> Tensor:
+    return coords.detach().to(torch.int32).contiguous()

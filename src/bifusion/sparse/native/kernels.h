@@ -1,0 +1,46 @@
+// The compute kernels behind sparse convolution, one table of them per instruction set and precision.
+//
+// All matrices are dense and row-major. A convolution is a list of pairs (input row, output row) per
+// kernel offset; `Plan` orders the pairs by blocks of output rows and, within a block, by offset, so
+// that the block's outputs and one offset's weights stay in cache while they are used.
+#pragma once
+#include <cstdint>
+
+namespace bifusion {
+
+struct Plan {
+    const int32_t* pair_in;   // rows of the matrix that is read
+    const int32_t* pair_out;  // rows of the matrix that is written; of one block only within a block
+    const int64_t* start;     // (blocks * offsets + 1): first pair of block b and offset k at b * offsets + k
+    int64_t blocks;
+    int64_t offsets;
+};
+
+template <typename Real>
+struct Kernels {
+    // out[pair_out] += in[pair_in] * weight[k]: in (., cin), weight (offsets, cin, cout), out (., cout).
+    // cout must be a multiple of `lanes`. Every output row is written by one thread, in plan order.
+    void (*convolve)(const Plan&, const Real* in, int64_t cin, const Real* weight, int64_t cout, Real* out,
+                     int threads);
+    // partial[p][k] += in[pair_in]^T * out_grad[pair_out] over every parts-th block, so that each part has one
+    // thread to itself and its own order; partial (parts, offsets, cin, cout), zeroed by the caller.
+    void (*weight_gradient)(const Plan&, const Real* in, int64_t cin, const Real* out_grad, int64_t cout,
+                            Real* partial, int64_t parts, int threads);
+    int64_t lanes;
+};
+
+// One pair of tables per instruction set; a name exists only where the compiler could build it.
+namespace avx512 {
+extern const Kernels<float> single_precision;
+extern const Kernels<double> double_precision;
+}  // namespace avx512
+namespace avx2 {
+extern const Kernels<float> single_precision;
+extern const Kernels<double> double_precision;
+}  // namespace avx2
+namespace portable {
+extern const Kernels<float> single_precision;
+extern const Kernels<double> double_precision;
+}  // namespace portable
+
+}  // namespace bifusion

@@ -1,0 +1,163 @@
+// The kernels themselves. Included once by a translation unit per instruction set, which defines
+// BIFUSION_ISA (the namespace), VECTOR_BYTES and MAX_SUMS (vector registers to hold sums in) and is
+// compiled with that set's flags. Only vector extensions of GCC and Clang are used, no intrinsics.
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.h"
+
+namespace bifusion::BIFUSION_ISA {
+namespace {
+
+template <typename Real>
+struct Lanes {
+    static constexpr int count = VECTOR_BYTES / sizeof(Real);
+    typedef Real vector __attribute__((vector_size(VECTOR_BYTES)));
+    typedef Real unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(Real)), may_alias));
+    static inline vector load(const Real* p) { return *reinterpret_cast<const unaligned*>(p); }
+    static inline void store(Real* p, vector v) { *reinterpret_cast<unaligned*>(p) = v; }
+};
+
+// Widest run of columns whose sums and weights fit the registers, and the rows that go with a run.
+constexpr int MAX_COLUMNS = MAX_SUMS >= 24 ? 6 : 3;
+constexpr int rows_for(int columns) { return std::min(12, MAX_SUMS / columns); }
+
+// c[r][0 .. V lanes) += a[r][0 .. depth) * b, R rows at once with all sums in registers.
+template <typename Real, int R, int V>
+inline void add_product(const Real* const* a, const Real* b, int64_t b_stride, Real* const* c, int64_t depth) {
+    using L = Lanes<Real>;
+    typename L::vector sum[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 6
+        for (int v = 0; v < V; ++v) sum[r][v] = L::load(c[r] + v * L::count);
+    for (int64_t i = 0; i < depth; ++i) {
+        typename L::vector weight[V];
+#pragma GCC unroll 6
+        for (int v = 0; v < V; ++v) weight[v] = L::load(b + i * b_stride + v * L::count);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+            const Real x = a[r][i];
+#pragma GCC unroll 6
+            for (int v = 0; v < V; ++v) sum[r][v] += x * weight[v];
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 6
+        for (int v = 0; v < V; ++v) L::store(c[r] + v * L::count, sum[r][v]);
+}
+
+// w[r][0 .. V lanes) += sum over pairs p of a[p][r] * g[p], R rows of w at once.
+template <typename Real, int R, int V>
+inline void add_outer(const Real* const* a, int64_t row, const Real* const* g, int64_t col, Real* w, int64_t w_stride,
+                      int64_t pairs) {
+    using L = Lanes<Real>;
+    typename L::vector sum[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 6
+        for (int v = 0; v < V; ++v) sum[r][v] = L::load(w + r * w_stride + v * L::count);
+    for (int64_t p = 0; p < pairs; ++p) {
+        const Real* x = a[p] + row;
+        typename L::vector grad[V];
+#pragma GCC unroll 6
+        for (int v = 0; v < V; ++v) grad[v] = L::load(g[p] + col + v * L::count);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 6
+            for (int v = 0; v < V; ++v) sum[r][v] += x[r] * grad[v];
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 6
+        for (int v = 0; v < V; ++v) L::store(w + r * w_stride + v * L::count, sum[r][v]);
+}
+
+// All n rows with V columns: R at a time, then R/2 and so on for what is left.
+template <typename Real, int R, int V>
+void product_rows(const Real* const* a, const Real* b, int64_t b_stride, Real* const* c, int64_t depth, int64_t n) {
+    for (; n >= R; n -= R, a += R, c += R) add_product<Real, R, V>(a, b, b_stride, c, depth);
+    if constexpr (R > 1) product_rows<Real, R / 2, V>(a, b, b_stride, c, depth, n);
+}
+
+template <typename Real, int R, int V>
+void outer_rows(const Real* const* a, int64_t row, int64_t rows, const Real* const* g, int64_t col, Real* w,
+                int64_t w_stride, int64_t pairs) {
+    for (; rows >= R; rows -= R, row += R, w += R * w_stride)
+        add_outer<Real, R, V>(a, row, g, col, w, w_stride, pairs);
+    if constexpr (R > 1) outer_rows<Real, R / 2, V>(a, row, rows, g, col, w, w_stride, pairs);
+}
+
+// Calls run(std::integral_constant<int, V>, first column) over runs of at most MAX_COLUMNS vectors.
+template <int V = MAX_COLUMNS, typename Run>
+void for_column_runs(int64_t lanes, int64_t column, int64_t columns, const Run& run) {
+    while (columns - column >= V * lanes) {
+        run(std::integral_constant<int, V>{}, column);
+        column += V * lanes;
+    }
+    if constexpr (V > 1) for_column_runs<V - 1>(lanes, column, columns, run);
+}
+
+template <typename Real>
+void convolve(const Plan& plan, const Real* in, int64_t cin, const Real* weight, int64_t cout, Real* out, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<const Real*> a;
+        std::vector<Real*> c;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t block = 0; block < plan.blocks; ++block) {
+            for (int64_t k = 0; k < plan.offsets; ++k) {
+                const int64_t first = plan.start[block * plan.offsets + k];
+                const int64_t pairs = plan.start[block * plan.offsets + k + 1] - first;
+                if (pairs == 0) continue;
+                a.resize(pairs);
+                c.resize(pairs);
+                for (int64_t p = 0; p < pairs; ++p) a[p] = in + plan.pair_in[first + p] * cin;
+                for_column_runs(Lanes<Real>::count, 0, cout, [&](auto run, int64_t column) {
+                    constexpr int V = decltype(run)::value;
+                    for (int64_t p = 0; p < pairs; ++p) c[p] = out + plan.pair_out[first + p] * cout + column;
+                    product_rows<Real, rows_for(V), V>(a.data(), weight + k * cin * cout + column, cout, c.data(), cin,
+                                                       pairs);
+                });
+            }
+        }
+    }
+}
+
+template <typename Real>
+void weight_gradient(const Plan& plan, const Real* in, int64_t cin, const Real* out_grad, int64_t cout,
+                     Real* partial, int64_t parts, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t part = 0; part < parts; ++part) {
+        std::vector<const Real*> a, g;
+        Real* mine = partial + part * plan.offsets * cin * cout;
+        for (int64_t block = part; block < plan.blocks; block += parts) {
+            for (int64_t k = 0; k < plan.offsets; ++k) {
+                const int64_t first = plan.start[block * plan.offsets + k];
+                const int64_t pairs = plan.start[block * plan.offsets + k + 1] - first;
+                if (pairs == 0) continue;
+                a.resize(pairs);
+                g.resize(pairs);
+                for (int64_t p = 0; p < pairs; ++p) {
+                    a[p] = in + plan.pair_in[first + p] * cin;
+                    g[p] = out_grad + plan.pair_out[first + p] * cout;
+                }
+                for_column_runs(Lanes<Real>::count, 0, cout, [&](auto run, int64_t column) {
+                    constexpr int V = decltype(run)::value;
+                    outer_rows<Real, rows_for(V), V>(a.data(), 0, cin, g.data(), column, mine + k * cin * cout + column,
+                                                     cout, pairs);
+                });
+            }
+        }
+    }
+}
+
+}  // namespace
+
+const Kernels<float> single_precision = {convolve<float>, weight_gradient<float>, Lanes<float>::count};
+const Kernels<double> double_precision = {convolve<double>, weight_gradient<double>, Lanes<double>::count};
+
+}  // namespace bifusion::BIFUSION_ISA

@@ -1,0 +1,4 @@
+#define BIFUSION_ISA avx2
+#define VECTOR_BYTES 32
+#define MAX_SUMS 12
+#include "kernels.inl"

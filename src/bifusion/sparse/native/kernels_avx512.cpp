@@ -1,0 +1,4 @@
+#define BIFUSION_ISA avx512
+#define VECTOR_BYTES 64
+#define MAX_SUMS 24
+#include "kernels.inl"

@@ -1,0 +1,177 @@
+// Python binding. Arrays come in as row-major CPU arrays (torch tensors through DLPack, detached by the
+// caller) and are never converted: a copy of an output would lose the result. The GIL is released while
+// computing.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernel_map.h"
+#include "kernels.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace bifusion;
+
+template <typename T, int N>
+using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+struct InstructionSet {
+    const char* name;
+    const Kernels<float>* single_precision;
+    const Kernels<double>* double_precision;
+};
+
+// What this processor can run, widest vectors first.
+std::vector<InstructionSet> supported_sets() {
+    std::vector<InstructionSet> sets;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
+        sets.push_back({"avx512", &avx512::single_precision, &avx512::double_precision});
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        sets.push_back({"avx2", &avx2::single_precision, &avx2::double_precision});
+#endif
+    sets.push_back({"portable", &portable::single_precision, &portable::double_precision});
+    return sets;
+}
+
+InstructionSet in_use = supported_sets().front();
+
+void use_isa(const std::string& name) {
+    std::string known;
+    for (const InstructionSet& set : supported_sets()) {
+        if (name == set.name) {
+            in_use = set;
+            return;
+        }
+        known += std::string(known.empty() ? "" : ", ") + set.name;
+    }
+    throw std::invalid_argument("instruction set '" + name + "': expected one that this processor has: " + known);
+}
+
+template <typename Real>
+const Kernels<Real>& kernels() {
+    if constexpr (sizeof(Real) == 4)
+        return *in_use.single_precision;
+    else
+        return *in_use.double_precision;
+}
+
+// OpenMP's threads do not survive a fork, and a child that asks for them hangs: it computes alone.
+const pid_t loaded_in = getpid();
+int team(int threads) { return getpid() == loaded_in ? std::max(1, threads) : 1; }
+
+void check(bool fits, const char* what) {
+    if (!fits) throw std::invalid_argument(what);
+}
+
+// Pair lists owned by C++, handed to Python as an object that only these functions read.
+struct PairPlan {
+    PairLists lists;
+    int64_t offsets, in_rows, out_rows;
+    Plan view() const {
+        return {lists.pair_in.data(), lists.pair_out.data(), lists.start.data(),
+                (int64_t)(lists.start.size() - 1) / offsets, offsets};
+    }
+};
+
+PairPlan* make_plan(Array<const int32_t, 2> neighbours, int64_t in_rows, int64_t block_rows, int threads) {
+    const int64_t rows = neighbours.shape(0), offsets = neighbours.shape(1), entries = rows * offsets;
+    check(offsets > 0 && block_rows > 0, "a plan needs at least one offset and one row in a block");
+    nb::gil_scoped_release release;
+    const int32_t* table = neighbours.data();
+    int32_t low = -1, high = -1;
+    for (int64_t i = 0; i < entries; ++i) {
+        low = std::min(low, table[i]);
+        high = std::max(high, table[i]);
+    }
+    check(low >= -1 && high < in_rows, "neighbours: a row that the input does not have");
+    return new PairPlan{list_pairs(table, rows, offsets, block_rows, team(threads)), offsets, in_rows, rows};
+}
+
+template <typename Real>
+void convolve(const PairPlan& plan, Array<const Real, 2> in, Array<const Real, 3> weight, Array<Real, 2> out,
+              int threads) {
+    check((int64_t)in.shape(0) == plan.in_rows, "in: not as many rows as the plan has inputs");
+    check((int64_t)weight.shape(0) == plan.offsets, "weight: not as many offsets as the plan has");
+    check(in.shape(1) == weight.shape(1) && out.shape(1) == weight.shape(2), "channels of in, weight, out differ");
+    check((int64_t)out.shape(0) == plan.out_rows, "out: not as many rows as the plan has outputs");
+    check(weight.shape(2) % kernels<Real>().lanes == 0, "weight: columns must be a multiple of the lanes");
+    nb::gil_scoped_release release;
+    kernels<Real>().convolve(plan.view(), in.data(), in.shape(1), weight.data(), weight.shape(2), out.data(),
+                             team(threads));
+}
+
+template <typename Real>
+void weight_gradient(const PairPlan& plan, Array<const Real, 2> in, Array<const Real, 2> out_grad,
+                     Array<Real, 4> partial, int threads) {
+    check((int64_t)in.shape(0) == plan.in_rows, "in: not as many rows as the plan has inputs");
+    check((int64_t)out_grad.shape(0) == plan.out_rows, "out_grad: not as many rows as the plan has outputs");
+    check((int64_t)partial.shape(1) == plan.offsets, "partial: not as many offsets as the plan has");
+    check(in.shape(1) == partial.shape(2) && out_grad.shape(1) == partial.shape(3),
+          "channels of in, out_grad, partial differ");
+    check(out_grad.shape(1) % kernels<Real>().lanes == 0, "out_grad: columns must be a multiple of the lanes");
+    nb::gil_scoped_release release;
+    kernels<Real>().weight_gradient(plan.view(), in.data(), in.shape(1), out_grad.data(), out_grad.shape(1),
+                                    partial.data(), partial.shape(0), team(threads));
+}
+
+void check_coordinates(Array<const int32_t, 2> coords) { check(coords.shape(1) == 4, "coords: expected (M, 4)"); }
+
+void find_neighbours(const VoxelIndex& index, Array<const int32_t, 2> out, int kernel_size, int stride,
+                     Array<int32_t, 2> table, int threads) {
+    check_coordinates(out);
+    check(kernel_size > 0 && stride > 0, "kernel_size and stride: expected at least 1");
+    check(table.shape(0) == out.shape(0) && (int64_t)table.shape(1) == (int64_t)kernel_size * kernel_size * kernel_size,
+          "table: expected (out rows, kernel_size^3)");
+    nb::gil_scoped_release release;
+    index.find_neighbours(out.data(), out.shape(0), kernel_size, stride, table.data(), team(threads));
+}
+
+template <typename Real>
+void define_kernels(nb::module_& m) {
+    m.def("convolve", &convolve<Real>, "plan"_a, "in_"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(),
+          "threads"_a);
+    m.def("weight_gradient", &weight_gradient<Real>, "plan"_a, "in_"_a.noconvert(), "out_grad"_a.noconvert(),
+          "partial"_a.noconvert(), "threads"_a);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // plans live in kernel maps, which may outlive the module at exit
+    m.def("use_isa", &use_isa, "name"_a);
+    m.def("isa", [] { return in_use.name; });
+    m.def("supported_isas", [] {
+        std::vector<std::string> names;
+        for (const InstructionSet& set : supported_sets()) names.push_back(set.name);
+        return names;
+    });
+    m.def("lanes", [](bool single) { return single ? kernels<float>().lanes : kernels<double>().lanes; }, "single"_a);
+
+    nb::class_<PairPlan>(m, "PairPlan").def_prop_ro("pairs", [](const PairPlan& p) { return p.lists.pair_in.size(); });
+    m.def("make_plan", &make_plan, nb::rv_policy::take_ownership, "neighbors"_a.noconvert(), "in_rows"_a,
+          "block_rows"_a, "threads"_a);
+    define_kernels<float>(m);
+    define_kernels<double>(m);
+
+    nb::class_<VoxelIndex>(m, "VoxelIndex")
+        .def("__init__",
+             [](VoxelIndex* self, Array<const int32_t, 2> coords) {
+                 check_coordinates(coords);
+                 nb::gil_scoped_release release;
+                 new (self) VoxelIndex(coords.data(), coords.shape(0));
+             },
+             "coords"_a.noconvert())
+        .def_prop_ro("distinct", &VoxelIndex::distinct);
+    m.def("find_neighbours", &find_neighbours, "index"_a, "out_coords"_a.noconvert(), "kernel_size"_a, "stride"_a,
+          "table"_a.noconvert(), "threads"_a);
+}

@@ -1,0 +1,77 @@
+"""The whole main job, end to end, in its smallest form: everything `make demo` leaves is there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plyfile import PlyData
+from rich.console import Console
+
+from bifusion.compare import plan_runs
+from bifusion.data.synthetic import RoomsConfig
+from bifusion.demo import DEMO_RECIPES, DemoConfig, run_demo
+from bifusion.training.clip_pretraining import ClipPretrainConfig
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, str]:
+    """A demo of two training rooms and three epochs, and what it printed."""
+    wanted = DemoConfig(
+        out=tmp_path_factory.mktemp("demo") / "run",
+        epochs=3,
+        jobs=2,
+        rooms=RoomsConfig(train_rooms=2, val_rooms=1, views=2, point_spacing_m=0.08),
+        pretraining_rooms=2,
+        pretraining=ClipPretrainConfig(steps=3),
+    )
+    console = Console(record=True, width=120)
+    assert run_demo(wanted, console) == 0
+    return wanted, console.export_text()
+
+
+def test_leaves_a_validated_report_of_all_arms(finished):
+    out = finished[0].out
+    report = json.loads((out / "report.json").read_text())
+    text = json.dumps(report)
+    for arm in ("baseline", "staged", "without_views", "naive"):
+        assert f'"{arm}"' in text
+    assert "<html" in (out / "report.html").read_text()[:500].lower()
+
+
+def test_few_epochs_are_never_called_a_final_verdict(finished):
+    report = json.loads((finished[0].out / "report.json").read_text())
+    outcomes = {v["outcome"] for v in report["verdicts"] if v["criterion"] == "stability"}
+    assert outcomes <= {"indicative pass", "indicative fail"}
+
+
+def test_predicts_a_room_that_was_not_trained_on(finished):
+    out = finished[0].out
+    cloud = PlyData.read(str(out / "prediction" / "semantic.ply"))["vertex"]
+    room = sorted((out / "rooms" / "val").iterdir())[0]
+    assert cloud.count == len(np.load(room / "coord.npy"))
+    assert set(np.unique(cloud["label"])) <= set(range(-1, 20))
+
+
+def test_prints_table_places_and_next_commands(finished):
+    text = finished[1]
+    for word in ("report.html", "semantic.ply", "bifusion predict", "bifusion prepare scannet", "mIoU"):
+        assert word in text
+
+
+def test_a_second_call_takes_what_is_finished(finished):
+    wanted = finished[0]
+    files = list(wanted.out.rglob("checkpoints/*/*.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    console = Console(record=True, width=120)
+    assert run_demo(wanted, console) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in files}
+    assert console.export_text().count("taken as it is") >= len(DEMO_RECIPES)
+
+
+def test_planned_runs_share_data_and_length_and_differ_in_seed(tmp_path: Path):
+    runs = plan_runs(DEMO_RECIPES, (0, 1), tmp_path, tmp_path / "out", epochs=30)
+    assert len({run.folder for run in runs}) == 2 * len(DEMO_RECIPES)
+    assert {run.config.data.root for run in runs} == {tmp_path}
+    assert {run.config.trainer.epochs for run in runs} == {30}
+    assert [run.config.seed for run in runs] == [0] * 4 + [1] * 4

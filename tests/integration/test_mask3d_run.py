@@ -1,0 +1,84 @@
+"""A tiny Mask3D through the same trainer, evaluation, prediction and report as every other model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bifusion.config import Config, TrainerConfig
+from bifusion.models.mask_decoder import MaskDecoderConfig
+from bifusion.models.unet import UNetConfig
+from bifusion.predict import predict_scene
+from bifusion.recipes import get_recipe
+from bifusion.reports.comparison import write_report
+from bifusion.training.trainer import train
+from bifusion.training.validation import evaluate_run
+from tiny_runs import make_tiny_data
+
+
+def tiny_mask3d(root: Path) -> Config:
+    config = get_recipe("mask3d_small")
+    config.model.unet = UNetConfig(
+        kind="res16",
+        in_channels=3,
+        planes=(8, 12, 12, 8),
+        blocks=(1, 1, 1, 1),
+        stem_planes=8,
+        stem_kernel=3,
+    )
+    config.model.decoder = MaskDecoderConfig(
+        dim=16, heads=2, ffn_dim=16, rounds=1, num_queries=8, eval_queries=10, key_samples=(30, 60)
+    )
+    config.data = dataclasses.replace(config.data, root=root, voxel_size_m=0.12, image_size=64)
+    config.trainer = TrainerConfig(
+        epochs=2, batch_size=2, workers=0, eval_every=1, evaluation_views=2, accelerator="cpu"
+    )
+    config.optim.warmup_steps = 0
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A complete, evaluated run of two epochs."""
+    data = make_tiny_data(tmp_path_factory.mktemp("rooms"))
+    folder = tmp_path_factory.mktemp("runs") / "mask3d-seed0"
+    assert train(tiny_mask3d(data), folder).state == "completed"
+    evaluate_run(folder)
+    return folder
+
+
+def test_steps_have_instance_terms_only(run):
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    assert len(steps) == 4
+    for step in steps:
+        assert set(step["losses"]) == {"instance_class", "mask_bce", "mask_dice"}
+        assert step["event"] is None and step["grad_norm"]["decoder"] > 0
+
+
+def test_evaluation_has_ap_and_no_miou(run):
+    full = json.loads((run / "evaluation.json").read_text())["full"]
+    assert full["miou"] is None and full["pq"] is None and 0 <= full["ap"] <= full["ap25"] <= 1
+    config = json.loads((run / "config.json").read_text())
+    assert config["arm"] == config["model_kind"] == "mask3d" and not config["views_used"]
+    assert (run / "checkpoints" / "best").exists()
+    saved = np.load(sorted((run / "predictions").glob("*.npz"))[0])
+    assert set(saved["semantic"].tolist()) == {-1}
+
+
+def test_prediction_of_one_scene(run, tmp_path):
+    root = Path(json.loads((run / "config.json").read_text())["config"]["data"]["root"])
+    scene = sorted((root / "val").iterdir())[0]
+    written = {path.name for path in predict_scene(run, scene, tmp_path / "out")}
+    assert {"instance.ply", "instances.json"} <= written
+
+
+def test_report_shows_a_dash_for_miou(run, tmp_path):
+    report = write_report([run], tmp_path, title="Mask3D alone")
+    (arm,) = report["arms"]
+    assert arm["label"] == "Mask3D" and arm["figures"]["miou"]["mean"] is None
+    assert arm["figures"]["ap"]["mean"] is not None
+    assert "Mask3D" in (tmp_path / "report.html").read_text()

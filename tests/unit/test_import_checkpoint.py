@@ -1,0 +1,209 @@
+"""Importing checkpoints: recognition, refusals, our own; `train --init`. Numbers: tests/reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bifusion.checkpoint import load_model, save_checkpoint
+from bifusion.config import Config, build_model
+from bifusion.import_checkpoint import (
+    Imported,
+    print_conversion,
+    read_checkpoint,
+    recognise,
+    write_imported,
+)
+from bifusion.initial_weights import load_backbone
+from bifusion.models.official import official_models
+from bifusion.types import InputError
+from tiny_runs import tiny_config
+
+KIND = "mask3d_scannet20"
+
+
+def official_names(kind: str) -> dict[str, str]:
+    """Official name → ours."""
+    model = official_models()[kind]
+    with torch.device("meta"):
+        return {model.official_name(ours)[0]: ours for ours in model.build().state_dict()}
+
+
+def some_tensors() -> dict[str, Tensor]:
+    """A part of an official Mask3D file."""
+    return {
+        "model.decoder_norm.weight": torch.randn(128),
+        "model.mask_features_head.kernel": torch.randn(96, 128),
+        "model.backbone.bn0.bn.running_var": torch.rand(32),
+        "criterion.empty_weight": torch.ones(19),
+    }
+
+
+def saved(tensors: dict[str, Tensor], folder: Path, **more) -> Path:
+    path = folder / "model.ckpt"
+    torch.save({"state_dict": tensors, **more}, path)
+    return path
+
+
+# ----------------------------------------------------------------------------------- what is in a file
+
+
+@pytest.mark.parametrize("kind", official_models())
+def test_every_published_model_is_recognised(kind: str):
+    assert recognise(list(official_names(kind)), Path("x")) == (kind, "")
+
+
+def test_mask3d_without_its_prefix_is_recognised():
+    names = [name.removeprefix("model.") for name in official_names(KIND)]
+    assert recognise(names, Path("x")) == (KIND, "model.")
+
+
+def test_tensors_of_nothing_known(tmp_path: Path):
+    path = saved({"layer1.weight": torch.ones(2)}, tmp_path)
+    with pytest.raises(InputError, match="layer1.weight; known are .*mask3d_scannet20"):
+        read_checkpoint(path)
+
+
+def test_file_without_tensors(tmp_path: Path):
+    path = tmp_path / "x.pt"
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(InputError, match="no tensors by name"):
+        read_checkpoint(path)
+
+
+def test_what_fits_is_converted(tmp_path: Path):
+    tensors = some_tensors()
+    imported = read_checkpoint(saved(tensors, tmp_path, hyper_parameters={"config": Path("x")}))
+    assert imported.kind == KIND and imported.config.recipe == KIND
+    state = imported.conversion.state
+    assert torch.equal(
+        state["decoder.mask_features.weight"], tensors["model.mask_features_head.kernel"].T
+    )
+    assert torch.equal(state["unet.stem.norm.running_var"], tensors["model.backbone.bn0.bn.running_var"])
+    assert list(imported.conversion.converted) == ["model.mask_features_head.kernel"]
+    assert len(imported.conversion.matched) == 2 and imported.conversion.unexpected == []
+
+
+def test_safetensors_of_official_names(tmp_path: Path):
+    save_file(some_tensors(), tmp_path / "mask3d.safetensors")
+    assert len(read_checkpoint(tmp_path / "mask3d.safetensors").conversion.state) == 3
+
+
+# ------------------------------------------------------------------------------------- complete or not
+
+
+def broken(folder: Path) -> Imported:
+    tensors = some_tensors()
+    tensors["model.decoder_norm.weight"] = torch.ones(7)
+    tensors["model.level_embed.weight"] = torch.ones(4, 128)
+    return read_checkpoint(saved(tensors, folder))
+
+
+def test_incomplete_file_is_an_error_that_lists_it(tmp_path: Path):
+    with pytest.raises(InputError) as error:
+        write_imported(broken(tmp_path), tmp_path / "out")
+    message = str(error.value)
+    assert f"{len(official_names(KIND)) - 3} missing: model." in message
+    assert "1 unexpected: model.level_embed.weight" in message
+    assert "model.decoder_norm.weight has shape (7,), expected (128,)" in message
+    assert "--partial" in message and not (tmp_path / "out").exists()
+
+
+def test_table_names_every_problem(tmp_path: Path):
+    console = Console(record=True, width=150)
+    print_conversion(broken(tmp_path), console)
+    text = console.export_text()
+    for expected in (
+        "model.level_embed.weight",
+        "model.decoder_norm.weight has shape (7,)",
+        "model.class_embed_head.bias",
+    ):
+        assert expected in text
+
+
+def test_partial_import_keeps_initial_values(tmp_path: Path):
+    imported = broken(tmp_path)
+    out = write_imported(imported, tmp_path / "out", partial=True)
+    model, config = load_model(out)
+    initial = build_model(config).state_dict()
+    found = model.state_dict()
+    assert torch.equal(
+        found["unet.stem.norm.running_var"], imported.conversion.state["unet.stem.norm.running_var"]
+    )
+    assert torch.equal(found["decoder.norm.weight"], initial["decoder.norm.weight"])
+    record = json.loads((out / "import.json").read_text())
+    assert record["kind"] == KIND and "model.level_embed.weight" in record["unexpected"]
+    assert json.loads((out / "config.json").read_text())["model_kind"] == "mask3d"
+
+
+def test_folder_that_holds_something_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="holds something already"):
+        write_imported(broken(tmp_path), tmp_path, partial=True)
+
+
+# -------------------------------------------------------------------------------- our own, and --init
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[Path, Config]:
+    """A checkpoint folder of a tiny OneFormer3D."""
+    config = tiny_config("oneformer3d_small", tmp_path)
+    folder = save_checkpoint(
+        tmp_path / "run" / "checkpoints", build_model(config), config, None, step=0, links=["last"]
+    )
+    return folder, config
+
+
+@pytest.mark.parametrize("given", ["run folder", "checkpoint folder", "file"])
+def test_own_checkpoint_is_copied(given: str, own, tmp_path: Path):
+    folder, config = own
+    path = {
+        "run folder": tmp_path / "run",
+        "checkpoint folder": folder,
+        "file": folder / "model.safetensors",
+    }[given]
+    imported = read_checkpoint(path)
+    assert imported.kind == "bifusion" and imported.conversion.complete
+    copy, stored = load_model(write_imported(imported, tmp_path / "copy"))
+    original = load_model(folder)[0].state_dict()
+    assert stored == config
+    assert all(torch.equal(tensor, original[name]) for name, tensor in copy.state_dict().items())
+
+
+def test_init_fills_the_backbone_and_nothing_else(own, tmp_path: Path):
+    folder, _ = own
+    config = tiny_config("bifusion_small", tmp_path)
+    config.seed = 5
+    model = build_model(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_backbone(model, folder)
+    source = load_model(folder)[0].state_dict()
+    for name, tensor in model.state_dict().items():
+        expected = source[name] if name.startswith("unet.") else before[name]
+        assert torch.equal(tensor, expected), name
+
+
+def test_init_from_a_published_file_of_another_network(tmp_path: Path):
+    with pytest.raises(InputError) as error:
+        model = build_model(tiny_config("oneformer3d_small", tmp_path))
+        load_backbone(model, saved(some_tensors(), tmp_path))
+    assert "another 3D network" in str(error.value)
+    assert "unet.input_conv.weight is missing" in str(error.value)
+
+
+def test_init_from_another_size_lists_the_shapes(own, tmp_path: Path):
+    folder, _ = own
+    config = tiny_config("oneformer3d_small", tmp_path)
+    config.model.unet = dataclasses.replace(config.model.unet, planes=(8, 16))
+    with pytest.raises(InputError) as error:
+        load_backbone(build_model(config), folder)
+    message = str(error.value)
+    assert "has shape (27, 12, 12), expected (27, 16, 16)" in message
+    assert "--model.unet" in message
