@@ -19,7 +19,7 @@ from bifusion.types import InputError
 
 
 def demo(args: list[str]) -> int:
-    """Make rooms, pretrain the small image tower, train and compare four models, open the report."""
+    """Make rooms, pretrain the small image tower, train and compare five models, open the report."""
     from bifusion.demo import DemoConfig, run_demo
 
     return run_demo(_parse(DemoConfig, args, "demo"), Console())
@@ -74,7 +74,7 @@ def _prepare_synthetic(args: list[str]) -> int:
 
         out: Path
         """Data set to write."""
-        voxel_size_m: float = 0.06
+        voxel_size_m: float = 0.08
         """Voxel size the audit (probe, superpoint oracle) speaks of."""
         rooms: Annotated[RoomsConfig, tyro.conf.arg(name="")] = field(default_factory=RoomsConfig)
 

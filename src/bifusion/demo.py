@@ -1,4 +1,4 @@
-"""The main job on the embedded default: rooms, image tower, four models, report, one prediction."""
+"""The main job on the embedded default: rooms, image tower, five models, report, one prediction."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bifusion.training.clip_pretraining import pretrain_clip as pretrain
 
 DEMO_RECIPES = (
     "oneformer3d_small",
+    "mask3d_small",
     "bifusion_small",
     "bifusion_small_without_views",
     "bifusion_small_naive",

@@ -34,7 +34,7 @@ def test_leaves_a_validated_report_of_all_arms(finished):
     out = finished[0].out
     report = json.loads((out / "report.json").read_text())
     text = json.dumps(report)
-    for arm in ("baseline", "staged", "without_views", "naive"):
+    for arm in ("baseline", "mask3d", "staged", "without_views", "naive"):
         assert f'"{arm}"' in text
     assert "<html" in (out / "report.html").read_text()[:500].lower()
 

@@ -1,4 +1,4 @@
-"""Every `bifusion` command that the README shows is understood as it stands there."""
+"""Every `bifusion` command that README and RECIPES show is understood as it stands there."""
 
 import re
 import shlex
@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "RECIPES.md"))
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.S)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("bifusion ")]
 

@@ -187,3 +187,17 @@ def test_view_dropout():
     assert 0.05 < counts[0] / 400 < 0.15  # no_views_probability 0.1
     assert all(chosen == sorted(set(chosen)) for chosen in drawn)
     assert choose_views(names, 4, dataclasses.replace(STILL, no_views_probability=1), stream()) == []
+
+
+def test_voxels_know_where_augmentation_put_them(root):
+    """Mask3D's position code turns with the scene; without augmentation there is nothing to know."""
+    turned = dataclasses.replace(STILL, rotation_rad=math.pi)
+    config = DataConfig(root=root, voxel_size_m=0.1, augment=turned)
+    sample = SceneDataset(config, "train", 0, training=True).sample(0, 0)
+    moved, still = sample.voxel_augmented_m, sample.voxel_position_m
+    assert np.abs(moved - still).max() > 0.1
+    np.testing.assert_allclose(moved[:, 2], still[:, 2], atol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(moved[:, :2], axis=1), np.linalg.norm(still[:, :2], axis=1), atol=1e-5
+    )
+    assert SceneDataset(config, "train", 0, training=False).sample(0, 0).voxel_augmented_m is None

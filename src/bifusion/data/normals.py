@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 NEIGHBORS = 8
 
@@ -22,7 +22,7 @@ def estimate_normals(coord: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarra
         neighbors: points a plane is fitted to, besides the point itself.
     """
     count = min(neighbors + 1, len(coord))
-    _, nearest = cKDTree(coord).query(coord, k=np.arange(1, count + 1))
+    nearest = np.reshape(KDTree(coord).query(coord, k=count)[1], (len(coord), count))
     centred = coord[nearest].astype(np.float64)
     centred -= centred.mean(axis=1, keepdims=True)
     _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", centred, centred))

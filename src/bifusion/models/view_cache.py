@@ -122,7 +122,7 @@ def view_key(view: BatchView) -> str:
 
 def _content(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _arithmetic(device: torch.device) -> str:

@@ -1,0 +1,68 @@
+"""Timing on a machine that may be shared: medians, spread, and the speed of a dense product beside them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+DENSE_SIDE = 4096
+
+
+@dataclass
+class Timing:
+    """Repeated measurements of one thing."""
+
+    seconds: float
+    """Median."""
+    spread: float
+    """(largest - smallest) / median of the middle half of the runs."""
+    best: float
+    runs: int
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def measure(function: Callable[[], object], repeats: int = 7, min_seconds: float = 0.5) -> Timing:
+    """Runs once unmeasured, then at least `repeats` times and `min_seconds` in all."""
+    function()
+    times: list[float] = []
+    while len(times) < repeats or sum(times) < min_seconds:
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return timing_of(times)
+
+
+def timing_of(times: list[float]) -> Timing:
+    ordered = sorted(times)
+    quarter = len(ordered) // 4
+    median = statistics.median(ordered)
+    middle = ordered[quarter : len(ordered) - quarter]
+    return Timing(median, (middle[-1] - middle[0]) / median, ordered[0], len(ordered))
+
+
+def dense_gflops() -> float:
+    """GFLOP/s of a large float32 matrix product, now: the limit that sparse layers are held against."""
+    a = torch.rand(DENSE_SIDE, DENSE_SIDE)
+    out = torch.empty_like(a)
+    timing = measure(lambda: torch.mm(a, a, out=out), repeats=3)
+    return 2 * DENSE_SIDE**3 / timing.seconds / 1e9
+
+
+def machine() -> dict[str, object]:
+    """What a figure has to be read with."""
+    from bifusion.sparse.backends import describe_backend
+
+    return {
+        "threads": torch.get_num_threads(),
+        "load_1_minute": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "backend": describe_backend(torch.device("cpu")),
+        "time": time.strftime("%Y-%m-%d %H:%M"),
+    }
