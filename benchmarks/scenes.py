@@ -48,9 +48,7 @@ def room_voxels(count: int, seed: int = 0) -> Tensor:
     return with_scene(voxels)
 
 
-def _surface(
-    rng: np.random.Generator, size: tuple[int, ...], corner: tuple[int, ...]
-) -> np.ndarray:
+def _surface(rng: np.random.Generator, size: tuple[int, ...], corner: tuple[int, ...]) -> np.ndarray:
     """A sheet of voxels, each moved by at most one voxel across it."""
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1).reshape(-1, 3)
     across = size.index(1)

@@ -74,9 +74,12 @@ class FakeRun:
     gate_learned: bool = True
     train_scenes: list[str] = field(default_factory=lambda: [f"train{i:02d}" for i in range(8)])
     val_scenes: list[str] = field(default_factory=lambda: ["val00", "val01"])
+    sources: list[str] = field(default_factory=list)
     gradient_noise: float = 0.1
     spike_at: int | None = None
     alignment_rises: bool = True
+    shuffled_retrieval: float = 0.02
+    """How often a point is found by another point's image feature."""
     predictions: bool = False
 
     def write(self, root: Path) -> Path:
@@ -108,7 +111,8 @@ class FakeRun:
 
     @property
     def _kind(self) -> str:
-        return {"baseline": "oneformer3d", "mask3d": "mask3d"}.get(self.arm, "bifusion")
+        kinds = {"baseline": "oneformer3d", "fine_voxels": "oneformer3d", "mask3d": "mask3d"}
+        return kinds.get(self.arm, "bifusion")
 
     @property
     def _views(self) -> bool:
@@ -138,6 +142,7 @@ class FakeRun:
             "parameters": groups | {"total": sum(groups.values())},
             "train_scenes": self.train_scenes,
             "val_scenes": self.val_scenes,
+            "sources": self.sources,
             "stages": self._stages(),
             "views_used": self._views,
             "fusion_type": {"plan_a": "simple"}.get(self.arm, "gate")
@@ -295,7 +300,9 @@ class FakeRun:
         if self._views:
             record["full"] |= {"fusion_2d_ratio": self.gate, "share_2d": 0.48, "seen_share": 0.47}
             record["views_withheld"] = self._metrics(miou - self.withheld_cost)
-            record["shuffled_2d"] = self._metrics(miou - 0.2)
+            record["full"]["alignment"] = {"cosine": 0.5, "retrieval_at_1": 0.2}
+            found = {"cosine": 0.1, "retrieval_at_1": self.shuffled_retrieval}
+            record["shuffled_2d"] = self._metrics(miou - 0.2) | {"alignment": found}
             end = (
                 {"cosine": 0.61, "retrieval_at_1": 0.35}
                 if self.alignment_rises

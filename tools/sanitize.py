@@ -47,7 +47,7 @@ def main() -> int:
     if "--tests" in sys.argv:
         return run_tests()
     build()
-    # The C++ library before the check runtime looks for it: Python itself is C, and exceptions would fail.
+    # The C++ library too, before the runtime looks for it: Python is C, and exceptions would fail.
     preloaded = [_library("libasan.so"), _library("libstdc++.so.6")]
     environment = {
         **os.environ,

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from bifusion.types import InputError
 WEIGHTS = "model.safetensors"
 TRAINING_STATE = "training.pt"
 CONFIG = "config.json"
+TRAIN_AGAIN = "copy the checkpoint again, or train again"
 
 
 def save_checkpoint(
@@ -118,11 +120,18 @@ def check_same_tensors(wanted: dict[str, Tensor], stored: dict[str, Tensor], pat
 
 
 def load_training_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state saved with a checkpoint, on the CPU."""
+    """The training state saved with a checkpoint, on the CPU; InputError if it cannot be read."""
     path = checkpoint / TRAINING_STATE
     if not path.is_file():
         raise InputError(f"{path}: no such file; this checkpoint can be evaluated but not resumed")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); {TRAIN_AGAIN}") from error
+    if not isinstance(state, dict) or "time" not in state:
+        raise InputError(f"{path}: holds no training state of ours; {TRAIN_AGAIN}")
+    return state
 
 
 def trained_epochs(checkpoint: Path, config: Config) -> float:

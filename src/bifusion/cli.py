@@ -1,7 +1,8 @@
 """The command line: one function a command, arguments from typed dataclasses (tyro).
 
-Bad input (InputError) is printed without a traceback, exit status 2; a comparison in which a run
-crashed leaves with status 1 after the others are done; Ctrl-C with 130, everything saved.
+Bad input (InputError, a path that cannot be used) is printed without a traceback, exit status 2; a
+comparison in which a run crashed leaves with status 1 after the others are done; Ctrl-C with 130,
+everything saved.
 """
 
 import sys
@@ -38,7 +39,8 @@ class PrepareScanNet:
     posed_images: Path | None = None
     """Folder with one folder of posed colour and depth images a scan; without it no views."""
     splits: Path | None = None
-    """Folder with scannetv2_{train,val,test}.txt; without it all scans go to train."""
+    """Folder with scannetv2_{train,val,test}.txt; a scan listed twice goes to both splits. Without it
+    all scans go to train."""
     frame_skip: int = 1
     """Take every n-th posed image."""
     depth_frame: Literal["registered", "sensor"] = "registered"
@@ -199,7 +201,8 @@ class Evaluate:
 
     run: tyro.conf.Positional[Path]
     data: Path | None = None
-    """Data set (its val/ folder counts) instead of the one the run was trained on."""
+    """Data set (its val/ folder counts) instead of the one the run was trained on; the figures go to
+    evaluation-NAME.json beside the run's own."""
 
 
 def evaluate(args: list[str]) -> int:
@@ -283,7 +286,7 @@ class Compare:
 
 def compare(args: list[str]) -> int:
     """Train several recipes on the same data and write the comparison report."""
-    from bifusion.compare import default_jobs, plan_runs, train_runs
+    from bifusion.compare import check_runs, default_jobs, plan_runs, train_runs
     from bifusion.reports.comparison import print_table, write_report
 
     wanted = _parse(Compare, args, "compare")
@@ -302,15 +305,25 @@ def compare(args: list[str]) -> int:
             clip_weights=wanted.clip_weights,
             epochs=wanted.epochs,
         )
+        check_runs(planned)
         jobs = wanted.jobs or default_jobs()
         crashed = train_runs(planned, wanted.out, jobs=jobs, title=wanted.out.name, console=console)
         audit = wanted.data / "audit.json"
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
     usable_audit = audit if audit is not None and audit.exists() else None
-    report = write_report(folders, wanted.out, audit=usable_audit, title=wanted.out.name)
+    report = write_report(
+        folders, wanted.out, audit=usable_audit, crashed=crashed, title=wanted.out.name
+    )
     print_table(report, console)
     console.print(f"report: {wanted.out / 'report.html'}")
     return 1 if crashed else 0
+
+
+def dose(args: list[str]) -> int:
+    """Dose and response: what images add as one property of generated rooms changes."""
+    from bifusion.dose import DoseConfig, run_dose
+
+    return run_dose(_parse(DoseConfig, args, "dose"), Console())
 
 
 @dataclass
@@ -354,6 +367,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict,
     "export-submission": export_submission,
     "compare": compare,
+    "dose": dose,
     "pretrain-clip": pretrain_clip,
     "import-checkpoint": import_checkpoint,
 }
@@ -383,6 +397,9 @@ def main() -> None:
         sys.exit(COMMANDS[args[0]](args[1:]))
     except InputError as error:
         print(f"bifusion: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"bifusion: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("bifusion: interrupted; the same command goes on where it was", file=sys.stderr)

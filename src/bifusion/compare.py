@@ -7,7 +7,6 @@ with it, and two of them use two cores better than one does. The parent only rea
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -20,14 +19,21 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bifusion.config import Config, load_config, save_config
+from bifusion.config import Config, check_consistent, load_config, save_config
+from bifusion.data.dataset import SceneDataset
+from bifusion.models.bifusion import BiFusionConfig
+from bifusion.models.clip_encoder import ClipConfig
+from bifusion.models.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.progress import RunTable
 from bifusion.recipes import get_recipe
 from bifusion.reports.comparison import write_report
+from bifusion.training.run_folder import RunFolder
+from bifusion.training.stages import Timeline
 from bifusion.types import InputError
 
 POLL_SECONDS = 1.0
 REPORT_SECONDS = 60.0
+"""A partial report at most this often, and never in more than a twentieth of the time."""
 STOP_SECONDS = 30.0
 FINISHED = ("completed", "guard_stopped")
 
@@ -42,10 +48,9 @@ class PlannedRun:
     @property
     def finished(self) -> bool:
         """Trained to its end (or stopped by its guard) and evaluated."""
-        status = self.folder / "status.json"
-        if not status.exists() or not (self.folder / "evaluation.json").exists():
-            return False
-        return json.loads(status.read_text())["state"] in FINISHED
+        status = RunFolder(self.folder).read_status()
+        evaluated = (self.folder / "evaluation.json").exists()
+        return status is not None and status.state in FINISHED and evaluated
 
 
 def plan_runs(
@@ -59,8 +64,9 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """The runs of a comparison, seed by seed, in folders `out/RECIPE-seedK`.
 
-    All of them read `data`; `clip_weights` initialises the image tower of those that have one,
-    `epochs` overrides the length of all. InputError for an unknown recipe.
+    All of them read `data`; `clip_weights` initialises the image tower of those that have one (but
+    for the control whose tower is to be random), `epochs` overrides the length of all. InputError
+    for an unknown recipe.
     """
     runs = []
     for seed in seeds:
@@ -70,11 +76,31 @@ def plan_runs(
             config.data.root = data
             if epochs is not None:
                 config.trainer.epochs = epochs
-            clip = getattr(config.model, "clip", None)
-            if clip is not None and clip_weights is not None:
-                clip.pretrained = str(clip_weights)
+            tower = tower_for_weights(config)
+            if tower is not None and clip_weights is not None:
+                tower.pretrained = str(clip_weights)
             runs.append(PlannedRun(config, out / f"{recipe}-seed{seed}"))
     return runs
+
+
+def tower_for_weights(config: Config) -> ClipConfig | None:
+    """The image tower that pretrained weights are for; not that of the control with a random one."""
+    model = config.model
+    if not isinstance(model, BiFusionConfig) or model.image_features != "clip":
+        return None
+    return None if config.arm == "random_tower" else model.clip
+
+
+def check_runs(runs: Sequence[PlannedRun]) -> None:
+    """InputError for what would end a run as it starts: its numbers, length, data or weights."""
+    for config in (run.config for run in runs):
+        check_consistent(config)
+        Timeline(config.stages, config.trainer.epochs)
+        for split in ("train", "val"):
+            SceneDataset(config.data, split, config.seed, training=False)
+        tower = tower_for_weights(config)
+        if tower is not None and Path(tower.pretrained or "").suffix in FILE_SUFFIXES:
+            locate_weights(tower.architecture, str(tower.pretrained), quick_gelu=False)
 
 
 def train_runs(
@@ -86,31 +112,37 @@ def train_runs(
     is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
     and raises KeyboardInterrupt; the same call then goes on where it was.
     """
+    if jobs < 1:
+        raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
     waiting = [run for run in runs if not _taken(run)]
     for run in runs:
         if run not in waiting:
             console.print(f"{run.folder.name}: finished before, taken as it is")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     running: dict[str, subprocess.Popen] = {}
+    slots: dict[str, int] = {}
     crashed: list[str] = []
-    last_report = time.monotonic()
+    next_report = time.monotonic() + REPORT_SECONDS
     previous = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         with RunTable([run.folder for run in runs], console) as table:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
-                    running[run.folder.name] = _start(run, threads)
+                    slots[run.folder.name] = min(set(range(jobs)) - set(slots.values()))
+                    running[run.folder.name] = _start(run, threads, slots[run.folder.name])
                 time.sleep(POLL_SECONDS)
                 for name, process in list(running.items()):
                     if process.poll() is not None:
-                        del running[name]
+                        del running[name], slots[name]
                         if process.returncode != 0:
                             crashed.append(name)
                 table.update()
-                if time.monotonic() - last_report > REPORT_SECONDS:
+                if time.monotonic() > next_report:
+                    began = time.monotonic()
                     partial_report(runs, out, title)
-                    last_report = time.monotonic()
+                    taken = time.monotonic() - began
+                    next_report = time.monotonic() + max(REPORT_SECONDS, 19 * taken)
     except KeyboardInterrupt:
         _stop(running.values())
         raise
@@ -155,10 +187,13 @@ def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
     )
 
 
-def _start(run: PlannedRun, threads: int) -> subprocess.Popen:
+def _start(run: PlannedRun, threads: int, slot: int) -> subprocess.Popen:
+    """The run as a process; runs in different slots use different GPUs, where there are several."""
     run.folder.mkdir(parents=True, exist_ok=True)
     save_config(run.config, run.folder / "run.json")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
     command = [sys.executable, "-m", "bifusion.cli", "train", str(run.folder / "run.json")]
     with open(run.folder / "log.txt", "ab") as log:
         return subprocess.Popen(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from bifusion.config_io import from_plain, to_plain
+from bifusion.config_ranges import check_ranges
 from bifusion.data.dataset import DataConfig
 from bifusion.labels import get_label_set
 from bifusion.losses.criterion import CriterionConfig
@@ -34,7 +35,10 @@ MODEL_KINDS: dict[str, type] = {
     "bifusion": BiFusionConfig,
     "mask3d": Mask3DConfig,
 }
-Arm = Literal["baseline", "staged", "without_views", "naive", "plan_a", "plan_b", "mask3d"]
+Arm = Literal[
+    "baseline", "staged", "without_views", "naive", "plan_a", "plan_b", "mask3d",
+    "2d_only", "lifted_rgb", "fine_voxels", "random_tower",
+]  # fmt: skip
 
 
 @dataclass
@@ -56,7 +60,7 @@ class TrainerConfig:
     also for models that read no images. 0: no such split."""
     guard_patience: int = 3
     """Non-finite steps in a row that end the run."""
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     deterministic: bool = True
@@ -103,7 +107,9 @@ class Config:
 
 
 def check_consistent(config: Config) -> None:
-    """InputError where fields that must agree do not: a network and the data it is to read."""
+    """InputError where a number makes no sense, or where fields that must agree do not: a network
+    and the data it is to read."""
+    check_ranges(config_to_dict(config))
     model, data = config.model, config.data
     pairs = [
         ("model.label_set", model.label_set, "data.label_set", data.label_set),

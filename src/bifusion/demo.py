@@ -99,7 +99,11 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
     console.print(f"trained in {_minutes(trained)}")
     complete = [run for run in runs if run.folder.name not in crashed]
     report = write_report(
-        [run.folder for run in complete], wanted.out, audit=rooms / "audit.json", title=TITLE
+        [run.folder for run in complete],
+        wanted.out,
+        audit=rooms / "audit.json",
+        crashed=crashed,
+        title=TITLE,
     )
     scene = sorted((rooms / "val").iterdir())[0]
     _show_end(wanted.out, complete, report, scene, console)

@@ -49,7 +49,7 @@ class RunTable:
                 if record["val"]:
                     row.last_miou = record["val"]["miou"]
                 if not self._live:
-                    self._console.print(_line(row), highlight=False, markup=False)
+                    self._console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
         if self._live:
             self._live.update(self._table())
 

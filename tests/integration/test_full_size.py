@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from bifusion.data.dataset import SceneDataset, collate
 from bifusion.data.prepare import prepare_scannet
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import get_recipe
+from bifusion.training.stages import StagePlan, at_once
 from bifusion.training.trainer import train
 from bifusion.training.validation import evaluate_run
 
@@ -43,7 +45,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def three_steps(recipe: str, data: Path) -> Config:
-    """The recipe as it is, but for three epochs of one scene, and a tower without its weights."""
+    """The recipe as it is, but for three epochs of one scene, a tower without its weights, no ramps."""
     config = get_recipe(recipe)
     config.data.root = data
     config.trainer.epochs = 3
@@ -52,7 +54,23 @@ def three_steps(recipe: str, data: Path) -> Config:
     config.trainer.accelerator = "cpu"
     if isinstance(config.model, BiFusionConfig):
         config.model.clip.pretrained = None  # they cannot be downloaded everywhere
+        config.stages = without_ramps(config.stages)
     return config
+
+
+def without_ramps(plan: StagePlan) -> StagePlan:
+    """The stages at their full values: at the first step of each, ramps are still where they begin."""
+    stages = [
+        dataclasses.replace(
+            stage,
+            trains={group: at_once(ramp.value) for group, ramp in stage.trains.items()},
+            weights={term: at_once(ramp.value) for term, ramp in stage.weights.items()},
+            gate_scale=at_once(stage.gate_scale.value),
+            clip_gradient_scale=at_once(stage.clip_gradient_scale.value),
+        )
+        for stage in plan.stages
+    ]
+    return StagePlan(tuple(stages))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def tiny_mask3d(root: Path) -> Config:
     config = get_recipe("mask3d_small")
     config.model.unet = UNetConfig(
         kind="res16",
-        in_channels=6,
+        in_channels=3,
         planes=(8, 12, 12, 8),
         blocks=(1, 1, 1, 1),
         stem_planes=8,

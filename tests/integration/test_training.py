@@ -112,6 +112,15 @@ def test_final_evaluation(staged_run):
     assert len(saved["semantic"]) == len(saved["coord"]) == len(saved["truth_semantic"])
 
 
+def test_evaluation_on_other_data_leaves_the_runs_own_result(staged_run, tmp_path):
+    evaluate_run(staged_run)
+    own = (staged_run / "evaluation.json").read_bytes()
+    other = make_tiny_data(tmp_path / "elsewhere", train=0, val=1)
+    evaluate_run(staged_run, data=other)
+    assert (staged_run / "evaluation.json").read_bytes() == own
+    assert json.loads((staged_run / "evaluation-elsewhere.json").read_text())["epoch"] == 2
+
+
 def test_the_same_seed_gives_the_same_run(staged_run, data, tmp_path):
     train(tiny_config("bifusion_small", data), tmp_path / "again")
     ours, theirs = weights_of(tmp_path / "again"), weights_of(staged_run)

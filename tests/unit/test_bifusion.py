@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
-from bifusion.models.clip_encoder import ClipConfig
+from bifusion.models.clip_encoder import CLIP_MEAN, CLIP_STD, ClipConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
@@ -197,6 +197,38 @@ def test_plan_a_builds_no_2d_branch() -> None:
     assert model.describe_clip() is None
     with_views, without = model(make_batch()), model(make_batch(views_of=()))
     assert with_views.fusion is None and same(with_views, without)
+
+
+def test_lifted_rgb_is_the_colour_of_the_pixels() -> None:
+    """An image that tells its own pixel: red is x / 100, green y / 100."""
+    model, batch = make_model(image_features="rgb"), make_batch()
+    for view in batch.views:
+        view.image[0] = torch.arange(24) / 100
+        view.image[1] = torch.arange(16)[:, None] / 100
+    trace = model(batch).fusion
+    assert trace.f2d_in.shape == (2 * POINTS, 3)
+    assert not trace.f2d_in[~trace.seen].any()
+    x, y, z = batch.voxel_position_m[trace.seen].T
+    pixel = torch.stack([40 * (x - 0.175) / (1 - z) + 11.5, 40 * (0.1 - y) / (1 - z) + 7.5], dim=1)
+    told = trace.f2d_in[trace.seen] * torch.tensor(CLIP_STD) + torch.tensor(CLIP_MEAN)
+    assert torch.allclose(100 * told[:, :2], pixel, atol=1e-3)
+
+
+def test_lifted_rgb_has_no_tower() -> None:
+    model = make_model(image_features="rgb")
+    grouped = [p for group in model.parameter_groups().values() for p in group]
+    assert len({id(p) for p in grouped}) == len(grouped) == len(list(model.parameters()))
+    assert not any(name.startswith("clip") for name in [*model.parameter_groups(), *model.state_dict()])
+    assert "no tower" in model.describe_clip()
+    prediction = model(make_batch(), FusionControl(clip_gradient_scale=0.1))
+    loss_of(prediction).backward()
+    assert all(p.grad is not None for p in model.fusion.head_2d.parameters())
+
+
+def test_alpha_of_one_hides_3d_features_where_a_view_sees() -> None:
+    model, batch = make_model(), make_batch()
+    trace = model(batch, FusionControl(fixed_alpha=1.0)).fusion
+    assert torch.equal(trace.gate, trace.seen.float()) and not trace.learned
 
 
 def test_alignment_learns_to_tell_3d_from_2d() -> None:

@@ -37,6 +37,12 @@ def test_gradient_norms_by_path():
     }  # fmt: skip
 
 
+def test_what_is_not_fused_has_no_gradient_of_fusion():
+    """Plan A builds the 3D head and nothing of the fusion."""
+    paths = norms_by_path({"backbone": 3.0, "head_3d": 4.0, "decoder": 1.0, "total": 26**0.5})
+    assert paths["fusion"] is None and paths["backbone"] == 5.0
+
+
 def test_no_gradient_at_all():
     assert set(norms_by_path({}).values()) == {None}
 

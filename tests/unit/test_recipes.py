@@ -76,7 +76,8 @@ def test_plan_b_puts_numerical_stability_first():
 
 def test_who_uses_views():
     users = [name for name in RECIPES if "small" in name and get_recipe(name).uses_views]
-    assert users == ["bifusion_small", "bifusion_small_naive", "bifusion_small_plan_b"]
+    arms = ("naive", "plan_b", "2d_only", "lifted_rgb", "random_tower")
+    assert users == ["bifusion_small", *(f"bifusion_small_{arm}" for arm in arms)]
 
 
 def test_paired_seeds_start_from_the_same_backbone_and_decoder():
@@ -137,3 +138,27 @@ def test_missing_and_damaged_configuration_files(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         load_config(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("base", ["bifusion_scannet20", "bifusion_scannet200"])
+def test_full_size_baseline_is_a_fair_rival(base: str):
+    """Same network, data, length and optimiser; what differs is what makes it OneFormer3D."""
+    rival, staged = get_recipe(f"{base}_baseline"), get_recipe(base)
+    assert rival.arm == "baseline" and rival.model_kind == "oneformer3d"
+    assert rival.model.unet == staged.model.unet
+    assert rival.data.augment == staged.data.augment
+    assert rival.data.voxel_size_m == staged.data.voxel_size_m
+    assert rival.trainer == staged.trainer
+    assert rival.optim.lr == staged.optim.lr and rival.data.max_views == 0
+
+
+def test_losses_have_the_weights_of_the_study():
+    weights = get_recipe("bifusion_scannet200").stages.stages[-1].weights
+    of_study = {
+        "semantic": 0.4,
+        "instance_class": 1.0,
+        "mask_bce": 0.8,
+        "mask_dice": 0.6,
+        "score": 0.3,
+    }
+    assert {name: weights[name].value for name in of_study} == of_study

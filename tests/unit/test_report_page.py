@@ -67,6 +67,13 @@ def test_what_is_written_is_what_is_returned_and_fits_the_schema(compared):
     assert [arm["key"] for arm in written["arms"]] == list(ARMS)
 
 
+def test_generated_rooms_are_called_synthetic_without_an_audit_too(tmp_path):
+    rooms = FakeRun(epochs=2, sources=["generated room, config 0123"]).write(tmp_path / "rooms")
+    scans = FakeRun(epochs=2, sources=["ScanNet v2"]).write(tmp_path / "scans")
+    assert write_report([rooms], tmp_path / "a")["synthetic"]
+    assert not write_report([scans], tmp_path / "b")["synthetic"]
+
+
 def test_the_schema_is_valid_documented_and_strict(compared):
     schema = load_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -253,3 +260,10 @@ def test_the_factory_uses_classes_of_the_label_set():
 def decode(url):
     data = base64.b64decode(url.removeprefix("data:image/png;base64,"))
     return np.array(Image.open(io.BytesIO(data)).convert("RGBA"))
+
+
+def test_a_run_that_crashed_is_told(tmp_path):
+    folder = FakeRun("baseline").write(tmp_path)
+    report = write_report([folder], tmp_path / "out", crashed=["bifusion_small-seed0"])
+    assert report["crashed"] == ["bifusion_small-seed0"] and not report["complete"]
+    assert "bifusion_small-seed0" in (tmp_path / "out" / "report.html").read_text()

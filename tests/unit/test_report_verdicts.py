@@ -123,7 +123,11 @@ def test_overlapping_scenes_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"epochs": 30}, "length"), ({"train_scenes": ["other"]}, "training scenes")],
+    [
+        ({"epochs": 30}, "length"),
+        ({"train_scenes": ["other"]}, "training scenes"),
+        ({"sources": ["generated room, config texture-off"]}, "where their scenes come from"),
+    ],
 )
 def test_unequal_data_or_length_is_refused(tmp_path, settings, named):
     verdict = performance(tmp_path, FakeRun(), FakeRun(arm="baseline", **settings))
@@ -245,6 +249,7 @@ def test_stage_1_without_a_baseline_is_not_judged(tmp_path):
         (seeds(alignment_rises=False), "fail"),
         (seeds(1), "indicative pass"),
         (seeds(1, alignment_rises=False), "indicative fail"),
+        (seeds(shuffled_retrieval=0.25), "fail"),  # place alone is found as often
         (seeds(1, state="running", epochs_done=3), "not judged"),
         (seeds(arm="without_views"), "not judged"),
     ],
@@ -260,3 +265,15 @@ def test_only_arms_with_three_stages_have_stage_verdicts(tmp_path):
         for arm in arms
     }
     assert criteria == {"baseline": [], "naive": [], "staged": ["stage 1", "stage 2", "stage 3"]}
+
+
+def test_mask3d_competes_on_ap_although_its_network_is_another(tmp_path):
+    one = FakeRun("baseline").write(tmp_path)
+    other = FakeRun("mask3d").write(tmp_path)
+    for folder, planes in ((one, [16, 32]), (other, [32, 56])):
+        config = json.loads((folder / "config.json").read_text())
+        config["config"]["model"] = {"unet": {"kind": "residual", "planes": planes}}
+        (folder / "config.json").write_text(json.dumps(config))
+    arms = group_runs([load_run(one), load_run(other)])
+    verdict = judge_performance(find_role(arms, "mask3d"), arms)
+    assert verdict.outcome != "refused" and "AP" in verdict.evidence

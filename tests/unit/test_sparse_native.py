@@ -266,7 +266,7 @@ class ConvolvedScenes(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         kernel_map = kernel_map_of(random_voxels(16, 0.3, seed=index), "kernel 3")
         plan = native._native.make_plan(kernel_map.neighbors, kernel_map.num_inputs, 16, 2)
-        feats, out = torch.ones(kernel_map.num_inputs, 16), torch.zeros(kernel_map.num_outputs, 16)
+        feats, out = torch.ones(kernel_map.num_inputs, 16), torch.empty(kernel_map.num_outputs, 16)
         native._native.convolve(plan, feats, torch.ones(27, 16, 16), out, 2)
         assert torch.equal(out, native.conv(feats, torch.ones(27, 16, 16), kernel_map))
         return out.sum()

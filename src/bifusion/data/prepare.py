@@ -20,6 +20,7 @@ class Prepared:
     """What `prepare_scannet` did."""
 
     written: list[str] = field(default_factory=list)
+    """Scenes, one that is in two splits twice; `kept` likewise."""
     kept: list[str] = field(default_factory=list)
     """Scenes that were complete already."""
     lost_views: dict[str, int] = field(default_factory=dict)
@@ -50,7 +51,8 @@ def prepare_scannet(
         posed_images: folder with one folder of posed images a scan (`find_posed_images`); None: no
             views. With it, every scan needs its folder there.
         splits: folder with scannetv2_train.txt, scannetv2_val.txt and maybe scannetv2_test.txt;
-            None: all scans go to train. Scans of the test split are prepared without labels.
+            None: all scans go to train. A scan that two of them list goes to both splits (to try
+            things out on a single scan). Scans of the test split are prepared without labels.
         frame_skip: take every n-th posed image.
         overwrite: write complete scene folders again.
         depth_frame, long_side: see `iterate_views`.
@@ -61,19 +63,22 @@ def prepare_scannet(
     """
     if frame_skip < 1:
         raise InputError(f"frame_skip: found {frame_skip}; expected at least 1 (every image)")
+    if long_side is not None and long_side < 1:
+        raise InputError(f"long_side: found {long_side}; expected pixels, at least 1, or leave it out")
     names = sorted(path.name for path in Path(scans).glob("[!.]*") if path.is_dir())
     if not names:
         raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
-    split_of = _read_splits(Path(splits), names) if splits else dict.fromkeys(names, "train")
+    splits_of = _read_splits(Path(splits), names) if splits else dict.fromkeys(names, ("train",))
+    folders = [(name, split) for name in names for split in splits_of[name]]
     table = read_label_table(Path(labels))
     prepared, failures = Prepared(), []
-    for done, name in enumerate(names, start=1):
-        target = Path(out) / split_of[name] / name
+    for done, (name, split) in enumerate(folders, start=1):
+        target = Path(out) / split / name
         if scene_complete(target) and not overwrite:
             prepared.kept.append(name)
         else:
             images = Path(posed_images) / name if posed_images else None
-            scan_table = None if split_of[name] == "test" else table
+            scan_table = None if split == "test" else table
             try:
                 lost = _prepare_scan(
                     Path(scans) / name, target, scan_table, images, frame_skip, depth_frame, long_side
@@ -85,10 +90,10 @@ def prepare_scannet(
                 if lost:
                     prepared.lost_views[name] = lost
         if progress:
-            progress(done, len(names))
+            progress(done, len(folders))
     if failures:
         listed = "\n".join(failures)
-        raise InputError(f"{len(failures)} of {len(names)} scans could not be prepared:\n{listed}")
+        raise InputError(f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}")
     return prepared
 
 
@@ -121,18 +126,22 @@ def _prepare_scan(
     return lost
 
 
-def _read_splits(folder: Path, names: list[str]) -> dict[str, str]:
-    """Scan → split, from the benchmark's lists."""
-    split_of: dict[str, str] = {}
+def _read_splits(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Scan → its splits, nearly always one, from the benchmark's lists."""
+    listed: dict[str, set[str]] = {}
     for split in ("train", "val", "test"):
         path = folder / f"scannetv2_{split}.txt"
         if path.exists():
-            split_of.update(dict.fromkeys(path.read_text().split(), split))
-    unlisted = [name for name in names if name not in split_of]
+            try:
+                listed[split] = set(path.read_text().split())
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path}: is no list of scans ({error}); download it again") from None
+    splits_of = {name: tuple(s for s, members in listed.items() if name in members) for name in names}
+    unlisted = [name for name, splits in splits_of.items() if not splits]
     if unlisted:
         raise InputError(
             f"{folder}: scannetv2_{{train,val,test}}.txt there do not list {', '.join(unlisted[:5])}"
             f"{' …' if len(unlisted) > 5 else ''}; add them to a list, or leave --splits out: all scans "
             "go to train then"
         )
-    return split_of
+    return splits_of

@@ -100,11 +100,17 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{path}: the mesh's vertices lack {', '.join(lacking)}; expected x, y, z and colours "
             "(red, green, blue): take NAME_vh_clean_2.ply, not a mesh without colour"
         )
+    stored = {vertex.dtype[key] for key in colors}
+    if stored != {np.dtype(np.uint8)}:
+        raise InputError(
+            f"{path}: colours are stored as {', '.join(map(str, stored))}; expected uchar, 0 … 255: "
+            "take NAME_vh_clean_2.ply as released"
+        )
     coord = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float32)
     if len(coord) == 0 or (len(faces) and not 0 <= faces.min() <= faces.max() < len(coord)):
         raise InputError(f"{path}: {len(coord)} vertices, but faces name others; download it again")
     check_finite(coord, path)
-    return coord, np.stack([vertex[c] for c in colors], axis=1).astype(np.uint8), faces
+    return coord, np.stack([vertex[c] for c in colors], axis=1), faces
 
 
 def mesh_normals(coord: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -124,7 +130,11 @@ def read_meta(path: Path) -> ScanMeta:
     if not path.exists():
         raise InputError(f"{path}: missing; it holds the scan's axis alignment and cameras")
     values = {}
-    for line in path.read_text().splitlines():
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text ({error}); download it again") from None
+    for line in lines:
         key, _, text = line.partition(" = ")
         try:
             values[key.strip()] = np.array([float(number) for number in text.split()])
@@ -138,15 +148,13 @@ def read_meta(path: Path) -> ScanMeta:
 
 def read_segments(path: Path, num_points: int) -> np.ndarray:
     """(N,) int64 raw superpoint id of each vertex."""
-    ids = np.asarray(_field(_read_json(path), "segIndices", path))
-    if ids.dtype.kind != "i" or ids.ndim != 1:
-        raise InputError(f"{path}: segIndices is no list of whole numbers; download it again")
+    ids = _whole_numbers(_field(_read_json(path), "segIndices", path), f"{path}: segIndices")
     if len(ids) != num_points:
         raise InputError(
             f"{path}: has {len(ids)} entries, but the mesh has {num_points} vertices; both must "
             "come from NAME_vh_clean_2.ply: download them again"
         )
-    return ids.astype(np.int64)
+    return ids
 
 
 def read_annotation(
@@ -158,14 +166,17 @@ def read_annotation(
     (`clean_labels` drops them for the one in use).
     """
     groups = _field(_read_json(path), "segGroups", path)
+    if not isinstance(groups, list):
+        raise InputError(f"{path}: segGroups is no list of objects; download it again")
     used, point_to_segment = np.unique(segment_of_point, return_inverse=True)
     group_of_segment = np.full(len(used), -1)
     categories = []
     for group in groups:
-        label, members = _field(group, "label", path), np.asarray(_field(group, "segments", path))
+        label, object_name = str(_field(group, "label", path)), f"{path}: object {len(categories)}"
+        members = _whole_numbers(_field(group, "segments", path), f"{object_name}: segments")
         if not np.isin(members, used).all():
             raise InputError(
-                f"{path}: object {len(categories)} ({label}) names superpoint "
+                f"{object_name} ({label}) names superpoint "
                 f"{members[~np.isin(members, used)][0]}, which segs.json has not; the two files must be "
                 "of one mesh: download both again"
             )
@@ -209,6 +220,13 @@ def read_label_table(path: Path) -> LabelTable:
         # Reversed, so that the first row of a category wins.
         classes[name] = {row["raw_category"]: index.get(row[column], -1) for row in reversed(rows)}
     return LabelTable(path, classes)
+
+
+def _whole_numbers(values: Any, where: str) -> np.ndarray:
+    """A JSON list of whole numbers as (K,) int64."""
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise InputError(f"{where} is no list of whole numbers; download it again")
+    return np.array(values, dtype=np.int64)
 
 
 def _class_of_source_id(label_set: LabelSet) -> dict[str, int]:

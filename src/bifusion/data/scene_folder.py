@@ -201,9 +201,9 @@ def _as_bytes(color: np.ndarray, path: Path) -> np.ndarray:
     """`color` as uint8, if it already is whole numbers of 0 … 255."""
     if color.dtype == np.uint8:
         return color
-    if color.dtype.kind not in "iuf" or not (
-        np.array_equal(color, np.round(color)) and color.min() >= 0 and color.max() <= 255
-    ):
+    if color.dtype.kind not in "iuf":
+        raise InputError(f"{path}: holds {color.dtype}; expected uint8")
+    if not (np.array_equal(color, np.round(color)) and color.min() >= 0 and color.max() <= 255):
         raise InputError(
             f"{path}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or whole "
             "numbers of 0 … 255 (multiply colours of 0 … 1 by 255 and round)"

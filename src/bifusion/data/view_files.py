@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ DEPTH_SCALE = 1000.0
 """Stored depth is uint16 millimetres."""
 
 JPEG_QUALITY = 95
+
+EACH_VIEW_A_NAME = "give each view a name of its own"
 
 CAMERA_SHAPES = {
     "color_K": (3, 3), "depth_K": (3, 3), "color_cam2world": (4, 4), "depth_cam2world": (4, 4),
@@ -44,27 +47,22 @@ class Cameras:
 def load_cameras(folder: Path) -> Cameras:
     """The cameras of a scene's views; InputError where a field is missing or misshapen."""
     path = Path(folder) / "views" / "cameras.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: missing; a scene with views needs it, prepare the scene again"
-        ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error}); prepare the scene again") from None
+    stored = _read_fields(path)
     missing = [key for key in ("names", *CAMERA_SHAPES) if key not in stored]
     if missing:
         raise InputError(
             f"{path}: lacks {', '.join(missing)}; expected names, {', '.join(CAMERA_SHAPES)}; "
             "prepare the scene again"
         )
-    names = [str(name) for name in stored["names"]]
+    names = [str(name) for name in stored["names"].ravel()]
+    if len(set(names)) != len(names):
+        raise InputError(f"{path}: names are {', '.join(names)}; {EACH_VIEW_A_NAME}")
     for key, shape in CAMERA_SHAPES.items():
-        if stored[key].shape != (len(names), *shape):
+        array = stored[key]
+        if array.shape != (len(names), *shape) or array.dtype.kind not in "iuf":
             raise InputError(
-                f"{path}: {key} has shape {stored[key].shape}; expected {(len(names), *shape)}; "
-                "prepare the scene again"
+                f"{path}: {key} has shape {array.shape} of {array.dtype}; expected "
+                f"{(len(names), *shape)} numbers; prepare the scene again"
             )
     return Cameras(
         path=path,
@@ -76,6 +74,20 @@ def load_cameras(folder: Path) -> Cameras:
         color_size=stored["color_size"].astype(np.int64),
         depth_size=stored["depth_size"].astype(np.int64),
     )
+
+
+def _read_fields(path: Path) -> dict[str, np.ndarray]:
+    """Every array of cameras.npz; nothing where the file is a single array."""
+    try:
+        with open(path, "rb") as raw:
+            file = np.load(raw, allow_pickle=False)
+            return {} if isinstance(file, np.ndarray) else {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: missing; a scene with views needs it, prepare the scene again"
+        ) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); prepare the scene again") from None
 
 
 def load_view(folder: Path, view_name: str, cameras: Cameras | None = None) -> View:
@@ -122,9 +134,7 @@ def write_views(folder: Path, views: Iterable[View]) -> list[str]:
     for view in views:
         check_view(view, f"{folder}: view {view.name}")
         if view.name in fields["names"]:
-            raise InputError(
-                f"{folder}: two views are called {view.name!r}; give each a name of its own"
-            )
+            raise InputError(f"{folder}: two views are called {view.name!r}; {EACH_VIEW_A_NAME}")
         target.mkdir(parents=True, exist_ok=True)
         Image.fromarray(view.color).save(
             target / f"{view.name}.jpg", quality=JPEG_QUALITY, subsampling=0

@@ -13,6 +13,8 @@ from bifusion.labels import LabelSet
 from bifusion.types import InputError
 
 Origin = Literal["min", "world"]
+MAX_EXTENT = 2**20
+"""Voxels along an axis, and from the origin, that the sparse operations tell apart."""
 
 
 @dataclass
@@ -48,20 +50,22 @@ def voxelize(
             floor(xyz / v), OneFormer3D for ScanNet200 and Mask3D.
         shift_m: (3,) added before flooring (after subtracting the smallest xyz).
     Raises:
-        InputError: a scene too large for its voxel size (more than 2²⁰ voxels along an axis).
+        InputError: a scene too large for its voxel size, or too far from the origin (2²⁰ voxels).
     """
     shifted = coord - coord.min(axis=0) if origin == "min" else coord
     if shift_m is not None:
         shifted = shifted + shift_m
-    grid = np.floor(shifted / np.float32(voxel_size_m)).astype(np.int64)
-    low = grid.min(axis=0)
-    packed = grid - low
-    extent = packed.max(axis=0)
-    if extent.max() >= 1 << 20:
+    cells = np.floor(shifted / np.float32(voxel_size_m))
+    low, high = cells.min(axis=0), cells.max(axis=0)
+    extent, furthest = float((high - low).max()), float(np.abs([low, high]).max())
+    if extent >= MAX_EXTENT or furthest > MAX_EXTENT:  # larger floats would wrap around as integers
         raise InputError(
-            f"voxel_size_m: {voxel_size_m} m makes {int(extent.max()) + 1} voxels along an axis; at "
-            "most 2^20 fit; are the coordinates in metres? Enlarge the voxels or scale the coordinates"
+            f"voxel_size_m: {voxel_size_m} m makes {extent + 1:.4g} voxels along an axis, the furthest "
+            f"{furthest:.4g} from the origin; at most 2^20 fit; are the coordinates in metres? Enlarge "
+            "the voxels, scale the coordinates, or move the scene to the origin"
         )
+    grid = cells.astype(np.int64)
+    packed = grid - low.astype(np.int64)
     key = (packed[:, 0] << 40) | (packed[:, 1] << 20) | packed[:, 2]
     order = np.argsort(key, kind="stable")
     sorted_key = key[order]

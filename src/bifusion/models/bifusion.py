@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from bifusion.labels import get_label_set
 from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
 from bifusion.models.geometric_code import geometric_code
+from bifusion.models.pixel_colors import PixelColors
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.models.unet import UNetConfig, build_unet
@@ -41,6 +43,8 @@ class BiFusionConfig:
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
     use_clip: bool = True
     """False (Plan A): no 2D branch is built, the decoder sees the 3D head's features."""
+    image_features: Literal["clip", "rgb"] = "clip"
+    """What is lifted: patch tokens of the tower, or, without a tower, the pixels' own RGB."""
 
 
 class BiFusion(nn.Module):
@@ -52,8 +56,11 @@ class BiFusion(nn.Module):
         label_set = get_label_set(config.label_set)
         self.config = config
         self.unet = build_unet(config.unet)
-        self.clip = ClipEncoder(config.clip) if config.use_clip else None
-        channels_2d = self.clip.out_channels if self.clip is not None else None
+        has_tower = config.use_clip and config.image_features == "clip"
+        has_pixels = config.use_clip and config.image_features == "rgb"
+        self.clip = ClipEncoder(config.clip) if has_tower else None
+        self.pixels = PixelColors() if has_pixels else None
+        channels_2d = self._images.out_channels if self._images is not None else None
         self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
         self.decoder = QueryDecoder(
             config.decoder, config.fusion.dim, label_set.num_things, label_set.num_classes
@@ -63,12 +70,12 @@ class BiFusion(nn.Module):
         """Predict a batch from its voxels and views.
 
         `control` says how the fusion acts (default: inference). The trace in the prediction is
-        None where the 2D branch does not run: without CLIP, `run_2d` off, or views withheld.
+        None where the 2D branch does not run: none is built, `run_2d` off, or views withheld.
         A batch without views, or whose views see no voxel, is predicted from 3D features.
         """
         control = control or FusionControl()
         f3d_in = self.unet(SparseTensor(batch.voxel_feats, batch.voxel_coords))
-        if self.clip is None:
+        if self._images is None:
             fused, trace = self.fusion.without_2d(f3d_in, code=None), None
         elif control.withhold_views or not control.run_2d:
             unseen = self._find_sightings(dataclasses.replace(batch, views=[]))
@@ -94,21 +101,28 @@ class BiFusion(nn.Module):
         }
 
     def describe_clip(self) -> str | None:
-        """Where the tower's weights come from, in one line; None without a tower."""
-        return self.clip.describe() if self.clip is not None else None
+        """Where the tower's weights come from, or that pixels stand in for it, in one line; None
+        without a 2D branch."""
+        return self._images.describe() if self._images is not None else None
+
+    @property
+    def _images(self) -> ClipEncoder | PixelColors | None:
+        """What makes feature maps of the views."""
+        return self.clip if self.clip is not None else self.pixels
 
     def _find_sightings(self, batch: Batch) -> Sightings:
         scene = batch.voxel_coords[:, 0]
         return find_sightings(batch.voxel_position_m, scene, batch.views, self.config.lifting)
 
     def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
-        """(M, D2) tower features of the voxels, 0 where unseen; isolated or with scaled gradient."""
-        assert self.clip is not None
+        """(M, D2) image features of the voxels, 0 where unseen; isolated or with scaled gradient."""
+        images = self._images
+        assert images is not None
         if not batch.views:
-            return batch.voxel_feats.new_zeros(len(batch.voxel_feats), self.clip.out_channels)
+            return batch.voxel_feats.new_zeros(len(batch.voxel_feats), images.out_channels)
         isolated = control.clip_gradient_scale == 0
         with torch.no_grad() if isolated else contextlib.nullcontext():
-            maps = scale_gradient(self.clip.encode_views(batch.views), control.clip_gradient_scale)
+            maps = scale_gradient(images.encode_views(batch.views), control.clip_gradient_scale)
             lifted = lift_features(maps, batch.views, sightings)
         if control.shuffle_seed is None:
             return lifted

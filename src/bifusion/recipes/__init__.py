@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bifusion.config import Config
-from bifusion.recipes import bifusion, mask3d, oneformer3d
+from bifusion.recipes import bifusion, controls, mask3d, oneformer3d
 from bifusion.types import InputError
 
 Recipe = Callable[[], Config]
 
+_FULL_SIZE_ARMS = {"baseline": bifusion.baseline}
+"""At small size `oneformer3d_small` is that baseline."""
 _ARMS: dict[str, Callable[[Config], Config]] = {
     "without_views": bifusion.without_views,
     "naive": bifusion.naive,
     "plan_a": bifusion.plan_a,
     "plan_b": bifusion.plan_b,
+    "2d_only": controls.only_2d,
+    "lifted_rgb": controls.lifted_rgb,
+    "random_tower": controls.random_tower,
 }
 _BIFUSION: dict[str, Recipe] = {
     "bifusion_small": bifusion.bifusion_small,
@@ -29,6 +34,7 @@ def _arm_of(base: Recipe, arm: Callable[[Config], Config]) -> Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "oneformer3d_small": oneformer3d.oneformer3d_small,
+    "oneformer3d_small_fine": controls.oneformer3d_small_fine,
     "oneformer3d_scannet20": oneformer3d.oneformer3d_scannet20,
     "oneformer3d_scannet200": oneformer3d.oneformer3d_scannet200,
     "mask3d_small": mask3d.mask3d_small,
@@ -37,7 +43,7 @@ RECIPES: dict[str, Recipe] = {
     **{
         f"{name}_{arm_name}": _arm_of(base, arm)
         for name, base in _BIFUSION.items()
-        for arm_name, arm in _ARMS.items()
+        for arm_name, arm in (_ARMS if "small" in name else _FULL_SIZE_ARMS | _ARMS).items()
     },
 }
 """Name -> function that makes a fresh configuration, free to be changed."""

@@ -13,12 +13,23 @@ ROLES: dict[str, str] = {
     "baseline": "OneFormer3D",
     "mask3d": "Mask3D",
     "without_views": "BiFusion without views",
+    "fine_voxels": "OneFormer3D, finer voxels",
+    "2d_only": "BiFusion, 2D only",
+    "lifted_rgb": "BiFusion on lifted RGB",
+    "random_tower": "BiFusion, random tower",
     "naive": "Naive BiFusion",
     "plan_a": "BiFusion Plan A",
     "plan_b": "BiFusion Plan B",
     "staged": "Staged BiFusion",
 }
 """Role of an arm → how a reader knows it, in the order of tables."""
+CONTROLS: dict[str, str] = {
+    "fine_voxels": "control: 3D alone, at a finer voxel",
+    "2d_only": "control: image features alone wherever a view sees the point",
+    "lifted_rgb": "control: the pixels' RGB lifted instead of a tower's features",
+    "random_tower": "inverse control: its image tower started from random weights",
+}
+"""Role of an arm that is no rival, but shows where a gain comes from → what it is."""
 FIRST_ROLE = "staged"
 """The arm the comparison is about; its verdicts come first."""
 NUM_STAGES = 3
@@ -45,6 +56,11 @@ class Arm:
             run.state == "guard_stopped" or (run.state != "running" and run.evaluation is not None)
             for run in self.runs
         )
+
+    @property
+    def control(self) -> str | None:
+        """What the arm is a control of; None for models and their rivals."""
+        return CONTROLS.get(self.role)
 
     @property
     def is_staged(self) -> bool:

@@ -41,19 +41,34 @@ def class_table(arms: list[Arm]) -> dict[str, Any]:
     }
 
 
+TEXTURE_PARTS = {
+    "texture": ("full", True),
+    "other": ("full", False),
+    "texture_seen": ("seen", True),
+    "texture_unseen": ("unseen", True),
+}
+"""Part of the results → key of evaluation.json, and whether it is over the texture classes."""
+
+
+def texture_iou(run: Run, part: str, texture: set[str]) -> float:
+    """Mean IoU of one of `TEXTURE_PARTS`; `texture`: the classes that only texture tells apart."""
+    key, over_texture = TEXTURE_PARTS[part]
+    return _mean_over(class_iou(run, key), lambda name: (name in texture) == over_texture)
+
+
 def texture_split(arms: list[Arm], audit: Record | None) -> dict[str, Any] | None:
-    """Mean IoU over the classes that only texture tells apart (the audit names them) and the others."""
+    """Mean IoU over the classes that only texture tells apart (the audit names them) and the others,
+    the former on points seen and not seen as well."""
     names = set((audit or {}).get("texture_classes") or [])
     if not names:
         return None
-    rows = {}
-    for arm in arms:
-        rows[arm.key] = {
-            "texture": _mean(arm, lambda run: _mean_over(class_iou(run, "full"), lambda c: c in names)),
-            "other": _mean(
-                arm, lambda run: _mean_over(class_iou(run, "full"), lambda c: c not in names)
-            ),
+    rows = {
+        arm.key: {
+            part: _mean(arm, lambda run, part=part: texture_iou(run, part, names))
+            for part in TEXTURE_PARTS
         }
+        for arm in arms
+    }
     return {"classes": sorted(names), "arms": rows}
 
 

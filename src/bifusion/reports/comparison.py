@@ -31,12 +31,13 @@ from bifusion.reports.metrics import (
     update_counts,
 )
 from bifusion.reports.model_parts import part_counts
-from bifusion.reports.performance import judge_performance, why_refused
+from bifusion.reports.performance import judge_performance
 from bifusion.reports.run import Record, Run, load_run, read_json
 from bifusion.reports.stage_verdicts import judge_stages
 from bifusion.reports.study_table import study_table
 from bifusion.reports.terminal import print_table
-from bifusion.reports.verdicts import judge_fusion, judge_stability
+from bifusion.reports.text import listing
+from bifusion.reports.verdicts import Verdict, judge_fusion, judge_stability
 from bifusion.types import InputError
 
 __all__ = ["build_report", "print_table", "write_report"]
@@ -50,11 +51,13 @@ def write_report(
     out_dir: Path,
     *,
     audit: Path | None = None,
+    crashed: Sequence[str] = (),
     title: str = "BiFusion comparison",
 ) -> dict[str, Any]:
     """Writes report.json and report.html of the runs in `run_dirs` to `out_dir`; returns the former.
 
-    `audit` is a benchmark's audit.json, shown beside the results. Each file is written beside and
+    `audit` is a benchmark's audit.json, shown beside the results; `crashed` names runs that have no
+    result because they crashed, which the report tells. Each file is written beside and
     renamed, so that a reader never meets half of one. `InputError` for a folder that is no run, a
     damaged file, or two runs that are the same arm and seed.
     """
@@ -63,14 +66,26 @@ def write_report(
     runs = [load_run(Path(folder)) for folder in run_dirs]
     arms = group_runs(runs)
     told = _read_audit(audit)
-    report = build_report(arms, audit=told, title=title)
+    report = build_report(arms, audit=told, title=title, crashed=crashed)
     out_dir.mkdir(parents=True, exist_ok=True)
     _write(out_dir / "report.json", json.dumps(report, indent=1, allow_nan=False))
     _write(out_dir / "report.html", render_page(report, arms))
     return report
 
 
-def build_report(arms: list[Arm], *, audit: Record | None, title: str) -> dict[str, Any]:
+def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
+    """Whose performance is not judged and why; None if nobody's was refused."""
+    labels = {arm.key: arm.label for arm in arms}
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.criterion == "performance" and verdict.outcome == "refused":
+            reasons.setdefault(verdict.evidence, []).append(labels[verdict.arm])
+    return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
+
+
+def build_report(
+    arms: list[Arm], *, audit: Record | None, title: str, crashed: Sequence[str] = ()
+) -> dict[str, Any]:
     """The content of report.json, checked against its schema (reports/report.schema.json)."""
     baseline = find_role(arms, "baseline")
     verdicts = []
@@ -82,9 +97,10 @@ def build_report(arms: list[Arm], *, audit: Record | None, title: str) -> dict[s
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": all(arm.finished for arm in arms),
+        "complete": not crashed and all(arm.finished for arm in arms),
+        "crashed": list(crashed),
         "synthetic": _is_synthetic(arms, audit),
-        "scenes_refused": why_refused(arms),
+        "scenes_refused": _refusals(arms, verdicts),
         "arms": [_arm_entry(arm) for arm in arms],
         "runs": [_run_entry(run, arm) for arm in arms for run in arm.runs],
         "verdicts": [verdict.as_dict() for verdict in verdicts],
@@ -128,10 +144,9 @@ def _read_audit(path: Path | None) -> Record | None:
 
 
 def _is_synthetic(arms: list[Arm], audit: Record | None) -> bool:
-    """Generated rooms: only those come with an audit, or the runs say so themselves."""
-    return audit is not None or any(
-        run.config.get("source") == "synthetic" for arm in arms for run in arm.runs
-    )
+    """Generated rooms: only those come with an audit, or their scenes say so themselves."""
+    sources = [source for arm in arms for run in arm.runs for source in run.config.get("sources") or []]
+    return audit is not None or any(source.startswith("generated") for source in sources)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:
@@ -145,6 +160,7 @@ def _arm_entry(arm: Arm) -> dict[str, Any]:
         "key": arm.key,
         "role": arm.role,
         "label": arm.label,
+        "control": arm.control,
         "model_kind": run.model_kind,
         "seeds": [r.seed for r in arm.runs],
         "states": [r.state for r in arm.runs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from string import Template
@@ -14,7 +15,7 @@ from bifusion.reports import page_text, section_details, sections
 from bifusion.reports.arms import Arm
 from bifusion.reports.audit_section import audit
 from bifusion.reports.charts import Chart, all_charts, stages_from
-from bifusion.reports.markup import Look, about
+from bifusion.reports.markup import Look, Looks, about
 from bifusion.reports.pictures import picture_rooms
 from bifusion.reports.style import arm_color, arm_dash
 from bifusion.reports.text import listing, plural
@@ -37,23 +38,61 @@ def render_page(report: dict[str, Any], arms: list[Arm]) -> str:
         ("runs", "Runs", section_details.runs(report)),
         ("reading", "How to read this", section_details.reading(report)),
     ]
+    page = Page(
+        kind="BiFusion comparison",
+        title=report["title"],
+        created=report["created"],
+        data="report.json",
+        badges=badges(synthetic=report["synthetic"], complete=report["complete"]),
+        lead=_lead(report),
+        notice=_notice(report),
+    )
+    return fill_page(page, parts, looks, [chart.figure for chart in charts])
+
+
+@dataclass(frozen=True)
+class Page:
+    """The frame of a page; plain text but for `badges`."""
+
+    kind: str
+    title: str
+    created: str
+    data: str
+    """Name of the JSON file beside it; its schema is NAME.schema.json in this package."""
+    badges: str
+    lead: str
+    notice: str
+    """Empty where there is nothing to warn of."""
+
+
+def fill_page(
+    page: Page, parts: list[tuple[str, str, str]], looks: Looks, figures: list[dict[str, Any]]
+) -> str:
+    """One file that needs no network: frame, (anchor, name, HTML) of each part, chips and charts.
+
+    `figures` are plotly's; an element of class "plot" shows the one that its data-chart counts.
+    Parts without content are left out.
+    """
     parts = [(anchor, name, body) for anchor, name, body in parts if body]
     return Template(_packaged("report.html.template")).substitute(
-        title=escape(report["title"]),
-        badges=_badges(report),
-        lead=escape(_lead(report)),
-        notice=f'<p class="notice">{escape(_notice(report))}</p>' if _notice(report) else "",
+        eyebrow=escape(page.kind),
+        title=escape(page.title),
+        badges=page.badges,
+        lead=escape(page.lead),
+        notice=f'<p class="notice">{escape(page.notice)}</p>' if page.notice else "",
         chips="".join(_chip(key, look) for key, look in looks.items()),
         links="".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in parts),
         sections="\n".join(
             f'<section id="{anchor}"><h2>{escape(name)}</h2>{body}</section>'
             for anchor, name, body in parts
         ),
-        created=escape(report["created"]),
+        created=escape(page.created),
+        data=escape(page.data),
+        schema=escape(page.data.replace(".json", ".schema.json")),
         css=_packaged("report.css"),
         script=_packaged("report.js"),
         plotlyjs=get_plotlyjs().replace("</script", "<\\/script"),
-        charts=embed_json([chart.figure for chart in charts]),
+        charts=embed_json(figures),
     )
 
 
@@ -67,11 +106,12 @@ def _packaged(name: str) -> str:
     return resources.files("bifusion.reports").joinpath(name).read_text(encoding="utf-8")
 
 
-def _badges(report: dict[str, Any]) -> str:
-    badges = ['<span class="badge">synthetic rooms</span>'] if report["synthetic"] else []
-    if not report["complete"]:
-        badges.append('<span class="badge live">partial</span>')
-    return "".join(badges)
+def badges(*, synthetic: bool, complete: bool) -> str:
+    """What a reader must know before any figure."""
+    found = ['<span class="badge">synthetic rooms</span>'] if synthetic else []
+    if not complete:
+        found.append('<span class="badge live">partial</span>')
+    return "".join(found)
 
 
 def _lead(report: dict[str, Any]) -> str:
@@ -95,8 +135,10 @@ def _notice(report: dict[str, Any]) -> str:
         notices.append(
             "Runs are still training, or ended without an evaluation: figures are those so far."
         )
+    if report["crashed"]:
+        notices.append(f"Crashed, and therefore without a result: {listing(report['crashed'], 8)}.")
     if report["scenes_refused"]:
-        notices.append(f"Performance is not judged. {report['scenes_refused']}")
+        notices.append(f"Performance is not judged for {report['scenes_refused']}")
     return " ".join(notices)
 
 
@@ -114,12 +156,16 @@ def _curves(charts: list[Chart], arms: list[Arm]) -> str:
     bands = f" Bands: the stages of {staged.label}." if staged else ""
     html = [about(f"{page_text.CURVES}{bands} {page_text.CHIPS}")]
     for section in dict.fromkeys(chart.section for chart in charts):
-        html.append(f'<h3>{escape(section)}</h3><div class="charts">')
-        for index, chart in enumerate(charts):
-            if chart.section == section:
-                html.append(
-                    f'<div class="chart"><h4>{escape(chart.title)}</h4>'
-                    f'<div class="plot" data-chart="{index}"></div></div>'
-                )
-        html.append("</div>")
+        html.append(f"<h3>{escape(section)}</h3>{chart_grid(charts, section)}")
     return "".join(html)
+
+
+def chart_grid(charts: list[Chart], section: str) -> str:
+    """Places of the charts of a section; `fill_page` takes the figures of all, in the same order."""
+    places = [
+        f'<div class="chart"><h4>{escape(chart.title)}</h4>'
+        f'<div class="plot" data-chart="{index}"></div></div>'
+        for index, chart in enumerate(charts)
+        if chart.section == section
+    ]
+    return f'<div class="charts">{"".join(places)}</div>'

@@ -25,6 +25,11 @@ AUDIT = (
     "What voxel colour and geometry alone give away of each group of classes (a probe, against chance), "
     "what image crops give away, and how much of the rooms the views see."
 )
+CONTROLS = (
+    "Controls see the same information another way (3D at a finer voxel, image features alone, the "
+    "pixels’ RGB lifted without a tower), or, the inverse one, through a tower that started from random "
+    "weights. They show where a gain comes from; they are no rivals and get no verdict on performance."
+)
 READING = {
     "Stability": (
         "20 epochs in a row without a non-finite loss, activation or gradient, counted before any guard "
@@ -46,7 +51,8 @@ READING = {
     ),
     "Stage 2": (
         "2D and 3D features of the same validation point grow closer (cosine), and a point is found "
-        "more often among 100 by its 2D feature, for every seed."
+        "more often among 100 by its 2D feature, for every seed; and less often by 2D features shuffled "
+        "between points, since FiLM tells both features the point's place."
     ),
     "2D's real share": (
         "‖g·f2d‖ / (‖g·f2d‖ + ‖(1−g)·f3d‖): what the gate lets through, weighted by how large the "
@@ -63,5 +69,6 @@ READING = {
 }
 SYNTHETIC = (
     "The rooms are generated. These figures compare models with each other; they say nothing about real "
-    "scans."
+    "scans. The small image tower was pretrained on labelled crops of further rooms, as CLIP was on "
+    "captioned images: models without images have not seen those labels."
 )

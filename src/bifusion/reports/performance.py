@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bifusion.reports.arms import ROLES, Arm, find_role
+from bifusion.reports.arms import FIRST_ROLE, ROLES, Arm, find_role
 from bifusion.reports.metrics import Sample, final_value, latest_value, over_seeds
 from bifusion.reports.run import Run
 from bifusion.reports.text import listing, mean_spread, number, plural, signed
@@ -15,14 +15,17 @@ from bifusion.reports.verdicts import MIN_SEEDS, Outcome, Verdict, indicative, w
 DECISIVE = "without_views"
 """The same network, losses and stages without images: only what images add is compared."""
 YARDSTICKS = ("baseline", DECISIVE)
+VOXEL_SIZE = ("data", "voxel_size_m")
+FINE = "fine_voxels"
+"""The control whose voxels are meant to differ."""
 SHARED_SETTINGS = (
     ("data", "augment"),
-    ("data", "voxel_size_m"),
+    VOXEL_SIZE,
     ("trainer", "guard_patience"),
-    ("model", "unet", "kind"),
-    ("model", "unet", "planes"),
 )
 """Settings that have to be equal for a fair comparison, where runs record them."""
+SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
+"""What makes two networks the same size; Mask3D is another network by nature."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
     """
     if arm.role == "baseline":
         return Verdict("performance", arm.key, "not judged", "The yardstick itself.")
+    if arm.control is not None:
+        return _beside_control(arm, arms)
     metric = "ap" if arm.first.model_kind == "mask3d" else "miou"
     roles = ("baseline",) if metric == "ap" or arm.role == DECISIVE else YARDSTICKS
     rivals = [rival for role in roles if (rival := find_role(arms, role)) is not None]
@@ -51,7 +56,7 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
         return Verdict("performance", arm.key, "refused", reason)
     if not rivals:
         return Verdict("performance", arm.key, "not judged", "No 3D baseline in this comparison.")
-    if any(run.state == "guard_stopped" and run.evaluation is None for run in arm.runs):
+    if any(run.state == "guard_stopped" for run in arm.runs):
         stopped = [
             f"seed {run.seed} in epoch {run.epochs_done}"
             for run in arm.runs
@@ -74,6 +79,17 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
     return Verdict("performance", arm.key, outcome, evidence, figures)
 
 
+def _beside_control(control: Arm, arms: list[Arm]) -> Verdict:
+    """Not judged; how far the arm that the comparison is about lies above it is told."""
+    evidence, figures = f"No rival, but a {control.control}.", {}
+    main = find_role(arms, FIRST_ROLE)
+    if main is not None and why_refused([main, control]) is None:
+        found = compare(main, control, "miou")
+        evidence += f" {main.label}: {found.evidence}"
+        figures = {f"{main.key} minus {control.key}": found.figures}
+    return Verdict("performance", control.key, "not judged", evidence, figures)
+
+
 def compare(arm: Arm, rival: Arm, metric: str) -> Comparison:
     """`metric` ("miou" or "ap") of the last checkpoints, arm minus rival, paired by seed."""
     ours, theirs = arm.by_seed(), rival.by_seed()
@@ -94,9 +110,6 @@ def compare(arm: Arm, rival: Arm, metric: str) -> Comparison:
         f"{signed(differences.mean)}"
     )
     outcome, remark = _outcome(differences)
-    stopped = [str(run.seed) for run in arm.runs if run.state == "guard_stopped"]
-    if stopped:
-        remark += f", seed {listing(stopped)} as its guard left it"
     figures = {
         "arm": mine.by_seed,
         "rival": other.by_seed,
@@ -165,11 +178,17 @@ def _unequal(one: Run, other: Run) -> list[str]:
         found.append("their training scenes")
     if set(one.val_scenes) != set(other.val_scenes):
         found.append("their validation scenes")
+    sources = [run.config.get("sources") for run in (one, other)]
+    if None not in sources and sources[0] != sources[1]:
+        found.append("where their scenes come from")
     if one.label_set != other.label_set:
         found.append(f"label set ({one.label_set}, {other.label_set})")
     if one.epochs != other.epochs:
         found.append(f"length ({one.epochs} and {other.epochs} epochs)")
-    for keys in SHARED_SETTINGS:
+    another_network = "mask3d" in (one.model_kind, other.model_kind)
+    for keys in SHARED_SETTINGS + (() if another_network else SHARED_NETWORK):
+        if keys == VOXEL_SIZE and FINE in (one.arm, other.arm):
+            continue
         mine, theirs = (_setting(run, keys) for run in (one, other))
         if mine is not None and theirs is not None and mine != theirs:
             found.append(f"{'.'.join(keys)} ({mine}, {theirs})")

@@ -53,7 +53,8 @@ class Run:
     name: str
     recipe: str
     arm: str
-    """Role in a comparison: baseline, staged, without_views, naive, plan_a, plan_b, mask3d, …"""
+    """Role in a comparison: baseline, staged, without_views, naive, plan_a, plan_b, mask3d, or one of
+    the controls, fine_voxels, 2d_only, lifted_rgb, random_tower."""
     model_kind: str
     seed: int
     label_set: str
@@ -89,6 +90,13 @@ class Run:
     def settings(self) -> Record:
         """The complete configuration the run was started with, as nested dictionaries."""
         return self.config.get("config") or {}
+
+    @property
+    def fixed_alpha(self) -> float | None:
+        """α of seen points if the last stage holds it fixed to its end; None where it is learned."""
+        stages = (self.settings.get("stages") or {}).get("stages")
+        last = stages[-1] if stages else {}
+        return last.get("fixed_alpha") if last.get("fixed_alpha_until", 1.0) >= 1 else None
 
 
 def load_run(folder: Path) -> Run:

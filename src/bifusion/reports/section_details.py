@@ -13,6 +13,12 @@ from bifusion.reports.pictures import Picture, Room
 from bifusion.reports.text import count, duration
 
 Report = dict[str, Any]
+TEXTURE_COLUMNS = {
+    "texture": "Texture classes",
+    "other": "Other classes",
+    "texture_seen": "Texture classes, points seen",
+    "texture_unseen": "Texture classes, points not seen",
+}
 
 
 def rooms(pictured: list[Room], looks: Looks) -> str:
@@ -55,7 +61,7 @@ def classes(report: Report, looks: Looks) -> str:
     if texture:
         named = ", ".join(texture["classes"])
         html.append(about(f"Classes that only texture tells apart: {named}. {page_text.TEXTURE}"))
-    groups = {"texture": "Texture classes", "other": "Other classes"} if texture else {}
+    groups = TEXTURE_COLUMNS if texture else {}
     parts = {"seen": "Points seen (mIoU)", "unseen": "Points not seen (mIoU)"} if split else {}
     if groups or parts:
         rows = []

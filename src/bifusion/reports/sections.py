@@ -68,7 +68,9 @@ def results(report: Report, looks: Looks) -> str:
     }
     rows = []
     for arm in report["arms"]:
-        note = "" if arm["final"] else f"<small>{escape(_standing(arm))}</small>"
+        notes = [arm["control"]] if arm["control"] else []
+        notes += [] if arm["final"] else [_standing(arm)]
+        note = "".join(f"<small>{escape(text)}</small>" for text in notes)
         cells = [sample_cell(arm["figures"][key], best[key]) for key in RESULT_COLUMNS]
         cells.append(sample_cell(arm["figures"]["fusion_2d_ratio"], None))
         plain = [str(arm["raw_nonfinite"]), str(arm["skipped"]), count(arm["parameters"])]
@@ -81,7 +83,8 @@ def results(report: Report, looks: Looks) -> str:
         rows.append(f'<tr class="oracle"><th>Superpoint oracle</th>{cells}<td colspan="5"></td></tr>')
     scenes = "generated (synthetic) validation rooms" if report["synthetic"] else "the validation scenes"
     head = f"<tr><th>Model</th>{head_cells([*RESULT_COLUMNS.values(), *names])}</tr>"
-    text = f"On {scenes}. {page_text.RESULTS} {page_text.ORACLE if oracle else ''}"
+    controls = page_text.CONTROLS if any(arm["control"] for arm in report["arms"]) else ""
+    text = f"On {scenes}. {page_text.RESULTS} {page_text.ORACLE if oracle else ''} {controls}"
     return about(text) + table(head, rows)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bifusion.reports.arms import Arm
 from bifusion.reports.metrics import (
     Sample,
+    final_value,
     log_scatter,
     nonfinite_steps,
     series,
@@ -26,8 +27,9 @@ CHANCE_RETRIEVAL = 0.01
 
 
 def judge_stages(arm: Arm, baseline: Arm | None, performance: Verdict) -> list[Verdict]:
-    """One verdict a stage, for an arm trained in the study's three stages; none for others."""
-    if not arm.is_staged:
+    """One verdict a stage, for an arm trained in the study's three stages; none for others, and for
+    controls, whose stages are those of the arm they control."""
+    if not arm.is_staged or arm.control is not None:
         return []
     return [
         judge_stage_1(arm, baseline),
@@ -73,7 +75,11 @@ def judge_stage_1(arm: Arm, baseline: Arm | None) -> Verdict:
 
 
 def judge_stage_2(arm: Arm) -> Verdict:
-    """2D and 3D features of the same validation point come closer and find each other more often."""
+    """2D and 3D features of the same validation point come closer and find each other more often.
+
+    FiLM writes a point's place into both features, so that they agree more even where the image says
+    nothing: 2D features shuffled among the points, which keep their place, must be found less often.
+    """
     if not arm.first.views_used:
         return Verdict("stage 2", arm.key, "not judged", "Trained without views: nothing to align.")
     name = arm.first.stages[1].name
@@ -95,13 +101,23 @@ def judge_stage_2(arm: Arm) -> Verdict:
         for figure in ("cosine", "retrieval_at_1")
     }
     beats_chance = samples["retrieval_at_1", "end"].mean > CHANCE_RETRIEVAL
+    own, shuffled = (
+        arm.over_seeds(lambda run, part=part: final_value(run, part, "alignment", "retrieval_at_1"))
+        for part in ("full", "shuffled_2d")
+    )
+    figures |= {"retrieval_at_1 in the end": own.by_seed, "with 2D shuffled": shuffled.by_seed}
     evidence = (
         f"Cosine {mean_spread(samples['cosine', 'start'])} → {mean_spread(samples['cosine', 'end'])}; "
         "a point is found among 100 by its 2D feature in "
         f"{_percent(samples['retrieval_at_1', 'start'])} → "
         f"{_percent(samples['retrieval_at_1', 'end'])} of cases (chance 1 %)."
     )
-    passed = all(rises.values()) and beats_chance
+    if own.by_seed and shuffled.by_seed:
+        evidence += (
+            f" At the last checkpoint {_percent(own)}, and {_percent(shuffled)} with 2D features "
+            "shuffled between points: that much the place alone gives away."
+        )
+    passed = all(rises.values()) and beats_chance and _all_rise(shuffled, own)
     if len(arm.runs) < MIN_SEEDS:
         evidence += f" ({plural(len(arm.runs), 'seed')}, fewer than {MIN_SEEDS}.)"
         return Verdict("stage 2", arm.key, indicative(passed), evidence, figures)

@@ -233,6 +233,8 @@ def _fusion(arm: Arm) -> Cell:
     kind = {"gate": "FiLM and learned gate", "simple": "fixed half"}.get(
         run.fusion_type or "", run.fusion_type
     )
+    if run.fixed_alpha is not None:
+        kind = f"FiLM, α fixed at {run.fixed_alpha:g} on seen points"
     cell: Cell = [("type", kind or "none")]
     gates = [gate for r in arm.runs if (gate := _last_gate(r))]
     if gates:

@@ -16,9 +16,22 @@ COLORS = {
     "plan_a": "#c2951a",
     "plan_b": "#55a7d6",
     "staged": "#dd6420",
+    "fine_voxels": "#6c6fc4",
+    "2d_only": "#a8683c",
+    "lifted_rgb": "#6f9c2f",
+    "random_tower": "#cf5470",
 }
 OTHER_COLORS = ("#7a6bd0", "#9a7b4f", "#5d9e3c", "#d1556a")
-DASHES = {"without_views": "dash", "naive": "dot", "plan_a": "dashdot", "plan_b": "longdash"}
+DASHES = {
+    "without_views": "dash",
+    "naive": "dot",
+    "plan_a": "dashdot",
+    "plan_b": "longdash",
+    "fine_voxels": "longdash",
+    "2d_only": "dashdot",
+    "lifted_rgb": "dash",
+    "random_tower": "dot",
+}
 
 
 def arm_color(arm: Arm, index: int) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bifusion.reports.text import NONE, duration, millions, number
+from bifusion.reports.text import NONE, duration, millions, number, signed
 
 STYLES = {
     "pass": "bold green",
@@ -22,6 +22,13 @@ STYLES = {
 }
 FIGURES = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "pq": "PQ", "fusion_2d_ratio": "gate"}
 CRITERIA = ("stability", "performance", "fusion")
+DOSE_PARTS = {
+    "all": "gain",
+    "seen": "seen",
+    "unseen": "not seen",
+    "texture": "texture",
+    "other": "other",
+}
 
 
 def print_table(report: dict[str, Any], console: Console) -> None:
@@ -30,6 +37,8 @@ def print_table(report: dict[str, Any], console: Console) -> None:
     console.print(_verdicts(report))
     if report["scenes_refused"]:
         console.print(f"[yellow]Performance refused[/yellow]: {escape(report['scenes_refused'])}")
+    if report["crashed"]:
+        console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(report['crashed']))}.")
     if report["synthetic"]:
         console.print("All figures are of generated (synthetic) rooms.")
     if not report["complete"]:
@@ -45,7 +54,8 @@ def _results(report: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for arm in report["arms"]:
         figures = [_mean_spread(arm["figures"][key]) for key in FIGURES]
-        label = escape(arm["label"]) + ("" if arm["final"] else f" [dim]({_progress(arm)})[/dim]")
+        label = escape(arm["label"]) + (" [dim](control)[/dim]" if arm["control"] else "")
+        label += "" if arm["final"] else f" [dim]({_progress(arm)})[/dim]"
         table.add_row(
             label,
             *figures,
@@ -86,3 +96,39 @@ def _mean_spread(sample: dict[str, Any]) -> str:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def print_dose(dose: dict[str, Any], console: Console) -> None:
+    """Values × gain, with the probe and the oracle of each data set, from the content of dose.json."""
+    labels = {arm["key"]: arm["label"] for arm in dose["arms"]}
+    gaining = [key for key in labels if key != dose["reference"]]
+    for key in gaining:
+        title = f"{dose['title']}: {labels[key]}"
+        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        heads = (dose["knob"]["name"], "mIoU", "without\nviews", *DOSE_PARTS.values())
+        for name in (*heads, "probe:\nvoxels", "probe:\nimages", "oracle", "points\nseen"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for level in dose["levels"]:
+            table.add_row(*_dose_row(level, key, dose["reference"]))
+        console.print(table)
+    zero = dose["knob"]["zero_at"]
+    if any(level["expected_zero"] for level in dose["levels"]):
+        console.print(f"At {dose['knob']['name']} {zero:g} the expected gain is zero.")
+    console.print("All figures are of generated (synthetic) rooms.")
+
+
+def _dose_row(level: dict[str, Any], key: str, reference: str | None) -> list[str]:
+    mine, theirs = level["arms"].get(key), level["arms"].get(reference)
+    gain = mine["gain"] if mine else None
+    cells = [_mean_spread(entry["miou"]["all"]) if entry else NONE for entry in (mine, theirs)]
+    cells += [_gain(gain[part]) if gain else NONE for part in DOSE_PARTS]
+    audit = level["audit"] or {}
+    probes = [(audit.get("probe") or {}).get(sense) for sense in ("voxels", "images")]
+    cells += [number(probe["accuracy"], 2) if probe else NONE for probe in probes]
+    cells += [number(_nan(audit.get(name)), 2) for name in ("oracle_miou", "seen_share")]
+    return [f"{level['value']:g}", *cells]
+
+
+def _gain(sample: dict[str, Any]) -> str:
+    text = signed(_nan(sample["mean"]))
+    return text if sample["spread"] is None else f"{text}\n± {number(sample['spread'])}"

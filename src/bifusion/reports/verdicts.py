@@ -174,6 +174,9 @@ def judge_fusion(arm: Arm) -> Verdict:
         f"Without the views mIoU changes by {signed(-cost.mean)}, with 2D features shuffled by "
         f"{signed(-shuffled.mean)}. "
     )
+    if any(run.state == "guard_stopped" for run in arm.runs):
+        evidence += "Its guard stopped a seed: there is no end result to judge. "
+        return Verdict("fusion", arm.key, "fail", evidence, figures)
     in_range = all(low <= value <= high for value in ratio.by_seed.values())
     return Verdict(
         "fusion", arm.key, *_fusion_outcome(arm, in_range, cost.mean, miou.spread, evidence), figures
@@ -205,6 +208,8 @@ def _why_no_fusion(arm: Arm) -> str | None:
     if run.fusion_type != "gate":
         kind = run.fusion_type or "none"
         return f"Its gate is fixed (fusion type {kind}); only learned gates are judged."
+    if run.fixed_alpha is not None:
+        return f"Its gate is fixed (α = {run.fixed_alpha:g}); only learned gates are judged."
     missing = [str(run.seed) for run in arm.runs if run.evaluation is None]
     stopped = [
         str(run.seed) for run in arm.runs if run.evaluation is None and run.state == "guard_stopped"

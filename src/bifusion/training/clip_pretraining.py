@@ -230,8 +230,9 @@ def _save(
     tower: ClipEncoder, out: Path, rooms_root: Path, result: dict[str, float], config: ClipPretrainConfig
 ) -> None:
     description = (
-        f"pretrained contrastively on image crops and class names of {rooms_root.name}, held-out "
-        f"retrieval {result['held-out accuracy']:.2f} (chance {result['chance']:.2f})"
+        f"pretrained contrastively on image crops and class names of rooms in {rooms_root.name} (their "
+        "labels are supervision that 3D models do not get), held-out retrieval "
+        f"{result['held-out accuracy']:.2f} (chance {result['chance']:.2f})"
     )
     metadata = {"description": description, "config": json.dumps(dataclasses.asdict(config))}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -37,6 +39,7 @@ def describe_run(
         "parameters": {**counts, "total": sum(counts.values())},
         "train_scenes": train_scenes,
         "val_scenes": val_scenes,
+        "sources": scene_sources(config.data.root, train_scenes, val_scenes),
         "stages": [
             {"name": stage.name, "first_epoch": first, "end_epoch": end}
             for stage, (first, end) in zip(config.stages.stages, bounds, strict=True)
@@ -51,3 +54,13 @@ def describe_run(
         },
         "config": config_to_dict(config),
     }
+
+
+def scene_sources(root: Path, train_scenes: list[str], val_scenes: list[str]) -> list[str]:
+    """What the scenes' scene.json say of their origin, each once: names alone do not tell rooms with
+    textures from the same rooms without. Foreign folders without a scene.json say nothing."""
+    folders = [root / "train" / name for name in train_scenes]
+    folders += [root / "val" / name for name in val_scenes]
+    files = [folder / "scene.json" for folder in folders]
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return sorted({str(scene["source"]) for scene in told if scene.get("source")})

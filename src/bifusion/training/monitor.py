@@ -16,11 +16,12 @@ GRADIENT_PATHS: dict[str, tuple[str, ...]] = {
     "clip": ("clip.block*", "clip.embed"),
     "conv1": ("clip.conv1_*",),
     "head_2d": ("head_2d",),
-    "backbone": ("backbone",),
-    "fusion": ("film", "gate", "head_3d", "align"),
+    "backbone": ("backbone", "head_3d"),
+    "fusion": ("film", "gate", "align"),
     "decoder": ("decoder",),
 }
-"""Path of the gradient -> patterns of the parameter groups on it."""
+"""Path of the gradient -> patterns of the parameter groups on it. The 3D head belongs to the 3D path:
+without a 2D branch there is no fusion, but that head all the same."""
 
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:

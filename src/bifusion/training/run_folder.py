@@ -13,9 +13,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bifusion.config_io import from_plain
 from bifusion.types import InputError
 
 State = Literal["running", "completed", "guard_stopped", "interrupted"]
+RESTORE = "restore the file or start a new run"
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """A stage in config.json: epochs [first_epoch, end_epoch), counted from 0."""
+
+    name: str
+    first_epoch: int
+    end_epoch: int
 
 
 @dataclass
@@ -89,8 +100,12 @@ class RunFolder:
         """Complete records of a .jsonl file; a last line that a crash cut short is left out."""
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [_parse(line, path, number) for number, line in enumerate(lines, 1)]
+        lines = _read(path).split("\n")[:-1]
+        records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        for number, record in enumerate(records, 1):
+            if "epoch" not in record:
+                raise InputError(f'{path}, line {number}: has no "epoch"; {RESTORE}')
+        return records
 
     def keep_lines_before(self, path: Path, key: str, limit: int) -> None:
         """Drops records with record[key] >= limit: steps that a resumed run is going to repeat."""
@@ -105,13 +120,29 @@ class RunFolder:
         """What status.json says; None where there is none."""
         if not self.status.exists():
             return None
-        return RunStatus(**json.loads(self.status.read_text(encoding="utf-8")))
+        value = _parse(_read(self.status), str(self.status))
+        return from_plain(RunStatus, value, str(self.status))
+
+    def read_stages(self) -> list[StageSpan]:
+        """The stages in config.json, in order."""
+        if not self.config.is_file():
+            raise InputError(f"{self.root} is no run folder: it has no config.json; {RESTORE}")
+        stages = _parse(_read(self.config), str(self.config)).get("stages")
+        return from_plain(list[StageSpan], stages, f"{self.config}: stages")
 
 
-def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        return json.loads(line)
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text ({error}); {RESTORE}") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {number}: not valid JSON ({error.msg}); restore the file or start a new run"
-        ) from error
+        raise InputError(f"{where}: not valid JSON ({error.msg}); {RESTORE}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: found {type(value).__name__}, expected a JSON object; {RESTORE}")
+    return value

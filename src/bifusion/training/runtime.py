@@ -60,15 +60,22 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> Non
 def make_fabric(trainer: TrainerConfig) -> Fabric:
     """Devices, precision and, with several devices, a process each, launched.
 
-    Raises InputError for float16 on a CPU, which does not compute it.
+    Raises InputError for devices that are not there, and for float16 on a CPU, which does not
+    compute it.
     """
     strategy = OneAverageAStep() if trainer.devices > 1 else "auto"
-    fabric = Fabric(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        strategy=strategy,
-        precision=trainer.precision,
-    )
+    try:
+        fabric = Fabric(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            strategy=strategy,
+            precision=trainer.precision,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"trainer.accelerator is {trainer.accelerator!r} with {trainer.devices} devices, which this "
+            f"machine does not have ({error}); leave --trainer.accelerator auto, or use fewer devices"
+        ) from error
     if trainer.precision == "16-mixed" and fabric.device.type == "cpu":
         raise InputError(
             "trainer.precision is '16-mixed', but on a CPU that silently becomes bfloat16; "

@@ -118,8 +118,8 @@ class Stepper:
         outcome.grad_norm = norms_by_path(by_group)
         bad = [name for name, value in by_group.items() if not _finite(value) and name != "total"]
         if bad or not _finite(by_group.get("total", 0.0)):
-            if scale is not None:
-                self.optimizer.step()  # the scaler skips the update and lowers its factor
+            if scale is not None:  # no update; and not its step(), which looks at no norm
+                precision.scaler.update(scale * precision.scaler.get_backoff_factor())
             if scale is not None and scale > MIN_LOSS_SCALE:
                 outcome.scaler_overflow = True
             else:

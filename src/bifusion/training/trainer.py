@@ -22,6 +22,7 @@ from bifusion.checkpoint import find_checkpoint, load_training_state, load_weigh
 from bifusion.config import Config, build_model, check_consistent, config_to_dict, load_config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
+from bifusion.data.scene_folder import SEGMENT_FILES
 from bifusion.initial_weights import load_backbone
 from bifusion.labels import get_label_set
 from bifusion.losses.criterion import Criterion
@@ -75,6 +76,7 @@ class Trainer:
         self.progress = Progress()
         self.timeline = Timeline(config.stages, config.trainer.epochs)
         self.dataset = SceneDataset(config.data, "train", config.seed, training=True)
+        _check_annotated(self.dataset)
         self.val_loader = validation_loader(config, max_views=config.data.max_views)
         self.batches_per_epoch = len(self._loader()) * fabric.world_size
         """Over all processes; the few at an epoch's end that do not suffice for all are left out."""
@@ -249,6 +251,16 @@ class Trainer:
     def _describe(self) -> dict[str, Any]:
         scenes = list(self.dataset.names), list(self.val_loader.dataset.names)
         return describe_run(self.config, self.groups, self.model, *scenes)
+
+
+def _check_annotated(dataset: SceneDataset) -> None:
+    """InputError if no scene at all has labels; single scenes without any are fine."""
+    file = SEGMENT_FILES[dataset.config.label_set]
+    if not any((dataset.folder / name / file).exists() for name in dataset.names):
+        raise InputError(
+            f"{dataset.folder}: no scene has {file}, the labels of {dataset.config.label_set}; prepare "
+            "the scenes with annotation, or choose the label set they have"
+        )
 
 
 def _check_folder(folder: RunFolder, config: Config, resume: bool) -> None:

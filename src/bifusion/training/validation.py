@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bifusion.checkpoint import find_checkpoint, load_model, trained_epochs
+from bifusion.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.config import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
@@ -165,14 +164,21 @@ def evaluate_run(
 
     Beside the metrics as trained: with the views withheld and with the lifted features shuffled
     among the points (for models that use views), points seen and not seen apart, and the alignment
-    at the start and end of every stage. Writes predictions/ of two scenes for pictures. `data`: a
-    data set other than the one it was trained on (an imported checkpoint knows none).
+    at the start and end of every stage. Writes predictions/ of two scenes for pictures.
+
+    `data`: a data set other than the one it was trained on. Its figures go to
+    evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
+    result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
     """
     folder = RunFolder(run_dir)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = find_checkpoint(folder.root)
     model, config = load_model(checkpoint, device)
+    target = folder.evaluation
     if data is not None:
+        trained_here = (checkpoint / TRAINING_STATE).is_file()
+        if trained_here and data.resolve() != config.data.root.resolve():
+            target = folder.root / f"evaluation-{data.resolve().name}.json"
         config.data.root = data
     time = trained_epochs(checkpoint, config)
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
@@ -191,8 +197,9 @@ def evaluate_run(
         **full.split,
         "alignment_by_stage": alignment_by_stage(folder),
     }
-    write_json(folder.evaluation, evaluation)
-    write_predictions(folder, config, full.first_results)
+    write_json(target, evaluation)
+    if target == folder.evaluation:
+        write_predictions(folder, config, full.first_results)
     return evaluation
 
 
@@ -205,16 +212,16 @@ def alignment_by_stage(folder: RunFolder) -> dict[str, dict[str, Any]]:
     measured = [
         (record["epoch"], record["val"]["alignment"])
         for record in folder.read_lines(folder.epochs)
-        if record["val"] is not None
+        if record.get("val") is not None
     ]
-    stages = json.loads(folder.config.read_text(encoding="utf-8"))["stages"]
     table = {}
-    for stage in stages:
-        first, end = stage["first_epoch"], stage["end_epoch"]
-        before = [alignment for epoch, alignment in measured if epoch < first]
-        within = [alignment for epoch, alignment in measured if first <= epoch < end]
+    for stage in folder.read_stages():
+        before = [alignment for epoch, alignment in measured if epoch < stage.first_epoch]
+        within = [
+            alignment for epoch, alignment in measured if stage.first_epoch <= epoch < stage.end_epoch
+        ]
         start = before[-1] if before else (within[0] if within else None)
-        table[stage["name"]] = {"start": start, "end": within[-1] if within else None}
+        table[stage.name] = {"start": start, "end": within[-1] if within else None}
     return table
 
 

@@ -119,7 +119,7 @@ def _convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     padding = _padding(columns, weight.dtype)
     if padding:
         weight = torch.nn.functional.pad(weight, (0, padding))
-    out = feats.new_zeros(kernel_map.num_outputs, columns + padding)
+    out = feats.new_empty(kernel_map.num_outputs, columns + padding)
     _native.convolve(
         plan_of(kernel_map),
         feats.detach().contiguous(),

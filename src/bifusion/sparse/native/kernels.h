@@ -12,13 +12,16 @@ struct Plan {
     const int32_t* pair_in;   // rows of the matrix that is read
     const int32_t* pair_out;  // rows of the matrix that is written; of one block only within a block
     const int64_t* start;     // (blocks * offsets + 1): first pair of block b and offset k at b * offsets + k
-    int64_t blocks;
     int64_t offsets;
+    int64_t rows;        // of the matrix that is written
+    int64_t block_rows;  // of each block but perhaps the last
+    int64_t blocks;
 };
 
 template <typename Real>
 struct Kernels {
-    // out[pair_out] += in[pair_in] * weight[k]: in (., cin), weight (offsets, cin, cout), out (., cout).
+    // out[o] = sum over the pairs of o of in[pair_in] * weight[k]: in (., cin), weight (offsets, cin, cout),
+    // out (rows, cout), which may hold anything before.
     // cout must be a multiple of `lanes`. Every output row is written by one thread, in plan order.
     void (*convolve)(const Plan&, const Real* in, int64_t cin, const Real* weight, int64_t cout, Real* out,
                      int threads);

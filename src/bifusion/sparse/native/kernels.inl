@@ -76,10 +76,21 @@ inline void add_outer(const Real* const* a, int64_t row, const Real* const* g, i
         for (int v = 0; v < V; ++v) L::store(w + r * w_stride + v * L::count, sum[r][v]);
 }
 
+// Asks for a short row, which lies anywhere, ahead of its use; long ones the processor foresees by itself.
+template <typename Real>
+inline void prefetch_row(const Real* row, int64_t length) {
+    constexpr int64_t LINE = 64 / sizeof(Real);
+    if (length > 4 * LINE) return;
+    for (int64_t i = 0; i < length; i += LINE) __builtin_prefetch(row + i);
+}
+
 // All n rows with V columns: R at a time, then R/2 and so on for what is left.
 template <typename Real, int R, int V>
 void product_rows(const Real* const* a, const Real* b, int64_t b_stride, Real* const* c, int64_t depth, int64_t n) {
-    for (; n >= R; n -= R, a += R, c += R) add_product<Real, R, V>(a, b, b_stride, c, depth);
+    for (; n >= R; n -= R, a += R, c += R) {
+        for (int64_t r = R; r < std::min<int64_t>(2 * R, n); ++r) prefetch_row(a[r], depth);
+        add_product<Real, R, V>(a, b, b_stride, c, depth);
+    }
     if constexpr (R > 1) product_rows<Real, R / 2, V>(a, b, b_stride, c, depth, n);
 }
 
@@ -109,6 +120,9 @@ void convolve(const Plan& plan, const Real* in, int64_t cin, const Real* weight,
         std::vector<Real*> c;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t block = 0; block < plan.blocks; ++block) {
+            const int64_t first_row = block * plan.block_rows;
+            const int64_t rows = std::min(plan.block_rows, plan.rows - first_row);
+            std::fill_n(out + first_row * cout, rows * cout, Real(0));
             for (int64_t k = 0; k < plan.offsets; ++k) {
                 const int64_t first = plan.start[block * plan.offsets + k];
                 const int64_t pairs = plan.start[block * plan.offsets + k + 1] - first;

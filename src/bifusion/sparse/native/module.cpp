@@ -76,10 +76,10 @@ void check(bool fits, const char* what) {
 // Pair lists owned by C++, handed to Python as an object that only these functions read.
 struct PairPlan {
     PairLists lists;
-    int64_t offsets, in_rows, out_rows;
+    int64_t offsets, in_rows, out_rows, block_rows;
     Plan view() const {
-        return {lists.pair_in.data(), lists.pair_out.data(), lists.start.data(),
-                (int64_t)(lists.start.size() - 1) / offsets, offsets};
+        const int64_t blocks = (lists.start.size() - 1) / offsets;
+        return {lists.pair_in.data(), lists.pair_out.data(), lists.start.data(), offsets, out_rows, block_rows, blocks};
     }
 };
 
@@ -94,7 +94,7 @@ PairPlan* make_plan(Array<const int32_t, 2> neighbours, int64_t in_rows, int64_t
         high = std::max(high, table[i]);
     }
     check(low >= -1 && high < in_rows, "neighbours: a row that the input does not have");
-    return new PairPlan{list_pairs(table, rows, offsets, block_rows, team(threads)), offsets, in_rows, rows};
+    return new PairPlan{list_pairs(table, rows, offsets, block_rows, team(threads)), offsets, in_rows, rows, block_rows};
 }
 
 template <typename Real>

@@ -1,0 +1,111 @@
+"""Tables of what was measured, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_tables(results: dict[str, Any], console: Console) -> None:
+    """One table a part that was measured."""
+    machine = results["machine"]
+    console.print(
+        f"{machine['backend']}; {machine['threads']} threads, load {machine['load_1_minute']:.1f} before"
+    )
+    for part, show in _TABLES.items():
+        if part in results:
+            show(results[part], console)
+
+
+def _layers(found: dict[str, Any], console: Console) -> None:
+    rival = next((peer for peer in found.get("spconv", []) if peer["threads"] == 1), None)
+    rivals = {record["channels"]: record for record in rival["layers"]} if rival else {}
+    table = Table(title=f"single layers, {found['voxels']:,} voxels: share of the dense product's speed")
+    for name in (
+        "layer",
+        "channels",
+        "forward",
+        "grad feats",
+        "grad weight",
+        "× spconv fwd",
+        "× spconv bwd",
+    ):
+        table.add_column(name, justify="right")
+    for record in found["ours"]:
+        shares = [f"{record[k]['share_of_dense']:.0%} ± {record[k]['spread'] / 2:.0%}" for k in _KERNELS]
+        theirs = rivals.get(record["channels"]) if record["layer"] == "kernel 3" else None
+        ratios = ["", ""]
+        if theirs:
+            backward = record["grad_feats"]["seconds"] + record["grad_weight"]["seconds"]
+            ratios = [
+                f"{theirs['forward']['seconds'] / record['forward']['seconds']:.1f}",
+                f"{theirs['backward']['seconds'] / backward:.1f}",
+            ]
+        table.add_row(record["layer"], str(record["channels"]), *shares, *ratios)
+    console.print(table)
+    for peer in found.get("spconv", []):
+        errors = max(max(record["errors"]) for record in peer["layers"])
+        console.print(f"spconv on {peer['threads']} thread(s): largest relative error {errors:.1e}")
+
+
+_KERNELS = ("forward", "grad_feats", "grad_weight")
+
+
+def _unets(found: dict[str, Any] | list[Any], console: Console) -> None:
+    records = found["ours"] if isinstance(found, dict) else found
+    table = Table(title="U-Nets, forward and backward with kernel maps")
+    for name in ("network", "voxels", "GFLOP fwd", "fwd s", "fwd+bwd s", "of dense", "maps of step"):
+        table.add_column(name, justify="right")
+    for record in records:
+        step = record["forward_backward"]
+        table.add_row(
+            record["unet"],
+            f"{record['voxels']:,}",
+            f"{record['forward_gflop']:.0f}",
+            f"{record['forward']['seconds']:.2f}",
+            f"{step['seconds']:.2f} ± {step['spread'] / 2:.0%}",
+            f"{record['share_of_dense']:.0%}",
+            f"{record['kernel_maps']['share_of_step']:.1%}",
+        )
+    for peer in found.get("spconv", []) if isinstance(found, dict) else []:
+        state = "" if peer["repeatable"] else ", results differ from run to run"
+        table.add_row(
+            f"spconv residual, {peer['threads']} thread(s){state}",
+            f"{peer['voxels']:,}",
+            "",
+            f"{peer['forward']['seconds']:.2f}",
+            f"{peer['forward_backward']['seconds']:.2f}",
+            "",
+            "",
+        )
+    console.print(table)
+
+
+def _growth(found: list[dict[str, Any]], console: Console) -> None:
+    for record in found:
+        _unets(record["rooms"], console)
+        console.print(f"{record['unet']}: time grows with voxels^{record['exponent']:.2f}")
+
+
+def _steps(found: list[dict[str, Any]], console: Console) -> None:
+    table = Table(title="training steps")
+    for name in ("recipe", "engine", "parameters", "voxels", "views", "step s", "peak GB", "of which"):
+        table.add_column(name, justify="right" if name != "of which" else "left")
+    for record in found:
+        parts = sorted(record["parts"].items(), key=lambda item: -item[1])
+        table.add_row(
+            record["recipe"],
+            record.get("backend", "native"),
+            f"{record['parameters'] / 1e6:.1f} M",
+            f"{record['voxels']:,}",
+            str(record["views"]),
+            f"{record['step']['seconds']:.2f}",
+            f"{record['peak_memory_mb'] / 1024:.1f}",
+            ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts),
+        )
+    console.print(table)
+
+
+_TABLES = {"layers": _layers, "unets": _unets, "growth": _growth, "steps": _steps, "demo": _steps}

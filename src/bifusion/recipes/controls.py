@@ -1,0 +1,66 @@
+"""Controls of a comparison: rivals that see the same information another way, and a random tower.
+
+Each differs from the recipe it is made of in one thing only. They are no rivals in a verdict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bifusion.config import Config
+from bifusion.models.bifusion import BiFusionConfig
+from bifusion.recipes.bifusion import variant
+from bifusion.recipes.oneformer3d import oneformer3d_small
+from bifusion.training.stages import StagePlan
+
+FINE_VOXEL_M = 0.03
+
+
+def only_2d(base: Config) -> Config:
+    """α = 1: where a view sees a voxel, the decoder gets the 2D head's features alone (with s ramping
+    as in `base`), and 3D features only where none does."""
+    stages = tuple(
+        dataclasses.replace(stage, fixed_alpha=1.0, fixed_alpha_until=1.0)
+        for stage in base.stages.stages
+    )
+    return variant(base, "2d_only", stages=StagePlan(stages))
+
+
+def lifted_rgb(base: Config) -> Config:
+    """The same pixels lifted in the same way, their RGB itself instead of a tower's tokens."""
+    stages = tuple(
+        dataclasses.replace(stage, trains=_without_tower(stage.trains)) for stage in base.stages.stages
+    )
+    model = dataclasses.replace(_bifusion(base), image_features="rgb")
+    optim = dataclasses.replace(base.optim, rates=_without_tower(base.optim.rates), clip_layer_decay=1.0)
+    return variant(base, "lifted_rgb", model=model, stages=StagePlan(stages), optim=optim)
+
+
+def random_tower(base: Config) -> Config:
+    """The inverse control: the tower starts from random weights, whatever weights a comparison
+    gives to the others; else it is treated as theirs."""
+    model = _bifusion(base)
+    clip = dataclasses.replace(model.clip, pretrained=None)
+    return variant(base, "random_tower", model=dataclasses.replace(model, clip=clip))
+
+
+def oneformer3d_small_fine() -> Config:
+    """3D alone at voxels of 3 cm, half the pattern period of the generated rooms, else the same.
+
+    The same network, so in metres it looks less far than at 8 cm; a room has about four times the
+    voxels, and a step takes as much longer.
+    """
+    base = oneformer3d_small()
+    name = "oneformer3d_small_fine"
+    data = dataclasses.replace(base.data, voxel_size_m=FINE_VOXEL_M)
+    return dataclasses.replace(base, name=name, recipe=name, arm="fine_voxels", data=data)
+
+
+def _bifusion(base: Config) -> BiFusionConfig:
+    assert isinstance(base.model, BiFusionConfig)
+    return base.model
+
+
+def _without_tower(table: dict) -> dict:
+    """A table by patterns of parameter group names, without those of the tower."""
+    return {pattern: value for pattern, value in table.items() if not pattern.startswith("clip.")}

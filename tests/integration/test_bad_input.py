@@ -1,0 +1,327 @@
+"""Bad input through the commands themselves: file or argument, what was found, what was expected and
+what to do, exit status 2, no traceback. What `prepare scannet` refuses: tests/unit/test_data_scannet.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bifusion import cli
+from bifusion.config import load_config, save_config
+from bifusion.training.trainer import train
+from bifusion.training.validation import evaluate_run
+from tiny_runs import make_tiny_data, tiny_config
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"), train=1, val=1)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """A complete, evaluated run of BiFusion; its configuration is in run.json."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny_config("bifusion_small", data)
+    train(config, run)
+    evaluate_run(run)
+    save_config(config, run / "run.json")
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of the trained run, to be damaged."""
+    return shutil.copytree(trained, tmp_path / "run", symlinks=True)
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys) -> Callable[..., str]:
+    """Runs a command that has to be refused; its message."""
+
+    def call(*args: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["bifusion", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        message = capsys.readouterr().err
+        assert left.value.code == 2, message
+        assert "Traceback" not in message
+        return message
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------- scenes
+
+
+def change(name: str, alter: Callable[[np.ndarray], np.ndarray | None]) -> Damage:
+    """Damages an array: in place, or by what `alter` returns."""
+
+    def damage(scene: Path) -> None:
+        array = np.load(scene / name)
+        altered = alter(array)
+        np.save(scene / name, array if altered is None else altered)
+
+    return damage
+
+
+def camera(key: str, alter: Callable[[np.ndarray], np.ndarray | None]) -> Damage:
+    def damage(scene: Path) -> None:
+        file = scene / "views" / "cameras.npz"
+        fields = dict(np.load(file))
+        altered = alter(fields[key])
+        np.savez(file, **(fields if altered is None else {**fields, key: altered}))
+
+    return damage
+
+
+def cut(name: str, size: int) -> Damage:
+    return lambda scene: (scene / name).write_bytes((scene / name).read_bytes()[:size])
+
+
+def put(where: object, value: object) -> Callable[[np.ndarray], None]:
+    return lambda array: array.__setitem__(where, value)
+
+
+SCENES: dict[str, tuple[Damage, list[str]]] = {
+    "missing array": (lambda s: (s / "color.npy").unlink(), ["color.npy: missing", "prepare"]),
+    "truncated array": (cut("coord.npy", 400), ["coord.npy: truncated", "copy or prepare it again"]),
+    "not an array": (cut("instance.npy", 0), ["instance.npy: truncated or no .npy"]),
+    "no point": (change("coord.npy", lambda a: a[:0]), ["coord.npy: holds no point"]),
+    "counts that disagree": (change("color.npy", lambda a: a[:-5]), ["color.npy: has shape", "expected"]),
+    "no superpoints": (
+        lambda s: (s / "superpoint.npy").unlink(),
+        ["superpoint.npy is missing", "prepare superpoints"],
+    ),
+    "negative superpoint": (change("superpoint.npy", put(3, -1)), ["superpoint.npy", "ids ≥ 0"]),
+    "unknown label": (change("segment20.npy", put(3, 999)), ["999", "expected -1"]),
+    "colours as text": (change("color.npy", lambda a: a.astype(str)), ["color.npy: holds <U3", "uint8"]),
+    "colours of 0 … 1": (change("color.npy", lambda a: a / 255.0), ["color.npy", "multiply"]),
+    "NaN coordinate": (change("coord.npy", put((3, 1), np.nan)), ["coord.npy", "not finite", "remove"]),
+    "infinite coordinate": (change("coord.npy", put((3, 1), np.inf)), ["coord.npy", "not finite"]),
+    "huge coordinate": (change("coord.npy", put((3, 1), 1e30)), ["voxel_size_m", "in metres?"]),
+    "pose with a scale": (
+        camera("color_cam2world", lambda a: a * np.array([2, 2, 2, 1])),
+        ["cameras.npz: view 00000", "no rigid transform"],
+    ),
+    "lost pose": (camera("depth_cam2world", put(0, -np.inf)), ["00000, depth camera", "-inf"]),
+    "intrinsics 4×4": (
+        camera("color_K", lambda a: np.pad(a, ((0, 0), (0, 1), (0, 1)))),
+        ["color_K has shape (2, 4, 4)", "(2, 3, 3)"],
+    ),
+    "intrinsics of words": (
+        camera("depth_K", lambda a: np.full(a.shape, "wide")),
+        ["depth_K", "numbers"],
+    ),
+    "intrinsics of another size": (
+        camera("color_K", lambda a: a * np.array([[2], [2], [1]])),
+        ["00000, colour camera", "another image size", "scale them"],
+    ),
+    "two views of one name": (
+        camera("names", lambda a: np.array(["00000", "00000"])),
+        ["cameras.npz: names are 00000, 00000", "name of its own"],
+    ),
+    "cameras in one array": (
+        lambda s: np.save(open(s / "views" / "cameras.npz", "wb"), np.eye(3)),
+        ["cameras.npz: lacks names", "prepare"],
+    ),
+    "broken image": (cut("views/00000.jpg", 300), ["00000.jpg: cannot be decoded", "copy it again"]),
+    "image of another size": (
+        lambda s: Image.new("RGB", (10, 10)).save(s / "views" / "00000.jpg"),
+        ["00000.jpg: is 10×10", "64×48"],
+    ),
+    "no depth": (lambda s: (s / "views" / "00000.png").unlink(), ["00000.png", "no depth"]),
+    "depth of 8 bits": (
+        lambda s: Image.new("L", (40, 30)).save(s / "views" / "00000.png"),
+        ["00000.png", "16-bit"],
+    ),
+}
+
+
+@pytest.fixture
+def damaged(data, tmp_path) -> Callable[[Damage], Path]:
+    """A copy of the data with its training and its validation scene damaged."""
+
+    def make(damage: Damage) -> Path:
+        root = shutil.copytree(data, tmp_path / "damaged")
+        for scene in (*(root / "train").iterdir(), *(root / "val").iterdir()):
+            damage(scene)
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("case", SCENES)
+def test_training_on_a_damaged_scene(trained, damaged, refused, tmp_path, case):
+    damage, words = SCENES[case]
+    message = refused(
+        "train", trained / "run.json", "--data.root", damaged(damage), "--out", tmp_path / "new"
+    )
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "case", ["truncated array", "NaN coordinate", "intrinsics of another size", "lost pose", "no depth"]
+)
+def test_prediction_and_evaluation_of_a_damaged_scene(run, damaged, refused, tmp_path, case):
+    damage, words = SCENES[case]
+    root = damaged(damage)
+    scene = next((root / "val").iterdir())
+    for message in (
+        refused("predict", run, scene, "--out", tmp_path / "out"),
+        refused("evaluate", run, "--data", root),
+    ):
+        assert all(word in message for word in words), message
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_without_any_label_of_the_label_set(trained, damaged, refused, tmp_path):
+    root = damaged(lambda scene: (scene / "segment20.npy").unlink())
+    message = refused("train", trained / "run.json", "--data.root", root, "--out", tmp_path / "new")
+    assert "no scene has segment20.npy" in message and "label set" in message
+
+
+# --------------------------------------------------------------------------- run folders, checkpoints
+
+
+@pytest.mark.parametrize("content", [b"", b'{"x": 1', b'{"x": 1}', b"[1]", b"\xff\x00\x81"])
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("evaluate", "config.json"),
+        ("evaluate", "checkpoints/last/config.json"),
+        ("evaluate", "checkpoints/last/model.safetensors"),
+        ("evaluate", "checkpoints/last/training.pt"),
+        ("predict", "checkpoints/last/config.json"),
+        ("predict", "checkpoints/last/training.pt"),
+        ("compare", "config.json"),
+        ("compare", "status.json"),
+        ("compare", "evaluation.json"),
+        ("resume", "status.json"),
+        ("train", "run.json"),
+    ],
+)
+def test_damaged_file_of_a_run(run, data, refused, tmp_path, command, file, content):
+    (run / file).write_bytes(content)
+    scene = next((data / "val").iterdir())
+    arguments = {
+        "evaluate": ["evaluate", run],
+        "predict": ["predict", run, scene, "--out", tmp_path / "out"],
+        "compare": ["compare", "--runs", run, "--out", tmp_path / "out"],
+        "resume": ["train", run / "run.json", "--out", run, "--resume"],
+        "train": ["train", run / "run.json", "--out", tmp_path / "out"],
+    }
+    message = refused(*arguments[command])
+    assert Path(file).name in message or "checkpoint of another model" in message
+
+
+def test_damaged_line_of_epochs(run, refused):
+    with open(run / "epochs.jsonl", "a") as file:
+        file.write('{"epoch": \n')
+    assert "epochs.jsonl, line 4: not valid JSON" in refused("evaluate", run)
+
+
+def test_checkpoint_of_another_model(run, data, refused, tmp_path):
+    other = tiny_config("oneformer3d_small", data, epochs=1)
+    train(other, tmp_path / "other")
+    weights = Path("checkpoints", "last", "model.safetensors")
+    shutil.copy(tmp_path / "other" / weights, run / weights)
+    scene = next((data / "val").iterdir())
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"state": "interrupted"}))
+    for message in (
+        refused("predict", run, scene, "--out", tmp_path / "out"),
+        refused("evaluate", run),
+        refused("train", run / "run.json", "--out", run, "--resume"),
+    ):
+        assert "model.safetensors is a checkpoint of another model" in message
+        assert "missing: " in message and "Use the checkpoint with the recipe" in message
+
+
+def test_what_is_no_run(run, data, refused, tmp_path):
+    assert "no checkpoint here" in refused("evaluate", data)
+    assert "no run folder" in refused("compare", "--runs", data, "--out", tmp_path / "out")
+    (run / "config.json").unlink()
+    assert "no run folder" in refused("evaluate", run)
+
+
+# --------------------------------------------------------------------------- options, configurations
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("optim.lr", float("nan"), ["optim.lr: found nan", "finite"]),
+        ("optim.lr", "fast", ["optim.lr", "'fast'", "a number"]),
+        ("optim.rate", 1, ["optim: unknown field rate", "known are lr"]),
+        ("optim", 3, ["optim: found 3"]),
+        ("trainer.precision", "8-bit", ["trainer.precision", "one of '32-true'"]),
+        ("model_kind", "minkunet", ["model_kind: found 'minkunet'", "oneformer3d, bifusion, mask3d"]),
+        ("stages", None, ["stages"]),
+    ],
+)
+def test_configuration_file(run, refused, tmp_path, field, value, words):
+    config = json.loads((run / "run.json").read_text())
+    owner = config
+    *parents, name = field.split(".")
+    for parent in parents:
+        owner = owner[parent]
+    owner[name] = value
+    (run / "run.json").write_text(json.dumps(config))
+    message = refused("train", run / "run.json", "--out", tmp_path / "new")
+    assert "run.json" in message or "change --" in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.voxel-size-m", "0"], ["data.voxel_size_m: found 0", "above 0"]),
+        (["--data.max-views", "-1"], ["data.max_views: found -1", "0 or more"]),
+        (["--trainer.epochs", "2"], ["trainer.epochs is 2", "3 stages"]),
+        (["--trainer.eval-every", "0"], ["trainer.eval_every: found 0"]),
+        (["--trainer.accelerator", "tpu"], ["trainer.accelerator is 'tpu'", "auto"]),
+        (["--model.clip.blocks", "9"], ["clip.blocks is 9", "1 … 4"]),
+        (["--model.clip.patch-size", "8"], ["model.clip.patch_size is 8", "data.patch_size is 16"]),
+        (["--model.clip.pretrained", "none.pt"], ["there is no file none.pt"]),
+        (["--data.label-set", "nyu40"], ["label_set is 'nyu40'"]),
+        (["--trainer.epochs", "many"], ["many"]),
+    ],
+)
+def test_option(trained, refused, tmp_path, options, words):
+    message = refused("train", trained / "run.json", "--out", tmp_path / "new", *options)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--epochs", "0"], ["trainer.epochs is 0"]),
+        (["--jobs", "-1"], ["--jobs: found -1"]),
+        (["--clip-weights", "none.pt"], ["there is no file none.pt"]),
+    ],
+)
+def test_comparison_is_refused_before_a_run_starts(data, refused, tmp_path, options, words):
+    out = tmp_path / "out"
+    message = refused("compare", "bifusion_small", "--data", data, "--out", out, *options)
+    assert all(word in message for word in words), message
+    assert not out.exists()
+    assert "no such folder" in refused("compare", "bifusion_small", "--data", tmp_path, "--out", out)
+
+
+def test_output_that_is_a_file(trained, data, refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    scene = next((data / "val").iterdir())
+    assert "file: File exists" in refused("predict", trained, scene, "--out", tmp_path / "file")
+    assert load_config(trained / "run.json").name == "bifusion_small"

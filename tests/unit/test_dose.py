@@ -1,0 +1,219 @@
+"""Dose and response: planning, gains paired by seed, dose.json against its schema, the page."""
+
+import copy
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import jsonschema
+import pytest
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+
+from bifusion.data.synthetic import RoomsConfig
+from bifusion.dose import KNOBS, DoseConfig, KnobName, plan_levels, run_dose
+from bifusion.reports.dose import PARTS, Level, load_schema, write_dose
+from bifusion.reports.dose_charts import PART_LABELS
+from bifusion.reports.terminal import print_dose
+from bifusion.types import InputError
+from run_factory import AUDIT, FakeRun
+
+TEXTURE = KNOBS["texture_contrast"]
+RECIPES = ("bifusion_small", "bifusion_small_without_views")
+
+
+def fake_level(root, value, runs, planned=()):
+    """A level with these runs, and its audit."""
+    folder = root / f"texture_contrast-{value:g}"
+    folder.mkdir()
+    (folder / "audit.json").write_text(json.dumps(AUDIT))
+    folders = [fake.write(folder) for fake in runs]
+    return Level(value, folder, (*folders, *planned), folder / "audit.json")
+
+
+def pairs(gains, **settings):
+    """Staged and without_views for each seed, `gains` apart."""
+    return [
+        FakeRun(arm=arm, seed=seed, epochs=2, miou=0.5 + (gain if arm == "staged" else 0.0), **settings)
+        for seed, gain in enumerate(gains)
+        for arm in ("staged", "without_views")
+    ]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Three seeds at contrasts 1 (given first) and 0: (folder, dose, page)."""
+    root = tmp_path_factory.mktemp("dose")
+    levels = [
+        fake_level(root, 1.0, pairs((0.1, 0.2, 0.3))),
+        fake_level(root, 0.0, pairs((-0.02, 0.0, 0.02))),
+    ]
+    dose = write_dose(TEXTURE, levels, root, title="A <b>title</b>")
+    return root, dose, (root / "dose.html").read_text()
+
+
+def test_gains_are_paired_and_in_rising_order(told):
+    _, dose, _ = told
+    assert [level["value"] for level in dose["levels"]] == [0.0, 1.0]
+    assert dose["complete"] and dose["reference"] == "without_views"
+    off, full = (level["arms"]["staged"]["gain"] for level in dose["levels"])
+    assert full["all"]["mean"] == pytest.approx(0.2) and full["all"]["spread"] == pytest.approx(0.1)
+    assert full["all"]["by_seed"] == pytest.approx({"0": 0.1, "1": 0.2, "2": 0.3})
+    assert off["all"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert full["seen"]["mean"] == pytest.approx(0.2) and full["texture_seen"]["mean"] > 0
+    assert dose["levels"][0]["arms"]["without_views"]["gain"] is None
+
+
+def test_probe_oracle_and_share_seen_stand_beside_each_value(told):
+    audit = told[1]["levels"][0]["audit"]
+    assert audit["oracle_miou"] == 0.93 and audit["seen_share"] == 0.47
+    assert audit["probe"]["voxels"] == {"accuracy": 0.52, "standard_error": 0.03, "chance": 0.5}
+    assert audit["probe"]["images"]["accuracy"] == 0.94
+
+
+def test_the_file_is_what_was_returned_and_the_schema_is_documented_and_strict(told):
+    root, dose, _ = told
+    assert json.loads((root / "dose.json").read_text()) == dose
+    schema = load_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    parts = schema["$defs"]["parts"]
+    assert set(parts["required"]) == set(parts["properties"]) == set(PARTS) == set(PART_LABELS)
+    broken = copy.deepcopy(dose)
+    del broken["levels"][0]["arms"]["staged"]["gain"]["seen"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+    assert not list(root.glob(".*")), "nothing half-written stays"
+
+
+def test_the_page_says_where_the_expected_gain_is_zero_and_what_was_measured(told):
+    page = told[2]
+    assert "texture-off rooms" in page and "expected gain is zero" in page
+    assert "Staged BiFusion +0.000 ± 0.020, 3 seeds (within its spread)" in page
+    assert "expected gain 0" in page
+
+
+def test_the_page_stands_alone_and_escapes(told):
+    page = told[2]
+    assert page.count(get_plotlyjs()[:200]) == 1
+    assert not re.search(r"<(link|script|img)[^>]+(src|href)=", page)
+    assert "A <b>title" not in page and "A &lt;b&gt;title" in page
+    for text in ("Superpoint oracle", "Probe on image crops", "points not seen", "dose.schema.json"):
+        assert text in page
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page, re.S)[1])
+    assert len(charts) == page.count('class="plot"') == 7
+    gain = charts[0]["data"][0]
+    assert gain["x"] == [0, 1] and gain["y"] == pytest.approx([0, 0.2], abs=1e-9)
+    assert gain["error_y"]["array"] == pytest.approx([0.02, 0.1])
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    dose = write_dose(TEXTURE, [fake_level(tmp_path, 0.0, pairs((0.1,)))], tmp_path, title="")
+    assert dose["levels"][0]["arms"]["staged"]["gain"]["all"]["spread"] is None
+    assert "+0.100, 1 seed." in (tmp_path / "dose.html").read_text()
+
+
+def test_what_is_not_there_yet_is_left_open(tmp_path):
+    running = pairs((0.1,), state="running", epochs_done=1)
+    level = fake_level(tmp_path, 0.0, running, planned=(tmp_path / "not-started",))
+    later = Level(1.0, tmp_path / "later", (tmp_path / "later" / "run",), tmp_path / "later/audit.json")
+    dose = write_dose(TEXTURE, [later, level], tmp_path, title="")
+    assert not dose["complete"] and dose["levels"][1]["arms"] == {}
+    assert dose["levels"][0]["arms"]["staged"]["gain"]["all"]["mean"] is None
+    assert "partial" in (tmp_path / "dose.html").read_text()
+    print_dose(dose, Console(quiet=True))
+
+
+def test_runs_without_their_counterpart_give_no_gain(tmp_path):
+    alone = [FakeRun(arm="staged", epochs=2), FakeRun(arm="without_views", seed=1, epochs=2)]
+    dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, alone)], tmp_path, title="")
+    assert dose["levels"][0]["arms"]["staged"]["gain"]["all"] == {
+        "mean": None, "spread": None, "by_seed": {},
+    }  # fmt: skip
+
+
+def test_unfair_pairs_are_refused_and_said_so(tmp_path):
+    unfair = [FakeRun(arm="staged", epochs=3), FakeRun(arm="without_views", epochs=2)]
+    dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, unfair)], tmp_path, title="")
+    staged = dose["levels"][0]["arms"]["staged"]
+    assert staged["gain"] is None and "length" in staged["refused"]
+    assert "A gain is left out" in (tmp_path / "dose.html").read_text()
+
+
+def test_controls_gain_from_the_same_reference(tmp_path):
+    runs = [*pairs((0.2,)), FakeRun(arm="lifted_rgb", epochs=2, miou=0.55)]
+    dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, runs)], tmp_path, title="")
+    gain = dose["levels"][0]["arms"]["lifted_rgb"]["gain"]["all"]["mean"]
+    assert gain == pytest.approx(0.05)
+    assert "BiFusion on lifted RGB, all points" in (tmp_path / "dose.html").read_text()
+
+
+def test_the_table_tells_gain_probe_and_oracle(told):
+    console = Console(record=True, width=140)
+    print_dose(told[1], console)
+    text = console.export_text()
+    for word in ("+0.200", "± 0.100", "0.52", "0.94", "0.93", "0.47", "expected gain is zero"):
+        assert word in text
+
+
+# ------------------------------------------------------------------------------------- planning
+
+
+def test_every_knob_is_a_field():
+    assert set(get_args(KnobName)) == set(KNOBS)
+    rooms = {field.name for field in dataclasses.fields(RoomsConfig)}
+    assert set(KNOBS) - rooms == {"voxel_size_m"}
+
+
+def test_a_knob_of_the_rooms_changes_nothing_else(tmp_path):
+    wanted = DoseConfig("texture_contrast", (1.0, 0.0), out=tmp_path, seeds=(0, 1), epochs=5)
+    off, full = plan_levels(wanted)
+    assert (off.value, off.folder.name) == (0.0, "texture_contrast-0")
+    assert dataclasses.replace(off.rooms, texture_contrast=1.0) == full.rooms == wanted.rooms
+    assert [run.folder.name for run in full.runs] == [
+        f"{recipe}-seed{seed}" for seed in (0, 1) for recipe in RECIPES
+    ]
+    config = full.runs[0].config
+    assert config.data.root == full.data and config.trainer.epochs == 5
+    assert config.model.clip.pretrained == str(tmp_path / "clip-small.safetensors")
+
+
+def test_voxel_size_is_a_knob_of_the_models(tmp_path):
+    levels = plan_levels(DoseConfig("voxel_size_m", (0.04, 0.08), out=tmp_path))
+    assert [run.config.data.voxel_size_m for level in levels for run in level.runs] == [
+        0.04, 0.04, 0.08, 0.08,
+    ]  # fmt: skip
+    assert levels[0].rooms == levels[1].rooms
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"values": ()}, "--values is empty"),
+        ({"values": (0.5, 0.5)}, "each once"),
+        ({"values": (1.5,)}, r"texture_contrast is 1.5; expected a number in \[0, 1\]"),
+        ({"values": (-1.0,)}, "no value that texture_contrast"),
+        ({"knob": "voxel_size_m", "values": (0.0,)}, "no value that voxel_size_m"),
+        ({"recipes": ("bifusion_small",)}, "expected one recipe without views"),
+        ({"recipes": ("bifusion_small_without_views",) * 2}, "expected one recipe without views"),
+        ({"recipes": ("bifusion_smal", RECIPES[1])}, "'bifusion_smal' is unknown"),
+        ({"clip_weights": Path("nothing.safetensors")}, "no such file"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_made(tmp_path, settings, message):
+    usual = {"knob": "texture_contrast", "values": (1.0,), "out": tmp_path}
+    wanted = DoseConfig(**(usual | settings))
+    with pytest.raises(InputError, match=message):
+        run_dose(wanted, Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_rooms_in_the_folder_are_refused(tmp_path):
+    rooms = tmp_path / "texture_contrast-1" / "rooms"
+    rooms.mkdir(parents=True)
+    stored = dataclasses.replace(RoomsConfig(), views=3)
+    (rooms / "rooms.json").write_text(json.dumps(dataclasses.asdict(stored)))
+    wanted = DoseConfig("texture_contrast", (1.0,), out=tmp_path)
+    with pytest.raises(InputError, match="holds other rooms .views: 3 → 6.: choose another --out"):
+        run_dose(wanted, Console(quiet=True))
