@@ -96,7 +96,7 @@ def _configured(recipe: str, data: Path) -> Config:
 def _stepper(config: Config, model: nn.Module) -> tuple[Any, Any]:
     fabric = make_fabric(config.trainer)
     groups = model.parameter_groups()
-    optimizer = make_optimizer(groups, config.optim)
+    optimizer = make_optimizer(groups, config.optim, fused=True)
     wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
     timeline = Timeline(config.stages, config.trainer.epochs)
     first, end = timeline.bounds[-1]

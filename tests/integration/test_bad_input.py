@@ -99,7 +99,10 @@ SCENES: dict[str, tuple[Damage, list[str]]] = {
     "truncated array": (cut("coord.npy", 400), ["coord.npy: truncated", "copy or prepare it again"]),
     "not an array": (cut("instance.npy", 0), ["instance.npy: truncated or no .npy"]),
     "no point": (change("coord.npy", lambda a: a[:0]), ["coord.npy: holds no point"]),
-    "counts that disagree": (change("color.npy", lambda a: a[:-5]), ["color.npy: has shape", "expected"]),
+    "counts that disagree": (
+        change("color.npy", lambda a: a[:-5]),
+        ["color.npy: has shape", "expected"],
+    ),
     "no superpoints": (
         lambda s: (s / "superpoint.npy").unlink(),
         ["superpoint.npy is missing", "prepare superpoints"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bifusion import cli
+from bifusion.commands import parsing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,13 +25,13 @@ class _Understood(Exception):
 
 @pytest.mark.parametrize("command", _commands())
 def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch):
-    parse = cli._parse
+    parse = parsing.parse
 
     def parse_and_stop(*args):
         parse(*args)
         raise _Understood
 
-    monkeypatch.setattr(cli, "_parse", parse_and_stop)
+    monkeypatch.setattr(parsing, "parse", parse_and_stop)
     name, *arguments = shlex.split(command)[1:]
     with pytest.raises(_Understood):
         cli.COMMANDS[name](arguments)

@@ -34,6 +34,21 @@ def test_warm_up_rises_linearly_from_zero():
     assert [schedule_factor(config, s, 100) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+def test_fused_update_is_the_same_update():
+    models = [nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(11, 7)
+    for fused, model in zip((False, True), models, strict=True):
+        groups = {"backbone": list(model.parameters())}
+        optimizer = make_optimizer(groups, OptimConfig(lr=1e-2), fused=fused)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_tower_rates_decay_with_depth():
     groups = ["clip.conv1_depth", "clip.embed", "clip.block0", "clip.block1", "clip.block2", "gate"]
     rates = group_rates(OptimConfig(rates={"clip.*": 0.1}, clip_layer_decay=0.5), groups)

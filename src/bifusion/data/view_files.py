@@ -59,11 +59,13 @@ def load_cameras(folder: Path) -> Cameras:
         raise InputError(f"{path}: names are {', '.join(names)}; {EACH_VIEW_A_NAME}")
     for key, shape in CAMERA_SHAPES.items():
         array = stored[key]
-        if array.shape != (len(names), *shape) or array.dtype.kind not in "iuf":
+        if array.shape != (len(names), *shape):
             raise InputError(
-                f"{path}: {key} has shape {array.shape} of {array.dtype}; expected "
-                f"{(len(names), *shape)} numbers; prepare the scene again"
+                f"{path}: {key} has shape {array.shape}; expected {(len(names), *shape)}; "
+                "prepare the scene again"
             )
+        if array.dtype.kind not in "iuf":
+            raise InputError(f"{path}: {key} holds {array.dtype}; expected numbers; prepare it again")
     return Cameras(
         path=path,
         names=names,

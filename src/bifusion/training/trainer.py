@@ -92,7 +92,8 @@ class Trainer:
         self.groups = self.model.parameter_groups()
         _check_patterns(config, list(self.groups))
         self.base_rates = group_rates(config.optim, list(self.groups))
-        self.optimizer = make_optimizer(self.groups, config.optim)
+        fused = config.trainer.precision != "16-mixed"
+        self.optimizer = make_optimizer(self.groups, config.optim, fused=fused)
         wrapped_model, wrapped_optimizer = fabric.setup(self.model, self.optimizer)
         self.guard = Guard(self.model, config.trainer.guard_patience)
         criterion = Criterion(config.criterion, get_label_set(config.data.label_set))

@@ -1,0 +1,91 @@
+"""Commands that train several models side by side: demo, compare, dose; and pretrain-clip.
+
+A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from bifusion.commands import parsing
+from bifusion.types import InputError
+
+
+def demo(args: list[str]) -> int:
+    """Make rooms, pretrain the small image tower, train and compare five models, open the report."""
+    from bifusion.demo import DemoConfig, run_demo
+
+    return run_demo(parsing.parse(DemoConfig, args, "demo"), Console())
+
+
+@dataclass
+class Compare:
+    """Train recipes side by side (or take finished runs) and report on them."""
+
+    recipes: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Recipes to train; leave out to report on finished runs (--runs)."""
+    data: Path | None = None
+    """Data set to train on (train/ and val/ with scene folders)."""
+    out: Path = Path("runs/compare")
+    """Folder of the comparison; what is finished in it is not trained again."""
+    seeds: tuple[int, ...] = (0,)
+    epochs: int | None = None
+    """Length of all runs instead of the recipes' own."""
+    clip_weights: Path | None = None
+    """Weights of the image tower for the recipes that have one."""
+    jobs: int = 0
+    """Runs at a time; 0: one a GPU, or two on a machine without."""
+    runs: tuple[Path, ...] = ()
+    """Finished run folders to report on, beside those trained here."""
+
+
+def compare(args: list[str]) -> int:
+    """Train several recipes on the same data and write the comparison report."""
+    from bifusion.compare import check_runs, default_jobs, plan_runs, train_runs
+    from bifusion.reports.comparison import print_table, write_report
+
+    wanted = parsing.parse(Compare, args, "compare")
+    console = Console()
+    if not wanted.recipes and not wanted.runs:
+        raise InputError("nothing to compare: name recipes to train, or finished runs with --runs")
+    if wanted.recipes and wanted.data is None:
+        raise InputError("--data is missing: recipes to train need a data set (train/ and val/ folders)")
+    planned, crashed, audit = [], [], None
+    if wanted.recipes:
+        planned = plan_runs(
+            wanted.recipes,
+            wanted.seeds,
+            wanted.data,
+            wanted.out,
+            clip_weights=wanted.clip_weights,
+            epochs=wanted.epochs,
+        )
+        check_runs(planned)
+        jobs = wanted.jobs or default_jobs()
+        crashed = train_runs(planned, wanted.out, jobs=jobs, title=wanted.out.name, console=console)
+        audit = wanted.data / "audit.json"
+    folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
+    usable_audit = audit if audit is not None and audit.exists() else None
+    report = write_report(
+        folders, wanted.out, audit=usable_audit, crashed=crashed, title=wanted.out.name
+    )
+    print_table(report, console)
+    console.print(f"report: {wanted.out / 'report.html'}")
+    return 1 if crashed else 0
+
+
+def dose(args: list[str]) -> int:
+    """Dose and response: what images add as one property of generated rooms changes."""
+    from bifusion.dose import DoseConfig, run_dose
+
+    return run_dose(parsing.parse(DoseConfig, args, "dose"), Console())
+
+
+def pretrain_clip(args: list[str]) -> int:
+    """Pretrain the small image tower contrastively on generated rooms of other seeds."""
+    from bifusion.demo import PretrainClip, run_pretraining
+
+    run_pretraining(parsing.parse(PretrainClip, args, "pretrain-clip"), Console())
+    return 0

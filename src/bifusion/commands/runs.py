@@ -1,0 +1,159 @@
+"""Commands on one model: info, train, evaluate, predict, export-submission, import-checkpoint.
+
+A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from bifusion.commands import parsing
+from bifusion.types import InputError
+
+
+@dataclass
+class Info:
+    """Parameters of a recipe, part by part."""
+
+    recipe: tyro.conf.Positional[str]
+
+
+def info(args: list[str]) -> int:
+    """Print a recipe's parameter counts per part."""
+    from bifusion.info import print_info
+    from bifusion.recipes import get_recipe
+
+    print_info(get_recipe(parsing.parse(Info, args, "info").recipe), Console())
+    return 0
+
+
+def train(args: list[str]) -> int:
+    """Train a recipe (or a stored run.json) and evaluate its last checkpoint."""
+    from bifusion.config import Config, load_config
+    from bifusion.recipes import RECIPES, get_recipe
+    from bifusion.training.trainer import train as run_training
+    from bifusion.training.validation import evaluate_run
+
+    if not args or args[0].startswith("-"):
+        raise InputError(
+            f"train what? Expected a recipe ({', '.join(RECIPES)}) or a run.json file first"
+        )
+    base = load_config(Path(args[0])) if args[0].endswith(".json") else get_recipe(args[0])
+
+    @dataclass
+    class Train:
+        """Train and evaluate. Every field of the recipe can be changed: see the options below."""
+
+        out: Path = Path("runs") / base.name
+        """Run folder."""
+        resume: bool = False
+        """Go on from the folder's last checkpoint, if there is one."""
+        init: Path | None = None
+        """Start the 3D branch from this checkpoint, ours or a published one (trainer.init)."""
+        config: Annotated[tyro.conf.AvoidSubcommands[Config], tyro.conf.arg(name="")] = field(
+            default_factory=lambda: base
+        )
+
+    wanted = parsing.parse(Train, args[1:], f"train {args[0]}")
+    if wanted.init is not None:
+        wanted.config.trainer.init = wanted.init
+    status = run_training(wanted.config, wanted.out, resume=wanted.resume)
+    if status.state == "interrupted":
+        return 130
+    evaluate_run(wanted.out)
+    return 0
+
+
+@dataclass
+class Evaluate:
+    """Evaluate the last checkpoint of a run on its validation scenes."""
+
+    run: tyro.conf.Positional[Path]
+    data: Path | None = None
+    """Data set (its val/ folder counts) instead of the one the run was trained on; the figures go to
+    evaluation-NAME.json beside the run's own."""
+
+
+def evaluate(args: list[str]) -> int:
+    """Evaluate a run again and print its figures."""
+    from bifusion.training.validation import evaluate_run
+
+    wanted = parsing.parse(Evaluate, args, "evaluate")
+    Console().print_json(data=evaluate_run(wanted.run, data=wanted.data)["full"])
+    return 0
+
+
+@dataclass
+class Predict:
+    """Segment one scene with a trained model."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder (its last checkpoint) or checkpoint folder."""
+    scene: tyro.conf.Positional[Path]
+    """Scene folder, see CONVENTIONS.md."""
+    out: Path = Path("predictions")
+    """Folder for semantic.ply, instance.ply and instances.json."""
+
+
+def predict(args: list[str]) -> int:
+    """Segment a scene folder: coloured PLY files and a list of instances."""
+    from bifusion.predict import predict_scene
+
+    wanted = parsing.parse(Predict, args, "predict")
+    for path in predict_scene(wanted.run, wanted.scene, wanted.out):
+        print(path)
+    return 0
+
+
+@dataclass
+class ExportSubmission:
+    """Predict a split and write it as the ScanNet benchmark's server takes it."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder (its last checkpoint) or checkpoint folder."""
+    split: tyro.conf.Positional[Path]
+    """Folder of scene folders, such as data/scannet/test; labels are not needed."""
+    out: Path
+    """Folder to write; zip its content to submit it."""
+    task: Literal["semantic", "instance"]
+    """One label id a vertex, or masks with label ids and confidences."""
+
+
+def export_submission(args: list[str]) -> int:
+    """Write the ScanNet benchmark's submission files of a split."""
+    from bifusion.export_submission import export_submission
+    from bifusion.progress import progress_bar
+
+    wanted = parsing.parse(ExportSubmission, args, "export-submission")
+    console = Console()
+    with progress_bar("scenes", console) as progress:
+        paths = export_submission(wanted.run, wanted.split, wanted.out, wanted.task, progress=progress)
+    console.print(f"{len(paths)} scenes written to {wanted.out}", highlight=False)
+    return 0
+
+
+@dataclass
+class ImportCheckpoint:
+    """A published OneFormer3D or Mask3D checkpoint, or one of ours, into a run folder."""
+
+    file: tyro.conf.Positional[Path]
+    """.pth, .pt, .ckpt or .safetensors file, or a folder of ours. Nothing in it is executed."""
+    out: tyro.conf.Positional[Path]
+    """Run folder to write, for predict, evaluate --data and train --init."""
+    partial: bool = False
+    """Take what fits; the rest keeps its initial value."""
+
+
+def import_checkpoint(args: list[str]) -> int:
+    """Convert a published checkpoint to ours and list what became of its tensors."""
+    from bifusion.import_checkpoint import print_conversion, read_checkpoint, write_imported
+
+    wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint")
+    console = Console()
+    imported = read_checkpoint(wanted.file)
+    print_conversion(imported, console)
+    print(f"run folder: {write_imported(imported, wanted.out, partial=wanted.partial)}")
+    return 0

@@ -1,0 +1,130 @@
+"""Commands that make scene folders: prepare synthetic, scannet, superpoints.
+
+A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from bifusion.commands import parsing
+from bifusion.types import InputError
+
+
+@dataclass
+class PrepareScanNet:
+    """ScanNet as released (scans, label table, splits, posed images) into scene folders."""
+
+    scans: Path
+    """Folder with one folder a scan (…/scans)."""
+    labels: Path
+    """scannetv2-labels.combined.tsv."""
+    out: Path
+    """Data set to write: out/train/SCENE, out/val/SCENE."""
+    posed_images: Path | None = None
+    """Folder with one folder of posed colour and depth images a scan; without it no views."""
+    splits: Path | None = None
+    """Folder with scannetv2_{train,val,test}.txt; a scan listed twice goes to both splits. Without it
+    all scans go to train."""
+    frame_skip: int = 1
+    """Take every n-th posed image."""
+    depth_frame: Literal["registered", "sensor"] = "registered"
+    """Whether depth images are registered to the colour camera (as released) or the sensor's own."""
+    long_side: int | None = None
+    """Shrink colour images to this long side in pixels (640 saves disk and decoding time)."""
+    overwrite: bool = False
+    """Write scenes again that are there already."""
+
+
+def prepare(args: list[str]) -> int:
+    """Make scene folders (`prepare synthetic`, `prepare scannet`) or complete them (`… superpoints`)."""
+    kinds = {
+        "synthetic": _prepare_synthetic,
+        "scannet": _prepare_scannet,
+        "superpoints": _prepare_superpoints,
+    }
+    if not args or args[0] not in kinds:
+        raise InputError(
+            f"prepare what? Expected one of {', '.join(kinds)}, found {args[:1] or 'nothing'}"
+        )
+    return kinds[args[0]](args[1:])
+
+
+def _prepare_synthetic(args: list[str]) -> int:
+    from bifusion.data.audit import audit
+    from bifusion.data.synthetic import RoomsConfig, make_rooms
+    from bifusion.progress import progress_bar
+
+    @dataclass
+    class PrepareSynthetic:
+        """Rooms with ScanNet20 classes and rendered RGB-D views, and their audit."""
+
+        out: Path
+        """Data set to write."""
+        voxel_size_m: float = 0.08
+        """Voxel size the audit (probe, superpoint oracle) speaks of."""
+        rooms: Annotated[RoomsConfig, tyro.conf.arg(name="")] = field(default_factory=RoomsConfig)
+
+    wanted = parsing.parse(PrepareSynthetic, args, "prepare synthetic")
+    console = Console()
+    with progress_bar("rooms", console) as progress:
+        make_rooms(wanted.out, wanted.rooms, progress)
+    console.print_json(data=audit(wanted.out, wanted.voxel_size_m))
+    return 0
+
+
+def _prepare_scannet(args: list[str]) -> int:
+    from bifusion.data.prepare import prepare_scannet
+    from bifusion.progress import progress_bar
+
+    wanted = parsing.parse(PrepareScanNet, args, "prepare scannet")
+    console = Console()
+    with progress_bar("scans", console) as progress:
+        prepared = prepare_scannet(
+            wanted.scans,
+            wanted.out,
+            labels=wanted.labels,
+            posed_images=wanted.posed_images,
+            splits=wanted.splits,
+            frame_skip=wanted.frame_skip,
+            overwrite=wanted.overwrite,
+            depth_frame=wanted.depth_frame,
+            long_side=wanted.long_side,
+            progress=progress,
+        )
+    console.print(
+        f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept, "
+        f"{sum(prepared.lost_views.values())} views left out because their pose is lost"
+    )
+    return 0
+
+
+@dataclass
+class PrepareSuperpoints:
+    """superpoint.npy for scene folders without one, such as Pointcept's preprocessed ScanNet."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Scene folders, splits, or whole data sets."""
+    scans: Path | None = None
+    """ScanNet's released scans (…/scans), for scenes made from them: official superpoints then."""
+    overwrite: bool = False
+    """Replace superpoints that are there already."""
+
+
+def _prepare_superpoints(args: list[str]) -> int:
+    from bifusion.data.prepare_superpoints import prepare_superpoints
+    from bifusion.progress import progress_bar
+
+    wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints")
+    if not wanted.folders:
+        raise InputError("prepare superpoints of what? Expected at least one folder")
+    console = Console()
+    with progress_bar("scenes", console) as progress:
+        sources = prepare_superpoints(
+            wanted.folders, scans=wanted.scans, overwrite=wanted.overwrite, progress=progress
+        )
+    console.print(", ".join(f"{source}: {count}" for source, count in sources.items()))
+    return 0

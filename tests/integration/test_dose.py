@@ -1,0 +1,74 @@
+"""Dose and response end to end: rooms with and without texture, audited, trained on, compared."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from bifusion import dose
+from bifusion.data.synthetic import RoomsConfig
+from bifusion.training.clip_pretraining import ClipPretrainConfig
+from bifusion.training.trainer import train
+from bifusion.training.validation import evaluate_run
+
+
+def train_here(runs, out, *, jobs, title, console):
+    """Instead of `train_runs`, whose processes take longer to start than these runs to train."""
+    for run in runs:
+        if run.finished:
+            console.print(f"{run.folder.name}: finished before, taken as it is")
+            continue
+        train(run.config, run.folder)
+        evaluate_run(run.folder)
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two values, two rooms, three epochs; what the first and the second call printed."""
+    wanted = dose.DoseConfig(
+        knob="texture_contrast",
+        values=(0.0, 1.0),
+        out=tmp_path_factory.mktemp("dose") / "run",
+        epochs=3,
+        rooms=RoomsConfig(train_rooms=2, val_rooms=1, views=2, point_spacing_m=0.08),
+        probe_rooms=4,
+        pretraining_rooms=2,
+        pretraining=ClipPretrainConfig(steps=3),
+    )
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dose, "train_runs", train_here)
+        for _ in range(2):
+            console = Console(record=True, width=160)
+            assert dose.run_dose(wanted, console) == 0
+            printed.append(console.export_text())
+    return wanted, printed
+
+
+def test_every_value_has_rooms_audit_runs_and_a_report_of_its_own(finished):
+    wanted, _ = finished
+    told = json.loads((wanted.out / "dose.json").read_text())
+    assert told["complete"]
+    assert [level["expected_zero"] for level in told["levels"]] == [True, False]
+    for level in told["levels"]:
+        folder = wanted.out / level["folder"]
+        stored = json.loads((folder / "rooms" / "rooms.json").read_text())
+        assert stored["texture_contrast"] == level["value"]
+        assert (folder / "report.html").exists() and (folder / "rooms" / "audit.json").exists()
+        assert level["audit"]["oracle_miou"] > 0.5 and 0 < level["audit"]["seen_share"] < 1
+        staged, plain = (level["arms"][key] for key in ("staged", "without_views"))
+        difference = staged["miou"]["all"]["mean"] - plain["miou"]["all"]["mean"]
+        assert staged["gain"]["all"]["mean"] == pytest.approx(difference)
+
+
+def test_both_values_share_the_tower(finished):
+    told = json.loads((finished[0].out / "dose.json").read_text())
+    assert "clip-small.safetensors" in told["arms"][-1]["clip"]
+
+
+def test_a_second_call_takes_what_is_there(finished):
+    first, second = finished[1]
+    assert first.count("taken as it is") == 0
+    assert second.count("finished before, taken as it is") == 4
+    assert "image tower" in second and "dose.html" in second and "expected gain is zero" in second
