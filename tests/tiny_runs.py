@@ -8,6 +8,7 @@ from pathlib import Path
 from bifusion.config import Config, TrainerConfig
 from bifusion.models.clip_encoder import ClipConfig
 from bifusion.models.fusion import FusionConfig
+from bifusion.models.mask_decoder import MaskDecoderConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes import get_recipe
@@ -23,7 +24,8 @@ def make_tiny_data(root: Path, train: int = 4, val: int = 2) -> Path:
 
 
 def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
-    """`recipe` (a small one) with a network of a few thousand parameters, two batches an epoch."""
+    """`recipe` (a small one, not Mask3D's) with a network of a few thousand parameters, two batches an
+    epoch."""
     config = get_recipe(recipe)
     config.model.unet = UNetConfig(kind="residual", in_channels=6, planes=(8, 12), blocks=(1, 1))
     score = config.model.decoder.score_head
@@ -47,6 +49,28 @@ def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
         eval_every=1,
         evaluation_views=2,
         accelerator="cpu",
+    )
+    config.optim.warmup_steps = 0
+    return config
+
+
+def tiny_mask3d(root: Path, *, epochs: int = 3) -> Config:
+    """The same of Mask3D."""
+    config = get_recipe("mask3d_small")
+    config.model.unet = UNetConfig(
+        kind="res16",
+        in_channels=6,
+        planes=(8, 12, 12, 8),
+        blocks=(1, 1, 1, 1),
+        stem_planes=8,
+        stem_kernel=3,
+    )
+    config.model.decoder = MaskDecoderConfig(
+        dim=16, heads=2, ffn_dim=16, rounds=1, num_queries=8, eval_queries=10, key_samples=(30, 60)
+    )
+    config.data = dataclasses.replace(config.data, root=root, voxel_size_m=0.12, image_size=64)
+    config.trainer = TrainerConfig(
+        epochs=epochs, batch_size=2, workers=0, eval_every=1, evaluation_views=2, accelerator="cpu"
     )
     config.optim.warmup_steps = 0
     return config

@@ -205,8 +205,7 @@ class FusionControl:
     """How the fusion acts in this step; set by the training stage, the default is inference."""
 
     scale: float = 1.0
-    """s in [0, 1]: the gate that acts is s · α. 0: the decoder sees 3D features alone and the 2D
-    branch is not run at all unless `run_2d`."""
+    """s in [0, 1]: the gate that acts is s · α. 0: the decoder sees 3D features alone."""
     fixed_alpha: float | None = None
     """α on seen points instead of the learned one (0.5 while s ramps; 0 for "without views")."""
     run_2d: bool = True

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bifusion.config import Config, TrainerConfig
-from bifusion.models.mask_decoder import MaskDecoderConfig
-from bifusion.models.unet import UNetConfig
 from bifusion.predict import predict_scene
-from bifusion.recipes import get_recipe
 from bifusion.reports.comparison import write_report
 from bifusion.training.trainer import train
 from bifusion.training.validation import evaluate_run
-from tiny_runs import make_tiny_data
-
-
-def tiny_mask3d(root: Path) -> Config:
-    config = get_recipe("mask3d_small")
-    config.model.unet = UNetConfig(
-        kind="res16",
-        in_channels=3,
-        planes=(8, 12, 12, 8),
-        blocks=(1, 1, 1, 1),
-        stem_planes=8,
-        stem_kernel=3,
-    )
-    config.model.decoder = MaskDecoderConfig(
-        dim=16, heads=2, ffn_dim=16, rounds=1, num_queries=8, eval_queries=10, key_samples=(30, 60)
-    )
-    config.data = dataclasses.replace(config.data, root=root, voxel_size_m=0.12, image_size=64)
-    config.trainer = TrainerConfig(
-        epochs=2, batch_size=2, workers=0, eval_every=1, evaluation_views=2, accelerator="cpu"
-    )
-    config.optim.warmup_steps = 0
-    return config
+from tiny_runs import make_tiny_data, tiny_mask3d
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +20,7 @@ def run(tmp_path_factory) -> Path:
     """A complete, evaluated run of two epochs."""
     data = make_tiny_data(tmp_path_factory.mktemp("rooms"))
     folder = tmp_path_factory.mktemp("runs") / "mask3d-seed0"
-    assert train(tiny_mask3d(data), folder).state == "completed"
+    assert train(tiny_mask3d(data, epochs=2), folder).state == "completed"
     evaluate_run(folder)
     return folder
 

@@ -5,7 +5,15 @@ import dataclasses
 import pytest
 
 from bifusion.config import check_consistent, config_to_dict
-from bifusion.config_ranges import ABOVE_ZERO, ASCENDING, DIVISIBLE, NOT_NEGATIVE, SHARES, check_ranges, find
+from bifusion.config_ranges import (
+    ABOVE_ZERO,
+    ASCENDING,
+    DIVISIBLE,
+    NOT_NEGATIVE,
+    SHARES,
+    check_ranges,
+    find,
+)
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.types import InputError
 
@@ -18,7 +26,13 @@ def test_recipes_are_in_range(name):
 def test_every_path_stands_in_some_recipe():
     """A misspelt path would never be looked at."""
     configs = [config_to_dict(get_recipe(name)) for name in ("mask3d_small", "bifusion_small")]
-    paths = {*ABOVE_ZERO, *NOT_NEGATIVE, *SHARES, *ASCENDING, *(path for pair in DIVISIBLE for path in pair)}
+    paths = {
+        *ABOVE_ZERO,
+        *NOT_NEGATIVE,
+        *SHARES,
+        *ASCENDING,
+        *(path for pair in DIVISIBLE for path in pair),
+    }
     assert {path for path in paths if all(find(config, path) is None for config in configs)} == set()
 
 

@@ -29,10 +29,10 @@ def write_matrix(path, matrix):
     np.savetxt(path, matrix, fmt="%.6f")
 
 
-def write_mesh(path, coord, *, colored=True):
+def write_mesh(path, coord, *, colored=True, color_type="u1"):
     """Two flat squares of 3×3 vertices each."""
     fields = [("x", "f4"), ("y", "f4"), ("z", "f4")]
-    fields += [(c, "u1") for c in ("red", "green", "blue", "alpha")] if colored else []
+    fields += [(c, color_type) for c in ("red", "green", "blue", "alpha")] if colored else []
     vertex = np.zeros(len(coord), fields)
     vertex["x"], vertex["y"], vertex["z"] = np.transpose(coord)
     if colored:
@@ -212,6 +212,15 @@ def test_splits_and_unlabelled_test_scans(released, scan):
     assert len(np.unique(scene.superpoint)) == 2  # the two squares are not connected
 
 
+def test_scan_in_two_lists_goes_to_both_splits(released):
+    for split in ("train", "val"):
+        (released / f"scannetv2_{split}.txt").write_text(f"{NAME}\n")
+    assert prepare(released, splits=released).written == [NAME, NAME]
+    ours = [load_scene(released / "out" / split / NAME, "scannet20") for split in ("train", "val")]
+    assert ours[0].view_names == ours[1].view_names == ["00000", "00010"]
+    assert np.array_equal(ours[0].segment, ours[1].segment)
+
+
 def test_normals_are_weighted_by_area():
     coord = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 1], [9, 9, 9.0]])
     normals = mesh_normals(coord, np.array([[0, 1, 2], [0, 3, 1]]))
@@ -226,6 +235,9 @@ def test_scan_in_no_list(released):
     (released / "scannetv2_train.txt").write_text("scene0000_00\n")
     with pytest.raises(InputError, match=f"do not list {NAME}"):
         prepare(released, splits=released)
+    (released / "scannetv2_train.txt").write_bytes(b"\xff\x00\x81")
+    with pytest.raises(InputError, match="scannetv2_train.txt: is no list of scans"):
+        prepare(released, splits=released)
 
 
 def test_empty_folder_and_bad_frame_skip(released, tmp_path):
@@ -234,6 +246,8 @@ def test_empty_folder_and_bad_frame_skip(released, tmp_path):
         prepare_scannet(tmp_path / "empty", tmp_path / "out", labels=released / "labels.tsv")
     with pytest.raises(InputError, match="frame_skip: found 0"):
         prepare(released, frame_skip=0)
+    with pytest.raises(InputError, match="long_side: found -640"):
+        prepare(released, long_side=-640)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +274,38 @@ def test_truncated_annotation(released, scan, ending):
     fails(released, f"{NAME}{ending}: has no 'seg")
 
 
+@pytest.mark.parametrize("ending", [".txt", "_vh_clean_2.0.010000.segs.json", ".aggregation.json"])
+def test_bytes_instead_of_text(released, scan, ending):
+    (scan / f"{NAME}{ending}").write_bytes(b"\xff\x00\x81")
+    fails(released, f"{NAME}{ending}: ")
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "message"),
+    [
+        ("_vh_clean_2.0.010000.segs.json", {"segIndices": [[1], 2]}, "segIndices is no list of whole"),
+        ("_vh_clean_2.0.010000.segs.json", {"segIndices": [1.5] * 18}, "segIndices is no list of whole"),
+        (".aggregation.json", {"segGroups": 3}, "segGroups is no list"),
+        (".aggregation.json", {"segGroups": ["wall"]}, "has no 'label'"),
+        (".aggregation.json", {"segGroups": [{"label": "wall"}]}, "has no 'segments'"),
+        (
+            ".aggregation.json",
+            {"segGroups": [{"label": "wall", "segments": ["x"]}]},
+            "object 0: segments is no list of whole",
+        ),
+        (".aggregation.json", {"segGroups": [{"label": ["wall"], "segments": [7]}]}, "is not in"),
+    ],
+)
+def test_annotation_of_another_form(released, scan, ending, content, message):
+    (scan / f"{NAME}{ending}").write_text(json.dumps(content))
+    fails(released, f"{NAME}{ending}: .*{message}")
+
+
 def test_mesh_without_colour(released, scan):
     write_mesh(scan / f"{NAME}_vh_clean_2.ply", np.zeros((18, 3)), colored=False)
     fails(released, "vertices lack red, green, blue")
+    write_mesh(scan / f"{NAME}_vh_clean_2.ply", np.zeros((18, 3)), color_type="f4")
+    fails(released, "colours are stored as float32; expected uchar")
 
 
 def test_non_finite_vertex(released, scan):
