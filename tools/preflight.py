@@ -17,8 +17,8 @@ def problems():
     found = []
     if sys.version_info < (3, 11):
         found.append(
-            "Python %d.%d was found, 3.11 or newer is needed: install it and run `make PYTHON=python3.11 ...`"
-            % sys.version_info[:2]
+            "Python %d.%d was found, 3.11 or newer is needed: install it and run "
+            "`make PYTHON=python3.11 ...`" % sys.version_info[:2]
         )
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         found.append(

@@ -114,6 +114,7 @@ SCENES: dict[str, tuple[Damage, list[str]]] = {
     "NaN coordinate": (change("coord.npy", put((3, 1), np.nan)), ["coord.npy", "not finite", "remove"]),
     "infinite coordinate": (change("coord.npy", put((3, 1), np.inf)), ["coord.npy", "not finite"]),
     "huge coordinate": (change("coord.npy", put((3, 1), 1e30)), ["voxel_size_m", "in metres?"]),
+    "damaged description": (cut("scene.json", 9), ["scene.json: not valid JSON", "prepare"]),
     "pose with a scale": (
         camera("color_cam2world", lambda a: a * np.array([2, 2, 2, 1])),
         ["cameras.npz: view 00000", "no rigid transform"],

@@ -74,4 +74,4 @@ def test_planned_runs_share_data_and_length_and_differ_in_seed(tmp_path: Path):
     assert len({run.folder for run in runs}) == 2 * len(DEMO_RECIPES)
     assert {run.config.data.root for run in runs} == {tmp_path}
     assert {run.config.trainer.epochs for run in runs} == {30}
-    assert [run.config.seed for run in runs] == [0] * 4 + [1] * 4
+    assert [run.config.seed for run in runs] == [0] * len(DEMO_RECIPES) + [1] * len(DEMO_RECIPES)

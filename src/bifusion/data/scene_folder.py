@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ __all__ = [
     "load_points",
     "load_scene",
     "load_view",
+    "read_description",
     "scene_complete",
     "write_scene",
 ]
@@ -148,6 +150,22 @@ def write_scene(
 def scene_complete(folder: Path) -> bool:
     """Whether `write_scene` finished `folder` (scene.json is in place only then)."""
     return (Path(folder) / "scene.json").exists()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What scene.json says; nothing for a foreign folder without one. InputError where it is damaged."""
+    path = Path(folder) / "scene.json"
+    if not path.is_file():
+        return {}
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); prepare the scene again") from None
+    if not isinstance(described, dict):
+        raise InputError(
+            f"{path}: found {type(described).__name__}, expected a JSON object; prepare the scene again"
+        )
+    return described
 
 
 def _checked_segment(segment: np.ndarray, label_set: str, scene: Scene, folder: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bifusion.types import Batch
@@ -16,10 +17,10 @@ def pool_superpoints(voxel_feats: Tensor, batch: Batch) -> Tensor:
     features keep their accuracy; the result has that type.
     """
     superpoint = batch.point_to_superpoint
-    num_superpoints = batch.num_superpoints
-    point_feats = voxel_feats.index_select(0, batch.point_to_voxel)
-    point_feats = point_feats.to(torch.promote_types(point_feats.dtype, torch.float32))
-    sums = point_feats.new_zeros(num_superpoints, point_feats.shape[1])
-    sums = sums.index_add(0, superpoint, point_feats)
-    counts = torch.bincount(superpoint, minlength=num_superpoints).clamp(min=1)
-    return sums / counts[:, None]
+    order = torch.argsort(superpoint, stable=True)
+    voxel = batch.point_to_voxel.index_select(0, order)
+    counts = torch.bincount(superpoint, minlength=batch.num_superpoints)
+    voxel_feats = voxel_feats.to(torch.promote_types(voxel_feats.dtype, torch.float32))
+    # a bag of voxel rows a superpoint: no (N, D) copy of the features of all points is ever made
+    sums = F.embedding_bag(voxel, voxel_feats, counts.cumsum(0) - counts, mode="sum")
+    return sums / counts.clamp(min=1)[:, None]

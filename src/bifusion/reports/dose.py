@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 
 from bifusion.files import written_beside
-from bifusion.reports.arms import Arm, find_role, group_runs
+from bifusion.reports.arms import FIRST_ROLE, Arm, find_role, group_runs
 from bifusion.reports.classes import TEXTURE_PARTS, texture_iou
 from bifusion.reports.comparison import to_json
 from bifusion.reports.dose_page import render_dose
@@ -85,10 +85,11 @@ def write_dose(knob: Knob, levels: Sequence[Level], out: Path, *, title: str) ->
     arms: dict[str, Arm] = {}
     for of_level in measured:
         arms = {arm.key: arm for arm in of_level.arms} | arms
-    dose = build_dose(knob, measured, list(arms.values()), title)
+    in_order = sorted(arms.values(), key=lambda arm: (arm.role != FIRST_ROLE, arm.control is not None))
+    dose = build_dose(knob, measured, in_order, title)
     looks = {
         arm.key: Look(arm.label, arm_color(arm, index), arm_dash(arm))
-        for index, arm in enumerate(arms.values())
+        for index, arm in enumerate(in_order)
     }
     for name, text in (
         ("dose.json", json.dumps(dose, indent=1, allow_nan=False)),

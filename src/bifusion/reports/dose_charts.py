@@ -44,7 +44,7 @@ def dose_charts(dose: Dose, looks: Looks) -> list[Chart]:
         ]
         charts.append(("Gain", title, traces, {"zeroline": True, "zerolinewidth": 2}))
     unit = {"range": [-0.02, 1.02], "zeroline": False, "dtick": 0.25}
-    charts.append(("mIoU", "mIoU, all points", _miou(dose, looks), {"zeroline": False}))
+    charts.append(("Gain", "mIoU on all points", _miou(dose, looks), {"zeroline": False}))
     charts.append(("Rooms", "Probe: texture classes told apart by", _probes(dose), unit))
     charts.append(("Rooms", "Share of validation points seen", _seen(dose), unit))
     return [

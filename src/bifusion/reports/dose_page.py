@@ -48,13 +48,10 @@ def render_dose(dose: Dose, looks: Looks) -> str:
     """The page of dose.json's content; `looks` by the keys of its arms."""
     charts = dose_charts(dose, looks)
     drawn = {chart.section for chart in charts}
-    figures = {
-        name: chart_grid(charts, name) if name in drawn else "" for name in ("Gain", "mIoU", "Rooms")
-    }
+    figures = {name: chart_grid(charts, name) if name in drawn else "" for name in ("Gain", "Rooms")}
     zero = zero_point(dose)
     parts = [
         ("gain", "Gain", about(GAIN) + about(zero) + figures["Gain"] + _gain_tables(dose, looks)),
-        ("miou", "mIoU", figures["mIoU"]),
         ("rooms", "Rooms", about(ROOMS) + figures["Rooms"] + "<br>" + _rooms_table(dose)),
         ("models", "Models", _models(dose, looks)),
         ("reading", "How to read this", _reading()),
@@ -72,15 +69,14 @@ def render_dose(dose: Dose, looks: Looks) -> str:
 
 
 def zero_point(dose: Dose) -> str:
-    """What was measured where the expected gain is zero, and what that means; a sentence that there
-    is no such point where the knob has none."""
+    """What the knob does, what was measured where the expected gain is zero, and what that means."""
     knob = dose["knob"]
     if knob["zero_at"] is None:
-        return f"No value of this knob makes the expected gain zero. {knob['meaning']}"
+        return f"{knob['meaning']} No value of it makes the expected gain zero."
     where = f"{knob['label']} {knob['zero_at']:g}"
     level = next((level for level in dose["levels"] if level["expected_zero"]), None)
     if level is None:
-        return f"{where}, where the expected gain is zero, is not among the values. {knob['meaning']}"
+        return f"{knob['meaning']} {where}, where the expected gain is zero, is not among the values."
     labels = {arm["key"]: arm["label"] for arm in dose["arms"]}
     told = [
         f"{labels[key]} {_gain_text(entry['gain']['all'])}"
@@ -88,7 +84,7 @@ def zero_point(dose: Dose) -> str:
         if entry["gain"] is not None
     ]
     measured = f" Measured: {listing(told)}." if told else " Not measured yet."
-    return f"{where}: {ZERO}{measured} {knob['meaning']}"
+    return f"{knob['meaning']} {where}: {ZERO}{measured}"
 
 
 def _gain_text(sample: dict[str, Any]) -> str:
@@ -126,11 +122,11 @@ def _gain_tables(dose: Dose, looks: Looks) -> str:
     for arm in dose["arms"]:
         if arm["key"] == dose["reference"]:
             continue
-        what = f"<small>{escape(arm['control'])}</small>" if arm["control"] else ""
+        what = about(arm["control"]) if arm["control"] else ""
         heads = ["mIoU", "without views", *(f"gain, {label}" for label in PART_LABELS.values())]
         head = f"<tr><th>{escape(dose['knob']['label'])}</th>{head_cells(heads)}</tr>"
         rows = [_gain_row(level, arm["key"], dose["reference"]) for level in dose["levels"]]
-        html.append(f"<h3>{looks[arm['key']].name()}{what}</h3>" + table(head, rows, "probe", 1000))
+        html.append(f"<h3>{looks[arm['key']].name()}</h3>{what}" + table(head, rows, "probe", 1000))
     return "".join(html)
 
 

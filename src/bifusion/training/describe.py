@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from bifusion.config import Config, config_to_dict
+from bifusion.data.scene_folder import read_description
 from bifusion.labels import get_label_set
 from bifusion.models.bifusion import BiFusion
 from bifusion.training.stages import Timeline
@@ -61,6 +61,5 @@ def scene_sources(root: Path, train_scenes: list[str], val_scenes: list[str]) ->
     textures from the same rooms without. Foreign folders without a scene.json say nothing."""
     folders = [root / "train" / name for name in train_scenes]
     folders += [root / "val" / name for name in val_scenes]
-    files = [folder / "scene.json" for folder in folders]
-    told = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    return sorted({str(scene["source"]) for scene in told if scene.get("source")})
+    sources = [read_description(folder).get("source") for folder in folders]
+    return sorted({str(source) for source in sources if source})

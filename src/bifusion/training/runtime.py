@@ -71,7 +71,7 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
             strategy=strategy,
             precision=trainer.precision,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise InputError(
             f"trainer.accelerator is {trainer.accelerator!r} with {trainer.devices} devices, which this "
             f"machine does not have ({error}); leave --trainer.accelerator auto, or use fewer devices"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.scene_folder import write_scene
+from bifusion.data.scene_folder import read_description, write_scene
 from bifusion.data.superpoints import graph_superpoints
 from bifusion.data.synthetic.cameras import choose_rigs
 from bifusion.data.synthetic.config import RoomsConfig
@@ -145,8 +145,8 @@ def _source(config: RoomsConfig) -> str:
 
 def _is_made(root: Path, config: RoomsConfig, split: str, index: int) -> bool:
     """Whether the room is there, complete, and of this config."""
-    path = root / split / scene_name(config, split, index) / "scene.json"
-    return path.exists() and json.loads(path.read_text())["source"] == _source(config)
+    folder = root / split / scene_name(config, split, index)
+    return read_description(folder).get("source") == _source(config)
 
 
 def _write(job: tuple[Path, RoomsConfig, str, int]) -> None:
