@@ -17,7 +17,8 @@ slow: setup
 
 setup: $(READY)
 
-$(READY): pyproject.toml CMakeLists.txt $(wildcard src/bifusion/sparse/native/*.*p*)
+ENGINE := src/bifusion/sparse/native
+$(READY): pyproject.toml CMakeLists.txt $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h $(ENGINE)/*.inl)
 	@$(PYTHON) tools/preflight.py
 	@$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
