@@ -121,7 +121,8 @@ def test_poor_scenes_train_validate_and_predict(data, tmp_path, kind, batch_size
         trained |= set(step["scenes"])
     assert trained == set(POOR)
     figures = evaluate_run(tmp_path / "run")["full"]
-    assert math.isfinite(figures["ap"]) and (kind == "mask3d") == (figures["miou"] is None)
+    assert math.isnan(figures["ap"])  # no annotated instance here has the benchmark's 100 points
+    assert figures["miou"] is None if kind == "mask3d" else math.isfinite(figures["miou"])
     for name in POOR if batch_size == 1 else ():
         written = predict_scene(tmp_path / "run", data / "val" / name, tmp_path / name)
         assert all(path.stat().st_size > 0 for path in written)

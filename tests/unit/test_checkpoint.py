@@ -29,7 +29,7 @@ def config(tmp_path):
 
 def save(folder, config, step=1, links=("last",)):
     model = build_model(config)
-    save_checkpoint(folder, model, config, {"step": step}, step=step, links=links)
+    save_checkpoint(folder, model, config, {"step": step, "time": 0.0}, step=step, links=links)
     return model
 
 
@@ -38,7 +38,7 @@ def test_round_trip_in_evaluation_mode(tmp_path, config):
     model, loaded_config = load_model(tmp_path)
     assert loaded_config == config and not model.training
     assert all(t.equal(model.state_dict()[n]) for n, t in saved.state_dict().items())
-    assert load_training_state(find_checkpoint(tmp_path)) == {"step": 1}
+    assert load_training_state(find_checkpoint(tmp_path)) == {"step": 1, "time": 0.0}
 
 
 def test_every_way_to_name_a_checkpoint(tmp_path, config):
@@ -57,7 +57,7 @@ def test_only_linked_checkpoints_are_kept(tmp_path, config):
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000001", "step-00000003"]
     assert os.readlink(tmp_path / "best") == "step-00000001"
     save(tmp_path, config, step=3)
-    assert load_training_state(tmp_path / "last") == {"step": 3}
+    assert load_training_state(tmp_path / "last") == {"step": 3, "time": 0.0}
 
 
 def test_a_crash_while_writing_leaves_the_last_checkpoint(tmp_path, config, monkeypatch):
@@ -69,7 +69,7 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint(tmp_path, config, monk
     monkeypatch.setattr("bifusion.checkpoint.torch.save", full_disk)
     with pytest.raises(OSError, match="no space"):
         save(tmp_path, config, step=2)
-    assert load_training_state(tmp_path / "last") == {"step": 1}
+    assert load_training_state(tmp_path / "last") == {"step": 1, "time": 0.0}
 
 
 def test_pretrained_weights_are_not_needed_to_load(tmp_path, config):
@@ -116,12 +116,12 @@ def test_json_has_no_nan(tmp_path):
 def test_lines_that_a_crash_cut_or_a_resume_repeats_are_dropped(tmp_path):
     folder = RunFolder(tmp_path)
     for step in range(5):
-        folder.append(folder.steps, {"step": step, "total": math.nan})
+        folder.append(folder.steps, {"step": step, "epoch": 0, "total": math.nan})
     with open(folder.steps, "a") as file:
         file.write('{"step": 5, "tot')
     assert [record["step"] for record in folder.read_lines(folder.steps)] == [0, 1, 2, 3, 4]
     folder.keep_lines_before(folder.steps, "step", 3)
-    folder.append(folder.steps, {"step": 3})
+    folder.append(folder.steps, {"step": 3, "epoch": 0})
     assert [record["step"] for record in folder.read_lines(folder.steps)] == [0, 1, 2, 3]
     folder.keep_lines_before(folder.epochs, "epoch", 0)
     assert folder.epochs.read_text() == ""

@@ -146,7 +146,9 @@ def test_controls_gain_from_the_same_reference(tmp_path):
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, runs)], tmp_path, title="")
     gain = dose["levels"][0]["arms"]["lifted_rgb"]["gain"]["all"]["mean"]
     assert gain == pytest.approx(0.05)
-    assert "BiFusion on lifted RGB, all points" in (tmp_path / "dose.html").read_text()
+    page = (tmp_path / "dose.html").read_text()
+    assert "BiFusion on lifted RGB, all points" in page
+    assert "control: the pixels&#x27; RGB" in page
 
 
 def test_the_table_tells_gain_probe_and_oracle(told):

@@ -23,7 +23,7 @@ GAIN_CHARTS: dict[str, tuple[str, ...]] = {
     "Gain on all points": ("all",),
     "Gain on points seen and not seen": ("seen", "unseen"),
     "Gain on texture classes and the others": ("texture", "other"),
-    "Gain on texture classes, points seen and not seen": ("texture_seen", "texture_unseen"),
+    "Gain on texture classes, by points seen": ("texture_seen", "texture_unseen"),
 }
 SENSE_LOOKS = {"images": ("image crops", "#dd6420"), "voxels": ("voxels", "#3f7fd0")}
 GREY = "#8b8f98"
@@ -40,7 +40,7 @@ def dose_charts(dose: Dose, looks: Looks) -> list[Chart]:
             trace
             for key in gaining
             for place, part in enumerate(parts)
-            for trace in _gain(dose, looks, key, part, ("solid", "dot")[place], len(gaining) > 1)
+            for trace in _gain(dose, looks, key, part, ("solid", "dot")[place])
         ]
         charts.append(("Gain", title, traces, {"zeroline": True, "zerolinewidth": 2}))
     unit = {"range": [-0.02, 1.02], "zeroline": False, "dtick": 0.25}
@@ -54,10 +54,13 @@ def dose_charts(dose: Dose, looks: Looks) -> list[Chart]:
     ]
 
 
-def _gain(dose: Dose, looks: Looks, key: str, part: str, dash: str, name_arm: bool) -> list[Trace]:
-    name = f"{looks[key].label}, {PART_LABELS[part]}" if name_arm else PART_LABELS[part]
+def _gain(dose: Dose, looks: Looks, key: str, part: str, dash: str) -> list[Trace]:
+    """A part's line of one model: the dash tells the part, the colour the model."""
     samples = [((level["arms"].get(key) or {}).get("gain") or {}).get(part) for level in dose["levels"]]
-    return _samples(dose, samples, name, looks[key].color, dash, key)
+    traces = _samples(dose, samples, PART_LABELS[part], looks[key].color, dash, key)
+    hover = f"{looks[key].label}, {PART_LABELS[part]}: %{{y:+.3f}} at %{{x:.4g}}<extra></extra>"
+    first = next(arm["key"] for arm in dose["arms"] if arm["key"] != dose["reference"])
+    return [{**trace, "showlegend": key == first, "hovertemplate": hover} for trace in traces]
 
 
 def _miou(dose: Dose, looks: Looks) -> list[Trace]:
@@ -130,10 +133,11 @@ def _layout(dose: Dose, traces: list[Trace], value_axis: dict[str, Any]) -> dict
     knob, values = dose["knob"], [level["value"] for level in dose["levels"]]
     label = knob["label"] + (f" ({knob['unit']})" if knob["unit"] else "")
     ticks = {"tickvals": values} if len(values) <= MAX_TICKS else {}
+    named = sum(trace.get("showlegend", True) for trace in traces)
     return {
-        "margin": {"l": 44, "r": 12, "t": 8 + 16 * ((len(traces) + 1) // 2), "b": 34},
+        "margin": {"l": 44, "r": 12, "t": 24 if named < 4 else 44, "b": 34},
         "height": HEIGHT,
-        "showlegend": len(traces) > 1,
+        "showlegend": named > 1,
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 10}},
         "xaxis": {"title": {"text": label, "standoff": 4}, "zeroline": False, **ticks},
         "yaxis": value_axis,

@@ -77,11 +77,10 @@ def zero_point(dose: Dose) -> str:
     level = next((level for level in dose["levels"] if level["expected_zero"]), None)
     if level is None:
         return f"{knob['meaning']} {where}, where the expected gain is zero, is not among the values."
-    labels = {arm["key"]: arm["label"] for arm in dose["arms"]}
     told = [
-        f"{labels[key]} {_gain_text(entry['gain']['all'])}"
-        for key, entry in level["arms"].items()
-        if entry["gain"] is not None
+        f"{arm['label']} {_gain_text(entry['gain']['all'])}"
+        for arm in dose["arms"]
+        if (entry := level["arms"].get(arm["key"])) and entry["gain"] is not None
     ]
     measured = f" Measured: {listing(told)}." if told else " Not measured yet."
     return f"{knob['meaning']} {where}: {ZERO}{measured}"
@@ -164,8 +163,8 @@ def _rooms_table(dose: Dose) -> str:
     ]
     rows = []
     for level in dose["levels"]:
-        told = level["audit"] or {"probe": {"voxels": None, "images": None}}
-        probes = [told["probe"][sense] for sense in ("voxels", "images")]
+        told = level["audit"] or {}
+        probes = [(told.get("probe") or {}).get(sense) for sense in ("voxels", "images")]
         cells = [
             f"{number(probe['accuracy'])} ± {number(probe['standard_error'])}" if probe else NONE
             for probe in probes
