@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,16 +41,17 @@ def _bench_layer(kernel_map: KernelMap, width: int) -> dict[str, Any]:
     upstream = torch.randn(kernel_map.num_outputs, width)
     gflop = 2 * count_pairs(kernel_map) * width * width / 1e9
 
-    def gradient(leaf: Tensor) -> Any:
-        leaf.requires_grad_()
-        out = sparse_conv(feats, weight, kernel_map)
-        leaf.requires_grad_(False)
+    def gradient(x: Tensor, w: Tensor) -> Callable[[], object]:
+        """Of the one that requires it; the other is not computed."""
+        out, leaf = sparse_conv(x, w, kernel_map), x if x.requires_grad else w
         return lambda: torch.autograd.grad(out, leaf, upstream, retain_graph=True)
 
     dense = dense_gflops()
-    timings = {"forward": measure(lambda: sparse_conv(feats, weight, kernel_map))}
-    for name, leaf in (("grad_feats", feats), ("grad_weight", weight)):
-        timings[name] = measure(gradient(leaf))
+    timings = {
+        "forward": measure(lambda: sparse_conv(feats, weight, kernel_map)),
+        "grad_feats": measure(gradient(feats.clone().requires_grad_(), weight)),
+        "grad_weight": measure(gradient(feats, weight.clone().requires_grad_())),
+    }
     dense = (dense + dense_gflops()) / 2
     return {
         "gflop": gflop,

@@ -60,7 +60,7 @@ class TrainerConfig:
     also for models that read no images. 0: no such split."""
     guard_patience: int = 3
     """Non-finite steps in a row that end the run."""
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     deterministic: bool = True

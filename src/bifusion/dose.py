@@ -11,7 +11,14 @@ from typing import Literal
 
 from rich.console import Console
 
-from bifusion.compare import PlannedRun, default_jobs, plan_runs, tower_for_weights, train_runs
+from bifusion.compare import (
+    PlannedRun,
+    check_runs,
+    default_jobs,
+    plan_runs,
+    tower_for_weights,
+    train_runs,
+)
 from bifusion.data.audit import audit
 from bifusion.data.synthetic import RoomsConfig, make_rooms
 from bifusion.demo import PretrainClip, run_pretraining
@@ -21,6 +28,7 @@ from bifusion.reports.comparison import write_report
 from bifusion.reports.dose import REFERENCE, Knob, Level, write_dose
 from bifusion.reports.terminal import print_dose
 from bifusion.training.clip_pretraining import ClipPretrainConfig
+from bifusion.training.stages import Timeline
 from bifusion.types import InputError
 
 KnobName = Literal[
@@ -131,12 +139,14 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
         name = f"{wanted.knob} {level.value:g}"
         console.rule(name)
         _make_data(level, wanted.probe_rooms, console)
+        check_runs(level.runs)
         jobs = wanted.jobs or default_jobs()
         failed = train_runs(level.runs, level.folder, jobs=jobs, title=name, console=console)
         crashed += failed
         finished = [run.folder for run in level.runs if run.folder.name not in failed]
         if finished:
-            write_report(finished, level.folder, audit=level.data / "audit.json", title=name)
+            audited = level.data / "audit.json"
+            write_report(finished, level.folder, audit=audited, crashed=failed, title=name)
         dose = write_dose(knob, told, wanted.out, title=title)
     print_dose(dose, console)
     console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)")
@@ -175,6 +185,7 @@ def _plan_level(wanted: DoseConfig, value: float, folder: Path) -> PlannedLevel:
     for run in runs:
         if wanted.knob == VOXEL_SIZE:
             run.config.data.voxel_size_m = value
+        Timeline(run.config.stages, run.config.trainer.epochs)  # refuses too short a run
     return PlannedLevel(value, folder, rooms, runs)
 
 

@@ -295,7 +295,7 @@ def test_configuration_file(run, refused, tmp_path, field, value, words):
         (["--data.max-views", "-1"], ["data.max_views: found -1", "0 or more"]),
         (["--trainer.epochs", "2"], ["trainer.epochs is 2", "3 stages"]),
         (["--trainer.eval-every", "0"], ["trainer.eval_every: found 0"]),
-        (["--trainer.accelerator", "tpu"], ["trainer.accelerator is 'tpu'", "auto"]),
+        (["--trainer.accelerator", "mps"], ["trainer.accelerator is 'mps'", "auto"]),
         (["--model.clip.blocks", "9"], ["clip.blocks is 9", "1 … 4"]),
         (["--model.clip.patch-size", "8"], ["model.clip.patch_size is 8", "data.patch_size is 16"]),
         (["--model.clip.pretrained", "none.pt"], ["there is no file none.pt"]),

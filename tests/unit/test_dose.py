@@ -152,7 +152,7 @@ def test_controls_gain_from_the_same_reference(tmp_path):
 
 
 def test_the_table_tells_gain_probe_and_oracle(told):
-    console = Console(record=True, width=140)
+    console = Console(record=True, width=80)
     print_dose(told[1], console)
     text = console.export_text()
     for word in ("+0.200", "± 0.100", "0.52", "0.94", "0.93", "0.47", "expected gain is zero"):
@@ -200,6 +200,7 @@ def test_voxel_size_is_a_knob_of_the_models(tmp_path):
         ({"recipes": ("bifusion_small",)}, "expected one recipe without views"),
         ({"recipes": ("bifusion_small_without_views",) * 2}, "expected one recipe without views"),
         ({"recipes": ("bifusion_smal", RECIPES[1])}, "'bifusion_smal' is unknown"),
+        ({"epochs": 2}, "epochs is 2, but the plan has 3 stages"),
         ({"clip_weights": Path("nothing.safetensors")}, "no such file"),
     ],
 )

@@ -179,14 +179,15 @@ def part_miou(run: Run, part: str, texture: set[str]) -> float:
 
 
 def paired_gain(arm: Arm, reference: Arm, part: str, texture: set[str]) -> Sample:
-    """mIoU of `arm` minus that of `reference`, seed by seed; only references that were trained to
-    their end count."""
-    theirs = {seed: run for seed, run in reference.by_seed().items() if run.state == "completed"}
+    """mIoU of `arm` minus that of `reference`, seed by seed; only pairs trained to their end count."""
+    ours, theirs = (
+        {seed: run for seed, run in one.by_seed().items() if run.state == "completed"}
+        for one in (arm, reference)
+    )
     return over_seeds(
         {
-            seed: part_miou(run, part, texture) - part_miou(theirs[seed], part, texture)
-            for seed, run in arm.by_seed().items()
-            if seed in theirs
+            seed: part_miou(ours[seed], part, texture) - part_miou(theirs[seed], part, texture)
+            for seed in ours.keys() & theirs.keys()
         }
     )
 

@@ -81,7 +81,7 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
 
 def _beside_control(control: Arm, arms: list[Arm]) -> Verdict:
     """Not judged; how far the arm that the comparison is about lies above it is told."""
-    evidence, figures = f"No rival, but a {control.control}.", {}
+    evidence, figures = f"No rival: {control.control}.", {}
     main = find_role(arms, FIRST_ROLE)
     if main is not None and why_refused([main, control]) is None:
         found = compare(main, control, "miou")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -29,6 +30,7 @@ DOSE_PARTS = {
     "texture": "texture",
     "other": "other",
 }
+ROOM_FIGURES = ("probe:\nvoxels", "probe:\nimages", "superpoint\noracle", "points\nseen")
 
 
 def print_table(report: dict[str, Any], console: Console) -> None:
@@ -103,18 +105,26 @@ def print_dose(dose: dict[str, Any], console: Console) -> None:
     labels = {arm["key"]: arm["label"] for arm in dose["arms"]}
     gaining = [key for key in labels if key != dose["reference"]]
     for key in gaining:
-        title = f"{dose['title']}: {labels[key]}"
-        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        heads = (dose["knob"]["name"], "mIoU", "without\nviews", *DOSE_PARTS.values())
-        for name in (*heads, "probe:\nvoxels", "probe:\nimages", "oracle", "points\nseen"):
-            table.add_column(name, justify="right", no_wrap=True)
+        table = _dose_table(dose, labels[key], ("mIoU", "without\nviews", *DOSE_PARTS.values()))
         for level in dose["levels"]:
             table.add_row(*_dose_row(level, key, dose["reference"]))
         console.print(table)
+    rooms = _dose_table(dose, "The rooms", ROOM_FIGURES)
+    for level in dose["levels"]:
+        rooms.add_row(*_rooms_row(level))
+    console.print(rooms)
     zero = dose["knob"]["zero_at"]
     if any(level["expected_zero"] for level in dose["levels"]):
         console.print(f"At {dose['knob']['name']} {zero:g} the expected gain is zero.")
     console.print("All figures are of generated (synthetic) rooms.")
+
+
+def _dose_table(dose: dict[str, Any], title: str, heads: Sequence[str]) -> Table:
+    """One row a value of the knob, whose name is broken to keep the table narrow."""
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (dose["knob"]["name"].replace("_", "\n"), *heads):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _dose_row(level: dict[str, Any], key: str, reference: str | None) -> list[str]:
@@ -122,9 +132,13 @@ def _dose_row(level: dict[str, Any], key: str, reference: str | None) -> list[st
     gain = mine["gain"] if mine else None
     cells = [_mean_spread(entry["miou"]["all"]) if entry else NONE for entry in (mine, theirs)]
     cells += [_gain(gain[part]) if gain else NONE for part in DOSE_PARTS]
+    return [f"{level['value']:g}", *cells]
+
+
+def _rooms_row(level: dict[str, Any]) -> list[str]:
     audit = level["audit"] or {}
     probes = [(audit.get("probe") or {}).get(sense) for sense in ("voxels", "images")]
-    cells += [number(probe["accuracy"], 2) if probe else NONE for probe in probes]
+    cells = [number(probe["accuracy"], 2) if probe else NONE for probe in probes]
     cells += [number(_nan(audit.get(name)), 2) for name in ("oracle_miou", "seen_share")]
     return [f"{level['value']:g}", *cells]
 
