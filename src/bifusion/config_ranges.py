@@ -36,9 +36,10 @@ NOT_NEGATIVE = (
 SHARES = (
     "data.augment.flip_probability", "data.augment.elastic_probability",
     "data.augment.no_views_probability", "data.augment.fewer_views_probability",
-    "optim.betas", "optim.final_factor", "optim.one_cycle_rise",
+    "optim.final_factor", "optim.one_cycle_rise",
     "model.decoder.dropout", "model.decoder.query_share",
 )  # fmt: skip
+BELOW_ONE = ("optim.betas",)
 ASCENDING = ("data.augment.scale", "model.decoder.query_share")
 DIVISIBLE = (("model.decoder.dim", "model.decoder.heads"), ("model.clip.width", "model.clip.heads"))
 
@@ -46,6 +47,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (ABOVE_ZERO, lambda number: number > 0, "above 0"),
     (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
     (SHARES, lambda number: 0 <= number <= 1, "from 0 to 1"),
+    (BELOW_ONE, lambda number: 0 <= number < 1, "from 0 to below 1"),
 )
 
 

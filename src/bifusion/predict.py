@@ -14,6 +14,7 @@ from bifusion.data.scene_folder import load_scene
 from bifusion.export import write_result
 from bifusion.labels import get_label_set
 from bifusion.models.postprocess_mask3d import scene_results
+from bifusion.training.fusion_figures import seen_share, warn_if_unseen
 from bifusion.training.stages import Timeline
 from bifusion.types import Batch, FusionControl, InputError
 
@@ -26,7 +27,7 @@ def predict_scene(
     Args:
         run: run folder (its last checkpoint is taken) or checkpoint folder.
         scene_folder: scene, with or without annotation and views. Views are read only by models
-            that were trained with them.
+            that were trained with them; where they see next to nothing, a warning says so.
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
     Returns:
@@ -41,8 +42,11 @@ def predict_scene(
     scene = load_scene(scene_folder, config.data.label_set)
     label_set = get_label_set(config.data.label_set)
     batch = scene_batch(scene_folder, config.data).to(device)
+    control = trained_control(checkpoint, config)
     with torch.inference_mode():
-        prediction = model(batch, trained_control(checkpoint, config))
+        prediction = model(batch, control)
+        if config.uses_views and control.run_2d:
+            warn_if_unseen(str(scene_folder), seen_share(prediction.fusion, batch))
         (result,) = scene_results(prediction, batch, label_set, config.postprocess)
     return write_result(Path(out_dir), result, scene.coord, label_set)
 

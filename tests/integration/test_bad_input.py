@@ -5,6 +5,7 @@ what to do, exit status 2, no traceback. What `prepare scannet` refuses: tests/u
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from PIL import Image
 
 from bifusion import cli
 from bifusion.config import load_config, save_config
+from bifusion.predict import predict_scene
 from bifusion.training.trainer import train
 from bifusion.training.validation import evaluate_run
 from tiny_runs import make_tiny_data, tiny_config
@@ -194,6 +196,28 @@ def test_data_without_any_label_of_the_label_set(trained, damaged, refused, tmp_
     root = damaged(lambda scene: (scene / "segment20.npy").unlink())
     message = refused("train", trained / "run.json", "--data.root", root, "--out", tmp_path / "new")
     assert "no scene has segment20.npy" in message and "label set" in message
+
+
+def test_training_with_images_on_data_without_views(trained, damaged, refused, tmp_path):
+    """Else BiFusion would become its own baseline, and nothing would say so."""
+    arguments = ["train", trained / "run.json", "--out", tmp_path / "new", "--data.root"]
+    root = damaged(lambda scene: None)
+    assert "data.max_views is 0" in refused(*arguments, root, "--data.max-views", 0)
+    for scene in (root / "train").iterdir():
+        shutil.rmtree(scene / "views")
+    message = refused(*arguments, root)
+    assert "no scene has views" in message and "--posed-images" in message
+
+
+def test_views_that_see_nothing_are_announced(trained, data, tmp_path, caplog):
+    """A pose that is rigid but wrong: it passes every check, so the share of seen points tells."""
+    scene = shutil.copytree(next((data / "val").iterdir()), tmp_path / "scene")
+    predict_scene(trained, scene, tmp_path / "out")
+    assert not caplog.records
+    for key in ("color_cam2world", "depth_cam2world"):
+        camera(key, np.linalg.inv)(scene)
+    predict_scene(trained, scene, tmp_path / "out")
+    assert re.search(r"scene: views see 0\.\d % of the points", caplog.text)
 
 
 # --------------------------------------------------------------------------- run folders, checkpoints

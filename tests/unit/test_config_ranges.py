@@ -47,6 +47,7 @@ def test_every_path_stands_in_some_recipe():
         ("data.augment.scale", (1.2, 0.8), "the smaller number first"),
         ("optim.lr", -1e-3, "above 0"),
         ("optim.rates", {"clip.*": float("inf")}, "a finite number"),
+        ("optim.betas", (0.9, 1.0), "from 0 to below 1"),
         ("trainer.accumulate", 0, "above 0"),
         ("trainer.eval_every", 0, "above 0"),
         ("model.decoder.heads", 3, "a multiple of model.decoder.heads, 3"),

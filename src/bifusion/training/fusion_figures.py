@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -16,6 +17,28 @@ CANDIDATES = 100
 """Retrieval looks for a point among this many of its scene."""
 MAX_GROUPS = 10
 """Groups of that many points a scene."""
+LOW_SEEN_SHARE = 0.01
+
+_logger = logging.getLogger("bifusion.fusion")
+
+
+def seen_share(trace: FusionTrace | None, batch: Batch) -> float:
+    """Share of the batch's points that at least one view sees; 0 where no 2D branch ran."""
+    if trace is None:
+        return 0.0
+    return float(trace.seen.index_select(0, batch.point_to_voxel).float().mean())
+
+
+def warn_if_unseen(where: str, share: float) -> None:
+    """Says so where views see next to nothing, as they do when poses or intrinsics are wrong: nothing
+    else would, the model then goes by geometry alone."""
+    if share < LOW_SEEN_SHARE:
+        _logger.warning(
+            "%s: views see %.1f %% of the points, the rest goes by geometry alone; if there are views, "
+            "check their poses, intrinsics and depth",
+            where,
+            100 * share,
+        )
 
 
 class Agreement:

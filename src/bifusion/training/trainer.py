@@ -30,6 +30,7 @@ from bifusion.rng import derive_seed
 from bifusion.training.clip_cache import attach_view_cache
 from bifusion.training.describe import describe_run
 from bifusion.training.display import Display
+from bifusion.training.fusion_figures import warn_if_unseen
 from bifusion.training.guard import Guard
 from bifusion.training.monitor import peak_memory_mb
 from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
@@ -76,7 +77,7 @@ class Trainer:
         self.progress = Progress()
         self.timeline = Timeline(config.stages, config.trainer.epochs)
         self.dataset = SceneDataset(config.data, "train", config.seed, training=True)
-        _check_annotated(self.dataset)
+        _check_data(self.dataset, config)
         self.val_loader = validation_loader(config, max_views=config.data.max_views)
         self.batches_per_epoch = len(self._loader()) * fabric.world_size
         """Over all processes; the few at an epoch's end that do not suffice for all are left out."""
@@ -170,6 +171,8 @@ class Trainer:
         self.recorder.epoch(self._stage_name(), None if metrics is None else validation_record(metrics))
         links = ["last"]
         if metrics is not None:
+            if self.config.uses_views and metrics["seen_share"] is not None:
+                warn_if_unseen(f"{self.config.name}: validation", metrics["seen_share"])
             metric = metrics["ap"] if metrics["miou"] is None else metrics["miou"]
             if metric > progress.best_metric:
                 progress.best_metric = metric
@@ -254,13 +257,24 @@ class Trainer:
         return describe_run(self.config, self.groups, self.model, *scenes)
 
 
-def _check_annotated(dataset: SceneDataset) -> None:
-    """InputError if no scene at all has labels; single scenes without any are fine."""
-    file = SEGMENT_FILES[dataset.config.label_set]
-    if not any((dataset.folder / name / file).exists() for name in dataset.names):
+def _check_data(dataset: SceneDataset, config: Config) -> None:
+    """InputError if no scene has labels, or none the views that the model is trained with.
+
+    Single scenes without labels or views are fine.
+    """
+    folders = [dataset.folder / name for name in dataset.names]
+    file = SEGMENT_FILES[config.data.label_set]
+    if not any((folder / file).exists() for folder in folders):
         raise InputError(
-            f"{dataset.folder}: no scene has {file}, the labels of {dataset.config.label_set}; prepare "
+            f"{dataset.folder}: no scene has {file}, the labels of {config.data.label_set}; prepare "
             "the scenes with annotation, or choose the label set they have"
+        )
+    has_views = any((folder / "views" / "cameras.npz").exists() for folder in folders)
+    if config.uses_views and not (has_views and config.data.max_views):
+        found = "no scene has views" if not has_views else "data.max_views is 0"
+        raise InputError(
+            f"{dataset.folder}: {found}, but {config.name} is trained with images; prepare the scenes "
+            "with views (--posed-images), or train the recipe that ends in _without_views"
         )
 
 
