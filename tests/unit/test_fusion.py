@@ -60,9 +60,11 @@ def test_film_starts_as_the_identity() -> None:
 
 def test_film_modulates_each_branch_by_its_own_voxels_code() -> None:
     film = FiLM(SMALL)
-    torch.nn.init.normal_(film.mlp[-1].weight)
+    torch.nn.init.normal_(film.for_2d.weight)
+    torch.nn.init.normal_(film.for_3d.weight)
     code, seen = torch.randn(5, CODE_CHANNELS), torch.tensor([1, 3])
-    gamma2d, beta2d, gamma3d, beta3d = film.mlp(code).chunk(4, dim=1)
+    gamma2d, beta2d = film.for_2d(film.hidden(code)).chunk(2, dim=1)
+    gamma3d, beta3d = film.for_3d(film.hidden(code)).chunk(2, dim=1)
     f2d, f3d = torch.randn(2, 32), torch.randn(5, 32)
     out2d, out3d = film(f2d, f3d, code, seen)
     assert torch.allclose(out2d, (1 + gamma2d[seen]) * f2d + beta2d[seen])

@@ -47,13 +47,19 @@ def feature_head(in_channels: int, config: FusionConfig) -> nn.Sequential:
     return nn.Sequential(*layers, *([nn.LayerNorm(config.dim)] if config.head_norm else []))
 
 
+def _silent_linear(in_channels: int, out_channels: int) -> nn.Linear:
+    """A linear layer at zero: it starts by saying nothing."""
+    linear = nn.Linear(in_channels, out_channels)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 def _silent_mlp(
     in_channels: int, hidden: int, out_channels: int, activation: nn.Module
 ) -> nn.Sequential:
-    """Two linear layers, the last one at zero: it starts by saying nothing."""
-    last = nn.Linear(hidden, out_channels)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    """Two linear layers, the last one at zero."""
+    last = _silent_linear(hidden, out_channels)
     return nn.Sequential(nn.Linear(in_channels, hidden), activation, last)
 
 
@@ -66,12 +72,16 @@ class FiLM(nn.Module):
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
-        self.mlp = _silent_mlp(CODE_CHANNELS, config.film_hidden, 4 * config.dim, nn.GELU())
+        self.hidden = nn.Sequential(nn.Linear(CODE_CHANNELS, config.film_hidden), nn.GELU())
+        # Apart, so that the 2D half is computed only where a view sees something: mostly few voxels.
+        self.for_2d = _silent_linear(config.film_hidden, 2 * config.dim)
+        self.for_3d = _silent_linear(config.film_hidden, 2 * config.dim)
 
     def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Modulates f2d (K, D), the rows `seen` (K,), and f3d (M, D) by the code (M, 64)."""
-        gamma2d, beta2d, gamma3d, beta3d = self.mlp(code).chunk(4, dim=1)
-        gamma2d, beta2d = gamma2d.index_select(0, seen), beta2d.index_select(0, seen)
+        hidden = self.hidden(code)
+        gamma2d, beta2d = self.for_2d(hidden.index_select(0, seen)).chunk(2, dim=1)
+        gamma3d, beta3d = self.for_3d(hidden).chunk(2, dim=1)
         return (1 + gamma2d) * f2d + beta2d, (1 + gamma3d) * f3d + beta3d
 
 
