@@ -24,6 +24,7 @@ from benchmarks.unets import KINDS, bench_growth, bench_unet
 from bifusion.data.synthetic import RoomsConfig, make_rooms
 
 OUT = Path("build/bench")
+TABLE_WIDTH = 120
 PARTS = ("layers", "unets", "growth", "steps", "demo")
 LAYER_VOXELS = 110_000
 FULL_SIZE = (
@@ -46,7 +47,7 @@ def main() -> None:
     wanted = parser.parse_args()
     os.environ["BENCH_THREADS"] = str(wanted.threads)
     torch.set_num_threads(wanted.threads)
-    console = Console()
+    console = Console(width=TABLE_WIDTH)
     results: dict[str, Any] = {"machine": machine()}
     scan = real_dataset(OUT / "real")
     if scan is None:

@@ -91,10 +91,9 @@ def _growth(found: list[dict[str, Any]], console: Console) -> None:
 
 def _steps(found: list[dict[str, Any]], console: Console) -> None:
     table = Table(title="training steps")
-    for name in ("recipe", "engine", "parameters", "voxels", "views", "step s", "peak GB", "of which"):
-        table.add_column(name, justify="right" if name != "of which" else "left")
+    for name in ("recipe", "engine", "parameters", "voxels", "views", "step s", "peak GB"):
+        table.add_column(name, justify="right")
     for record in found:
-        parts = sorted(record["parts"].items(), key=lambda item: -item[1])
         table.add_row(
             record["recipe"],
             record.get("backend", "native"),
@@ -103,9 +102,12 @@ def _steps(found: list[dict[str, Any]], console: Console) -> None:
             str(record["views"]),
             f"{record['step']['seconds']:.2f}",
             f"{record['peak_memory_mb'] / 1024:.1f}",
-            ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts),
         )
     console.print(table)
+    for record in found:
+        parts = sorted(record["parts"].items(), key=lambda item: -item[1])
+        of_which = ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts)
+        console.print(f"{record['recipe']}, of which seconds: {of_which}")
 
 
 _TABLES = {"layers": _layers, "unets": _unets, "growth": _growth, "steps": _steps, "demo": _steps}

@@ -9,8 +9,6 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 CHECK = """
 import sys
@@ -47,7 +45,6 @@ def run_check(site: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.slow
 def test_wheel_has_the_native_engine_and_all_files(tmp_path: Path) -> None:
     site = install_wheel(tmp_path)
     assert "native C++ engine" in run_check(site).stdout
@@ -60,7 +57,6 @@ def test_wheel_has_the_native_engine_and_all_files(tmp_path: Path) -> None:
     assert not [path for path in wanted if not (site / path).exists()]
 
 
-@pytest.mark.slow
 def test_installation_without_a_compiler_falls_back_and_says_so(tmp_path: Path) -> None:
     site = install_wheel(tmp_path, CC="/nowhere/cc", CXX="/nowhere/c++")
     assert not list(site.rglob("_native*.so"))
