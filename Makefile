@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow lint format setup sanitize bench
+.PHONY: demo test slow lint format setup sanitize bench resume-test faults
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -40,3 +40,9 @@ sanitize: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+resume-test: setup
+	$(BIN)/python tools/resume_test.py
+
+faults: setup
+	$(BIN)/python -m bifusion.laboratory

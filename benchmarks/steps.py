@@ -27,10 +27,12 @@ from bifusion.labels import get_label_set
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import get_recipe
+from bifusion.training.clipping import Clipping
 from bifusion.training.guard import Guard
 from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
+from bifusion.training.outcome import StepInputs
 from bifusion.training.runtime import make_fabric
-from bifusion.training.stages import Timeline
+from bifusion.training.stages import StageState, Timeline
 from bifusion.training.step import Stepper
 from bifusion.types import Batch
 
@@ -63,7 +65,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
             batch = _batch(dataset, scenes, step)
         with _observed(model, parts):
             started = clock()
-            take_step([batch], prepare(step))
+            take_step(*prepare(step, batch))
             if step:
                 totals.append(clock() - started)
     step_seconds = timing_of(totals)
@@ -104,15 +106,16 @@ def _stepper(config: Config, model: nn.Module) -> tuple[Any, Any]:
     rates = group_rates(config.optim, list(groups))
     freeze_outside_stage(groups, state)
 
-    def prepare(step: int) -> Any:
-        set_rates(optimizer, config.optim, rates, state, step, 1000)
-        return state
+    def prepare(step: int, batch: Batch) -> tuple[StepInputs, StageState]:
+        lr = set_rates(optimizer, config.optim, rates, state, step, 1000)
+        time = (first + end) / 2
+        return StepInputs(step=step, time=time, seed=0, batches=[batch], rates=lr), state
 
     criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
-    guard = Guard(model, config.trainer.guard_patience)
+    guard = Guard(model, config.trainer.guard)
     model.train()
     stepper = Stepper(
-        fabric, wrapped_model, wrapped_optimizer, criterion, groups, guard, config.optim.clip_norm
+        fabric, wrapped_model, wrapped_optimizer, criterion, groups, guard, Clipping(config.optim)
     )
     return stepper, prepare
 

@@ -75,6 +75,8 @@ class FakeRun:
     train_scenes: list[str] = field(default_factory=lambda: [f"train{i:02d}" for i in range(8)])
     val_scenes: list[str] = field(default_factory=lambda: ["val00", "val01"])
     sources: list[str] = field(default_factory=list)
+    rollbacks: int = 0
+    warnings: int = 0
     gradient_noise: float = 0.1
     spike_at: int | None = None
     alignment_rises: bool = True
@@ -99,6 +101,8 @@ class FakeRun:
             "steps": done * self.steps_per_epoch,
             "raw_nonfinite": raw,
             "skipped": raw,
+            "rollbacks": self.rollbacks,
+            "warnings": self.warnings,
             "finite_epochs_in_a_row": done,
             "seconds": 20.0 * done,
         }
@@ -228,9 +232,12 @@ class FakeRun:
                 "where": ["gradient.fusion"],
                 "scenes": self.train_scenes[:2],
                 "action": "skip",
+                "diagnosis": None,
+                "bundle": None,
             }
             if bad
             else None,
+            "alarms": [],
         }
 
     def _ranges(self, noise: np.ndarray) -> dict[str, Any]:
@@ -283,6 +290,8 @@ class FakeRun:
             "val": self._metrics(miou) | fusion | alignment if validated else None,
             "raw_nonfinite": self.nonfinite.get(epoch, 0),
             "skipped": self.nonfinite.get(epoch, 0),
+            "rollbacks": self.rollbacks if epoch == 0 else 0,
+            "warnings": self.warnings if epoch == 0 else 0,
             "seconds": 20.0,
         }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bifusion.config import Config, TrainerConfig
 from bifusion.models.clip_encoder import ClipConfig
-from bifusion.models.fusion import FusionConfig
 from bifusion.models.mask_decoder import MaskDecoderConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
@@ -34,10 +33,7 @@ def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
         config.model.clip = ClipConfig(
             architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
         )
-        kept = config.model.fusion
-        config.model.fusion = FusionConfig(
-            dim=16, hidden=16, fusion_type=kept.fusion_type, head_norm=kept.head_norm, film_hidden=8
-        )
+        config.model.fusion = dataclasses.replace(config.model.fusion, dim=16, hidden=16, film_hidden=8)
     views = min(config.data.max_views, 2)
     config.data = dataclasses.replace(
         config.data, root=root, voxel_size_m=0.12, max_views=views, image_size=64

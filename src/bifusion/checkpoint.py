@@ -1,31 +1,37 @@
 """Checkpoints: weights as safetensors, training state as plain tensors and numbers, written durably.
 
-`checkpoints/` holds one folder a saved step (`model.safetensors`, `training.pt`, `config.json`);
-`last` and `best` are links to them, switched in one atomic rename after everything is on disk.
-Nothing is unpickled when loading.
+`checkpoints/` holds one folder a saved step: `model.safetensors`, `training.pt`, `config.json`, and
+`sums.json` with the checksums of the first two. `last`, `previous` and `best` are links to them,
+switched in one step each after everything is on disk and has been read back. Nothing is unpickled
+when loading.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bifusion.checksums import check_sum, forget_cached, write_summed
 from bifusion.config import Config, build_model, load_config, save_config
+from bifusion.files import flush, folder_written_beside, remove_folder, switch_link
+from bifusion.training.run_folder import write_json
 from bifusion.types import InputError
 
 WEIGHTS = "model.safetensors"
 TRAINING_STATE = "training.pt"
 CONFIG = "config.json"
-TRAIN_AGAIN = "copy the checkpoint again, or train again"
+SUMS = "sums.json"
+LAST, PREVIOUS = "last", "previous"
+TRAIN_AGAIN = "copy it again, use another checkpoint of the run, or resume the run (--resume)"
 
 
 def save_checkpoint(
@@ -36,30 +42,54 @@ def save_checkpoint(
     *,
     step: int,
     links: Iterable[str],
+    from_disk: bool = True,
 ) -> Path:
     """Writes a checkpoint folder and points `links` ("last", "best") at it.
 
-    It is written beside, flushed to disk and renamed, so a link never points at half a checkpoint;
-    folders that no link points at any more are removed. `training_state` holds tensors, numbers,
-    strings, lists and dicts only; None where there is nothing to resume. Returns the folder.
+    It is written beside, flushed, read back from the disk and renamed, so that a link never points
+    at half a checkpoint. What "last" pointed at becomes "previous"; folders that no link points at
+    any more are removed, after all that. `training_state` holds tensors, numbers, strings, lists and
+    dicts only; None where there is nothing to resume. `from_disk` False reads back what the system
+    still holds in memory: half the time, where a signal leaves only seconds. Returns the folder.
+
+    Raises:
+        DiskFullError: no room. InputError: what is read back is not what was written. Links and the
+            folders they point at are then as before, and nothing half-written is left.
     """
-    beside = checkpoints / ".writing"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     weights = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-    save_file(weights, beside / WEIGHTS)
-    if training_state is not None:
-        torch.save(training_state, beside / TRAINING_STATE)
-    save_config(config, beside / CONFIG)
-    for path in (*beside.iterdir(), beside):
-        _flush(path)
+    needed = sum(tensor.nbytes for tensor in _tensors([weights, training_state]))
     folder = _free_name(checkpoints, step)
-    os.rename(beside, folder)
-    for link in links:
-        _point(checkpoints / link, folder)
-    _flush(checkpoints)
-    _remove_unlinked(checkpoints)
+    with folder_written_beside(folder, needed=needed) as beside:
+        content = safetensors.torch.save(weights)
+        sums = {WEIGHTS: write_summed(beside / WEIGHTS, lambda file: file.write(content))}
+        if training_state is not None:
+            sums[TRAINING_STATE] = write_summed(
+                beside / TRAINING_STATE, lambda file: torch.save(training_state, file)
+            )
+        write_json(beside / SUMS, sums)
+        save_config(config, beside / CONFIG)
+        for name in sums:
+            flush(beside / name)
+            if from_disk:
+                forget_cached(beside / name)
+        check_intact(beside, advice="the disk does not keep what is written to it: use another one")
+    _point(checkpoints, links, folder)
+    remove_unlinked(checkpoints)
     return folder
+
+
+def check_intact(checkpoint: Path, *, advice: str = TRAIN_AGAIN) -> None:
+    """InputError unless weights and training state are to the bit what was saved.
+
+    Without checksums (an imported checkpoint) nothing but their reading can show damage.
+    """
+    sums = _sums(checkpoint, advice)
+    if sums is None:
+        _read_weights(checkpoint / WEIGHTS)
+        load_training_state(checkpoint)
+        return
+    for name, expected in sums.items():
+        check_sum(checkpoint / name, expected, advice=advice)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -89,13 +119,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
     """Fills `model` from a checkpoint folder.
 
-    Raises InputError, naming what matched and what did not, for a checkpoint of another model.
+    Raises InputError for a damaged file and, naming what matched and what did not, for a checkpoint of
+    another model.
     """
     path = checkpoint / WEIGHTS
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); copy or train it again") from error
+    _check_sum(path)
+    stored = _read_weights(path)
     check_same_tensors(model.state_dict(), stored, path)
     model.load_state_dict(stored)
 
@@ -124,6 +153,7 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / TRAINING_STATE
     if not path.is_file():
         raise InputError(f"{path}: no such file; this checkpoint can be evaluated but not resumed")
+    _check_sum(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -151,6 +181,52 @@ def _some(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
+    """Removes the checkpoints that no link points at, but for those `spared`."""
+    linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
+    linked |= {path.resolve() for path in spared}
+    for path in checkpoints.glob("step-*"):
+        if path.resolve() not in linked:
+            remove_folder(path)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
+
+
+def _check_sum(path: Path) -> None:
+    """InputError where the checkpoint has a checksum of this file, and the file another."""
+    expected = (_sums(path.parent, TRAIN_AGAIN) or {}).get(path.name)
+    if expected is not None:
+        check_sum(path, expected, advice=TRAIN_AGAIN)
+
+
+def _sums(checkpoint: Path, advice: str) -> dict[str, dict[str, Any]] | None:
+    """{file name: {"bytes", "sha256"}}; None for a checkpoint that was saved without."""
+    path = checkpoint / SUMS
+    if not path.is_file():
+        return None
+    try:
+        sums = json.loads(path.read_bytes())
+        if all(isinstance(sum_["bytes"] + 0, int) and sum_["sha256"] for sum_ in sums.values()):
+            return sums
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: holds no checksums, though they were saved; {advice}")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dicts and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
 def _free_name(checkpoints: Path, step: int) -> Path:
     """A folder name for the step that is not taken: a step may be saved again after a resume."""
     folder, again = checkpoints / f"step-{step:08d}", 1
@@ -160,24 +236,12 @@ def _free_name(checkpoints: Path, step: int) -> Path:
     return folder
 
 
-def _point(link: Path, folder: Path) -> None:
-    beside = link.with_name(f".{link.name}")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(folder.name)
-    os.replace(beside, link)
-
-
-def _remove_unlinked(checkpoints: Path) -> None:
-    linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
-    for path in checkpoints.glob("step-*"):
-        if path.resolve() not in linked:
-            shutil.rmtree(path)
-
-
-def _flush(path: Path) -> None:
-    """Forces a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _point(checkpoints: Path, links: Iterable[str], folder: Path) -> None:
+    """Switches the links, the newest last: until then a resume finds what it found before."""
+    names = sorted(links, key=lambda name: name == LAST)
+    last = checkpoints / LAST
+    if LAST in names and last.is_symlink() and last.is_dir():
+        switch_link(checkpoints / PREVIOUS, last.resolve().name)
+    for name in names:
+        switch_link(checkpoints / name, folder.name)
+    flush(checkpoints)

@@ -1,13 +1,17 @@
 """The command line: one function a command, arguments from typed dataclasses.
 
 Bad input (InputError) is printed without a traceback, exit status 2; a comparison in which a run
-crashed leaves with status 1 after the others are done; Ctrl-C with 130, everything saved.
+crashed leaves with status 1 after the others are done; a run that its guard stopped, a result, with
+4; Ctrl-C with 130, everything saved.
 """
 
+import atexit
+import signal
 import sys
 from collections.abc import Callable
 
-from bifusion.commands import comparisons, runs, scenes
+from bifusion.commands import comparisons, replay, runs, scenes
+from bifusion.training.signals import terminated_as_interrupted
 from bifusion.types import InputError
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -22,6 +26,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "dose": comparisons.dose,
     "pretrain-clip": comparisons.pretrain_clip,
     "import-checkpoint": runs.import_checkpoint,
+    "replay": replay.replay,
 }
 
 
@@ -35,6 +40,7 @@ def _help() -> str:
 
 def main() -> None:
     """Entry point of the `bifusion` command."""
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
         print(_help())
@@ -42,7 +48,9 @@ def main() -> None:
     try:
         if args[0] not in COMMANDS:
             raise InputError(f"command {args[0]!r} is unknown; known are {', '.join(COMMANDS)}")
-        sys.exit(COMMANDS[args[0]](args[1:]))
+        with terminated_as_interrupted():
+            status = COMMANDS[args[0]](args[1:])
+        sys.exit(status)
     except InputError as error:
         print(f"bifusion: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,30 +12,53 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
 
 from bifusion.config import Config, check_consistent, load_config, save_config
 from bifusion.data.dataset import SceneDataset
+from bifusion.forked_runs import start_forked
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.clip_encoder import ClipConfig
 from bifusion.models.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.progress import RunTable
 from bifusion.recipes import get_recipe
 from bifusion.reports.comparison import write_report
-from bifusion.training.run_folder import RunFolder
+from bifusion.training.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.training.stages import Timeline
 from bifusion.types import InputError
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.25
 REPORT_SECONDS = 60.0
 """A partial report at most this often, and never in more than a twentieth of the time."""
 STOP_SECONDS = 30.0
+NAMED_RUNS = 30
+"""Finished runs that are named one by one."""
 FINISHED = ("completed", "guard_stopped")
+
+
+class Process(Protocol):
+    """A run in progress, as `subprocess.Popen` and `forked_runs.ForkedRun` are."""
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Watch(Protocol):
+    """Shows what runs have written since it was last asked to; a context manager."""
+
+    def __enter__(self) -> Watch: ...
+    def __exit__(self, *error: object) -> None: ...
+    def update(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -104,9 +127,21 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
 
 
 def train_runs(
-    runs: Sequence[PlannedRun], out: Path, *, jobs: int, title: str, console: Console
+    runs: Sequence[PlannedRun],
+    out: Path,
+    *,
+    jobs: int,
+    title: str,
+    console: Console,
+    report: Callable[[], object] | None = None,
+    watch: Watch | None = None,
+    forked: bool = False,
 ) -> list[str]:
     """Trains and evaluates every run that is not finished yet, `jobs` at a time.
+
+    `report` writes what there is so far, by default the comparison's report; `watch` shows progress,
+    by default a table of all runs; `forked`: runs of seconds, which are forks of one process and keep
+    no checkpoint.
 
     Returns the names of the runs that crashed; the others are complete. A run stopped by its guard
     is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
@@ -114,35 +149,36 @@ def train_runs(
     """
     if jobs < 1:
         raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
-    waiting = [run for run in runs if not _taken(run)]
-    for run in runs:
-        if run not in waiting:
-            console.print(f"{run.folder.name}: finished before, taken as it is")
+    report = report or (lambda: partial_report(runs, out, title))
+    taken = {run.folder for run in runs if _taken(run)}
+    waiting = [run for run in runs if run.folder not in taken]
+    _tell_taken([run for run in runs if run.folder in taken], console)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    running: dict[str, subprocess.Popen] = {}
+    running: dict[str, Process] = {}
     slots: dict[str, int] = {}
     crashed: list[str] = []
     next_report = time.monotonic() + REPORT_SECONDS
     previous = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        with RunTable([run.folder for run in runs], console) as table:
+        with watch or RunTable([run.folder for run in runs], console) as table:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
                     slots[run.folder.name] = min(set(range(jobs)) - set(slots.values()))
-                    running[run.folder.name] = _start(run, threads, slots[run.folder.name])
+                    start = _start_forked if forked else _start
+                    running[run.folder.name] = start(run, threads, slots[run.folder.name])
                 time.sleep(POLL_SECONDS)
                 for name, process in list(running.items()):
                     if process.poll() is not None:
                         del running[name], slots[name]
-                        if process.returncode != 0:
+                        if process.returncode not in (0, GUARD_STOPPED_EXIT):
                             crashed.append(name)
                 table.update()
                 if time.monotonic() > next_report:
                     began = time.monotonic()
-                    partial_report(runs, out, title)
-                    taken = time.monotonic() - began
-                    next_report = time.monotonic() + max(REPORT_SECONDS, 19 * taken)
+                    report()
+                    spent = time.monotonic() - began
+                    next_report = time.monotonic() + max(REPORT_SECONDS, 19 * spent)
     except KeyboardInterrupt:
         _stop(running.values())
         raise
@@ -187,22 +223,45 @@ def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
     )
 
 
-def _start(run: PlannedRun, threads: int, slot: int) -> subprocess.Popen:
-    """The run as a process; runs in different slots use different GPUs, where there are several."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    save_config(run.config, run.folder / "run.json")
+def _start(run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a process."""
+    config_file = _prepare(run)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
-    command = [sys.executable, "-m", "bifusion.cli", "train", str(run.folder / "run.json")]
+    command = [sys.executable, "-m", "bifusion.cli", "train", str(config_file)]
     with open(run.folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             [*command, "--out", str(run.folder), "--resume"],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env=environment | _own_gpu(slot),
         )
+
+
+def _start_forked(run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a fork; see `forked_runs`."""
+    return start_forked(_prepare(run), run.folder, threads, _own_gpu(slot))
+
+
+def _prepare(run: PlannedRun) -> Path:
+    """The run's folder with its configuration, whose file is returned."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    save_config(run.config, run.folder / "run.json")
+    return run.folder / "run.json"
+
+
+def _own_gpu(slot: int) -> dict[str, str]:
+    """Runs in different slots use different GPUs, where there are several."""
+    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return {"CUDA_VISIBLE_DEVICES": str(slot % torch.cuda.device_count())}
+    return {}
+
+
+def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
+    for run in runs[:NAMED_RUNS]:
+        console.print(f"{run.folder.name}: finished before, taken as it is")
+    if len(runs) > NAMED_RUNS:
+        console.print(f"{len(runs) - NAMED_RUNS} more finished before, taken as they are")
 
 
 def _stop(processes) -> None:

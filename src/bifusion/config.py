@@ -23,6 +23,7 @@ from bifusion.models.postprocess_mask3d import Mask3DPostprocessConfig
 from bifusion.models.query_decoder import QueryDecoder
 from bifusion.models.unet import build_unet
 from bifusion.rng import derive_seed
+from bifusion.training.guard import GuardConfig
 from bifusion.training.optim import OptimConfig
 from bifusion.training.run_folder import write_json
 from bifusion.training.stages import StagePlan
@@ -37,7 +38,7 @@ MODEL_KINDS: dict[str, type] = {
 }
 Arm = Literal[
     "baseline", "staged", "without_views", "naive", "plan_a", "plan_b", "mask3d",
-    "2d_only", "lifted_rgb", "fine_voxels", "random_tower",
+    "2d_only", "lifted_rgb", "fine_voxels", "random_tower", "ablation",
 ]  # fmt: skip
 
 
@@ -58,8 +59,15 @@ class TrainerConfig:
     evaluation_views: int = 16
     """Views a scene in the final evaluation, to tell points that are seen from those that are not;
     also for models that read no images. 0: no such split."""
-    guard_patience: int = 3
-    """Non-finite steps in a row that end the run."""
+    save_every: int = 200
+    """Optimiser steps between checkpoints within an epoch, besides those at each epoch's end: no more
+    than these are lost when a run is killed. Writing a full-size one takes a few seconds, 200 steps
+    a minute at least. 0: only at the ends of epochs."""
+    save_epochs: int = 1
+    """Save at the end of every n-th epoch, besides after each validation and at the run's end. More than
+    1 is for runs of seconds, of which a checkpoint takes its share."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What is done about faulty steps."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -11,24 +11,30 @@ from bifusion.types import InputError
 ABOVE_ZERO = (
     "data.voxel_size_m", "data.image_size", "data.patch_size", "data.depth_size", "data.color_std",
     "data.augment.scale", "data.augment.elastic_m",
-    "optim.lr", "optim.eps", "optim.clip_norm",
-    "trainer.batch_size", "trainer.accumulate", "trainer.eval_every", "trainer.guard_patience",
-    "trainer.devices", "trainer.clip_cache_gb",
+    "optim.lr", "optim.eps", "optim.clip_norm", "optim.clip_window", "optim.clip_history",
+    "trainer.batch_size", "trainer.accumulate", "trainer.eval_every",
+    "trainer.save_epochs", "trainer.devices", "trainer.clip_cache_gb",
+    "trainer.guard.rollback_after", "trainer.guard.healthy_every",
+    "trainer.guard.rules.window", "trainer.guard.rules.reach", "trainer.guard.rules.min_history",
+    "trainer.guard.rules.recent", "trainer.guard.rules.calm", "trainer.guard.rules.spike_calm",
+    "data.agreement.points",
     "postprocess.top_k", "postprocess.dbscan_eps_m",
     "model.decoder.dim", "model.decoder.heads", "model.decoder.ffn_dim", "model.decoder.num_queries",
     "model.decoder.eval_queries", "model.decoder.key_samples",
     "model.clip.width", "model.clip.layers", "model.clip.heads", "model.clip.patch_size",
     "model.clip.image_size",
     "model.fusion.dim", "model.fusion.hidden", "model.fusion.film_hidden", "model.fusion.gate_hidden",
-    "model.fusion.alignment_hidden",
+    "model.fusion.alignment_hidden", "model.fusion.range_2d",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "data.max_views", "data.cache_mb", "data.augment.translation_std_m", "data.augment.rotation_rad",
     "data.augment.tilt_rad", "data.augment.color_gain_std", "data.augment.color_offset_std",
     "data.augment.color_noise_std", "data.augment.brightness_std",
     "optim.weight_decay", "optim.warmup_steps", "optim.poly_power", "optim.rates",
-    "optim.clip_layer_decay",
-    "trainer.workers", "trainer.evaluation_views",
+    "optim.clip_layer_decay", "optim.clip_deviations",
+    "trainer.workers", "trainer.evaluation_views", "trainer.save_every",
+    "trainer.guard.max_rollbacks", "trainer.guard.ramp_steps", "trainer.guard.bundles",
+    "trainer.guard.rules.updates_every", "trainer.guard.rules.conflicts_every",
     "criterion.no_object_weight", "postprocess.min_points",
     "model.decoder.num_layers", "model.decoder.rounds",
     "model.lifting.depth_tolerance_m", "model.lifting.depth_tolerance_relative",
@@ -40,7 +46,11 @@ SHARES = (
     "model.decoder.dropout", "model.decoder.query_share",
 )  # fmt: skip
 BELOW_ONE = ("optim.betas",)
-ASCENDING = ("data.augment.scale", "model.decoder.query_share")
+ASCENDING = (
+    "data.augment.scale", "model.decoder.query_share",
+    "trainer.guard.rules.balance", "trainer.guard.rules.update_range",
+    "trainer.guard.rules.feature_ratio", "trainer.guard.rules.gate_mean",
+)  # fmt: skip
 DIVISIBLE = (("model.decoder.dim", "model.decoder.heads"), ("model.clip.width", "model.clip.heads"))
 
 RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (

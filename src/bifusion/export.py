@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from plyfile import PlyData, PlyElement
 
-from bifusion.files import written_beside
+from bifusion.files import write_text, written_beside
 from bifusion.labels import LabelSet
 from bifusion.palette import color_classes, color_instances
 from bifusion.types import SceneResult
@@ -136,8 +136,7 @@ def write_instances_json(
         "instances": instances,
         "segments": segments,
     }
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _describe(identity: int, points: np.ndarray, label: int, label_set: LabelSet) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from bifusion.checkpoint import find_checkpoint, load_model
 from bifusion.config import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
-from bifusion.files import written_beside
+from bifusion.files import full_disk_named, write_text, written_beside
 from bifusion.labels import LabelSet, get_label_set
 from bifusion.models.postprocess_mask3d import scene_results
 from bifusion.predict import trained_control
@@ -110,11 +110,11 @@ def write_instances(out_dir: Path, result: SceneResult, label_set: LabelSet) -> 
         # Text "0\n1\n…": a mask has a line a point, and a scene hundreds of masks.
         text = np.full((len(inside), 2), ord("\n"), dtype=np.uint8)
         text[:, 0] = inside + ord("0")
-        (masks / name).write_bytes(text.tobytes())
+        with full_disk_named(masks / name):
+            (masks / name).write_bytes(text.tobytes())
         # Nine digits are a float32 exactly: scores that differ still do.
         lines.append(f"{MASK_FOLDER}/{name} {label_set.source_ids[label]} {score:.9g}\n")
-    with written_beside(path) as beside:
-        beside.write_text("".join(lines))
+    write_text(path, "".join(lines))
     return path
 
 

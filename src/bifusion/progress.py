@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,46 @@ class RunTable:
                 _number(record["seconds"], 1),
             )
         return table
+
+
+class RunCount:
+    """One line a run that has ended, for hundreds of them; use as a context manager."""
+
+    def __init__(self, folders: list[Path], console: Console, clock: Callable[[], float]):
+        self._waiting, self._count, self._console, self._clock = (
+            list(folders),
+            len(folders),
+            console,
+            clock,
+        )
+
+    def __enter__(self) -> RunCount:
+        self._waiting = [folder for folder in self._waiting if not _evaluated(folder)]
+        self._began, self._to_do = self._clock(), len(self._waiting)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """Shows the runs that have ended since the last call, and how long the others may take."""
+        for folder in [folder for folder in self._waiting if _evaluated(folder)]:
+            self._waiting.remove(folder)
+            status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+            spent, left = self._clock() - self._began, len(self._waiting)
+            minutes = math.ceil(spent / (self._to_do - left) * left / 60)
+            self._console.print(
+                f"{self._count - left}/{self._count} {folder.name}: "
+                f"{status['state'].replace('_', ' ')}, {status['raw_nonfinite']} non-finite; "
+                f"about {minutes} min left",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _evaluated(folder: Path) -> bool:
+    return (folder / "evaluation.json").exists()
 
 
 def _new_epochs(row: _Row) -> list[dict]:

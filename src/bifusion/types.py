@@ -119,6 +119,20 @@ class Targets:
     """(G,) int64, index 0 … T-1 into the label set's thing_classes."""
 
 
+@dataclass(frozen=True)
+class DisagreeingView:
+    """A view whose colour or depth does not fit the geometry of its scene."""
+
+    scene: str
+    view: str
+    figure: str
+    """What was measured: "depth_fit", "support", "in_front", "color_fit" or "color"."""
+    value: float
+    threshold: float
+    message: str
+    """What it is and what to check, in words that name the view."""
+
+
 @dataclass
 class BatchView:
     """One view of a batch, resized for the image encoder; `K` belongs to the resized image."""
@@ -140,6 +154,8 @@ class BatchView:
     """(3, 3) float32, pixels of `depth_m`."""
     depth_world2cam: Tensor
     """(4, 4) float32."""
+    disagreement: DisagreeingView | None = None
+    """What contradicts the scene's geometry; None: nothing does, or nobody looked."""
 
 
 @dataclass

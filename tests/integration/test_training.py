@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from bifusion.checkpoint import load_model
+from bifusion.training.guard import GuardConfig
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from bifusion.training.validation import evaluate_run
 from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
 
-GRADIENT_PATHS = {"clip", "conv1", "head_2d", "backbone", "fusion", "decoder", "total"}
+GRADIENT_PATHS = {"clip", "conv1", "head_2d", "head_3d", "backbone", "fusion", "decoder", "total"}
 STEP_KEYS = {
     "step", "epoch", "stage", "scenes", "losses", "weights", "total", "lr", "grad_norm",
     "grad_norm_clipped", "ranges", "cosine", "gate", "seen_share", "seconds", "peak_memory_mb",
-    "event", "scaler_overflow",
+    "event", "scaler_overflow", "decoder_in", "loss_scale", "update_ratio", "conflicts",
+    "disagreeing_views", "alarms", "statistics",
 }  # fmt: skip
 
 
@@ -132,17 +134,16 @@ def test_the_same_seed_gives_the_same_run(staged_run, data, tmp_path):
 @pytest.mark.parametrize("stop_at", [1, 2, 3])
 def test_an_interrupted_run_resumes_bit_for_bit(staged_run, data, tmp_path, monkeypatch, stop_at):
     """SIGTERM within an epoch (steps 1, 3) and on its last step (2); twice, as a terminal may do."""
-    take, taken = Stepper.__call__, []
+    act, taken = Stepper.act, []
 
     def stop_after_some(self, *args):
-        outcome = take(self, *args)
-        taken.append(outcome)
+        act(self, *args)
+        taken.append(1)
         if len(taken) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
-        return outcome
 
-    monkeypatch.setattr(Stepper, "__call__", stop_after_some)
+    monkeypatch.setattr(Stepper, "act", stop_after_some)
     config = tiny_config("bifusion_small", data)
     status = train(config, tmp_path / "run")
     assert status.state == "interrupted" and status.steps == stop_at
@@ -161,17 +162,17 @@ def test_a_killed_run_resumes_from_its_last_epoch(staged_run, data, tmp_path, mo
     class Killed(BaseException):
         pass
 
-    take, taken = Stepper.__call__, []
+    act, taken = Stepper.act, []
 
     def die(self, *args):
         taken.append(1)
         if len(taken) == 5:
             raise Killed
-        return take(self, *args)
+        act(self, *args)
 
     config = tiny_config("bifusion_small", data)
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", die)
+        patch.setattr(Stepper, "act", die)
         with pytest.raises(Killed):
             train(config, tmp_path / "run")
     assert train(config, tmp_path / "run", resume=True).state == "completed"
@@ -193,20 +194,24 @@ def test_three_bad_steps_stop_the_run_with_a_result(data, tmp_path, monkeypatch)
         return terms if len(calls) <= 2 else {**terms, "mask_dice": terms["mask_dice"] * float("nan")}
 
     monkeypatch.setattr(Criterion, "__call__", break_later)
-    status = train(tiny_config("bifusion_small_naive", data), tmp_path)
+    config = tiny_config("bifusion_small_naive", data)
+    config.trainer.guard = GuardConfig(max_rollbacks=0)
+    status = train(config, tmp_path)
     assert status.state == "guard_stopped" and "loss.mask_dice" in status.reason
     assert (status.raw_nonfinite, status.skipped, status.epochs_done) == (3, 3, 2)
     assert status.finite_epochs_in_a_row == 1
     steps = lines(tmp_path / "steps.jsonl")
-    assert steps[2]["event"] == {
-        "kind": "nonfinite", "phase": "loss", "where": ["loss.mask_dice"],
-        "scenes": steps[2]["scenes"], "action": "skip",
-    }  # fmt: skip
+    event = steps[2]["event"]
+    assert (event["kind"], event["phase"], event["where"]) == ("nonfinite", "loss", ["loss.mask_dice"])
+    assert event["scenes"] == steps[2]["scenes"]
+    assert [step["event"]["action"] for step in steps[2:]] == ["skip", "skip", "stop"]
+    summary = dict(line.split(":", 1) for line in status.summary.splitlines())
+    assert set(summary) >= {"what", "where", "scenes", "verdict", "try"}
+    assert "loss.mask_dice" in summary["where"]
     assert steps[2]["losses"]["mask_dice"] is None and steps[2]["total"] is None
     assert all(torch.isfinite(t).all() for t in weights_of(tmp_path).values())
     monkeypatch.undo()
     assert evaluate_run(tmp_path)["full"]["miou"] is not None
-    config = tiny_config("bifusion_small_naive", data)
     assert train(config, tmp_path, resume=True).state == "guard_stopped", "a result is left as it is"
 
 

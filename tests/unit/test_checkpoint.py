@@ -1,8 +1,14 @@
 """Checkpoints and run folders: nothing half-written, nothing of another model, no NaN in JSON."""
 
+import errno
 import json
 import math
 import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +16,20 @@ import pytest
 import torch
 
 from bifusion.checkpoint import (
+    check_intact,
     find_checkpoint,
     load_model,
     load_training_state,
     load_weights,
     save_checkpoint,
 )
+from bifusion.checksums import SummedFile
 from bifusion.config import build_model
+from bifusion.files import DiskFullError, append_line, free_bytes, locked
+from bifusion.resume_point import find_resume_point, settle
 from bifusion.training.run_folder import RunFolder, write_json
 from bifusion.types import InputError
+from small_disks import small_disk
 from tiny_runs import tiny_config
 
 
@@ -27,9 +38,10 @@ def config(tmp_path):
     return tiny_config("bifusion_small", tmp_path)
 
 
-def save(folder, config, step=1, links=("last",)):
+def save(folder, config, step=1, links=("last",), state=None):
     model = build_model(config)
-    save_checkpoint(folder, model, config, {"step": step, "time": 0.0}, step=step, links=links)
+    state = state or {"step": step, "time": 0.0}
+    save_checkpoint(folder, model, config, state, step=step, links=links)
     return model
 
 
@@ -50,26 +62,223 @@ def test_every_way_to_name_a_checkpoint(tmp_path, config):
         find_checkpoint(tmp_path / "checkpoints")
 
 
-def test_only_linked_checkpoints_are_kept(tmp_path, config):
+def folders(checkpoints):
+    """Everything in a checkpoint folder but its links."""
+    return sorted(path.name for path in checkpoints.iterdir() if not path.is_symlink())
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path, config):
     save(tmp_path, config, step=1, links=("last", "best"))
-    save(tmp_path, config, step=2)
-    save(tmp_path, config, step=3)
-    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000001", "step-00000003"]
-    assert os.readlink(tmp_path / "best") == "step-00000001"
-    save(tmp_path, config, step=3)
-    assert load_training_state(tmp_path / "last") == {"step": 3, "time": 0.0}
+    for step in (2, 3, 4):
+        save(tmp_path, config, step=step)
+    assert folders(tmp_path) == ["step-00000001", "step-00000003", "step-00000004"]
+    targets = {link: os.readlink(tmp_path / link) for link in ("best", "previous", "last")}
+    assert list(targets.values()) == folders(tmp_path)
+    save(tmp_path, config, step=4)
+    assert os.readlink(tmp_path / "last") == "step-00000004-2"
+    assert load_training_state(tmp_path / "last") == {"step": 4, "time": 0.0}
 
 
-def test_a_crash_while_writing_leaves_the_last_checkpoint(tmp_path, config, monkeypatch):
+def everything(folder):
+    """Content of all files and links, by path."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_a_full_disk_leaves_all_as_it_was_and_is_named(tmp_path, config, monkeypatch):
+    """Room runs out in the middle of the training state, where torch hides the disk's error."""
     save(tmp_path, config, step=1)
+    before = everything(tmp_path)
+    open_as_before = SummedFile.__init__
 
-    def full_disk(*args):
-        raise OSError("no space left on device")
+    class FullDisk:
+        def __init__(self, file):
+            self.file, self.room = file, 2000
 
-    monkeypatch.setattr("bifusion.checkpoint.torch.save", full_disk)
-    with pytest.raises(OSError, match="no space"):
+        def write(self, data):
+            self.room -= len(data)
+            if self.room < 0 and self.file.name.endswith(".pt"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SummedFile, "__init__", lambda self, file: open_as_before(self, FullDisk(file)))
+        with pytest.raises(DiskFullError) as error:
+            save(tmp_path, config, step=2, state={"x": torch.zeros(1000), "time": 1.0})
+    assert re.search(
+        r"step-00000002: cannot be written, the disk is full: [\d,]+ bytes are needed, [\d,]+ are free",
+        str(error.value),
+    )
+    assert everything(tmp_path) == before
+    save(tmp_path, config, step=2)
+    assert os.readlink(tmp_path / "last") == "step-00000002"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        yield disk
+
+
+def test_a_disk_that_is_full(disk, config):
+    """Too little room from the start; then room that turns out to be too little."""
+    save(disk / "run", config, step=1)
+    before = everything(disk / "run")
+    with pytest.raises(
+        DiskFullError, match=r"step-00000002: .* 4,\d+,\d+ bytes are needed, \d+,\d+ are"
+    ):
+        save(disk / "run", config, step=2, state={"x": torch.zeros(10**6), "time": 1.0})
+    assert everything(disk / "run") == before
+    filler = disk / "filler"
+    filler.write_bytes(bytes(free_bytes(disk) - 40_000))
+    with pytest.raises(DiskFullError, match="step-00000002"):
+        save(disk / "run", config, step=2)
+    assert everything(disk / "run") == before
+    filler.unlink()
+    save(disk / "run", config, step=2)
+    check_intact(disk / "run" / "last")
+
+
+def test_files_may_not_grow_beyond_a_limit(tmp_path, config):
+    """`ulimit -f`, in a process of its own."""
+    save(tmp_path, config, step=1)
+    before = everything(tmp_path)
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        try:
+            save(tmp_path, config, step=2)
+        except DiskFullError as error:
+            os._exit(0 if "ulimit -f" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert everything(tmp_path) == before
+
+
+def flip_a_bit(path, at=None):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGE = {
+    "weights flipped": (lambda folder: flip_a_bit(folder / "model.safetensors"), "checksum differs"),
+    "state flipped": (lambda folder: flip_a_bit(folder / "training.pt"), "checksum differs"),
+    "weights cut": (lambda folder: cut(folder / "model.safetensors"), r"bytes instead of"),
+    "state cut": (lambda folder: cut(folder / "training.pt"), r"bytes instead of"),
+    "state gone": (lambda folder: (folder / "training.pt").unlink(), "no such file"),
+    "sums flipped": (lambda folder: (folder / "sums.json").write_text('{"x": 1}'), "no checksums"),
+    "sums of other names": (lambda folder: flip_a_bit(folder / "sums.json", 5), "no such file"),
+    "config flipped": (lambda folder: flip_a_bit(folder / "config.json", 0), "not valid JSON"),
+    "folder gone": (shutil.rmtree, "no such folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(tmp_path, config, caplog, damage):
+    for step in (1, 2, 3):
+        save(tmp_path, config, step=step)
+    do, message = DAMAGE[damage]
+    do(tmp_path / "step-00000003")
+    point = find_resume_point(tmp_path)
+    assert point.checkpoint == tmp_path / "step-00000002" and point.state["step"] == 2
+    settle(tmp_path, point)
+    assert re.search(f"DAMAGED CHECKPOINT .*step-00000003.*{message}", caplog.text)
+    assert "Going on from" in caplog.text and "step-00000002" in caplog.text
+    assert os.readlink(tmp_path / "last") == "step-00000002"
+    assert find_resume_point(tmp_path).damaged == {}
+
+
+def test_no_intact_checkpoint_is_refused(tmp_path, config):
+    assert find_resume_point(tmp_path) is None
+    for step in (1, 2):
+        save(tmp_path, config, step=step)
+    before = everything(tmp_path)
+    for step in (1, 2):
+        flip_a_bit(tmp_path / f"step-0000000{step}" / "model.safetensors")
+    with pytest.raises(InputError, match=r"(?s)no checkpoint can be resumed.*0002.*0001.*from a copy"):
+        find_resume_point(tmp_path)
+    assert everything(tmp_path).keys() == before.keys()
+
+
+def test_a_disk_that_changes_what_is_written_costs_nothing(tmp_path, config, monkeypatch):
+    save(tmp_path, config, step=1)
+    before = everything(tmp_path)
+    monkeypatch.setattr("bifusion.checkpoint.forget_cached", flip_a_bit)
+    with pytest.raises(InputError, match="is not as it was saved.*the disk does not keep"):
         save(tmp_path, config, step=2)
-    assert load_training_state(tmp_path / "last") == {"step": 1, "time": 0.0}
+    assert everything(tmp_path) == before
+
+
+def test_damage_is_seen_wherever_a_checkpoint_is_read(tmp_path, config):
+    save(tmp_path, config)
+    flip_a_bit(tmp_path / "last" / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.safetensors: is not as it was saved"):
+        load_model(tmp_path / "last")
+    flip_a_bit(tmp_path / "last" / "training.pt")
+    with pytest.raises(InputError, match=r"training.pt: is not as it was saved"):
+        load_training_state(tmp_path / "last")
+
+
+def test_checkpoints_without_checksums_are_still_read(tmp_path, config):
+    """Those of version 0.1.0."""
+    for step in (1, 2):
+        save(tmp_path, config, step=step)
+    (tmp_path / "step-00000002" / "sums.json").unlink()
+    assert find_resume_point(tmp_path).state["step"] == 2
+    cut(tmp_path / "step-00000002" / "training.pt")
+    assert find_resume_point(tmp_path).state["step"] == 1
+
+
+def test_leftovers_of_a_killed_process_go_when_a_run_starts(tmp_path, config):
+    for step in (1, 2):
+        save(tmp_path, config, step=step)
+    kept = everything(tmp_path)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000003")  # renamed, not yet linked
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000004.writing-1234")
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000000.removing-1234")
+    (tmp_path / ".last.writing-1234").symlink_to("step-00000003")
+    settle(tmp_path, find_resume_point(tmp_path))
+    assert everything(tmp_path) == kept
+
+
+def test_a_copy_with_folders_instead_of_links_goes_on(tmp_path, config):
+    for step in (1, 2):
+        save(tmp_path / "run", config, step=step)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=False)
+    point = find_resume_point(tmp_path / "copy")
+    assert point.state["step"] == 2
+    settle(tmp_path / "copy", point)
+    save(tmp_path / "copy", config, step=3)
+    assert os.readlink(tmp_path / "copy" / "last") == "step-00000003"
+    assert load_training_state(tmp_path / "copy" / "last")["step"] == 3
+
+
+def test_another_process_in_the_run_folder_is_refused(tmp_path):
+    code = f"""
+from pathlib import Path
+from bifusion.files import locked
+with locked(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    input()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(InputError, match="another process is writing this run"), locked(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(tmp_path):
+        pass
 
 
 def test_pretrained_weights_are_not_needed_to_load(tmp_path, config):
@@ -93,6 +302,9 @@ def test_damaged_weights_are_an_input_error(tmp_path, config):
     save(tmp_path, config)
     path = tmp_path / "last" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="model.safetensors: has 1,000 bytes instead of"):
+        load_model(tmp_path / "last")
+    (tmp_path / "last" / "sums.json").unlink()
     with pytest.raises(InputError, match="model.safetensors: cannot be read"):
         load_model(tmp_path / "last")
 
@@ -113,12 +325,14 @@ def test_json_has_no_nan(tmp_path):
     assert json.loads(text) == {**nulls, "path": "a/b", "flag": True}
 
 
-def test_lines_that_a_crash_cut_or_a_resume_repeats_are_dropped(tmp_path):
+@pytest.mark.parametrize("torn", ['{"step": 5, "tot', '{"step": 5, "epoch": 0}', '{"scenes": ["k\u00fc'])
+def test_lines_that_a_crash_cut_or_a_resume_repeats_are_dropped(tmp_path, torn):
+    """Cut within JSON, before the line's end, within a character."""
     folder = RunFolder(tmp_path)
     for step in range(5):
         folder.append(folder.steps, {"step": step, "epoch": 0, "total": math.nan})
-    with open(folder.steps, "a") as file:
-        file.write('{"step": 5, "tot')
+    with open(folder.steps, "ab") as file:
+        file.write(torn.encode()[:-1] if torn.endswith("\u00fc") else torn.encode())
     assert [record["step"] for record in folder.read_lines(folder.steps)] == [0, 1, 2, 3, 4]
     folder.keep_lines_before(folder.steps, "step", 3)
     folder.append(folder.steps, {"step": 3, "epoch": 0})
@@ -127,8 +341,18 @@ def test_lines_that_a_crash_cut_or_a_resume_repeats_are_dropped(tmp_path):
     assert folder.epochs.read_text() == ""
 
 
+def test_a_line_for_which_there_is_no_room_leaves_the_file_as_it_was(disk):
+    path = disk / "steps.jsonl"
+    append_line(path, "first")
+    (disk / "filler").write_bytes(bytes(free_bytes(disk)))
+    with pytest.raises(DiskFullError, match=r"steps.jsonl: cannot be written, the disk is full"):
+        append_line(path, "x" * 10_000)
+    assert path.read_text() == "first\n"
+
+
 def test_training_state_is_loaded_without_unpickling_code(tmp_path, config):
     save(tmp_path, config)
+    (tmp_path / "last" / "sums.json").unlink()
     torch.save({"step": Path("x")}, tmp_path / "last" / "training.pt")
     with pytest.raises(Exception, match="[Ww]eights.only"):
         load_training_state(tmp_path / "last")

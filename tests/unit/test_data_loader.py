@@ -1,10 +1,22 @@
 """Loader: the same batches from any number of workers, resuming, and errors that keep their message."""
 
+import gc
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.data.loader import make_loader
+from bifusion.data.workers import WorkerEndedError
 from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 
@@ -99,3 +111,114 @@ def test_global_generator_is_left_alone(dataset, workers):
 def test_options_out_of_range(dataset, option):
     with pytest.raises(InputError, match=f"{next(iter(option))}: found"):
         batches(dataset, **option)
+
+
+def worker_processes():
+    gc.collect()  # those of earlier tests end with their dataset
+    return [child for child in multiprocessing.active_children() if child.daemon]
+
+
+def test_killed_worker_is_named_and_replaced(dataset):
+    loader = make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1)
+    running = iter(loader)
+    first = next(running)
+    for worker in worker_processes():
+        os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerEndedError) as error:
+        list(running)
+    assert re.search(
+        r"data worker [12] of 2 \(process \d+\) was killed by SIGKILL, as the system does when memory "
+        r"runs out; it had room\d.* to load. .*--trainer.workers",
+        str(error.value),
+    )
+    assert not worker_processes()
+    assert names([first]) + names(list(loader))[1:] == names(batches(dataset, batch_size=1))
+
+
+def test_worker_killed_between_epochs_is_named(dataset):
+    assert batches(dataset, workers=2)
+    os.kill(worker_processes()[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerEndedError, match="was killed by SIGKILL"):
+        batches(dataset, workers=2, epoch=1)
+    assert_same(batches(dataset, workers=2, epoch=1), batches(dataset, epoch=1))
+
+
+def test_worker_killed_in_the_middle_of_sending_is_noticed(dataset, monkeypatch):
+    """What it has sent of a batch stays in the pipe: reading on would wait for ever."""
+
+    def send_half(self, index, epoch):
+        reached_pipe = multiprocessing.current_process()
+        threading.Timer(0.3, os.kill, (reached_pipe.pid, signal.SIGKILL)).start()
+        return np.zeros(2**28, np.uint8)
+
+    monkeypatch.setattr(SceneDataset, "sample", send_half)
+    with pytest.raises(WorkerEndedError, match="worker 1 of 1 .* was killed by SIGKILL"):
+        batches(dataset, workers=1)
+
+
+def test_a_dead_worker_disturbs_nothing_else_than_waiting(dataset):
+    """Torch would raise an error here, in the middle of whatever is done with the batch."""
+    running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=1, shuffle=True, seed=1))
+    next(running)
+    os.kill(worker_processes()[0].pid, signal.SIGKILL)
+    time.sleep(0.1)
+    with pytest.raises(WorkerEndedError):
+        list(running)
+
+
+def test_ctrl_c_of_the_terminal_leaves_workers_alone(dataset):
+    """It reaches every process; the parent decides, and may need what they are loading."""
+    running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+    next(running)
+    for worker in worker_processes():
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(running)) == 4
+
+
+def test_workers_of_a_killed_process_end(dataset):
+    """With batches that nobody will read, more than a pipe holds."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+        next(running)
+        own = [c.pid for c in worker_processes() if Path(f"/proc/{c.pid}/stat").exists()]
+        os.write(writer, json.dumps(own).encode())
+        time.sleep(60)
+        os._exit(0)
+    workers = json.loads(os.read(reader, 1000))
+    time.sleep(0.2)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in workers if is_running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert len(workers) == 2 and not left, "they would wait for ever"
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_signal_waits_until_all_workers_have_started(dataset, monkeypatch):
+    """Torch could not clean up otherwise, and would leave the ones that have."""
+    start, order = multiprocessing.Process.start, []
+
+    def start_and_signal(self):
+        start(self)
+        order.append("started")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", start_and_signal)
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: order.append("signal"))
+    try:
+        assert len(batches(dataset, workers=2)) == 3
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert order[:2] == ["started", "started"] and "signal" in order

@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
-from bifusion.training.guard import Guard, nonfinite_names
+from bifusion.training.checks import nonfinite_names
+from bifusion.training.guard import Guard, GuardConfig
 from bifusion.training.monitor import MovingAverage
 from bifusion.training.optim import freeze_outside_stage, set_rates
+from bifusion.training.outcome import StepInputs
 from bifusion.training.run_folder import RunFolder
 from bifusion.training.runtime import make_fabric
 from bifusion.training.trainer import Trainer
@@ -26,14 +28,18 @@ class Bench:
         config = tiny_config(recipe, data)
         self.trainer = Trainer(config, RunFolder(folder), make_fabric(config.trainer))
         self.model, self.optimizer = self.trainer.model.train(), self.trainer.optimizer
-        self.batch = next(iter(self.trainer._loader()))
+        self.batch = self.trainer.batches.of_step(0, 0)[0]
         self.state = self.trainer.timeline.at(epoch)
         freeze_outside_stage(self.trainer.groups, self.state)
-        set_rates(self.optimizer, config.optim, self.trainer.base_rates, self.state, 0, 10)
+        self.rates = set_rates(self.optimizer, config.optim, self.trainer.base_rates, self.state, 0, 10)
+        self.trainer.response.keep_healthy(0)
         assert self.step().event is None
 
-    def step(self):
-        return self.trainer.take_step([self.batch], self.state)
+    def step(self, *batches, step=0):
+        inputs = StepInputs(step, 2.5, 0, list(batches) or [self.batch], self.rates)
+        outcome = self.trainer.take_step(inputs, self.state)
+        self.trainer.response.after(outcome, inputs, self.state, (0, 0))
+        return outcome
 
     def snapshot(self):
         return (
@@ -113,7 +119,7 @@ def test_nan_in_a_matching_cost(bench, monkeypatch):
     before = bench.snapshot()
     monkeypatch.setattr("bifusion.losses.criterion.matching_cost", nan_labels)
     event = bench.step().event
-    assert event.phase == "loss" and event.where == ["matching.cost"]
+    assert event.phase == "matching" and event.where == ["matching.cost"]
     assert bench.unchanged_since(before)
 
 
@@ -129,34 +135,167 @@ def test_nan_in_a_gradient(bench):
     assert all(p.grad is None for p in bench.model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("tensor", "where"),
+    [
+        ("voxel_feats", "input.voxel_feats"),
+        ("voxel_position_m", "input.voxel_position_m"),
+        ("scene_bounds_m", "input.scene_bounds_m"),
+        ("image", "input.views.roomtrain1.{view}.image"),
+        ("K", "input.views.roomtrain1.{view}.K"),
+    ],
+)
+def test_bad_inputs_are_named_with_their_scene(bench, tensor, where):
+    before, batch = bench.snapshot(), copy.deepcopy(bench.batch)
+    scene = batch.names.index("roomtrain1")
+    view = next(view for view in batch.views if view.scene == scene)
+    if tensor in ("image", "K"):
+        getattr(view, tensor).view(-1)[0] = float("inf")
+    elif tensor == "scene_bounds_m":
+        batch.scene_bounds_m[scene, 0, 0] = float("nan")
+    else:
+        row = (batch.voxel_coords[:, 0] == scene).nonzero()[0, 0]
+        getattr(batch, tensor)[row, 0] = float("nan")
+    event = bench.step(batch).event
+    assert event.phase == "input" and event.where == [where.format(view=view.name)]
+    assert event.scenes == ["roomtrain1"]
+    assert bench.unchanged_since(before)
+
+
 def test_a_bad_batch_drops_the_whole_accumulated_step(bench):
     before = bench.snapshot()
-    poisoned = copy.copy(bench.batch)
-    poisoned.voxel_feats = bench.batch.voxel_feats * float("nan")
-    outcome = bench.trainer.take_step([bench.batch, poisoned], bench.state)
+    outcome = bench.step(bench.batch, poisoned(bench.batch))
     assert outcome.event is not None and outcome.total is None
     assert bench.unchanged_since(before)
 
 
-def test_three_in_a_row_exhaust_and_a_good_step_resets(bench):
-    guard = bench.trainer.guard
-    bad = copy.copy(bench.batch)
-    bad.voxel_feats = bench.batch.voxel_feats * float("nan")
+def poisoned(batch):
+    bad = copy.copy(batch)
+    bad.voxel_feats = batch.voxel_feats.clone()
+    bad.voxel_feats[0, 0] = float("nan")
+    return bad
+
+
+def test_three_in_a_row_roll_back_and_a_good_step_starts_the_count_anew(bench):
+    guard, bad = bench.trainer.guard, poisoned(bench.batch)
     for expected in (1, 2):
-        bench.trainer.take_step([bad], bench.state)
-        assert guard.in_a_row == expected and not guard.exhausted
+        assert bench.step(bad).event.action == "skip"
+        assert guard.counts.in_a_row == expected
     bench.step()
-    assert guard.in_a_row == 0 and guard.raw_nonfinite == 2
+    assert guard.counts.in_a_row == 0 and guard.counts.raw_nonfinite == 2
+    actions = [bench.step(bad).event.action for _ in range(4)]
+    assert actions == ["skip", "skip", "rollback", "skip"]
+    assert (guard.counts.raw_nonfinite, guard.counts.skipped, guard.counts.rollbacks) == (6, 6, 1)
+
+
+def test_a_rollback_brings_the_healthy_state_back_to_the_bit(bench):
+    bench.step()
+    bench.trainer.response.keep_healthy(2)
+    before = bench.snapshot()
+    bench.step()
+    assert not bench.unchanged_since(before)
+    bad = poisoned(bench.batch)
     for _ in range(3):
-        bench.trainer.take_step([bad], bench.state)
-    assert guard.exhausted and guard.raw_nonfinite == 5 and guard.skipped == 5
+        outcome = bench.step(bad)
+    assert outcome.event.action == "rollback"
+    assert bench.unchanged_since(before)
+    for _ in range(2):  # what follows does not write into the copy
+        bench.step()
+    for _ in range(3):
+        bench.step(bad)
+    assert bench.trainer.guard.counts.rollbacks == 2
+    assert bench.unchanged_since(before)
 
 
-def test_counts_survive_a_checkpoint(bench):
-    bench.trainer.guard.dropped()
-    other = Guard(bench.model)
-    other.load_state_dict(bench.trainer.guard.state_dict())
-    assert other.raw_nonfinite == 1 and other.in_a_row == 1
+@pytest.mark.parametrize("part", ["weights", "moments", "negative moments", "statistics"])
+def test_a_poisoned_state_is_healed_by_a_rollback(bench, part):
+    """A step cannot be at fault for what it finds; whatever it is, nothing of it spreads."""
+    bench.trainer.response.keep_healthy(1)
+    before = bench.snapshot()
+    moments = next(iter(bench.optimizer.state.values()))
+    statistics = next(b for b in bench.model.buffers() if b.is_floating_point())
+    with torch.no_grad():
+        target, value = {
+            "weights": (next(bench.model.unet.parameters()), float("inf")),
+            "moments": (moments["exp_avg"], float("nan")),
+            "negative moments": (moments["exp_avg_sq"], -1.0),
+            "statistics": (statistics, float("nan")),
+        }[part]
+        target.view(-1)[0] = value
+    events = [bench.step().event for _ in range(3)]
+    phase = {"weights": "activation", "statistics": "buffers"}.get(part, "optimizer")
+    assert [event.phase for event in events] == [phase] * 3
+    assert [event.action for event in events] == ["skip", "skip", "rollback"]
+    assert bench.unchanged_since(before)
+    assert bench.step().event is None
+
+
+def test_a_poisoned_state_is_never_kept_as_healthy(bench):
+    bench.trainer.response.keep_healthy(1)
+    moments = next(iter(bench.optimizer.state.values()))
+    moments["exp_avg"].view(-1)[0] = float("nan")
+    bench.trainer.response.keep_healthy(2)
+    assert bench.trainer.response.healthy.step == 1
+
+
+def test_moments_that_would_overflow_the_update_are_refused(bench):
+    """1e30 divided by eps is no float32."""
+    moments = next(iter(bench.optimizer.state.values()))
+    moments["exp_avg"].view(-1)[0] = 1e30
+    moments["exp_avg_sq"].view(-1)[0] = 0.0
+    event = bench.step().event
+    assert event.phase == "optimizer" and len(event.where) == 1
+
+
+def test_after_too_many_rollbacks_the_run_stops(bench):
+    bench.trainer.guard.config = GuardConfig(rollback_after=1, max_rollbacks=2)
+    bad = poisoned(bench.batch)
+    assert [bench.step(bad).event.action for _ in range(3)] == ["rollback", "rollback", "stop"]
+    assert bench.trainer.guard.counts.rollbacks == 2
+
+
+def test_rates_ramp_up_linearly_after_a_rollback(bench):
+    guard = bench.trainer.guard
+    guard.config = GuardConfig(ramp_steps=4)
+    assert guard.rate_factor(7) == 1.0
+    guard.rolled_back(7)
+    factors = [guard.rate_factor(step) for step in range(8, 14)]
+    assert factors == pytest.approx([0.1, 0.325, 0.55, 0.775, 1.0, 1.0])
+    guard.config = GuardConfig(ramp_steps=0)
+    assert guard.rate_factor(8) == 1.0
+
+
+def test_a_spike_is_skipped_where_that_is_asked_for(bench):
+    """By default it is a warning: the step is taken."""
+    before = bench.snapshot()
+    rules = bench.trainer.guard.config.rules
+    rules.loss_cap = 1e-3
+    outcome = bench.step()
+    assert outcome.event is None and [alarm.rule for alarm in outcome.alarms] == ["loss_spike"]
+    assert not bench.unchanged_since(before)
+    before, counts = bench.snapshot(), bench.trainer.guard.counts
+    rules.actions["loss_spike"] = "skip"
+    event = bench.step().event
+    assert (event.rule, event.phase, event.action) == ("loss_spike", "loss", "skip")
+    assert bench.unchanged_since(before)
+    assert (counts.raw_nonfinite, counts.skipped, counts.warnings) == (0, 1, 1)
+
+
+def test_what_was_remembered_is_not_put_back_over_a_step_that_was_taken(bench):
+    """An interruption may come before the next step has remembered anything."""
+    before = bench.snapshot()
+    bench.trainer.take_step.discard()
+    assert bench.unchanged_since(before)
+
+
+def test_counts_ramp_and_rules_survive_a_checkpoint(bench):
+    guard = bench.trainer.guard
+    bench.step(poisoned(bench.batch))
+    guard.rolled_back(3)
+    other = Guard(bench.model, guard.config)
+    other.load_state_dict(copy.deepcopy(guard.state_dict()))
+    assert other.counts == guard.counts and other.rate_factor(5) == guard.rate_factor(5) < 1
+    assert other.rules.state_dict() == guard.rules.state_dict()
 
 
 def test_huge_finite_values_are_not_called_non_finite():
@@ -232,13 +371,17 @@ def test_float16_scaler_overflow_is_counted_apart(bench):
 
     step = bench.trainer.take_step
     step.optimizer = _RecordsSteps(step.optimizer)
+    bench.trainer.guard.config = GuardConfig(diagnose=False, bundles=0)
     for scale, overflow in ((65536.0, True), (1.0, False)):
         precision = Precision(scale)
         step.fabric = _WithPrecision(step.fabric, precision)
         outcome = bench.step()
         assert precision.scale == scale / 2, "the factor is lowered"
         assert outcome.scaler_overflow is overflow and (outcome.event is None) is overflow
-    assert bench.trainer.guard.scaler_overflows == 1 and bench.trainer.guard.raw_nonfinite == 1
+    assert (
+        bench.trainer.guard.counts.scaler_overflows == 1
+        and bench.trainer.guard.counts.raw_nonfinite == 1
+    )
     assert step.optimizer.steps == 0, "nothing reaches the weights, not even by way of the scaler"
 
 

@@ -32,15 +32,15 @@ def test_gradient_norms_by_path():
     groups["gate"][0].grad = torch.tensor([12.0])
     norms = {name: norm.item() for name, norm in gradient_norms(groups).items()}
     assert norms_by_path(norms) == {
-        "clip": None, "conv1": 5.0, "head_2d": None, "backbone": None, "fusion": 12.0,
-        "decoder": None, "total": 13.0,
+        "clip": None, "conv1": 5.0, "head_2d": None, "head_3d": None, "backbone": None,
+        "fusion": 12.0, "decoder": None, "total": 13.0,
     }  # fmt: skip
 
 
 def test_what_is_not_fused_has_no_gradient_of_fusion():
     """Plan A builds the 3D head and nothing of the fusion."""
     paths = norms_by_path({"backbone": 3.0, "head_3d": 4.0, "decoder": 1.0, "total": 26**0.5})
-    assert paths["fusion"] is None and paths["backbone"] == 5.0
+    assert paths["fusion"] is None and (paths["head_3d"], paths["backbone"]) == (4.0, 3.0)
 
 
 def test_no_gradient_at_all():

@@ -47,6 +47,20 @@ def test_scaler_overflows_are_counted_apart(tmp_path):
     assert update_counts(run).nonfinite == 0
 
 
+def test_rollbacks_and_warnings_stand_beside_the_raw_steps(tmp_path):
+    """Of the steps where the status was never written, as in a run that was killed."""
+    told = update_counts(load_run(FakeRun(rollbacks=2, warnings=3).write(tmp_path)))
+    assert (told.nonfinite, told.rollbacks, told.warnings) == (0, 2, 3)
+    run = load_run(FakeRun(arm="naive", epochs=3, nonfinite={1: 2}).write(tmp_path))
+    run.status.clear()
+    bad = [step for step in run.steps if step["event"]]
+    bad[1]["event"]["action"] = "rollback"
+    run.steps[0]["event"] = bad[0]["event"] | {"kind": "loss_spike"}
+    run.steps[0]["alarms"] = [{"rule": "update_ratio"}]
+    counts = update_counts(run)
+    assert (counts.nonfinite, counts.skipped, counts.rollbacks, counts.warnings) == (2, 3, 1, 1)
+
+
 def test_a_spike_is_found_and_noise_is_none():
     values = np.exp(np.random.default_rng(0).normal(0, 0.1, 2000))
     assert not spikes(values).any()

@@ -113,12 +113,15 @@ def test_without_the_decisive_rival_a_pass_is_indicative(tmp_path):
     assert "Not among the runs: BiFusion without views" in verdict.evidence
 
 
-def test_overlapping_scenes_are_refused(tmp_path):
-    scenes = {"train_scenes": ["room"], "val_scenes": ["room"]}
+@pytest.mark.parametrize(
+    ("train", "val"), [("room", "room"), ("scene0010_00", "scene0010_01")], ids=["scan", "room"]
+)
+def test_overlapping_scenes_are_refused(tmp_path, train, val):
+    scenes = {"train_scenes": [train], "val_scenes": [val]}
     fakes = [FakeRun(arm=arm, **scenes) for arm in ("staged", "baseline", "without_views")]
     verdict = performance(tmp_path, *fakes)
     assert verdict.outcome == "refused"
-    assert "1 scene used both in training and in validation (room)" in verdict.evidence
+    assert f"1 scene used both in training and in validation ({val})" in verdict.evidence
 
 
 @pytest.mark.parametrize(

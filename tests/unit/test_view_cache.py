@@ -168,6 +168,15 @@ def test_damaged_entry_is_computed_again(tmp_path) -> None:
     assert (tower.cache.hits, tower.cache.misses) == (1, 2)
 
 
+def test_map_that_is_not_finite_is_not_kept(tmp_path) -> None:
+    tower = frozen_tower()
+    tower.cache = ViewCache(tmp_path / "cache", GB)
+    handle = tower.ln_pre.register_forward_hook(lambda _, __, output: output * torch.nan)
+    assert tower.encode_views([view(0)])[0].isnan().all()
+    handle.remove()
+    assert tower.encode_views([view(0)])[0].isfinite().all()
+
+
 def test_folder_that_cannot_be_written_is_announced_once(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     tower = frozen_tower()

@@ -25,12 +25,15 @@ class Compare:
     """Train recipes side by side (or take finished runs) and report on them."""
 
     recipes: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Recipes to train; leave out to report on finished runs (--runs)."""
+    """Recipes to train; leave out to report on finished runs (--runs). With --ablate: only these arms
+    beside the base."""
     data: Path | None = None
     """Data set to train on (train/ and val/ with scene folders)."""
-    out: Path = Path("runs/compare")
-    """Folder of the comparison; what is finished in it is not trained again."""
-    seeds: tuple[int, ...] = (0,)
+    out: Path | None = None
+    """Folder of the comparison (runs/compare, or runs/ablation); what is finished in it is not trained
+    again."""
+    seeds: tuple[int, ...] | None = None
+    """Left out: 0, or, with --ablate, 0 1 2."""
     epochs: int | None = None
     """Length of all runs instead of the recipes' own."""
     clip_weights: Path | None = None
@@ -39,40 +42,75 @@ class Compare:
     """Runs at a time; 0: one a GPU, or two on a machine without."""
     runs: tuple[Path, ...] = ()
     """Finished run folders to report on, beside those trained here."""
+    ablate: bool = False
+    """Train the base, the base without each of its stabilising measures, and its rivals, all over one
+    grid of settings, and write ablation.html: what matters, what does not show, what harms."""
+    base: str = "bifusion_small"
+    """Staged recipe of --ablate."""
+    grid: tuple[str, ...] = ()
+    """--ablate: narrow the grid lr=1,5 range=1,30 precision=32-true,bf16-mixed (factors on learning
+    rates and on lifted 2D features), such as --grid lr=1 precision=32-true."""
 
 
 def compare(args: list[str]) -> int:
-    """Train several recipes on the same data and write the comparison report."""
+    """Train several recipes on the same data and report on them; --ablate: what stabilises."""
+    wanted = parsing.parse(Compare, args, "compare")
+    return (_ablate if wanted.ablate else _compare)(wanted, Console())
+
+
+def _ablate(wanted: Compare, console: Console) -> int:
+    from bifusion.ablate import DEFAULT_SEEDS, AblationConfig, run_ablation
+
+    if wanted.data is None:
+        raise InputError("--data is missing: an ablation needs a data set (train/ and val/ folders)")
+    if wanted.runs:
+        raise InputError("--runs does not go with --ablate: it reports on the runs of its own grid")
+    ablation = AblationConfig(
+        data=wanted.data,
+        base=wanted.base,
+        out=wanted.out or Path("runs/ablation"),
+        seeds=wanted.seeds if wanted.seeds is not None else DEFAULT_SEEDS,
+        arms=wanted.recipes,
+        grid=wanted.grid,
+        epochs=wanted.epochs,
+        clip_weights=wanted.clip_weights,
+        jobs=wanted.jobs,
+    )
+    return run_ablation(ablation, console)
+
+
+def _compare(wanted: Compare, console: Console) -> int:
     from bifusion.compare import check_runs, default_jobs, plan_runs, train_runs
     from bifusion.reports.comparison import print_table, write_report
 
-    wanted = parsing.parse(Compare, args, "compare")
-    console = Console()
+    out = wanted.out or Path("runs/compare")
+    if wanted.grid:
+        raise InputError("--grid goes with --ablate")
     if not wanted.recipes and not wanted.runs:
         raise InputError("nothing to compare: name recipes to train, or finished runs with --runs")
-    if wanted.recipes and wanted.data is None:
-        raise InputError("--data is missing: recipes to train need a data set (train/ and val/ folders)")
     planned, crashed, audit = [], [], None
     if wanted.recipes:
+        if wanted.data is None:
+            raise InputError(
+                "--data is missing: recipes to train need a data set (train/ and val/ folders)"
+            )
         planned = plan_runs(
             wanted.recipes,
-            wanted.seeds,
+            wanted.seeds if wanted.seeds is not None else (0,),
             wanted.data,
-            wanted.out,
+            out,
             clip_weights=wanted.clip_weights,
             epochs=wanted.epochs,
         )
         check_runs(planned)
         jobs = wanted.jobs or default_jobs()
-        crashed = train_runs(planned, wanted.out, jobs=jobs, title=wanted.out.name, console=console)
+        crashed = train_runs(planned, out, jobs=jobs, title=out.name, console=console)
         audit = wanted.data / "audit.json"
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
     usable_audit = audit if audit is not None and audit.exists() else None
-    report = write_report(
-        folders, wanted.out, audit=usable_audit, crashed=crashed, title=wanted.out.name
-    )
+    report = write_report(folders, out, audit=usable_audit, crashed=crashed, title=out.name)
     print_table(report, console)
-    console.print(f"report: {wanted.out / 'report.html'}")
+    console.print(f"report: {out / 'report.html'}")
     return 1 if crashed else 0
 
 

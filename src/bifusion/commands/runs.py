@@ -31,16 +31,18 @@ def info(args: list[str]) -> int:
 
 
 def train(args: list[str]) -> int:
-    """Train a recipe (or a stored run.json) and evaluate its last checkpoint."""
+    """Train a recipe (or a stored run.json) and evaluate its last checkpoint.
+
+    Status 4 where the guard stopped the run, 130 where a signal interrupted it.
+    """
     from bifusion.config import Config, load_config
-    from bifusion.recipes import RECIPES, get_recipe
+    from bifusion.recipes import get_recipe, known_recipes
+    from bifusion.training.run_folder import GUARD_STOPPED_EXIT
     from bifusion.training.trainer import train as run_training
     from bifusion.training.validation import evaluate_run
 
     if not args or args[0].startswith("-"):
-        raise InputError(
-            f"train what? Expected a recipe ({', '.join(RECIPES)}) or a run.json file first"
-        )
+        raise InputError(f"train what? Expected a recipe ({known_recipes()}) or a run.json file first")
     base = load_config(Path(args[0])) if args[0].endswith(".json") else get_recipe(args[0])
 
     @dataclass
@@ -64,7 +66,7 @@ def train(args: list[str]) -> int:
     if status.state == "interrupted":
         return 130
     evaluate_run(wanted.out)
-    return 0
+    return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
 
 
 @dataclass

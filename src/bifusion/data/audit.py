@@ -27,7 +27,7 @@ from bifusion.data.superpoint_oracle import oracle_result
 from bifusion.data.synthetic.config import GEOMETRY_CLASSES, TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig
 from bifusion.data.synthetic.rooms import CONFIG_FILE, make_scan
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.files import written_beside
+from bifusion.files import write_text
 from bifusion.geometry import LiftingConfig, agrees_with_depth, inside_image, project
 from bifusion.labels import SCANNET20
 from bifusion.types import InputError, Scene, SceneTruth, View
@@ -114,8 +114,7 @@ def audit(root: Path, voxel_size_m: float, fresh_rooms: int = 30) -> dict[str, A
         "config": dataclasses.asdict(config) if config else None,
     }
     text = json.dumps(result, indent=2, allow_nan=False)
-    with written_beside(root / "audit.json") as beside:
-        beside.write_text(text + "\n")
+    write_text(root / "audit.json", text + "\n")
     return json.loads(text)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -74,6 +74,55 @@ def collate(samples: list[Sample]) -> Batch:
         targets=None if unannotated else [_targets(sample) for sample in samples],
         truths=None if unannotated or not truths else truths,
         views=views,
+    )
+
+
+def split_scenes(batch: Batch) -> list[Batch]:
+    """A batch of its own for each scene of `batch`, in order."""
+    return [select_scenes(batch, [index]) for index in range(len(batch.names))]
+
+
+def select_scenes(batch: Batch, scenes: list[int]) -> Batch:
+    """The batch that only the given scenes, indices that ascend, would have made."""
+    sizes = torch.bincount(batch.voxel_coords[:, 0].long(), minlength=len(batch.names)).tolist()
+    voxels, points = _offsets(sizes), _offsets(batch.points_per_scene)
+    superpoints = _offsets(batch.superpoints_per_scene)
+
+    def rows(tensor: Tensor, first: list[int], count: list[int]) -> list[Tensor]:
+        return [tensor[first[b] : first[b] + count[b]] for b in scenes]
+
+    def numbered(parts: list[Tensor], first: list[int], count: list[int]) -> Tensor:
+        """Rows counted from the chosen scenes' first."""
+        begins = _offsets([count[b] for b in scenes])
+        return torch.cat([p - first[b] + at for p, b, at in zip(parts, scenes, begins, strict=True)])
+
+    coords = [part.clone() for part in rows(batch.voxel_coords, voxels, sizes)]
+    for index, part in enumerate(coords):
+        part[:, 0] = index
+    augmented = batch.voxel_augmented_m
+    of_points = points, batch.points_per_scene
+    return Batch(
+        names=[batch.names[b] for b in scenes],
+        voxel_coords=torch.cat(coords),
+        voxel_feats=torch.cat(rows(batch.voxel_feats, voxels, sizes)),
+        voxel_position_m=torch.cat(rows(batch.voxel_position_m, voxels, sizes)),
+        point_to_voxel=numbered(rows(batch.point_to_voxel, *of_points), voxels, sizes),
+        point_to_superpoint=numbered(
+            rows(batch.point_to_superpoint, *of_points), superpoints, batch.superpoints_per_scene
+        ),
+        points_per_scene=[batch.points_per_scene[b] for b in scenes],
+        superpoints_per_scene=[batch.superpoints_per_scene[b] for b in scenes],
+        scene_bounds_m=torch.stack([batch.scene_bounds_m[b] for b in scenes]),
+        seeds=[batch.seeds[b] for b in scenes],
+        voxel_augmented_m=None if augmented is None else torch.cat(rows(augmented, voxels, sizes)),
+        targets=None if batch.targets is None else [batch.targets[b] for b in scenes],
+        truths=None if batch.truths is None else [batch.truths[b] for b in scenes],
+        views=[
+            replace(view, scene=index)
+            for index, b in enumerate(scenes)
+            for view in batch.views
+            if view.scene == b
+        ],
     )
 
 

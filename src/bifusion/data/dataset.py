@@ -23,17 +23,19 @@ from bifusion.data.transforms import (
     jitter_color,
     subvoxel_shift_m,
 )
+from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
 from bifusion.data.voxels import (
     Origin,
     SuperpointLabels,
     clean_labels,
     compact_ids,
+    grid_cells,
     superpoint_labels,
     voxelize,
 )
 from bifusion.labels import get_label_set
 from bifusion.rng import derive_seed
-from bifusion.types import InputError, Scene, SceneTruth
+from bifusion.types import DisagreeingView, InputError, Scene, SceneTruth
 
 __all__ = [
     "AugmentConfig",
@@ -72,6 +74,8 @@ class DataConfig:
     cache_mb: int = 1024
     """Decoded scenes and views kept in memory, by each process that loads; 0: none."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    agreement: ViewAgreementConfig = field(default_factory=ViewAgreementConfig)
+    """Whether views fit the scan, looked at whenever one is loaded."""
 
     @property
     def feature_channels(self) -> int:
@@ -88,6 +92,8 @@ class SceneData:
     """(N,) int64, 0 … S−1 without gaps."""
     targets: SuperpointLabels
     truth: SceneTruth
+    scan: ScanSample | None = None
+    """What views are compared with, once the first one is."""
 
 
 class Cache:
@@ -97,6 +103,8 @@ class Cache:
         self.limit = limit
         self.size = 0
         self.entries: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self.disagreements: dict[tuple[str, str], DisagreeingView | None] = {}
+        """By scene and view: looked for once, and kept when the view itself is dropped."""
 
     def get(self, key: Any, make: Callable[[], tuple[Any, int]]) -> Any:
         """The entry `key`; `make` gives it and its size in bytes where it is not there."""
@@ -166,12 +174,12 @@ def scene_sample(
     Raises:
         InputError: whatever is wrong with its arrays or with the views chosen from it.
     """
-    cache = cache or Cache(0)
-    data: SceneData = cache.get(folder.name, lambda: _load_data(folder, config))
+    kept = cache or Cache(0)
+    data: SceneData = kept.get(folder.name, lambda: _load_data(folder, config))
     augment = config.augment if training and config.augment.enabled else None
     chosen = choose_views(data.scene.view_names, config.max_views, augment, stream)
     views: list[EncoderView] = [
-        cache.get((folder.name, name), lambda name=name: _load_view(folder, name, config))
+        kept.get((folder.name, name), lambda name=name: _load_view(folder, name, config, data, kept))
         for name in chosen
     ]
     sample = build_sample(data, config, views, augment, stream)
@@ -203,7 +211,10 @@ def build_sample(
             [feats, rigid - rigid.mean(axis=0, dtype=np.float64).astype(np.float32)], axis=1
         )
     shift = subvoxel_shift_m(augment, config.voxel_size_m, stream) if augment else None
-    voxels = voxelize(coord, config.voxel_size_m, config.origin, shift)
+    try:
+        voxels = voxelize(coord, config.voxel_size_m, config.origin, shift)
+    except InputError as error:
+        raise InputError(f"{scene.name}: {error}") from None
     return Sample(
         name=scene.name,
         voxel_coords=voxels.coords,
@@ -227,6 +238,10 @@ def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
     label_set = get_label_set(config.label_set)
     scene.coord, scene.color = np.array(scene.coord), np.array(scene.color)  # out of the memory maps
     check_finite(scene.coord, folder / "coord.npy")
+    try:
+        grid_cells(scene.coord, config.voxel_size_m, config.origin)
+    except InputError as error:
+        raise InputError(f"{scene.name}: {error}") from None
     superpoint, count = compact_ids(scene.superpoint, folder / "superpoint.npy")
     segment, instance = clean_labels(scene.segment, scene.instance, label_set, folder, len(scene.coord))
     targets = superpoint_labels(segment, instance, superpoint, count, label_set)
@@ -235,7 +250,14 @@ def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
     return data, sum(array.nbytes for array in arrays)
 
 
-def _load_view(folder: Path, name: str, config: DataConfig) -> tuple[EncoderView, int]:
-    """A view at the encoder's size, and its size in bytes."""
+def _load_view(
+    folder: Path, name: str, config: DataConfig, data: SceneData, cache: Cache
+) -> tuple[EncoderView, int]:
+    """A view at the encoder's size, compared with its scan, and its size in bytes."""
     view = encoder_view(load_view(folder, name), config.image_size, config.patch_size, config.depth_size)
+    key = (folder.name, name)
+    if config.agreement.check and key not in cache.disagreements:
+        data.scan = data.scan or ScanSample(data.scene.coord, data.scene.color)
+        cache.disagreements[key] = find_disagreement(folder.name, data.scan, view, config.agreement)
+    view.disagreement = cache.disagreements.get(key)
     return view, view.nbytes

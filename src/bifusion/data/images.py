@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bifusion.types import BatchView, InputError, View
+from bifusion.types import BatchView, DisagreeingView, InputError, View
 
 SAME_POSE_TOLERANCE = 1e-6
 
@@ -37,6 +37,8 @@ class EncoderView:
     """(3, 3) float32, pixels of `depth_m`."""
     depth_world2cam: np.ndarray
     """(4, 4) float32."""
+    disagreement: DisagreeingView | None = None
+    """What contradicts the scene's geometry (`view_agreement.py`)."""
 
     def to_batch_view(self, scene: int) -> BatchView:
         """As tensors, of scene number `scene` of a batch; colours become float32 in [0, 1]."""
@@ -51,6 +53,7 @@ class EncoderView:
             depth_m=torch.from_numpy(self.depth_m),
             depth_K=torch.from_numpy(self.depth_K),
             depth_world2cam=torch.from_numpy(self.depth_world2cam),
+            disagreement=self.disagreement,
         )
 
     @property

@@ -11,11 +11,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bifusion.data.batching import Sample, collate
 from bifusion.data.dataset import SceneDataset
+from bifusion.data.workers import (
+    WorkerEndedError,
+    batches_from_workers,
+    heed_the_parent_alone,
+)
 from bifusion.rng import derive_seed, numpy_rng
 from bifusion.types import Batch, InputError
 
 SceneRequest = tuple[int, int]
 """(scene index, epoch): all that a worker needs to make a sample."""
+
+PREFETCH = 2
+"""Batches that each worker has been given ahead; they take turns."""
 
 
 def make_loader(
@@ -40,6 +48,7 @@ def make_loader(
         skip_batches: leave out this many at the start, for resuming within an epoch.
     Raises:
         InputError: an option out of range; while iterating, as it arose in a worker.
+        WorkerEndedError: while iterating, a worker process that came to an end.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -74,10 +83,20 @@ class EpochLoader:
             return
         loader, plan = _workers_of(self.dataset, self.workers)
         plan.batches = self.batches
-        for samples in loader:
-            if isinstance(samples, InputError):
-                raise samples
-            yield collate(samples)
+        try:
+            for samples in batches_from_workers(loader, len(self), self._waiting_at):
+                if isinstance(samples, InputError):
+                    raise samples
+                yield collate(samples)
+        except WorkerEndedError:
+            del _LOADERS[self.dataset]  # the next epoch starts new ones
+            raise
+
+    def _waiting_at(self, worker: int, taken: int) -> list[str]:
+        """Scenes that a worker has been given and that have not been taken with the first batches."""
+        ahead = range(taken, min(taken + PREFETCH * self.workers, len(self.batches)))
+        mine = [self.batches[i] for i in ahead if i % self.workers == worker]
+        return [self.dataset.names[index] for batch in mine for index, _ in batch]
 
 
 class _Plan(Sampler[list[SceneRequest]]):
@@ -127,6 +146,8 @@ def _workers_of(dataset: SceneDataset, workers: int) -> tuple[DataLoader, _Plan]
         num_workers=workers,
         collate_fn=_as_it_is,
         persistent_workers=True,
+        prefetch_factor=PREFETCH,
+        worker_init_fn=heed_the_parent_alone,
         # Its own generator: iterating must not draw from the global one.
         generator=torch.Generator().manual_seed(derive_seed(dataset.seed, "loader")),
     )

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
 from bifusion.data.view_files import load_cameras, load_view, write_views
+from bifusion.files import folder_written_beside
 from bifusion.labels import get_label_set
 from bifusion.types import InputError, Scene, View
 
@@ -123,10 +122,7 @@ def write_scene(
     for label_set, segment in segments.items():
         arrays[Path(SEGMENT_FILES[label_set]).stem] = _checked_segment(segment, label_set, scene, folder)
 
-    beside = folder.parent / f".{folder.name}.writing-{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
+    with folder_written_beside(folder) as beside:
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
         view_names = write_views(beside, views)
@@ -140,11 +136,6 @@ def write_scene(
             "versions": {"format": FORMAT_VERSION, "bifusion": importlib.metadata.version("bifusion")},
         }
         (beside / "scene.json").write_text(json.dumps(description, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def scene_complete(folder: Path) -> bool:

@@ -38,6 +38,25 @@ class Voxels:
         return (sums / self.counts[:, None]).astype(np.float32)
 
 
+def grid_cells(
+    coord: np.ndarray, voxel_size_m: float, origin: Origin, shift_m: np.ndarray | None = None
+) -> np.ndarray:
+    """(N, 3) int64: the voxel that each point lies in. Arguments and errors as for `voxelize`."""
+    shifted = coord - coord.min(axis=0) if origin == "min" else coord
+    if shift_m is not None:
+        shifted = shifted + shift_m
+    cells = np.floor(shifted / np.float32(voxel_size_m))
+    low, high = cells.min(axis=0), cells.max(axis=0)
+    extent, furthest = float((high - low).max()), float(np.abs([low, high]).max())
+    if extent >= MAX_EXTENT or furthest > MAX_EXTENT:  # larger floats would wrap around as integers
+        raise InputError(
+            f"voxel_size_m: {voxel_size_m} m makes {extent + 1:.4g} voxels along an axis, the furthest "
+            f"{furthest:.4g} from the origin; at most 2^20 fit; are the coordinates in metres? Enlarge "
+            "the voxels, scale the coordinates, or move the scene to the origin"
+        )
+    return cells.astype(np.int64)
+
+
 def voxelize(
     coord: np.ndarray, voxel_size_m: float, origin: Origin = "min", shift_m: np.ndarray | None = None
 ) -> Voxels:
@@ -52,20 +71,8 @@ def voxelize(
     Raises:
         InputError: a scene too large for its voxel size, or too far from the origin (2²⁰ voxels).
     """
-    shifted = coord - coord.min(axis=0) if origin == "min" else coord
-    if shift_m is not None:
-        shifted = shifted + shift_m
-    cells = np.floor(shifted / np.float32(voxel_size_m))
-    low, high = cells.min(axis=0), cells.max(axis=0)
-    extent, furthest = float((high - low).max()), float(np.abs([low, high]).max())
-    if extent >= MAX_EXTENT or furthest > MAX_EXTENT:  # larger floats would wrap around as integers
-        raise InputError(
-            f"voxel_size_m: {voxel_size_m} m makes {extent + 1:.4g} voxels along an axis, the furthest "
-            f"{furthest:.4g} from the origin; at most 2^20 fit; are the coordinates in metres? Enlarge "
-            "the voxels, scale the coordinates, or move the scene to the origin"
-        )
-    grid = cells.astype(np.int64)
-    packed = grid - low.astype(np.int64)
+    grid = grid_cells(coord, voxel_size_m, origin, shift_m)
+    packed = grid - grid.min(axis=0)
     key = (packed[:, 0] << 40) | (packed[:, 1] << 20) | packed[:, 2]
     order = np.argsort(key, kind="stable")
     sorted_key = key[order]

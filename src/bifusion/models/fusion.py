@@ -29,13 +29,21 @@ class FusionConfig:
     """simple: α = 0.5 on seen voxels; gate: α learned."""
     head_norm: bool = True
     """LayerNorm at the end of both heads (off: raw ranges meet, as in the naive formula)."""
+    range_2d: float = 1.0
+    """Factor on the lifted features that enter the 2D head: how the fusion bears another range."""
+    silent_start: bool = True
+    """FiLM, gate and excitation start by saying nothing, their last layers at zero; off: at random."""
     film: bool = True
     film_hidden: int = 128
     gate_hidden: int = 64
     squeeze_excitation: bool = True
     alignment: bool = True
-    """Predictor for the alignment loss; without it there are no alignment pairs."""
+    """Make pairs for the alignment loss; without them it has nothing to measure."""
     alignment_hidden: int = 64
+    alignment_predictor: bool = True
+    """Off: no predictor stands between, 2D itself is to equal 3D."""
+    alignment_stop_gradient: bool = True
+    """Off: 3D is pulled towards 2D as well."""
     l2_normalize: bool = False
     """One L2 normalisation after fusion. Off: the heads' LayerNorms already fix the scale, and unit
     length would shrink the decoder's input by √dim."""
@@ -47,19 +55,20 @@ def feature_head(in_channels: int, config: FusionConfig) -> nn.Sequential:
     return nn.Sequential(*layers, *([nn.LayerNorm(config.dim)] if config.head_norm else []))
 
 
-def _silent_linear(in_channels: int, out_channels: int) -> nn.Linear:
-    """A linear layer at zero: it starts by saying nothing."""
+def _last_linear(in_channels: int, out_channels: int, *, silent: bool) -> nn.Linear:
+    """A linear layer; `silent`: at zero, it starts by saying nothing."""
     linear = nn.Linear(in_channels, out_channels)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
+    if silent:
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
     return linear
 
 
-def _silent_mlp(
-    in_channels: int, hidden: int, out_channels: int, activation: nn.Module
+def _small_mlp(
+    in_channels: int, hidden: int, out_channels: int, activation: nn.Module, *, silent: bool
 ) -> nn.Sequential:
-    """Two linear layers, the last one at zero."""
-    last = _silent_linear(hidden, out_channels)
+    """Two linear layers, the last one at zero where `silent`."""
+    last = _last_linear(hidden, out_channels, silent=silent)
     return nn.Sequential(nn.Linear(in_channels, hidden), activation, last)
 
 
@@ -74,8 +83,9 @@ class FiLM(nn.Module):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(CODE_CHANNELS, config.film_hidden), nn.GELU())
         # Apart, so that the 2D half is computed only where a view sees something: mostly few voxels.
-        self.for_2d = _silent_linear(config.film_hidden, 2 * config.dim)
-        self.for_3d = _silent_linear(config.film_hidden, 2 * config.dim)
+        channels = config.film_hidden, 2 * config.dim
+        self.for_2d = _last_linear(*channels, silent=config.silent_start)
+        self.for_3d = _last_linear(*channels, silent=config.silent_start)
 
     def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Modulates f2d (K, D), the rows `seen` (K,), and f3d (M, D) by the code (M, 64)."""
@@ -90,7 +100,8 @@ class LiteFusionGate(nn.Module):
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
-        self.mlp = _silent_mlp(2 * config.dim, config.gate_hidden, 1, nn.GELU())
+        channels = 2 * config.dim, config.gate_hidden, 1
+        self.mlp = _small_mlp(*channels, nn.GELU(), silent=config.silent_start)
 
     def forward(self, f2d: Tensor, f3d: Tensor) -> Tensor:
         """(K, D) and (K, D) to (K,) in [0, 1]."""
@@ -103,9 +114,9 @@ class SqueezeExcitation(nn.Module):
     The factor is 2σ(·) with its last layer at zero: 1 at the start, in (0, 2) later.
     """
 
-    def __init__(self, dim: int, reduction: int = 16) -> None:
+    def __init__(self, dim: int, reduction: int = 16, *, silent: bool = True) -> None:
         super().__init__()
-        self.mlp = _silent_mlp(dim, max(1, dim // reduction), dim, nn.ReLU())
+        self.mlp = _small_mlp(dim, max(1, dim // reduction), dim, nn.ReLU(), silent=silent)
 
     def forward(self, features: Tensor, scene: Tensor, num_scenes: int) -> Tensor:
         """Channel factors (K, D) of seen voxels' features (K, D) in scenes (K,)."""
@@ -134,8 +145,8 @@ class Fusion(nn.Module):
         if config.fusion_type == "gate":
             self.gate = LiteFusionGate(config)
         if config.squeeze_excitation:
-            self.excitation = SqueezeExcitation(config.dim)
-        if config.alignment:
+            self.excitation = SqueezeExcitation(config.dim, silent=config.silent_start)
+        if config.alignment and config.alignment_predictor:
             self.predictor = nn.Sequential(
                 nn.Linear(config.dim, config.alignment_hidden),
                 nn.GELU(),
@@ -184,9 +195,12 @@ class Fusion(nn.Module):
             code: (M, 64) geometric code.
 
         Returns:
-            fused (M, D), and the trace; its alpha and f2d are 0 where unseen.
+            fused (M, D), and the trace; its alpha and f2d are 0 where unseen, its f2d_in is what
+            entered the head, after `range_2d`.
         """
         assert self.head_2d is not None
+        if self.config.range_2d != 1.0:
+            f2d_in = f2d_in * self.config.range_2d
         rows = torch.nonzero(seen)[:, 0]
         f2d, f3d = self.head_2d(f2d_in.index_select(0, rows)), self.head_3d(f3d_in)
         if self.film is not None:
@@ -226,9 +240,10 @@ class Fusion(nn.Module):
         The predictor stands between (Chen & He, "Exploring Simple Siamese Representation Learning",
         CVPR 2021): 2D must be able to tell the 3D feature, not to equal it, and 3D is not pulled.
         """
-        if self.predictor is None or len(f2d) == 0:
+        if not self.config.alignment or len(f2d) == 0:
             return []
-        return [(self.predictor(f2d), f3d.detach())]
+        predicted = f2d if self.predictor is None else self.predictor(f2d)
+        return [(predicted, f3d.detach() if self.config.alignment_stop_gradient else f3d)]
 
     def _normalized(self, fused: Tensor) -> Tensor:
         return F.normalize(fused, dim=1) if self.config.l2_normalize else fused

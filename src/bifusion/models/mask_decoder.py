@@ -163,6 +163,10 @@ class MaskDecoder(nn.Module):
             superpoint_features=superpoint_features,
         )
 
+    def shared_weights(self) -> list[nn.Parameter]:
+        """The last weights that all loss terms of the decoder depend on: the norm before both heads."""
+        return list(self.norm.parameters())
+
     def choose_queries(self, batch: Batch) -> list[Tensor]:
         """(Q,) int64 voxel of each scene, counted within it, that each query starts from."""
         number = self.config.num_queries if self.training else self.config.eval_queries

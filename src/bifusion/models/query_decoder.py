@@ -142,6 +142,10 @@ class QueryDecoder(nn.Module):
             superpoint_features=superpoint_features,
         )
 
+    def shared_weights(self) -> list[nn.Parameter]:
+        """The last weights that all loss terms of the decoder depend on: the norm before the heads."""
+        return list(self.out_norm.parameters())
+
     def _choose_queries(self, num_superpoints: int, seed: int) -> Tensor:
         """(Q,) superpoints of one scene that become queries; at least one."""
         if not self.training:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bifusion.files import written_beside
+from bifusion.files import write_tensors
 from bifusion.types import BatchView
 
 ENTRY = "map"
@@ -63,13 +63,14 @@ class ViewCache:
         return stored
 
     def _store(self, path: Path, features: Tensor) -> None:
+        if not bool(torch.isfinite(features).all()):
+            return  # a fault, perhaps a passing one: it must not outlive its step
         size = features.numel() * features.element_size()
         if self._full or not self._make_room(size, path.parent):
             self._full = True
             return
         try:
-            with written_beside(path) as beside:
-                save_file({ENTRY: features.cpu().contiguous()}, beside)
+            write_tensors(path, {ENTRY: features.cpu().contiguous()})
         except OSError as error:
             self._full = True
             warnings.warn(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bifusion.config import Config
-from bifusion.recipes import bifusion, controls, mask3d, oneformer3d
+from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny
+from bifusion.recipes.ablations import MEASURES
 from bifusion.types import InputError
 
 Recipe = Callable[[], Config]
 
-_FULL_SIZE_ARMS = {"baseline": bifusion.baseline}
+_BASELINE_ARM = {"baseline": bifusion.baseline}
 """At small size `oneformer3d_small` is that baseline."""
 _ARMS: dict[str, Callable[[Config], Config]] = {
     "without_views": bifusion.without_views,
@@ -22,6 +23,7 @@ _ARMS: dict[str, Callable[[Config], Config]] = {
     "random_tower": controls.random_tower,
 }
 _BIFUSION: dict[str, Recipe] = {
+    "bifusion_tiny": tiny.bifusion_tiny,
     "bifusion_small": bifusion.bifusion_small,
     "bifusion_scannet20": bifusion.bifusion_scannet20,
     "bifusion_scannet200": bifusion.bifusion_scannet200,
@@ -37,20 +39,40 @@ RECIPES: dict[str, Recipe] = {
     "oneformer3d_small_fine": controls.oneformer3d_small_fine,
     "oneformer3d_scannet20": oneformer3d.oneformer3d_scannet20,
     "oneformer3d_scannet200": oneformer3d.oneformer3d_scannet200,
+    "mask3d_tiny": tiny.mask3d_tiny,
     "mask3d_small": mask3d.mask3d_small,
     "mask3d_scannet20": mask3d.mask3d_scannet20,
     **_BIFUSION,
     **{
         f"{name}_{arm_name}": _arm_of(base, arm)
         for name, base in _BIFUSION.items()
-        for arm_name, arm in (_ARMS if "small" in name else _FULL_SIZE_ARMS | _ARMS).items()
+        for arm_name, arm in (_ARMS if "small" in name else _BASELINE_ARM | _ARMS).items()
     },
 }
 """Name -> function that makes a fresh configuration, free to be changed."""
 
 
+ABLATIONS: dict[str, Recipe] = {
+    measure.recipe_name(name): _arm_of(base, measure.apply)
+    for name, base in _BIFUSION.items()
+    for measure in MEASURES.values()
+}
+"""Staged recipes with one stabilising measure changed, by name, as `RECIPES`."""
+
+
 def get_recipe(name: str) -> Config:
     """A fresh configuration of the recipe `name`; InputError names the known ones."""
-    if name not in RECIPES:
-        raise InputError(f"recipe {name!r} is unknown; known are {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    recipe = RECIPES.get(name) or ABLATIONS.get(name)
+    if recipe is None:
+        raise InputError(f"recipe {name!r} is unknown; known are {known_recipes()}")
+    return recipe()
+
+
+def known_recipes() -> str:
+    """All names, those of ablations by their pattern."""
+    removed = ", ".join(measure.name for measure in MEASURES.values() if not measure.adds)
+    added = "".join(f", BASE_{measure.name}" for measure in MEASURES.values() if measure.adds)
+    return (
+        f"{', '.join(RECIPES)}; and, with BASE one of {', '.join(_BIFUSION)}, BASE_no_MEASURE{added} "
+        f"(MEASURE: {removed})"
+    )

@@ -20,6 +20,7 @@ ROLES: dict[str, str] = {
     "naive": "Naive BiFusion",
     "plan_a": "BiFusion Plan A",
     "plan_b": "BiFusion Plan B",
+    "ablation": "Staged BiFusion, one measure changed",
     "staged": "Staged BiFusion",
 }
 """Role of an arm → how a reader knows it, in the order of tables."""
@@ -101,7 +102,8 @@ def _arm(key: str, members: list[Run]) -> Arm:
             )
         by_seed[run.seed] = run
     role = members[0].arm
-    label = ROLES.get(role, role) + (f" ({members[0].name})" if key != role else "")
+    one_of_many = key != role or role == "ablation"
+    label = ROLES.get(role, role) + (f" ({members[0].name})" if one_of_many else "")
     return Arm(key, role, label, tuple(by_seed[seed] for seed in sorted(by_seed)))
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -17,6 +15,7 @@ from typing import Any
 
 import jsonschema
 
+from bifusion.files import write_text
 from bifusion.reports.arms import FIRST_ROLE, Arm, find_role, group_runs
 from bifusion.reports.classes import class_table, seen_split, texture_split
 from bifusion.reports.html import render_page
@@ -68,8 +67,8 @@ def write_report(
     told = _read_audit(audit)
     report = build_report(arms, audit=told, title=title, crashed=crashed)
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write(out_dir / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    _write(out_dir / "report.html", render_page(report, arms))
+    write_text(out_dir / "report.json", json.dumps(report, indent=1, allow_nan=False))
+    write_text(out_dir / "report.html", render_page(report, arms))
     return report
 
 
@@ -173,6 +172,8 @@ def _arm_entry(arm: Arm) -> dict[str, Any]:
         },
         "raw_nonfinite": sum(c.nonfinite for c in counts),
         "skipped": sum(c.skipped for c in counts),
+        "rollbacks": sum(c.rollbacks for c in counts),
+        "warnings": sum(c.warnings for c in counts),
         "scaler_overflows": sum(c.scaler_overflows for c in counts),
         "parameters": run.parameters.get("total", sum(part_counts(run).values())),
         "seconds": _sample(arm.over_seeds(training_seconds)),
@@ -197,6 +198,8 @@ def _run_entry(run: Run, arm: Arm) -> dict[str, Any]:
         "steps": counts.attempted,
         "raw_nonfinite": counts.nonfinite,
         "skipped": counts.skipped,
+        "rollbacks": counts.rollbacks,
+        "warnings": counts.warnings,
         "scaler_overflows": counts.scaler_overflows,
         "finite_epochs_in_a_row": longest_row(finite_epochs(run))[0],
         "loss_spikes": int(spikes(series(run.steps, "total")).sum()),
@@ -209,17 +212,3 @@ def _run_entry(run: Run, arm: Arm) -> dict[str, Any]:
         "versions": run.config.get("versions") or {},
         "settings": run.settings,
     }
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes beside `path`, flushes, renames over it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jsonschema
 
-from bifusion.files import written_beside
+from bifusion.files import write_text
 from bifusion.reports.arms import FIRST_ROLE, Arm, find_role, group_runs
 from bifusion.reports.classes import TEXTURE_PARTS, texture_iou
 from bifusion.reports.comparison import to_json
@@ -95,8 +95,7 @@ def write_dose(knob: Knob, levels: Sequence[Level], out: Path, *, title: str) ->
         ("dose.json", json.dumps(dose, indent=1, allow_nan=False)),
         ("dose.html", render_dose(dose, looks)),
     ):
-        with written_beside(out / name) as beside:
-            beside.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     return dose
 
 

@@ -92,18 +92,25 @@ class UpdateCounts:
     attempted: int
     nonfinite: int
     skipped: int
+    """Not taken because of any fault."""
+    rollbacks: int
+    warnings: int
     scaler_overflows: int
 
 
 def update_counts(run: Run) -> UpdateCounts:
     """Counts over the whole run."""
     raw = int(nonfinite_steps(run).sum())
-    skipped = sum((step.get("event") or {}).get("action") == "skip" for step in run.steps)
+    events = [step["event"] for step in run.steps if step.get("event")]
+    rollbacks = sum(event.get("action") == "rollback" for event in events)
+    warnings = sum(len(step.get("alarms") or []) for step in run.steps)
     told = run.status
     return UpdateCounts(
         attempted=len(run.steps),
         nonfinite=max(raw, int(told.get("raw_nonfinite") or 0)),
-        skipped=max(skipped, int(told.get("skipped") or 0)),
+        skipped=max(len(events), int(told.get("skipped") or 0)),
+        rollbacks=max(rollbacks, int(told.get("rollbacks") or 0)),
+        warnings=max(warnings, int(told.get("warnings") or 0)),
         scaler_overflows=sum(bool(step.get("scaler_overflow")) for step in run.steps),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ FINE = "fine_voxels"
 SHARED_SETTINGS = (
     ("data", "augment"),
     VOXEL_SIZE,
-    ("trainer", "guard_patience"),
+    ("trainer", "guard"),
 )
 """Settings that have to be equal for a fair comparison, where runs record them."""
 SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
@@ -154,9 +155,9 @@ def _so_far(arm: Arm, rival: Arm, metric: str, name: str) -> str:
 def why_refused(arms: list[Arm]) -> str | None:
     """Why results of `arms` must not be compared, or None: leaking scenes, unequal data or length."""
     runs = [run for arm in arms for run in arm.runs]
-    train = {scene for run in runs for scene in run.train_scenes}
+    train = {_room(scene) for run in runs for scene in run.train_scenes}
     validation = {scene for run in runs for scene in run.val_scenes}
-    shared = sorted(train & validation)
+    shared = sorted(scene for scene in validation if _room(scene) in train)
     if shared:
         return (
             f"{plural(len(shared), 'scene')} used both in training and in validation "
@@ -169,6 +170,11 @@ def why_refused(arms: list[Arm]) -> str | None:
             pair = f"{first.folder.name} and {run.folder.name}"
             return f"{pair} differ in {listing(unequal)}: no fair comparison."
     return None
+
+
+def _room(scene: str) -> str:
+    """The room that a scan shows: ScanNet's sceneNNNN_00, sceneNNNN_01 … are scans of one room."""
+    return re.sub(r"^(scene\d{4})_\d{2}$", r"\1", scene)
 
 
 def _unequal(one: Run, other: Run) -> list[str]:

@@ -13,6 +13,7 @@ Report = dict[str, Any]
 CRITERIA = {"stability": "Stability", "performance": "Performance", "fusion": "Fusion"}
 STAGES = {"stage 1": "1 · as stable as the baseline", "stage 2": "2 · aligned", "stage 3": "3 · better"}
 RESULT_COLUMNS = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "ap25": "AP25", "pq": "PQ"}
+GUARD_COLUMNS = {"skipped": "Skipped", "rollbacks": "Rollbacks", "warnings": "Warnings"}
 
 
 def verdicts(report: Report, looks: Looks) -> str:
@@ -62,7 +63,7 @@ def _standing(arm: dict[str, Any]) -> str:
 
 def results(report: Report, looks: Looks) -> str:
     """Arms × figures; the best of each column stands out."""
-    names = ["Mean gate", "Raw non-finite", "Skipped", "Parameters", "Time"]
+    names = ["Mean gate", "Raw non-finite", *GUARD_COLUMNS.values(), "Parameters", "Time"]
     best = {
         key: _best([arm["figures"][key]["mean"] for arm in report["arms"]]) for key in RESULT_COLUMNS
     }
@@ -73,14 +74,15 @@ def results(report: Report, looks: Looks) -> str:
         note = "".join(f"<small>{escape(text)}</small>" for text in notes)
         cells = [sample_cell(arm["figures"][key], best[key]) for key in RESULT_COLUMNS]
         cells.append(sample_cell(arm["figures"]["fusion_2d_ratio"], None))
-        plain = [str(arm["raw_nonfinite"]), str(arm["skipped"]), count(arm["parameters"])]
-        plain.append(duration(nan(arm["seconds"]["mean"])))
+        plain = [str(arm["raw_nonfinite"]), *(str(arm[key]) for key in GUARD_COLUMNS)]
+        plain += [count(arm["parameters"]), duration(nan(arm["seconds"]["mean"]))]
         cells += [f'<td class="n">{escape(text)}</td>' for text in plain]
         rows.append(f"<tr><th>{looks[arm['key']].name()}{note}</th>{''.join(cells)}</tr>")
     oracle = (report["audit"] or {}).get("superpoint_oracle")
     if oracle:
         cells = "".join(f'<td class="n">{number(nan(oracle.get(key)))}</td>' for key in RESULT_COLUMNS)
-        rows.append(f'<tr class="oracle"><th>Superpoint oracle</th>{cells}<td colspan="5"></td></tr>')
+        cells += f'<td colspan="{len(names)}"></td>'
+        rows.append(f'<tr class="oracle"><th>Superpoint oracle</th>{cells}</tr>')
     scenes = "generated (synthetic) validation rooms" if report["synthetic"] else "the validation scenes"
     head = f"<tr><th>Model</th>{head_cells([*RESULT_COLUMNS.values(), *names])}</tr>"
     controls = page_text.CONTROLS if any(arm["control"] for arm in report["arms"]) else ""

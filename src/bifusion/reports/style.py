@@ -20,6 +20,7 @@ COLORS = {
     "2d_only": "#a8683c",
     "lifted_rgb": "#6f9c2f",
     "random_tower": "#cf5470",
+    "ablation": "#c48a5a",
 }
 OTHER_COLORS = ("#7a6bd0", "#9a7b4f", "#5d9e3c", "#d1556a")
 DASHES = {

@@ -52,7 +52,7 @@ def _results(report: dict[str, Any]) -> Table:
         title=escape(report["title"]), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("model")
-    for name in (*FIGURES.values(), "non-finite\n(skipped)", "weights", "time"):
+    for name in (*FIGURES.values(), "non-finite\n(skipped,\nrollbacks)", "weights", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in report["arms"]:
         figures = [_mean_spread(arm["figures"][key]) for key in FIGURES]
@@ -61,7 +61,7 @@ def _results(report: dict[str, Any]) -> Table:
         table.add_row(
             label,
             *figures,
-            f"{arm['raw_nonfinite']} ({arm['skipped']})",
+            f"{arm['raw_nonfinite']} ({arm['skipped']}, {arm['rollbacks']})",
             millions(arm["parameters"]),
             duration(_nan(arm["seconds"]["mean"])),
         )

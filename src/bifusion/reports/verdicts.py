@@ -100,6 +100,10 @@ def _run_stability(run: Run) -> tuple[Outcome, str, dict[str, Any]]:
         f"{plural(counts.nonfinite, 'raw non-finite step')} in {counts.attempted:,}, "
         f"{counts.skipped} skipped"
     )
+    if counts.rollbacks:
+        evidence += f", {plural(counts.rollbacks, 'rollback')} to an earlier state"
+    if counts.warnings:
+        evidence += f", {plural(counts.warnings, 'warning')}"
     if counts.scaler_overflows:
         overflows = plural(counts.scaler_overflows, "overflow")
         evidence += f" (and {overflows} of the precision scaler, counted apart)"
@@ -119,6 +123,8 @@ def _run_stability(run: Run) -> tuple[Outcome, str, dict[str, Any]]:
         "epochs": len(flags),
         "raw_nonfinite": counts.nonfinite,
         "skipped": counts.skipped,
+        "rollbacks": counts.rollbacks,
+        "warnings": counts.warnings,
         "scaler_overflows": counts.scaler_overflows,
         "state": run.state,
     }

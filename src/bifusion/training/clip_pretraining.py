@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bifusion.data.dataset import DataConfig, SceneDataset
+from bifusion.files import write_tensors
 from bifusion.labels import get_label_set
 from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
 from bifusion.rng import derive_seed, torch_rng
@@ -235,7 +235,4 @@ def _save(
         f"{result['held-out accuracy']:.2f} (chance {result['chance']:.2f})"
     )
     metadata = {"description": description, "config": json.dumps(dataclasses.asdict(config))}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}")
-    save_file(tower.open_clip_state(), beside, metadata=metadata)
-    beside.replace(out)
+    write_tensors(out, tower.open_clip_state(), metadata)

@@ -1,133 +1,155 @@
-"""Keeps non-finite numbers away from the optimiser, and counts every one it meets.
+"""Keeps faulty steps away from the weights, counts them, and says when to go back or to stop.
 
-A step with a non-finite activation, loss or gradient is dropped whole: no optimiser step is taken
-and buffers that the forward pass has moved (BatchNorm's running statistics) are put back. Counted is
-what came raw, before the guard acts. Three such steps in a row end the run: that is a result.
+A step with a fault is dropped whole: no optimiser step is taken and buffers that the forward pass
+has moved (BatchNorm's running statistics) are put back; neither the rules nor any average takes its
+figures in. Counted is what came raw, before the guard acts. Several faults in a row send the run back
+to its last healthy state, with learning rates that ramp up again; too many rollbacks end it: that is
+a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bifusion.types import Prediction
+from bifusion.training.events import Fault, Phase
+from bifusion.training.outcome import StepOutcome
+from bifusion.training.rules import Rules, RulesConfig
+from bifusion.training.stages import StageState
 
-Phase = Literal["activation", "loss", "gradient"]
+SPIKE_PHASES: dict[str, Phase] = {
+    "loss_spike": "loss",
+    "gradient_spike": "gradient",
+    "statistics_spike": "buffers",
+}
+RAMP_START = 0.1
+"""Fraction of the learning rates in the first step after a rollback."""
 
 
 @dataclass
-class NonFiniteEvent:
-    """One optimiser step in which something was not finite."""
+class GuardConfig:
+    """What is done about faults, and how far back a run can go."""
 
-    phase: Phase
-    where: list[str]
-    """Such as "loss.mask_bce", "activation.f2d", "gradient.backbone", "matching.cost"."""
-    scenes: list[str]
-
-    def record(self) -> dict[str, Any]:
-        """The event as a step's record shows it."""
-        return {"kind": "nonfinite", **asdict(self), "action": "skip"}
-
-
-def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a NaN or infinity in them; one device synchronisation in all.
-
-    Sums are cheap and carry both along; only where a sum is not finite, which a sum of huge finite
-    numbers may be too, every element is looked at.
-    """
-    if not tensors:
-        return []
-    with torch.no_grad():
-        sums = torch.stack([tensor.detach().float().sum() for tensor in tensors.values()])
-        suspect = (~torch.isfinite(sums)).tolist()
-        return [
-            name
-            for (name, tensor), bad in zip(tensors.items(), suspect, strict=True)
-            if bad and not bool(torch.isfinite(tensor).all())
-        ]
+    rules: RulesConfig = field(default_factory=RulesConfig)
+    """When finite figures count as unhealthy."""
+    rollback_after: int = 3
+    """Faults in a row after which the run goes back to its last healthy state: one or two may be a
+    scene's, three different batches that fail are the weights'."""
+    max_rollbacks: int = 3
+    """Rollbacks a run; when one more is due it stops instead."""
+    ramp_steps: int = 20
+    """Steps after a rollback in which the learning rates rise linearly from a tenth to the whole."""
+    healthy_every: int = 200
+    """Steps between copies of the healthy state, besides those at the start and each epoch's end."""
+    diagnose: bool = True
+    """Run a step that met a new kind of fault again, to name module, scenes and cause."""
+    bundles: int = 3
+    """Most replay files a run writes."""
 
 
-def border_activations(prediction: Prediction) -> dict[str, Tensor]:
-    """Activations at the borders between the parts of a model, by name."""
-    last = prediction.layers[-1]
-    activations = {
-        "superpoint_features": prediction.superpoint_features,
-        "class_logits": torch.cat([logits.flatten() for logits in last.class_logits]),
-        "mask_logits": torch.cat([logits.flatten() for logits in last.mask_logits]),
-    }
-    if prediction.semantic_logits is not None:
-        activations["semantic_logits"] = torch.cat([x.flatten() for x in prediction.semantic_logits])
-    if prediction.fusion is not None:
-        names = ("f2d_in", "f3d_in", "f2d", "f3d", "alpha")
-        activations |= {name: getattr(prediction.fusion, name) for name in names}
-    return activations
+@dataclass
+class GuardCounts:
+    """What the guard has met and done in a run."""
+
+    raw_nonfinite: int = 0
+    """Steps that met a NaN or an infinity."""
+    skipped: int = 0
+    """Steps not taken because of any fault."""
+    rollbacks: int = 0
+    warnings: int = 0
+    scaler_overflows: int = 0
+    """Low-precision scalers overflow as a matter of course; those steps are no faults."""
+    in_a_row: int = 0
+    """Faults since the last step that was taken, or the last rollback."""
+    ramp_from: int | None = None
+    """The step after which the run went back last; None: never, or the ramp is over."""
 
 
 class Guard:
-    """Counts non-finite steps and restores the model's buffers after one.
+    """Counts faults, decides what follows, and restores the model's buffers after one.
 
-    Use a step: `remember` before the forward pass; then `dropped` if the step met an event, or
-    `passed`. Low-precision scalers overflow as a matter of course: `overflowed` counts those apart.
+    Use a step: `remember` before the forward pass, `judge` after the backward pass; then `passed`, or
+    `put_back` and `dropped` if the step met a fault, or `overflowed`.
     """
 
-    def __init__(self, model: nn.Module, patience: int = 3):
-        self.patience = patience
-        """This many non-finite steps in a row end the run."""
-        self.raw_nonfinite = 0
-        self.skipped = 0
-        self.in_a_row = 0
-        self.scaler_overflows = 0
+    def __init__(self, model: nn.Module, config: GuardConfig | None = None):
+        self.config = config or GuardConfig()
+        self.counts = GuardCounts()
+        self.rules = Rules(self.config.rules)
         self._buffers = list(model.buffers())
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
-
-    @property
-    def exhausted(self) -> bool:
-        """Too many non-finite steps in a row: stop this run."""
-        return self.in_a_row >= self.patience
+        self._remembers = False
+        """All buffers are kept, and may have moved since. A signal may end a step at any point."""
 
     @torch.no_grad()
     def remember(self) -> None:
         """Keeps a copy of all buffers as they are now."""
+        self._remembers = False
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             kept.copy_(buffer)
+        self._remembers = True
 
     @torch.no_grad()
-    def _restore(self) -> None:
-        for kept, buffer in zip(self._kept, self._buffers, strict=True):
-            buffer.copy_(kept)
+    def put_back(self) -> None:
+        """Gives all buffers the values remembered for this step, if they are."""
+        if self._remembers:
+            for kept, buffer in zip(self._kept, self._buffers, strict=True):
+                buffer.copy_(kept)
+        self._remembers = False
 
-    def passed(self) -> None:
-        """The step was finite and was taken."""
-        self.in_a_row = 0
+    def judge(self, outcome: StepOutcome, state: StageState) -> None:
+        """Looks for spikes before the optimiser acts: a warning, or a fault where they are to skip."""
+        for alarm in self.rules.judge(outcome, state):
+            if self.config.rules.action(alarm.rule) == "warn":
+                outcome.alarms.append(alarm)
+            elif outcome.event is None:
+                phase = SPIKE_PHASES[alarm.rule]
+                outcome.event = Fault(phase, alarm.where, alarm.scenes, rule=alarm.rule)
 
-    def dropped(self) -> None:
-        """The step met a non-finite number and is not taken."""
-        self._restore()
-        self.raw_nonfinite += 1
-        self.skipped += 1
-        self.in_a_row += 1
+    def passed(self, outcome: StepOutcome, state: StageState) -> None:
+        """The step was faultless and was taken: the rules take its figures in."""
+        outcome.alarms += self.rules.accept(outcome, state)
+        self.counts.warnings += len(outcome.alarms)
+        self.counts.in_a_row = 0
+        self._remembers = False
+
+    def dropped(self, outcome: StepOutcome, fault: Fault) -> None:
+        """The step met a fault and is not taken; sets the fault's action."""
+        counts = self.counts
+        counts.warnings += len(outcome.alarms)
+        counts.raw_nonfinite += fault.nonfinite
+        counts.skipped += 1
+        counts.in_a_row += 1
+        if counts.in_a_row >= self.config.rollback_after:
+            fault.action = "stop" if counts.rollbacks >= self.config.max_rollbacks else "rollback"
 
     def overflowed(self) -> None:
         """The gradient scaler's factor was too large; it lowers it and the step is not taken."""
-        self._restore()
-        self.scaler_overflows += 1
+        self.counts.scaler_overflows += 1
 
-    def state_dict(self) -> dict[str, int]:
-        """Counts, for a checkpoint."""
-        return {
-            "raw_nonfinite": self.raw_nonfinite,
-            "skipped": self.skipped,
-            "in_a_row": self.in_a_row,
-            "scaler_overflows": self.scaler_overflows,
-        }
+    def rolled_back(self, step: int) -> None:
+        """The run has gone back to its healthy state after step `step`."""
+        self.counts.rollbacks += 1
+        self.counts.in_a_row = 0
+        self.counts.ramp_from = step
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Takes the counts of `state_dict`."""
-        self.raw_nonfinite = state["raw_nonfinite"]
-        self.skipped = state["skipped"]
-        self.in_a_row = state["in_a_row"]
-        self.scaler_overflows = state["scaler_overflows"]
+    def rate_factor(self, step: int) -> float:
+        """Factor on all learning rates at step `step`: below 1 while they ramp up after a rollback."""
+        if self.counts.ramp_from is None:
+            return 1.0
+        passed = step - self.counts.ramp_from - 1
+        if passed >= self.config.ramp_steps:
+            return 1.0
+        return RAMP_START + (1 - RAMP_START) * passed / self.config.ramp_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and text, for a checkpoint."""
+        return {"counts": asdict(self.counts), "rules": self.rules.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.counts = GuardCounts(**state["counts"])
+        self.rules.load_state_dict(state["rules"])

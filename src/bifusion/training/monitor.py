@@ -10,18 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bifusion.types import FusionControl, FusionTrace
+from bifusion.types import FusionControl, FusionTrace, Prediction
 
 GRADIENT_PATHS: dict[str, tuple[str, ...]] = {
     "clip": ("clip.block*", "clip.embed"),
     "conv1": ("clip.conv1_*",),
     "head_2d": ("head_2d",),
-    "backbone": ("backbone", "head_3d"),
+    "head_3d": ("head_3d",),
+    "backbone": ("backbone",),
     "fusion": ("film", "gate", "align"),
     "decoder": ("decoder",),
 }
-"""Path of the gradient -> patterns of the parameter groups on it. The 3D head belongs to the 3D path:
-without a 2D branch there is no fusion, but that head all the same."""
+"""Path of the gradient -> patterns of the parameter groups on it. The 3D head is a path of its own: its
+gradient would hide that of a 3D network which has stopped learning."""
 
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
@@ -64,6 +65,17 @@ def share_of_2d(gate: Tensor, f2d: Tensor, f3d: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def observe(prediction: Prediction, control: FusionControl) -> dict:
+    """`observe_fusion`, and "decoder_in", the range of the superpoint features that enter the decoder:
+    every model has these, with or without a 2D branch."""
+    rms, largest = torch.stack(rms_and_max(prediction.superpoint_features)).tolist()
+    return {
+        **observe_fusion(prediction.fusion, control),
+        "decoder_in": {"rms": rms, "max": largest},
+    }
+
+
+@torch.no_grad()
 def observe_fusion(trace: FusionTrace | None, control: FusionControl) -> dict:
     """ "ranges", "cosine", "gate" and "seen_share" of a step's record; None where not measurable.
 
@@ -103,6 +115,7 @@ def observe_fusion(trace: FusionTrace | None, control: FusionControl) -> dict:
             "alpha_std": alpha_std,
             "gate_mean": gate_mean,
             "share_2d": share_2d,
+            "learned": trace.learned,
         },
         "seen_share": len(seen) / len(trace.seen),
     }

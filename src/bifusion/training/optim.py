@@ -32,6 +32,16 @@ class OptimConfig:
     eps: float = 1e-8
     clip_norm: float = 10.0
     """Largest total gradient norm; larger gradients are scaled down to it."""
+    clip_mode: Literal["fixed", "adaptive", "off"] = "fixed"
+    """fixed: at `clip_norm`; adaptive: at what is usual in this run (`clipping.py`), `clip_norm` holds
+    only until that is known; off: gradients are taken as they are."""
+    clip_window: int = 100
+    """adaptive: taken steps that say what is usual."""
+    clip_history: int = 10
+    """adaptive: fewer taken steps than this say nothing yet."""
+    clip_deviations: float = 3.0
+    """adaptive: robust standard deviations above the median that are still usual; of norms that
+    scatter normally one in 700 is clipped."""
     schedule: Schedule = "poly"
     poly_power: float = 0.9
     final_factor: float = 0.0
@@ -115,9 +125,14 @@ def set_rates(
     state: StageState,
     step: int,
     total_steps: int,
+    *,
+    ramp: float = 1.0,
 ) -> dict[str, float]:
-    """Sets the learning rate of every group for this step and returns them by group name."""
-    factor = config.lr * schedule_factor(config, step, total_steps)
+    """Sets the learning rate of every group for this step and returns them by group name.
+
+    `ramp` is a factor on all of them, below 1 for a while after a rollback.
+    """
+    factor = config.lr * schedule_factor(config, step, total_steps) * ramp
     rates = {name: factor * base * state.lr_factor(name) for name, base in base_rates.items()}
     for part in optimizer.param_groups:
         part["lr"] = rates[part["name"]]

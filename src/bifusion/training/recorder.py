@@ -10,10 +10,18 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from bifusion.training.display import Display
-from bifusion.training.guard import Guard
+from bifusion.training.guard import GuardCounts
+from bifusion.training.outcome import StepOutcome
 from bifusion.training.run_folder import RunFolder, RunStatus, State, write_json
 from bifusion.training.stages import StageState
-from bifusion.training.step import StepOutcome
+
+DONE = {
+    "skip": "step skipped",
+    "rollback": "back to the last healthy state",
+    "stop": "run stopped",
+}
+UNMEASURED = dict.fromkeys(("ranges", "cosine", "gate", "seen_share", "decoder_in"))
+"""Figures of a step that met a fault before they could be measured."""
 
 
 @dataclass
@@ -33,6 +41,9 @@ class Progress:
     longest_finite: int = 0
     epoch_nonfinite: int = 0
     """Non-finite steps of the epoch in progress."""
+    epoch_skipped: int = 0
+    epoch_rollbacks: int = 0
+    epoch_warnings: int = 0
     epoch_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of the finite losses of the epoch in progress, by term."""
@@ -44,7 +55,11 @@ class Progress:
         self.step += 1
         self.seconds += seconds
         self.epoch_seconds += seconds
-        self.epoch_nonfinite += outcome.event is not None
+        fault = outcome.event
+        self.epoch_nonfinite += fault is not None and fault.nonfinite
+        self.epoch_skipped += fault is not None
+        self.epoch_rollbacks += fault is not None and fault.action == "rollback"
+        self.epoch_warnings += len(outcome.alarms)
         for term, value in {**outcome.losses, "total": outcome.total}.items():
             if value is not None and math.isfinite(value):
                 self.sums[term] = self.sums.get(term, 0.0) + value
@@ -59,7 +74,8 @@ class Progress:
     def next_epoch(self) -> None:
         """Starts the epoch after this one."""
         self.epoch, self.batch = self.epoch + 1, 0
-        self.epoch_nonfinite, self.epoch_seconds = 0, 0.0
+        self.epoch_nonfinite = self.epoch_skipped = self.epoch_rollbacks = self.epoch_warnings = 0
+        self.epoch_seconds = 0.0
         self.sums, self.counts = {}, {}
 
 
@@ -107,6 +123,8 @@ class Recorder:
         """Records the optimiser step that `progress` has not counted yet."""
         progress = self.progress
         self.display.step(progress.step + 1, progress.epoch, state.stage.name, outcome.total)
+        for line in _notices(outcome):
+            self.display.line(f"{self.name}: step {progress.step}: {line}")
         if not self.active:
             return
         record = {
@@ -120,11 +138,18 @@ class Recorder:
             "lr": lr,
             "grad_norm": outcome.grad_norm,
             "grad_norm_clipped": outcome.grad_norm_clipped,
+            **UNMEASURED,
             **outcome.fusion,
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb,
             "event": outcome.event.record() if outcome.event else None,
             "scaler_overflow": outcome.scaler_overflow,
+            "loss_scale": outcome.loss_scale,
+            "update_ratio": outcome.update_ratio,
+            "conflicts": outcome.conflicts,
+            "statistics": outcome.statistics,
+            "disagreeing_views": outcome.disagreeing_views,
+            "alarms": [alarm.record() for alarm in outcome.alarms],
         }
         self.folder.append(self.folder.steps, record)
         self._draw("loss", {**outcome.losses, "total": outcome.total})
@@ -139,7 +164,9 @@ class Recorder:
             "train": {term: total / progress.counts[term] for term, total in progress.sums.items()},
             "val": val,
             "raw_nonfinite": progress.epoch_nonfinite,
-            "skipped": progress.epoch_nonfinite,
+            "skipped": progress.epoch_skipped,
+            "rollbacks": progress.epoch_rollbacks,
+            "warnings": progress.epoch_warnings,
             "seconds": progress.epoch_seconds,
         }
         self.display.epoch(record)
@@ -150,26 +177,47 @@ class Recorder:
         if self.on_epoch is not None:
             self.on_epoch(record)
 
-    def status(self, state: State, guard: Guard, reason: str | None = None) -> RunStatus:
+    def status(
+        self,
+        state: State,
+        counts: GuardCounts,
+        reason: str | None = None,
+        summary: str | None = None,
+    ) -> RunStatus:
         """Writes status.json and returns what it says."""
         status = RunStatus(
             state=state,
             reason=reason,
             epochs_done=self.progress.epoch,
             steps=self.progress.step,
-            raw_nonfinite=guard.raw_nonfinite,
-            skipped=guard.skipped,
+            raw_nonfinite=counts.raw_nonfinite,
+            skipped=counts.skipped,
+            rollbacks=counts.rollbacks,
+            warnings=counts.warnings,
             finite_epochs_in_a_row=self.progress.longest_finite,
             seconds=self.progress.seconds,
+            summary=summary,
         )
         if self.active:
             write_json(self.folder.status, status)
             self._curves.flush()
         if state != "running":
             self.display.line(f"{self.name}: {state}" + (f" ({reason})" if reason else ""))
+        if summary is not None:
+            self.display.line(summary)
         return status
 
     def _draw(self, group: str, values: dict[str, float | None]) -> None:
         for name, value in values.items():
             if value is not None:
                 self._curves.add_scalar(f"{group}/{name}", value, self.progress.step)
+
+
+def _notices(outcome: StepOutcome) -> list[str]:
+    """What a step met that a user should see as it happens, a line each."""
+    lines = [f"warning, {alarm.message}" for alarm in outcome.alarms]
+    fault = outcome.event
+    if fault is not None:
+        cause = f": {fault.diagnosis['explanation']}" if fault.diagnosis else ""
+        lines.append(f"{fault.rule} in {', '.join(fault.where)}, {DONE[fault.action]}{cause}")
+    return lines

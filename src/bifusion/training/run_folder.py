@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from bifusion.config_io import from_plain
+from bifusion.files import append_line, flush, remove_stale, write_text
 from bifusion.types import InputError
 
 State = Literal["running", "completed", "guard_stopped", "interrupted"]
+GUARD_STOPPED_EXIT = 4
+"""Exit status of a process whose run its guard stopped: a result, not a crash."""
 RESTORE = "restore the file or start a new run"
 
 
@@ -39,10 +41,16 @@ class RunStatus:
     steps: int = 0
     """Optimiser steps attempted, skipped ones included."""
     raw_nonfinite: int = 0
+    """Steps that met a NaN or an infinity, before the guard acted."""
     skipped: int = 0
+    """Steps not taken because of any fault."""
+    rollbacks: int = 0
+    warnings: int = 0
     finite_epochs_in_a_row: int = 0
     """Longest row of epochs without a non-finite step."""
     seconds: float = 0.0
+    summary: str | None = None
+    """Of a run stopped by its guard: what, where, which scenes, the verdict, what to try."""
 
 
 def to_json(value: Any) -> Any:
@@ -61,14 +69,9 @@ def to_json(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` beside `path`, flushed to disk, then renames: a reader never sees half of it."""
+    """Writes `value` as `files.written_beside` does: a reader never sees half of it."""
     text = json.dumps(to_json(value), indent=1, allow_nan=False, ensure_ascii=False)
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_text(path, text + "\n")
 
 
 class RunFolder:
@@ -84,23 +87,31 @@ class RunFolder:
         self.checkpoints = self.root / "checkpoints"
         self.predictions = self.root / "predictions"
         self.tensorboard = self.root / "tensorboard"
+        self.bundles = self.root / "bundles"
 
     def create(self) -> None:
-        """Makes the folders."""
+        """Makes the folders, and sweeps up what a killed process has left half-written in them."""
         for folder in (self.root, self.checkpoints, self.tensorboard):
             folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.root, self.predictions, self.bundles):
+            remove_stale(folder)
 
     def append(self, path: Path, record: Mapping[str, Any]) -> None:
         """Adds one line to a .jsonl file, in one write."""
-        line = json.dumps(to_json(record), allow_nan=False, ensure_ascii=False) + "\n"
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line)
+        append_line(path, json.dumps(to_json(record), allow_nan=False, ensure_ascii=False))
+
+    def flush_records(self) -> None:
+        """Forces the .jsonl files to disk; to be done before a checkpoint that comes after them."""
+        for path in (self.steps, self.epochs):
+            if path.exists():
+                flush(path)
 
     def read_lines(self, path: Path) -> list[dict[str, Any]]:
         """Complete records of a .jsonl file; a last line that a crash cut short is left out."""
         if not path.exists():
             return []
-        lines = _read(path).split("\n")[:-1]
+        whole = path.read_bytes().rpartition(b"\n")[0]  # a line cut short may end within a character
+        lines = _decode(whole, path).split("\n") if whole else []
         records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
         for number, record in enumerate(records, 1):
             if "epoch" not in record:
@@ -110,30 +121,27 @@ class RunFolder:
     def keep_lines_before(self, path: Path, key: str, limit: int) -> None:
         """Drops records with record[key] >= limit: steps that a resumed run is going to repeat."""
         kept = [record for record in self.read_lines(path) if record[key] < limit]
-        beside = path.with_name(path.name + ".tmp")
-        beside.write_text(
-            "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8"
-        )
-        os.replace(beside, path)
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def read_status(self) -> RunStatus | None:
         """What status.json says; None where there is none."""
         if not self.status.exists():
             return None
-        value = _parse(_read(self.status), str(self.status))
+        value = _parse(_decode(self.status.read_bytes(), self.status), str(self.status))
         return from_plain(RunStatus, value, str(self.status))
 
     def read_stages(self) -> list[StageSpan]:
         """The stages in config.json, in order."""
         if not self.config.is_file():
             raise InputError(f"{self.root} is no run folder: it has no config.json; {RESTORE}")
-        stages = _parse(_read(self.config), str(self.config)).get("stages")
+        text = _decode(self.config.read_bytes(), self.config)
+        stages = _parse(text, str(self.config)).get("stages")
         return from_plain(list[StageSpan], stages, f"{self.config}: stages")
 
 
-def _read(path: Path) -> str:
+def _decode(content: bytes, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text ({error}); {RESTORE}") from error
 

@@ -9,38 +9,39 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
-from bifusion.checkpoint import find_checkpoint, load_training_state, load_weights, save_checkpoint
-from bifusion.config import Config, build_model, check_consistent, config_to_dict, load_config
+from bifusion.checkpoint import LAST
+from bifusion.config import Config, build_model, check_consistent
 from bifusion.data.dataset import SceneDataset
-from bifusion.data.loader import EpochLoader, make_loader
-from bifusion.data.scene_folder import SEGMENT_FILES
-from bifusion.initial_weights import load_backbone
-from bifusion.labels import get_label_set
-from bifusion.losses.criterion import Criterion
-from bifusion.rng import derive_seed
+from bifusion.files import DiskFullError, locked
+from bifusion.training.assembly import make_stepper
+from bifusion.training.batches import EpochBatches
 from bifusion.training.clip_cache import attach_view_cache
 from bifusion.training.describe import describe_run
 from bifusion.training.display import Display
+from bifusion.training.events import Fault
 from bifusion.training.fusion_figures import warn_if_unseen
-from bifusion.training.guard import Guard
 from bifusion.training.monitor import peak_memory_mb
-from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
+from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
+from bifusion.training.outcome import StepInputs, StepOutcome
+from bifusion.training.preconditions import check_data, check_devices, check_folder, check_patterns
 from bifusion.training.recorder import Progress, Recorder
+from bifusion.training.response import Response
 from bifusion.training.run_folder import RunFolder, RunStatus, write_json
-from bifusion.training.runtime import StopRequest, deterministic, make_fabric, on_any_process
-from bifusion.training.stages import Timeline, unmatched_patterns
-from bifusion.training.step import Stepper
+from bifusion.training.runtime import deterministic, make_fabric, on_any_process
+from bifusion.training.saving import Saving
+from bifusion.training.signals import Interrupted, StopRequest
+from bifusion.training.stages import StageState, Timeline
+from bifusion.training.summary import stop_reason
 from bifusion.training.validation import validate, validation_loader, validation_record
-from bifusion.types import InputError
+from bifusion.types import Batch, InputError
 
 FINISHED = ("completed", "guard_stopped")
 
@@ -56,11 +57,16 @@ def train(
 
     `resume` goes on from the folder's last checkpoint (from the start if there is none); a run that
     is finished is left as it is. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
-    leave with state "interrupted". Raises InputError if the folder holds another run.
+    leave with state "interrupted", at once but for the moment in which weights change or are saved.
+
+    Raises:
+        InputError: the folder holds another run, another process trains in it, or none of its
+            checkpoints is intact; bad data or a dead data worker (then the run is saved first).
+        DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
     """
     check_consistent(config)
     folder = RunFolder(run_dir)
-    _check_folder(folder, config, resume)
+    check_folder(folder, config, resume)
     status = folder.read_status() if resume else None
     if status is not None and status.state in FINISHED:
         return status
@@ -75,42 +81,34 @@ class Trainer:
     def __init__(self, config: Config, folder: RunFolder, fabric: Fabric):
         self.config, self.folder, self.fabric = config, folder, fabric
         self.progress = Progress()
+        self.several = fabric.world_size > 1
         self.timeline = Timeline(config.stages, config.trainer.epochs)
         self.dataset = SceneDataset(config.data, "train", config.seed, training=True)
-        _check_data(self.dataset, config)
+        check_data(self.dataset, config)
+        self.batches = EpochBatches(self.dataset, config, fabric)
         self.val_loader = validation_loader(config, max_views=config.data.max_views)
-        self.batches_per_epoch = len(self._loader()) * fabric.world_size
+        self.batches_per_epoch = len(self.batches.left(0, 0)) * fabric.world_size
         """Over all processes; the few at an epoch's end that do not suffice for all are left out."""
-        if self.batches_per_epoch == 0:
-            raise InputError(
-                f"trainer.devices is {fabric.world_size}, more than an epoch has batches: use fewer "
-                "devices or a smaller trainer.batch_size"
-            )
-        self.steps_per_epoch = math.ceil(len(self._loader()) / config.trainer.accumulate)
+        check_devices(self.batches_per_epoch, fabric.world_size)
+        self.steps_per_epoch = math.ceil(len(self.batches.left(0, 0)) / config.trainer.accumulate)
 
         self.model = build_model(config)
         attach_view_cache(self.model, config.trainer, folder.root, fabric.device)
         self.groups = self.model.parameter_groups()
-        _check_patterns(config, list(self.groups))
+        check_patterns(config, list(self.groups))
         self.base_rates = group_rates(config.optim, list(self.groups))
-        fused = config.trainer.precision != "16-mixed"
-        self.optimizer = make_optimizer(self.groups, config.optim, fused=fused)
-        wrapped_model, wrapped_optimizer = fabric.setup(self.model, self.optimizer)
-        self.guard = Guard(self.model, config.trainer.guard_patience)
-        criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
-        self.take_step = Stepper(
-            fabric,
-            wrapped_model,
-            wrapped_optimizer,
-            criterion,
-            self.groups,
-            self.guard,
-            config.optim.clip_norm,
-        )
+        self.take_step = make_stepper(config, fabric, self.model)
+        self.guard, self.optimizer = self.take_step.guard, self.take_step.optimizer.optimizer
+        self.response = Response(config, folder, self.take_step, self.batches.of_step)
+        self.saving = Saving(config, folder, self.take_step, self.response)
 
     def run(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> RunStatus:
         """Trains from the last checkpoint, or the start, to the end, a stop or an interruption."""
-        self._take_up_checkpoint()
+        with locked(self.folder.root) if self.fabric.is_global_zero else nullcontext():
+            return self._run(on_epoch)
+
+    def _run(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> RunStatus:
+        self.progress = self.saving.take_up()
         name, first = self.config.name, self.fabric.is_global_zero
         description = self._describe()
         if first:
@@ -119,49 +117,110 @@ class Trainer:
         display = Display(name, self.config.trainer.epochs, self.steps_per_epoch, quiet=not first)
         recorder = Recorder(self.folder, name, self.progress, display, active=first, on_epoch=on_epoch)
         with recorder as self.recorder, StopRequest() as self.stop:
+            self.response.should_stop = lambda: self.stop.signal_name is not None
             tower = f"; {description['clip']}" if description["clip"] else ""
             display.line(f"{name}: {description['parameters']['total']:,} parameters{tower}")
             return self._run_epochs()
 
     def _run_epochs(self) -> RunStatus:
-        self.recorder.status("running", self.guard)
-        while self.progress.epoch < self.config.trainer.epochs:
-            reason = self._train_epoch()
-            if self.guard.exhausted:
-                self.progress.close_epoch(complete=False)
-                self.recorder.epoch(self._stage_name(), val=None)
-                self._save(["last"])
-                return self.recorder.status("guard_stopped", self.guard, reason)
-            if self.stop.signal_name is not None:
-                self._save(["last"])
-                return self.recorder.status("interrupted", self.guard, reason)
-            self._end_epoch()
-        return self.recorder.status("completed", self.guard)
+        self.recorder.status("running", self.guard.counts)
+        try:
+            while self.progress.epoch < self.config.trainer.epochs:
+                final = self._train_epoch()
+                if final is not None:
+                    return self._guard_stopped(final)
+                self._end_epoch()
+        except Interrupted:
+            return self._leave(f"received {self.stop.signal_name}")
+        except DiskFullError as error:
+            with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
+                self.recorder.status("interrupted", self.guard.counts, str(error))
+            raise
+        return self.recorder.status("completed", self.guard.counts)
 
-    def _train_epoch(self) -> str | None:
-        """Takes the rest of the epoch's steps; says why if it stops before its end."""
-        progress, optim, seed = self.progress, self.config.optim, self.config.seed
-        total_steps = self.steps_per_epoch * self.config.trainer.epochs
+    @contextmanager
+    def _restartable(self, wanted: bool = True) -> Iterator[None]:
+        """For what changes nothing that lasts: a signal ends it at once (if `wanted`), and after bad
+        data or the death of a data worker the run is saved as it was before."""
+        try:
+            with self.stop.at_once(wanted):
+                yield
+        except InputError as error:
+            if not self.several:
+                self._leave(str(error))
+            raise
+
+    def _leave(self, reason: str) -> RunStatus:
+        """Saves, unless that has just been done, and ends the run for now."""
+        if not self.saving.is_saved(self.progress):
+            self._save([LAST], from_disk=False)
+        return self.recorder.status("interrupted", self.guard.counts, reason)
+
+    def _heed_signals(self) -> None:
+        """Raises Interrupted, on all processes, if one of them has received a signal."""
+        if on_any_process(self.fabric, self.stop.signal_name is not None):
+            self.stop.signal_name = self.stop.signal_name or "a signal in another process"
+            raise Interrupted
+
+    def _train_epoch(self) -> Fault | None:
+        """Takes the rest of the epoch's steps, up to a fault that ends the run; that is returned."""
+        progress, trainer = self.progress, self.config.trainer
         self.model.train()
-        batches = iter(self._loader())
+        batches = iter(self.batches.left(progress.epoch, progress.batch))
         while progress.batch < self.batches_per_epoch:
             started = time.perf_counter()
-            state = self.timeline.at(progress.epoch + progress.batch / self.batches_per_epoch)
-            freeze_outside_stage(self.groups, state)
-            lr = set_rates(self.optimizer, optim, self.base_rates, state, progress.step, total_steps)
-            torch.manual_seed(derive_seed(seed, "step", progress.step))
-            of_step = list(islice(batches, self.config.trainer.accumulate))
-            outcome = self.take_step(of_step, state)
+            place = (progress.epoch, progress.batch)
+            with self._restartable(not self.several):
+                of_step = list(islice(batches, trainer.accumulate))
+            inputs, state = self._prepare(of_step)
+            outcome = self._compute(inputs, state)
+            self.take_step.act(outcome, inputs, state)
+            self.response.after(outcome, inputs, state, place)
             seconds = time.perf_counter() - started
-            self.recorder.step(outcome, state, lr, seconds, peak_memory_mb(self.fabric.device))
-            progress.count_step(outcome, len(of_step) * self.fabric.world_size, seconds)
-            if self.guard.exhausted and outcome.event is not None:
-                where = ", ".join(outcome.event.where)
-                return f"{self.guard.in_a_row} non-finite steps in a row, the last in {where}"
-            if on_any_process(self.fabric, self.stop.signal_name is not None):
-                self.stop.signal_name = self.stop.signal_name or "a signal in another process"
-                return f"received {self.stop.signal_name}"
+            memory = peak_memory_mb(self.fabric.device)
+            self.recorder.step(outcome, state, inputs.rates, seconds, memory)
+            progress.count_step(outcome, len(inputs.batches) * self.fabric.world_size, seconds)
+            if outcome.event is not None and outcome.event.action == "stop":
+                return outcome.event
+            self._heed_signals()
+            within = progress.batch < self.batches_per_epoch  # else the epoch's end saves
+            if within and trainer.save_every and progress.step % trainer.save_every == 0:
+                self._save([LAST])
         return None
+
+    def _compute(self, inputs: StepInputs, state: StageState) -> StepOutcome:
+        """The step up to its gradients, or Interrupted as if nothing of it had happened."""
+        try:
+            with self.stop.at_once(not self.several):
+                return self.take_step.compute(inputs, state)
+        except Interrupted:
+            self.take_step.discard()
+            raise
+
+    def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
+        """Sets what trains and how fast in the next step, which reads `batches`."""
+        progress, total_steps = self.progress, self.steps_per_epoch * self.config.trainer.epochs
+        at = progress.epoch + progress.batch / self.batches_per_epoch
+        state = self.timeline.at(at)
+        freeze_outside_stage(self.groups, state)
+        rates = set_rates(
+            self.optimizer,
+            self.config.optim,
+            self.base_rates,
+            state,
+            progress.step,
+            total_steps,
+            ramp=self.guard.rate_factor(progress.step),
+        )
+        return StepInputs(progress.step, at, self.config.seed, batches, rates), state
+
+    def _guard_stopped(self, fault: Fault) -> RunStatus:
+        """Ends a run whose faults do not end."""
+        self.progress.close_epoch(complete=False)
+        self.recorder.epoch(self._stage_name(), val=None)
+        self._save([LAST])
+        reason, summary = stop_reason(fault, self.guard), self.response.summary(fault)
+        return self.recorder.status("guard_stopped", self.guard.counts, reason, summary)
 
     def _end_epoch(self) -> None:
         """Validates where due, records the epoch and saves."""
@@ -169,7 +228,7 @@ class Trainer:
         metrics = self._validate() if self._validation_due() else None
         progress.close_epoch(complete=True)
         self.recorder.epoch(self._stage_name(), None if metrics is None else validation_record(metrics))
-        links = ["last"]
+        links = [LAST]
         if metrics is not None:
             if self.config.uses_views and metrics["seen_share"] is not None:
                 warn_if_unseen(f"{self.config.name}: validation", metrics["seen_share"])
@@ -178,8 +237,10 @@ class Trainer:
                 progress.best_metric = metric
                 links.append("best")
         progress.next_epoch()
-        self._save(links)
-        self.recorder.status("running", self.guard)
+        self.response.keep_healthy(progress.step)
+        if metrics is not None or progress.epoch % self.config.trainer.save_epochs == 0:
+            self._save(links)
+        self.recorder.status("running", self.guard.counts)
 
     def _validation_due(self) -> bool:
         done = self.progress.epoch + 1
@@ -193,111 +254,23 @@ class Trainer:
             control = self.timeline.at_end(self.progress.epoch + 1).control
             # Where s is 0 images change nothing, but how well 2D and 3D agree is measured all the same.
             control.run_2d = self.config.uses_views
-            outcome = validate(
-                self.model, self.val_loader, self.config, control, device=self.fabric.device
-            )
-            metrics = outcome.metrics
+            with suppress(Interrupted), self._restartable():
+                outcome = validate(
+                    self.model, self.val_loader, self.config, control, device=self.fabric.device
+                )
+                metrics = outcome.metrics
         self.fabric.barrier()
+        self._heed_signals()
         return metrics
 
     def _stage_name(self) -> str:
         return self.timeline.stages[self.timeline.index_at(self.progress.epoch)].name
 
-    def _loader(self) -> EpochLoader:
-        """What is left of the epoch in progress, for this process."""
-        loader = make_loader(
-            self.dataset,
-            epoch=self.progress.epoch,
-            batch_size=self.config.trainer.batch_size,
-            workers=self.config.trainer.workers,
-            shuffle=True,
-            seed=self.config.seed,
-            skip_batches=self.progress.batch,
-        )
-        processes = self.fabric.world_size
-        shared = loader.batches[: len(loader.batches) // processes * processes]
-        return EpochLoader(self.dataset, shared[self.fabric.global_rank :: processes], loader.workers)
-
-    # ------------------------------------------------------------------------- saving and resuming
-
-    def _save(self, links: list[str]) -> None:
-        if self.fabric.is_global_zero:
-            state = {
-                "optimizer": self.optimizer.state_dict(),
-                "precision": self.fabric.strategy.precision.state_dict(),
-                "guard": self.guard.state_dict(),
-                "progress": asdict(self.progress),
-                "time": self.progress.epoch + self.progress.batch / self.batches_per_epoch,
-            }
-            save_checkpoint(
-                self.folder.checkpoints,
-                self.model,
-                self.config,
-                state,
-                step=self.progress.step,
-                links=links,
-            )
-        self.fabric.barrier()
-
-    def _take_up_checkpoint(self) -> None:
-        if not (self.folder.checkpoints / "last").exists():
-            if self.config.trainer.init is not None:
-                load_backbone(self.model, self.config.trainer.init)
-            return
-        checkpoint = find_checkpoint(self.folder.root)
-        load_weights(self.model, checkpoint)
-        state = load_training_state(checkpoint)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.guard.load_state_dict(state["guard"])
-        self.progress = Progress(**state["progress"])
+    def _save(self, links: list[str], *, from_disk: bool = True) -> None:
+        progress = self.progress
+        time = progress.epoch + progress.batch / self.batches_per_epoch
+        self.saving.save(progress, time, links, from_disk=from_disk)
 
     def _describe(self) -> dict[str, Any]:
         scenes = list(self.dataset.names), list(self.val_loader.dataset.names)
         return describe_run(self.config, self.groups, self.model, *scenes)
-
-
-def _check_data(dataset: SceneDataset, config: Config) -> None:
-    """InputError if no scene has labels, or none the views that the model is trained with.
-
-    Single scenes without labels or views are fine.
-    """
-    folders = [dataset.folder / name for name in dataset.names]
-    file = SEGMENT_FILES[config.data.label_set]
-    if not any((folder / file).exists() for folder in folders):
-        raise InputError(
-            f"{dataset.folder}: no scene has {file}, the labels of {config.data.label_set}; prepare "
-            "the scenes with annotation, or choose the label set they have"
-        )
-    has_views = any((folder / "views" / "cameras.npz").exists() for folder in folders)
-    if config.uses_views and not (has_views and config.data.max_views):
-        found = "no scene has views" if not has_views else "data.max_views is 0"
-        raise InputError(
-            f"{dataset.folder}: {found}, but {config.name} is trained with images; prepare the scenes "
-            "with views (--posed-images), or train the recipe that ends in _without_views"
-        )
-
-
-def _check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
-    """InputError if the folder holds a run that must not be mixed with this one."""
-    if not folder.steps.exists():
-        return
-    if not resume:
-        raise InputError(
-            f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
-        )
-    stored, wanted = config_to_dict(load_config(folder.config)), config_to_dict(config)
-    changed = [key for key in wanted if stored[key] != wanted[key]]
-    if changed:
-        raise InputError(
-            f"{folder.root} holds a run of another configuration ({', '.join(changed)} differ): "
-            "resume it with its own, or choose another folder"
-        )
-
-
-def _check_patterns(config: Config, groups: list[str]) -> None:
-    unmatched = unmatched_patterns(config.stages, groups)
-    if unmatched:
-        raise InputError(
-            f"stages: {', '.join(unmatched)} match no parameter group; the model has {', '.join(groups)}"
-        )

@@ -20,6 +20,7 @@ from bifusion.data.scene_folder import load_scene
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.semantic import SemanticConfusion
 from bifusion.export import point_segments
+from bifusion.files import written_beside
 from bifusion.geometry import LiftingConfig, find_sightings
 from bifusion.labels import LabelSet, get_label_set
 from bifusion.models.bifusion import BiFusionConfig
@@ -81,9 +82,11 @@ def validate(
     scenes = _Counted(config)
     was_training = model.training
     model.eval()
-    for batch in loader:
-        scenes.add(model, batch, control, device)
-    model.train(was_training)
+    try:
+        for batch in loader:
+            scenes.add(model, batch, control, device)
+    finally:
+        model.train(was_training)
     return scenes.outcome()
 
 
@@ -227,16 +230,17 @@ def alignment_by_stage(folder: RunFolder) -> dict[str, dict[str, Any]]:
 
 def write_predictions(folder: RunFolder, config: Config, results: list[SceneResult]) -> None:
     """predictions/SCENE.npz: points, annotation and prediction of each scene."""
-    folder.predictions.mkdir(exist_ok=True)
     for result in results:
         scene = load_scene(config.data.root / "val" / result.name, config.data.label_set)
         none = np.full(result.num_points, -1, dtype=np.int32)
-        np.savez_compressed(
-            folder.predictions / f"{result.name}.npz",
-            coord=np.asarray(scene.coord, dtype=np.float32),
-            color=np.asarray(scene.color, dtype=np.uint8),
-            truth_semantic=none if scene.segment is None else np.asarray(scene.segment),
-            truth_instance=none if scene.instance is None else np.asarray(scene.instance),
-            semantic=none if result.semantic is None else result.semantic,
-            panoptic_instance=point_segments(result)[1],
-        )
+        arrays = {
+            "coord": np.asarray(scene.coord, dtype=np.float32),
+            "color": np.asarray(scene.color, dtype=np.uint8),
+            "truth_semantic": none if scene.segment is None else np.asarray(scene.segment),
+            "truth_instance": none if scene.instance is None else np.asarray(scene.instance),
+            "semantic": none if result.semantic is None else result.semantic,
+            "panoptic_instance": point_segments(result)[1],
+        }
+        path = folder.predictions / f"{result.name}.npz"
+        with written_beside(path) as beside, open(beside, "wb") as file:
+            np.savez_compressed(file, **arrays)

@@ -20,7 +20,7 @@ from bifusion.data.synthetic.lighting import Lighting, draw_lighting
 from bifusion.data.synthetic.raycast import RayCaster, layout_faces
 from bifusion.data.synthetic.render import render_view
 from bifusion.data.synthetic.scan import Scan, scan_room
-from bifusion.files import written_beside
+from bifusion.files import write_text
 from bifusion.labels import SCANNET20
 from bifusion.rng import numpy_rng
 from bifusion.types import InputError, Scene, SceneTruth, View
@@ -49,8 +49,7 @@ def make_rooms(
     root = Path(root)
     jobs = [(root, config, split, i) for split in SPLITS for i in range(_count(config, split))]
     _refuse_others(root, config)
-    with written_beside(root / CONFIG_FILE) as beside:
-        beside.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_text(root / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     missing = [job for job in jobs if not _is_made(*job)]
     if missing:
         (root / "audit.json").unlink(missing_ok=True)  # it spoke of other rooms

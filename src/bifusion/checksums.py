@@ -1,0 +1,77 @@
+"""Checksums of files, taken as they are written and compared with what the disk gives back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from bifusion.types import InputError
+
+
+class SummedFile:
+    """Sums up what is written to an open binary file, and remembers an error of its disk."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self._sum = file, hashlib.sha256()
+        self.bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._sum.update(data)
+        self.bytes += len(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def record(self) -> dict[str, Any]:
+        """{"bytes", "sha256"} of all that was written."""
+        return {"bytes": self.bytes, "sha256": self._sum.hexdigest()}
+
+
+def write_summed(path: Path, write: Callable[[Any], object]) -> dict[str, Any]:
+    """Lets `write` fill a new file, given as a SummedFile, and returns what that records.
+
+    An error of the disk is raised as it is, whatever `write` makes of it: torch's writer, whose
+    output has stopped short, ends in a RuntimeError that does not tell a full disk from a bug.
+    """
+    with open(path, "xb") as file:
+        summed = SummedFile(file)
+        try:
+            write(summed)
+        except RuntimeError:
+            if summed.error is not None:
+                raise summed.error from None
+            raise
+    return summed.record()
+
+
+def check_sum(path: Path, expected: dict[str, Any], *, advice: str) -> None:
+    """InputError, naming what differs and ending in `advice`, unless the file is as it was written."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, though one was saved; {advice}")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise InputError(f"{path}: has {size:,} bytes instead of {expected['bytes']:,}; {advice}")
+    if _sha256(path) != expected["sha256"]:
+        raise InputError(f"{path}: is not as it was saved (its checksum differs); {advice}")
+
+
+def forget_cached(path: Path) -> None:
+    """Makes the next reader of a flushed file get it from the disk, where the system can do that."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,30 @@
+"""The command that takes a recorded training step again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from bifusion.commands import parsing
+
+
+@dataclass
+class Replay:
+    """Take the step of a replay bundle again on the CPU, and compare it to the bit."""
+
+    file: tyro.conf.Positional[Path]
+    """RUN/bundles/step-N.safetensors. Nothing in it is executed; the data set is not needed."""
+    trace: bool = False
+    """Show the range of every module's output, and where non-finite numbers came from."""
+
+
+def replay(args: list[str]) -> int:
+    """Take a recorded step of a run again; exit status 0 if it is bit-identical, 1 if not."""
+    from bifusion.training.replay import print_report
+    from bifusion.training.replay import replay as run_replay
+
+    wanted = parsing.parse(Replay, args, "replay")
+    report = run_replay(wanted.file, trace=wanted.trace)
+    print_report(report, Console())
+    return 0 if report.identical else 1

@@ -1,0 +1,154 @@
+"""Processes that load scenes: which signals they heed, and what becomes of a run if one of them dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from bifusion.types import InputError
+
+HELD = (signal.SIGINT, signal.SIGTERM)
+LOOK_SECONDS = 0.5
+"""How often a worker looks whether its parent is still there."""
+
+
+class WorkerEndedError(InputError):
+    """A process that loads scenes came to an end; names it, what ended it, and what may help."""
+
+
+class _Ended(BaseException):
+    """A worker ended while a batch was waited for. No Exception: torch's loader catches those."""
+
+
+def heed_the_parent_alone(worker: int) -> None:
+    """Set-up of a worker: a terminal's Ctrl-C is the parent's business, which ends its workers; and
+    when the parent is killed they end too.
+
+    Torch's workers would then wait for ever, holding memory, for somebody to read their last batches.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent, recorded = os.getppid(), multiprocessing.parent_process()
+    if recorded is not None and multiprocessing.get_start_method() == "fork":
+        parent = recorded.pid or parent  # it may have ended already; a fork server is not the parent
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    """Ends this process within a second of its parent's end."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
+
+
+def batches_from_workers(
+    loader: DataLoader, count: int, scenes_of: Callable[[int, int], list[str]]
+) -> Iterator[Any]:
+    """`count` batches of a loader with persistent workers, which are started if they do not run.
+
+    Args:
+        loader: gives at least `count` batches.
+        count: batches of this epoch.
+        scenes_of: names of the scenes that a worker, by number, may be at when so many batches
+            have been taken.
+    Raises:
+        WorkerEndedError: a worker is dead; the others have then been ended too. Without it the
+            program would wait for ever where one was killed in the middle of sending.
+    """
+    taken = 0
+    try:
+        with _woken_by_end_of_worker(loader), _signals_held():
+            batches = iter(loader)
+        while taken < count:
+            with _woken_by_end_of_worker(loader):
+                batch = next(batches)
+            yield batch
+            taken += 1
+    except (_Ended, RuntimeError) as error:
+        workers = _workers(loader)
+        dead = _first_dead(workers)
+        if dead is None:
+            raise
+        running: Any = loader._iterator
+        running._shutdown_workers()
+        message = _obituary(workers, dead, scenes_of(dead, taken))
+        raise WorkerEndedError(message) from (error if isinstance(error, RuntimeError) else None)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait for the end of the block: torch cannot clean up where only some workers started.
+
+    Blocking them in this thread would not do: another thread would take them, and this one act.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda n, frame: came.append(n)) for number in HELD}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _woken_by_end_of_worker(loader: DataLoader) -> Iterator[None]:
+    """Raises _Ended in the block as soon as a worker is dead.
+
+    Torch's own watch, which the first `iter(loader)` sets up, is off afterwards: it raises an error
+    wherever the program stands, be it while weights are updated or saved. Outside the main thread,
+    which alone gets signals, torch looks after its workers every few seconds.
+    """
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if _first_dead(_workers(loader)) is not None:
+            raise _Ended
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGCHLD, look)
+    try:
+        look(signal.SIGCHLD, None)
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def _workers(loader: DataLoader) -> list[BaseProcess]:
+    """Processes of a loader with persistent workers; none before its first use."""
+    running: Any = loader._iterator
+    return [] if running is None else running._workers
+
+
+def _first_dead(workers: list[BaseProcess]) -> int | None:
+    return next((i for i, worker in enumerate(workers) if not worker.is_alive()), None)
+
+
+def _obituary(workers: list[BaseProcess], dead: int, scenes: list[str]) -> str:
+    code = workers[dead].exitcode or 0
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    cause, memory = "", "give it fewer workers (--trainer.workers) or a smaller --data.cache-mb"
+    advice = f"if it happens again, {memory}"
+    if code == -signal.SIGKILL:
+        cause, advice = ", as the system does when memory runs out", memory
+    elif code == -signal.SIGBUS:
+        cause, advice = ", as when shared memory runs out", "enlarge /dev/shm, or --trainer.workers 0"
+    return (
+        f"data worker {dead + 1} of {len(workers)} (process {workers[dead].pid}) {ended}{cause}; it had "
+        f"{', '.join(scenes) or 'nothing'} to load. Repeat the command (a run: with --resume); {advice}"
+    )

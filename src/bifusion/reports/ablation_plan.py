@@ -1,0 +1,63 @@
+"""What an ablation is to run: arms, points of a grid, seeds, and what is left out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["staged", "removed", "added", "rival"]
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One setting that all arms are trained with."""
+
+    lr: float
+    """Factor on every arm's own learning rate."""
+    range_2d: float
+    """Factor on the lifted 2D features that enter the 2D head."""
+    precision: str
+
+    @property
+    def key(self) -> str:
+        return f"lr{self.lr:g}-range{self.range_2d:g}-{self.precision}"
+
+    @property
+    def label(self) -> str:
+        return f"lr ×{self.lr:g}, range ×{self.range_2d:g}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class AblationArm:
+    """One recipe of the ablation."""
+
+    recipe: str
+    label: str
+    """Of a measure removed or added: the measure's."""
+    role: Role
+    instead: str
+    """What the recipe does instead of the staged one; a phrase."""
+    has_range: bool
+    """It has a 2D head that reads images, so `range_2d` concerns it; else one run counts at every
+    range."""
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """What is to be run: every arm at every point with every seed; and what is left out of it."""
+
+    base: str
+    arms: tuple[AblationArm, ...]
+    """The staged recipe first."""
+    points: tuple[GridPoint, ...]
+    seeds: tuple[int, ...]
+    folders: Mapping[tuple[str, str, int], Path]
+    """(recipe, key of the point, seed) → run folder; one folder may stand at several points."""
+    points_left_out: tuple[GridPoint, ...] = ()
+    """Of the default grid."""
+    arms_left_out: tuple[str, ...] = ()
+    """Recipes."""
+    crashed: tuple[str, ...] = ()
+    """Names of run folders without a result."""

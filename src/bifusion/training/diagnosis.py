@@ -1,0 +1,227 @@
+"""What a fault is, where it came from, and whose fault it is: data, weights, or arithmetic.
+
+The step runs again with everything watched, then under other conditions (`experiments.py`): without
+low precision, each scene alone, on batches that went well, with weights of a healthy state. No run
+lets the optimiser act, and all is afterwards as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from bifusion.training.calls import CRITERION, Call, NetworkPath, path_of
+from bifusion.training.checks import nonfinite_names
+from bifusion.training.events import Fault
+from bifusion.training.experiments import Attempt, Experiments, OutOfTime
+from bifusion.training.explanation import explain
+from bifusion.training.growth import find_jump
+from bifusion.training.healthy import HealthyState
+from bifusion.training.outcome import StepInputs
+from bifusion.training.ranges import range_of
+from bifusion.training.run_folder import to_json
+from bifusion.training.stages import StageState
+from bifusion.training.step import Stepper
+from bifusion.training.tracing import Tracer
+from bifusion.training.verdict import Verdict, judge
+from bifusion.types import Batch
+
+CALLS_BEFORE = 5
+"""Modules before the origin whose ranges are told."""
+LARGE = 1e6
+"""Numbers this large going into a module that makes infinities of them had grown before it."""
+
+
+@dataclass
+class Diagnosis:
+    """What is known about a fault; see `explanation`."""
+
+    phase: str
+    """As in `Fault`; "forward" faults are "input", "activation", "buffers", "loss" and "matching"."""
+    scenes: list[str]
+    """Those that fail by themselves; all of the step where the fault is not in the data."""
+    path: NetworkPath | None = None
+    module: str | None = None
+    """The first module, or part between modules, that made non-finite numbers of finite ones; for a
+    spike, the first that made large numbers of usual ones. None where it is in no module."""
+    operation: str | None = None
+    """In it, with the line of code where it is known."""
+    loss_term: str | None = None
+    ranges_before: dict[str, Any] = field(default_factory=dict)
+    """"inputs": range of what went into the module; "before": of what modules before it put out; on the
+    way back both are of gradients. "grew_in": module and factor, where the inputs were huge already."""
+    verdict: Verdict = "unclear"
+    explanation: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return to_json(asdict(self))
+
+
+def diagnose(
+    stepper: Stepper,
+    inputs: StepInputs,
+    state: StageState,
+    fault: Fault,
+    healthy: HealthyState | None,
+    reference: list[Batch] | None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Diagnosis:
+    """Diagnoses a step that was dropped; to be called between steps.
+
+    Args:
+        healthy: a state of the run from which steps went well.
+        reference: the batches of a step that went well.
+        should_stop: asked before every further run of the step; then what is known so far is told.
+    """
+    found = Diagnosis(fault.phase, list(fault.scenes))
+    if fault.phase == "input":
+        return _of_input(found, inputs, fault)
+    if fault.phase == "optimizer":
+        return _of_optimizer(found, stepper, inputs, fault)
+    experiments = Experiments(stepper, inputs, state, fault, should_stop)
+    tracer = Tracer(stepper.model.module, operations=fault.nonfinite)
+    attempt = Attempt(fails=False)
+    try:
+        attempt = experiments.again(tracer)
+        _locate(found, attempt, tracer, fault)
+        if attempt.fails and attempt.rerun is not None and (reference or healthy is not None):
+            _look_for_growth(found, experiments, tracer, healthy, reference)
+        judgement = judge(experiments, attempt, healthy, reference)
+        found.verdict, found.scenes = judgement.verdict, judgement.scenes
+        reason = judgement.reason
+    except OutOfTime:
+        reason = "The run was asked to stop before the cause was found."
+    found.explanation = explain(found, attempt, reason)
+    return found
+
+
+def _locate(found: Diagnosis, attempt: Attempt, tracer: Tracer, fault: Fault) -> None:
+    """Module, operation, loss term and ranges, as far as the traced run shows them."""
+    origin, rerun = attempt.origin, attempt.rerun
+    if origin is not None:
+        found.module = None if origin.module == CRITERION else origin.module
+        found.operation, found.loss_term = origin.describe_operation(), origin.term
+        found.ranges_before = _ranges_before(tracer.calls, origin.call, origin.direction)
+    elif rerun is not None and rerun.bad_buffers:
+        order = [call.module for call in tracer.calls]
+        found.module = min(rerun.bad_buffers, key=lambda name: _position(order, name))
+        found.operation = "running statistics"
+        call = next((call for call in tracer.calls if call.module == found.module), None)
+        if call is not None:
+            found.ranges_before = _ranges_before(tracer.calls, call, "forward")
+    if rerun is not None and rerun.bad_cost is not None:
+        found.scenes = [rerun.bad_cost.scene]
+    if found.loss_term is None and fault.phase == "loss":
+        found.loss_term = fault.where[0].removeprefix("loss.")
+    module = found.module if found.module is not None or found.loss_term else fault_group(fault)
+    found.path = path_of(module, found.loss_term) or path_of(CRITERION if origin else None)
+
+
+def _look_for_growth(
+    found: Diagnosis,
+    experiments: Experiments,
+    tracer: Tracer,
+    healthy: HealthyState | None,
+    reference: list[Batch] | None,
+) -> None:
+    """Where numbers first stand out from a healthy step: for a spike the module it began in, for an
+    overflow what led to it."""
+    inputs = found.ranges_before.get("inputs")
+    known = bool(found.ranges_before)
+    if known and (not inputs or max(-inputs["min"], inputs["max"]) < LARGE):
+        return
+    usual = Tracer(experiments.stepper.model.module)
+    experiments.trace_healthy(usual, reference, healthy)
+    jump = find_jump(tracer.calls, usual.calls, gradients=found.phase != "loss")
+    if jump is None:
+        return
+    if known:
+        found.ranges_before["grew_in"] = {"module": jump.call.module, "factor": jump.factor}
+        return
+    direction = "backward" if jump.backward else "forward"
+    found.module = None if jump.call.module == CRITERION else jump.call.module
+    found.operation = f"{direction}: {jump.factor:.3g} times what a healthy step makes of its input"
+    found.ranges_before = _ranges_before(tracer.calls, jump.call, direction)
+    found.path = path_of(jump.call.module)
+
+
+def _of_input(found: Diagnosis, inputs: StepInputs, fault: Fault) -> Diagnosis:
+    found.path = "2d" if all(where.startswith("input.views.") for where in fault.where) else "3d"
+    found.verdict = "data"
+    bad = [batch for batch in inputs.batches if set(batch.names) & set(fault.scenes)]
+    found.ranges_before = {
+        "inputs": _plain(range_of([batch.voxel_feats for batch in bad])),
+        "before": [],
+    }
+    found.explanation = (
+        f"The data themselves are not finite: {', '.join(fault.where)} of scene "
+        f"{', '.join(fault.scenes)}. Prepare the scene again, or take it out of the data set."
+    )
+    return found
+
+
+def _of_optimizer(found: Diagnosis, stepper: Stepper, inputs: StepInputs, fault: Fault) -> Diagnosis:
+    """The first module one of whose parameters has moments that must not be used."""
+    found.verdict = "state"
+    found.scenes = [name for batch in inputs.batches for name in batch.names]
+    states = stepper.optimizer.optimizer.state
+    for name, parameter in stepper.model.module.named_parameters():
+        moments = states.get(parameter) or {}
+        bad = nonfinite_names({k: m for k, m in moments.items() if k.startswith("exp_avg")})
+        negative = bool(moments) and bool((moments["exp_avg_sq"] < 0).any())
+        if bad or negative:
+            found.module = name.rpartition(".")[0]
+            found.operation = f"{', '.join(bad) or 'negative exp_avg_sq'} of {name}"
+            ranges = [range_of([moments[k]]) for k in ("exp_avg", "exp_avg_sq")]
+            found.ranges_before = {"inputs": _plain(ranges[0]), "before": [_plain(ranges[1])]}
+            break
+    found.path = path_of(found.module) or path_of(fault_group(fault))
+    found.explanation = (
+        f"The optimiser's moments of {', '.join(w.removeprefix('optimizer.') for w in fault.where)} are "
+        f"damaged ({found.operation or 'squares of its first moments overflow'}), so any step would "
+        "carry them into the weights; the scenes have no part in it. Go back to an earlier checkpoint."
+    )
+    return found
+
+
+def fault_group(fault: Fault) -> str | None:
+    """The parameter group a fault names, as a module's path; None for one that names no group."""
+    if fault.phase not in ("gradient", "optimizer", "buffers") or not fault.where:
+        return None
+    group = fault.where[0].split(".", 1)[1]
+    group = {"film": "fusion", "gate": "fusion", "align": "fusion", "backbone": "unet"}.get(group, group)
+    return f"fusion.{group}" if group in ("head_2d", "head_3d") else group
+
+
+def _ranges_before(
+    calls: Sequence[Call], origin: Call, direction: Literal["forward", "backward"]
+) -> dict[str, Any]:
+    """Ranges of what went into the origin, and of what the last modules before it put out."""
+    backward = direction == "backward"
+    inputs = origin.grad_output if backward else origin.inputs
+    before: list[dict[str, Any]] = []
+    for call in _leaves_before(calls, origin, backward):
+        range_ = call.grad_input if backward else call.output
+        if range_ is not None:
+            before.append({"module": call.module, **asdict(range_)})
+        if len(before) == CALLS_BEFORE:
+            break
+    return {"inputs": _plain(inputs), "before": before}
+
+
+def _leaves_before(calls: Sequence[Call], origin: Call, backward: bool) -> list[Call]:
+    """Calls of leaf modules that ended before the origin's, the last of them first."""
+    position = next((i for i, call in enumerate(calls) if call is origin), len(calls))
+    ordered = calls[position + 1 :] if backward else list(reversed(calls[:position]))
+    return [call for call in ordered if call.leaf]
+
+
+def _plain(range_: Any) -> dict[str, float] | None:
+    return None if range_ is None else asdict(range_)
+
+
+def _position(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)

@@ -1,0 +1,58 @@
+"""What a step can meet: faults, which must not reach the weights, and alarms, which only warn."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Phase = Literal["input", "activation", "loss", "matching", "gradient", "optimizer", "buffers"]
+Action = Literal["skip", "rollback", "stop"]
+NONFINITE = "nonfinite"
+
+
+@dataclass
+class Fault:
+    """Something in an optimiser step that must not reach the weights; the step is not taken."""
+
+    phase: Phase
+    where: list[str]
+    """Such as "input.voxel_feats", "activation.f2d", "loss.mask_bce", "matching.cost",
+    "gradient.backbone", "optimizer.decoder", "buffers.backbone"."""
+    scenes: list[str]
+    """Scenes it may come from: those whose data are bad, else all of the batch that failed."""
+    rule: str = NONFINITE
+    """"nonfinite", or the rule of `rules.py` whose action is "skip", such as "loss_spike"."""
+    action: Action = "skip"
+    """What followed, besides that the step was not taken."""
+    diagnosis: dict[str, Any] | None = None
+    """Record of `diagnosis.Diagnosis`; None where the same fault was diagnosed before."""
+    bundle: str | None = None
+    """File in the run folder that replays the step; None where none was written."""
+
+    @property
+    def nonfinite(self) -> bool:
+        """A NaN or an infinity, not merely a value out of proportion."""
+        return self.rule == NONFINITE
+
+    def record(self) -> dict[str, Any]:
+        """The fault as a step's record shows it; its rule is the event's "kind"."""
+        fields = asdict(self)
+        return {"kind": fields.pop("rule"), **fields}
+
+
+@dataclass
+class Alarm:
+    """A warning: nothing is withheld from the weights."""
+
+    rule: str
+    where: list[str]
+    scenes: list[str]
+    value: float | None
+    """What was measured, in the rule's unit."""
+    threshold: float | None
+    message: str
+    """One sentence: what it is, what to try."""
+
+    def record(self) -> dict[str, Any]:
+        """The alarm as a step's record shows it."""
+        return asdict(self)

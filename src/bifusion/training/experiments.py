@@ -1,0 +1,142 @@
+"""The same step under other conditions: which of them make its fault go away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bifusion.data.batching import select_scenes, split_scenes
+from bifusion.training.calls import Origin
+from bifusion.training.events import Fault
+from bifusion.training.healthy import HealthyState
+from bifusion.training.outcome import StepInputs, StepOutcome
+from bifusion.training.rerun import RERUN_ERRORS, Rerun, healthy_weights, run_again, with_batches
+from bifusion.training.stages import StageState
+from bifusion.training.step import Stepper
+from bifusion.training.tracing import Tracer
+from bifusion.types import Batch
+
+SPIKE_SHARE = 0.5
+"""A run whose figure reaches this part of the spike's counts as one that has the spike too. A step's
+figure is a mean over its scenes: of one scene alone, a guilty one's is larger than the step's."""
+
+
+class OutOfTime(Exception):
+    """The caller wants no further runs."""
+
+
+@dataclass
+class Attempt:
+    """A step that ran again, under whatever conditions."""
+
+    fails: bool
+    """It met the fault, or another one of its kind."""
+    place: str | None = None
+    """Module, or where else the fault showed; None where it did not fail."""
+    origin: Origin | None = None
+    rerun: Rerun | None = None
+    error: str | None = None
+    """What the code raised; then nothing else is known."""
+
+
+class Experiments:
+    """Runs the step of `fault` again; `should_stop` is asked before every run (raises OutOfTime)."""
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        inputs: StepInputs,
+        state: StageState,
+        fault: Fault,
+        should_stop: Callable[[], bool],
+    ):
+        self.stepper, self.inputs, self.state, self.fault = stepper, inputs, state, fault
+        self._should_stop = should_stop
+        self._spike: float | None = None
+        """Height of the spike; None for faults that are not finite."""
+
+    def again(self, tracer: Tracer | None = None) -> Attempt:
+        """The step as it was."""
+        attempt = self._attempt(self.inputs.batches, tracer)
+        if not self.fault.nonfinite and attempt.rerun is not None:
+            self._spike = self._height(attempt.rerun.outcome)
+            attempt.fails, attempt.place = True, self.fault.rule
+        return attempt
+
+    def in_float32(self) -> Attempt:
+        """Without autocast."""
+        return self._attempt(self.inputs.batches, float32=True)
+
+    def on(self, batches: list[Batch], healthy: HealthyState | None = None) -> Attempt:
+        """On other batches, with the weights as they are or those of `healthy`."""
+        if healthy is None:
+            return self._attempt(batches)
+        with healthy_weights(self.stepper, healthy):
+            return self._attempt(batches)
+
+    def trace_healthy(
+        self, tracer: Tracer, batches: list[Batch] | None, healthy: HealthyState | None
+    ) -> None:
+        """Traces a sound step: healthy weights, where there are any, on batches that went well, or,
+        where there are none, on those of the step."""
+        batches = self.inputs.batches if batches is None else batches
+        if healthy is None:
+            self._attempt(batches, tracer)
+            return
+        with healthy_weights(self.stepper, healthy):
+            self._attempt(batches, tracer)
+
+    def guilty_scenes(self, place: str | None, healthy: HealthyState | None = None) -> list[str]:
+        """Scenes that fail alone, at `place` if any does there; those that fail elsewhere only fail
+        for being alone.
+
+        With the weights as they are, the step without them is tried too: if it still fails as before,
+        all its scenes are guilty. None fails alone: an empty list.
+        """
+        alone = {
+            batch.names[0]: self.on([batch], healthy)
+            for whole in self.inputs.batches
+            for batch in split_scenes(whole)
+        }
+        failed = [name for name, attempt in alone.items() if attempt.fails]
+        same = [name for name in failed if alone[name].place == place]
+        guilty = same or failed
+        if not guilty or len(guilty) == len(alone) or healthy is not None:
+            return guilty
+        rest = self.on(without_scenes(self.inputs.batches, guilty))
+        return list(alone) if rest.fails and rest.place == place else guilty
+
+    def _attempt(
+        self, batches: list[Batch], tracer: Tracer | None = None, *, float32: bool = False
+    ) -> Attempt:
+        if self._should_stop():
+            raise OutOfTime
+        tracer = tracer or Tracer(self.stepper.model.module, ranges=False)
+        inputs = with_batches(self.inputs, batches)
+        try:
+            rerun = run_again(self.stepper, inputs, self.state, tracer=tracer, float32=float32)
+        except RERUN_ERRORS as error:
+            return Attempt(fails=False, error=f"{type(error).__name__}: {error}")
+        outcome = rerun.outcome
+        if outcome.event is None and not outcome.scaler_overflow:
+            height = self._height(outcome)
+            spikes = self._spike is not None and height >= SPIKE_SHARE * self._spike
+            return Attempt(spikes, self.fault.rule if spikes else None, rerun=rerun)
+        place = tracer.origin.module if tracer.origin is not None else None
+        if place is None and outcome.event is not None:
+            place = next(iter(rerun.bad_buffers), outcome.event.where[0])
+        return Attempt(True, place, tracer.origin, rerun)
+
+    def _height(self, outcome: StepOutcome) -> float:
+        """The figure in which the spike stands out; infinite where there is none to compare."""
+        figure = outcome.total if self.fault.rule == "loss_spike" else outcome.grad_norm.get("total")
+        return math.inf if figure is None else figure
+
+
+def without_scenes(batches: list[Batch], scenes: list[str]) -> list[Batch]:
+    """The batches' other scenes; a batch that has none is left out."""
+    kept = [[b for b, name in enumerate(batch.names) if name not in scenes] for batch in batches]
+    return [
+        select_scenes(batch, indices) for batch, indices in zip(batches, kept, strict=True) if indices
+    ]

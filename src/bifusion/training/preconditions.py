@@ -1,0 +1,72 @@
+"""What must hold before a run starts; each check raises InputError that says what to do."""
+
+from __future__ import annotations
+
+from bifusion.config import Config, config_to_dict, load_config
+from bifusion.data.dataset import SceneDataset
+from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.training.run_folder import RunFolder
+from bifusion.training.stages import unmatched_patterns
+from bifusion.types import InputError
+
+
+def check_data(dataset: SceneDataset, config: Config) -> None:
+    """InputError if no scene has labels, or none the views that the model is trained with.
+
+    Single scenes without labels or views are fine.
+    """
+    folders = [dataset.folder / name for name in dataset.names]
+    file = SEGMENT_FILES[config.data.label_set]
+    if not any((folder / file).exists() for folder in folders):
+        raise InputError(
+            f"{dataset.folder}: no scene has {file}, the labels of {config.data.label_set}; prepare "
+            "the scenes with annotation, or choose the label set they have"
+        )
+    has_views = any((folder / "views" / "cameras.npz").exists() for folder in folders)
+    if config.uses_views and not (has_views and config.data.max_views):
+        found = "no scene has views" if not has_views else "data.max_views is 0"
+        raise InputError(
+            f"{dataset.folder}: {found}, but {config.name} is trained with images; prepare the scenes "
+            "with views (--posed-images), or train the recipe that ends in _without_views"
+        )
+
+
+def check_devices(batches_per_epoch: int, processes: int) -> None:
+    """InputError if an epoch does not have a batch for each process."""
+    if batches_per_epoch == 0:
+        raise InputError(
+            f"trainer.devices is {processes}, more than an epoch has batches: use fewer devices or a "
+            "smaller trainer.batch_size"
+        )
+
+
+def check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
+    """InputError if the folder holds a run that must not be mixed with this one."""
+    if not folder.steps.exists():
+        return
+    if not resume:
+        raise InputError(
+            f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
+        )
+    stored, wanted = config_to_dict(load_config(folder.config)), config_to_dict(config)
+    changed = [key for key in wanted if stored[key] != wanted[key]]
+    if changed:
+        raise InputError(
+            f"{folder.root} holds a run of another configuration ({', '.join(changed)} differ): "
+            "resume it with its own, or choose another folder"
+        )
+    saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
+    if not saved and len(folder.read_lines(folder.epochs)) > 1:  # the first one is saved after its line
+        raise InputError(
+            f"{folder.checkpoints} is empty, though epochs were saved: restore it from a copy, or train "
+            "into another folder"
+        )
+
+
+def check_patterns(config: Config, groups: list[str]) -> None:
+    """InputError for a pattern of the stages that matches no parameter group of the model."""
+    unmatched = unmatched_patterns(config.stages, groups)
+    if unmatched:
+        raise InputError(
+            f"stages: {', '.join(unmatched)} match no parameter group; the model has {', '.join(groups)}"
+        )

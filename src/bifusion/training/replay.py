@@ -1,0 +1,243 @@
+"""Takes the step of a replay bundle again, in a process of its own, and compares it to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bifusion.config import Config, build_model
+from bifusion.labels import get_label_set
+from bifusion.losses.criterion import Criterion
+from bifusion.training.bundle import Bundle, Circumstances, read_bundle
+from bifusion.training.calls import Call, Origin
+from bifusion.training.clipping import Clipping
+from bifusion.training.events import Fault
+from bifusion.training.guard import Guard
+from bifusion.training.optim import freeze_outside_stage, make_optimizer
+from bifusion.training.ranges import Range
+from bifusion.training.rerun import RERUN_ERRORS, run_again
+from bifusion.training.runtime import deterministic, make_fabric
+from bifusion.training.stages import StageState, Timeline
+from bifusion.training.step import Stepper
+from bifusion.training.tracing import Tracer
+from bifusion.types import InputError
+
+WIDTH = 130
+"""Columns of the table of modules, on narrower terminals too."""
+
+
+@dataclass
+class ReplayReport:
+    """What came of a replay."""
+
+    bundle: Bundle
+    fingerprint: str
+    losses: dict[str, float]
+    fault: Fault | None
+    """What the step met this time."""
+    notes: list[str]
+    """What is different here from where the bundle was written."""
+    calls: list[Call] = field(default_factory=list)
+    """With `trace`: every module call, in order."""
+    origin: Origin | None = None
+    """With `trace`: where non-finite numbers came from."""
+
+    @property
+    def identical(self) -> bool:
+        """Losses, border activations and gradients are the same bits as when it was written."""
+        return self.fingerprint == self.bundle.fingerprint
+
+
+def replay(path: Path, *, trace: bool = False) -> ReplayReport:
+    """Takes the step of the bundle again on the CPU; the process's own settings are put back.
+
+    Raises InputError for a file that is no bundle, or a damaged one.
+    """
+    bundle = read_bundle(path)
+    with _circumstances(bundle):
+        stepper, state = stepper_of(bundle)
+        notes = _notes(bundle, Circumstances.here(stepper.fabric.device))
+        try:
+            rerun = run_again(stepper, bundle.inputs, state)
+        except RERUN_ERRORS as error:
+            raise InputError(
+                f"{path}: its step cannot be taken ({error}): the file is damaged, or was written by "
+                "another version; copy it again, or take another bundle"
+            ) from error
+        report = ReplayReport(
+            bundle, rerun.fingerprint, rerun.outcome.losses, rerun.outcome.event, notes
+        )
+        if trace:
+            tracer = Tracer(stepper.model.module, operations=True)
+            run_again(stepper, bundle.inputs, state, tracer=tracer)
+            report.calls = tracer.calls
+            report.origin = tracer.origin if rerun.outcome.event is not None else None
+    return report
+
+
+def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
+    """The bundle's model, optimiser and stage on the CPU, ready to take its step."""
+    config = _on_cpu(bundle.config)
+    fabric = make_fabric(config.trainer)
+    model = build_model(config, load_pretrained=False)
+    model.load_state_dict(bundle.weights)
+    groups = model.parameter_groups()
+    optimizer = make_optimizer(groups, config.optim)
+    for part in optimizer.param_groups:
+        if part["name"] not in bundle.inputs.rates:
+            raise InputError(f"{bundle.path}: has no learning rate of {part['name']}; copy it again")
+        part["lr"] = bundle.inputs.rates[part["name"]]
+    parameters = dict(model.named_parameters())
+    for name, moments in bundle.optimizer.items():
+        optimizer.state[parameters[name]] = dict(moments)
+    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
+    criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
+    stepper = Stepper(
+        fabric,
+        wrapped_model,
+        wrapped_optimizer,
+        criterion,
+        groups,
+        Guard(model),
+        Clipping(config.optim),
+    )
+    state = Timeline(config.stages, config.trainer.epochs).at(bundle.inputs.time)
+    freeze_outside_stage(groups, state)
+    return stepper, state
+
+
+def print_report(report: ReplayReport, console: Console) -> None:
+    """Prints what was replayed, under which circumstances, and whether it came out the same."""
+    bundle = report.bundle
+    scenes = ", ".join(name for batch in bundle.inputs.batches for name in batch.names)
+    print_line = console.out
+    print_line(
+        f"step {bundle.inputs.step} of {bundle.config.name}, epoch {bundle.inputs.time:.2f}: {scenes}"
+    )
+    for event in bundle.events:
+        where = ", ".join(event.get("where") or [])
+        print_line(f"recorded: {event.get('kind') or event.get('rule')} in {where}")
+    threads = bundle.circumstances.threads
+    print_line(f"threads set to {threads}, as when it was written")
+    for note in report.notes:
+        print_line(f"note: {note}")
+    if report.calls:
+        # modules' paths are long, and where nobody looks at a terminal there is room
+        Console(file=console.file, width=max(console.width, WIDTH)).print(_table(report))
+    if report.origin is not None:
+        print_line(_describe(report.origin))
+    met = "nothing" if report.fault is None else ", ".join(report.fault.where)
+    print_line(f"met this time: {met}")
+    if report.identical:
+        print_line(f"bit-identical: losses, border activations, gradients ({report.fingerprint[:16]})")
+        return
+    print_line("not bit-identical:")
+    for term, value in report.losses.items():
+        print_line(f"  {term}: {_number(bundle.losses.get(term))} recorded, {_number(value)} now")
+
+
+def _on_cpu(config: Config) -> Config:
+    """The configuration for this machine; float16 is not computed by CPUs."""
+    precision = "32-true" if config.trainer.precision == "16-mixed" else config.trainer.precision
+    trainer = dataclasses.replace(
+        config.trainer, accelerator="cpu", devices=1, precision=precision, init=None
+    )
+    return dataclasses.replace(config, trainer=trainer)
+
+
+@contextmanager
+def _circumstances(bundle: Bundle) -> Iterator[None]:
+    """Threads and arithmetic as when the bundle was written."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    wanted = bundle.circumstances
+    if not 1 <= wanted.threads <= 4096 or wanted.matmul_precision not in ("highest", "high", "medium"):
+        raise InputError(
+            f"{bundle.path}: {wanted.threads} threads, precision {wanted.matmul_precision!r} of matrix "
+            "products; copy the file again"
+        )
+    torch.set_num_threads(wanted.threads)
+    torch.set_float32_matmul_precision(wanted.matmul_precision)
+    try:
+        with deterministic(bundle.config.trainer.deterministic, torch.device("cpu")):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def _notes(bundle: Bundle, here: Circumstances) -> list[str]:
+    there = bundle.circumstances
+    notes = []
+    if there.device != here.device:
+        notes.append(
+            f"written on {there.device}, replayed on {here.device}: the last bits of results may differ"
+        )
+    if bundle.config.trainer.precision == "16-mixed":
+        notes.append("written in float16, replayed in float32: overflows of float16 do not come back")
+    same_kind = there.device == here.device
+    pairs = [("CPU", there.cpu, here.cpu)]
+    pairs += [("sparse operations", there.sparse, here.sparse)] if same_kind else []
+    pairs += [(name, v, here.versions.get(name, "none")) for name, v in there.versions.items()]
+    notes += [
+        f"{name}: {before} then, {now} now; bits may differ"
+        for name, before, now in pairs
+        if before != now
+    ]
+    return notes
+
+
+def _table(report: ReplayReport) -> Table:
+    """Every call's output, in order of execution, and the gradient that came back to it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("output of", no_wrap=True)
+    for name in ("rms", "min", "max", "finite", "gradient rms", "finite"):
+        table.add_column(name, justify="right", no_wrap=True)
+    marked = _marked(report)
+    for call in report.calls:
+        name = call.module if call.number == 0 else f"{call.module} #{call.number + 1}"
+        bad = call is marked
+        table.add_row(
+            f"> {name}" if bad else f"  {name}", *_cells(call), style="bold red" if bad else None
+        )
+    return table
+
+
+def _marked(report: ReplayReport) -> Call | None:
+    """The call whose numbers went wrong first. A weight's gradient is its module's, whose last call is
+    the first on the way back."""
+    if report.origin is None:
+        return None
+    calls = [call for call in report.calls if call.module == report.origin.call.module]
+    return next((call for call in calls if call is report.origin.call), calls[-1] if calls else None)
+
+
+def _describe(origin: Origin) -> str:
+    module = origin.module if origin.term is None else f"loss term {origin.term}"
+    return f"first non-finite, {origin.direction}: {module}, {origin.describe_operation() or 'here'}"
+
+
+def _cells(call: Call) -> list[str]:
+    output, gradient = call.output, call.grad_output
+    return [
+        *([""] * 4 if output is None else [_number(output.rms), _number(output.min)]),
+        *([] if output is None else [_number(output.max), _share(output)]),
+        *(["", ""] if gradient is None else [_number(gradient.rms), _share(gradient)]),
+    ]
+
+
+def _share(range_: Range) -> str:
+    """Percent that is finite; never 100 where one number is not."""
+    return "all" if range_.finite == 1 else f"{math.floor(range_.finite * 1000) / 10}%"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

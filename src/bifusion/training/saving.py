@@ -1,0 +1,81 @@
+"""Everything that later steps of a run depend on, into checkpoints and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from bifusion.checkpoint import load_weights, save_checkpoint
+from bifusion.config import Config
+from bifusion.initial_weights import load_backbone
+from bifusion.resume_point import find_resume_point, settle
+from bifusion.training.recorder import Progress
+from bifusion.training.response import Response
+from bifusion.training.run_folder import RunFolder
+from bifusion.training.step import Stepper
+
+
+class Saving:
+    """Checkpoints of one run; the first process writes, all of them read."""
+
+    def __init__(self, config: Config, folder: RunFolder, stepper: Stepper, response: Response):
+        self.config, self.folder, self.stepper, self.response = config, folder, stepper, response
+        self.fabric, self.model = stepper.fabric, stepper.model.module
+        self.optimizer = stepper.optimizer.optimizer
+        self.saved_at = (0, 0)
+        """Epoch and batch of the last checkpoint; a run that has just begun needs none."""
+
+    def save(self, progress: Progress, time: float, links: list[str], *, from_disk: bool = True) -> None:
+        """Writes a checkpoint of the run after `time` epochs; see `save_checkpoint`."""
+        if self.fabric.is_global_zero:
+            self.folder.flush_records()
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.model,
+                self.config,
+                {**self._state(), "progress": asdict(progress), "time": time},
+                step=progress.step,
+                links=links,
+                from_disk=from_disk,
+            )
+        self.saved_at = (progress.epoch, progress.batch)
+        self.fabric.barrier()
+
+    def is_saved(self, progress: Progress) -> bool:
+        """Nothing has happened since the last checkpoint."""
+        return self.saved_at == (progress.epoch, progress.batch)
+
+    def take_up(self) -> Progress:
+        """Goes on from the newest intact checkpoint; the start, with its initial weights, where there
+        is none."""
+        point, progress = find_resume_point(self.folder.checkpoints), Progress()
+        if point is not None:
+            load_weights(self.model, point.checkpoint)
+            self._load_state(point.state)
+            progress = Progress(**point.state["progress"])
+        elif self.config.trainer.init is not None:
+            load_backbone(self.model, self.config.trainer.init)
+        if self.response.healthy is None:
+            self.response.keep_healthy(progress.step)
+        self.saved_at = (progress.epoch, progress.batch)
+        self.fabric.barrier()
+        if self.fabric.is_global_zero:
+            settle(self.folder.checkpoints, point)
+        return progress
+
+    def _state(self) -> dict[str, Any]:
+        stepper = self.stepper
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "guard": stepper.guard.state_dict(),
+            "clipping": stepper.clipping.state_dict(),
+            "response": self.response.state_dict(),
+        }
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.stepper.guard.load_state_dict(state["guard"])
+        self.stepper.clipping.load_state_dict(state["clipping"])
+        self.response.load_state_dict(state["response"])

@@ -1,0 +1,84 @@
+"""SIGINT and SIGTERM: when a run heeds them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(KeyboardInterrupt):
+    """A stop was asked for at a point where leaving at once loses nothing that is not repeated.
+
+    Like KeyboardInterrupt it is no Exception, so that nothing on its way takes it for a failure.
+    """
+
+
+class StopRequest:
+    """SIGINT and SIGTERM ask for a stop, however often they come; who asks again changes nothing.
+
+    Within `at_once` they end the block, elsewhere they wait until somebody looks. Use as a context
+    manager; outside the main thread, which alone gets signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        """The first signal that came, None before."""
+        self._at_once = False
+        self._previous: dict = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self, wanted: bool = True) -> Iterator[None]:
+        """Within the block a signal raises Interrupted wherever the program stands; an earlier one
+        does as the block begins.
+
+        Only for what may be left half-done: reading data, validation, a step before it acts. Not
+        `wanted` where other processes would wait for this one.
+        """
+        if not wanted:
+            yield
+            return
+        self._raise_if_asked()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+        # Where an exception cannot spread, as in a destructor, Python drops it.
+        self._raise_if_asked()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.signal_name = self.signal_name or signal.Signals(number).name
+        if self._at_once:
+            self._at_once = False
+            raise Interrupted(self.signal_name)
+
+    def _raise_if_asked(self) -> None:
+        if self.signal_name is not None:
+            raise Interrupted(self.signal_name)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: blocks are left in order, not cut off."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

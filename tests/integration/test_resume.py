@@ -1,0 +1,307 @@
+"""Runs that are interrupted, killed or run out of disk go on as if nothing had happened, to the bit."""
+
+import importlib.util
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bifusion import cli
+from bifusion.checkpoint import load_training_state
+from bifusion.config import save_config
+from bifusion.data.dataset import SceneDataset
+from bifusion.data.workers import WorkerEndedError
+from bifusion.files import free_bytes
+from bifusion.losses.criterion import Criterion
+from bifusion.training import saving, trainer, validation
+from bifusion.training.guard import Guard
+from bifusion.training.step import Stepper
+from bifusion.training.trainer import train
+from bifusion.types import InputError
+from small_disks import small_disk
+from tiny_runs import make_tiny_data, tiny_config
+
+TOOL = Path(__file__).parents[2] / "tools" / "resume_test.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("resume_test", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"))
+
+
+def config_of(data, *, workers=0, save_every=0):
+    """Three epochs of two steps; validation after each."""
+    config = tiny_config("bifusion_small", data)
+    config.trainer.workers, config.trainer.save_every = workers, save_every
+    return config
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    train(config_of(data), run)
+    return run
+
+
+def test_killed_runs_resume_to_the_same_bits():
+    """The short form of `make resume-test`."""
+    command = [sys.executable, str(TOOL), "--runs", "3", "--jobs", "1", "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 of 3" in done.stdout
+
+
+def change_weight(run):
+    path = run / "checkpoints" / "last" / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name, tensor in weights.items() if tensor.dtype == torch.float32)
+    weights[name].view(-1)[0] = torch.nextafter(weights[name].view(-1)[0], torch.tensor(1e9))
+    save_file(weights, path)
+
+
+def change_state(run):
+    path = run / "checkpoints" / "last" / "training.pt"
+    state = torch.load(path, weights_only=True)
+    next(iter(state["optimizer"]["state"].values()))["exp_avg"].view(-1)[0] += 1e-6
+    torch.save(state, path)
+
+
+def change_counts(run):
+    path = run / "checkpoints" / "last" / "training.pt"
+    state = torch.load(path, weights_only=True)
+    state["guard"]["counts"]["skipped"] += 1
+    torch.save(state, path)
+
+
+def change_loss(run):
+    lines = (run / "steps.jsonl").read_text().splitlines()
+    record = json.loads(lines[1])
+    record["losses"]["semantic"] *= 1 + 1e-15
+    (run / "steps.jsonl").write_text("\n".join([lines[0], json.dumps(record), *lines[2:]]) + "\n")
+
+
+def lose_epoch(run):
+    lines = (run / "epochs.jsonl").read_text().splitlines(keepends=True)
+    (run / "epochs.jsonl").write_text("".join(lines[1:]))
+
+
+@pytest.mark.parametrize("change", [change_weight, change_state, change_counts, change_loss, lose_epoch])
+def test_the_comparison_sees_the_smallest_difference(tool, reference, tmp_path, change):
+    run = shutil.copytree(reference, tmp_path / "run", symlinks=True)
+    assert list(tool.differences(run, reference)) == []
+    change(run)
+    assert list(tool.differences(run, reference))
+
+
+SIGNAL_AT = {
+    "loading": (SceneDataset, "sample", 3),
+    "remembering buffers": (Guard, "remember", 3),
+    "forward": (Criterion, "__call__", 3),
+    "weights change": (Stepper, "act", 3),
+    "validation": (validation._Counted, "add", 3),
+    "saving": (saving, "save_checkpoint", 2),
+}
+
+
+@pytest.mark.parametrize("place", SIGNAL_AT)
+def test_a_signal_at_any_point_saves_and_leaves(tool, reference, data, tmp_path, monkeypatch, place):
+    """Twice, as an impatient user sends it; the second one must not break the save."""
+    owner, name, nth = SIGNAL_AT[place]
+    work, calls = getattr(owner, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGTERM)
+        result = work(*args, **kwargs)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        status = train(config_of(data), tmp_path / "run")
+    assert status.state == "interrupted" and "SIGTERM" in status.reason
+    assert len(calls) == nth, "nothing more was begun"
+    saved = load_training_state(tmp_path / "run" / "checkpoints" / "last")
+    assert saved["progress"]["step"] == status.steps > 0
+    assert train(config_of(data), tmp_path / "run", resume=True).state == "completed"
+    assert list(tool.differences(tmp_path / "run", reference)) == []
+
+
+def test_checkpoints_within_an_epoch(tool, reference, data, tmp_path, monkeypatch):
+    """A run killed on the last step of an epoch loses that step alone."""
+
+    class Killed(BaseException):
+        pass
+
+    act, taken = Stepper.act, []
+
+    def die(self, *args):
+        taken.append(1)
+        if len(taken) == 4:
+            raise Killed
+        act(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "act", die)
+        with pytest.raises(Killed):
+            train(config_of(data, save_every=1), tmp_path / "run")
+    assert load_training_state(tmp_path / "run" / "checkpoints" / "last")["progress"]["step"] == 3
+    train(config_of(data, save_every=1), tmp_path / "run", resume=True)
+    assert list(tool.differences(tmp_path / "run", reference)) == []
+
+
+def test_terminal_and_job_scheduler_are_heeded_within_seconds(tool, reference, data, tmp_path):
+    """Whole processes with data workers: SIGTERM to one, then Ctrl-C, which a terminal sends to all."""
+    save_config(config_of(data, workers=2), tmp_path / "run.json")
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "bifusion.cli", "train", str(tmp_path / "run.json")]
+    command += ["--out", str(run), "--resume"]
+    for wanted, stop in ((1, lambda pid: os.kill(pid, signal.SIGTERM)), (3, ctrl_c_twice)):
+        with open(tmp_path / "log.txt", "w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while not (run / "steps.jsonl").exists() or len(read(run / "steps.jsonl")) < wanted:
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            time.sleep(0.002)
+        began = time.monotonic()
+        stop(process.pid)
+        assert process.wait(timeout=30) == 130, (tmp_path / "log.txt").read_text()
+        assert time.monotonic() - began < 10
+        assert "Traceback" not in (tmp_path / "log.txt").read_text()
+    train(config_of(data, workers=2), run, resume=True)
+    assert list(tool.differences(run, reference)) == []
+
+
+def ctrl_c_twice(pid):
+    for _ in range(2):
+        os.killpg(pid, signal.SIGINT)
+        time.sleep(0.05)
+
+
+def read(path):
+    return path.read_text().splitlines()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", megabytes=6) as disk:
+        yield disk
+
+
+@pytest.mark.parametrize("left", [100_000, 0])
+def test_a_full_disk_ends_the_run_which_then_goes_on(
+    tool, reference, data, tmp_path, disk, monkeypatch, capsys, left
+):
+    """With room for records but not for a checkpoint, and with none at all."""
+    run, filler = disk / "run", disk / "filler"
+
+    validate = trainer.Trainer._validate
+
+    def fill(self):
+        if self.progress.epoch == 1:
+            filler.write_bytes(bytes(free_bytes(disk) - left))
+        return validate(self)
+
+    save_config(config_of(data), tmp_path / "run.json")
+    command = ["bifusion", "train", str(tmp_path / "run.json"), "--out", str(run), "--resume"]
+    monkeypatch.setattr(sys, "argv", command)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_validate", fill)
+        with pytest.raises(SystemExit) as left_with:
+            cli.main()
+    said = capsys.readouterr().err
+    assert left_with.value.code == 2 and "Traceback" not in said
+    assert "the disk is full" in said and str(run) in said and "are free" in said and "--resume" in said
+    assert load_training_state(run / "checkpoints" / "last")["progress"]["step"] == 2
+    assert json.loads((run / "status.json").read_text())["state"] in ("interrupted", "running")
+    filler.unlink()
+    train(config_of(data), run, resume=True)
+    assert list(tool.differences(run, reference)) == []
+
+
+def test_a_damaged_last_checkpoint_costs_what_came_after_the_one_before(
+    tool, reference, data, tmp_path, caplog
+):
+    run = tmp_path / "run"
+
+    def stop_after_two_epochs(record):
+        if record["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(config_of(data), run, on_epoch=stop_after_two_epochs)
+    weights = (run / "checkpoints" / "last" / "model.safetensors").resolve()
+    content = bytearray(weights.read_bytes())
+    content[5000] ^= 4
+    weights.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert train(config_of(data), run, resume=True).state == "completed"
+    assert f"DAMAGED CHECKPOINT {weights}" in caplog.text
+    assert "step-00000002, saved after 1 epochs" in caplog.text
+    assert list(tool.differences(run, reference)) == []
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused(reference, data, tmp_path):
+    run = shutil.copytree(reference, tmp_path / "run", symlinks=True)
+    (run / "status.json").unlink()
+    for folder in run.glob("checkpoints/step-*"):
+        (folder / "training.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="no checkpoint can be resumed"):
+        train(config_of(data), run, resume=True)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match="checkpoints is empty, though epochs were saved"):
+        train(config_of(data), run, resume=True)
+
+
+def test_a_killed_data_worker_ends_the_run_which_then_goes_on(tool, reference, data, tmp_path):
+    run = tmp_path / "run"
+
+    def kill_a_worker(record):
+        if record["epoch"] == 0:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerEndedError, match=r"data worker \d of 2 .* was killed by SIGKILL"):
+        train(config_of(data, workers=2), run, on_epoch=kill_a_worker)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "interrupted" and "data worker" in status["reason"]
+    train(config_of(data, workers=2), run, resume=True)
+    assert list(tool.differences(run, reference)) == []
+
+
+def test_bad_data_in_the_middle_saves_what_was_done(tool, reference, data, tmp_path, monkeypatch):
+    """The scene can be repaired and the run goes on with the step that it ended before."""
+    sample, calls = SceneDataset.sample, []
+
+    def break_later(self, *args):
+        calls.append(1)
+        if self.training and len(calls) > 3:
+            raise InputError("room: broken")
+        return sample(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneDataset, "sample", break_later)
+        with pytest.raises(InputError, match="room: broken"):
+            train(config_of(data), tmp_path / "run")
+    assert load_training_state(tmp_path / "run" / "checkpoints" / "last")["progress"]["step"] == 1
+    train(config_of(data), tmp_path / "run", resume=True)
+    assert list(tool.differences(tmp_path / "run", reference)) == []

@@ -1,0 +1,177 @@
+"""Runs that go back to their last healthy state: what is recorded, and resuming anywhere around it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bifusion.checkpoint import load_model, load_training_state
+from bifusion.losses.criterion import Criterion
+from bifusion.training.guard import GuardConfig
+from bifusion.training.response import Response
+from bifusion.training.step import Stepper
+from bifusion.training.trainer import train
+from tiny_runs import make_tiny_data, tiny_config
+
+TESTS = Path(__file__).resolve().parent.parent
+BAD_STEPS = (3, 4, 9)
+"""The second in a row is followed by a rollback."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"))
+
+
+def config_of(data):
+    config = tiny_config("oneformer3d_small", data, epochs=6)
+    config.trainer.guard = GuardConfig(rollback_after=2, max_rollbacks=1, ramp_steps=4, healthy_every=3)
+    return config
+
+
+def break_steps(monkeypatch, bad_steps):
+    """Makes a loss term of the steps with these numbers NaN."""
+    compute, terms_of, current = Stepper.compute, Criterion.__call__, []
+
+    def watched(self, inputs, state):
+        current[:] = [inputs.step]
+        return compute(self, inputs, state)
+
+    def broken(self, *args):
+        terms = terms_of(self, *args)
+        bad = current[0] in bad_steps
+        return {**terms, "mask_dice": terms["mask_dice"] * float("nan")} if bad else terms
+
+    monkeypatch.setattr(Stepper, "compute", watched)
+    monkeypatch.setattr(Criterion, "__call__", broken)
+
+
+def stop_after(monkeypatch, count):
+    """SIGTERM once `count` steps were taken or dropped, with all that follows a fault."""
+    follow, followed = Response.after, []
+
+    def stopping(self, *args):
+        follow(self, *args)
+        followed.append(1)
+        if len(followed) == count:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Response, "after", stopping)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        clocks = ("seconds", "peak_memory_mb", "epoch_seconds")
+        return {key: without_times(item) for key, item in value.items() if key not in clocks}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+@pytest.fixture(scope="module")
+def whole_run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        break_steps(patch, BAD_STEPS)
+        assert train(config_of(data), folder).state == "completed"
+    return folder
+
+
+def test_a_rollback_is_recorded_and_counted(whole_run):
+    steps = lines(whole_run / "steps.jsonl")
+    events = {step["step"]: step["event"] for step in steps if step["event"]}
+    assert {step: event["action"] for step, event in events.items()} == {
+        3: "skip", 4: "rollback", 9: "skip",
+    }  # fmt: skip
+    epochs = lines(whole_run / "epochs.jsonl")
+    assert [epoch["raw_nonfinite"] for epoch in epochs] == [0, 1, 1, 0, 1, 0]
+    assert [epoch["skipped"] for epoch in epochs] == [0, 1, 1, 0, 1, 0]
+    assert [epoch["rollbacks"] for epoch in epochs] == [0, 0, 1, 0, 0, 0]
+    status = json.loads((whole_run / "status.json").read_text())
+    assert (status["raw_nonfinite"], status["skipped"], status["rollbacks"]) == (3, 3, 1)
+    assert events[3]["diagnosis"]["loss_term"] == "mask_dice"
+    assert events[9]["diagnosis"] is None, "the same fault is not diagnosed again"
+    assert [event["bundle"] for event in events.values()] == [
+        "bundles/step-00000003.safetensors", None, None,
+    ]  # fmt: skip
+    assert [path.name for path in (whole_run / "bundles").iterdir()] == ["step-00000003.safetensors"]
+
+
+def test_rates_ramp_up_after_the_rollback_alone(whole_run, data, tmp_path):
+    assert train(config_of(data), tmp_path).state == "completed"
+    rates = [
+        [step["lr"]["backbone"] for step in lines(run / "steps.jsonl")] for run in (whole_run, tmp_path)
+    ]
+    factors = [ours / usual for ours, usual in zip(*rates, strict=True)]
+    assert factors == pytest.approx([1.0] * 5 + [0.1, 0.325, 0.55, 0.775] + [1.0] * 3)
+
+
+@pytest.mark.parametrize("stop_at", [4, 5, 7, 10])
+def test_resuming_around_a_rollback_is_exact(whole_run, data, tmp_path, monkeypatch, stop_at):
+    """Before, between and after the faults, in the ramp, with and without a healthy state of its own."""
+    break_steps(monkeypatch, BAD_STEPS)
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop_at)
+        assert train(config_of(data), tmp_path).state == "interrupted"
+    assert train(config_of(data), tmp_path, resume=True).state == "completed"
+    for file in ("steps.jsonl", "epochs.jsonl"):
+        assert without_times(lines(tmp_path / file)) == without_times(lines(whole_run / file))
+    ours, theirs = (load_model(run)[0].state_dict() for run in (tmp_path, whole_run))
+    assert same(ours, theirs)
+    states = [load_training_state(run / "checkpoints" / "last") for run in (tmp_path, whole_run)]
+    assert same(*(without_times(state) for state in states))
+
+
+def test_the_healthy_state_is_stored_only_where_the_checkpoint_is_another(data, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 3)
+    train(config_of(data), tmp_path / "at a copy")
+    healthy = load_training_state(tmp_path / "at a copy" / "checkpoints" / "last")["response"]["healthy"]
+    assert healthy == {"step": 3}
+    monkeypatch.undo()
+    stop_after(monkeypatch, 5)
+    train(config_of(data), tmp_path / "later")
+    healthy = load_training_state(tmp_path / "later" / "checkpoints" / "last")["response"]["healthy"]
+    assert healthy["step"] == 4 and set(healthy) == {"step", "model", "optimizer", "precision"}
+
+
+def test_faults_without_end_stop_the_run_after_its_rollbacks(data, tmp_path, monkeypatch):
+    break_steps(monkeypatch, range(4, 100))
+    status = train(config_of(data), tmp_path)
+    assert status.state == "guard_stopped"
+    assert (status.steps, status.raw_nonfinite, status.rollbacks) == (8, 4, 1)
+    assert all(tensor.isfinite().all() for tensor in load_model(tmp_path)[0].state_dict().values())
+
+
+def test_two_processes_act_alike_where_one_meets_a_fault(data, tmp_path):
+    """Skips, rollback and ramp; what the second process met stands in the first one's records."""
+    command = [sys.executable, str(TESTS / "two_processes.py"), str(data), str(tmp_path), "2", "3", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"process{k}.json").read_text()) for k in (0, 1))
+    times = {"seconds": 0}
+    assert first | {"status": first["status"] | times} == second | {"status": second["status"] | times}
+    assert (first["status"]["skipped"], first["status"]["rollbacks"]) == (3, 1)
+    steps = lines(tmp_path / "steps.jsonl")
+    assert [step["event"]["action"] for step in steps if step["event"]] == ["skip", "rollback", "skip"]
+    event = steps[2]["event"]
+    assert event["where"] == ["loss.mask_dice"] and steps[2]["losses"]["mask_dice"] is None
+    assert len(steps[2]["scenes"]) == 2 and event["scenes"] == steps[2]["scenes"][1:]
+    assert event["diagnosis"]["loss_term"] == "mask_dice", "by the process that reproduces it"
+    assert (tmp_path / event["bundle"]).is_file()

@@ -1,0 +1,67 @@
+"""A stepper of a tiny model on rooms of scene_factory, with the inputs of one step, without a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bifusion.config import Config, build_model
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
+from bifusion.labels import get_label_set
+from bifusion.losses.criterion import Criterion
+from bifusion.training.clipping import Clipping
+from bifusion.training.guard import Guard
+from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
+from bifusion.training.outcome import StepInputs
+from bifusion.training.runtime import make_fabric
+from bifusion.training.stages import StageState, Timeline
+from bifusion.training.step import Stepper
+from bifusion.types import Batch
+
+
+@dataclass
+class TinyStep:
+    """All that one step needs, and `batch(...)` for others like it."""
+
+    config: Config
+    stepper: Stepper
+    inputs: StepInputs
+    state: StageState
+    dataset: SceneDataset
+
+    def batch(self, scenes: list[int], epoch: int = 0) -> Batch:
+        """The scenes of those numbers in the data set."""
+        return collate([self.dataset.sample(index, epoch) for index in scenes])
+
+
+def tiny_step(
+    config: Config, *, time: float | None = None, scenes: tuple[int, ...] = (0, 1)
+) -> TinyStep:
+    """A step at `time` (epochs; default: just before the end of the run, when all is trained)."""
+    torch.set_num_threads(1)
+    time = config.trainer.epochs - 0.5 if time is None else time
+    fabric = make_fabric(config.trainer)
+    model = build_model(config)
+    groups = model.parameter_groups()
+    optimizer = make_optimizer(groups, config.optim)
+    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
+    criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
+    stepper = Stepper(
+        fabric,
+        wrapped_model,
+        wrapped_optimizer,
+        criterion,
+        groups,
+        Guard(model),
+        Clipping(config.optim),
+    )
+    state = Timeline(config.stages, config.trainer.epochs).at(time)
+    freeze_outside_stage(groups, state)
+    rates = set_rates(optimizer, config.optim, group_rates(config.optim, list(groups)), state, 5, 100)
+    model.train()
+    dataset = SceneDataset(config.data, "train", config.seed, training=True)
+    step = TinyStep(config, stepper, StepInputs(5, time, config.seed, [], rates), state, dataset)
+    step.inputs.batches = [step.batch(list(scenes))]
+    return step

@@ -1,0 +1,372 @@
+"""The ablation: planning its grid, the rule on known figures, the page shown whole."""
+
+import copy
+import dataclasses
+import json
+import math
+import re
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from bifusion.ablate import AblationConfig, all_arms, grid_points, parse_grid, plan_ablation
+from bifusion.reports import ablation_rules as rules
+from bifusion.reports.ablation import load_schema, write_ablation
+from bifusion.reports.ablation_figures import NO_RUN, measure_run
+from bifusion.reports.ablation_plan import AblationArm, AblationPlan, GridPoint
+from bifusion.reports.ablation_terminal import print_ablation
+from bifusion.types import InputError
+from run_factory import FakeRun
+
+POINTS = (GridPoint(1, 1, "32-true"), GridPoint(5, 1, "32-true"), GridPoint(5, 30, "bf16-mixed"))
+SEEDS = (0, 1, 2)
+ARMS = (
+    AblationArm("staged_small", "Staged BiFusion", "staged", "all measures", True),
+    AblationArm("no_norm", "LayerNorm of the heads", "removed", "raw <ranges> meet", True),
+    AblationArm("no_film", "FiLM", "removed", "features know no place", True),
+    AblationArm("adaptive", "Adaptive clipping", "added", "the limit follows", True),
+    AblationArm("baseline_small", "OneFormer3D", "rival", "3D alone", False),
+)
+
+
+def fake_plan(root, write):
+    """A plan over ARMS × POINTS × SEEDS; `write(recipe, index of the point, seed)` gives the FakeRun of
+    each, or None."""
+    folders = {}
+    for arm in ARMS:
+        for index, point in enumerate(POINTS):
+            if not arm.has_range and point.range_2d != 1:
+                same = next(p for p in POINTS if (p.lr, p.precision) == (point.lr, "32-true"))
+                for seed in SEEDS:
+                    folders[arm.recipe, point.key, seed] = folders[arm.recipe, same.key, seed]
+                continue
+            for seed in SEEDS:
+                inside = root / f"{arm.recipe}-{point.key}"
+                fake = write(arm.recipe, index, seed)
+                folder = fake.write(inside) if fake else inside / f"seed{seed}"
+                folders[arm.recipe, point.key, seed] = folder
+    return AblationPlan("staged_small", ARMS, POINTS, SEEDS, folders, (GridPoint(1, 30, "32-true"),))
+
+
+def fake(recipe, point, seed):
+    """Without LayerNorm runs break, without FiLM they are less accurate, nothing else shows."""
+    usual = {"seed": seed, "epochs": 3, "steps_per_epoch": 12, "miou": 0.5 + 0.01 * seed}
+    if recipe == "no_norm":
+        return FakeRun(**usual, nonfinite={1: 2 + point}, state="guard_stopped", evaluated=True)
+    if recipe == "no_film":
+        return FakeRun(**usual | {"miou": 0.4 + 0.01 * seed})
+    return FakeRun(**usual, arm="baseline" if recipe.startswith("baseline") else "staged")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ablation")
+    plan = fake_plan(root, fake)
+    report = write_ablation(plan, root, title="A <b>title</b>")
+    return root, plan, report, (root / "ablation.html").read_text()
+
+
+# ------------------------------------------------------------------------------------ the rule
+
+
+def figures(**changes):
+    state = changes.pop("state", "completed")
+    usual = {
+        "raw_nonfinite": 0.0,
+        "spikes": 0.0,
+        "unsteady": 0.0,
+        "gradient_spread": 0.1,
+        "miou": 0.5,
+        "ap": 0.3,
+    }
+    return dataclasses.replace(NO_RUN, state=state, figures=NO_RUN.figures | usual | changes)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({}, 0),
+        ({"state": "guard_stopped"}, 1),
+        ({"raw_nonfinite": 1.0}, 1),
+        ({"spikes": 1.0}, 1),
+        ({"unsteady": 1.0}, 1),
+        ({"unsteady": 1.0, "spikes": math.nan}, 1),
+        ({"gradient_spread": 0.16}, 1),
+        ({"gradient_spread": 0.14}, 0),
+        ({"gradient_spread": math.nan}, 0),
+        ({"state": "running"}, None),
+    ],
+)
+def test_which_of_two_runs_is_steadier(other, expected):
+    assert rules.steadier(figures(), figures(**other)) == expected
+    opposite = None if expected is None else -expected
+    assert rules.steadier(figures(**other), figures()) == opposite
+
+
+def test_worse_things_count_first():
+    assert rules.steadier(figures(spikes=9.0), figures(raw_nonfinite=1.0)) == 1
+    assert rules.steadier(figures(raw_nonfinite=9.0), figures(state="guard_stopped")) == 1
+
+
+def test_accuracy_of_runs_that_were_stopped_says_nothing():
+    assert rules.more_accurate(figures(), figures(state="guard_stopped")) is None
+    assert rules.more_accurate(figures(), figures(miou=0.4)) == 1
+    assert rules.more_accurate(figures(), figures(miou=0.5005)) == 0
+    assert rules.more_accurate(figures(), figures(miou=math.nan, ap=0.4)) == -1, "then AP decides"
+
+
+@pytest.mark.parametrize(("better", "worse", "p"), [(8, 0, 2 / 256), (7, 1, 18 / 256), (3, 3, 1.0)])
+def test_sign_test(better, worse, p):
+    assert rules.sign_test(better, worse) == rules.sign_test(worse, better) == pytest.approx(p)
+
+
+def pairs(signs):
+    """Pairs at points of the grid × 3 seeds: 1 steadier with the measure, -1 without, 0 neither."""
+    made = {
+        1: (figures(), figures(spikes=1.0)),
+        -1: (figures(spikes=1.0), figures()),
+        0: (figures(),) * 2,
+    }
+    return {(f"p{i // 3}", i % 3): made[sign] for i, sign in enumerate(signs)}
+
+
+@pytest.mark.parametrize(
+    ("signs", "outcome"),
+    [
+        ([1] * 24, "matters"),
+        ([-1] * 24, "harms"),
+        ([1, -1] * 12, "does not show"),
+        ([1] * 4 + [0] * 20, "does not show"),
+        ([1] * 7, "too few pairs"),
+        ([1] * 8, "matters"),
+        # Two seeds say one thing, strongly enough for all three; the third says the opposite.
+        ([1, 1, -1] * 30, "does not show"),
+    ],
+)
+def test_the_rule_on_known_pairs(signs, outcome):
+    assert rules.judge("stability", pairs(signs)).outcome == outcome
+
+
+def test_points_at_which_every_seed_agrees_are_named():
+    finding = rules.judge("stability", pairs([1, 1, 1, 1, 0, 1, 1, 1, 1]))
+    assert finding.points == ["p0", "p2"] and finding.ties == 1
+
+
+# ---------------------------------------------------------------------------------- the report
+
+
+def found(report, arm):
+    return next(finding for finding in report["findings"] if finding["arm"] == arm)
+
+
+def test_findings_follow_from_the_figures(told):
+    report = told[2]
+    norm, film, adaptive = (found(report, name) for name in ("no_norm", "no_film", "adaptive"))
+    assert norm["stability"]["outcome"] == "matters" and norm["stability"]["better"] == 9
+    assert norm["accuracy"]["outcome"] == "too few pairs", "no pair came to its end"
+    assert "27 raw non-finite steps against 0" in norm["sentence"]
+    assert "9 runs stopped against 0" in norm["sentence"] and "at every point" in norm["sentence"]
+    assert film["stability"]["outcome"] == "does not show" and film["accuracy"]["outcome"] == "matters"
+    assert film["headline"] == "It matters for accuracy; for stability it does not show"
+    assert "Accuracy changes by −0.100 ± 0.000 over 9 pairs: lower in 9" in film["sentence"]
+    assert film["difference"]["mean"] == pytest.approx(-0.1)
+    assert adaptive["headline"] == "It does not show"
+    assert "the staged recipe as it is" in adaptive["sentence"]
+    assert found(report, "baseline_small")["sentence"].startswith("With OneFormer3D in its place, 0 of")
+    assert found(report, "baseline_small")["headline"].endswith("no difference in accuracy shows")
+
+
+def test_a_measure_that_harms_is_said_to_harm(tmp_path):
+    def better_without(recipe, point, seed):
+        run = fake("adaptive", point, seed)
+        run.miou = 0.5 + (0.2 if recipe == "no_norm" else 0.0)
+        run.nonfinite = {1: 1} if recipe != "no_norm" else {}
+        return run
+
+    report = write_ablation(fake_plan(tmp_path, better_without), tmp_path, title="")
+    norm = found(report, "no_norm")
+    assert norm["headline"] == "It harms, both stability and accuracy"
+    assert "0 raw non-finite steps against 9" in norm["sentence"]
+
+
+def test_a_run_stopped_by_its_guard_is_shown(told):
+    _, _, report, page = told
+    cell = next(c for c in report["cells"] if c["arm"] == "no_norm")
+    assert set(cell["states"].values()) == {"guard_stopped"} and report["complete"]
+    assert "3 stopped" in page and "3 non-finite steps in a row" in page
+
+
+def test_every_arm_stands_at_every_point(told):
+    _, _, report, page = told
+    assert {(c["arm"], c["point"]) for c in report["cells"]} == {
+        (arm.recipe, point.key) for arm in ARMS for point in POINTS
+    }
+    shared = [c for c in report["cells"] if c["arm"] == "baseline_small"]
+    assert all(c["shared"] for c in shared)
+    assert shared[1]["figures"] == shared[2]["figures"], "trained once, shown at both ranges"
+    assert page.count("one run for every range") == len(POINTS)
+    for point in POINTS:
+        assert f"<h3>{point.label}</h3>" in page
+
+
+def test_the_page_says_what_was_not_run_and_by_which_rule(told):
+    _, _, report, page = told
+    assert report["not_run"]["points"] == ["lr ×1, range ×30, 32-true"]
+    assert "Points of the default grid: lr ×1, range ×30, 32-true." in page
+    assert "two-sided sign test" in page and "no seed alone says the opposite" in page
+    assert "about 0.1 would come out of chance" in page
+
+
+def test_the_page_stands_alone_and_escapes(told):
+    page = told[3]
+    assert not re.search(r"<(link|script|img)[^>]+(src|href)=", page)
+    assert "A <b>title" not in page and "raw <ranges> meet" not in page
+    assert "raw &lt;ranges&gt; meet" in page and "ablation.schema.json" in page
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page, re.S)[1])
+    assert len(charts) == page.count('class="plot"') >= 3
+
+
+def test_the_file_is_what_was_returned_and_the_schema_is_strict(told):
+    root, _, report, _ = told
+    assert json.loads((root / "ablation.json").read_text()) == report
+    jsonschema.Draft202012Validator.check_schema(load_schema())
+    broken = copy.deepcopy(report)
+    del broken["cells"][0]["figures"]["gate"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, load_schema())
+
+
+def test_the_terminal_tells_the_findings(told):
+    console = Console(record=True, width=80)
+    print_ablation(told[2], console)
+    text = console.export_text()
+    assert "LayerNorm" in text and "too few" in text and "(with)" in text
+    assert "−staged" in text and "−0.100" in text, "every column has its place on 80 columns"
+    assert "Not run, points: lr ×1, range ×30, 32-true." in text
+
+
+def test_what_has_not_ended_is_left_open(tmp_path):
+    def few(recipe, point, seed):
+        run = fake(recipe, point, seed) if point == 0 else None
+        if run and recipe == "no_film":
+            run.state, run.epochs_done = "running", 1
+        return run
+
+    plan = dataclasses.replace(fake_plan(tmp_path, few), crashed=("staged_small-seed0",))
+    report = write_ablation(plan, tmp_path, title="")
+    assert not report["complete"] and report["runs"]["not started"] == 6 * 4 + 3
+    assert found(report, "no_film")["headline"] == "Too few pairs to say"
+    assert "partial" in (tmp_path / "ablation.html").read_text()
+    print_ablation(report, Console(quiet=True))
+
+
+def test_scenes_used_twice_refuse_accuracy_but_not_stability(tmp_path):
+    def leaking(recipe, point, seed):
+        run = fake(recipe, point, seed)
+        run.val_scenes = ["train00"]
+        return run
+
+    report = write_ablation(fake_plan(tmp_path, leaking), tmp_path, title="")
+    assert "used both in training and in validation" in report["refused"]
+    assert found(report, "no_norm")["stability"]["outcome"] == "matters"
+    assert found(report, "no_film")["accuracy"]["outcome"] == "too few pairs"
+    assert all(not cell["difference"]["by_seed"] for cell in report["cells"])
+
+
+def test_alarms_are_counted_as_raised(tmp_path):
+    folder = FakeRun(epochs=2).write(tmp_path)
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["alarms"] = []
+    lines[3]["alarms"] = [
+        {"rule": rule} for rule in ("gradient_spike", "gate_collapse", "feature_range")
+    ]
+    lines[5]["event"] = {"kind": "loss_spike", "action": "skip"}
+    (folder / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run, _ = measure_run(folder)
+    assert run.figures["spikes"] == 2 and run.figures["warnings"] == 4
+    assert run.figures["unsteady"] == 1, "a gate that collapses is no matter of stability"
+    assert run.figures["raw_nonfinite"] == 0
+
+
+# ------------------------------------------------------------------------------------ planning
+
+
+def config(tmp_path, **settings):
+    return AblationConfig(data=tmp_path, out=tmp_path / "out", base="bifusion_tiny", **settings)
+
+
+def test_the_default_plan_holds_every_arm_and_the_whole_grid(tmp_path):
+    plan, runs = plan_ablation(config(tmp_path))
+    recipes = [arm.recipe for arm in plan.arms]
+    assert recipes[0] == "bifusion_tiny" and len(recipes) == len(set(recipes)) == 25
+    for name in ("no_head_norm", "no_film", "adaptive_clipping", "naive", "plan_a", "plan_b"):
+        assert f"bifusion_tiny_{name}" in recipes
+    assert {"bifusion_tiny_without_views", "bifusion_tiny_baseline", "mask3d_tiny"} <= set(recipes)
+    assert len(plan.points) == 8 and plan.seeds == (0, 1, 2)
+    assert not plan.points_left_out and not plan.arms_left_out
+    # Four arms have no 2D head: one run for both ranges.
+    assert len(runs) == 3 * (21 * 8 + 4 * 4)
+    assert len(plan.folders) == 3 * 25 * 8 and set(plan.folders.values()) == {r.folder for r in runs}
+
+
+def test_a_point_sets_rate_range_and_precision_and_nothing_else(tmp_path):
+    plan, runs = plan_ablation(config(tmp_path, arms=("bifusion_tiny_plan_a",)))
+    by_folder = {run.folder: run.config for run in runs}
+    point = GridPoint(5.0, 30.0, "bf16-mixed")
+    staged = by_folder[plan.folders["bifusion_tiny", point.key, 1]]
+    usual = by_folder[plan.folders["bifusion_tiny", GridPoint(1.0, 1.0, "32-true").key, 1]]
+    assert staged.optim.lr == pytest.approx(5 * usual.optim.lr) and staged.seed == 1
+    assert (staged.model.fusion.range_2d, staged.trainer.precision) == (30, "bf16-mixed")
+    staged.optim.lr, staged.model.fusion.range_2d = usual.optim.lr, 1.0
+    staged.trainer.precision = "32-true"
+    assert staged == usual
+    assert by_folder[plan.folders["bifusion_tiny_plan_a", point.key, 1]].model.fusion.range_2d == 1
+
+
+def test_a_narrowed_grid_says_what_is_left_out(tmp_path):
+    plan, runs = plan_ablation(
+        config(tmp_path, grid=("lr=1", "precision=32-true"), arms=("mask3d_tiny",), seeds=(4,))
+    )
+    assert [point.key for point in plan.points] == ["lr1-range1-32-true", "lr1-range30-32-true"]
+    assert len(plan.points_left_out) == 6 and len(plan.arms_left_out) == 23
+    assert [run.folder.name for run in runs] == [
+        "bifusion_tiny-lr1-range1-32-true-seed4",
+        "mask3d_tiny-lr1-32-true-seed4",
+        "bifusion_tiny-lr1-range30-32-true-seed4",
+    ]
+
+
+def test_other_sizes_find_their_own_rivals():
+    names = {
+        base: [arm.recipe for arm in all_arms(base)]
+        for base in ("bifusion_small", "bifusion_scannet200")
+    }
+    assert {"oneformer3d_small", "mask3d_small"} <= set(names["bifusion_small"])
+    assert "oneformer3d_scannet200" in names["bifusion_scannet200"]
+    assert not any(name.startswith("mask3d") for name in names["bifusion_scannet200"])
+
+
+@pytest.mark.parametrize(
+    "items",
+    [("lr=",), ("lr=1,1",), ("rate=2",), ("lr=-1",), ("lr=x",), ("precision=8",), ("range=inf",)],
+)
+def test_grids_that_make_no_sense_are_refused(items):
+    with pytest.raises(InputError, match="--grid"):
+        grid_points(parse_grid(items))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base": "bifusion_small_naive"}, "expected a staged recipe"),
+        ({"base": "bifusion_smal"}, "unknown"),
+        ({"arms": ("oneformer3d_scannet20",)}, "no arm of"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"seeds": ()}, "one or more"),
+    ],
+)
+def test_requests_that_make_no_plan_are_refused(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        plan_ablation(dataclasses.replace(config(tmp_path), **settings))

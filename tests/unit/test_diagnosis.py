@@ -1,0 +1,279 @@
+"""Phase, path, module, scenes and verdict of faults put into a tiny step; and that nothing is left."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from bifusion.data.batching import collate, select_scenes, split_scenes
+from bifusion.training.calls import path_of
+from bifusion.training.diagnosis import Diagnosis, diagnose
+from bifusion.training.events import Fault
+from bifusion.training.experiments import without_scenes
+from bifusion.training.healthy import HealthyState
+from bifusion.types import Batch
+from step_factory import TinyStep, tiny_step
+from tiny_runs import make_tiny_data, tiny_config
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory):
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"), train=4, val=1)
+
+
+@pytest.fixture
+def step(root) -> TinyStep:
+    return tiny_step(tiny_config("oneformer3d_small", root))
+
+
+@pytest.fixture
+def fused(root) -> TinyStep:
+    return tiny_step(tiny_config("bifusion_small", root))
+
+
+def _healthy(step: TinyStep) -> HealthyState:
+    stepper = step.stepper
+    precision = stepper.fabric.strategy.precision
+    return HealthyState.capture(stepper.model.module, stepper.optimizer.optimizer, precision, 0)
+
+
+def _diagnose(step: TinyStep, healthy: HealthyState | None, reference: bool = True) -> Diagnosis:
+    """Takes the step, which must meet a fault, and diagnoses it."""
+    fault = step.stepper(step.inputs, step.state).event
+    assert fault is not None
+    batches = [step.batch([2, 3])] if reference else None
+    return diagnose(step.stepper, step.inputs, step.state, fault, healthy, batches)
+
+
+def _enlarge(batch: Batch, scene: int, factor: float) -> None:
+    rows = batch.voxel_coords[:, 0] == scene
+    batch.voxel_feats[rows] *= factor
+
+
+def test_a_scene_that_fails_from_the_healthy_state_too_is_bad_data(step):
+    healthy = _healthy(step)
+    _enlarge(step.inputs.batches[0], 1, 1e25)
+    found = _diagnose(step, healthy)
+    assert (found.verdict, found.scenes) == ("data", ["roomtrain1"])
+    assert (found.path, found.module) == ("3d", "unet.encoder.0.0.conv1.norm")
+    assert found.ranges_before["inputs"]["max"] > 1e20
+    assert "roomtrain1" in found.explanation
+
+
+def test_without_a_healthy_state_the_other_scenes_tell(step):
+    _enlarge(step.inputs.batches[0], 0, 1e25)
+    found = _diagnose(step, None, reference=False)
+    assert (found.verdict, found.scenes) == ("data", ["roomtrain0"])
+
+
+def test_weights_that_fail_on_healthy_data_are_a_bad_state(step):
+    healthy = _healthy(step)
+    with torch.no_grad():
+        step.stepper.model.module.decoder.x_mask[2].weight.mul_(1e38)
+    found = _diagnose(step, healthy)
+    assert (found.verdict, found.scenes) == ("state", ["roomtrain0", "roomtrain1"])
+    assert found.path == "decoder"
+
+
+def test_weights_that_are_not_finite_need_no_comparison(step):
+    with torch.no_grad():
+        step.stepper.model.module.unet.down[0].conv.weight[0, 0, 0] = torch.nan
+    found = _diagnose(step, None, reference=False)
+    assert (found.verdict, found.module) == ("state", "unet.down.0.conv")
+    assert found.operation == "weight not finite"
+    assert found.scenes == ["roomtrain0", "roomtrain1"]
+
+
+def test_a_module_that_always_fails_is_neither_data_nor_state(fused):
+    module = fused.stepper.model.module.fusion.film.hidden
+    handle = module.register_forward_hook(lambda _, __, output: output / 0)
+    found = _diagnose(fused, _healthy(fused))
+    handle.remove()
+    assert (found.verdict, found.path, found.module) == ("unclear", "fusion", "fusion.film.hidden")
+    assert found.scenes == ["roomtrain0", "roomtrain1"]
+    assert "the module itself" in found.explanation
+
+
+def test_low_precision_that_float32_survives_is_numerics(root):
+    config = tiny_config("oneformer3d_small", root)
+    config.trainer.precision = "bf16-mixed"
+    step = tiny_step(config)
+    attention = step.stepper.model.module.decoder.self_attn_layers[0]
+
+    def overflow(module, args, output):
+        return output / 0 if torch.is_autocast_enabled("cpu") else output
+
+    handle = attention.register_forward_hook(overflow)
+    found = _diagnose(step, _healthy(step))
+    handle.remove()
+    assert found.verdict == "numerics" and found.module == "decoder.self_attn_layers.0"
+
+
+def test_bad_input_names_the_scene_without_running_anything(step):
+    step.inputs.batches[0].voxel_feats[-1, 0] = torch.nan
+    found = _diagnose(step, None)
+    assert (found.phase, found.verdict, found.scenes) == ("input", "data", ["roomtrain1"])
+
+
+def test_bad_moments_are_a_state_and_name_their_module(step):
+    assert step.stepper(step.inputs, step.state).event is None
+    weight = step.stepper.model.module.decoder.out_cls[2].weight
+    step.stepper.optimizer.optimizer.state[weight]["exp_avg_sq"][0, 0] = -1.0
+    found = _diagnose(step, _healthy(step))
+    assert (found.phase, found.verdict, found.module) == ("optimizer", "state", "decoder.out_cls.2")
+
+
+def test_poisoned_statistics_name_their_norm(step):
+    healthy = _healthy(step)
+    step.stepper.model.module.unet.output_norm.running_mean[2] = torch.inf
+    found = _diagnose(step, healthy)
+    assert (found.phase, found.verdict, found.module) == ("buffers", "state", "unet.output_norm")
+
+
+def test_a_gradient_on_the_way_back(step):
+    module = step.stepper.model.module.unet.up[0]
+
+    def poison(module, args, output):
+        output.feats.register_hook(lambda gradient: gradient * torch.nan)
+
+    handle = module.register_forward_hook(poison)
+    found = _diagnose(step, _healthy(step))
+    handle.remove()
+    assert (found.phase, found.module, found.path) == ("gradient", "unet.up.0", "3d")
+    assert found.operation == "gradient of its output"
+    assert found.ranges_before["before"]
+
+
+def test_an_invalid_matching_cost_names_scene_and_criterion(step):
+    step.stepper.criterion.config.matcher.dice_weight = float("nan")
+    found = _diagnose(step, _healthy(step))
+    assert (found.phase, found.module, found.path) == ("matching", None, "decoder")
+    assert found.operation is not None and "matching_cost" in found.operation
+
+
+def test_a_spike_is_put_down_to_the_module_where_it_began(step):
+    healthy = _healthy(step)
+    with torch.no_grad():
+        step.stepper.model.module.decoder.x_mask[0].weight.mul_(1e4)
+    fault = Fault("loss", ["loss.total"], ["roomtrain0", "roomtrain1"], rule="loss_spike")
+    found = diagnose(step.stepper, step.inputs, step.state, fault, healthy, [step.batch([2, 3])])
+    assert (found.module, found.verdict) == ("decoder.x_mask.0", "state")
+
+
+def test_a_spike_of_one_scene_is_its_fault(step):
+    model, names = step.stepper.model.module, []
+
+    def note(module, args):
+        names[:] = args[0].names
+
+    def enlarge(module, args, output):
+        return output * 1e4 if "roomtrain1" in names else None
+
+    handles = [model.register_forward_pre_hook(note)]
+    handles.append(model.decoder.x_mask.register_forward_hook(enlarge))
+    fault = Fault("gradient", ["gradient.total"], ["roomtrain0", "roomtrain1"], rule="gradient_spike")
+    reference = [step.batch([2, 3])]
+    found = diagnose(step.stepper, step.inputs, step.state, fault, _healthy(step), reference)
+    for handle in handles:
+        handle.remove()
+    assert (found.module, found.verdict) == ("decoder.x_mask", "data")
+    assert found.scenes == ["roomtrain1"]
+
+
+@contextmanager
+def _failing_at_run(step: TinyStep, number: int) -> Iterator[None]:
+    compute, runs = step.stepper.compute, 0
+
+    def counted(*args):
+        nonlocal runs
+        runs += 1
+        if runs == number:
+            raise ValueError("a scene that the code cannot take alone")
+        return compute(*args)
+
+    step.stepper.compute = counted
+    yield
+    step.stepper.compute = compute
+
+
+def _everything(step: TinyStep) -> list[torch.Tensor]:
+    model, optimizer = step.stepper.model.module, step.stepper.optimizer.optimizer
+    moments = [m for p in model.parameters() for m in optimizer.state.get(p, {}).values()]
+    return [t.detach().clone() for t in (*model.parameters(), *model.buffers(), *moments)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 4, 6])
+def test_everything_is_as_before_also_when_a_run_raises(step, number):
+    assert step.stepper(step.inputs, step.state).event is None
+    healthy = _healthy(step)
+    _enlarge(step.inputs.batches[0], 1, 1e25)
+    fault = step.stepper(step.inputs, step.state).event
+    before, rng, model = _everything(step), torch.get_rng_state(), step.stepper.model.module
+    with _failing_at_run(step, number):
+        found = diagnose(step.stepper, step.inputs, step.state, fault, healthy, [step.batch([2, 3])])
+    assert found.explanation
+    assert all(torch.equal(b, a) for b, a in zip(before, _everything(step), strict=True))
+    assert torch.equal(rng, torch.get_rng_state()) and model.training
+    assert all(p.grad is None for p in model.parameters())
+    _enlarge(step.inputs.batches[0], 1, 1e-25)
+    assert step.stepper(step.inputs, step.state).event is None
+
+
+def test_a_run_asked_to_stop_tells_what_it_knows(step):
+    _enlarge(step.inputs.batches[0], 1, 1e25)
+    fault = step.stepper(step.inputs, step.state).event
+    asked = iter([False, False, True])
+    found = diagnose(
+        step.stepper, step.inputs, step.state, fault, None, None, should_stop=lambda: next(asked)
+    )
+    assert found.module is not None and found.verdict == "unclear"
+
+
+def test_a_fault_that_does_not_come_back_is_unclear(step):
+    fault = Fault("gradient", ["gradient.backbone"], ["roomtrain0", "roomtrain1"])
+    found = diagnose(step.stepper, step.inputs, step.state, fault, None, None)
+    assert found.verdict == "unclear" and found.path == "3d"
+    assert "did not come back" in found.explanation
+
+
+# ------------------------------------------------------------------------------ scenes of a batch
+
+
+def _same(first: Batch, second: Batch, equal: Callable = torch.equal) -> None:
+    for field in dataclasses.fields(Batch):
+        if field.name not in ("targets", "views"):
+            a, b = getattr(first, field.name), getattr(second, field.name)
+            assert equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
+    for a, b in zip(first.targets, second.targets, strict=True):
+        assert torch.equal(a.masks, b.masks) and torch.equal(a.semantic, b.semantic)
+    assert [(v.scene, v.name) for v in first.views] == [(v.scene, v.name) for v in second.views]
+
+
+def test_scenes_taken_out_of_a_batch_are_those_that_went_in(fused):
+    samples = [fused.dataset.sample(index, 0) for index in range(4)]
+    whole = collate(samples)
+    for alone, sample in zip(split_scenes(whole), samples, strict=True):
+        _same(alone, collate([sample]))
+    _same(select_scenes(whole, [1, 3]), collate([samples[1], samples[3]]))
+    _same(select_scenes(whole, [0, 1, 2, 3]), whole)
+
+
+def test_batches_without_scenes_vanish(fused):
+    batches = [fused.batch([0, 1]), fused.batch([2])]
+    assert [b.names for b in without_scenes(batches, ["roomtrain0", "roomtrain2"])] == [["roomtrain1"]]
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [
+        ("clip.blocks.0", "2d"), ("fusion.head_2d.0", "2d"), ("pixels", "2d"),
+        ("unet.input_conv", "3d"), ("fusion.head_3d", "3d"),
+        ("fusion.gate.mlp", "fusion"), ("fusion.mix", "fusion"), ("lifting", "fusion"),
+        ("decoder.x_mask", "decoder"), ("pooling", "decoder"), ("model", None), (None, None),
+    ],
+)  # fmt: skip
+def test_path_of_a_module(module, path):
+    assert path_of(module) == path
+    assert path_of(None, "alignment") == "fusion" and path_of(None, "mask_bce") == "decoder"

@@ -1,0 +1,45 @@
+"""Exit statuses tell a result, a run that its guard stopped, from a crash."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+import bifusion.training.trainer
+import bifusion.training.validation
+from bifusion import compare
+from bifusion.commands import runs
+from bifusion.compare import PlannedRun, train_runs
+from bifusion.recipes import get_recipe
+from bifusion.training.run_folder import RunStatus
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "evaluated"),
+    [("completed", 0, 1), ("guard_stopped", 4, 1), ("interrupted", 130, 0)],
+)
+def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
+    evaluations = []
+    monkeypatch.setattr(bifusion.training.trainer, "train", lambda *args, **kw: RunStatus(state))
+    monkeypatch.setattr(bifusion.training.validation, "evaluate_run", evaluations.append)
+    assert runs.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
+    assert len(evaluations) == evaluated
+
+
+class Ended:
+    def __init__(self, returncode):
+        self.returncode = returncode
+
+    def poll(self):
+        return self.returncode
+
+
+@pytest.mark.parametrize(("returncode", "crashed"), [(0, []), (4, []), (1, ["run"]), (-9, ["run"])])
+def test_of_the_runs_of_a_comparison(monkeypatch, tmp_path, returncode, crashed):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").touch()
+    monkeypatch.setattr(compare, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(compare, "_start", lambda *args: Ended(returncode))
+    planned = [PlannedRun(get_recipe("oneformer3d_small"), tmp_path / "run")]
+    console = Console(file=io.StringIO())
+    assert train_runs(planned, tmp_path, jobs=1, title="", console=console) == crashed

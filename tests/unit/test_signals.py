@@ -1,0 +1,67 @@
+"""When signals are heeded."""
+
+import os
+import signal
+
+import pytest
+
+from bifusion import cli
+from bifusion.training.signals import Interrupted, StopRequest
+
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+def test_signals_wait_and_the_first_one_counts():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        send()
+        send(signal.SIGINT)
+        assert stop.signal_name == "SIGTERM"
+        with stop.at_once(wanted=False):
+            pass
+        with pytest.raises(Interrupted, match="SIGTERM"), stop.at_once():
+            pytest.fail("an earlier signal ends the block as it begins")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_at_once_a_signal_ends_the_block_where_it_stands():
+    done = []
+    with StopRequest() as stop:
+        with pytest.raises(Interrupted), stop.at_once():
+            send()
+            done.append("after the signal")
+        send()  # outside the block it waits again
+    assert done == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_drops_is_heeded_at_the_end_of_the_block():
+    class Dropping:
+        def __del__(self):
+            send()
+
+    with StopRequest() as stop, pytest.raises(Interrupted), stop.at_once():
+        Dropping()
+
+
+def test_interrupted_is_no_failure():
+    assert issubclass(Interrupted, KeyboardInterrupt) and not issubclass(Interrupted, Exception)
+
+
+def test_commands_are_left_in_order_on_sigterm(monkeypatch, capsys):
+    left = []
+
+    def command(args):
+        try:
+            send()
+        finally:
+            left.append("cleaned up")
+
+    monkeypatch.setitem(cli.COMMANDS, "evaluate", command)
+    monkeypatch.setattr("sys.argv", ["bifusion", "evaluate", "run"])
+    with pytest.raises(SystemExit) as error:
+        cli.main()
+    assert error.value.code == 130 and left == ["cleaned up"]
+    assert "the same command goes on" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""A step can be computed again; what is measured in it, and which of its faults is named."""
+
+import copy
+
+import pytest
+import torch
+
+from bifusion.training.events import Alarm, Fault
+from step_factory import tiny_step
+from tiny_runs import make_tiny_data, tiny_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"), train=2, val=1)
+
+
+@pytest.fixture
+def step(data):
+    return tiny_step(tiny_config("bifusion_small", data))
+
+
+def state_of(stepper):
+    return copy.deepcopy(
+        (
+            dict(stepper.model.module.state_dict()),
+            stepper.optimizer.optimizer.state_dict()["state"],
+            stepper.guard.state_dict(),
+        )
+    )
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def test_computing_and_discarding_leaves_no_trace(step):
+    step.stepper(step.inputs, step.state)
+    before = state_of(step.stepper)
+    first = step.stepper.compute(step.inputs, step.state)
+    assert any(p.grad is not None for p in step.stepper.model.parameters())
+    step.stepper.discard()
+    assert same(before, state_of(step.stepper))
+    assert all(p.grad is None for p in step.stepper.model.parameters())
+    assert step.stepper.compute(step.inputs, step.state) == first
+
+
+def test_a_step_does_not_depend_on_the_generators_state(step):
+    torch.manual_seed(1)
+    first = step.stepper.compute(step.inputs, step.state)
+    step.stepper.discard()
+    torch.manual_seed(2)
+    assert step.stepper.compute(step.inputs, step.state) == first
+
+
+def test_conflicts_and_updates_are_measured_in_the_steps_that_are_due(step):
+    rules = step.stepper.guard.config.rules
+    rules.updates_every, rules.conflicts_every = 2, 3
+    measured = []
+    for number in (4, 6, 7):
+        step.inputs.step = number
+        outcome = step.stepper(step.inputs, step.state)
+        measured.append((outcome.update_ratio is not None, outcome.conflicts is not None))
+    assert measured == [(True, False), (True, True), (False, False)]
+
+
+def test_conflicts_are_measured_under_mixed_precision(data):
+    """Fabric refuses gradients it was not asked for there; without the scaler's help they are taken."""
+    config = tiny_config("bifusion_small", data)
+    config.trainer.precision = "bf16-mixed"
+    step = tiny_step(config)
+    step.stepper.guard.config.rules.conflicts_every = 1
+    outcome = step.stepper(step.inputs, step.state)
+    assert outcome.event is None and outcome.conflicts
+
+
+def test_a_negative_variance_is_a_fault_and_a_jump_of_one_is_measured(step):
+    """Training reads neither: losses stay as they are, evaluations do not."""
+    name, norm = next(
+        (n, m) for n, m in step.stepper.model.module.named_modules() if hasattr(m, "running_var")
+    )
+    handle = norm.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 1e4,))
+    assert step.stepper(step.inputs, step.state).statistics[name] > 1e3
+    handle.remove()
+    norm.running_var.view(-1)[0] = -1e3
+    fault = step.stepper(step.inputs, step.state).event
+    assert fault is not None and (fault.phase, fault.where) == ("buffers", ["buffers.backbone"])
+
+
+def test_measuring_changes_nothing(step, data):
+    other = tiny_step(tiny_config("bifusion_small", data))
+    rules, off = step.stepper.guard.config.rules, other.stepper.guard.config.rules
+    rules.updates_every = rules.conflicts_every = 1
+    off.updates_every = off.conflicts_every = 0
+    for one in (step, other):
+        one.stepper(one.inputs, one.state)
+    assert same(*(dict(one.stepper.model.module.state_dict()) for one in (step, other)))
+
+
+def test_the_first_check_that_fails_names_the_fault(step):
+    """Inputs before activations, these before gradients, these before the optimiser's state."""
+    step.stepper(step.inputs, step.state)
+    moments = next(iter(step.stepper.optimizer.optimizer.state.values()))
+    moments["exp_avg"].view(-1)[0] = float("nan")
+    phases = [step.stepper(step.inputs, step.state).event.phase]
+    model = step.stepper.model.module
+    hook = model.fusion.head_3d[0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    phases.append(step.stepper(step.inputs, step.state).event.phase)
+    handle = model.unet.register_forward_hook(lambda module, inputs, output: output * float("inf"))
+    phases.append(step.stepper(step.inputs, step.state).event.phase)
+    step.inputs.batches[0].voxel_feats[0, 0] = float("nan")
+    phases.append(step.stepper(step.inputs, step.state).event.phase)
+    hook.remove()
+    handle.remove()
+    assert phases == ["optimizer", "gradient", "activation", "input"]
+
+
+def test_rules_take_in_nothing_of_a_step_that_is_dropped(step):
+    step.stepper(step.inputs, step.state)
+    rules, clipping = step.stepper.guard.rules.state_dict(), step.stepper.clipping.state_dict()
+    rules, clipping = copy.deepcopy((rules, clipping))
+    step.inputs.batches[0].voxel_feats[0, 0] = float("nan")
+    assert step.stepper(step.inputs, step.state).event is not None
+    assert step.stepper.guard.rules.state_dict() == rules
+    assert step.stepper.clipping.state_dict() == clipping
+
+
+def test_records():
+    fault = Fault("loss", ["loss.semantic"], ["a"], diagnosis={"verdict": "data"})
+    assert fault.record() == {
+        "kind": "nonfinite", "phase": "loss", "where": ["loss.semantic"], "scenes": ["a"],
+        "action": "skip", "diagnosis": {"verdict": "data"}, "bundle": None,
+    }  # fmt: skip
+    alarm = Alarm("loss_spike", ["loss.total"], ["a"], 5.0, 2.0, "the loss jumped")
+    assert alarm.record()["rule"] == "loss_spike" and alarm.record()["threshold"] == 2.0

@@ -1,0 +1,208 @@
+"""Where a non-finite number came from: forward, backward, in modules and between them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bifusion import geometry
+from bifusion.models import pooling
+from bifusion.rng import numpy_rng
+from bifusion.sparse.tensor import SparseTensor
+from bifusion.training.operations import Made, OperationWatch
+from bifusion.training.ranges import range_of
+from bifusion.training.rerun import run_again
+from bifusion.training.runtime import deterministic
+from bifusion.training.tracing import Tracer
+from step_factory import TinyStep, tiny_step
+from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
+
+SAMPLED = 5
+"""Modules a model and direction; all of them were tried when this was written."""
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TinyStep]:
+    root = make_tiny_data(tmp_path_factory.mktemp("rooms"), train=2, val=1)
+    return {
+        "bifusion": tiny_step(tiny_config("bifusion_small", root)),
+        "oneformer3d": tiny_step(tiny_config("oneformer3d_small", root)),
+        "mask3d": tiny_step(tiny_mask3d(root)),
+    }
+
+
+def _first_tensor(output: object, change: Callable[[Tensor], Tensor]) -> object:
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, SparseTensor):
+        return output.replace(change(output.feats))
+    if isinstance(output, tuple):
+        return (_first_tensor(output[0], change), *output[1:])
+    return None
+
+
+class _BadGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.nan
+
+
+def _trace(step: TinyStep, *, operations: bool = False) -> tuple[Tracer, str | None]:
+    tracer = Tracer(step.stepper.model.module, ranges=False, operations=operations)
+    fault = run_again(step.stepper, step.inputs, step.state, tracer=tracer).outcome.event
+    return tracer, None if fault is None else fault.phase
+
+
+def _leaves(step: TinyStep) -> list[str]:
+    """Leaf modules that a step calls and whose gradient counts."""
+    tracer = Tracer(step.stepper.model.module)
+    run_again(step.stepper, step.inputs, step.state, tracer=tracer)
+    trained = [c for c in tracer.calls if c.leaf and c.grad_output and c.grad_output.rms > 0]
+    return list(dict.fromkeys(c.module for c in trained))
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("kind", ["bifusion", "oneformer3d", "mask3d"])
+def test_every_module_is_found(steps, kind, direction):
+    step = steps[kind]
+    names = _leaves(step)
+    rng = numpy_rng(0, kind, direction)
+    change = _BadGradient.apply if direction == "backward" else lambda t: t * torch.inf
+    for name in rng.choice(names, SAMPLED, replace=False):
+        module = step.stepper.model.module.get_submodule(name)
+        handle = module.register_forward_hook(lambda _, __, out: _first_tensor(out, change))
+        tracer, phase = _trace(step)
+        handle.remove()
+        assert tracer.origin is not None and phase is not None, name
+        assert (tracer.origin.module, tracer.origin.direction) == (name, direction)
+
+
+def test_a_hook_before_a_module_counts_as_the_modules(steps):
+    module = steps["oneformer3d"].stepper.model.module.decoder.x_mask
+    handle = module.register_forward_pre_hook(lambda _, args: (args[0] * torch.nan,))
+    tracer, _ = _trace(steps["oneformer3d"])
+    handle.remove()
+    assert tracer.origin is not None and tracer.origin.module == "decoder.x_mask"
+
+
+@pytest.mark.parametrize(("code", "part"), [(geometry, "lifting"), (pooling, "pooling")])
+def test_parts_between_modules_have_names(steps, monkeypatch, code, part):
+    def broken_sum(*args, **options):
+        return F.embedding_bag(*args, **options) / torch.zeros(())
+
+    monkeypatch.setattr(code, "F", SimpleNamespace(embedding_bag=broken_sum))
+    tracer, _ = _trace(steps["bifusion"], operations=True)
+    origin = tracer.origin
+    assert origin is not None and (origin.module, origin.operation) == (part, "div")
+    assert origin.place is not None and origin.place.file in code.__file__
+
+
+def test_the_fusions_mix_is_told_from_its_modules(steps):
+    step = steps["bifusion"]
+    state = step.state
+    before = state.control.scale
+    state.control.scale = math.inf
+    tracer, _ = _trace(step, operations=True)
+    state.control.scale = before
+    assert tracer.origin is not None and tracer.origin.module == "fusion.mix"
+    assert tracer.origin.place is not None and tracer.origin.place.file == "models/fusion.py"
+
+
+def test_operation_and_line_are_named(steps):
+    step = steps["oneformer3d"]
+    step.stepper.criterion.config.no_object_weight = math.nan
+    tracer, phase = _trace(step, operations=True)
+    step.stepper.criterion.config.no_object_weight = 0.1
+    origin = tracer.origin
+    assert phase == "loss" and origin is not None and origin.term == "instance_class"
+    assert origin.place is not None and origin.place.function == "Criterion._class_term"
+
+
+def test_watching_changes_nothing(steps):
+    step = steps["bifusion"]
+    plain = run_again(step.stepper, step.inputs, step.state)
+    tracer = Tracer(step.stepper.model.module, operations=True)
+    watched = run_again(step.stepper, step.inputs, step.state, tracer=tracer)
+    assert plain.fingerprint == watched.fingerprint
+    assert tracer.origin is None
+    assert not any(m._forward_hooks for m in step.stepper.model.module.modules())
+
+
+def _watched(compute: Callable[[], Tensor]) -> list[str]:
+    made: list[Made] = []
+    watch = OperationWatch(made.append)
+    with watch:
+        watch.active = True
+        compute()
+    return [m.operation for m in made]
+
+
+def test_infinities_on_purpose_are_none():
+    scores = torch.zeros(2, 3)
+    mask = torch.tensor([[True, False, False]] * 2)
+    assert _watched(lambda: scores.masked_fill(mask, -torch.inf).softmax(1)) == []
+
+
+def test_a_fully_masked_row_is_the_softmaxs_fault():
+    scores = torch.zeros(2, 3)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    made = _watched(lambda: scores.masked_fill(mask, -torch.inf).softmax(1))
+    assert [name.strip("_") for name in made] == ["softmax"]
+
+
+def test_in_place_operations_are_seen():
+    assert _watched(lambda: torch.ones(2).div_(torch.zeros(2))) == ["div_"]
+
+
+def test_unwritten_memory_is_no_fault():
+    with deterministic(True, torch.device("cpu")):
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        assert _watched(lambda: torch.empty(10).isnan()) == []
+
+
+def test_range_counts_what_is_finite():
+    found = range_of([torch.tensor([3.0, -4.0, torch.nan, torch.inf])])
+    assert found is not None
+    assert (found.min, found.max, found.finite) == (-4.0, 3.0, 0.5)
+    assert found.rms == pytest.approx(12.5**0.5)
+    huge = range_of([torch.full((2,), 3e38)])
+    assert huge is not None and huge.rms == pytest.approx(3e38)
+    assert range_of([]) is None
+    empty = range_of([torch.zeros(0)])
+    assert empty is not None and empty.finite == 1.0
+
+
+def test_a_module_that_raises_leaves_no_hooks(steps):
+    step = steps["oneformer3d"]
+    model = step.stepper.model.module
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    rng = torch.get_rng_state()
+
+    def fail(module: nn.Module, args: tuple) -> None:
+        raise ValueError("broken")
+
+    handle = model.decoder.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match="broken"):
+        run_again(step.stepper, step.inputs, step.state, tracer=Tracer(model, operations=True))
+    handle.remove()
+    assert not torch.is_anomaly_enabled()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in model.named_buffers())
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_data_root_is_not_needed(steps, tmp_path: Path):
+    """A step that runs again reads no file: its batch is all it needs."""
+    step = steps["bifusion"]
+    step.config.data.root = tmp_path / "gone"
+    assert _trace(step)[1] is None
