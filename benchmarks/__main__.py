@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m benchmarks [--only layers unets growth steps demo] [--peers] …`.
+"""`make bench`, or `python -m benchmarks [--only layers unets growth steps overhead demo] [--peers] …`.
 
 Prints a table and writes everything to build/bench/results.json. All ratios are of one run.
 """
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks import spconv_peer
 from benchmarks.layers import bench_layers
+from benchmarks.overhead import bench_overhead
 from benchmarks.scenes import real_dataset, real_voxels, room_voxels
 from benchmarks.steps import bench_step
 from benchmarks.tables import print_tables
@@ -25,7 +26,7 @@ from bifusion.data.synthetic import RoomsConfig, make_rooms
 
 OUT = Path("build/bench")
 TABLE_WIDTH = 120
-PARTS = ("layers", "unets", "growth", "steps", "demo")
+PARTS = ("layers", "unets", "growth", "steps", "overhead", "demo")
 LAYER_VOXELS = 110_000
 FULL_SIZE = (
     "oneformer3d_scannet20",
@@ -87,10 +88,21 @@ def _steps(scan: Path | None, peers: bool) -> list[dict[str, Any]]:
     return [] if scan is None else [bench_step(recipe, scan, scenes=1) for recipe in FULL_SIZE]
 
 
-def _demo(scan: Path | None, peers: bool) -> list[dict[str, Any]]:
-    """Steps of the demo's recipes on its rooms, with the engine and without."""
+def _overhead(scan: Path | None, peers: bool) -> list[dict[str, Any]]:
+    """Monitor and guard, at full size on the real scan and in the demo's small recipe."""
+    full = [] if scan is None else [bench_overhead("bifusion_scannet200", scan, scenes=1)]
+    return [*full, bench_overhead("bifusion_small", _rooms(), SMALL_SCENES_PER_STEP)]
+
+
+def _rooms() -> Path:
     rooms = OUT / "rooms"
     make_rooms(rooms, DEMO_ROOMS, None)
+    return rooms
+
+
+def _demo(scan: Path | None, peers: bool) -> list[dict[str, Any]]:
+    """Steps of the demo's recipes on its rooms, with the engine and without."""
+    rooms = _rooms()
     return [
         {"backend": backend, **bench_step(recipe, rooms, SMALL_SCENES_PER_STEP, backend)}
         for recipe in SMALL
@@ -98,7 +110,14 @@ def _demo(scan: Path | None, peers: bool) -> list[dict[str, Any]]:
     ]
 
 
-_RUNNERS = {"layers": _layers, "unets": _unets, "growth": _growth, "steps": _steps, "demo": _demo}
+_RUNNERS = {
+    "layers": _layers,
+    "unets": _unets,
+    "growth": _growth,
+    "steps": _steps,
+    "overhead": _overhead,
+    "demo": _demo,
+}
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,13 @@ import torch
 from torch import nn
 
 from benchmarks.timing import clock, timing_of
-from bifusion.config import Config, build_model
+from bifusion.config import Config, Model, build_model
 from bifusion.data.dataset import SceneDataset, collate
-from bifusion.labels import get_label_set
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import get_recipe
-from bifusion.training.clipping import Clipping
-from bifusion.training.guard import Guard
-from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
+from bifusion.training.assembly import make_stepper
+from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.training.outcome import StepInputs
 from bifusion.training.runtime import make_fabric
 from bifusion.training.stages import StageState, Timeline
@@ -39,6 +37,8 @@ from bifusion.types import Batch
 FULL_SIZE_VIEWS = 4
 FULL_SIZE_IMAGE = 320
 STEPS = 3
+
+Prepare = Callable[[int, Batch], tuple[StepInputs, StageState]]
 
 
 def bench_step(recipe: str, data: Path, scenes: int, backend: str = "") -> dict[str, Any]:
@@ -51,10 +51,10 @@ def bench_step(recipe: str, data: Path, scenes: int, backend: str = "") -> dict[
 
 def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
     """Times steps of `recipe` at the middle of its last stage, on `scenes` scenes a step."""
-    config = _configured(recipe, data)
+    config = configured(recipe, data)
     torch.manual_seed(0)
     model = build_model(config)
-    take_step, prepare = _stepper(config, model)
+    take_step, prepare = middle_of_last_stage(config, model)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     parts: dict[str, float] = defaultdict(float)
     totals = []
@@ -62,7 +62,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
         if step == 1:  # the first step fills caches and the optimiser's moments
             parts.clear()
         with _timed(parts, "samples"):
-            batch = _batch(dataset, scenes, step)
+            batch = make_batch(dataset, scenes, step)
         with _observed(model, parts):
             started = clock()
             take_step(*prepare(step, batch))
@@ -81,7 +81,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
     }
 
 
-def _configured(recipe: str, data: Path) -> Config:
+def configured(recipe: str, data: Path) -> Config:
     """The recipe on `data`, with an untrained tower (weights do not change the time of a step)."""
     config = get_recipe(recipe)
     config.data = dataclasses.replace(config.data, root=data)
@@ -95,32 +95,25 @@ def _configured(recipe: str, data: Path) -> Config:
     return config
 
 
-def _stepper(config: Config, model: nn.Module) -> tuple[Any, Any]:
-    fabric = make_fabric(config.trainer)
-    groups = model.parameter_groups()
-    optimizer = make_optimizer(groups, config.optim, fused=True)
-    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
+def middle_of_last_stage(config: Config, model: Model) -> tuple[Stepper, Prepare]:
+    """A stepper as a run has it, and what prepares its steps in the middle of the last stage."""
+    stepper = make_stepper(config, make_fabric(config.trainer), model)
     timeline = Timeline(config.stages, config.trainer.epochs)
     first, end = timeline.bounds[-1]
-    state = timeline.at((first + end) / 2)
-    rates = group_rates(config.optim, list(groups))
-    freeze_outside_stage(groups, state)
+    time = (first + end) / 2
+    state = timeline.at(time)
+    rates = group_rates(config.optim, list(stepper.groups))
+    freeze_outside_stage(stepper.groups, state)
+    model.train()
 
     def prepare(step: int, batch: Batch) -> tuple[StepInputs, StageState]:
-        lr = set_rates(optimizer, config.optim, rates, state, step, 1000)
-        time = (first + end) / 2
+        lr = set_rates(stepper.optimizer.optimizer, config.optim, rates, state, step, 1000)
         return StepInputs(step=step, time=time, seed=0, batches=[batch], rates=lr), state
 
-    criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
-    guard = Guard(model, config.trainer.guard)
-    model.train()
-    stepper = Stepper(
-        fabric, wrapped_model, wrapped_optimizer, criterion, groups, guard, Clipping(config.optim)
-    )
     return stepper, prepare
 
 
-def _batch(dataset: SceneDataset, scenes: int, step: int) -> Batch:
+def make_batch(dataset: SceneDataset, scenes: int, step: int) -> Batch:
     samples = [dataset.sample(index % len(dataset), epoch=step) for index in range(scenes)]
     for sample in samples:  # the real scan has two views: they stand for as many as are asked for
         if sample.views and len(sample.views) < dataset.config.max_views:

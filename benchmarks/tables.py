@@ -110,4 +110,33 @@ def _steps(found: list[dict[str, Any]], console: Console) -> None:
         console.print(f"{record['recipe']}, of which seconds: {of_which}")
 
 
-_TABLES = {"layers": _layers, "unets": _unets, "growth": _growth, "steps": _steps, "demo": _steps}
+def _overhead(found: list[dict[str, Any]], console: Console) -> None:
+    table = Table(title="monitor and guard: share of a step without them")
+    for name in ("recipe", "watched s", "unwatched s", "every step", "update ratios", "conflicts",
+                 "healthy copy", "in all"):  # fmt: skip
+        table.add_column(name, justify="right")
+    for record in found:
+        extra, every = record["extra_seconds"], record["every"]
+        base = record["unwatched"]["seconds"]
+        table.add_row(
+            record["recipe"],
+            f"{record['watched']['seconds']:.3f}",
+            f"{base:.3f}",
+            f"{extra['every step'] / base:.1%}",
+            *(
+                f"{extra[name]:.2f} s / {every[name]} steps"
+                for name in ("updates", "conflicts", "healthy")
+            ),
+            f"{record['share']:.1%}",
+        )
+    console.print(table)
+
+
+_TABLES = {
+    "layers": _layers,
+    "unets": _unets,
+    "growth": _growth,
+    "steps": _steps,
+    "overhead": _overhead,
+    "demo": _steps,
+}

@@ -1,0 +1,128 @@
+"""What monitor and guard cost: steps with all checks against steps without any, in turn, in one run.
+
+Run as `python -m benchmarks.overhead RECIPE DATA SCENES`; prints JSON. What is done every so many steps
+(update ratios, conflicts of loss terms, copies of the healthy state) is measured by itself and counted
+by its share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.steps import configured, make_batch, middle_of_last_stage
+from benchmarks.timing import clock, timing_of
+from bifusion.config import build_model
+from bifusion.data.dataset import SceneDataset
+from bifusion.training import step as step_module
+from bifusion.training.guard import Guard
+from bifusion.training.healthy import HealthyState
+from bifusion.training.step import Stepper
+
+PAIRS = 7
+PERIODIC = 2
+"""Measurements of each thing that is not done in every step."""
+CHECKS: dict[str, Any] = {
+    "bad_inputs": ([], []),
+    "nonfinite_names": [],
+    "border_activations": {},
+    "nonfinite_groups": [],
+    "negative_groups": [],
+    "bad_optimizer_groups": [],
+    "observe": {},
+    "disagreeing_views": [],
+}
+"""What a step calls to look at itself, and what each says where there is nothing to say. Gradient norms
+are no part of it: clipping needs them."""
+
+
+def bench_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
+    """The record of `run_overhead` in a fresh process."""
+    command = [sys.executable, "-m", __name__, recipe, str(data), str(scenes)]
+    done = subprocess.run(command, env=os.environ, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
+    """Seconds of a step watched and unwatched, and the watch's share of it, all told."""
+    config = configured(recipe, data)
+    rules = config.trainer.guard.rules
+    every = {"updates": rules.updates_every, "conflicts": rules.conflicts_every}
+    rules.updates_every = rules.conflicts_every = 0
+    torch.manual_seed(0)
+    stepper, prepare = middle_of_last_stage(config, build_model(config))
+    dataset = SceneDataset(config.data, "train", config.seed, training=True)
+    batch = make_batch(dataset, scenes, step=0)
+    step = 0
+
+    def seconds() -> float:
+        nonlocal step
+        step += 1
+        inputs, state = prepare(step, batch)
+        started = clock()
+        stepper(inputs, state)
+        return clock() - started
+
+    seconds()
+    pairs = []
+    for _ in range(PAIRS):
+        watched = seconds()
+        with unwatched():
+            pairs.append((watched, seconds()))
+    with_all, without = (timing_of(list(times)) for times in zip(*pairs, strict=True))
+    extra = {"every step": statistics.median(on - off for on, off in pairs)}
+    for name in every:
+        setattr(rules, f"{name}_every", 1)
+        extra[name] = statistics.median(seconds() for _ in range(PERIODIC)) - with_all.seconds
+        setattr(rules, f"{name}_every", 0)
+    extra["healthy"] = _seconds_of_a_copy(stepper)
+    every["healthy"] = config.trainer.guard.healthy_every
+    amortised = extra["every step"] + sum(max(0.0, extra[name]) / every[name] for name in every)
+    return {
+        "recipe": recipe,
+        "voxels": len(batch.voxel_coords),
+        "watched": with_all.as_dict(),
+        "unwatched": without.as_dict(),
+        "extra_seconds": extra,
+        "every": every,
+        "share": amortised / without.seconds,
+    }
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Steps within it look at nothing, keep nothing and judge nothing."""
+    with ExitStack() as stack:
+        for name, answer in CHECKS.items():
+            stack.enter_context(patch.object(step_module, name, lambda *_, answer=answer: answer))
+        for method in ("remember", "judge", "passed"):
+            stack.enter_context(patch.object(Guard, method, lambda *_: None))
+        for method, answer in (("begin", None), ("growth", {})):
+            watch = step_module.VarianceWatch
+            stack.enter_context(patch.object(watch, method, lambda *_, answer=answer: answer))
+        yield
+
+
+def _seconds_of_a_copy(stepper: Stepper) -> float:
+    module, optimizer = stepper.model.module, stepper.optimizer.optimizer
+    times = []
+    for _ in range(PERIODIC):
+        started = clock()
+        HealthyState.capture(module, optimizer, stepper.fabric.strategy.precision, step=0)
+        times.append(clock() - started)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
+    print(json.dumps(run_overhead(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
