@@ -24,9 +24,9 @@ from benchmarks.steps import configured, make_batch, middle_of_last_stage
 from benchmarks.timing import clock, timing_of
 from bifusion.config import build_model
 from bifusion.data.dataset import SceneDataset
+from bifusion.stability.guard import Guard
+from bifusion.stability.healthy import HealthyState
 from bifusion.training import step as step_module
-from bifusion.training.guard import Guard
-from bifusion.training.healthy import HealthyState
 from bifusion.training.step import Stepper
 
 PAIRS = 7

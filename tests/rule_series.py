@@ -9,10 +9,10 @@ from math import hypot
 import numpy as np
 
 from bifusion.recipes import get_recipe
-from bifusion.training.events import Alarm
+from bifusion.stability.events import Alarm
+from bifusion.stability.rules import Rules
 from bifusion.training.monitor import GRADIENT_PATHS
 from bifusion.training.outcome import StepOutcome
-from bifusion.training.rules import Rules
 from bifusion.training.stages import StageState, Timeline
 
 STEPS_PER_EPOCH = 20

@@ -11,8 +11,8 @@ from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
 from bifusion.labels import get_label_set
 from bifusion.losses.criterion import Criterion
+from bifusion.stability.guard import Guard
 from bifusion.training.clipping import Clipping
-from bifusion.training.guard import Guard
 from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
 from bifusion.training.outcome import StepInputs
 from bifusion.training.runtime import make_fabric

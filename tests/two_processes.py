@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bifusion.losses.criterion import Criterion
-from bifusion.training.guard import GuardConfig
+from bifusion.stability.guard import GuardConfig
 from bifusion.training.run_folder import RunFolder, to_json
 from bifusion.training.runtime import make_fabric
 from bifusion.training.step import Stepper

@@ -23,7 +23,7 @@ from bifusion.models.postprocess_mask3d import Mask3DPostprocessConfig
 from bifusion.models.query_decoder import QueryDecoder
 from bifusion.models.unet import build_unet
 from bifusion.rng import derive_seed
-from bifusion.training.guard import GuardConfig
+from bifusion.stability.guard import GuardConfig
 from bifusion.training.optim import OptimConfig
 from bifusion.training.run_folder import write_json
 from bifusion.training.stages import StagePlan

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -199,7 +200,7 @@ class Batch:
         return move_tensors(self, device)
 
 
-def move_tensors(value, device):
+def move_tensors(value: Any, device: torch.device | str) -> Any:
     """`value` with every tensor in it (dataclasses, lists, dicts) on `device`."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)

@@ -16,7 +16,6 @@ FAMILIES = (
     "infinite features in one scene of two",
     "NaN in the first moment",
     "NaN in a weight",
-    "negative running variance",
     "invalid matching cost in one scene",
     "no views",
     "single voxel",

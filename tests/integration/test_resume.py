@@ -23,8 +23,8 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.workers import WorkerEndedError
 from bifusion.files import free_bytes
 from bifusion.losses.criterion import Criterion
+from bifusion.stability.guard import Guard
 from bifusion.training import saving, trainer, validation
-from bifusion.training.guard import Guard
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from bifusion.types import InputError

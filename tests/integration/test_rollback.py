@@ -12,8 +12,8 @@ import torch
 
 from bifusion.checkpoint import load_model, load_training_state
 from bifusion.losses.criterion import Criterion
-from bifusion.training.guard import GuardConfig
-from bifusion.training.response import Response
+from bifusion.stability.guard import GuardConfig
+from bifusion.stability.response import Response
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config

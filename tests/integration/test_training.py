@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bifusion.checkpoint import load_model
-from bifusion.training.guard import GuardConfig
+from bifusion.stability.guard import GuardConfig
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from bifusion.training.validation import evaluate_run

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bifusion.data.batching import collate, select_scenes, split_scenes
-from bifusion.training.calls import path_of
-from bifusion.training.diagnosis import Diagnosis, diagnose
-from bifusion.training.events import Fault
-from bifusion.training.experiments import without_scenes
-from bifusion.training.healthy import HealthyState
+from bifusion.diagnosis.calls import path_of
+from bifusion.diagnosis.diagnose import Diagnosis, diagnose
+from bifusion.diagnosis.experiments import without_scenes
+from bifusion.stability.events import Fault
+from bifusion.stability.healthy import HealthyState
 from bifusion.types import Batch
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config

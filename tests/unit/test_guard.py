@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from bifusion.training.checks import nonfinite_names
-from bifusion.training.guard import Guard, GuardConfig
+from bifusion.stability.checks import nonfinite_names
+from bifusion.stability.guard import Guard, GuardConfig
 from bifusion.training.monitor import MovingAverage
 from bifusion.training.optim import freeze_outside_stage, set_rates
 from bifusion.training.outcome import StepInputs

@@ -5,7 +5,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 from torch.amp import GradScaler
 
-from bifusion.training.healthy import HealthyState
+from bifusion.stability.healthy import HealthyState
 
 
 def trained(steps=2):

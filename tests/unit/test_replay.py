@@ -13,9 +13,9 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bifusion.training.bundle import KEY, read_bundle, write_bundle
-from bifusion.training.events import Alarm
-from bifusion.training.replay import print_report, replay
+from bifusion.diagnosis.bundle import KEY, read_bundle, write_bundle
+from bifusion.diagnosis.replay import print_report, replay
+from bifusion.stability.events import Alarm
 from bifusion.types import InputError
 from hostile_pickles import calls
 from step_factory import TinyStep, tiny_step

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from bifusion.recipes import get_recipe
+from bifusion.stability.rules import Rules, RulesConfig
+from bifusion.stability.rules_config import RULES
 from bifusion.training.monitor import GRADIENT_PATHS
 from bifusion.training.outcome import StepOutcome
-from bifusion.training.rules import Rules, RulesConfig
-from bifusion.training.rules_config import RULES
 from bifusion.training.stages import Stage, StagePlan, Timeline, at_once
 from bifusion.types import DisagreeingView, InputError
 from rule_series import EPOCHS, STEPS_PER_EPOCH, replay, steps_of

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from bifusion.training.events import Alarm, Fault
+from bifusion.stability.events import Alarm, Fault
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion import geometry
+from bifusion.diagnosis.operations import Made, OperationWatch
+from bifusion.diagnosis.ranges import range_of
+from bifusion.diagnosis.rerun import run_again
+from bifusion.diagnosis.tracing import Tracer
 from bifusion.models import pooling
 from bifusion.rng import numpy_rng
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.training.operations import Made, OperationWatch
-from bifusion.training.ranges import range_of
-from bifusion.training.rerun import run_again
 from bifusion.training.runtime import deterministic
-from bifusion.training.tracing import Tracer
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 

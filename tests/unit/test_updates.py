@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.training.updates import WeightsBefore
+from bifusion.stability.updates import WeightsBefore
 
 
 def weights(*values: float) -> nn.Parameter:

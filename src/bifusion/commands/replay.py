@@ -21,8 +21,8 @@ class Replay:
 
 def replay(args: list[str]) -> int:
     """Take a recorded step of a run again; exit status 0 if it is bit-identical, 1 if not."""
-    from bifusion.training.replay import print_report
-    from bifusion.training.replay import replay as run_replay
+    from bifusion.diagnosis.replay import print_report
+    from bifusion.diagnosis.replay import replay as run_replay
 
     wanted = parsing.parse(Replay, args, "replay")
     report = run_replay(wanted.file, trace=wanted.trace)

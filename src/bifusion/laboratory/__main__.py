@@ -20,6 +20,9 @@ from bifusion.laboratory.faults import Fault
 from bifusion.laboratory.run import Laboratory
 from bifusion.laboratory.table import print_table, summary, to_json
 
+TABLE_WIDTH = 170
+"""Columns of a line of the table, also where the output is no terminal."""
+
 
 @dataclass
 class Arguments:
@@ -47,6 +50,7 @@ def main(arguments: Arguments) -> int:
 
 def _main(arguments: Arguments, folder: Path) -> int:
     console, started = Console(stderr=arguments.json, soft_wrap=True), time.perf_counter()
+    console.width = max(console.width, TABLE_WIDTH)
     laboratory = Laboratory(folder)
     chosen: list[tuple[int, Fault]] = []
     for seed in arguments.seed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Laboratory:
 
     def __init__(self, folder: Path):
         self.workshop = Workshop(folder)
+        self._runs = 0
         self._healthy: dict[tuple[str, int], list[dict[str, Any]]] = {}
 
     def run(self, fault: Fault, seed: int) -> Result:
@@ -35,7 +37,11 @@ class Laboratory:
         epochs = LONG_RUN if fault.expected.lasting else SHORT_RUN
         folder = self.workshop.folder / "faults" / f"{seed}-{_slug(fault)}"
         ending = self._train(fault, seed, folder, epochs)
-        return judge(fault, site, ending, self.healthy(fault.recipe, epochs))
+        result = judge(fault, site, ending, self.healthy(fault.recipe, epochs))
+        self._runs += 1
+        if self._runs % 10 == 0:
+            gc.collect()  # trainers with hooks on them are cycles; the collector sees no tensor's size
+        return result
 
     def healthy(self, recipe: str, epochs: int) -> list[dict[str, Any]]:
         """Records of the run that nothing was done to, from the resumption on."""

@@ -7,8 +7,8 @@ from lightning_fabric import Fabric
 from bifusion.config import Config, Model
 from bifusion.labels import get_label_set
 from bifusion.losses.criterion import Criterion
+from bifusion.stability.guard import Guard
 from bifusion.training.clipping import Clipping
-from bifusion.training.guard import Guard
 from bifusion.training.optim import make_optimizer
 from bifusion.training.step import Stepper
 

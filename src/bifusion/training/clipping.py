@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 
+from bifusion.stability.robust import Windows, centre_and_spread
 from bifusion.training.optim import OptimConfig
-from bifusion.training.robust import Windows, centre_and_spread
 
 NORMS = "norms"
 

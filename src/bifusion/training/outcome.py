@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bifusion.training.events import Alarm, Fault
+from bifusion.stability.events import Alarm, Fault
 from bifusion.types import Batch, DisagreeingView
 
 

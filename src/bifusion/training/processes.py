@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from bifusion.training.events import Fault
+from bifusion.stability.events import Fault
 from bifusion.training.outcome import StepOutcome
 from bifusion.training.runtime import average_gradients, on_any_process
 

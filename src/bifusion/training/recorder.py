@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from bifusion.stability.guard import GuardCounts
 from bifusion.training.display import Display
-from bifusion.training.guard import GuardCounts
 from bifusion.training.outcome import StepOutcome
 from bifusion.training.run_folder import RunFolder, RunStatus, State, write_json
 from bifusion.training.stages import StageState

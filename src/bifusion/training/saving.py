@@ -9,8 +9,8 @@ from bifusion.checkpoint import load_weights, save_checkpoint
 from bifusion.config import Config
 from bifusion.initial_weights import load_backbone
 from bifusion.resume_point import find_resume_point, settle
+from bifusion.stability.response import Response
 from bifusion.training.recorder import Progress
-from bifusion.training.response import Response
 from bifusion.training.run_folder import RunFolder
 from bifusion.training.step import Stepper
 

@@ -17,7 +17,7 @@ from bifusion.data.view_agreement import disagreeing_views
 from bifusion.losses.criterion import Criterion
 from bifusion.losses.matcher import NonFiniteCostError
 from bifusion.rng import derive_seed
-from bifusion.training.checks import (
+from bifusion.stability.checks import (
     VarianceWatch,
     bad_inputs,
     bad_optimizer_groups,
@@ -27,16 +27,16 @@ from bifusion.training.checks import (
     nonfinite_groups,
     nonfinite_names,
 )
+from bifusion.stability.conflicts import term_conflicts
+from bifusion.stability.events import Fault, Phase
+from bifusion.stability.guard import Guard
+from bifusion.stability.updates import WeightsBefore
 from bifusion.training.clipping import Clipping
-from bifusion.training.conflicts import term_conflicts
-from bifusion.training.events import Fault, Phase
-from bifusion.training.guard import Guard
 from bifusion.training.monitor import gradient_norms, norms_by_path, observe
 from bifusion.training.outcome import StepInputs, StepOutcome
 from bifusion.training.processes import Processes
 from bifusion.training.runtime import gradients_by_hand
 from bifusion.training.stages import StageState
-from bifusion.training.updates import WeightsBefore
 from bifusion.types import Batch
 
 MIN_LOSS_SCALE = 1.0

@@ -21,25 +21,25 @@ from bifusion.checkpoint import LAST
 from bifusion.config import Config, build_model, check_consistent
 from bifusion.data.dataset import SceneDataset
 from bifusion.files import DiskFullError, locked
+from bifusion.stability.events import Fault
+from bifusion.stability.response import Response
+from bifusion.stability.summary import stop_reason
 from bifusion.training.assembly import make_stepper
 from bifusion.training.batches import EpochBatches
 from bifusion.training.clip_cache import attach_view_cache
 from bifusion.training.describe import describe_run
 from bifusion.training.display import Display
-from bifusion.training.events import Fault
 from bifusion.training.fusion_figures import warn_if_unseen
 from bifusion.training.monitor import peak_memory_mb
 from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.training.outcome import StepInputs, StepOutcome
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_patterns
 from bifusion.training.recorder import Progress, Recorder
-from bifusion.training.response import Response
 from bifusion.training.run_folder import RunFolder, RunStatus, write_json
 from bifusion.training.runtime import deterministic, make_fabric, on_any_process
 from bifusion.training.saving import Saving
 from bifusion.training.signals import Interrupted, StopRequest
 from bifusion.training.stages import StageState, Timeline
-from bifusion.training.summary import stop_reason
 from bifusion.training.validation import validate, validation_loader, validation_record
 from bifusion.types import Batch, InputError
 

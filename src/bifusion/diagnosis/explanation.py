@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bifusion.training.experiments import Attempt
+from bifusion.diagnosis.experiments import Attempt
 
 if TYPE_CHECKING:
-    from bifusion.training.diagnosis import Diagnosis
+    from bifusion.diagnosis.diagnose import Diagnosis
 
 PATHS = {"2d": "2D path", "3d": "3D path", "fusion": "fusion", "decoder": "decoder and losses"}
 

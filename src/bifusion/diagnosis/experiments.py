@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bifusion.data.batching import select_scenes, split_scenes
-from bifusion.training.calls import Origin
-from bifusion.training.events import Fault
-from bifusion.training.healthy import HealthyState
+from bifusion.diagnosis.calls import Origin
+from bifusion.diagnosis.rerun import RERUN_ERRORS, Rerun, healthy_weights, run_again, with_batches
+from bifusion.diagnosis.tracing import Tracer
+from bifusion.stability.events import Fault
+from bifusion.stability.healthy import HealthyState
 from bifusion.training.outcome import StepInputs, StepOutcome
-from bifusion.training.rerun import RERUN_ERRORS, Rerun, healthy_weights, run_again, with_batches
 from bifusion.training.stages import StageState
 from bifusion.training.step import Stepper
-from bifusion.training.tracing import Tracer
 from bifusion.types import Batch
 
 SPIKE_SHARE = 0.5

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from bifusion.config import Config
+from bifusion.diagnosis.bundle import write_bundle
+from bifusion.diagnosis.diagnose import diagnose
 from bifusion.files import DiskFullError
-from bifusion.training.bundle import write_bundle
-from bifusion.training.checks import bad_optimizer_groups, nonfinite_groups
-from bifusion.training.diagnosis import diagnose
-from bifusion.training.events import Fault
-from bifusion.training.guard import Guard
-from bifusion.training.healthy import HealthyState
+from bifusion.stability.checks import bad_optimizer_groups, nonfinite_groups
+from bifusion.stability.events import Fault
+from bifusion.stability.guard import Guard
+from bifusion.stability.healthy import HealthyState
+from bifusion.stability.summary import stop_summary
 from bifusion.training.outcome import StepInputs, StepOutcome
 from bifusion.training.run_folder import RunFolder
 from bifusion.training.stages import StageState
 from bifusion.training.step import Stepper
-from bifusion.training.summary import stop_summary
 from bifusion.types import Batch
 
 Place = tuple[int, int]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bifusion.training.checks import nonfinite_names
-from bifusion.training.experiments import Attempt, Experiments
-from bifusion.training.healthy import HealthyState
+from bifusion.diagnosis.experiments import Attempt, Experiments
+from bifusion.stability.checks import nonfinite_names
+from bifusion.stability.healthy import HealthyState
 from bifusion.types import Batch
 
 Verdict = Literal["data", "state", "numerics", "unclear"]

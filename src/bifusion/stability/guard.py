@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bifusion.training.events import Fault, Phase
+from bifusion.stability.events import Fault, Phase
+from bifusion.stability.rules import Rules, RulesConfig
 from bifusion.training.outcome import StepOutcome
-from bifusion.training.rules import Rules, RulesConfig
 from bifusion.training.stages import StageState
 
 SPIKE_PHASES: dict[str, Phase] = {

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bifusion.diagnosis.calls import CRITERION
+from bifusion.diagnosis.tracing import Tracer
 from bifusion.losses.matcher import NonFiniteCostError
-from bifusion.training.calls import CRITERION
-from bifusion.training.checks import border_activations, nonfinite_names
-from bifusion.training.healthy import HealthyState
+from bifusion.stability.checks import border_activations, nonfinite_names
+from bifusion.stability.healthy import HealthyState
 from bifusion.training.outcome import StepInputs, StepOutcome
 from bifusion.training.stages import StageState
 from bifusion.training.step import Stepper
-from bifusion.training.tracing import Tracer
 from bifusion.types import Batch, Prediction
 
 RERUN_ERRORS = (ValueError, RuntimeError, IndexError, ArithmeticError, AssertionError)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bifusion.training.events import Fault
-from bifusion.training.guard import Guard
+from bifusion.stability.events import Fault
+from bifusion.stability.guard import Guard
 
 ADVICE = {
     "data": "look at these scenes (bifusion audit) and prepare them again, or leave them out",

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bifusion.training.calls import Call, Origin, operation_name, part_of
-from bifusion.training.operations import Place, place_of
-from bifusion.training.ranges import Range, all_finite
+from bifusion.diagnosis.calls import Call, Origin, operation_name, part_of
+from bifusion.diagnosis.operations import Place, place_of
+from bifusion.diagnosis.ranges import Range, all_finite
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>\S+)')
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bifusion.training.backward_trace import GradientWatch
-from bifusion.training.calls import CRITERION, WHOLE_MODEL, Call, Origin, operation_name, part_of
-from bifusion.training.operations import Made, OperationWatch
-from bifusion.training.ranges import Range, all_finite, float_tensors, range_of
+from bifusion.diagnosis.backward_trace import GradientWatch
+from bifusion.diagnosis.calls import CRITERION, WHOLE_MODEL, Call, Origin, operation_name, part_of
+from bifusion.diagnosis.operations import Made, OperationWatch
+from bifusion.diagnosis.ranges import Range, all_finite, float_tensors, range_of
 
 
 class Tracer:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from math import exp, log
 from typing import Any
 
-from bifusion.training.events import Alarm
+from bifusion.stability.events import Alarm
+from bifusion.stability.robust import Latches, Windows, centre_and_spread, finite, median
+from bifusion.stability.rules_config import RulesConfig
+from bifusion.stability.trends import TRENDS, Finding, weight_sum
 from bifusion.training.monitor import GRADIENT_PATHS
 from bifusion.training.outcome import StepOutcome
-from bifusion.training.robust import Latches, Windows, centre_and_spread, finite, median
-from bifusion.training.rules_config import RulesConfig
 from bifusion.training.stages import StageState
-from bifusion.training.trends import TRENDS, Finding, weight_sum
 
 __all__ = ["Rules", "RulesConfig"]
 

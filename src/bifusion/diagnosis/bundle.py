@@ -22,13 +22,13 @@ from torch import Tensor
 from bifusion.checkpoint import check_same_tensors
 from bifusion.config import Config, build_model, check_consistent, config_from_dict, config_to_dict
 from bifusion.config_io import from_plain
+from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
+from bifusion.diagnosis.rerun import run_again
 from bifusion.files import write_tensors
 from bifusion.labels import get_label_set
 from bifusion.sparse.backends import describe_backend
-from bifusion.training.batch_tensors import batch_from_tensors, batch_to_tensors
-from bifusion.training.events import Alarm, Fault
+from bifusion.stability.events import Alarm, Fault
 from bifusion.training.outcome import StepInputs
-from bifusion.training.rerun import run_again
 from bifusion.training.run_folder import to_json
 from bifusion.training.stages import StageState
 from bifusion.training.step import Stepper

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bifusion.training.calls import Call
-from bifusion.training.ranges import Range
+from bifusion.diagnosis.calls import Call
+from bifusion.diagnosis.ranges import Range
 
 JUMP = 10.0
 """Factor between what goes into a module and what comes out, relative to the healthy step, that makes

@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.config import Config, build_model
+from bifusion.diagnosis.bundle import Bundle, Circumstances, read_bundle
+from bifusion.diagnosis.calls import Call, Origin
+from bifusion.diagnosis.ranges import Range
+from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
+from bifusion.diagnosis.tracing import Tracer
 from bifusion.labels import get_label_set
 from bifusion.losses.criterion import Criterion
-from bifusion.training.bundle import Bundle, Circumstances, read_bundle
-from bifusion.training.calls import Call, Origin
+from bifusion.stability.events import Fault
+from bifusion.stability.guard import Guard
 from bifusion.training.clipping import Clipping
-from bifusion.training.events import Fault
-from bifusion.training.guard import Guard
 from bifusion.training.optim import freeze_outside_stage, make_optimizer
-from bifusion.training.ranges import Range
-from bifusion.training.rerun import RERUN_ERRORS, run_again
 from bifusion.training.runtime import deterministic, make_fabric
 from bifusion.training.stages import StageState, Timeline
 from bifusion.training.step import Stepper
-from bifusion.training.tracing import Tracer
 from bifusion.types import InputError
 
 WIDTH = 130

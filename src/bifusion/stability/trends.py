@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import hypot
 
+from bifusion.stability.robust import Windows, finite, median
+from bifusion.stability.rules_config import RulesConfig
 from bifusion.training.monitor import GRADIENT_PATHS
 from bifusion.training.outcome import StepOutcome
-from bifusion.training.robust import Windows, finite, median
-from bifusion.training.rules_config import RulesConfig
 from bifusion.training.stages import StageState
 
 PATHS_2D = ("clip", "conv1", "head_2d")

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from bifusion.training.operations import Made, Place
-from bifusion.training.ranges import Range
+from bifusion.diagnosis.operations import Made, Place
+from bifusion.diagnosis.ranges import Range
 
 NetworkPath = Literal["2d", "3d", "fusion", "decoder"]
 CRITERION = "criterion"

@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from bifusion.training.calls import CRITERION, Call, NetworkPath, path_of
-from bifusion.training.checks import nonfinite_names
-from bifusion.training.events import Fault
-from bifusion.training.experiments import Attempt, Experiments, OutOfTime
-from bifusion.training.explanation import explain
-from bifusion.training.growth import find_jump
-from bifusion.training.healthy import HealthyState
+from bifusion.diagnosis.calls import CRITERION, Call, NetworkPath, path_of
+from bifusion.diagnosis.experiments import Attempt, Experiments, OutOfTime
+from bifusion.diagnosis.explanation import explain
+from bifusion.diagnosis.growth import find_jump
+from bifusion.diagnosis.ranges import range_of
+from bifusion.diagnosis.tracing import Tracer
+from bifusion.diagnosis.verdict import Verdict, judge
+from bifusion.stability.checks import nonfinite_names
+from bifusion.stability.events import Fault
+from bifusion.stability.healthy import HealthyState
 from bifusion.training.outcome import StepInputs
-from bifusion.training.ranges import range_of
 from bifusion.training.run_folder import to_json
 from bifusion.training.stages import StageState
 from bifusion.training.step import Stepper
-from bifusion.training.tracing import Tracer
-from bifusion.training.verdict import Verdict, judge
 from bifusion.types import Batch
 
 CALLS_BEFORE = 5

@@ -11,7 +11,7 @@ from torch import Tensor
 from bifusion.config_io import from_plain
 from bifusion.labels import LabelSet
 from bifusion.losses.criterion import annotation
-from bifusion.training.checks import VIEW_TENSORS
+from bifusion.stability.checks import VIEW_TENSORS
 from bifusion.types import Batch, BatchView, InputError, Targets
 
 SCENE_TENSORS = (

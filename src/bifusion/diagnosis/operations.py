@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PACKAGE = Path(__file__).resolve().parent.parent
-_WATCHERS = {"operations.py", "tracing.py", "ranges.py", "rerun.py", "backward_trace.py"}
+_WATCHERS = "diagnosis"
+"""Folder of the code that watches."""
 _UNFILLED = ("empty", "new_empty", "resize", "set_")
 """Operations whose result is memory that nothing was written to yet."""
 
@@ -160,6 +161,6 @@ def place_of(filename: str, line: int, function: str) -> Place | None:
     if PACKAGE not in path.parents:
         return None
     file = path.relative_to(PACKAGE)
-    if file.parts[0] == "training" and file.name in _WATCHERS:
+    if file.parts[0] == _WATCHERS:
         return None
     return Place(function, file.as_posix(), line)
