@@ -9,11 +9,8 @@ import torch
 from bifusion.config import Config, build_model
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
-from bifusion.labels import get_label_set
-from bifusion.losses.criterion import Criterion
-from bifusion.stability.guard import Guard
-from bifusion.training.clipping import Clipping
-from bifusion.training.optim import freeze_outside_stage, group_rates, make_optimizer, set_rates
+from bifusion.training.assembly import make_stepper
+from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.training.outcome import StepInputs
 from bifusion.training.runtime import make_fabric
 from bifusion.training.stages import StageState, Timeline
@@ -44,19 +41,8 @@ def tiny_step(
     time = config.trainer.epochs - 0.5 if time is None else time
     fabric = make_fabric(config.trainer)
     model = build_model(config)
-    groups = model.parameter_groups()
-    optimizer = make_optimizer(groups, config.optim)
-    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
-    criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
-    stepper = Stepper(
-        fabric,
-        wrapped_model,
-        wrapped_optimizer,
-        criterion,
-        groups,
-        Guard(model),
-        Clipping(config.optim),
-    )
+    stepper = make_stepper(config, fabric, model)
+    groups, optimizer = stepper.groups, stepper.optimizer.optimizer
     state = Timeline(config.stages, config.trainer.epochs).at(time)
     freeze_outside_stage(groups, state)
     rates = set_rates(optimizer, config.optim, group_rates(config.optim, list(groups)), state, 5, 100)

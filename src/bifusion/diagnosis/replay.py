@@ -20,12 +20,9 @@ from bifusion.diagnosis.calls import Call, Origin
 from bifusion.diagnosis.ranges import Range
 from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
 from bifusion.diagnosis.tracing import Tracer
-from bifusion.labels import get_label_set
-from bifusion.losses.criterion import Criterion
 from bifusion.stability.events import Fault
-from bifusion.stability.guard import Guard
-from bifusion.training.clipping import Clipping
-from bifusion.training.optim import freeze_outside_stage, make_optimizer
+from bifusion.training.assembly import make_stepper
+from bifusion.training.optim import freeze_outside_stage
 from bifusion.training.runtime import deterministic, make_fabric
 from bifusion.training.stages import StageState, Timeline
 from bifusion.training.step import Stepper
@@ -90,8 +87,8 @@ def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
     fabric = make_fabric(config.trainer)
     model = build_model(config, load_pretrained=False)
     model.load_state_dict(bundle.weights)
-    groups = model.parameter_groups()
-    optimizer = make_optimizer(groups, config.optim)
+    stepper = make_stepper(config, fabric, model)
+    optimizer = stepper.optimizer.optimizer
     for part in optimizer.param_groups:
         if part["name"] not in bundle.inputs.rates:
             raise InputError(f"{bundle.path}: has no learning rate of {part['name']}; copy it again")
@@ -99,19 +96,8 @@ def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
     parameters = dict(model.named_parameters())
     for name, moments in bundle.optimizer.items():
         optimizer.state[parameters[name]] = dict(moments)
-    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
-    criterion = Criterion(config.criterion, get_label_set(config.data.label_set))
-    stepper = Stepper(
-        fabric,
-        wrapped_model,
-        wrapped_optimizer,
-        criterion,
-        groups,
-        Guard(model),
-        Clipping(config.optim),
-    )
     state = Timeline(config.stages, config.trainer.epochs).at(bundle.inputs.time)
-    freeze_outside_stage(groups, state)
+    freeze_outside_stage(stepper.groups, state)
     return stepper, state
 
 

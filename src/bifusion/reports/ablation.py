@@ -29,9 +29,9 @@ from bifusion.reports.ablation_figures import (
 from bifusion.reports.ablation_page import render_ablation
 from bifusion.reports.ablation_plan import AblationArm, AblationPlan, GridPoint
 from bifusion.reports.arms import Arm
-from bifusion.reports.comparison import to_json
 from bifusion.reports.performance import why_refused
 from bifusion.reports.run import Run
+from bifusion.training.run_folder import to_json
 
 
 @dataclass

@@ -6,7 +6,6 @@ May be written again and again while the runs train: it shows what there is so f
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -37,6 +36,7 @@ from bifusion.reports.study_table import study_table
 from bifusion.reports.terminal import print_table
 from bifusion.reports.text import listing
 from bifusion.reports.verdicts import Verdict, judge_fusion, judge_stability
+from bifusion.training.run_folder import to_json
 from bifusion.types import InputError
 
 __all__ = ["build_report", "print_table", "write_report"]
@@ -118,17 +118,6 @@ def load_schema() -> dict[str, Any]:
     """The JSON schema of report.json."""
     text = resources.files("bifusion.reports").joinpath("report.schema.json").read_text(encoding="utf-8")
     return json.loads(text)
-
-
-def to_json(value: Any) -> Any:
-    """`value` with non-finite numbers as null, tuples as lists and keys as text."""
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _read_audit(path: Path | None) -> Record | None:

@@ -21,13 +21,13 @@ import jsonschema
 from bifusion.files import write_text
 from bifusion.reports.arms import FIRST_ROLE, Arm, find_role, group_runs
 from bifusion.reports.classes import TEXTURE_PARTS, texture_iou
-from bifusion.reports.comparison import to_json
 from bifusion.reports.dose_page import render_dose
 from bifusion.reports.markup import Look
 from bifusion.reports.metrics import Sample, final_value, over_seeds, value_at
 from bifusion.reports.performance import why_refused
 from bifusion.reports.run import Record, Run, load_run, read_json
 from bifusion.reports.style import arm_color, arm_dash
+from bifusion.training.run_folder import to_json
 
 REFERENCE = "without_views"
 """Role of the arm that gains are measured from."""
