@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -114,10 +115,9 @@ def start(config: Config, run: Path, faults: bool) -> int:
             poison_steps()
         train(config, run, resume=True)
         status = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        raise
     finally:
+        if status:
+            traceback.print_exc()  # the fork leaves without Python's own report
         sys.stdout.flush()
         os._exit(status)
 

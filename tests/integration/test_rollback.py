@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from bifusion.checkpoint import load_model, load_training_state
 from bifusion.losses.criterion import Criterion
@@ -16,6 +15,7 @@ from bifusion.stability.guard import GuardConfig
 from bifusion.stability.response import Response
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
+from equality import same
 from tiny_runs import make_tiny_data, tiny_config
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -73,16 +73,6 @@ def without_times(value):
         clocks = ("seconds", "peak_memory_mb", "epoch_seconds")
         return {key: without_times(item) for key, item in value.items() if key not in clocks}
     return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def same(first, second):
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bifusion.stability.events import Alarm, Fault
+from equality import same
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -28,16 +29,6 @@ def state_of(stepper):
             stepper.guard.state_dict(),
         )
     )
-
-
-def same(first, second):
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
 
 
 def test_computing_and_discarding_leaves_no_trace(step):
