@@ -44,7 +44,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from bifusion.checkpoint import TRAINING_STATE, WEIGHTS, load_training_state
+from bifusion.checkpoint import HEALTHY, TRAINING_STATE, WEIGHTS, load_training_state
 from bifusion.config import Config, save_config
 from bifusion.files import STALE
 from bifusion.training.step import Stepper
@@ -249,14 +249,20 @@ def differences(run: Path, reference: Path) -> Iterator[str]:
             yield f"{link} is {ours.resolve().name} instead of {theirs.resolve().name}"
             continue
         yield from unequal(load_file(ours / WEIGHTS), load_file(theirs / WEIGHTS), f"{link} weights")
-        states = (torch.load(path / TRAINING_STATE, weights_only=True) for path in (ours, theirs))
-        yield from unequal(*states, f"{link} state")
+        for name in (TRAINING_STATE, HEALTHY):
+            states = (read_state(folder / name) for folder in (ours, theirs))
+            yield from unequal(*states, f"{link} {name}")
     for name in ("steps.jsonl", "epochs.jsonl"):
         yield from unequal(read_lines(run / name), read_lines(reference / name), name)
     name = "status.json"
     yield from unequal(*(json.loads((folder / name).read_text()) for folder in (run, reference)), name)
     if traces_of_a_save(run):
         yield "something half-written is left"
+
+
+def read_state(path: Path) -> Any:
+    """Nested tensors and numbers; None where there is no such file."""
+    return torch.load(path, weights_only=True) if path.exists() else None
 
 
 def unequal(ours: Any, theirs: Any, where: str) -> Iterator[str]:

@@ -1,17 +1,19 @@
 """Checkpoints: weights as safetensors, training state as plain tensors and numbers, written durably.
 
 `checkpoints/` holds one folder a saved step: `model.safetensors`, `training.pt`, `config.json`, and
-`sums.json` with the checksums of the first two. `last`, `previous` and `best` are links to them,
-switched in one step each after everything is on disk and has been read back. Nothing is unpickled
-when loading.
+`sums.json` with the checksums of the others. Where a rollback would go back to another state than the
+checkpoint's own, that is `healthy.pt`, a file that checkpoints share. `last`, `previous` and `best` are
+links to the folders, switched in one step each after everything is on disk and has been read back.
+Nothing is unpickled when loading.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -20,14 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bifusion.checksums import check_sum, forget_cached, write_summed
+from bifusion.checksums import NO_DISK, WrittenFile, check_sum, forget_cached, write_summed
 from bifusion.config import Config, build_model, load_config, save_config
-from bifusion.files import flush, folder_written_beside, remove_folder, switch_link
+from bifusion.files import flush, folder_written_beside, link, remove_folder, switch_link
 from bifusion.training.run_folder import write_json
 from bifusion.types import InputError
 
 WEIGHTS = "model.safetensors"
 TRAINING_STATE = "training.pt"
+HEALTHY = "healthy.pt"
 CONFIG = "config.json"
 SUMS = "sums.json"
 LAST, PREVIOUS = "last", "previous"
@@ -43,6 +46,7 @@ def save_checkpoint(
     step: int,
     links: Iterable[str],
     from_disk: bool = True,
+    linked: Mapping[str, WrittenFile] = MappingProxyType({}),
 ) -> Path:
     """Writes a checkpoint folder and points `links` ("last", "best") at it.
 
@@ -50,7 +54,8 @@ def save_checkpoint(
     at half a checkpoint. What "last" pointed at becomes "previous"; folders that no link points at
     any more are removed, after all that. `training_state` holds tensors, numbers, strings, lists and
     dicts only; None where there is nothing to resume. `from_disk` False reads back what the system
-    still holds in memory: half the time, where a signal leaves only seconds. Returns the folder.
+    still holds in memory: half the time, where a signal leaves only seconds. `linked`: further files of
+    the folder, which are on disk already and stay as they are. Returns the folder.
 
     Raises:
         DiskFullError: no room. InputError: what is read back is not what was written. Links and the
@@ -66,30 +71,33 @@ def save_checkpoint(
             sums[TRAINING_STATE] = write_summed(
                 beside / TRAINING_STATE, lambda file: torch.save(training_state, file)
             )
-        write_json(beside / SUMS, sums)
-        save_config(config, beside / CONFIG)
         for name in sums:
             flush(beside / name)
             if from_disk:
                 forget_cached(beside / name)
-        check_intact(beside, advice="the disk does not keep what is written to it: use another one")
+            check_sum(beside / name, sums[name], advice=NO_DISK)
+        for name, file in linked.items():
+            link(file.path, beside / name)
+            sums[name] = file.sum
+        write_json(beside / SUMS, sums)
+        save_config(config, beside / CONFIG)
     _point(checkpoints, links, folder)
     remove_unlinked(checkpoints)
     return folder
 
 
-def check_intact(checkpoint: Path, *, advice: str = TRAIN_AGAIN) -> None:
+def check_intact(checkpoint: Path) -> None:
     """InputError unless weights and training state are to the bit what was saved.
 
     Without checksums (an imported checkpoint) nothing but their reading can show damage.
     """
-    sums = _sums(checkpoint, advice)
+    sums = _sums(checkpoint)
     if sums is None:
         _read_weights(checkpoint / WEIGHTS)
         load_training_state(checkpoint)
         return
     for name, expected in sums.items():
-        check_sum(checkpoint / name, expected, advice=advice)
+        check_sum(checkpoint / name, expected, advice=TRAIN_AGAIN)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -153,15 +161,15 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / TRAINING_STATE
     if not path.is_file():
         raise InputError(f"{path}: no such file; this checkpoint can be evaluated but not resumed")
-    _check_sum(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read ({reason}); {TRAIN_AGAIN}") from error
+    state = _read_tensors(path)
     if not isinstance(state, dict) or "time" not in state:
         raise InputError(f"{path}: holds no training state of ours; {TRAIN_AGAIN}")
     return state
+
+
+def load_healthy_state(checkpoint: Path) -> dict[str, Any]:
+    """The healthy state saved with a checkpoint, on the CPU; InputError if it cannot be read."""
+    return _read_tensors(checkpoint / HEALTHY)
 
 
 def trained_epochs(checkpoint: Path, config: Config) -> float:
@@ -197,14 +205,24 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
 
 
+def _read_tensors(path: Path) -> Any:
+    """Nested tensors and numbers of a .pt file, nothing in which is executed."""
+    _check_sum(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); {TRAIN_AGAIN}") from error
+
+
 def _check_sum(path: Path) -> None:
     """InputError where the checkpoint has a checksum of this file, and the file another."""
-    expected = (_sums(path.parent, TRAIN_AGAIN) or {}).get(path.name)
+    expected = (_sums(path.parent) or {}).get(path.name)
     if expected is not None:
         check_sum(path, expected, advice=TRAIN_AGAIN)
 
 
-def _sums(checkpoint: Path, advice: str) -> dict[str, dict[str, Any]] | None:
+def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
     """{file name: {"bytes", "sha256"}}; None for a checkpoint that was saved without."""
     path = checkpoint / SUMS
     if not path.is_file():
@@ -215,7 +233,7 @@ def _sums(checkpoint: Path, advice: str) -> dict[str, dict[str, Any]] | None:
             return sums
     except (ValueError, AttributeError, KeyError, TypeError):
         pass
-    raise InputError(f"{path}: holds no checksums, though they were saved; {advice}")
+    raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from bifusion.types import InputError
+
+NO_DISK = "the disk does not keep what is written to it: use another one"
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that is on disk as its checksum says."""
+
+    path: Path
+    sum: dict[str, Any]
 
 
 class SummedFile:

@@ -69,28 +69,38 @@ def run_pretraining(wanted: PretrainClip, console: Console) -> None:
     console.print("image tower: " + ", ".join(f"{key} {value:.3f}" for key, value in result.items()))
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What runs on generated rooms need."""
+
+    rooms: Path
+    tower: Path
+    """Weights of the small image tower."""
+
+
+def make_ground(wanted: DemoConfig, console: Console) -> Ground:
+    """Makes the rooms and pretrains the image tower in `wanted.out`, where they are not there yet."""
+    rooms, tower = wanted.out / "rooms", wanted.out / "clip-small.safetensors"
+    with progress_bar("rooms", console) as progress:
+        make_rooms(rooms, wanted.rooms, progress)
+    apart = wanted.out / "pretraining-rooms"
+    run_pretraining(PretrainClip(tower, apart, wanted.pretraining_rooms, wanted.pretraining), console)
+    return Ground(rooms, tower)
+
+
 def run_demo(wanted: DemoConfig, console: Console) -> int:
     """Runs the whole main job; returns the exit status (1 if a run crashed)."""
     started = time.monotonic()
-    rooms = wanted.out / "rooms"
-    with progress_bar("rooms", console) as progress:
-        make_rooms(rooms, wanted.rooms, progress)
-    runs = plan_runs(DEMO_RECIPES, wanted.seeds, rooms, wanted.out, epochs=wanted.epochs)
+    ground = make_ground(wanted, console)
+    rooms, tower = ground.rooms, ground.tower
+    runs = plan_runs(
+        DEMO_RECIPES, wanted.seeds, rooms, wanted.out, clip_weights=tower, epochs=wanted.epochs
+    )
     if not (rooms / "audit.json").exists():
         console.print(
             "auditing the rooms: what colour and geometry alone give away, what superpoints can reach"
         )
         audit(rooms, runs[0].config.data.voxel_size_m)
-    tower = PretrainClip(
-        wanted.out / "clip-small.safetensors",
-        wanted.out / "pretraining-rooms",
-        wanted.pretraining_rooms,
-        wanted.pretraining,
-    )
-    run_pretraining(tower, console)
-    runs = plan_runs(
-        DEMO_RECIPES, wanted.seeds, rooms, wanted.out, clip_weights=tower.out, epochs=wanted.epochs
-    )
     console.print(f"set up after {_minutes(started)}; training {len(runs)} runs")
     trained = time.monotonic()
     crashed = train_runs(

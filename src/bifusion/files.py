@@ -23,6 +23,8 @@ from bifusion.types import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk, quota, or largest size of a file exhausted."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links answer."""
 STALE = (".*.writing-*", ".*.removing-*")
 
 
@@ -107,6 +109,17 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link(source: Path, path: Path) -> None:
+    """The same file under another name; where the file system knows no hard links, a flushed copy."""
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, path)
+        flush(path)
 
 
 def switch_link(link: Path, target: str) -> None:

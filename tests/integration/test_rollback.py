@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bifusion.checkpoint import load_model, load_training_state
+from bifusion.checkpoint import HEALTHY, load_healthy_state, load_model, load_training_state
 from bifusion.losses.criterion import Criterion
 from bifusion.stability.guard import GuardConfig
 from bifusion.stability.response import Response
+from bifusion.training import saving
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from equality import same
@@ -132,13 +133,39 @@ def test_resuming_around_a_rollback_is_exact(whole_run, data, tmp_path, monkeypa
 def test_the_healthy_state_is_stored_only_where_the_checkpoint_is_another(data, tmp_path, monkeypatch):
     stop_after(monkeypatch, 3)
     train(config_of(data), tmp_path / "at a copy")
-    healthy = load_training_state(tmp_path / "at a copy" / "checkpoints" / "last")["response"]["healthy"]
-    assert healthy == {"step": 3}
+    assert healthy_step(tmp_path / "at a copy") == 3
+    assert not (tmp_path / "at a copy" / "checkpoints" / "last" / HEALTHY).exists()
     monkeypatch.undo()
     stop_after(monkeypatch, 5)
     train(config_of(data), tmp_path / "later")
-    healthy = load_training_state(tmp_path / "later" / "checkpoints" / "last")["response"]["healthy"]
-    assert healthy["step"] == 4 and set(healthy) == {"step", "model", "optimizer", "precision"}
+    assert healthy_step(tmp_path / "later") == 4
+    kept = load_healthy_state(tmp_path / "later" / "checkpoints" / "last")
+    assert kept["step"] == 4 and set(kept) == {"step", "model", "optimizer", "precision"}
+
+
+def healthy_step(run):
+    return load_training_state(run / "checkpoints" / "last")["response"]["healthy"]
+
+
+def test_checkpoints_share_the_file_of_a_healthy_state(data, tmp_path, monkeypatch):
+    """Four steps an epoch, a checkpoint after each, a healthy state at each epoch's end."""
+    config = config_of(data)
+    config.trainer.batch_size, config.trainer.save_every = 1, 1
+    config.trainer.guard.healthy_every = 100
+    files, save = [], saving.save_checkpoint
+
+    def note(*args, **kwargs):
+        folder = save(*args, **kwargs)
+        if (folder / HEALTHY).exists():
+            files.append(((folder / HEALTHY).stat().st_ino, healthy_step(tmp_path)))
+        return folder
+
+    monkeypatch.setattr(saving, "save_checkpoint", note)
+    train(config, tmp_path)
+    steps = [step for _, step in files]
+    assert steps == [first for first in range(0, 24, 4) for _ in range(3)]
+    assert [len({file for file, at in files if at == step}) for step in set(steps)] == [1] * 6
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_faults_without_end_stop_the_run_after_its_rollbacks(data, tmp_path, monkeypatch):

@@ -37,27 +37,12 @@ class HealthyState:
         optimizer.load_state_dict({"state": _copy(self.optimizer), "param_groups": groups})
         precision.load_state_dict(_copy(self.precision))
 
-    def state_dict(
+    def is_present(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision
-    ) -> dict[str, Any]:
-        """For a checkpoint of the state given: no more than the step where both are the same."""
+    ) -> bool:
+        """The state given is this one, to the bit."""
         mine = {"model": self.model, "optimizer": self.optimizer, "precision": self.precision}
-        if _same(mine, _present(model, optimizer, precision)):
-            return {"step": self.step}
-        return {"step": self.step, **mine}
-
-    @classmethod
-    def from_state_dict(
-        cls,
-        state: dict[str, Any],
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-    ) -> HealthyState:
-        """Inverse of `state_dict`; model, optimiser and scaler must be those of the checkpoint."""
-        if "model" in state:
-            return cls(**state)
-        return cls.capture(model, optimizer, precision, state["step"])
+        return _same(mine, _present(model, optimizer, precision))
 
 
 def _present(model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> dict[str, Any]:

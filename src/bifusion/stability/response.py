@@ -49,6 +49,8 @@ class Response:
         self.last_good: Place | None = None
         self.should_stop: Callable[[], bool] = lambda: False
         """Asked while a diagnosis, which takes many steps' time, goes on."""
+        self.on_healthy: Callable[[HealthyState], None] = lambda state: None
+        """Gets every new healthy state."""
 
     @property
     def guard(self) -> Guard:
@@ -76,6 +78,7 @@ class Response:
                 return
             self.healthy = None  # the old copy's memory is free before the new one takes its own
         self.healthy = HealthyState.capture(*self._state(), step)
+        self.on_healthy(self.healthy)
 
     def _is_sound(self) -> bool:
         """Weights, statistics and moments are finite, on all processes."""
@@ -90,19 +93,27 @@ class Response:
         bundle = self.folder.root / known["bundle"] if known.get("bundle") else None
         return stop_summary(fault, self.guard, known.get("diagnosis"), bundle)
 
+    @property
+    def is_at_healthy(self) -> bool:
+        """The present state is the last healthy one, to the bit."""
+        return self.healthy is not None and self.healthy.is_present(*self._state())
+
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, and the healthy state where the checkpoint's own is another."""
+        """Plain numbers; the healthy state has a file of its own."""
         return {
-            "healthy": self.healthy.state_dict(*self._state()) if self.healthy else None,
+            "healthy": self.healthy.step if self.healthy else None,
             "known": self.known,
             "bundles": self.bundles,
             "last_good": list(self.last_good) if self.last_good else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave; model and optimiser must be those of the checkpoint."""
-        kept = state["healthy"]
-        self.healthy = HealthyState.from_state_dict(kept, *self._state()) if kept else None
+    def load_state_dict(self, state: dict[str, Any], healthy: HealthyState | None) -> None:
+        """Takes what `state_dict` gave, and the healthy state; None: it is that of the checkpoint,
+        which model and optimiser are in."""
+        step = state["healthy"]
+        if healthy is None and step is not None:
+            healthy = HealthyState.capture(*self._state(), step)
+        self.healthy = healthy
         self.known, self.bundles = state["known"], state["bundles"]
         self.last_good = (place[0], place[1]) if (place := state["last_good"]) else None
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bifusion.checkpoint import load_weights, save_checkpoint
+from bifusion.checkpoint import HEALTHY, load_healthy_state, load_weights, save_checkpoint
 from bifusion.config import Config
 from bifusion.initial_weights import load_backbone
-from bifusion.resume_point import find_resume_point, settle
+from bifusion.resume_point import ResumePoint, find_resume_point, settle
+from bifusion.stability.healthy import HealthyState
 from bifusion.stability.response import Response
+from bifusion.training.healthy_file import HealthyFile
 from bifusion.training.recorder import Progress
 from bifusion.training.run_folder import RunFolder
 from bifusion.training.step import Stepper
@@ -22,6 +24,7 @@ class Saving:
         self.config, self.folder, self.stepper, self.response = config, folder, stepper, response
         self.fabric, self.model = stepper.fabric, stepper.model.module
         self.optimizer = stepper.optimizer.optimizer
+        self.healthy_file = HealthyFile(folder.checkpoints)
         self.saved_at = (0, 0)
         """Epoch and batch of the last checkpoint; a run that has just begun needs none."""
 
@@ -37,6 +40,7 @@ class Saving:
                 step=progress.step,
                 links=links,
                 from_disk=from_disk,
+                linked={} if self.response.is_at_healthy else {HEALTHY: self.healthy_file.written()},
             )
         self.saved_at = (progress.epoch, progress.batch)
         self.fabric.barrier()
@@ -51,7 +55,7 @@ class Saving:
         point, progress = find_resume_point(self.folder.checkpoints), Progress()
         if point is not None:
             load_weights(self.model, point.checkpoint)
-            self._load_state(point.state)
+            self._load_state(point)
             progress = Progress(**point.state["progress"])
         elif self.config.trainer.init is not None:
             load_backbone(self.model, self.config.trainer.init)
@@ -61,7 +65,15 @@ class Saving:
         self.fabric.barrier()
         if self.fabric.is_global_zero:
             settle(self.folder.checkpoints, point)
+            assert self.response.healthy is not None
+            self.healthy_file.write(self.response.healthy)
+            self.response.on_healthy = self.healthy_file.write
         return progress
+
+    def close(self) -> None:
+        """Leaves nothing but checkpoints."""
+        if self.fabric.is_global_zero:
+            self.healthy_file.close()
 
     def _state(self) -> dict[str, Any]:
         stepper = self.stepper
@@ -73,9 +85,12 @@ class Saving:
             "response": self.response.state_dict(),
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
+    def _load_state(self, point: ResumePoint) -> None:
+        state, healthy = point.state, None
+        if (point.checkpoint / HEALTHY).exists():
+            healthy = HealthyState(**load_healthy_state(point.checkpoint))
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.stepper.guard.load_state_dict(state["guard"])
         self.stepper.clipping.load_state_dict(state["clipping"])
-        self.response.load_state_dict(state["response"])
+        self.response.load_state_dict(state["response"], healthy)

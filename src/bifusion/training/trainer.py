@@ -105,7 +105,10 @@ class Trainer:
     def run(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> RunStatus:
         """Trains from the last checkpoint, or the start, to the end, a stop or an interruption."""
         with locked(self.folder.root) if self.fabric.is_global_zero else nullcontext():
-            return self._run(on_epoch)
+            try:
+                return self._run(on_epoch)
+            finally:
+                self.saving.close()
 
     def _run(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> RunStatus:
         self.progress = self.saving.take_up()
