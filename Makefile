@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow lint format setup sanitize bench resume-test faults
+.PHONY: demo test slow lint format setup sanitize bench resume-test replay-test faults attribution healthy
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -43,6 +43,15 @@ bench: setup
 
 resume-test: setup
 	$(BIN)/python tools/resume_test.py
+
+replay-test: setup
+	$(BIN)/python tools/replay_test.py
+
+attribution: setup
+	$(BIN)/python tools/attribution_sweep.py
+
+healthy: setup
+	$(BIN)/python tools/healthy_runs.py
 
 faults: setup
 	$(BIN)/python -m bifusion.laboratory

@@ -17,13 +17,13 @@ from bifusion.diagnosis.rerun import run_again
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.models import pooling
 from bifusion.rng import numpy_rng
-from bifusion.sparse.tensor import SparseTensor
 from bifusion.training.runtime import deterministic
+from module_faults import DIRECTIONS, VALUES, named_origin, trace, trained_leaves
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 
 SAMPLED = 5
-"""Modules a model and direction; all of them were tried when this was written."""
+"""Modules a model and direction; `make attribution` tries all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -36,60 +36,20 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TinyStep]:
     }
 
 
-def _first_tensor(output: object, change: Callable[[Tensor], Tensor]) -> object:
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, SparseTensor):
-        return output.replace(change(output.feats))
-    if isinstance(output, tuple):
-        return (_first_tensor(output[0], change), *output[1:])
-    return None
-
-
-class _BadGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor):
-        return tensor.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * torch.nan
-
-
-def _trace(step: TinyStep, *, operations: bool = False) -> tuple[Tracer, str | None]:
-    tracer = Tracer(step.stepper.model.module, ranges=False, operations=operations)
-    fault = run_again(step.stepper, step.inputs, step.state, tracer=tracer).outcome.event
-    return tracer, None if fault is None else fault.phase
-
-
-def _leaves(step: TinyStep) -> list[str]:
-    """Leaf modules that a step calls and whose gradient counts."""
-    tracer = Tracer(step.stepper.model.module)
-    run_again(step.stepper, step.inputs, step.state, tracer=tracer)
-    trained = [c for c in tracer.calls if c.leaf and c.grad_output and c.grad_output.rms > 0]
-    return list(dict.fromkeys(c.module for c in trained))
-
-
-@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("kind", ["bifusion", "oneformer3d", "mask3d"])
 def test_every_module_is_found(steps, kind, direction):
-    step = steps[kind]
-    names = _leaves(step)
-    rng = numpy_rng(0, kind, direction)
-    change = _BadGradient.apply if direction == "backward" else lambda t: t * torch.inf
-    for name in rng.choice(names, SAMPLED, replace=False):
-        module = step.stepper.model.module.get_submodule(name)
-        handle = module.register_forward_hook(lambda _, __, out: _first_tensor(out, change))
-        tracer, phase = _trace(step)
-        handle.remove()
-        assert tracer.origin is not None and phase is not None, name
-        assert (tracer.origin.module, tracer.origin.direction) == (name, direction)
+    step, rng = steps[kind], numpy_rng(0, kind, direction)
+    for name in rng.choice(trained_leaves(step), SAMPLED, replace=False):
+        value = VALUES[rng.choice(list(VALUES))]
+        module, where, phase = named_origin(step, name, direction, value)
+        assert (module, where) == (name, direction) and phase is not None
 
 
 def test_a_hook_before_a_module_counts_as_the_modules(steps):
     module = steps["oneformer3d"].stepper.model.module.decoder.x_mask
     handle = module.register_forward_pre_hook(lambda _, args: (args[0] * torch.nan,))
-    tracer, _ = _trace(steps["oneformer3d"])
+    tracer, _ = trace(steps["oneformer3d"])
     handle.remove()
     assert tracer.origin is not None and tracer.origin.module == "decoder.x_mask"
 
@@ -100,7 +60,7 @@ def test_parts_between_modules_have_names(steps, monkeypatch, code, part):
         return F.embedding_bag(*args, **options) / torch.zeros(())
 
     monkeypatch.setattr(code, "F", SimpleNamespace(embedding_bag=broken_sum))
-    tracer, _ = _trace(steps["bifusion"], operations=True)
+    tracer, _ = trace(steps["bifusion"], operations=True)
     origin = tracer.origin
     assert origin is not None and (origin.module, origin.operation) == (part, "div")
     assert origin.place is not None and origin.place.file in code.__file__
@@ -111,7 +71,7 @@ def test_the_fusions_mix_is_told_from_its_modules(steps):
     state = step.state
     before = state.control.scale
     state.control.scale = math.inf
-    tracer, _ = _trace(step, operations=True)
+    tracer, _ = trace(step, operations=True)
     state.control.scale = before
     assert tracer.origin is not None and tracer.origin.module == "fusion.mix"
     assert tracer.origin.place is not None and tracer.origin.place.file == "models/fusion.py"
@@ -120,7 +80,7 @@ def test_the_fusions_mix_is_told_from_its_modules(steps):
 def test_operation_and_line_are_named(steps):
     step = steps["oneformer3d"]
     step.stepper.criterion.config.no_object_weight = math.nan
-    tracer, phase = _trace(step, operations=True)
+    tracer, phase = trace(step, operations=True)
     step.stepper.criterion.config.no_object_weight = 0.1
     origin = tracer.origin
     assert phase == "loss" and origin is not None and origin.term == "instance_class"
@@ -205,4 +165,4 @@ def test_data_root_is_not_needed(steps, tmp_path: Path):
     """A step that runs again reads no file: its batch is all it needs."""
     step = steps["bifusion"]
     step.config.data.root = tmp_path / "gone"
-    assert _trace(step)[1] is None
+    assert trace(step)[1] is None
