@@ -171,31 +171,39 @@ def test_checkpoints_within_an_epoch(tool, reference, data, tmp_path, monkeypatc
     assert list(tool.differences(tmp_path / "run", reference)) == []
 
 
-def test_terminal_and_job_scheduler_are_heeded_within_seconds(tool, reference, data, tmp_path):
-    """Whole processes with data workers: SIGTERM to one, then Ctrl-C, which a terminal sends to all."""
-    save_config(config_of(data, workers=2), tmp_path / "run.json")
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "bifusion.cli", "train", str(tmp_path / "run.json")]
-    command += ["--out", str(run), "--resume"]
-    for wanted, stop in ((1, lambda pid: os.kill(pid, signal.SIGTERM)), (3, ctrl_c_twice)):
-        with open(tmp_path / "log.txt", "w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        while not (run / "steps.jsonl").exists() or len(read(run / "steps.jsonl")) < wanted:
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            time.sleep(0.002)
-        began = time.monotonic()
-        stop(process.pid)
-        assert process.wait(timeout=30) == 130, (tmp_path / "log.txt").read_text()
-        assert time.monotonic() - began < 10
-        assert "Traceback" not in (tmp_path / "log.txt").read_text()
-    train(config_of(data, workers=2), run, resume=True)
-    assert list(tool.differences(run, reference)) == []
-
-
 def ctrl_c_twice(pid):
     for _ in range(2):
         os.killpg(pid, signal.SIGINT)
         time.sleep(0.05)
+
+
+STOPS = {
+    "SIGTERM to one": lambda pid: os.kill(pid, signal.SIGTERM),
+    "Ctrl-C, which a terminal sends to all": ctrl_c_twice,
+    "SIGTERM to all, as a scheduler sends it": lambda pid: os.killpg(pid, signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_terminal_and_job_scheduler_are_heeded_within_seconds(tool, reference, data, tmp_path, stop):
+    """A whole process with data workers."""
+    save_config(config_of(data, workers=2), tmp_path / "run.json")
+    run, log = tmp_path / "run", tmp_path / "log.txt"
+    command = [sys.executable, "-m", "bifusion.cli", "train", str(tmp_path / "run.json")]
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [*command, "--out", str(run)], stdout=file, stderr=file, start_new_session=True
+        )
+    while not (run / "steps.jsonl").exists() or not read(run / "steps.jsonl"):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.002)
+    began = time.monotonic()
+    STOPS[stop](process.pid)
+    assert process.wait(timeout=30) == 130, log.read_text()
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in log.read_text()
+    train(config_of(data, workers=2), run, resume=True)
+    assert list(tool.differences(run, reference)) == []
 
 
 def read(path):

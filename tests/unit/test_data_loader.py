@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -173,6 +174,21 @@ def test_ctrl_c_of_the_terminal_leaves_workers_alone(dataset):
     for worker in worker_processes():
         os.kill(worker.pid, signal.SIGINT)
     assert len(list(running)) == 4
+
+
+def test_a_schedulers_sigterm_leaves_workers_alone(dataset):
+    """It too reaches every process. The parent's own ends them, as at its exit."""
+    running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+    next(running)
+    workers = worker_processes()
+    subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)
+    time.sleep(0.2)
+    assert len(list(running)) == 4 and all(worker.is_alive() for worker in workers)
+    workers[0].terminate()
+    workers[0].join(timeout=10)
+    assert not workers[0].is_alive()
+    with pytest.raises(WorkerEndedError, match="worker 1 of 2 .* ended with status 1"):
+        batches(dataset, workers=2, epoch=1)
 
 
 def test_workers_of_a_killed_process_end(dataset):

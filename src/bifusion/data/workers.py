@@ -20,6 +20,8 @@ from bifusion.types import InputError
 HELD = (signal.SIGINT, signal.SIGTERM)
 LOOK_SECONDS = 0.5
 """How often a worker looks whether its parent is still there."""
+TELLS_SENDERS = hasattr(signal, "sigtimedwait")
+"""The system says who sent a signal (Linux; where it does not, SIGTERM ends a worker at once)."""
 
 
 class WorkerEndedError(InputError):
@@ -31,13 +33,16 @@ class _Ended(BaseException):
 
 
 def heed_the_parent_alone(worker: int) -> None:
-    """Set-up of a worker: a terminal's Ctrl-C is the parent's business, which ends its workers; and
-    when the parent is killed they end too.
+    """Set-up of a worker, whose end is its parent's business.
 
-    Torch's workers would then wait for ever, holding memory, for somebody to read their last batches.
+    A terminal sends Ctrl-C to all processes, and a job scheduler SIGTERM: a worker that left at once
+    would break the step that its parent still wants to save. Where the parent ends the worker does
+    too: torch's would wait for ever, holding memory, for somebody to read their last batches.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if TELLS_SENDERS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is left to the thread below
     parent, recorded = os.getppid(), multiprocessing.parent_process()
     if recorded is not None and multiprocessing.get_start_method() == "fork":
         parent = recorded.pid or parent  # it may have ended already; a fork server is not the parent
@@ -45,9 +50,14 @@ def heed_the_parent_alone(worker: int) -> None:
 
 
 def _follow(parent: int) -> None:
-    """Ends this process within a second of its parent's end."""
+    """Ends this process within a second of its parent's end, and on its parent's SIGTERM."""
     while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
+        if TELLS_SENDERS:
+            came = signal.sigtimedwait({signal.SIGTERM}, LOOK_SECONDS)
+            if came is not None and came.si_pid == parent:
+                break
+        else:
+            time.sleep(LOOK_SECONDS)
     os._exit(1)
 
 
