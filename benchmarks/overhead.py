@@ -2,7 +2,8 @@
 
 Run as `python -m benchmarks.overhead RECIPE DATA SCENES`; prints JSON. What is done every so many steps
 (update ratios, conflicts of loss terms, copies of the healthy state) is measured by itself and counted
-by its share.
+by its share; so is the writing of the healthy state, though it goes on beside the steps. How long a run
+takes to save when a signal ends it is measured with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,11 +24,13 @@ import torch
 
 from benchmarks.steps import configured, make_batch, middle_of_last_stage
 from benchmarks.timing import clock, timing_of
-from bifusion.config import build_model
+from bifusion.checkpoint import HEALTHY, LAST, save_checkpoint
+from bifusion.config import Config, build_model
 from bifusion.data.dataset import SceneDataset
 from bifusion.stability.guard import Guard
 from bifusion.stability.healthy import HealthyState
 from bifusion.training import step as step_module
+from bifusion.training.healthy_file import HealthyFile
 from bifusion.training.step import Stepper
 
 PAIRS = 7
@@ -85,7 +89,7 @@ def run_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
         setattr(rules, f"{name}_every", 1)
         extra[name] = statistics.median(seconds() for _ in range(PERIODIC)) - with_all.seconds
         setattr(rules, f"{name}_every", 0)
-    extra["healthy"] = _seconds_of_a_copy(stepper)
+    extra["healthy"], leaving = _seconds_of_saving(stepper, config)
     every["healthy"] = config.trainer.guard.healthy_every
     amortised = extra["every step"] + sum(max(0.0, extra[name]) / every[name] for name in every)
     return {
@@ -96,6 +100,7 @@ def run_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
         "extra_seconds": extra,
         "every": every,
         "share": amortised / without.seconds,
+        "leaving": leaving,
     }
 
 
@@ -113,14 +118,28 @@ def unwatched() -> Iterator[None]:
         yield
 
 
-def _seconds_of_a_copy(stepper: Stepper) -> float:
+def _seconds_of_saving(stepper: Stepper, config: Config) -> tuple[float, dict[str, float]]:
+    """Seconds of a healthy state, copied and written; and of the checkpoint that a signal asks for, in
+    the middle of an epoch, with its size."""
     module, optimizer = stepper.model.module, stepper.optimizer.optimizer
-    times = []
-    for _ in range(PERIODIC):
-        started = clock()
-        HealthyState.capture(module, optimizer, stepper.fabric.strategy.precision, step=0)
-        times.append(clock() - started)
-    return statistics.median(times)
+    precision, healthy, leaving = stepper.fabric.strategy.precision, [], []
+    with tempfile.TemporaryDirectory(dir=".") as folder:  # where runs are: /tmp may be memory
+        file = HealthyFile(Path(folder))
+        for number in range(PERIODIC):
+            started = clock()
+            file.write(HealthyState.capture(module, optimizer, precision, step=0))
+            linked = {HEALTHY: file.written()}
+            copied = clock()
+            state = {"optimizer": optimizer.state_dict(), "time": 0.0}
+            saved = save_checkpoint(
+                Path(folder), module, config, state, step=number, links=(LAST,), from_disk=False,
+                linked=linked,
+            )  # fmt: skip
+            leaving.append(clock() - copied)
+            healthy.append(copied - started)
+        file.close()
+        written = sum(path.stat().st_size for path in saved.iterdir() if path.name != HEALTHY)
+    return statistics.median(healthy), {"seconds": statistics.median(leaving), "bytes": written}
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _steps(found: list[dict[str, Any]], console: Console) -> None:
 def _overhead(found: list[dict[str, Any]], console: Console) -> None:
     table = Table(title="monitor and guard: share of a step without them")
     for name in ("recipe", "watched s", "unwatched s", "every step", "update ratios", "conflicts",
-                 "healthy copy", "in all"):  # fmt: skip
+                 "healthy state", "in all"):  # fmt: skip
         table.add_column(name, justify="right")
     for record in found:
         extra, every = record["extra_seconds"], record["every"]
@@ -130,6 +130,12 @@ def _overhead(found: list[dict[str, Any]], console: Console) -> None:
             f"{record['share']:.1%}",
         )
     console.print(table)
+    for record in found:
+        leaving = record["leaving"]
+        size = leaving["bytes"] / 1e6
+        console.print(
+            f"{record['recipe']}: a signal's checkpoint {leaving['seconds']:.1f} s, {size:,.0f} MB"
+        )
 
 
 _TABLES = {

@@ -274,6 +274,16 @@ def test_terms_in_conflict():
     }
 
 
+def test_terms_of_one_mask_may_be_in_conflict():
+    def oppose(outcome):
+        if outcome.conflicts:
+            outcome.conflicts["mask_bce|mask_dice"] = -0.95
+
+    assert not alarms_of("oneformer3d_small", change=at(0, oppose))
+    expected = RulesConfig(conflict_expected=())
+    assert alarms_of("oneformer3d_small", change=at(0, oppose), config=expected)
+
+
 def test_loss_scale_underflow():
     def shrink(step, outcome):
         outcome.loss_scale = 65536.0 if step < LATE else 8.0

@@ -189,6 +189,8 @@ def conflicts(
 ) -> Iterator[Finding]:
     """Cosines between the gradients of loss terms, where measured."""
     for pair, cosine in (outcome.conflicts or {}).items():
+        if pair in config.conflict_expected:
+            continue
         windows.push(f"conflict.{pair}", cosine)
         measured = windows.last(f"conflict.{pair}", config.recent)
         if len(measured) < config.recent // 2:
