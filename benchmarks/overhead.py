@@ -122,24 +122,24 @@ def _seconds_of_saving(stepper: Stepper, config: Config) -> tuple[float, dict[st
     """Seconds of a healthy state, copied and written; and of the checkpoint that a signal asks for, in
     the middle of an epoch, with its size."""
     module, optimizer = stepper.model.module, stepper.optimizer.optimizer
-    precision, healthy, leaving = stepper.fabric.strategy.precision, [], []
+    precision = stepper.fabric.strategy.precision
+    keeping, leaving = [], []
     with tempfile.TemporaryDirectory(dir=".") as folder:  # where runs are: /tmp may be memory
         file = HealthyFile(Path(folder))
         for number in range(PERIODIC):
             started = clock()
             file.write(HealthyState.capture(module, optimizer, precision, step=0))
-            linked = {HEALTHY: file.written()}
-            copied = clock()
+            file.rest()
+            kept = clock()
             state = {"optimizer": optimizer.state_dict(), "time": 0.0}
             saved = save_checkpoint(
                 Path(folder), module, config, state, step=number, links=(LAST,), from_disk=False,
-                linked=linked,
+                linked={HEALTHY: file.written},
             )  # fmt: skip
-            leaving.append(clock() - copied)
-            healthy.append(copied - started)
-        file.close()
+            leaving.append(clock() - kept)
+            keeping.append(kept - started)
         written = sum(path.stat().st_size for path in saved.iterdir() if path.name != HEALTHY)
-    return statistics.median(healthy), {"seconds": statistics.median(leaving), "bytes": written}
+    return statistics.median(keeping), {"seconds": statistics.median(leaving), "bytes": written}
 
 
 if __name__ == "__main__":

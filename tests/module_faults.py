@@ -45,7 +45,9 @@ def named_origin(
         return replace_tensor(output, lambda tensor: change_gradient(tensor, lambda g: g * value))
 
     handle = step.stepper.model.module.get_submodule(module).register_forward_hook(strike)
-    tracer, phase = trace(step)
-    handle.remove()
+    try:
+        tracer, phase = trace(step)
+    finally:
+        handle.remove()
     origin = tracer.origin
     return (None, None, phase) if origin is None else (origin.module, origin.direction, phase)

@@ -55,7 +55,7 @@ def main() -> int:
     for line in wrong:
         console.print(line, markup=False, highlight=False)
     console.print(f"{tried - len(wrong)} of {tried} named at the right first module")
-    return 0 if len(wrong) <= (1 - WANTED) * tried else 1
+    return 0 if tried and len(wrong) <= (1 - WANTED) * tried else 1
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bifusion.compare import default_jobs, plan_runs, train_runs
 from bifusion.demo import DemoConfig, make_ground
+from bifusion.recipes import get_recipe
 from bifusion.reports.metrics import UpdateCounts, update_counts
 from bifusion.reports.run import Run, load_run
 
@@ -63,8 +65,8 @@ def rules_of(runs: Iterable[Run]) -> str:
 
 def report(runs: Sequence[Run], console: Console) -> None:
     """One line a recipe."""
-    table = Table("recipe", "seeds", "steps", "non-finite", "skipped", "rollbacks", "warnings a run", "")
-    table.columns[-1].header = "warned (seed:step)"
+    counted = ("steps", "non-finite", "skipped", "rollbacks", "warnings a run")
+    table = Table("recipe", "seeds", *counted, "warned (seed:step)")
     for recipe in Counter(run.recipe for run in runs):
         mine = [run for run in runs if run.recipe == recipe]
         counts: list[UpdateCounts] = [update_counts(run) for run in mine]
@@ -76,7 +78,7 @@ def report(runs: Sequence[Run], console: Console) -> None:
             str(sum(c.skipped for c in counts)),
             str(sum(c.rollbacks for c in counts)),
             " ".join(str(c.warnings) for c in counts),
-            rules_of(mine),
+            escape(rules_of(mine)),
         )
     console.print(table)
 
@@ -89,6 +91,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/healthy"))
     wanted = parser.parse_args()
     console = Console()
+    for recipe in wanted.recipes:
+        get_recipe(recipe)  # an unknown one is refused before anything is made
     ground = make_ground(DemoConfig(out=wanted.out), console)
     planned = plan_runs(
         wanted.recipes,

@@ -55,6 +55,8 @@ SAVE_EVERY = 2
 """Optimiser steps between checkpoints."""
 FAULTY_STEPS = (2, 5, 6, 7, 10)
 """One that is skipped; three in a row, which roll the run back; one while rates ramp up again."""
+SAVING = f".step-{STALE[0].removeprefix('.')}"
+"""Half-written checkpoints; the healthy state's file is there all the time."""
 CLOCK = ("seconds", "epoch_seconds", "peak_memory_mb")
 """What differs from run to run."""
 WANTED_IN_SAVE = 0.3
@@ -169,7 +171,7 @@ def kill(child: int) -> None:
 
 def saving(run: Path) -> str | None:
     """Name of the half-written checkpoint; None where none is being written."""
-    found = (run / "checkpoints").glob(STALE[0])
+    found = (run / "checkpoints").glob(SAVING)
     return next((path.name for path in found), None)
 
 
@@ -178,7 +180,7 @@ def traces_of_a_save(run: Path) -> bool:
     checkpoints = run / "checkpoints"
     linked = {path.resolve() for path in checkpoints.glob("*") if path.is_symlink()}
     whole = {path.resolve() for path in checkpoints.glob("step-*")}
-    return bool(whole - linked) or any(any(checkpoints.glob(pattern)) for pattern in STALE)
+    return bool(whole - linked) or any(any(checkpoints.glob(p)) for p in (SAVING, STALE[1]))
 
 
 def recorded_steps(run: Path) -> int:

@@ -10,7 +10,8 @@ Nothing is unpickled when loading.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import MappingProxyType
@@ -22,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bifusion.checksums import NO_DISK, WrittenFile, check_sum, forget_cached, write_summed
+from bifusion.checksums import NEEDS_OTHER_DISK, WrittenFile, check_sum, forget_cached, write_summed
 from bifusion.config import Config, build_model, load_config, save_config
-from bifusion.files import flush, folder_written_beside, link, remove_folder, switch_link
+from bifusion.files import flush, folder_written_beside, hard_link, remove_folder, switch_link
 from bifusion.training.run_folder import write_json
 from bifusion.types import InputError
 
@@ -46,7 +47,7 @@ def save_checkpoint(
     step: int,
     links: Iterable[str],
     from_disk: bool = True,
-    linked: Mapping[str, WrittenFile] = MappingProxyType({}),
+    linked: Mapping[str, Callable[[], WrittenFile]] = MappingProxyType({}),
 ) -> Path:
     """Writes a checkpoint folder and points `links` ("last", "best") at it.
 
@@ -55,7 +56,7 @@ def save_checkpoint(
     any more are removed, after all that. `training_state` holds tensors, numbers, strings, lists and
     dicts only; None where there is nothing to resume. `from_disk` False reads back what the system
     still holds in memory: half the time, where a signal leaves only seconds. `linked`: further files of
-    the folder, which are on disk already and stay as they are. Returns the folder.
+    the folder, asked for last, which are on disk already and stay as they are. Returns the folder.
 
     Raises:
         DiskFullError: no room. InputError: what is read back is not what was written. Links and the
@@ -75,9 +76,12 @@ def save_checkpoint(
             flush(beside / name)
             if from_disk:
                 forget_cached(beside / name)
-            check_sum(beside / name, sums[name], advice=NO_DISK)
-        for name, file in linked.items():
-            link(file.path, beside / name)
+            check_sum(beside / name, sums[name], advice=NEEDS_OTHER_DISK)
+        for name, written in linked.items():
+            file = written()
+            hard_link(file.path, beside / name)
+            if not os.path.samefile(file.path, beside / name):
+                check_sum(beside / name, file.sum, advice=NEEDS_OTHER_DISK)
             sums[name] = file.sum
         write_json(beside / SUMS, sums)
         save_config(config, beside / CONFIG)
@@ -86,8 +90,8 @@ def save_checkpoint(
     return folder
 
 
-def check_intact(checkpoint: Path) -> None:
-    """InputError unless weights and training state are to the bit what was saved.
+def check_intact(checkpoint: Path, *, but: Collection[str] = ()) -> None:
+    """InputError unless all files, `but` some, are to the bit what was saved.
 
     Without checksums (an imported checkpoint) nothing but their reading can show damage.
     """
@@ -96,8 +100,8 @@ def check_intact(checkpoint: Path) -> None:
         _read_weights(checkpoint / WEIGHTS)
         load_training_state(checkpoint)
         return
-    for name, expected in sums.items():
-        check_sum(checkpoint / name, expected, advice=TRAIN_AGAIN)
+    for name in sums.keys() - set(but):
+        check_sum(checkpoint / name, sums[name], advice=TRAIN_AGAIN)
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from bifusion.types import InputError
 
-NO_DISK = "the disk does not keep what is written to it: use another one"
+NEEDS_OTHER_DISK = "the disk does not keep what is written to it: use another one"
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def link(source: Path, path: Path) -> None:
+def hard_link(source: Path, path: Path) -> None:
     """The same file under another name; where the file system knows no hard links, a flushed copy."""
     try:
         os.link(source, path)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bifusion.checkpoint import (
     CONFIG,
+    HEALTHY,
     LAST,
     PREVIOUS,
     check_intact,
+    load_healthy_state,
     load_training_state,
     remove_unlinked,
 )
 from bifusion.config import load_config
 from bifusion.files import flush, remove_stale, switch_link
+from bifusion.stability.healthy import HealthyState
 from bifusion.types import InputError
 
 _logger = logging.getLogger(__name__)
@@ -31,20 +35,28 @@ class ResumePoint:
     """Its training state."""
     damaged: dict[Path, str]
     """What is wrong with the checkpoints that would have come first."""
+    healthy: HealthyState | None = None
+    """What a rollback goes back to; None: the checkpoint's own state."""
+    healthy_lost: bool = False
+    """It had another healthy state, whose file is damaged."""
 
 
 def find_resume_point(checkpoints: Path) -> ResumePoint | None:
     """The checkpoint to go on from; None where none was ever saved. Changes nothing on disk.
 
-    First comes "last", then the others from the newest to the oldest. Raises InputError, saying what
-    is wrong with each, where there are some and all are damaged.
+    First comes "last", then the others from the newest to the oldest; last of all those that lack
+    nothing but their healthy state, a file that several share. Raises InputError, saying what is wrong
+    with each, where there are some and all are damaged.
     """
     damaged: dict[Path, str] = {}
     for folder in _candidates(checkpoints):
         try:
-            return ResumePoint(folder, _read(folder), damaged)
+            return _read(folder, damaged)
         except (InputError, OSError) as error:
             damaged[folder] = str(error)
+    for folder in damaged:
+        with suppress(InputError, OSError):
+            return _read(folder, damaged, healthy_lost=True)
     if damaged:
         raise InputError(
             f"{checkpoints}: no checkpoint can be resumed:\n  "
@@ -66,7 +78,13 @@ def settle(checkpoints: Path, point: ResumePoint | None) -> None:
         return
     for problem in point.damaged.values():
         _logger.warning("DAMAGED CHECKPOINT %s", problem)
-    if point.damaged:
+    if point.healthy_lost:
+        _logger.warning(
+            "Going on from %s all the same: a rollback would go back to its own state, as the healthy "
+            "one is lost",
+            point.checkpoint,
+        )
+    elif point.damaged:
         _logger.warning(
             "Going on from %s, saved after %g epochs; what came after it is trained again",
             point.checkpoint,
@@ -79,13 +97,16 @@ def settle(checkpoints: Path, point: ResumePoint | None) -> None:
     remove_unlinked(checkpoints, spared=point.damaged)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """The training state of a checkpoint all of which is intact."""
+def _read(folder: Path, damaged: dict[Path, str], *, healthy_lost: bool = False) -> ResumePoint:
+    """The states of a checkpoint all of which is intact, but for its healthy state if that is `lost`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, though a link points at it")
-    check_intact(folder)
+    check_intact(folder, but=[HEALTHY] if healthy_lost else [])
     load_config(folder / CONFIG)
-    return load_training_state(folder)
+    state, healthy = load_training_state(folder), None
+    if not healthy_lost and (folder / HEALTHY).exists():
+        healthy = HealthyState(**load_healthy_state(folder))
+    return ResumePoint(folder, state, damaged, healthy, healthy_lost)
 
 
 def _candidates(checkpoints: Path) -> list[Path]:

@@ -2,14 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from bifusion.checkpoint import HEALTHY, load_healthy_state, load_model, load_training_state
+from bifusion.checkpoint import (
+    HEALTHY,
+    TRAINING_STATE,
+    load_healthy_state,
+    load_model,
+    load_training_state,
+)
 from bifusion.losses.criterion import Criterion
 from bifusion.stability.guard import GuardConfig
 from bifusion.stability.response import Response
@@ -166,6 +174,48 @@ def test_checkpoints_share_the_file_of_a_healthy_state(data, tmp_path, monkeypat
     assert steps == [first for first in range(0, 24, 4) for _ in range(3)]
     assert [len({file for file, at in files if at == step}) for step in set(steps)] == [1] * 6
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def stopped_between_copies(data, run, monkeypatch):
+    """A run saved after five steps and after six; both share the healthy state of the first epoch's end,
+    after four."""
+    config = config_of(data)
+    config.trainer.save_every, config.trainer.batch_size = 1, 1
+    config.trainer.guard.healthy_every = 100
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        train(config, run)
+    return config, [run / "checkpoints" / name for name in ("last", "previous")]
+
+
+def test_a_damaged_healthy_state_costs_no_more_than_itself(data, tmp_path, monkeypatch, caplog):
+    config, (last, previous) = stopped_between_copies(data, tmp_path, monkeypatch)
+    assert (last / HEALTHY).samefile(previous / HEALTHY)
+    content = bytearray((last / HEALTHY).read_bytes())
+    content[1000] ^= 1
+    (last / HEALTHY).write_bytes(content)
+    shutil.rmtree((tmp_path / "checkpoints" / "best").resolve())  # from which all could be repeated
+    assert train(config, tmp_path, resume=True).state == "completed"
+    assert "healthy.pt: is not as it was saved" in caplog.text
+    assert "its own state, as the healthy one is lost" in caplog.text
+    assert [step["step"] for step in lines(tmp_path / "steps.jsonl")] == list(range(24))
+
+
+def test_checkpoints_of_the_first_version_are_taken_up(data, tmp_path, monkeypatch):
+    """They hold the healthy state within the training state."""
+    config, (last, _) = stopped_between_copies(data, tmp_path / "new", monkeypatch)
+    shutil.copytree(tmp_path / "new", tmp_path / "old", symlinks=True)
+    checkpoint = tmp_path / "old" / "checkpoints" / "last"
+    state = load_training_state(checkpoint)
+    state["response"]["healthy"] = load_healthy_state(checkpoint)
+    torch.save(state, checkpoint / TRAINING_STATE)
+    (checkpoint / HEALTHY).unlink()
+    (checkpoint / "sums.json").unlink()
+    break_steps(monkeypatch, (6, 7))  # a rollback
+    for name in ("new", "old"):
+        assert train(config, tmp_path / name, resume=True).rollbacks == 1
+    ours, theirs = (load_model(tmp_path / name)[0].state_dict() for name in ("new", "old"))
+    assert same(ours, theirs)
 
 
 def test_faults_without_end_stop_the_run_after_its_rollbacks(data, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from bifusion import files
 from bifusion.checksums import check_sum
-from bifusion.files import DiskFullError, link
+from bifusion.files import DiskFullError, free_bytes, hard_link, remove_stale
 from bifusion.stability.healthy import HealthyState
 from bifusion.training.healthy_file import HealthyFile
 from bifusion.types import InputError
@@ -23,7 +23,7 @@ def test_a_link_keeps_what_the_file_was(tmp_path):
     file = HealthyFile(tmp_path / "checkpoints")
     file.write(state(1))
     first = file.written()
-    link(first.path, tmp_path / "kept.pt")
+    hard_link(first.path, tmp_path / "kept.pt")
     file.write(state(2))
     check_sum(file.written().path, file.written().sum, advice="")
     check_sum(tmp_path / "kept.pt", first.sum, advice="")
@@ -33,24 +33,37 @@ def test_a_link_keeps_what_the_file_was(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path):
+def test_what_a_killed_process_left_is_swept_up(tmp_path):
     file = HealthyFile(tmp_path)
-    file.path.write_bytes(b"half of a")
     file.write(state(1))
-    assert torch.load(file.written().path, weights_only=True)["step"] == 1
-    file.close()
+    path = file.written().path
+    assert remove_stale(tmp_path) == [path]
 
 
-def test_a_full_disk_is_told_to_who_asks_for_the_file(tmp_path):
+def test_a_full_disk_is_told_to_who_asks_and_tried_again(tmp_path):
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
         file = HealthyFile(disk)
-        file.write(state(1, size=10**6))
+        (disk / "filler").write_bytes(bytes(free_bytes(disk) - 50_000))
+        file.write(state(1, size=50_000))
         with pytest.raises(DiskFullError, match="the disk is full"):
             file.written()
         assert not file.path.exists()
-        with pytest.raises(DiskFullError, match="the disk is full"):
-            file.write(state(2))
+        file.write(state(2, size=50_000))  # nobody needs it yet
+        (disk / "filler").unlink()
+        assert torch.load(file.written().path, weights_only=True)["step"] == 2
         file.close()
+
+
+def test_a_file_that_cannot_even_be_made_is_a_full_disk(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bifusion.training.healthy_file.write_summed", refuse)
+    file = HealthyFile(tmp_path)
+    file.write(state(1))
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        file.written()
+    file.close()
 
 
 def test_a_disk_that_changes_what_is_written_is_noticed(tmp_path, monkeypatch):
@@ -73,6 +86,6 @@ def test_without_hard_links_there_is_a_copy(tmp_path, monkeypatch):
 
     (tmp_path / "a").write_text("content")
     monkeypatch.setattr(files.os, "link", refuse)
-    link(tmp_path / "a", tmp_path / "b")
+    hard_link(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "content"
     assert (tmp_path / "a").stat().st_ino != (tmp_path / "b").stat().st_ino

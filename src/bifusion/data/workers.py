@@ -43,18 +43,20 @@ def heed_the_parent_alone(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is left to the thread below
-    parent, recorded = os.getppid(), multiprocessing.parent_process()
-    if recorded is not None and multiprocessing.get_start_method() == "fork":
-        parent = recorded.pid or parent  # it may have ended already; a fork server is not the parent
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    above, recorded = os.getppid(), multiprocessing.parent_process()
+    parent = above if recorded is None or recorded.pid is None else recorded.pid
+    if multiprocessing.get_start_method() == "fork":
+        above = parent  # it may have ended already; a fork server's children are not the parent's
+    threading.Thread(target=_follow, args=(above, parent), daemon=True).start()
 
 
-def _follow(parent: int) -> None:
-    """Ends this process within a second of its parent's end, and on its parent's SIGTERM."""
-    while os.getppid() == parent:
+def _follow(above: int, parent: int) -> None:
+    """Ends this process within a second of the end of the process above it, and on SIGTERM of its
+    parent, which is another where a fork server started it."""
+    while os.getppid() == above:
         if TELLS_SENDERS:
             came = signal.sigtimedwait({signal.SIGTERM}, LOOK_SECONDS)
-            if came is not None and came.si_pid == parent:
+            if came is not None and came.si_pid in (above, parent):
                 break
         else:
             time.sleep(LOOK_SECONDS)

@@ -49,8 +49,8 @@ class Response:
         self.last_good: Place | None = None
         self.should_stop: Callable[[], bool] = lambda: False
         """Asked while a diagnosis, which takes many steps' time, goes on."""
-        self.on_healthy: Callable[[HealthyState], None] = lambda state: None
-        """Gets every new healthy state."""
+        self.before_copy: Callable[[], None] = lambda: None
+        """Called before a new healthy state is copied: who still holds the old one lets go of it."""
 
     @property
     def guard(self) -> Guard:
@@ -77,8 +77,8 @@ class Response:
             if self.guard.counts.in_a_row > 0 or not self._is_sound():
                 return
             self.healthy = None  # the old copy's memory is free before the new one takes its own
+            self.before_copy()
         self.healthy = HealthyState.capture(*self._state(), step)
-        self.on_healthy(self.healthy)
 
     def _is_sound(self) -> bool:
         """Weights, statistics and moments are finite, on all processes."""
@@ -111,6 +111,9 @@ class Response:
         """Takes what `state_dict` gave, and the healthy state; None: it is that of the checkpoint,
         which model and optimiser are in."""
         step = state["healthy"]
+        if isinstance(step, dict):  # as version 0.1 saved it, in one file
+            healthy = HealthyState(**step) if "model" in step else None
+            step = step["step"]
         if healthy is None and step is not None:
             healthy = HealthyState.capture(*self._state(), step)
         self.healthy = healthy

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bifusion.checkpoint import HEALTHY, load_healthy_state, load_weights, save_checkpoint
+from bifusion.checkpoint import HEALTHY, load_weights, save_checkpoint
+from bifusion.checksums import WrittenFile
 from bifusion.config import Config
 from bifusion.initial_weights import load_backbone
 from bifusion.resume_point import ResumePoint, find_resume_point, settle
-from bifusion.stability.healthy import HealthyState
 from bifusion.stability.response import Response
 from bifusion.training.healthy_file import HealthyFile
 from bifusion.training.recorder import Progress
@@ -25,6 +25,7 @@ class Saving:
         self.fabric, self.model = stepper.fabric, stepper.model.module
         self.optimizer = stepper.optimizer.optimizer
         self.healthy_file = HealthyFile(folder.checkpoints)
+        response.before_copy = self.healthy_file.let_go
         self.saved_at = (0, 0)
         """Epoch and batch of the last checkpoint; a run that has just begun needs none."""
 
@@ -40,7 +41,7 @@ class Saving:
                 step=progress.step,
                 links=links,
                 from_disk=from_disk,
-                linked={} if self.response.is_at_healthy else {HEALTHY: self.healthy_file.written()},
+                linked={} if self.response.is_at_healthy else {HEALTHY: self._healthy_written},
             )
         self.saved_at = (progress.epoch, progress.batch)
         self.fabric.barrier()
@@ -65,15 +66,26 @@ class Saving:
         self.fabric.barrier()
         if self.fabric.is_global_zero:
             settle(self.folder.checkpoints, point)
-            assert self.response.healthy is not None
-            self.healthy_file.write(self.response.healthy)
-            self.response.on_healthy = self.healthy_file.write
         return progress
+
+    def follow(self) -> None:
+        """Begins to write a healthy state that is new. Called after every step: not at an epoch's end,
+        where a checkpoint of the same state is about to be written, nor when the run is over."""
+        healthy = self.response.healthy
+        if self.fabric.is_global_zero and healthy is not None and healthy is not self.healthy_file.state:
+            self.healthy_file.write(healthy)
+
+    def rest(self) -> None:
+        """Waits until nothing is being written, as before processes are started."""
+        self.healthy_file.rest()
 
     def close(self) -> None:
         """Leaves nothing but checkpoints."""
-        if self.fabric.is_global_zero:
-            self.healthy_file.close()
+        self.healthy_file.close()
+
+    def _healthy_written(self) -> WrittenFile:
+        self.follow()
+        return self.healthy_file.written()
 
     def _state(self) -> dict[str, Any]:
         stepper = self.stepper
@@ -86,11 +98,9 @@ class Saving:
         }
 
     def _load_state(self, point: ResumePoint) -> None:
-        state, healthy = point.state, None
-        if (point.checkpoint / HEALTHY).exists():
-            healthy = HealthyState(**load_healthy_state(point.checkpoint))
+        state = point.state
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.stepper.guard.load_state_dict(state["guard"])
         self.stepper.clipping.load_state_dict(state["clipping"])
-        self.response.load_state_dict(state["response"], healthy)
+        self.response.load_state_dict(state["response"], point.healthy)

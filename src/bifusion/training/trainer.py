@@ -105,10 +105,7 @@ class Trainer:
     def run(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> RunStatus:
         """Trains from the last checkpoint, or the start, to the end, a stop or an interruption."""
         with locked(self.folder.root) if self.fabric.is_global_zero else nullcontext():
-            try:
-                return self._run(on_epoch)
-            finally:
-                self.saving.close()
+            return self._run(on_epoch)
 
     def _run(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> RunStatus:
         self.progress = self.saving.take_up()
@@ -123,7 +120,10 @@ class Trainer:
             self.response.should_stop = lambda: self.stop.signal_name is not None
             tower = f"; {description['clip']}" if description["clip"] else ""
             display.line(f"{name}: {description['parameters']['total']:,} parameters{tower}")
-            return self._run_epochs()
+            try:
+                return self._run_epochs()
+            finally:
+                self.saving.close()
 
     def _run_epochs(self) -> RunStatus:
         self.recorder.status("running", self.guard.counts)
@@ -179,6 +179,7 @@ class Trainer:
             outcome = self._compute(inputs, state)
             self.take_step.act(outcome, inputs, state)
             self.response.after(outcome, inputs, state, place)
+            self.saving.follow()
             seconds = time.perf_counter() - started
             memory = peak_memory_mb(self.fabric.device)
             self.recorder.step(outcome, state, inputs.rates, seconds, memory)
@@ -228,6 +229,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Validates where due, records the epoch and saves."""
         progress = self.progress
+        self.saving.rest()
         metrics = self._validate() if self._validation_due() else None
         progress.close_epoch(complete=True)
         self.recorder.epoch(self._stage_name(), None if metrics is None else validation_record(metrics))
