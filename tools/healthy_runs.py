@@ -35,6 +35,7 @@ RECIPES = (
 """Not the naive one, which is here to go wrong."""
 SEEDS = (0, 1, 2, 3, 4)
 EPOCHS = 20
+TABLE_WIDTH = 150
 WARNINGS = 1
 """As many in a run are borne with."""
 
@@ -91,6 +92,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/healthy"))
     wanted = parser.parse_args()
     console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
     for recipe in wanted.recipes:
         get_recipe(recipe)  # an unknown one is refused before anything is made
     ground = make_ground(DemoConfig(out=wanted.out), console)

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,8 +29,9 @@ from bifusion.models.clip_encoder import ClipConfig
 from bifusion.models.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.progress import RunTable
 from bifusion.recipes import get_recipe
-from bifusion.reports.comparison import write_report
+from bifusion.reports.comparison import audit_of, write_report
 from bifusion.training.run_folder import GUARD_STOPPED_EXIT, RunFolder
+from bifusion.training.signals import terminated_as_interrupted
 from bifusion.training.stages import Timeline
 from bifusion.types import InputError
 
@@ -158,32 +160,26 @@ def train_runs(
     slots: dict[str, int] = {}
     crashed: list[str] = []
     next_report = time.monotonic() + REPORT_SECONDS
-    previous = signal.signal(signal.SIGTERM, _raise_interrupt)
-    try:
-        with watch or RunTable([run.folder for run in runs], console) as table:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    run = waiting.pop(0)
-                    slots[run.folder.name] = min(set(range(jobs)) - set(slots.values()))
-                    start = _start_forked if forked else _start
-                    running[run.folder.name] = start(run, threads, slots[run.folder.name])
-                time.sleep(POLL_SECONDS)
-                for name, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[name], slots[name]
-                        if process.returncode not in (0, GUARD_STOPPED_EXIT):
-                            crashed.append(name)
-                table.update()
-                if time.monotonic() > next_report:
-                    began = time.monotonic()
-                    report()
-                    spent = time.monotonic() - began
-                    next_report = time.monotonic() + max(REPORT_SECONDS, 19 * spent)
-    except KeyboardInterrupt:
-        _stop(running.values())
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    table = watch or RunTable([run.folder for run in runs], console)
+    with terminated_as_interrupted(), _interrupted_too(running), table:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                slots[run.folder.name] = min(set(range(jobs)) - set(slots.values()))
+                start = _start_forked if forked else _start
+                running[run.folder.name] = start(run, threads, slots[run.folder.name])
+            time.sleep(POLL_SECONDS)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name], slots[name]
+                    if process.returncode not in (0, GUARD_STOPPED_EXIT):
+                        crashed.append(name)
+            table.update()
+            if time.monotonic() > next_report:
+                began = time.monotonic()
+                report()
+                spent = time.monotonic() - began
+                next_report = time.monotonic() + max(REPORT_SECONDS, 19 * spent)
     for name in crashed:
         console.print(f"[red]{name} crashed[/red]; the end of {out / name / 'log.txt'}:")
         console.print(_tail(out / name / "log.txt"), markup=False, highlight=False)
@@ -200,8 +196,7 @@ def partial_report(runs: Sequence[PlannedRun], out: Path, title: str) -> dict | 
     started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
     if not started:
         return None
-    audit = runs[0].config.data.root / "audit.json"
-    return write_report(started, out, audit=audit if audit.exists() else None, title=title)
+    return write_report(started, out, audit=audit_of(started), title=title)
 
 
 def _taken(run: PlannedRun) -> bool:
@@ -264,19 +259,21 @@ def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
         console.print(f"{len(runs) - NAMED_RUNS} more finished before, taken as they are")
 
 
-def _stop(processes) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _raise_interrupt(signum, frame) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _interrupted_too(running: Mapping[str, Process]) -> Iterator[None]:
+    """An interruption of the block is passed on to the runs, which are given time to save."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        raise
 
 
 def _tail(path: Path, lines: int = 25) -> str:

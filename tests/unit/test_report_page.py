@@ -17,7 +17,7 @@ from rich.console import Console
 from bifusion.labels import LABEL_SETS
 from bifusion.reports.arms import group_runs
 from bifusion.reports.charts import all_charts
-from bifusion.reports.comparison import load_schema, print_table, to_json, write_report
+from bifusion.reports.comparison import audit_of, load_schema, print_table, to_json, write_report
 from bifusion.reports.html import embed_json
 from bifusion.reports.pictures import Camera, fill_holes, view_axes, visible_part
 from bifusion.reports.run import load_run
@@ -181,6 +181,22 @@ def test_no_runs_and_no_audit_are_told(tmp_path):
         write_report([], tmp_path)
     with pytest.raises(InputError, match="no such audit"):
         write_report([FakeRun(epochs=4).write(tmp_path)], tmp_path, audit=tmp_path / "audit.json")
+
+
+def test_the_audit_of_finished_runs_is_found_beside_their_data(tmp_path):
+    """Where all of them have the same; runs of two data sets have none in common."""
+    folders = []
+    for name in ("a", "b", "b"):
+        folder = tmp_path / f"run{len(folders)}"
+        folder.mkdir()
+        config = {"config": {"data": {"root": str(tmp_path / name)}}}
+        (folder / "config.json").write_text(json.dumps(config))
+        folders.append(folder)
+    assert audit_of(folders[1:]) is None
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "audit.json").write_text("{}")
+    assert audit_of(folders[1:]) == tmp_path / "b" / "audit.json"
+    assert audit_of(folders) is None
 
 
 def test_the_terminal_table_fits_80_columns(compared):

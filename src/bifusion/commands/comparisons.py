@@ -81,14 +81,14 @@ def _ablate(wanted: Compare, console: Console) -> int:
 
 def _compare(wanted: Compare, console: Console) -> int:
     from bifusion.compare import check_runs, default_jobs, plan_runs, train_runs
-    from bifusion.reports.comparison import print_table, write_report
+    from bifusion.reports.comparison import audit_of, print_table, write_report
 
     out = wanted.out or Path("runs/compare")
     if wanted.grid:
         raise InputError("--grid goes with --ablate")
     if not wanted.recipes and not wanted.runs:
         raise InputError("nothing to compare: name recipes to train, or finished runs with --runs")
-    planned, crashed, audit = [], [], None
+    planned, crashed = [], []
     if wanted.recipes:
         if wanted.data is None:
             raise InputError(
@@ -105,10 +105,8 @@ def _compare(wanted: Compare, console: Console) -> int:
         check_runs(planned)
         jobs = wanted.jobs or default_jobs()
         crashed = train_runs(planned, out, jobs=jobs, title=out.name, console=console)
-        audit = wanted.data / "audit.json"
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
-    usable_audit = audit if audit is not None and audit.exists() else None
-    report = write_report(folders, out, audit=usable_audit, crashed=crashed, title=out.name)
+    report = write_report(folders, out, audit=audit_of(folders), crashed=crashed, title=out.name)
     print_table(report, console)
     console.print(f"report: {out / 'report.html'}")
     return 1 if crashed else 0

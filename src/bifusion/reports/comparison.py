@@ -72,6 +72,15 @@ def write_report(
     return report
 
 
+def audit_of(run_dirs: Sequence[Path]) -> Path | None:
+    """The audit.json of the data set that all runs were trained on; None where they differ, or there
+    is none there."""
+    configs = [read_json(Path(folder) / "config.json", {}) or {} for folder in run_dirs]
+    roots = {str(config.get("config", {}).get("data", {}).get("root")) for config in configs}
+    audit = Path(roots.pop()) / "audit.json" if len(roots) == 1 else None
+    return audit if audit is not None and audit.is_file() else None
+
+
 def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
     """Whose performance is not judged and why; None if nobody's was refused."""
     labels = {arm.key: arm.label for arm in arms}
