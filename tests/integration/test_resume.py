@@ -1,6 +1,5 @@
 """Runs that are interrupted, killed or run out of disk go on as if nothing had happened, to the bit."""
 
-import importlib.util
 import json
 import logging
 import multiprocessing
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,19 +26,14 @@ from bifusion.training import saving, trainer, validation
 from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from bifusion.types import InputError
+from load_tool import TOOLS, load_tool
 from small_disks import small_disk
 from tiny_runs import make_tiny_data, tiny_config
-
-TOOL = Path(__file__).parents[2] / "tools" / "resume_test.py"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("resume_test", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("resume_test")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,16 @@ def reference(data, tmp_path_factory):
 
 def test_killed_runs_resume_to_the_same_bits():
     """The short form of `make resume-test`."""
-    command = [sys.executable, str(TOOL), "--runs", "3", "--jobs", "1", "--seed", "3"]
+    command = [
+        sys.executable,
+        str(TOOLS / "resume_test.py"),
+        "--runs",
+        "3",
+        "--jobs",
+        "1",
+        "--seed",
+        "3",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 of 3" in done.stdout
