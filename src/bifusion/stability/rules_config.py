@@ -21,8 +21,9 @@ class RulesConfig:
     """When a figure of a training step counts as unhealthy.
 
     "Usual" is the median over a window of steps that were taken. What healthy small runs on generated
-    rooms show (OneFormer3D, Mask3D, BiFusion and BiFusion without views: three seeds of 800 steps each, and
-    five of 400, `make healthy`) stands beside each threshold as "healthy". Nothing here can be moved by a value that is not finite.
+    rooms show stands beside each threshold as "healthy": OneFormer3D, Mask3D, BiFusion and BiFusion
+    without views, three seeds of 800 steps each, and five of 400 (`make healthy`). Nothing here can be
+    moved by a value that is not finite.
     """
 
     actions: dict[str, RuleAction] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class RulesConfig:
     update_range: tuple[float, float] = (1e-9, 0.1)
     """A tenth of the weights in one step leaves nothing of them in ten; below 1e-9 float32 weights do
     not move at all: its resolution is 6e-8, and single weights move more than the mean. Healthy: 8e-6 to
-    8e-3 (2e-7 in the image tower at the rate of Plan B)."""
+    1e-2 (2e-7 in the image tower at the rate of Plan B)."""
 
     # --------------------------------------------------------------------------------- features
     feature_change: float = 10.0
