@@ -148,6 +148,27 @@ def test_the_rule_on_known_pairs(signs, outcome):
     assert rules.judge("stability", pairs(signs)).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "headline"),
+    [
+        (("matters", "does not show"), "Staged is steadier; no difference in accuracy shows"),
+        (("does not show", "matters"), "No difference in stability shows; staged is more accurate"),
+        (("harms", "harms"), "Staged is less steady; staged is less accurate"),
+        (
+            ("too few pairs", "matters"),
+            "Too few pairs to say anything on stability; staged is more accurate",
+        ),
+        (("too few pairs", "too few pairs"), "Too few pairs to say"),
+    ],
+)
+def test_a_rivals_headline_says_who(outcomes, headline):
+    stability, accuracy = (
+        rules.Finding(aspect, outcome, 0, 0, 0, 1.0, [])
+        for aspect, outcome in zip(("stability", "accuracy"), outcomes, strict=True)
+    )
+    assert rules.rival_headline(stability, accuracy) == headline
+
+
 def test_points_at_which_every_seed_agrees_are_named():
     finding = rules.judge("stability", pairs([1, 1, 1, 1, 0, 1, 1, 1, 1]))
     assert finding.points == ["p0", "p2"] and finding.ties == 1

@@ -193,14 +193,15 @@ RIVAL_WORDS = {"matters": "staged is better", "harms": "staged is worse"}
 def rival_headline(stability: Finding, accuracy: Finding) -> str:
     """The same of another model beside the staged one."""
     words = {
-        "stability": ("Staged is steadier", "staged is less steady", "no difference in stability shows"),
+        "stability": ("steadier", "less steady", "no difference in stability shows"),
         "accuracy": ("more accurate", "less accurate", "no difference in accuracy shows"),
     }
     told = []
     for finding in (stability, accuracy):
         better, worse, same = words[finding.aspect]
         few = f"too few pairs to say anything on {finding.aspect}"
-        told.append({"matters": better, "harms": worse, "too few pairs": few}.get(finding.outcome, same))
+        staged = {"matters": f"staged is {better}", "harms": f"staged is {worse}", "too few pairs": few}
+        told.append(staged.get(finding.outcome, same))
     if stability.outcome == accuracy.outcome == "too few pairs":
         return "Too few pairs to say"
     text = "; ".join(told)
