@@ -177,6 +177,18 @@ def _room(scene: str) -> str:
     return re.sub(r"^(scene\d{4})_\d{2}$", r"\1", scene)
 
 
+def _differences(name: str, one: Any, other: Any) -> list[str]:
+    """The settings that differ, by their full names; within groups of settings, those alone."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = dict.fromkeys((*one, *other))
+        absent = "absent"
+        nested = [
+            _differences(f"{name}.{key}", one.get(key, absent), other.get(key, absent)) for key in keys
+        ]
+        return [text for texts in nested for text in texts]
+    return [] if one == other else [f"{name} ({one}, {other})"]
+
+
 def _unequal(one: Run, other: Run) -> list[str]:
     """What has to be equal between two runs and is not."""
     found = []
@@ -196,8 +208,8 @@ def _unequal(one: Run, other: Run) -> list[str]:
         if keys == VOXEL_SIZE and FINE in (one.arm, other.arm):
             continue
         mine, theirs = (_setting(run, keys) for run in (one, other))
-        if mine is not None and theirs is not None and mine != theirs:
-            found.append(f"{'.'.join(keys)} ({mine}, {theirs})")
+        if mine is not None and theirs is not None:
+            found += _differences(".".join(keys), mine, theirs)
     return found
 
 
