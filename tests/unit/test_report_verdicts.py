@@ -156,18 +156,14 @@ def test_unequal_augmentation_is_refused_but_view_dropout_may_differ(tmp_path):
 
 
 def test_only_the_settings_that_differ_are_named(tmp_path):
-    guards = (
-        {"rules": {"window": 64, "reach": 200}},
-        {"rules": {"window": 32, "reach": 200, "calm": 9}},
-    )
-    for arm, guard in zip(("staged", "baseline"), guards, strict=True):
+    kept = {"staged": {"window": 64, "reach": 200}, "baseline": {"window": 32, "reach": 200, "calm": 9}}
+    for arm, rules in kept.items():
         path = FakeRun(arm=arm).write(tmp_path) / "config.json"
         config = json.loads(path.read_text())
         config["config"].setdefault("trainer", {})["guard"] = {"rules": rules}
         path.write_text(json.dumps(config))
-    arms = group_runs([load_run(tmp_path / f"{arm}-seed0") for arm in ("staged", "baseline")])
-    staged = next(arm for arm in arms if arm.role == "staged")
-    told = judge_performance(staged, arms).evidence
+    arms = group_runs([load_run(tmp_path / f"{arm}-seed0") for arm in kept])
+    told = judge_performance(next(arm for arm in arms if arm.role == "staged"), arms).evidence
     assert "trainer.guard.rules.window (64, 32), trainer.guard.rules.calm (absent, 9): no" in told
     assert "reach" not in told
 
