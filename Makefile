@@ -26,13 +26,13 @@ $(READY): pyproject.toml CMakeLists.txt $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h
 
 lint: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks laboratory tools
+	$(BIN)/ruff format --check src tests benchmarks laboratory tools
 	$(BIN)/pyright
 
 format: setup
-	$(BIN)/ruff format src tests benchmarks tools
-	$(BIN)/ruff check --fix src tests benchmarks tools
+	$(BIN)/ruff format src tests benchmarks laboratory tools
+	$(BIN)/ruff check --fix src tests benchmarks laboratory tools
 
 sanitize: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind
@@ -54,4 +54,4 @@ healthy: setup
 	$(BIN)/python tools/healthy_runs.py
 
 faults: setup
-	$(BIN)/python -m bifusion.laboratory
+	$(BIN)/python -m laboratory

@@ -22,7 +22,7 @@ from benchmarks.steps import bench_step
 from benchmarks.tables import print_tables
 from benchmarks.timing import machine
 from benchmarks.unets import KINDS, bench_growth, bench_unet
-from bifusion.data.synthetic import RoomsConfig, make_rooms
+from bifusion.datasets.rooms import RoomsConfig, make_rooms
 
 OUT = Path("build/bench")
 TABLE_WIDTH = 120

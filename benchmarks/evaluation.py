@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.labels import LabelSet, get_label_set
+from bifusion.labels.sets import LabelSet, get_label_set
 from bifusion.models.postprocess import pack_point_masks
 from bifusion.rng import numpy_rng
 from bifusion.types import SceneResult, SceneTruth

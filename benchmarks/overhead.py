@@ -24,14 +24,14 @@ import torch
 
 from benchmarks.steps import configured, make_batch, middle_of_last_stage
 from benchmarks.timing import clock, timing_of
-from bifusion.checkpoint import HEALTHY, LAST, save_checkpoint
-from bifusion.config import Config, build_model
+from bifusion.config.run import Config, build_model
 from bifusion.data.dataset import SceneDataset
-from bifusion.stability.guard import Guard
-from bifusion.stability.healthy import HealthyState
-from bifusion.training import step as step_module
-from bifusion.training.healthy_file import HealthyFile
-from bifusion.training.step import Stepper
+from bifusion.runs.checkpoint import HEALTHY, LAST, save_checkpoint
+from bifusion.runs.healthy import HealthyState
+from bifusion.runs.healthy_file import HealthyFile
+from bifusion.step import step as step_module
+from bifusion.step.guard import Guard
+from bifusion.step.step import Stepper
 
 PAIRS = 7
 PERIODIC = 2

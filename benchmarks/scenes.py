@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.data.prepare import prepare_scannet
 from bifusion.data.scene_folder import load_scene
 from bifusion.data.voxels import voxelize
+from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.rng import numpy_rng
 
 WALL_VOXELS = 125

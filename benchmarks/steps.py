@@ -21,17 +21,17 @@ import torch
 from torch import nn
 
 from benchmarks.timing import clock, timing_of
-from bifusion.config import Config, Model, build_model
+from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
+from bifusion.config.run import Config, Model, build_model
+from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset, collate
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import get_recipe
-from bifusion.training.assembly import make_stepper
-from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
-from bifusion.training.outcome import StepInputs
-from bifusion.training.runtime import make_fabric
-from bifusion.training.stages import StageState, Timeline
-from bifusion.training.step import Stepper
+from bifusion.step.assembly import make_stepper
+from bifusion.step.outcome import StepInputs
+from bifusion.step.runtime import make_fabric
+from bifusion.step.step import Stepper
 from bifusion.types import Batch
 
 FULL_SIZE_VIEWS = 4
@@ -86,9 +86,9 @@ def configured(recipe: str, data: Path) -> Config:
     config = get_recipe(recipe)
     config.data = dataclasses.replace(config.data, root=data)
     if isinstance(config.model, BiFusionConfig):
-        clip = dataclasses.replace(config.model.clip, pretrained=None)
-        config.model = dataclasses.replace(config.model, clip=clip)
-        if clip.architecture != "small":
+        tower = dataclasses.replace(config.model.tower, pretrained=None)
+        config.model = dataclasses.replace(config.model, tower=tower)
+        if tower.architecture != "small":
             config.data.max_views = FULL_SIZE_VIEWS
             config.data.image_size = FULL_SIZE_IMAGE
     config.data.augment.no_views_probability = config.data.augment.fewer_views_probability = 0.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from laboratory.faults import change_gradient, replace_tensor
 from torch import nn
 
 from bifusion.diagnosis.rerun import run_again
 from bifusion.diagnosis.tracing import Tracer
-from bifusion.laboratory.faults import change_gradient, replace_tensor
 from step_factory import TinyStep
 
 Direction = Literal["forward", "backward"]

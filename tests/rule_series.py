@@ -8,17 +8,17 @@ from math import hypot
 
 import numpy as np
 
+from bifusion.config.stages import StageState, Timeline
 from bifusion.recipes import get_recipe
-from bifusion.stability.events import Alarm
-from bifusion.stability.rules import Rules
-from bifusion.training.monitor import GRADIENT_PATHS
-from bifusion.training.outcome import StepOutcome
-from bifusion.training.stages import StageState, Timeline
+from bifusion.step.events import Alarm
+from bifusion.step.observe import GRADIENT_PATHS
+from bifusion.step.outcome import StepOutcome
+from bifusion.step.rules import Rules
 
 STEPS_PER_EPOCH = 20
 EPOCHS = 16
 NORMS = {
-    "clip": 0.8, "conv1": 1.2, "head_2d": 1.2, "head_3d": 3.0, "backbone": 7.0, "fusion": 4.0,
+    "tower": 0.8, "conv1": 1.2, "head_2d": 1.2, "head_3d": 3.0, "backbone": 7.0, "fusion": 4.0,
     "decoder": 9.0,
 }  # fmt: skip
 """Usual gradient norms, all losses on and the gate open."""
@@ -78,9 +78,9 @@ def _norms(fused, run_2d, seen, state, noisy) -> dict[str, float | None]:
             norms[path] = noisy(NORMS[path], 0.35) * weights
     if run_2d and state.trains("head_2d"):
         norms["head_2d"] = noisy(NORMS["head_2d"], 0.5) * weights * opened if seen else 0.0
-    if seen and state.control.clip_gradient_scale > 0:
-        for path in ("clip", "conv1"):
-            norms[path] = noisy(NORMS[path], 0.7) * weights * state.control.clip_gradient_scale
+    if seen and state.control.tower_gradient_scale > 0:
+        for path in ("tower", "conv1"):
+            norms[path] = noisy(NORMS[path], 0.7) * weights * state.control.tower_gradient_scale
     norms["total"] = hypot(*(norm or 0.0 for norm in norms.values()))
     return norms
 

@@ -22,8 +22,8 @@ LEVEL = {
 }
 GROUPS_3D = {"backbone": 1_250_000, "decoder": 410_000}
 GROUPS_2D = {
-    "clip.conv1_rgb": 24_000,
-    "clip.block0": 200_000,
+    "tower.conv1_rgb": 24_000,
+    "tower.block0": 200_000,
     "head_2d": 60_000,
     "film": 30_000,
     "gate": 12_000,
@@ -153,7 +153,7 @@ class FakeRun:
             if self._kind == "bifusion"
             else None,
             "class_names": CLASSES,
-            "clip": "small tower, pretrained on 16 generated rooms"
+            "tower": "small tower, pretrained on 16 generated rooms"
             if self._kind == "bifusion"
             else None,
             "versions": {"bifusion": "0.1.0", "torch": "2.14.1"},
@@ -161,7 +161,7 @@ class FakeRun:
                 "data": {"voxel_size_m": 0.06, "augment": {"flip_probability": 0.5}},
                 "model": {
                     "unet": {"kind": "residual", "planes": [32, 64, 96, 128]},
-                    "clip": {"architecture": "small", "width": 128},
+                    "tower": {"architecture": "small", "width": 128},
                     "fusion": {"dim": 96},
                 },
             },
@@ -196,7 +196,7 @@ class FakeRun:
             "backbone": 0.8 * noise[4] * spike,
             "decoder": 1.4 * noise[5] * spike,
             "total": 1.7 * noise[6] * spike,
-            "clip": 0.2 * noise[0] if two_d and stage == 2 else 0.0,
+            "tower": 0.2 * noise[0] if two_d and stage == 2 else 0.0,
             "conv1": 0.05 * noise[1] if two_d and stage == 2 else 0.0,
             "head_2d": 0.5 * noise[2] if two_d else 0.0,
             "fusion": 0.3 * noise[3] if two_d else 0.0,
@@ -214,8 +214,8 @@ class FakeRun:
             "total": None if bad else float(sum(losses.values())),
             "lr": {
                 "backbone": 1e-3,
-                "clip.conv1_rgb": 0.0,
-                "clip.block0": 1e-4 if two_d and stage == 2 else 0.0,
+                "tower.conv1_rgb": 0.0,
+                "tower.block0": 1e-4 if two_d and stage == 2 else 0.0,
             },
             "grad_norm": norms,
             "grad_norm_clipped": None if bad else 1.0,

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from bifusion.config import Config, build_model
+from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
+from bifusion.config.run import Config, build_model
+from bifusion.config.stages import StageState, Timeline
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
-from bifusion.training.assembly import make_stepper
-from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
-from bifusion.training.outcome import StepInputs
-from bifusion.training.runtime import make_fabric
-from bifusion.training.stages import StageState, Timeline
-from bifusion.training.step import Stepper
+from bifusion.step.assembly import make_stepper
+from bifusion.step.outcome import StepInputs
+from bifusion.step.runtime import make_fabric
+from bifusion.step.step import Stepper
 from bifusion.types import Batch
 
 

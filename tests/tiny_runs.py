@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from bifusion.config import Config, TrainerConfig
-from bifusion.models.clip_encoder import ClipConfig
+from bifusion.config.run import Config, TrainerConfig
 from bifusion.models.mask_decoder import MaskDecoderConfig
 from bifusion.models.query_decoder import DecoderConfig
+from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes import get_recipe
 from scene_factory import make_tiny_scene
@@ -30,7 +30,7 @@ def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
     score = config.model.decoder.score_head
     config.model.decoder = DecoderConfig(num_layers=1, dim=16, heads=2, ffn_dim=16, score_head=score)
     if config.model_kind == "bifusion":
-        config.model.clip = ClipConfig(
+        config.model.tower = ClipConfig(
             architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
         )
         config.model.fusion = dataclasses.replace(config.model.fusion, dim=16, hidden=16, film_hidden=8)

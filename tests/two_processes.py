@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from bifusion.config.guard import GuardConfig
 from bifusion.losses.criterion import Criterion
-from bifusion.stability.guard import GuardConfig
-from bifusion.training.run_folder import RunFolder, to_json
-from bifusion.training.runtime import make_fabric
-from bifusion.training.step import Stepper
+from bifusion.runs.run_folder import RunFolder
+from bifusion.step.runtime import make_fabric
+from bifusion.step.step import Stepper
+from bifusion.storage.json_files import to_json
 from bifusion.training.trainer import Trainer
 from tiny_runs import tiny_config
 

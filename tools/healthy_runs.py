@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bifusion.compare import default_jobs, plan_runs, train_runs
-from bifusion.demo import DemoConfig, make_ground
 from bifusion.recipes import get_recipe
-from bifusion.reports.metrics import UpdateCounts, update_counts
-from bifusion.reports.run import Run, load_run
+from bifusion.studies.comparison.run import default_jobs, plan_runs, train_runs
+from bifusion.studies.demo import DemoConfig, make_ground
+from bifusion.studies.figures.metrics import UpdateCounts, update_counts
+from bifusion.studies.figures.run import Run, load_run
 
 RECIPES = (
     "oneformer3d_small",
@@ -101,7 +101,7 @@ def main() -> int:
         wanted.seeds,
         ground.rooms,
         wanted.out,
-        clip_weights=ground.tower,
+        tower_weights=ground.tower,
         epochs=wanted.epochs,
     )
     title = "Healthy runs"

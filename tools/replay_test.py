@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bifusion.config import Config
-from bifusion.training.step import Stepper
+from bifusion.config.run import Config
+from bifusion.step.step import Stepper
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 

@@ -44,10 +44,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from bifusion.checkpoint import HEALTHY, TRAINING_STATE, WEIGHTS, load_training_state
-from bifusion.config import Config, save_config
-from bifusion.files import STALE
-from bifusion.training.step import Stepper
+from bifusion.config.run import Config, save_config
+from bifusion.runs.checkpoint import HEALTHY, TRAINING_STATE, WEIGHTS, load_training_state
+from bifusion.step.step import Stepper
+from bifusion.storage.files import STALE
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config
 

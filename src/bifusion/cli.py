@@ -24,7 +24,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export-submission": runs.export_submission,
     "compare": comparisons.compare,
     "dose": comparisons.dose,
-    "pretrain-clip": comparisons.pretrain_clip,
+    "pretrain-tower": comparisons.pretrain_tower,
     "import-checkpoint": runs.import_checkpoint,
     "replay": replay.replay,
 }

@@ -227,7 +227,7 @@ class FusionControl:
     """α on seen points instead of the learned one (0.5 while s ramps; 0 for "without views")."""
     run_2d: bool = True
     """Compute the 2D branch at all. False in stage 1 and for "without views"."""
-    clip_gradient_scale: float = 0.0
+    tower_gradient_scale: float = 0.0
     """Factor on the gradient that reaches the CLIP tower; 0 isolates it (it runs under no_grad)."""
     withhold_views: bool = False
     """Evaluate as if no view existed."""

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from bifusion import cli
-from bifusion.config import load_config, save_config
-from bifusion.predict import predict_scene
+from bifusion.config.run import load_config, save_config
+from bifusion.inference.evaluate import evaluate_run
+from bifusion.inference.predict import predict_scene
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 from tiny_runs import make_tiny_data, tiny_config
 
 Damage = Callable[[Path], object]
@@ -318,9 +318,9 @@ def test_configuration_file(run, refused, tmp_path, field, value, words):
         (["--trainer.epochs", "2"], ["trainer.epochs is 2", "3 stages"]),
         (["--trainer.eval-every", "0"], ["trainer.eval_every: found 0"]),
         (["--trainer.accelerator", "mps"], ["trainer.accelerator is 'mps'", "auto"]),
-        (["--model.clip.blocks", "9"], ["clip.blocks is 9", "1 … 4"]),
-        (["--model.clip.patch-size", "8"], ["model.clip.patch_size is 8", "data.patch_size is 16"]),
-        (["--model.clip.pretrained", "none.pt"], ["there is no file none.pt"]),
+        (["--model.tower.blocks", "9"], ["tower.blocks is 9", "1 … 4"]),
+        (["--model.tower.patch-size", "8"], ["model.tower.patch_size is 8", "data.patch_size is 16"]),
+        (["--model.tower.pretrained", "none.pt"], ["there is no file none.pt"]),
         (["--data.label-set", "nyu40"], ["label_set is 'nyu40'"]),
         (["--trainer.epochs", "many"], ["many"]),
     ],
@@ -335,7 +335,7 @@ def test_option(trained, refused, tmp_path, options, words):
     [
         (["--epochs", "0"], ["trainer.epochs is 0"]),
         (["--jobs", "-1"], ["--jobs: found -1"]),
-        (["--clip-weights", "none.pt"], ["there is no file none.pt"]),
+        (["--tower-weights", "none.pt"], ["there is no file none.pt"]),
     ],
 )
 def test_comparison_is_refused_before_a_run_starts(data, refused, tmp_path, options, words):

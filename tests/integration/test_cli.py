@@ -51,7 +51,7 @@ def test_help_lists_all_commands_quickly():
         "evaluate",
         "predict",
         "compare",
-        "pretrain-clip",
+        "pretrain-tower",
     ):
         assert command in result.stdout
     assert result.returncode == 0
@@ -68,8 +68,8 @@ def test_recipe_names_are_what_the_issue_names():
 
 
 def test_configuration_of_another_run_is_not_overwritten(tmp_path: Path):
-    from bifusion.compare import plan_runs, train_runs
-    from bifusion.config import save_config
+    from bifusion.config.run import save_config
+    from bifusion.studies.comparison.run import plan_runs, train_runs
     from bifusion.types import InputError
 
     (planned,) = plan_runs(["oneformer3d_small"], [0], tmp_path, tmp_path / "out", epochs=3)

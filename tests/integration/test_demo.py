@@ -8,10 +8,10 @@ import pytest
 from plyfile import PlyData
 from rich.console import Console
 
-from bifusion.compare import plan_runs
-from bifusion.data.synthetic import RoomsConfig
-from bifusion.demo import DEMO_RECIPES, DemoConfig, run_demo
-from bifusion.training.clip_pretraining import ClipPretrainConfig
+from bifusion.datasets.rooms import RoomsConfig
+from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.studies.comparison.run import plan_runs
+from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, str]
         jobs=2,
         rooms=RoomsConfig(train_rooms=2, val_rooms=1, views=2, point_spacing_m=0.08),
         pretraining_rooms=2,
-        pretraining=ClipPretrainConfig(steps=3),
+        pretraining=TowerPretrainConfig(steps=3),
     )
     console = Console(record=True, width=120)
     assert run_demo(wanted, console) == 0

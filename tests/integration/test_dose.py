@@ -5,11 +5,11 @@ import json
 import pytest
 from rich.console import Console
 
-from bifusion import dose
-from bifusion.data.synthetic import RoomsConfig
-from bifusion.training.clip_pretraining import ClipPretrainConfig
+from bifusion.datasets.rooms import RoomsConfig
+from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.inference.evaluate import evaluate_run
+from bifusion.studies.dose import run as dose
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 
 
 def train_here(runs, out, *, jobs, title, console):
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
         rooms=RoomsConfig(train_rooms=2, val_rooms=1, views=2, point_spacing_m=0.08),
         probe_rooms=4,
         pretraining_rooms=2,
-        pretraining=ClipPretrainConfig(steps=3),
+        pretraining=TowerPretrainConfig(steps=3),
     )
     printed = []
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def test_every_value_has_rooms_audit_runs_and_a_report_of_its_own(finished):
 
 def test_both_values_share_the_tower(finished):
     told = json.loads((finished[0].out / "dose.json").read_text())
-    assert all("clip-small.safetensors" in arm["clip"] for arm in told["arms"])
+    assert all("tower-small.safetensors" in arm["tower"] for arm in told["arms"])
 
 
 def test_a_second_call_takes_what_is_there(finished):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from bifusion.laboratory.corpus import draw
-from bifusion.laboratory.handmade import handmade
-from bifusion.laboratory.run import Laboratory
+from laboratory.corpus import draw
+from laboratory.handmade import handmade
+from laboratory.run import Laboratory
 
 SEED = 11
 FAMILIES = (

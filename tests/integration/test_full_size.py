@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bifusion.config import Config, build_model
+from bifusion.config.run import Config, build_model
+from bifusion.config.stages import StagePlan, at_once
 from bifusion.data.dataset import SceneDataset, collate
-from bifusion.data.prepare import prepare_scannet
+from bifusion.datasets.scannet.prepare import prepare_scannet
+from bifusion.inference.evaluate import evaluate_run
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import get_recipe
-from bifusion.training.stages import StagePlan, at_once
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 
 REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
 SCENE = "scene0000_00"
@@ -53,7 +53,7 @@ def three_steps(recipe: str, data: Path) -> Config:
     config.trainer.workers = 0
     config.trainer.accelerator = "cpu"
     if isinstance(config.model, BiFusionConfig):
-        config.model.clip.pretrained = None  # they cannot be downloaded everywhere
+        config.model.tower.pretrained = None  # they cannot be downloaded everywhere
         config.stages = without_ramps(config.stages)
     return config
 
@@ -66,7 +66,7 @@ def without_ramps(plan: StagePlan) -> StagePlan:
             trains={group: at_once(ramp.value) for group, ramp in stage.trains.items()},
             weights={term: at_once(ramp.value) for term, ramp in stage.weights.items()},
             gate_scale=at_once(stage.gate_scale.value),
-            clip_gradient_scale=at_once(stage.clip_gradient_scale.value),
+            tower_gradient_scale=at_once(stage.tower_gradient_scale.value),
         )
         for stage in plan.stages
     ]
@@ -108,7 +108,7 @@ def test_trains_and_evaluates(recipe: str, data: Path, tmp_path: Path) -> None:
         assert len({step["stage"] for step in steps}) == 3
         assert 0 < evaluation["full"]["seen_share"] < 1
         assert evaluation["views_withheld"] is not None
-        assert any(name.startswith("clip.blocks.5") for name in moved)
+        assert any(name.startswith("tower.blocks.5") for name in moved)
 
 
 def test_scan_has_as_many_voxels_as_expected(data: Path) -> None:

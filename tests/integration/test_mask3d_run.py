@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bifusion.predict import predict_scene
-from bifusion.reports.comparison import write_report
+from bifusion.inference.evaluate import evaluate_run
+from bifusion.inference.predict import predict_scene
+from bifusion.studies.comparison.report import write_report
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 from tiny_runs import make_tiny_data, tiny_mask3d
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bifusion.config import Config
+from bifusion.config.run import Config
 from bifusion.data.scene_folder import write_scene
-from bifusion.predict import predict_scene
+from bifusion.inference.evaluate import evaluate_run
+from bifusion.inference.predict import predict_scene
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 from bifusion.types import Scene, View
 from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
 from tiny_runs import tiny_config, tiny_mask3d

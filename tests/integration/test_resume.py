@@ -15,15 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bifusion import cli
-from bifusion.checkpoint import load_training_state
-from bifusion.config import save_config
+from bifusion.config.run import save_config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.workers import WorkerEndedError
-from bifusion.files import free_bytes
+from bifusion.training import validation
 from bifusion.losses.criterion import Criterion
-from bifusion.stability.guard import Guard
-from bifusion.training import saving, trainer, validation
-from bifusion.training.step import Stepper
+from bifusion.runs.checkpoint import load_training_state
+from bifusion.step.guard import Guard
+from bifusion.step.step import Stepper
+from bifusion.storage.files import free_bytes
+from bifusion.training import saving, trainer
 from bifusion.training.trainer import train
 from bifusion.types import InputError
 from load_tool import TOOLS, load_tool

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from bifusion.checkpoint import (
+from bifusion.config.guard import GuardConfig
+from bifusion.diagnosis.response import Response
+from bifusion.losses.criterion import Criterion
+from bifusion.runs.checkpoint import (
     HEALTHY,
     TRAINING_STATE,
     load_healthy_state,
     load_model,
     load_training_state,
 )
-from bifusion.losses.criterion import Criterion
-from bifusion.stability.guard import GuardConfig
-from bifusion.stability.response import Response
+from bifusion.step.step import Stepper
 from bifusion.training import saving
-from bifusion.training.step import Stepper
 from bifusion.training.trainer import train
 from equality import same
 from tiny_runs import make_tiny_data, tiny_config

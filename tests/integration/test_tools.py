@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from bifusion.reports.run import load_run
+from bifusion.studies.figures.run import load_run
 from load_tool import load_tool
 from run_factory import FakeRun
 from tiny_runs import make_tiny_data

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from bifusion.checkpoint import load_model
-from bifusion.stability.guard import GuardConfig
-from bifusion.training.step import Stepper
+from bifusion.config.guard import GuardConfig
+from bifusion.inference.evaluate import evaluate_run
+from bifusion.runs.checkpoint import load_model
+from bifusion.step.step import Stepper
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
 
-GRADIENT_PATHS = {"clip", "conv1", "head_2d", "head_3d", "backbone", "fusion", "decoder", "total"}
+GRADIENT_PATHS = {"tower", "conv1", "head_2d", "head_3d", "backbone", "fusion", "decoder", "total"}
 STEP_KEYS = {
     "step", "epoch", "stage", "scenes", "losses", "weights", "total", "lr", "grad_norm",
     "grad_norm_clipped", "ranges", "cosine", "gate", "seen_share", "seconds", "peak_memory_mb",
@@ -62,7 +62,7 @@ def staged_run(data, tmp_path_factory):
 def test_a_run_leaves_every_file_as_documented(staged_run):
     config = json.loads((staged_run / "config.json").read_text())
     assert config["arm"] == "staged" and config["model_kind"] == "bifusion" and config["views_used"]
-    assert config["epochs"] == 3 and config["fusion_type"] == "gate" and config["clip"]
+    assert config["epochs"] == 3 and config["fusion_type"] == "gate" and config["tower"]
     assert [s["name"] for s in config["stages"]] == ["stability", "alignment", "enhancement"]
     assert config["parameters"]["total"] == sum(
         count for name, count in config["parameters"].items() if name != "total"
@@ -90,9 +90,9 @@ def test_the_monitor_sees_each_stage(staged_run):
     assert first["ranges"] is None and first["grad_norm"]["head_2d"] is None
     assert first["weights"]["mask_bce"] == 0
     middle = steps[3]
-    assert middle["grad_norm"]["head_2d"] > 0 and middle["grad_norm"]["clip"] is None
+    assert middle["grad_norm"]["head_2d"] > 0 and middle["grad_norm"]["tower"] is None
     assert last["gate"]["scale"] == 1 and 0 < last["gate"]["gate_mean"] < 1
-    assert last["grad_norm"]["clip"] > 0 and last["grad_norm"]["conv1"] > 0
+    assert last["grad_norm"]["tower"] > 0 and last["grad_norm"]["conv1"] > 0
     assert set(last["ranges"]) == {"f2d_in", "f3d_in", "f2d", "f3d", "ratio_in", "ratio_out"}
     assert 0 < last["seen_share"] < 1
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.types import SceneResult, SceneTruth
 
 

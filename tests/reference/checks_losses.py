@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion, CriterionConfig
 from bifusion.models.postprocess import PostprocessConfig, postprocess
 from bifusion.types import Batch, LayerPrediction, Prediction, Targets

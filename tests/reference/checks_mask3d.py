@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bifusion.models.mask3d import Mask3D
-from bifusion.models.official import official_models, official_to_ours
+from bifusion.official.models import official_models, official_to_ours
 from bifusion.types import Batch
 from reference.checks_models import (
     COLOR_MEAN_200,

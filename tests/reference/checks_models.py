@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.models.official import official_models, official_to_ours
 from bifusion.models.oneformer3d import OneFormer3D
+from bifusion.official.models import official_models, official_to_ours
 from bifusion.types import Batch
 
 VOXEL_SIZE_M = 0.02

@@ -91,7 +91,7 @@ def test_parameter_count(name: str) -> None:
     path = REFERENCE / "models" / f"{name}.tensors.json"
     if not path.is_file():
         pytest.skip(f"{path} is missing")
-    from bifusion.models.official import official_models
+    from bifusion.official.models import official_models
 
     official = json.loads(path.read_text())
     model = official_models()[name].build()

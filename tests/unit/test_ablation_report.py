@@ -10,12 +10,18 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from bifusion.ablate import AblationConfig, all_arms, grid_points, parse_grid, plan_ablation
-from bifusion.reports import ablation_rules as rules
-from bifusion.reports.ablation import load_schema, write_ablation
-from bifusion.reports.ablation_figures import NO_RUN, measure_run
-from bifusion.reports.ablation_plan import AblationArm, AblationPlan, GridPoint
-from bifusion.reports.ablation_terminal import print_ablation
+from bifusion.studies.ablation import rules
+from bifusion.studies.ablation.figures import NO_RUN, measure_run
+from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
+from bifusion.studies.ablation.report import load_schema, write_ablation
+from bifusion.studies.ablation.run import (
+    AblationConfig,
+    all_arms,
+    grid_points,
+    parse_grid,
+    plan_ablation,
+)
+from bifusion.studies.ablation.terminal import print_ablation
 from bifusion.types import InputError
 from run_factory import FakeRun
 

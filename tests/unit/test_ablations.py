@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from bifusion.config import build_model, check_consistent, config_from_dict, config_to_dict
-from bifusion.info import parameter_counts
+from bifusion.commands.info import parameter_counts
+from bifusion.config.run import build_model, check_consistent, config_from_dict, config_to_dict
+from bifusion.config.stages import Timeline, unmatched_patterns
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
-from bifusion.training.stages import Timeline, unmatched_patterns
 from bifusion.training.trainer import train
 from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
@@ -27,7 +27,7 @@ CHANGED = {
     "stages": {"stages"},
     "silent_start": {"model"},
     "clipping": {"optim"},
-    "clip_rates": {"optim"},
+    "tower_rates": {"optim"},
     "layer_decay": {"optim"},
     "stop_gradient": {"model"},
     "predictor": {"model", "stages"},  # nothing of it to train
@@ -94,14 +94,14 @@ def test_a_switch_of_the_fusion_is_turned_and_no_other(measure, field):
 
 def test_without_isolation_the_tower_trains_as_soon_as_images_come_in():
     usual, open_ = timeline().at(30), timeline("isolation").at(30)
-    assert not usual.trains("clip.block3") and usual.control.clip_gradient_scale == 0
-    assert open_.trains("clip.block3") and open_.control.clip_gradient_scale == 0.1
-    assert open_.lr_factor("clip.conv1_depth") == 1 and not open_.trains("clip.block0")
-    assert not timeline("isolation").at(5).trains("clip.block3"), "in stage 1 no image is read"
+    assert not usual.trains("tower.block3") and usual.control.tower_gradient_scale == 0
+    assert open_.trains("tower.block3") and open_.control.tower_gradient_scale == 0.1
+    assert open_.lr_factor("tower.conv1_depth") == 1 and not open_.trains("tower.block0")
+    assert not timeline("isolation").at(5).trains("tower.block3"), "in stage 1 no image is read"
 
 
 def test_without_its_scale_the_towers_gradient_is_whole_and_still_ramps():
-    scales = [timeline("gradient_scale").at(t).control.clip_gradient_scale for t in (30, 61, 65, 100)]
+    scales = [timeline("gradient_scale").at(t).control.tower_gradient_scale for t in (30, 61, 65, 100)]
     assert scales[:2] == [0, 0] and 0 < scales[2] < 1 and scales[3] == 1
 
 
@@ -129,16 +129,17 @@ def test_without_stages_everything_is_there_from_the_first_step():
     assert first.weights == {**last.weights, "alignment": 0.3}
     groups = parameter_counts(get_recipe(BASE))
     assert [g for g in groups if first.trains(g)] == [g for g in groups if last.trains(g)]
-    assert first.control.clip_gradient_scale == last.control.clip_gradient_scale == 0.1
+    assert first.control.tower_gradient_scale == last.control.tower_gradient_scale == 0.1
 
 
 def test_the_towers_rates():
     usual = get_recipe(BASE).optim
-    assert usual.rates == {"clip.*": 0.1} and usual.clip_layer_decay == 0.7
+    assert usual.rates == {"tower.*": 0.1} and usual.tower_layer_decay == 0.7
     assert (
-        changed("clip_rates").optim.rates == {} and changed("clip_rates").optim.clip_layer_decay == 0.7
+        changed("tower_rates").optim.rates == {}
+        and changed("tower_rates").optim.tower_layer_decay == 0.7
     )
-    assert changed("layer_decay").optim.clip_layer_decay == 1
+    assert changed("layer_decay").optim.tower_layer_decay == 1
     assert changed("layer_decay").optim.rates == usual.rates
 
 

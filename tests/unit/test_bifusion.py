@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
-from bifusion.models.clip_encoder import CLIP_MEAN, CLIP_STD, ClipConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.query_decoder import DecoderConfig
+from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD, ClipConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.types import Batch, BatchView, FusionControl, Prediction
 from small_batches import batch_of_superpoints
@@ -24,7 +24,7 @@ def small_config(**changes) -> BiFusionConfig:
     config = BiFusionConfig(
         unet=UNetConfig(kind="residual", in_channels=6, planes=(8, 16)),
         decoder=DecoderConfig(num_layers=1, dim=16, heads=2, ffn_dim=32, score_head=True),
-        clip=ClipConfig("small", blocks=2, width=16, layers=2, heads=2, patch_size=8, image_size=32),
+        tower=ClipConfig("small", blocks=2, width=16, layers=2, heads=2, patch_size=8, image_size=32),
         fusion=FusionConfig(dim=16, hidden=24, film_hidden=16, gate_hidden=8, alignment_hidden=8),
     )
     return dataclasses.replace(config, **changes)
@@ -108,7 +108,7 @@ def test_run_2d_off_does_not_run_the_tower(monkeypatch: pytest.MonkeyPatch) -> N
     def must_not_run(views: list) -> None:
         raise AssertionError("the tower ran")
 
-    monkeypatch.setattr(model.clip, "encode_views", must_not_run)
+    monkeypatch.setattr(model.tower, "encode_views", must_not_run)
     model(make_batch(), FusionControl(scale=0.0, run_2d=False))
 
 
@@ -132,26 +132,26 @@ def test_shuffling_changes_the_prediction_and_repeats() -> None:
 def test_isolation_and_scaling_of_the_towers_gradient(scale: float) -> None:
     """Isolated: no gradient at all, and weights bit-identical after a step. Else: scaled."""
     model = make_model().train()
-    before = copy.deepcopy(model.clip.state_dict())
+    before = copy.deepcopy(model.tower.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
-    loss_of(model(make_batch(), FusionControl(clip_gradient_scale=scale))).backward()
-    gradients = [p.grad for p in model.clip.parameters()]
+    loss_of(model(make_batch(), FusionControl(tower_gradient_scale=scale))).backward()
+    gradients = [p.grad for p in model.tower.parameters()]
     optimizer.step()
-    identical = all(torch.equal(before[name], t) for name, t in model.clip.state_dict().items())
+    identical = all(torch.equal(before[name], t) for name, t in model.tower.state_dict().items())
     if scale == 0:
         assert all(gradient is None for gradient in gradients) and identical
         return
     assert all(gradient is not None for gradient in gradients) and not identical
     other = make_model().train()
-    loss_of(other(make_batch(), FusionControl(clip_gradient_scale=1.0))).backward()
-    for gradient, full in zip(gradients, other.clip.parameters(), strict=True):
+    loss_of(other(make_batch(), FusionControl(tower_gradient_scale=1.0))).backward()
+    for gradient, full in zip(gradients, other.tower.parameters(), strict=True):
         assert torch.allclose(gradient, scale * full.grad, rtol=1e-3, atol=1e-9)
 
 
 def test_gradients_are_bit_identical_when_repeated() -> None:
     def gradients() -> list[torch.Tensor]:
         model = make_model().train()
-        loss_of(model(make_batch(), FusionControl(clip_gradient_scale=0.5))).backward()
+        loss_of(model(make_batch(), FusionControl(tower_gradient_scale=0.5))).backward()
         return [p.grad for p in model.parameters() if p.grad is not None]
 
     assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(), strict=True))
@@ -163,7 +163,7 @@ def test_gradients_are_bit_identical_when_repeated() -> None:
     [
         FusionControl(scale=0.0, run_2d=False),
         FusionControl(scale=0.5, fixed_alpha=0.5),
-        FusionControl(clip_gradient_scale=0.1),
+        FusionControl(tower_gradient_scale=0.1),
     ],
 )
 def test_poor_views_work_in_every_stage(views: str, control: FusionControl) -> None:
@@ -184,17 +184,17 @@ def test_poor_views_work_in_every_stage(views: str, control: FusionControl) -> N
 def test_half_precision_forward_and_backward() -> None:
     model = make_model().train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        prediction = model(make_batch(), FusionControl(clip_gradient_scale=0.1))
+        prediction = model(make_batch(), FusionControl(tower_gradient_scale=0.1))
         loss = loss_of(prediction)
     loss.backward()
     assert prediction.fusion.seen.any() and prediction.fusion.f2d_in.dtype == torch.float32
-    assert all(torch.isfinite(p.grad).all() for p in model.clip.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in model.tower.parameters())
 
 
 def test_plan_a_builds_no_2d_branch() -> None:
     model = make_model(use_clip=False)
     assert set(model.parameter_groups()) == {"head_3d", "backbone", "decoder"}
-    assert model.describe_clip() is None
+    assert model.describe_tower() is None
     with_views, without = model(make_batch()), model(make_batch(views_of=()))
     assert with_views.fusion is None and same(with_views, without)
 
@@ -218,9 +218,9 @@ def test_lifted_rgb_has_no_tower() -> None:
     model = make_model(image_features="rgb")
     grouped = [p for group in model.parameter_groups().values() for p in group]
     assert len({id(p) for p in grouped}) == len(grouped) == len(list(model.parameters()))
-    assert not any(name.startswith("clip") for name in [*model.parameter_groups(), *model.state_dict()])
-    assert "no tower" in model.describe_clip()
-    prediction = model(make_batch(), FusionControl(clip_gradient_scale=0.1))
+    assert not any(name.startswith("tower") for name in [*model.parameter_groups(), *model.state_dict()])
+    assert "no tower" in model.describe_tower()
+    prediction = model(make_batch(), FusionControl(tower_gradient_scale=0.1))
     loss_of(prediction).backward()
     assert all(p.grad is not None for p in model.fusion.head_2d.parameters())
 

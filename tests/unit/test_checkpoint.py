@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from bifusion.checkpoint import (
+from bifusion.config.run import build_model
+from bifusion.runs.checkpoint import (
     check_intact,
     find_checkpoint,
     load_model,
@@ -23,11 +24,11 @@ from bifusion.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from bifusion.checksums import SummedFile
-from bifusion.config import build_model
-from bifusion.files import DiskFullError, append_line, free_bytes, locked
-from bifusion.resume_point import find_resume_point, settle
-from bifusion.training.run_folder import RunFolder, write_json
+from bifusion.runs.resume_point import find_resume_point, settle
+from bifusion.runs.run_folder import RunFolder
+from bifusion.storage.checksums import SummedFile
+from bifusion.storage.files import DiskFullError, append_line, free_bytes, locked
+from bifusion.storage.json_files import write_json
 from bifusion.types import InputError
 from small_disks import small_disk
 from tiny_runs import tiny_config
@@ -211,7 +212,7 @@ def test_no_intact_checkpoint_is_refused(tmp_path, config):
 def test_a_disk_that_changes_what_is_written_costs_nothing(tmp_path, config, monkeypatch):
     save(tmp_path, config, step=1)
     before = everything(tmp_path)
-    monkeypatch.setattr("bifusion.checkpoint.forget_cached", flip_a_bit)
+    monkeypatch.setattr("bifusion.runs.checkpoint.forget_cached", flip_a_bit)
     with pytest.raises(InputError, match="is not as it was saved.*the disk does not keep"):
         save(tmp_path, config, step=2)
     assert everything(tmp_path) == before
@@ -264,7 +265,7 @@ def test_a_copy_with_folders_instead_of_links_goes_on(tmp_path, config):
 def test_another_process_in_the_run_folder_is_refused(tmp_path):
     code = f"""
 from pathlib import Path
-from bifusion.files import locked
+from bifusion.storage.files import locked
 with locked(Path({str(tmp_path)!r})):
     print("locked", flush=True)
     input()

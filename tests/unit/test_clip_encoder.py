@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
-from bifusion.models.position_grid import resize_positions
+from bifusion.models.towers.clip import ClipConfig, ClipEncoder
+from bifusion.models.towers.position_grid import resize_positions
 from bifusion.types import BatchView, InputError
 
 SMALL = {"width": 32, "layers": 3, "heads": 2, "patch_size": 8, "image_size": 32}
@@ -92,7 +92,7 @@ def test_parameter_count_of_half_vit_b_16() -> None:
         groups = ClipEncoder(ClipConfig(depth_channel=False)).parameter_groups()
     count = sum(p.numel() for group in groups.values() for p in group)
     assert count == 43_270_656
-    assert list(groups) == ["clip.conv1_rgb", "clip.embed", *(f"clip.block{i}" for i in range(6))]
+    assert list(groups) == ["tower.conv1_rgb", "tower.embed", *(f"tower.block{i}" for i in range(6))]
 
 
 def test_two_convolutions_are_one_with_four_channels() -> None:
@@ -202,7 +202,7 @@ def test_unreadable_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     save_file({"text.weight": torch.zeros(2)}, tmp_path / "text.safetensors")
     expected = {
         "script.pt": "no CLIP image tower.*weight, bias",
-        "cut.pt": "clip.pretrained.*cut.pt is no readable PyTorch file",
+        "cut.pt": "tower.pretrained.*cut.pt is no readable PyTorch file",
         "cut.safetensors": "no readable safetensors",
         "evil.pt": "no CLIP image tower.*no tensors",
         "text.safetensors": "no CLIP image tower.*text.weight",
@@ -223,9 +223,9 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_openai_weights_need_quick_gelu(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--model.clip.architecture ViT-B-16-quickgelu"):
+    with pytest.raises(InputError, match="--model.tower.architecture ViT-B-16-quickgelu"):
         ClipEncoder(ClipConfig(architecture="ViT-B-16", pretrained="openai"))
-    with pytest.raises(InputError, match="--model.clip.architecture ViT-B-16$"):
+    with pytest.raises(InputError, match="--model.tower.architecture ViT-B-16$"):
         ClipEncoder(ClipConfig(architecture="ViT-B-16-quickgelu", pretrained="laion2b_s34b_b88k"))
     marks = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
     torch.save({**visual_state(open_clip_tower()), **marks}, tmp_path / "openai.pt")

@@ -9,20 +9,24 @@ import torch
 from safetensors import safe_open
 
 from bifusion.data.dataset import DataConfig, SceneDataset
-from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
+from bifusion.datasets.rooms.pretraining.contrastive import (
+    TowerPretrainConfig,
+    pretrain_tower,
+    start_as_cosines,
+)
+from bifusion.datasets.rooms.pretraining.crops import CropConfig, draw_crops, sample_image, shown_regions
+from bifusion.datasets.rooms.pretraining.regions import find_regions, patch_regions
+from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.rng import torch_rng
-from bifusion.training.clip_pretraining import ClipPretrainConfig, pretrain_clip, start_as_cosines
-from bifusion.training.crops import CropConfig, draw_crops, sample_image, shown_regions
-from bifusion.training.regions import find_regions, patch_regions
 from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 
 TINY = ClipConfig("small", blocks=1, width=16, layers=1, heads=2, patch_size=8, image_size=32)
 
 
-def tiny_config(**changes) -> ClipPretrainConfig:
+def tiny_config(**changes) -> TowerPretrainConfig:
     fields = {
-        "clip": TINY,
+        "tower": TINY,
         "image_size": 64,
         "views_per_scene": 2,
         "voxel_size_m": 0.05,
@@ -33,7 +37,7 @@ def tiny_config(**changes) -> ClipPretrainConfig:
         "lr": 1e-2,
         "warmup_steps": 2,
     }
-    return ClipPretrainConfig(**{**fields, **changes})
+    return TowerPretrainConfig(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +124,7 @@ def test_cosine_filters_are_orthogonal_and_the_first_is_the_mean() -> None:
 
 def test_pretraining_learns_and_its_file_loads(rooms: Path, tmp_path: Path) -> None:
     out, calls = tmp_path / "folder" / "tower.safetensors", []
-    result = pretrain_clip(rooms, out, tiny_config(), lambda done, total: calls.append((done, total)))
+    result = pretrain_tower(rooms, out, tiny_config(), lambda done, total: calls.append((done, total)))
     assert calls[-1] == (30, 30)
     assert result["chance"] == 1 / 20 and result["held-out accuracy"] > 0.5
     with safe_open(out, framework="pt") as file:
@@ -134,7 +138,7 @@ def test_pretraining_learns_and_its_file_loads(rooms: Path, tmp_path: Path) -> N
 
 def test_same_seed_same_weights(rooms: Path, tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> torch.Tensor:
-        pretrain_clip(rooms, tmp_path / name, tiny_config(steps=3, seed=seed))
+        pretrain_tower(rooms, tmp_path / name, tiny_config(steps=3, seed=seed))
         with safe_open(tmp_path / name, framework="pt") as file:
             return file.get_tensor("visual.conv1.weight")
 
@@ -147,4 +151,4 @@ def test_rooms_without_annotation_are_refused(tmp_path: Path) -> None:
     for split in ("train", "val"):
         make_tiny_scene(tmp_path / split / "scene", annotated=False)
     with pytest.raises(InputError, match="no view shows an annotated region"):
-        pretrain_clip(tmp_path, tmp_path / "tower.safetensors", tiny_config())
+        pretrain_tower(tmp_path, tmp_path / "tower.safetensors", tiny_config())

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from bifusion.training.clipping import Clipping
-from bifusion.training.optim import OptimConfig
+from bifusion.config.optim import OptimConfig
+from bifusion.step.clipping import Clipping
 
 
 def adaptive(**settings) -> Clipping:

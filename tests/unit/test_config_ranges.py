@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from bifusion.config import check_consistent, config_to_dict
-from bifusion.config_ranges import (
+from bifusion.config.ranges import (
     ABOVE_ZERO,
     ASCENDING,
     DIVISIBLE,
@@ -14,6 +13,7 @@ from bifusion.config_ranges import (
     check_ranges,
     find,
 )
+from bifusion.config.run import check_consistent, config_to_dict
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.types import InputError
 
@@ -46,12 +46,12 @@ def test_every_path_stands_in_some_recipe():
         ("data.augment.flip_probability", 1.5, "from 0 to 1"),
         ("data.augment.scale", (1.2, 0.8), "the smaller number first"),
         ("optim.lr", -1e-3, "above 0"),
-        ("optim.rates", {"clip.*": float("inf")}, "a finite number"),
+        ("optim.rates", {"tower.*": float("inf")}, "a finite number"),
         ("optim.betas", (0.9, 1.0), "from 0 to below 1"),
         ("trainer.accumulate", 0, "above 0"),
         ("trainer.eval_every", 0, "above 0"),
         ("model.decoder.heads", 3, "a multiple of model.decoder.heads, 3"),
-        ("model.clip.heads", 0, "above 0"),
+        ("model.tower.heads", 0, "above 0"),
     ],
 )
 def test_number_out_of_range(path, value, expected):
@@ -69,4 +69,4 @@ def test_number_out_of_range(path, value, expected):
 def test_parts_that_are_missing_are_not_looked_at():
     config = get_recipe("oneformer3d_small")
     check_ranges(config_to_dict(config))
-    assert find(config_to_dict(dataclasses.replace(config)), "model.clip.width") is None
+    assert find(config_to_dict(dataclasses.replace(config)), "model.tower.width") is None

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.config import build_model
+from bifusion.config.run import build_model
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion, CriterionConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
-from bifusion.stability.conflicts import term_conflicts
+from bifusion.step.conflicts import term_conflicts
 from bifusion.types import FusionControl
 from small_batches import batch_of_superpoints, targets_of
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d

@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from bifusion.compare import plan_runs
+from bifusion.inference.evaluate import evaluate_run
 from bifusion.recipes import get_recipe
-from bifusion.reports.arms import CONTROLS, ROLES, find_role, group_runs
-from bifusion.reports.comparison import write_report
-from bifusion.reports.performance import judge_performance
-from bifusion.reports.run import load_run
-from bifusion.reports.style import COLORS, DASHES
-from bifusion.reports.verdicts import judge_fusion
+from bifusion.studies.comparison.performance import judge_performance
+from bifusion.studies.comparison.report import write_report
+from bifusion.studies.comparison.run import plan_runs
+from bifusion.studies.comparison.verdicts import judge_fusion
+from bifusion.studies.figures.arms import CONTROLS, ROLES, find_role, group_runs
+from bifusion.studies.figures.run import load_run
+from bifusion.studies.page.style import COLORS, DASHES
 from bifusion.training.trainer import train
-from bifusion.training.validation import evaluate_run
 from run_factory import AUDIT, FakeRun
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -49,15 +49,15 @@ def test_finer_voxels_are_all_that_is_finer():
 
 def test_weights_are_given_to_towers_that_are_meant_to_have_them(tmp_path):
     recipes = ["bifusion_small", *(f"bifusion_small_{arm}" for arm in OF_BIFUSION)]
-    runs = plan_runs(recipes, (0,), tmp_path, tmp_path / "out", clip_weights=tmp_path / "tower.pt")
-    given = {run.config.arm: run.config.model.clip.pretrained for run in runs}
+    runs = plan_runs(recipes, (0,), tmp_path, tmp_path / "out", tower_weights=tmp_path / "tower.pt")
+    given = {run.config.arm: run.config.model.tower.pretrained for run in runs}
     tower = str(tmp_path / "tower.pt")
     assert given == {"staged": tower, "2d_only": tower, "lifted_rgb": None, "random_tower": None}
 
 
 def test_a_random_tower_of_full_size_forgets_the_recipes_weights():
-    assert get_recipe("bifusion_scannet20").model.clip.pretrained == "openai"
-    assert get_recipe("bifusion_scannet20_random_tower").model.clip.pretrained is None
+    assert get_recipe("bifusion_scannet20").model.tower.pretrained == "openai"
+    assert get_recipe("bifusion_scannet20_random_tower").model.tower.pretrained is None
 
 
 # ------------------------------------------------------------------------------------ training
@@ -94,9 +94,9 @@ def test_2d_only_trains_with_a_gate_of_one(data, tmp_path):
 
 def test_lifted_rgb_trains_without_a_tower(data, tmp_path):
     config, step, evaluation = trained("bifusion_small_lifted_rgb", data, tmp_path)
-    assert "no tower" in config["clip"] and config["views_used"]
-    assert not any(group.startswith("clip") for group in config["parameters"])
-    assert step["grad_norm"]["clip"] is None and step["grad_norm"]["head_2d"] > 0
+    assert "no tower" in config["tower"] and config["views_used"]
+    assert not any(group.startswith("tower") for group in config["parameters"])
+    assert step["grad_norm"]["tower"] is None and step["grad_norm"]["head_2d"] > 0
     assert step["ranges"]["f2d_in"]["rms"] > 0 and 0 < step["seen_share"] < 1
     assert evaluation["views_withheld"] is not None and evaluation["full"]["fusion_2d_ratio"] > 0
     assert load_run(tmp_path).fixed_alpha is None
@@ -104,13 +104,13 @@ def test_lifted_rgb_trains_without_a_tower(data, tmp_path):
 
 def test_random_tower_says_so(data, tmp_path):
     config, step, _ = trained("bifusion_small_random_tower", data, tmp_path)
-    assert config["clip"].endswith("weights: from scratch")
-    assert config["parameters"]["clip.block3"] > 0 and step["ranges"]["f2d_in"]["rms"] > 0
+    assert config["tower"].endswith("weights: from scratch")
+    assert config["parameters"]["tower.block3"] > 0 and step["ranges"]["f2d_in"]["rms"] > 0
 
 
 def test_finer_voxels_train(data, tmp_path):
     config, step, _ = trained("oneformer3d_small_fine", data, tmp_path)
-    assert config["arm"] == "fine_voxels" and config["clip"] is None and step["total"] > 0
+    assert config["arm"] == "fine_voxels" and config["tower"] is None and step["total"] > 0
 
 
 # -------------------------------------------------------------------------------------- report

@@ -13,7 +13,7 @@ from bifusion.data.dataset import Cache, DataConfig, SceneDataset, collate, scen
 from bifusion.data.scene_folder import write_scene
 from bifusion.data.transforms import AugmentConfig, SceneStream
 from bifusion.data.voxels import clean_labels, compact_ids, superpoint_labels, voxelize
-from bifusion.labels import SCANNET20, SCANNET200
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError, Scene
 from scene_factory import make_tiny_scene
 

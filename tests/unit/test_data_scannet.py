@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
-from bifusion.data.prepare import prepare_scannet
-from bifusion.data.scannet import mesh_normals
 from bifusion.data.scene_folder import load_scene, load_view
-from bifusion.labels import SCANNET20
+from bifusion.datasets.scannet.prepare import prepare_scannet
+from bifusion.datasets.scannet.scan import mesh_normals
+from bifusion.labels.sets import SCANNET20
 from bifusion.types import InputError
 from scene_factory import look_at
 

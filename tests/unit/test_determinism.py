@@ -7,11 +7,11 @@ threads; `index_select`, `index_add` and `scatter_add` do not. `grid_sample` doe
 import pytest
 import torch
 
-from bifusion.config import build_model
+from bifusion.config.run import build_model
 from bifusion.data.dataset import SceneDataset, collate
-from bifusion.labels import get_label_set
+from bifusion.labels.sets import get_label_set
 from bifusion.losses.criterion import Criterion
-from bifusion.training.step import weighted_total
+from bifusion.step.step import weighted_total
 from bifusion.types import FusionControl
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -42,7 +42,7 @@ def test_no_banned_operation_on_the_training_path(data, recipe):
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batch = collate([dataset.sample(index, epoch=0) for index in range(len(dataset))])
     model = build_model(config).train()
-    prediction = model(batch, FusionControl(clip_gradient_scale=1.0))
+    prediction = model(batch, FusionControl(tower_gradient_scale=1.0))
     terms = Criterion(config.criterion, get_label_set(config.data.label_set))(prediction, batch)
     nodes = backward_nodes(weighted_total(terms, dict.fromkeys(terms, 1.0)))
     assert len(nodes) > 10

@@ -11,8 +11,8 @@ from bifusion.data.batching import collate, select_scenes, split_scenes
 from bifusion.diagnosis.calls import path_of
 from bifusion.diagnosis.diagnose import Diagnosis, diagnose
 from bifusion.diagnosis.experiments import without_scenes
-from bifusion.stability.events import Fault
-from bifusion.stability.healthy import HealthyState
+from bifusion.runs.healthy import HealthyState
+from bifusion.step.events import Fault
 from bifusion.types import Batch
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config
@@ -268,7 +268,7 @@ def test_batches_without_scenes_vanish(fused):
 @pytest.mark.parametrize(
     ("module", "path"),
     [
-        ("clip.blocks.0", "2d"), ("fusion.head_2d.0", "2d"), ("pixels", "2d"),
+        ("tower.blocks.0", "2d"), ("fusion.head_2d.0", "2d"), ("pixels", "2d"),
         ("unet.input_conv", "3d"), ("fusion.head_3d", "3d"),
         ("fusion.gate.mlp", "fusion"), ("fusion.mix", "fusion"), ("lifting", "fusion"),
         ("decoder.x_mask", "decoder"), ("pooling", "decoder"), ("model", None), (None, None),

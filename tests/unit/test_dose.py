@@ -12,11 +12,11 @@ import pytest
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from bifusion.data.synthetic import RoomsConfig
-from bifusion.dose import KNOBS, DoseConfig, KnobName, plan_levels, run_dose
-from bifusion.reports.dose import PARTS, Level, load_schema, write_dose
-from bifusion.reports.dose_charts import PART_LABELS
-from bifusion.reports.terminal import print_dose
+from bifusion.datasets.rooms import RoomsConfig
+from bifusion.studies.comparison.terminal import print_dose
+from bifusion.studies.dose.charts import PART_LABELS
+from bifusion.studies.dose.report import PARTS, Level, load_schema, write_dose
+from bifusion.studies.dose.run import KNOBS, DoseConfig, KnobName, plan_levels, run_dose
 from bifusion.types import InputError
 from run_factory import AUDIT, FakeRun
 
@@ -178,7 +178,7 @@ def test_a_knob_of_the_rooms_changes_nothing_else(tmp_path):
     ]
     config = full.runs[0].config
     assert config.data.root == full.data and config.trainer.epochs == 5
-    assert config.model.clip.pretrained == str(tmp_path / "clip-small.safetensors")
+    assert config.model.tower.pretrained == str(tmp_path / "tower-small.safetensors")
 
 
 def test_voxel_size_is_a_knob_of_the_models(tmp_path):
@@ -201,7 +201,7 @@ def test_voxel_size_is_a_knob_of_the_models(tmp_path):
         ({"recipes": ("bifusion_small_without_views",) * 2}, "expected one recipe without views"),
         ({"recipes": ("bifusion_smal", RECIPES[1])}, "'bifusion_smal' is unknown"),
         ({"epochs": 2}, "epochs is 2, but the plan has 3 stages"),
-        ({"clip_weights": Path("nothing.safetensors")}, "no such file"),
+        ({"tower_weights": Path("nothing.safetensors")}, "no such file"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_made(tmp_path, settings, message):

@@ -11,7 +11,7 @@ from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.instance import average_precision, count_overlaps
 from bifusion.evaluation.panoptic import PanopticQuality
 from bifusion.evaluation.semantic import SemanticConfusion
-from bifusion.labels import LabelSet
+from bifusion.labels.sets import LabelSet
 from bifusion.types import SceneResult, SceneTruth
 
 # Classes: 0 wall (stuff), 1 chair, 2 table.

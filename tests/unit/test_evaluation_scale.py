@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from bifusion.config import build_model
+from bifusion.config.run import build_model
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.labels import SCANNET20, SCANNET200, LabelSet
+from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
 from bifusion.training.validation import VALIDATION_CACHE_MB, validate, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction, SceneResult, SceneTruth
 from tiny_runs import make_tiny_data, tiny_config

@@ -5,13 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
+import bifusion.inference.evaluate
 import bifusion.training.trainer
-import bifusion.training.validation
-from bifusion import compare
 from bifusion.commands import runs
-from bifusion.compare import PlannedRun, train_runs
 from bifusion.recipes import get_recipe
-from bifusion.training.run_folder import RunStatus
+from bifusion.runs.run_folder import RunStatus
+from bifusion.studies.comparison import run as compare
+from bifusion.studies.comparison.run import PlannedRun, train_runs
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from bifusion.training.run_folder import RunStatus
 def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     evaluations = []
     monkeypatch.setattr(bifusion.training.trainer, "train", lambda *args, **kw: RunStatus(state))
-    monkeypatch.setattr(bifusion.training.validation, "evaluate_run", evaluations.append)
+    monkeypatch.setattr(bifusion.inference.evaluate, "evaluate_run", evaluations.append)
     assert runs.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated
 

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from plyfile import PlyData
 
-from bifusion.export import INSTANCES_SCHEMA, point_segments, write_result, written_beside
-from bifusion.labels import SCANNET20, SCANNET200
-from bifusion.palette import NONE_COLOR, class_palette, color_classes, color_instances, distinct_color
+from bifusion.inference.export import INSTANCES_SCHEMA, point_segments, write_result, written_beside
+from bifusion.labels.palette import (
+    NONE_COLOR,
+    class_palette,
+    color_classes,
+    color_instances,
+    distinct_color,
+)
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import SceneResult
 
 COORD = np.array([[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3], [5, 5, 5]], dtype=np.float32)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bifusion.checkpoint import save_checkpoint
 from bifusion.cli import main
-from bifusion.config import Config, build_model
+from bifusion.config.run import Config, build_model
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.export_submission import export_submission, write_instances, write_semantic
-from bifusion.labels import SCANNET20, SCANNET200, LabelSet
+from bifusion.inference.export_submission import export_submission, write_instances, write_semantic
+from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
+from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.types import InputError, SceneResult, SceneTruth
 from scene_factory import make_tiny_scene
 from tiny_runs import tiny_config

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bifusion.files import (
+from bifusion.storage.files import (
     DiskFullError,
     folder_written_beside,
     free_bytes,

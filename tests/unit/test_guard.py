@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from bifusion.stability.checks import nonfinite_names
-from bifusion.stability.guard import Guard, GuardConfig
-from bifusion.training.monitor import MovingAverage
-from bifusion.training.optim import freeze_outside_stage, set_rates
-from bifusion.training.outcome import StepInputs
-from bifusion.training.run_folder import RunFolder
-from bifusion.training.runtime import make_fabric
+from bifusion.config.guard import GuardConfig
+from bifusion.config.optim import freeze_outside_stage, set_rates
+from bifusion.runs.run_folder import RunFolder
+from bifusion.step.checks import nonfinite_names
+from bifusion.step.guard import Guard
+from bifusion.step.observe import MovingAverage
+from bifusion.step.outcome import StepInputs
+from bifusion.step.runtime import make_fabric
 from bifusion.training.trainer import Trainer
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -317,20 +318,20 @@ def test_a_moving_average_is_never_poisoned():
 @pytest.mark.parametrize("epoch", [0.5, 1.5])
 def test_stages_one_and_two_leave_the_tower_bit_identical(data, tmp_path, epoch):
     bench = Bench("bifusion_small", data, tmp_path, epoch=epoch)
-    before = {n: p.clone() for n, p in bench.model.clip.named_parameters()}
+    before = {n: p.clone() for n, p in bench.model.tower.named_parameters()}
     for _ in range(3):
         bench.step()
-    assert all(p.grad is None and not p.requires_grad for p in bench.model.clip.parameters())
-    assert [n for n, p in bench.model.clip.named_parameters() if not p.equal(before[n])] == []
-    assert all(p not in bench.optimizer.state for p in bench.model.clip.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in bench.model.tower.parameters())
+    assert [n for n, p in bench.model.tower.named_parameters() if not p.equal(before[n])] == []
+    assert all(p not in bench.optimizer.state for p in bench.model.tower.parameters())
 
 
 def test_stage_three_moves_the_end_of_the_tower_alone(data, tmp_path):
     bench = Bench("bifusion_small", data, tmp_path, epoch=2.5)
-    before = {n: p.clone() for n, p in bench.model.clip.named_parameters()}
+    before = {n: p.clone() for n, p in bench.model.tower.named_parameters()}
     for _ in range(2):
         bench.step()
-    changed = {n for n, p in bench.model.clip.named_parameters() if not p.equal(before[n])}
+    changed = {n for n, p in bench.model.tower.named_parameters() if not p.equal(before[n])}
     assert changed and all(n.startswith(("blocks.2.", "blocks.3.", "conv1_depth.")) for n in changed)
     assert "conv1_depth.weight" in changed
 
@@ -338,7 +339,7 @@ def test_stage_three_moves_the_end_of_the_tower_alone(data, tmp_path):
 def test_without_views_never_touches_the_two_dimensional_branch(data, tmp_path):
     bench = Bench("bifusion_small_without_views", data, tmp_path, epoch=2.9)
     branch = {
-        **dict(bench.model.clip.named_parameters()),
+        **dict(bench.model.tower.named_parameters()),
         **dict(bench.model.fusion.head_2d.named_parameters()),
     }
     before = {n: p.clone() for n, p in branch.items()}

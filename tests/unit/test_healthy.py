@@ -5,7 +5,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 from torch.amp import GradScaler
 
-from bifusion.stability.healthy import HealthyState
+from bifusion.runs.healthy import HealthyState
 
 
 def trained(steps=2):

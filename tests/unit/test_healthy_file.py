@@ -6,11 +6,11 @@ import os
 import pytest
 import torch
 
-from bifusion import files
-from bifusion.checksums import check_sum
-from bifusion.files import DiskFullError, free_bytes, hard_link, remove_stale
-from bifusion.stability.healthy import HealthyState
-from bifusion.training.healthy_file import HealthyFile
+from bifusion.runs.healthy import HealthyState
+from bifusion.runs.healthy_file import HealthyFile
+from bifusion.storage import files
+from bifusion.storage.checksums import check_sum
+from bifusion.storage.files import DiskFullError, free_bytes, hard_link, remove_stale
 from bifusion.types import InputError
 from small_disks import small_disk
 
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_even_be_made_is_a_full_disk(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("bifusion.training.healthy_file.write_summed", refuse)
+    monkeypatch.setattr("bifusion.runs.healthy_file.write_summed", refuse)
     file = HealthyFile(tmp_path)
     file.write(state(1))
     with pytest.raises(DiskFullError, match="the disk is full"):
@@ -72,7 +72,7 @@ def test_a_disk_that_changes_what_is_written_is_noticed(tmp_path, monkeypatch):
         content[500] ^= 1
         path.write_bytes(content)
 
-    monkeypatch.setattr("bifusion.training.healthy_file.forget_cached", flip)
+    monkeypatch.setattr("bifusion.runs.healthy_file.forget_cached", flip)
     file = HealthyFile(tmp_path)
     file.write(state(1))
     with pytest.raises(InputError, match="the disk does not keep"):

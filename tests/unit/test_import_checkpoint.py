@@ -12,17 +12,17 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bifusion.checkpoint import load_model, save_checkpoint
-from bifusion.config import Config, build_model
-from bifusion.import_checkpoint import (
+from bifusion.config.run import Config, build_model
+from bifusion.official.import_checkpoint import (
     Imported,
     print_conversion,
     read_checkpoint,
     recognise,
     write_imported,
 )
-from bifusion.initial_weights import load_backbone
-from bifusion.models.official import official_models
+from bifusion.official.initial_weights import load_backbone
+from bifusion.official.models import official_models
+from bifusion.runs.checkpoint import load_model, save_checkpoint
 from bifusion.types import InputError
 from tiny_runs import tiny_config
 

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from laboratory.faults import Expected, Fault, Injection, Site, change_gradient, hurt
+from laboratory.judge import Ending, judge
+from laboratory.table import figures, summary
+from laboratory.watch import Snapshot
 
-from bifusion.laboratory.faults import Expected, Fault, Injection, Site, change_gradient, hurt
-from bifusion.laboratory.judge import Ending, judge
-from bifusion.laboratory.table import figures, summary
-from bifusion.laboratory.watch import Snapshot
-from bifusion.training.run_folder import RunStatus
+from bifusion.runs.run_folder import RunStatus
 
 SITE = Site(step=5, epoch=2, victim="attic", seed=3)
 DIAGNOSIS = {"module": "unet.input_conv", "scenes": ["attic"], "verdict": "data"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion, CriterionConfig, alignment_term
 from bifusion.losses.matcher import MatcherConfig, NonFiniteCostError
 from bifusion.types import Batch, FusionTrace, LayerPrediction, Prediction, Targets

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
 from bifusion.models.mask_decoder import FourierCode, MaskDecoderConfig, furthest_voxels

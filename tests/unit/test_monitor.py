@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.training.fusion_figures import CANDIDATES, FusionFigures
-from bifusion.training.monitor import (
-    gradient_norms,
-    norms_by_path,
-    observe_fusion,
-    rms_and_max,
-    share_of_2d,
-)
+from bifusion.evaluation.fusion_figures import CANDIDATES, FusionFigures, share_of_2d
+from bifusion.step.observe import gradient_norms, norms_by_path, observe_fusion, rms_and_max
 from bifusion.types import FusionControl, FusionTrace
 from small_batches import batch_of_superpoints
 
@@ -24,15 +18,15 @@ def trace_of(seen, f2d, f3d, alpha, scale=1.0, learned=True):
 
 
 def test_gradient_norms_by_path():
-    groups = {name: [nn.Parameter(torch.zeros(2))] for name in ("clip.conv1_rgb", "clip.conv1_depth")}
-    groups |= {"clip.embed": [nn.Parameter(torch.zeros(1))], "gate": [nn.Parameter(torch.zeros(1))]}
+    groups = {name: [nn.Parameter(torch.zeros(2))] for name in ("tower.conv1_rgb", "tower.conv1_depth")}
+    groups |= {"tower.embed": [nn.Parameter(torch.zeros(1))], "gate": [nn.Parameter(torch.zeros(1))]}
     groups["decoder"] = [nn.Parameter(torch.zeros(1))]
-    groups["clip.conv1_rgb"][0].grad = torch.tensor([3.0, 0.0])
-    groups["clip.conv1_depth"][0].grad = torch.tensor([0.0, 4.0])
+    groups["tower.conv1_rgb"][0].grad = torch.tensor([3.0, 0.0])
+    groups["tower.conv1_depth"][0].grad = torch.tensor([0.0, 4.0])
     groups["gate"][0].grad = torch.tensor([12.0])
     norms = {name: norm.item() for name, norm in gradient_norms(groups).items()}
     assert norms_by_path(norms) == {
-        "clip": None, "conv1": 5.0, "head_2d": None, "head_3d": None, "backbone": None,
+        "tower": None, "conv1": 5.0, "head_2d": None, "head_3d": None, "backbone": None,
         "fusion": 12.0, "decoder": None, "total": 13.0,
     }  # fmt: skip
 

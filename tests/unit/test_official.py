@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.models import official_layouts as layouts
-from bifusion.models.official import convert, official_models, official_to_ours
+from bifusion.official import layouts
+from bifusion.official.models import convert, official_models, official_to_ours
 from bifusion.types import InputError
 
 NAMES = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion, CriterionConfig
 from bifusion.models.oneformer3d import OneFormer3D, OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig, postprocess

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.training.optim import (
+from bifusion.config.optim import (
     OptimConfig,
     freeze_outside_stage,
     group_rates,
@@ -12,8 +12,8 @@ from bifusion.training.optim import (
     schedule_factor,
     set_rates,
 )
-from bifusion.training.runtime import average_gradients
-from bifusion.training.stages import Ramp, Stage, StagePlan, Timeline, at_once
+from bifusion.config.stages import Ramp, Stage, StagePlan, Timeline, at_once
+from bifusion.step.runtime import average_gradients
 
 
 @pytest.mark.parametrize("schedule", ["poly", "cosine", "one_cycle"])
@@ -50,10 +50,10 @@ def test_fused_update_is_the_same_update():
 
 
 def test_tower_rates_decay_with_depth():
-    groups = ["clip.conv1_depth", "clip.embed", "clip.block0", "clip.block1", "clip.block2", "gate"]
-    rates = group_rates(OptimConfig(rates={"clip.*": 0.1}, clip_layer_decay=0.5), groups)
-    expected = {"clip.block2": 0.1, "clip.block1": 0.05, "clip.block0": 0.025, "clip.embed": 0.0125}
-    assert rates == pytest.approx({**expected, "clip.conv1_depth": 0.0125, "gate": 1.0})
+    groups = ["tower.conv1_depth", "tower.embed", "tower.block0", "tower.block1", "tower.block2", "gate"]
+    rates = group_rates(OptimConfig(rates={"tower.*": 0.1}, tower_layer_decay=0.5), groups)
+    expected = {"tower.block2": 0.1, "tower.block1": 0.05, "tower.block0": 0.025, "tower.embed": 0.0125}
+    assert rates == pytest.approx({**expected, "tower.conv1_depth": 0.0125, "gate": 1.0})
 
 
 def test_biases_and_norms_are_not_decayed():
@@ -73,7 +73,7 @@ def test_weight_decay_zero_keeps_every_parameter():
 def test_frozen_groups_get_no_update_not_even_decay():
     """A group that trained before and has moments is not moved by them once it is frozen."""
     frozen, trained = nn.Linear(2, 2), nn.Linear(2, 2)
-    groups = {"clip.block0": list(frozen.parameters()), "decoder": list(trained.parameters())}
+    groups = {"tower.block0": list(frozen.parameters()), "decoder": list(trained.parameters())}
     config = OptimConfig(lr=0.1, weight_decay=0.5, schedule="constant")
     first = Stage("both", 1, {"*": at_once(1.0)}, {})
     second = Stage("one", 1, {"decoder": at_once(1.0)}, {})
@@ -89,9 +89,9 @@ def test_frozen_groups_get_no_update_not_even_decay():
         optimizer.step()
         return lr
 
-    assert step(0.0) == {"clip.block0": 0.1, "decoder": 0.1}
+    assert step(0.0) == {"tower.block0": 0.1, "decoder": 0.1}
     before = [p.clone() for p in frozen.parameters()], [p.clone() for p in trained.parameters()]
-    assert step(1.0) == {"clip.block0": 0.0, "decoder": 0.1}
+    assert step(1.0) == {"tower.block0": 0.0, "decoder": 0.1}
     assert all(p.equal(b) for p, b in zip(frozen.parameters(), before[0], strict=True))
     assert not any(p.equal(b) for p, b in zip(trained.parameters(), before[1], strict=True))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.labels import SCANNET20, LabelSet
+from bifusion.labels.sets import SCANNET20, LabelSet
 from bifusion.models.postprocess import (
     POINT_MASKS_AT_ONCE,
     PostprocessConfig,

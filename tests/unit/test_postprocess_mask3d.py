@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.postprocess_mask3d import (
     Mask3DPostprocessConfig,

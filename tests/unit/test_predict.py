@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from plyfile import PlyData
 
-from bifusion.checkpoint import save_checkpoint
-from bifusion.config import Config, TrainerConfig, build_model
+from bifusion.config.run import Config, TrainerConfig, build_model
+from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import DataConfig
-from bifusion.export import INSTANCES_SCHEMA
+from bifusion.inference.export import INSTANCES_SCHEMA
+from bifusion.inference.predict import predict_scene, scene_batch, trained_control
 from bifusion.models.bifusion import BiFusionConfig
-from bifusion.models.clip_encoder import ClipConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.query_decoder import DecoderConfig
+from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.unet import UNetConfig
-from bifusion.predict import predict_scene, scene_batch, trained_control
-from bifusion.training.stages import Stage, StagePlan, at_once
+from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 
@@ -41,9 +41,9 @@ def baseline() -> Config:
 
 
 def bifusion() -> Config:
-    clip = ClipConfig(architecture="small", blocks=1, width=16, layers=1, heads=2, image_size=64)
+    tower = ClipConfig(architecture="small", blocks=1, width=16, layers=1, heads=2, image_size=64)
     fusion = FusionConfig(dim=16, hidden=16, film_hidden=8, gate_hidden=8, alignment_hidden=8)
-    model = BiFusionConfig(unet=UNET, decoder=DECODER, clip=clip, fusion=fusion)
+    model = BiFusionConfig(unet=UNET, decoder=DECODER, tower=tower, fusion=fusion)
     return tiny_config(model, max_views=2)
 
 

@@ -12,10 +12,10 @@ import pytest
 from plyfile import PlyData, PlyElement
 
 from bifusion.cli import main
-from bifusion.data.normals import estimate_normals
-from bifusion.data.prepare_superpoints import find_scenes, prepare_superpoints
-from bifusion.data.scannet import mesh_normals, read_mesh
 from bifusion.data.scene_folder import load_scene
+from bifusion.datasets.scannet.scan import mesh_normals, read_mesh
+from bifusion.datasets.superpoints.normals import estimate_normals
+from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
 from bifusion.types import InputError
 
 REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from bifusion.config.optim import OptimConfig, make_optimizer, schedule_factor
 from bifusion.data.transforms import (
     AugmentConfig,
     SceneStream,
@@ -17,7 +18,6 @@ from bifusion.data.transforms import (
     jitter_color,
 )
 from bifusion.recipes import get_recipe
-from bifusion.training.optim import OptimConfig, make_optimizer, schedule_factor
 
 STILL = AugmentConfig(
     flip_probability=0, rotation_rad=0, scale=(1, 1), translation_std_m=0, subvoxel_shift=False,

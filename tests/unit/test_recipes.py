@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from bifusion.config import (
+from bifusion.commands.info import parameter_counts
+from bifusion.config.run import (
     build_model,
     config_from_dict,
     config_to_dict,
     load_config,
     save_config,
 )
-from bifusion.info import parameter_counts
+from bifusion.config.stages import Timeline, unmatched_patterns
 from bifusion.recipes import RECIPES, get_recipe
-from bifusion.training.stages import Timeline, unmatched_patterns
 from bifusion.types import InputError
 
 
@@ -56,7 +56,7 @@ def test_arms_of_the_comparison_share_data_and_optimiser():
         assert dataclasses.replace(other.data, max_views=0) == dataclasses.replace(
             staged.data, max_views=0
         )
-        rates = {"rates": {}, "clip_layer_decay": 1.0}
+        rates = {"rates": {}, "tower_layer_decay": 1.0}
         assert dataclasses.replace(other.optim, **rates) == dataclasses.replace(staged.optim, **rates)
 
 

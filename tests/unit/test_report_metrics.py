@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bifusion.reports.curves import downsample
-from bifusion.reports.metrics import (
+from bifusion.studies.comparison.curves import downsample
+from bifusion.studies.figures.metrics import (
     epoch_axis,
     finite_epochs,
     log_scatter,
@@ -16,7 +16,7 @@ from bifusion.reports.metrics import (
     update_counts,
     value_at,
 )
-from bifusion.reports.run import load_run
+from bifusion.studies.figures.run import load_run
 from run_factory import FakeRun
 
 

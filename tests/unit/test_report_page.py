@@ -14,13 +14,14 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from bifusion.labels import LABEL_SETS
-from bifusion.reports.arms import group_runs
-from bifusion.reports.charts import all_charts
-from bifusion.reports.comparison import audit_of, load_schema, print_table, to_json, write_report
-from bifusion.reports.html import embed_json
-from bifusion.reports.pictures import Camera, fill_holes, view_axes, visible_part
-from bifusion.reports.run import load_run
+from bifusion.labels.sets import LABEL_SETS
+from bifusion.storage.json_files import to_json
+from bifusion.studies.comparison.charts import all_charts
+from bifusion.studies.comparison.page import embed_json
+from bifusion.studies.comparison.report import audit_of, load_schema, print_table, write_report
+from bifusion.studies.figures.arms import group_runs
+from bifusion.studies.figures.run import load_run
+from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
 from bifusion.types import InputError
 from run_factory import AUDIT, CLASSES, FakeRun
 

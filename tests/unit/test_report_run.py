@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bifusion.reports.arms import group_runs
-from bifusion.reports.run import load_run
+from bifusion.studies.figures.arms import group_runs
+from bifusion.studies.figures.run import load_run
 from bifusion.types import InputError
 from run_factory import FakeRun
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from bifusion.reports.arms import find_role, group_runs
-from bifusion.reports.performance import judge_performance
-from bifusion.reports.run import load_run
-from bifusion.reports.stage_verdicts import judge_stage_1, judge_stage_2, judge_stages
-from bifusion.reports.verdicts import judge_fusion, judge_stability
+from bifusion.studies.comparison.performance import judge_performance
+from bifusion.studies.comparison.stage_verdicts import judge_stage_1, judge_stage_2, judge_stages
+from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
+from bifusion.studies.figures.arms import find_role, group_runs
+from bifusion.studies.figures.run import load_run
 from run_factory import FakeRun
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from bifusion.stability.robust import Latches, Windows, centre_and_spread, finite, median
+from bifusion.step.robust import Latches, Windows, centre_and_spread, finite, median
 
 BAD = (math.nan, math.inf, -math.inf, None, "1", True)
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
+from bifusion.config.rules import RULES
+from bifusion.config.stages import Stage, StagePlan, Timeline, at_once
 from bifusion.recipes import get_recipe
-from bifusion.stability.rules import Rules, RulesConfig
-from bifusion.stability.rules_config import RULES
-from bifusion.training.monitor import GRADIENT_PATHS
-from bifusion.training.outcome import StepOutcome
-from bifusion.training.stages import Stage, StagePlan, Timeline, at_once
+from bifusion.step.observe import GRADIENT_PATHS
+from bifusion.step.outcome import StepOutcome
+from bifusion.step.rules import Rules, RulesConfig
 from bifusion.types import DisagreeingView, InputError
 from rule_series import EPOCHS, STEPS_PER_EPOCH, replay, steps_of
 
@@ -185,7 +185,7 @@ def test_a_path_that_is_dead_from_the_start():
 
 def test_a_path_that_explodes_is_named_and_so_is_the_imbalance():
     def explode(outcome):
-        for path in ("head_2d", "clip", "conv1"):
+        for path in ("head_2d", "tower", "conv1"):
             if outcome.grad_norm[path]:
                 outcome.grad_norm[path] *= 1e3
 

@@ -2,17 +2,17 @@
 
 import pytest
 
+from bifusion.config.stages import Ramp, Stage, StagePlan, Timeline, at_once, unmatched_patterns
 from bifusion.recipes import get_recipe
 from bifusion.recipes.bifusion import S4_WEIGHTS, three_stages
-from bifusion.training.stages import Ramp, Stage, StagePlan, Timeline, at_once, unmatched_patterns
 from bifusion.types import InputError
 
 GROUPS = ["backbone", "head_3d", "decoder", "head_2d", "film", "gate", "align"]
-TOWER = ["clip.conv1_rgb", "clip.conv1_depth", "clip.embed", *(f"clip.block{i}" for i in range(6))]
+TOWER = ["tower.conv1_rgb", "tower.conv1_depth", "tower.embed", *(f"tower.block{i}" for i in range(6))]
 
 
 def staged(epochs: int = 128) -> Timeline:
-    return Timeline(three_stages(clip_blocks=6), epochs)
+    return Timeline(three_stages(tower_blocks=6), epochs)
 
 
 def test_published_boundaries():
@@ -43,8 +43,8 @@ def test_nothing_jumps_at_a_boundary(epochs):
         for term, weight in before.weights.items():
             assert after.weights[term] == pytest.approx(weight, abs=1e-6)
         assert after.control.scale == pytest.approx(before.control.scale, abs=1e-6)
-        assert after.control.clip_gradient_scale == pytest.approx(
-            before.control.clip_gradient_scale, abs=1e-6
+        assert after.control.tower_gradient_scale == pytest.approx(
+            before.control.tower_gradient_scale, abs=1e-6
         )
         for group in GROUPS + TOWER:
             assert after.lr_factor(group) == pytest.approx(before.lr_factor(group), abs=1e-6)
@@ -53,7 +53,7 @@ def test_nothing_jumps_at_a_boundary(epochs):
 def test_first_stage_is_three_dimensional_and_semantic_first():
     start, end = staged().at(0), staged().at_end(21)
     assert start.control.scale == end.control.scale == 0 and not start.control.run_2d
-    assert start.control.clip_gradient_scale == 0
+    assert start.control.tower_gradient_scale == 0
     assert start.weights["semantic"] == 0.4 and start.weights["mask_bce"] == 0
     assert {term: end.weights[term] for term in S4_WEIGHTS} == S4_WEIGHTS
     assert end.weights["alignment"] == 0
@@ -69,7 +69,7 @@ def test_second_stage_brings_images_in_and_leaves_clip_frozen():
     assert end.weights["alignment"] > 0
     assert all(end.trains(group) for group in GROUPS)
     assert not any(end.trains(group) for group in TOWER)
-    assert end.control.clip_gradient_scale == 0
+    assert end.control.tower_gradient_scale == 0
 
 
 def test_learned_alpha_takes_over_while_the_gate_is_fully_open():
@@ -82,9 +82,9 @@ def test_learned_alpha_takes_over_while_the_gate_is_fully_open():
 def test_third_stage_trains_the_end_of_the_tower_and_lets_alignment_go():
     start, end = staged().at(61), staged().at_end(128)
     trained = [group for group in TOWER if end.trains(group)]
-    assert trained == ["clip.conv1_depth", "clip.block4", "clip.block5"]
-    assert start.lr_factor("clip.block5") == 0 and end.lr_factor("clip.block5") == 1
-    assert end.weights["alignment"] == 0 and end.control.clip_gradient_scale > 0
+    assert trained == ["tower.conv1_depth", "tower.block4", "tower.block5"]
+    assert start.lr_factor("tower.block5") == 0 and end.lr_factor("tower.block5") == 1
+    assert end.weights["alignment"] == 0 and end.control.tower_gradient_scale > 0
 
 
 def test_at_end_belongs_to_the_stage_that_ends():
@@ -113,7 +113,7 @@ def test_naive_has_no_stages_no_ramp_no_isolation():
     state = timeline.at(0)
     assert timeline.bounds == [(0, 24)]
     assert state.weights == S4_WEIGHTS
-    assert state.control.scale == 1 and state.control.clip_gradient_scale == 1
+    assert state.control.scale == 1 and state.control.tower_gradient_scale == 1
     assert all(state.trains(group) and state.lr_factor(group) == 1 for group in GROUPS + TOWER)
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from bifusion.stability.events import Alarm, Fault
+from bifusion.step.events import Alarm, Fault
 from equality import same
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config

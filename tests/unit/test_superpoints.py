@@ -10,7 +10,7 @@ from plyfile import PlyData
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from bifusion.data.superpoints import edge_weights, graph_superpoints, vertex_normals
+from bifusion.datasets.superpoints.superpoints import edge_weights, graph_superpoints, vertex_normals
 from bifusion.types import InputError
 
 REAL_DATA = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data"))

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from bifusion.data.audit import audit
-from bifusion.data.probe import image_features, probe_predictions, voxel_features
-from bifusion.data.superpoint_oracle import oracle_result
-from bifusion.data.synthetic import TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig, make_rooms, make_scan
-from bifusion.labels import SCANNET20
+from bifusion.datasets.rooms import TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig, make_rooms, make_scan
+from bifusion.datasets.rooms.audit import audit
+from bifusion.datasets.rooms.probe import image_features, probe_predictions, voxel_features
+from bifusion.datasets.rooms.superpoint_oracle import oracle_result
+from bifusion.labels.sets import SCANNET20
 from bifusion.types import InputError, SceneTruth
 
 SMALL = RoomsConfig(

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from bifusion.data.scene_folder import load_cameras, load_scene, load_view
-from bifusion.data.superpoints import graph_superpoints
-from bifusion.data.synthetic import (
+from bifusion.datasets.rooms import (
     GEOMETRY_CLASSES,
     TEXTURE_GROUPS,
     RoomsConfig,
     make_room,
     make_rooms,
 )
-from bifusion.data.synthetic.cameras import choose_rigs
-from bifusion.data.synthetic.layout import make_layout
-from bifusion.data.synthetic.lighting import Lighting
-from bifusion.data.synthetic.raycast import RayCaster, layout_faces
-from bifusion.data.synthetic.render import render_view
-from bifusion.data.synthetic.scan import scan_room
-from bifusion.data.synthetic.textures import PATTERNS, Appearance, blurred_albedo, pattern_value
+from bifusion.datasets.rooms.cameras import choose_rigs
+from bifusion.datasets.rooms.layout import make_layout
+from bifusion.datasets.rooms.lighting import Lighting
+from bifusion.datasets.rooms.raycast import RayCaster, layout_faces
+from bifusion.datasets.rooms.render import render_view
+from bifusion.datasets.rooms.scan import scan_room
+from bifusion.datasets.rooms.textures import PATTERNS, Appearance, blurred_albedo, pattern_value
+from bifusion.datasets.superpoints.superpoints import graph_superpoints
 from bifusion.geometry import LiftingConfig, agrees_with_depth
-from bifusion.labels import SCANNET20
+from bifusion.labels.sets import SCANNET20
 from bifusion.types import InputError
 
 TINY = RoomsConfig(

@@ -17,7 +17,7 @@ from bifusion.diagnosis.rerun import run_again
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.models import pooling
 from bifusion.rng import numpy_rng
-from bifusion.training.runtime import deterministic
+from bifusion.step.runtime import deterministic
 from module_faults import DIRECTIONS, VALUES, named_origin, trace, trained_leaves
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d

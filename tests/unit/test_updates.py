@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.stability.updates import WeightsBefore
+from bifusion.step.updates import WeightsBefore
 
 
 def weights(*values: float) -> nn.Parameter:
@@ -33,15 +33,15 @@ def test_ratio_of_each_path():
 
 def test_frozen_paths_and_weights_of_zero_are_left_out():
     frozen = weights(1.0).requires_grad_(False)
-    before = WeightsBefore({"clip.embed": [frozen], "align": [weights(0.0)], "decoder": [weights(1.0)]})
+    before = WeightsBefore({"tower.embed": [frozen], "align": [weights(0.0)], "decoder": [weights(1.0)]})
     assert before.ratios() == {"decoder": 0.0}
-    assert WeightsBefore({"clip.embed": [frozen]}).ratios() == {}
+    assert WeightsBefore({"tower.embed": [frozen]}).ratios() == {}
 
 
 def test_a_channel_that_starts_at_zero_is_measured_beside_the_frozen_ones():
     depth = weights(0.0)
     before = WeightsBefore(
-        {"clip.conv1_rgb": [weights(4.0).requires_grad_(False)], "clip.conv1_depth": [depth]}
+        {"tower.conv1_rgb": [weights(4.0).requires_grad_(False)], "tower.conv1_depth": [depth]}
     )
     move(depth, 0.01)
     assert before.ratios() == pytest.approx({"conv1": 0.0025})

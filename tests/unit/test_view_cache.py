@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.checkpoint import find_checkpoint
-from bifusion.config import TrainerConfig, build_model
+from bifusion.config.run import TrainerConfig, build_model
 from bifusion.models.bifusion import BiFusion
-from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
-from bifusion.models.view_cache import ViewCache, tower_key, view_key
-from bifusion.training.clip_cache import attach_view_cache
+from bifusion.models.towers.clip import ClipConfig, ClipEncoder
+from bifusion.models.towers.view_cache import ViewCache, tower_key, view_key
+from bifusion.runs.checkpoint import find_checkpoint
+from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.trainer import train
 from bifusion.types import BatchView, InputError
 from tiny_runs import make_tiny_data, tiny_config
@@ -193,18 +193,18 @@ def test_folder_that_cannot_be_written_is_announced_once(tmp_path) -> None:
 )
 def test_switch(tmp_path, mode, device, expected) -> None:
     model = build_model(tiny_config("bifusion_small", tmp_path))
-    trainer = TrainerConfig(clip_cache=mode)
+    trainer = TrainerConfig(tower_cache=mode)
     attach_view_cache(model, trainer, tmp_path / "runs" / "a", torch.device(device))
     assert isinstance(model, BiFusion)
-    assert (model.clip.cache is not None) == expected
+    assert (model.tower.cache is not None) == expected
     if expected:
-        assert model.clip.cache.folder == tmp_path / "runs" / ".clip-cache"
+        assert model.tower.cache.folder == tmp_path / "runs" / ".tower-cache"
 
 
 def test_size_must_be_positive(tmp_path) -> None:
     model = build_model(tiny_config("bifusion_small", tmp_path))
-    with pytest.raises(InputError, match="clip_cache_gb"):
-        attach_view_cache(model, TrainerConfig(clip_cache_gb=0), tmp_path, torch.device("cpu"))
+    with pytest.raises(InputError, match="tower_cache_gb"):
+        attach_view_cache(model, TrainerConfig(tower_cache_gb=0), tmp_path, torch.device("cpu"))
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -221,7 +221,7 @@ def trained_weights(root, data, monkeypatch, cache: str) -> tuple[dict[str, Tens
         return forward(self, images, depth_m)
 
     config = tiny_config("bifusion_small", data, epochs=6)
-    config.trainer.clip_cache = cache
+    config.trainer.tower_cache = cache
     with monkeypatch.context() as patch:
         patch.setattr(ClipEncoder, "forward", counted)
         status = train(config, root / cache)

@@ -1,4 +1,4 @@
-"""Commands that train several models side by side: demo, compare, dose; and pretrain-clip.
+"""Commands that train several models side by side: demo, compare, dose; and pretrain-tower.
 
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
@@ -15,7 +15,7 @@ from bifusion.types import InputError
 
 def demo(args: list[str]) -> int:
     """Make rooms, pretrain the small image tower, train and compare five models, open the report."""
-    from bifusion.demo import DemoConfig, run_demo
+    from bifusion.studies.demo import DemoConfig, run_demo
 
     return run_demo(parsing.parse(DemoConfig, args, "demo"), Console())
 
@@ -36,7 +36,7 @@ class Compare:
     """Left out: 0, or, with --ablate, 0 1 2."""
     epochs: int | None = None
     """Length of all runs instead of the recipes' own."""
-    clip_weights: Path | None = None
+    tower_weights: Path | None = None
     """Weights of the image tower for the recipes that have one."""
     jobs: int = 0
     """Runs at a time; 0: one a GPU, or two on a machine without."""
@@ -59,7 +59,7 @@ def compare(args: list[str]) -> int:
 
 
 def _ablate(wanted: Compare, console: Console) -> int:
-    from bifusion.ablate import DEFAULT_SEEDS, AblationConfig, run_ablation
+    from bifusion.studies.ablation.run import DEFAULT_SEEDS, AblationConfig, run_ablation
 
     if wanted.data is None:
         raise InputError("--data is missing: an ablation needs a data set (train/ and val/ folders)")
@@ -73,15 +73,15 @@ def _ablate(wanted: Compare, console: Console) -> int:
         arms=wanted.recipes,
         grid=wanted.grid,
         epochs=wanted.epochs,
-        clip_weights=wanted.clip_weights,
+        tower_weights=wanted.tower_weights,
         jobs=wanted.jobs,
     )
     return run_ablation(ablation, console)
 
 
 def _compare(wanted: Compare, console: Console) -> int:
-    from bifusion.compare import check_runs, default_jobs, plan_runs, train_runs
-    from bifusion.reports.comparison import audit_of, print_table, write_report
+    from bifusion.studies.comparison.report import audit_of, print_table, write_report
+    from bifusion.studies.comparison.run import check_runs, default_jobs, plan_runs, train_runs
 
     out = wanted.out or Path("runs/compare")
     if wanted.grid:
@@ -99,7 +99,7 @@ def _compare(wanted: Compare, console: Console) -> int:
             wanted.seeds if wanted.seeds is not None else (0,),
             wanted.data,
             out,
-            clip_weights=wanted.clip_weights,
+            tower_weights=wanted.tower_weights,
             epochs=wanted.epochs,
         )
         check_runs(planned)
@@ -114,14 +114,14 @@ def _compare(wanted: Compare, console: Console) -> int:
 
 def dose(args: list[str]) -> int:
     """Dose and response: what images add as one property of generated rooms changes."""
-    from bifusion.dose import DoseConfig, run_dose
+    from bifusion.studies.dose.run import DoseConfig, run_dose
 
     return run_dose(parsing.parse(DoseConfig, args, "dose"), Console())
 
 
-def pretrain_clip(args: list[str]) -> int:
+def pretrain_tower(args: list[str]) -> int:
     """Pretrain the small image tower contrastively on generated rooms of other seeds."""
-    from bifusion.demo import PretrainClip, run_pretraining
+    from bifusion.studies.demo import PretrainTower, run_pretraining
 
-    run_pretraining(parsing.parse(PretrainClip, args, "pretrain-clip"), Console())
+    run_pretraining(parsing.parse(PretrainTower, args, "pretrain-tower"), Console())
     return 0

@@ -23,7 +23,7 @@ class Info:
 
 def info(args: list[str]) -> int:
     """Print a recipe's parameter counts per part."""
-    from bifusion.info import print_info
+    from bifusion.commands.info import print_info
     from bifusion.recipes import get_recipe
 
     print_info(get_recipe(parsing.parse(Info, args, "info").recipe), Console())
@@ -35,11 +35,11 @@ def train(args: list[str]) -> int:
 
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
-    from bifusion.config import Config, load_config
+    from bifusion.config.run import Config, load_config
+    from bifusion.inference.evaluate import evaluate_run
     from bifusion.recipes import get_recipe, known_recipes
-    from bifusion.training.run_folder import GUARD_STOPPED_EXIT
+    from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
     from bifusion.training.trainer import train as run_training
-    from bifusion.training.validation import evaluate_run
 
     if not args or args[0].startswith("-"):
         raise InputError(f"train what? Expected a recipe ({known_recipes()}) or a run.json file first")
@@ -81,7 +81,7 @@ class Evaluate:
 
 def evaluate(args: list[str]) -> int:
     """Evaluate a run again and print its figures."""
-    from bifusion.training.validation import evaluate_run
+    from bifusion.inference.evaluate import evaluate_run
 
     wanted = parsing.parse(Evaluate, args, "evaluate")
     Console().print_json(data=evaluate_run(wanted.run, data=wanted.data)["full"])
@@ -102,7 +102,7 @@ class Predict:
 
 def predict(args: list[str]) -> int:
     """Segment a scene folder: coloured PLY files and a list of instances."""
-    from bifusion.predict import predict_scene
+    from bifusion.inference.predict import predict_scene
 
     wanted = parsing.parse(Predict, args, "predict")
     for path in predict_scene(wanted.run, wanted.scene, wanted.out):
@@ -126,8 +126,8 @@ class ExportSubmission:
 
 def export_submission(args: list[str]) -> int:
     """Write the ScanNet benchmark's submission files of a split."""
-    from bifusion.export_submission import export_submission
-    from bifusion.progress import progress_bar
+    from bifusion.inference.export_submission import export_submission
+    from bifusion.studies.comparison.progress import progress_bar
 
     wanted = parsing.parse(ExportSubmission, args, "export-submission")
     console = Console()
@@ -151,7 +151,7 @@ class ImportCheckpoint:
 
 def import_checkpoint(args: list[str]) -> int:
     """Convert a published checkpoint to ours and list what became of its tensors."""
-    from bifusion.import_checkpoint import print_conversion, read_checkpoint, write_imported
+    from bifusion.official.import_checkpoint import print_conversion, read_checkpoint, write_imported
 
     wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint")
     console = Console()

@@ -54,9 +54,9 @@ def prepare(args: list[str]) -> int:
 
 
 def _prepare_synthetic(args: list[str]) -> int:
-    from bifusion.data.audit import audit
-    from bifusion.data.synthetic import RoomsConfig, make_rooms
-    from bifusion.progress import progress_bar
+    from bifusion.datasets.rooms import RoomsConfig, make_rooms
+    from bifusion.datasets.rooms.audit import audit
+    from bifusion.studies.comparison.progress import progress_bar
 
     @dataclass
     class PrepareSynthetic:
@@ -77,8 +77,8 @@ def _prepare_synthetic(args: list[str]) -> int:
 
 
 def _prepare_scannet(args: list[str]) -> int:
-    from bifusion.data.prepare import prepare_scannet
-    from bifusion.progress import progress_bar
+    from bifusion.datasets.scannet.prepare import prepare_scannet
+    from bifusion.studies.comparison.progress import progress_bar
 
     wanted = parsing.parse(PrepareScanNet, args, "prepare scannet")
     console = Console()
@@ -115,8 +115,8 @@ class PrepareSuperpoints:
 
 
 def _prepare_superpoints(args: list[str]) -> int:
-    from bifusion.data.prepare_superpoints import prepare_superpoints
-    from bifusion.progress import progress_bar
+    from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
+    from bifusion.studies.comparison.progress import progress_bar
 
     wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints")
     if not wanted.folders:

@@ -33,7 +33,7 @@ from bifusion.data.voxels import (
     superpoint_labels,
     voxelize,
 )
-from bifusion.labels import get_label_set
+from bifusion.labels.sets import get_label_set
 from bifusion.rng import derive_seed
 from bifusion.types import DisagreeingView, InputError, Scene, SceneTruth
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
 from bifusion.data.view_files import load_cameras, load_view, write_views
-from bifusion.files import folder_written_beside
-from bifusion.labels import get_label_set
+from bifusion.labels.sets import get_label_set
+from bifusion.storage.files import folder_written_beside
 from bifusion.types import InputError, Scene, View
 
 __all__ = [

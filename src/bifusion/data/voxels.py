@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from bifusion.data.checks import check_labels
-from bifusion.labels import LabelSet
+from bifusion.labels.sets import LabelSet
 from bifusion.types import InputError
 
 Origin = Literal["min", "world"]

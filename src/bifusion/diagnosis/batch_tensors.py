@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bifusion.config_io import from_plain
-from bifusion.labels import LabelSet
+from bifusion.config.plain import from_plain
+from bifusion.labels.sets import LabelSet
 from bifusion.losses.criterion import annotation
-from bifusion.stability.checks import VIEW_TENSORS
+from bifusion.step.checks import VIEW_TENSORS
 from bifusion.types import Batch, BatchView, InputError, Targets
 
 SCENE_TENSORS = (

@@ -19,19 +19,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bifusion.checkpoint import check_same_tensors
-from bifusion.config import Config, build_model, check_consistent, config_from_dict, config_to_dict
-from bifusion.config_io import from_plain
+from bifusion.config.plain import from_plain
+from bifusion.config.run import Config, build_model, check_consistent, config_from_dict, config_to_dict
+from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
-from bifusion.files import write_tensors
-from bifusion.labels import get_label_set
+from bifusion.labels.sets import get_label_set
+from bifusion.runs.checkpoint import check_same_tensors
 from bifusion.sparse.backends import describe_backend
-from bifusion.stability.events import Alarm, Fault
-from bifusion.training.outcome import StepInputs
-from bifusion.training.run_folder import to_json
-from bifusion.training.stages import StageState
-from bifusion.training.step import Stepper
+from bifusion.step.events import Alarm, Fault
+from bifusion.step.outcome import StepInputs
+from bifusion.step.step import Stepper
+from bifusion.storage.files import write_tensors
+from bifusion.storage.json_files import to_json
 from bifusion.types import InputError
 
 FORMAT = 1

@@ -93,7 +93,7 @@ def path_of(
 
 
 _PATHS: dict[NetworkPath, tuple[str, ...]] = {
-    "2d": ("clip", "pixels", "fusion.head_2d"),
+    "2d": ("tower", "pixels", "fusion.head_2d"),
     "3d": ("unet", "fusion.head_3d"),
     "fusion": ("fusion", "lifting", "geometric_code"),
     "decoder": ("decoder", "pooling", CRITERION),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from bifusion.config.stages import StageState
 from bifusion.diagnosis.calls import CRITERION, Call, NetworkPath, path_of
 from bifusion.diagnosis.experiments import Attempt, Experiments, OutOfTime
 from bifusion.diagnosis.explanation import explain
@@ -18,13 +19,12 @@ from bifusion.diagnosis.growth import find_jump
 from bifusion.diagnosis.ranges import range_of
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.diagnosis.verdict import Verdict, judge
-from bifusion.stability.checks import nonfinite_names
-from bifusion.stability.events import Fault
-from bifusion.stability.healthy import HealthyState
-from bifusion.training.outcome import StepInputs
-from bifusion.training.run_folder import to_json
-from bifusion.training.stages import StageState
-from bifusion.training.step import Stepper
+from bifusion.runs.healthy import HealthyState
+from bifusion.step.checks import nonfinite_names
+from bifusion.step.events import Fault
+from bifusion.step.outcome import StepInputs
+from bifusion.step.step import Stepper
+from bifusion.storage.json_files import to_json
 from bifusion.types import Batch
 
 CALLS_BEFORE = 5

@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bifusion.config.stages import StageState
 from bifusion.data.batching import select_scenes, split_scenes
 from bifusion.diagnosis.calls import Origin
 from bifusion.diagnosis.rerun import RERUN_ERRORS, Rerun, healthy_weights, run_again, with_batches
 from bifusion.diagnosis.tracing import Tracer
-from bifusion.stability.events import Fault
-from bifusion.stability.healthy import HealthyState
-from bifusion.training.outcome import StepInputs, StepOutcome
-from bifusion.training.stages import StageState
-from bifusion.training.step import Stepper
+from bifusion.runs.healthy import HealthyState
+from bifusion.step.events import Fault
+from bifusion.step.outcome import StepInputs, StepOutcome
+from bifusion.step.step import Stepper
 from bifusion.types import Batch
 
 SPIKE_SHARE = 0.5

@@ -14,18 +14,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bifusion.config import Config, build_model
+from bifusion.config.optim import freeze_outside_stage
+from bifusion.config.run import Config, build_model
+from bifusion.config.stages import StageState, Timeline
 from bifusion.diagnosis.bundle import Bundle, Circumstances, read_bundle
 from bifusion.diagnosis.calls import Call, Origin
 from bifusion.diagnosis.ranges import Range
 from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
 from bifusion.diagnosis.tracing import Tracer
-from bifusion.stability.events import Fault
-from bifusion.training.assembly import make_stepper
-from bifusion.training.optim import freeze_outside_stage
-from bifusion.training.runtime import deterministic, make_fabric
-from bifusion.training.stages import StageState, Timeline
-from bifusion.training.step import Stepper
+from bifusion.step.assembly import make_stepper
+from bifusion.step.events import Fault
+from bifusion.step.runtime import deterministic, make_fabric
+from bifusion.step.step import Stepper
 from bifusion.types import InputError
 
 WIDTH = 130

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bifusion.config.stages import StageState
 from bifusion.diagnosis.calls import CRITERION
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.losses.matcher import NonFiniteCostError
-from bifusion.stability.checks import border_activations, nonfinite_names
-from bifusion.stability.healthy import HealthyState
-from bifusion.training.outcome import StepInputs, StepOutcome
-from bifusion.training.stages import StageState
-from bifusion.training.step import Stepper
+from bifusion.runs.healthy import HealthyState
+from bifusion.step.checks import border_activations, nonfinite_names
+from bifusion.step.outcome import StepInputs, StepOutcome
+from bifusion.step.step import Stepper
 from bifusion.types import Batch, Prediction
 
 RERUN_ERRORS = (ValueError, RuntimeError, IndexError, ArithmeticError, AssertionError)
@@ -105,7 +105,7 @@ def untouched(stepper: Stepper) -> Iterator[None]:
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     scaler = precision.state_dict()
     devices = [device] if device.type == "cuda" else []
-    tower = getattr(model, "clip", None)
+    tower = getattr(model, "tower", None)
     no_cache = _replaced(tower, "cache", None) if tower is not None else nullcontext()
     with torch.random.fork_rng(devices=devices), stepper.processes.alone(), no_cache:
         model.train()

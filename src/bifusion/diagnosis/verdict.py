@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bifusion.diagnosis.experiments import Attempt, Experiments
-from bifusion.stability.checks import nonfinite_names
-from bifusion.stability.healthy import HealthyState
+from bifusion.runs.healthy import HealthyState
+from bifusion.step.checks import nonfinite_names
 from bifusion.types import Batch
 
 Verdict = Literal["data", "state", "numerics", "unclear"]
@@ -109,7 +109,7 @@ def _not_again(attempt: Attempt) -> str:
     return (
         "The fault did not come back when the step ran again: it came from another process, or from "
         "hardware or code that does not repeat itself. If it recurs, look at memory and drivers, and, "
-        "with images, delete .clip-cache beside the run: it is not used when a step runs again."
+        "with images, delete .tower-cache beside the run: it is not used when a step runs again."
     )
 
 

@@ -15,7 +15,7 @@ from bifusion.evaluation.instance import (
 )
 from bifusion.evaluation.panoptic import PanopticQuality
 from bifusion.evaluation.semantic import SemanticConfusion, mean_of_present
-from bifusion.labels import LabelSet
+from bifusion.labels.sets import LabelSet
 from bifusion.types import SceneResult, SceneTruth
 
 PANOPTIC_FIGURES = (

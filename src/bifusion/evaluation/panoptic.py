@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.evaluation.semantic import SemanticConfusion, ratio_or_nan
-from bifusion.labels import LabelSet
+from bifusion.labels.sets import LabelSet
 
 
 class PanopticQuality:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
-from bifusion.labels import get_label_set
-from bifusion.models.clip_encoder import ClipConfig, ClipEncoder
+from bifusion.labels.sets import get_label_set
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
 from bifusion.models.geometric_code import geometric_code
-from bifusion.models.pixel_colors import PixelColors
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
+from bifusion.models.towers.clip import ClipConfig, ClipEncoder
+from bifusion.models.towers.pixels import PixelColors
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import Batch, FusionControl, Prediction
@@ -38,7 +38,7 @@ class BiFusionConfig:
     label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=_published_unet)
     decoder: DecoderConfig = field(default_factory=_decoder_with_scores)
-    clip: ClipConfig = field(default_factory=ClipConfig)
+    tower: ClipConfig = field(default_factory=ClipConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
     use_clip: bool = True
@@ -58,7 +58,7 @@ class BiFusion(nn.Module):
         self.unet = build_unet(config.unet)
         has_tower = config.use_clip and config.image_features == "clip"
         has_pixels = config.use_clip and config.image_features == "rgb"
-        self.clip = ClipEncoder(config.clip) if has_tower else None
+        self.tower = ClipEncoder(config.tower) if has_tower else None
         self.pixels = PixelColors() if has_pixels else None
         channels_2d = self._images.out_channels if self._images is not None else None
         self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
@@ -90,17 +90,17 @@ class BiFusion(nn.Module):
         return dataclasses.replace(prediction, fusion=trace)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the part that owns them, each in one group: "clip.conv1_rgb",
-        "clip.conv1_depth", "clip.embed", "clip.block0" …, "head_2d", "head_3d", "film", "gate",
+        """Parameters by the part that owns them, each in one group: "tower.conv1_rgb",
+        "tower.conv1_depth", "tower.embed", "tower.block0" …, "head_2d", "head_3d", "film", "gate",
         "align", "backbone", "decoder"; parts that the configuration leaves out have no group."""
         return {
-            **(self.clip.parameter_groups() if self.clip is not None else {}),
+            **(self.tower.parameter_groups() if self.tower is not None else {}),
             **self.fusion.parameter_groups(),
             "backbone": list(self.unet.parameters()),
             "decoder": list(self.decoder.parameters()),
         }
 
-    def describe_clip(self) -> str | None:
+    def describe_tower(self) -> str | None:
         """Where the tower's weights come from, or that pixels stand in for it, in one line; None
         without a 2D branch."""
         return self._images.describe() if self._images is not None else None
@@ -108,7 +108,7 @@ class BiFusion(nn.Module):
     @property
     def _images(self) -> ClipEncoder | PixelColors | None:
         """What makes feature maps of the views."""
-        return self.clip if self.clip is not None else self.pixels
+        return self.tower if self.tower is not None else self.pixels
 
     def _find_sightings(self, batch: Batch) -> Sightings:
         scene = batch.voxel_coords[:, 0]
@@ -120,9 +120,9 @@ class BiFusion(nn.Module):
         assert images is not None
         if not batch.views:
             return batch.voxel_feats.new_zeros(len(batch.voxel_feats), images.out_channels)
-        isolated = control.clip_gradient_scale == 0
+        isolated = control.tower_gradient_scale == 0
         with torch.no_grad() if isolated else contextlib.nullcontext():
-            maps = scale_gradient(images.encode_views(batch.views), control.clip_gradient_scale)
+            maps = scale_gradient(images.encode_views(batch.views), control.tower_gradient_scale)
             lifted = lift_features(maps, batch.views, sightings)
         if control.shuffle_seed is None:
             return lifted

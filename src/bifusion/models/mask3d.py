@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bifusion.labels import get_label_set
+from bifusion.labels.sets import get_label_set
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
 from bifusion.models.unet import Res16UNet, UNetConfig
 from bifusion.sparse.tensor import SparseTensor

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from bifusion.labels import get_label_set
+from bifusion.labels.sets import get_label_set
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.models.unet import UNetConfig, build_unet

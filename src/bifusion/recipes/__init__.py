@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bifusion.config import Config
+from bifusion.config.run import Config
 from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny
 from bifusion.recipes.ablations import MEASURES
 from bifusion.types import InputError

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bifusion.config import Config
+from bifusion.config.run import Config
+from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.fusion import FusionConfig
-from bifusion.training.stages import Ramp, Stage, StagePlan, at_once
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ def _learned_gate(stage: Stage) -> Stage:
 
 
 def _full_gradient(stage: Stage) -> Stage:
-    scale = stage.clip_gradient_scale
+    scale = stage.tower_gradient_scale
     return dataclasses.replace(
-        stage, clip_gradient_scale=dataclasses.replace(scale, value=1.0) if scale.value > 0 else scale
+        stage, tower_gradient_scale=dataclasses.replace(scale, value=1.0) if scale.value > 0 else scale
     )
 
 
@@ -111,11 +111,13 @@ def _sudden_losses(stage: Stage) -> Stage:
 def _no_isolation(base: Config) -> dict[str, Any]:
     """The tower trains, as in the last stage, wherever the 2D branch runs."""
     last = base.stages.stages[-1]
-    tower = {name: at_once(ramp.value) for name, ramp in last.trains.items() if name.startswith("clip.")}
+    tower = {
+        name: at_once(ramp.value) for name, ramp in last.trains.items() if name.startswith("tower.")
+    }
 
     def open_up(stage: Stage) -> Stage:
-        scale = at_once(last.clip_gradient_scale.value)
-        return dataclasses.replace(stage, trains=stage.trains | tower, clip_gradient_scale=scale)
+        scale = at_once(last.tower_gradient_scale.value)
+        return dataclasses.replace(stage, trains=stage.trains | tower, tower_gradient_scale=scale)
 
     return {"stages": _each_stage(base, lambda stage: open_up(stage) if stage.run_2d else stage)}
 
@@ -141,7 +143,7 @@ def _one_stage(base: Config) -> dict[str, Any]:
         name="all_at_once",
         trains=_at_once(last.trains),
         weights={term: at_once(weight) for term, weight in largest.items()},
-        clip_gradient_scale=at_once(last.clip_gradient_scale.value),
+        tower_gradient_scale=at_once(last.tower_gradient_scale.value),
     )
     return {"stages": StagePlan((stage,))}
 
@@ -154,7 +156,7 @@ def _optim(**changes: Any) -> Callable[[Config], dict[str, Any]]:
 
 
 def _one_rate(base: Config) -> dict[str, Any]:
-    rates = {name: rate for name, rate in base.optim.rates.items() if not name.startswith("clip")}
+    rates = {name: rate for name, rate in base.optim.rates.items() if not name.startswith("tower")}
     return {"optim": dataclasses.replace(base.optim, rates=rates)}
 
 
@@ -218,12 +220,12 @@ MEASURES: dict[str, Measure] = {
             "gradients are taken as they are",
             _optim(clip_mode="off"),
         ),
-        Measure("clip_rates", "Slower rates of CLIP", "the tower learns at everybody’s rate", _one_rate),
+        Measure("tower_rates", "Slower rates of CLIP", "the tower learns at the full rate", _one_rate),
         Measure(
             "layer_decay",
             "Layer-wise rate decay",
             "all blocks of the tower learn at one rate",
-            _optim(clip_layer_decay=1.0),
+            _optim(tower_layer_decay=1.0),
         ),
         Measure(
             "stop_gradient",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from bifusion.config import Config, TrainerConfig
+from bifusion.config.optim import OptimConfig
+from bifusion.config.run import Config, TrainerConfig
+from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
 from bifusion.models.bifusion import BiFusionConfig
-from bifusion.models.clip_encoder import ClipConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
+from bifusion.models.towers.clip import ClipConfig
 from bifusion.recipes.oneformer3d import (
     VIEWS_FULL,
     VIEWS_SMALL,
@@ -20,8 +22,6 @@ from bifusion.recipes.oneformer3d import (
     small_trainer,
     small_unet,
 )
-from bifusion.training.optim import OptimConfig
-from bifusion.training.stages import Ramp, Stage, StagePlan, at_once
 
 S4_WEIGHTS = {
     "semantic": 0.4,
@@ -34,14 +34,14 @@ INSTANCE_TERMS = ("instance_class", "mask_bce", "mask_dice", "score")
 STAGE_SHARES = (21.0, 40.0, 67.0)
 """Epochs of 128 (S9)."""
 ALIGNMENT_WEIGHT = 0.3
-TRAINED_CLIP_BLOCKS = 2
+TRAINED_TOWER_BLOCKS = 2
 
 BRANCH_3D = {"backbone": at_once(1.0), "head_3d": at_once(1.0), "decoder": at_once(1.0)}
 
 
-def three_stages(clip_blocks: int) -> StagePlan:
-    """Stability, alignment, enhancement (S6, S9). `clip_blocks`: transformer blocks of the tower."""
-    return StagePlan((_stability(), _alignment(), _enhancement(clip_blocks)))
+def three_stages(tower_blocks: int) -> StagePlan:
+    """Stability, alignment, enhancement (S6, S9). `tower_blocks`: transformer blocks of the tower."""
+    return StagePlan((_stability(), _alignment(), _enhancement(tower_blocks)))
 
 
 def _stability() -> Stage:
@@ -71,18 +71,18 @@ def _alignment() -> Stage:
     )
 
 
-def _enhancement(clip_blocks: int) -> Stage:
+def _enhancement(tower_blocks: int) -> Stage:
     """The tower's last blocks and its depth channel adapt, slowly."""
-    adapted = [f"clip.block{i}" for i in range(clip_blocks)][-TRAINED_CLIP_BLOCKS:]
+    adapted = [f"tower.block{i}" for i in range(tower_blocks)][-TRAINED_TOWER_BLOCKS:]
     parts_2d = {name: at_once(1.0) for name in ("head_2d", "film", "gate", "align")}
-    tower = {name: Ramp(1.0, end=0.25) for name in (*adapted, "clip.conv1_depth")}
+    tower = {name: Ramp(1.0, end=0.25) for name in (*adapted, "tower.conv1_depth")}
     return Stage(
         name="enhancement",
         share=STAGE_SHARES[2],
         trains={**BRANCH_3D, **parts_2d, **tower},
         weights={**_held(S4_WEIGHTS), "alignment": Ramp(0.0, end=0.5)},
         gate_scale=at_once(1.0),
-        clip_gradient_scale=Ramp(0.1, end=0.25),
+        tower_gradient_scale=Ramp(0.1, end=0.25),
     )
 
 
@@ -104,23 +104,23 @@ def bifusion_scannet200() -> Config:
 
 
 def _full_size(label_set: str) -> Config:
-    clip = ClipConfig(architecture="ViT-B-16-quickgelu", pretrained="openai", blocks=6)
+    tower = ClipConfig(architecture="ViT-B-16-quickgelu", pretrained="openai", blocks=6)
     name = f"bifusion_{label_set}"
     return Config(
         name=name,
         recipe=name,
         arm="staged",
-        model=BiFusionConfig(label_set=label_set, clip=clip),
-        stages=three_stages(clip.blocks),
+        model=BiFusionConfig(label_set=label_set, tower=tower),
+        stages=three_stages(tower.blocks),
         data=scannet200_data(label_set, max_views=VIEWS_FULL),
-        optim=OptimConfig(lr=1e-4, weight_decay=0.05, clip_norm=1.0, warmup_steps=500, **_clip_rates()),
+        optim=OptimConfig(lr=1e-4, weight_decay=0.05, clip_norm=1.0, warmup_steps=500, **_tower_rates()),
         trainer=TrainerConfig(epochs=128, batch_size=4, eval_every=8, evaluation_views=VIEWS_FULL),
     )
 
 
 def bifusion_small() -> Config:
     """A small tower and network of the same form, for the generated rooms and quick trials."""
-    clip = ClipConfig(architecture="small", blocks=4)
+    tower = ClipConfig(architecture="small", blocks=4)
     return Config(
         name="bifusion_small",
         recipe="bifusion_small",
@@ -129,18 +129,18 @@ def bifusion_small() -> Config:
             label_set="scannet20",
             unet=small_unet(),
             decoder=small_decoder(score_head=True),
-            clip=clip,
+            tower=tower,
             fusion=FusionConfig(dim=96, hidden=192),
         ),
-        stages=three_stages(clip.blocks),
+        stages=three_stages(tower.blocks),
         data=small_data(max_views=VIEWS_SMALL),
-        optim=dataclasses.replace(small_optim(), **_clip_rates()),
+        optim=dataclasses.replace(small_optim(), **_tower_rates()),
         trainer=small_trainer(),
     )
 
 
-def _clip_rates() -> dict:
-    return {"rates": {"clip.*": 0.1}, "clip_layer_decay": 0.7}
+def _tower_rates() -> dict:
+    return {"rates": {"tower.*": 0.1}, "tower_layer_decay": 0.7}
 
 
 # -------------------------------------------------------------------------------------------- arms
@@ -162,7 +162,7 @@ def baseline(base: Config) -> Config:
         model=model,
         stages=baseline_plan(semantic_weight),
         data=dataclasses.replace(base.data, max_views=0),
-        optim=dataclasses.replace(base.optim, rates={}, clip_layer_decay=1.0),
+        optim=dataclasses.replace(base.optim, rates={}, tower_layer_decay=1.0),
     )
 
 
@@ -177,7 +177,7 @@ def without_views(base: Config) -> Config:
             fixed_alpha=0.0,
             fixed_alpha_until=1.0,
             run_2d=False,
-            clip_gradient_scale=at_once(0.0),
+            tower_gradient_scale=at_once(0.0),
         )
         for stage in base.stages.stages
     )
@@ -196,9 +196,9 @@ def naive(base: Config) -> Config:
         trains={"*": at_once(1.0)},
         weights=_held(S4_WEIGHTS),
         gate_scale=at_once(1.0),
-        clip_gradient_scale=at_once(1.0),
+        tower_gradient_scale=at_once(1.0),
     )
-    optim = dataclasses.replace(base.optim, rates={}, clip_layer_decay=1.0)
+    optim = dataclasses.replace(base.optim, rates={}, tower_layer_decay=1.0)
     return variant(base, "naive", model=model, stages=StagePlan((stage,)), optim=optim)
 
 
@@ -210,7 +210,7 @@ def plan_a(base: Config) -> Config:
         name="plan_a", share=1.0, trains={"*": at_once(1.0)}, weights={"semantic": at_once(1.0)}
     )
     data = dataclasses.replace(base.data, max_views=0)
-    optim = dataclasses.replace(base.optim, rates={}, clip_layer_decay=1.0)
+    optim = dataclasses.replace(base.optim, rates={}, tower_layer_decay=1.0)
     return variant(base, "plan_a", model=model, stages=StagePlan((stage,)), data=data, optim=optim)
 
 

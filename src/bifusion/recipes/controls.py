@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from bifusion.config import Config
+from bifusion.config.run import Config
+from bifusion.config.stages import StagePlan
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes.bifusion import variant
 from bifusion.recipes.oneformer3d import oneformer3d_small
-from bifusion.training.stages import StagePlan
 
 FINE_VOXEL_M = 0.03
 
@@ -32,7 +32,9 @@ def lifted_rgb(base: Config) -> Config:
         dataclasses.replace(stage, trains=_without_tower(stage.trains)) for stage in base.stages.stages
     )
     model = dataclasses.replace(_bifusion(base), image_features="rgb")
-    optim = dataclasses.replace(base.optim, rates=_without_tower(base.optim.rates), clip_layer_decay=1.0)
+    optim = dataclasses.replace(
+        base.optim, rates=_without_tower(base.optim.rates), tower_layer_decay=1.0
+    )
     return variant(base, "lifted_rgb", model=model, stages=StagePlan(stages), optim=optim)
 
 
@@ -40,8 +42,8 @@ def random_tower(base: Config) -> Config:
     """The inverse control: the tower starts from random weights, whatever weights a comparison
     gives to the others; else it is treated as theirs."""
     model = _bifusion(base)
-    clip = dataclasses.replace(model.clip, pretrained=None)
-    return variant(base, "random_tower", model=dataclasses.replace(model, clip=clip))
+    tower = dataclasses.replace(model.tower, pretrained=None)
+    return variant(base, "random_tower", model=dataclasses.replace(model, tower=tower))
 
 
 def oneformer3d_small_fine() -> Config:
@@ -63,4 +65,4 @@ def _bifusion(base: Config) -> BiFusionConfig:
 
 def _without_tower(table: dict) -> dict:
     """A table by patterns of parameter group names, without those of the tower."""
-    return {pattern: value for pattern, value in table.items() if not pattern.startswith("clip.")}
+    return {pattern: value for pattern, value in table.items() if not pattern.startswith("tower.")}

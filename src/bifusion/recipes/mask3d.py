@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from bifusion.config import Config, TrainerConfig
+from bifusion.config.optim import OptimConfig
+from bifusion.config.run import Config, TrainerConfig
+from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import AugmentConfig
 from bifusion.losses.criterion import CriterionConfig
 from bifusion.losses.matcher import MatcherConfig
@@ -20,8 +22,6 @@ from bifusion.recipes.oneformer3d import (
     small_optim,
     small_trainer,
 )
-from bifusion.training.optim import OptimConfig
-from bifusion.training.stages import Stage, StagePlan, at_once
 
 OFFICIAL_WEIGHTS = {"instance_class": 2.0, "mask_bce": 5.0, "mask_dice": 2.0}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from bifusion.config import Config, TrainerConfig
+from bifusion.config.optim import OptimConfig
+from bifusion.config.run import Config, TrainerConfig
+from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import AugmentConfig, DataConfig
 from bifusion.losses.criterion import CriterionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
-from bifusion.training.optim import OptimConfig
-from bifusion.training.stages import Stage, StagePlan, at_once
 
 VIEWS_FULL = 8
 """Views a scene at full size; models that read none are judged on the points these see."""

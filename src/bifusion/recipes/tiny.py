@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bifusion.config import Config
+from bifusion.config.run import Config
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes.bifusion import bifusion_small

@@ -6,7 +6,7 @@ from itertools import islice
 
 from lightning_fabric import Fabric
 
-from bifusion.config import Config
+from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
 from bifusion.types import Batch

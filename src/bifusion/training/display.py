@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bifusion.training.monitor import MovingAverage
+from bifusion.step.observe import MovingAverage
 
 
 class Display:

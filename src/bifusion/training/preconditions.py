@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bifusion.config import Config, config_to_dict, load_config
+from bifusion.config.run import Config, config_to_dict, load_config
+from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import SEGMENT_FILES
-from bifusion.training.run_folder import RunFolder
-from bifusion.training.stages import unmatched_patterns
+from bifusion.runs.run_folder import RunFolder
 from bifusion.types import InputError
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from bifusion.stability.guard import GuardCounts
+from bifusion.config.stages import StageState
+from bifusion.runs.run_folder import RunFolder, RunStatus, State
+from bifusion.step.guard import GuardCounts
+from bifusion.step.outcome import StepOutcome
+from bifusion.storage.json_files import write_json
 from bifusion.training.display import Display
-from bifusion.training.outcome import StepOutcome
-from bifusion.training.run_folder import RunFolder, RunStatus, State, write_json
-from bifusion.training.stages import StageState
 
 DONE = {
     "skip": "step skipped",

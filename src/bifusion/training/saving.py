@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bifusion.checkpoint import HEALTHY, load_weights, save_checkpoint
-from bifusion.checksums import WrittenFile
-from bifusion.config import Config
-from bifusion.initial_weights import load_backbone
-from bifusion.resume_point import ResumePoint, find_resume_point, settle
-from bifusion.stability.response import Response
-from bifusion.training.healthy_file import HealthyFile
+from bifusion.config.run import Config
+from bifusion.diagnosis.response import Response
+from bifusion.official.initial_weights import load_backbone
+from bifusion.runs.checkpoint import HEALTHY, load_weights, save_checkpoint
+from bifusion.runs.healthy_file import HealthyFile
+from bifusion.runs.resume_point import ResumePoint, find_resume_point, settle
+from bifusion.runs.run_folder import RunFolder
+from bifusion.step.step import Stepper
+from bifusion.storage.checksums import WrittenFile
 from bifusion.training.recorder import Progress
-from bifusion.training.run_folder import RunFolder
-from bifusion.training.step import Stepper
 
 
 class Saving:

@@ -17,29 +17,30 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from bifusion.checkpoint import LAST
-from bifusion.config import Config, build_model, check_consistent
+from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
+from bifusion.config.run import Config, build_model, check_consistent
+from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset
-from bifusion.files import DiskFullError, locked
-from bifusion.stability.events import Fault
-from bifusion.stability.response import Response
-from bifusion.stability.summary import stop_reason
-from bifusion.training.assembly import make_stepper
+from bifusion.diagnosis.response import Response
+from bifusion.diagnosis.summary import stop_reason
+from bifusion.evaluation.fusion_figures import warn_if_unseen
+from bifusion.runs.checkpoint import LAST
+from bifusion.runs.describe import describe_run
+from bifusion.runs.run_folder import RunFolder, RunStatus
+from bifusion.step.assembly import make_stepper
+from bifusion.step.events import Fault
+from bifusion.step.observe import peak_memory_mb
+from bifusion.step.outcome import StepInputs, StepOutcome
+from bifusion.step.runtime import deterministic, make_fabric, on_any_process
+from bifusion.storage.files import DiskFullError, locked
+from bifusion.storage.json_files import write_json
 from bifusion.training.batches import EpochBatches
-from bifusion.training.clip_cache import attach_view_cache
-from bifusion.training.describe import describe_run
 from bifusion.training.display import Display
-from bifusion.training.fusion_figures import warn_if_unseen
-from bifusion.training.monitor import peak_memory_mb
-from bifusion.training.optim import freeze_outside_stage, group_rates, set_rates
-from bifusion.training.outcome import StepInputs, StepOutcome
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_patterns
 from bifusion.training.recorder import Progress, Recorder
-from bifusion.training.run_folder import RunFolder, RunStatus, write_json
-from bifusion.training.runtime import deterministic, make_fabric, on_any_process
 from bifusion.training.saving import Saving
 from bifusion.training.signals import Interrupted, StopRequest
-from bifusion.training.stages import StageState, Timeline
+from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.validation import validate, validation_loader, validation_record
 from bifusion.types import Batch, InputError
 
@@ -118,7 +119,7 @@ class Trainer:
         recorder = Recorder(self.folder, name, self.progress, display, active=first, on_epoch=on_epoch)
         with recorder as self.recorder, StopRequest() as self.stop:
             self.response.should_stop = lambda: self.stop.signal_name is not None
-            tower = f"; {description['clip']}" if description["clip"] else ""
+            tower = f"; {description['tower']}" if description["tower"] else ""
             display.line(f"{name}: {description['parameters']['total']:,} parameters{tower}")
             try:
                 return self._run_epochs()

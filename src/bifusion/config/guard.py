@@ -1,0 +1,28 @@
+"""What is done about faulty steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bifusion.config.rules import RulesConfig
+
+
+@dataclass
+class GuardConfig:
+    """What is done about faults, and how far back a run can go."""
+
+    rules: RulesConfig = field(default_factory=RulesConfig)
+    """When finite figures count as unhealthy."""
+    rollback_after: int = 3
+    """Faults in a row after which the run goes back to its last healthy state: one or two may be a
+    scene's, three different batches that fail are the weights'."""
+    max_rollbacks: int = 3
+    """Rollbacks a run; when one more is due it stops instead."""
+    ramp_steps: int = 20
+    """Steps after a rollback in which the learning rates rise linearly from a tenth to the whole."""
+    healthy_every: int = 200
+    """Steps between copies of the healthy state, besides those at the start and each epoch's end."""
+    diagnose: bool = True
+    """Run a step that met a new kind of fault again, to name module, scenes and cause."""
+    bundles: int = 3
+    """Most replay files a run writes."""

@@ -1,0 +1,147 @@
+"""`bifusion prepare scannet`: the released files of many scans into scene folders, resumably."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bifusion.data.scene_folder import scene_complete, write_scene
+from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
+from bifusion.datasets.scannet.views import DepthFrame, find_posed_images, iterate_views, pose_is_lost
+from bifusion.types import InputError
+
+Progress = Callable[[int, int], None]
+"""Called with (scans done, scans in all)."""
+
+
+@dataclass
+class Prepared:
+    """What `prepare_scannet` did."""
+
+    written: list[str] = field(default_factory=list)
+    """Scenes, one that is in two splits twice; `kept` likewise."""
+    kept: list[str] = field(default_factory=list)
+    """Scenes that were complete already."""
+    lost_views: dict[str, int] = field(default_factory=dict)
+    """Scene → posed images left out because their pose is −inf."""
+
+
+def prepare_scannet(
+    scans: Path,
+    out: Path,
+    *,
+    labels: Path,
+    posed_images: Path | None = None,
+    splits: Path | None = None,
+    frame_skip: int = 1,
+    overwrite: bool = False,
+    depth_frame: DepthFrame = "registered",
+    long_side: int | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write out/SPLIT/SCENE for every scan in `scans`; complete scene folders are kept.
+
+    A scan that cannot be prepared does not stop the others: all of them are named at the end.
+
+    Args:
+        scans: folder with one folder a scan, as released.
+        out: data set to write.
+        labels: scannetv2-labels.combined.tsv.
+        posed_images: folder with one folder of posed images a scan (`find_posed_images`); None: no
+            views. With it, every scan needs its folder there.
+        splits: folder with scannetv2_train.txt, scannetv2_val.txt and maybe scannetv2_test.txt;
+            None: all scans go to train. A scan that two of them list goes to both splits (to try
+            things out on a single scan). Scans of the test split are prepared without labels.
+        frame_skip: take every n-th posed image.
+        overwrite: write complete scene folders again.
+        depth_frame, long_side: see `iterate_views`.
+        progress: called after each scan.
+    Raises:
+        InputError: no scan; a scan in no list; or, after all others are done, what is wrong with
+            each scan that could not be prepared.
+    """
+    if frame_skip < 1:
+        raise InputError(f"frame_skip: found {frame_skip}; expected at least 1 (every image)")
+    if long_side is not None and long_side < 1:
+        raise InputError(f"long_side: found {long_side}; expected pixels, at least 1, or leave it out")
+    names = sorted(path.name for path in Path(scans).glob("[!.]*") if path.is_dir())
+    if not names:
+        raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
+    splits_of = _read_splits(Path(splits), names) if splits else dict.fromkeys(names, ("train",))
+    folders = [(name, split) for name in names for split in splits_of[name]]
+    table = read_label_table(Path(labels))
+    prepared, failures = Prepared(), []
+    for done, (name, split) in enumerate(folders, start=1):
+        target = Path(out) / split / name
+        if scene_complete(target) and not overwrite:
+            prepared.kept.append(name)
+        else:
+            images = Path(posed_images) / name if posed_images else None
+            scan_table = None if split == "test" else table
+            try:
+                lost = _prepare_scan(
+                    Path(scans) / name, target, scan_table, images, frame_skip, depth_frame, long_side
+                )
+            except InputError as error:
+                failures.append(str(error))
+            else:
+                prepared.written.append(name)
+                if lost:
+                    prepared.lost_views[name] = lost
+        if progress:
+            progress(done, len(folders))
+    if failures:
+        listed = "\n".join(failures)
+        raise InputError(f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}")
+    return prepared
+
+
+def _prepare_scan(
+    folder: Path,
+    target: Path,
+    table: LabelTable | None,
+    image_folder: Path | None,
+    frame_skip: int,
+    depth_frame: DepthFrame,
+    long_side: int | None,
+) -> int:
+    """Write one scene folder; returns how many posed images were left out for their lost pose."""
+    scene, segments, meta = read_scan(folder, table)
+    views, lost = (), 0
+    if image_folder is not None:
+        images = find_posed_images(image_folder)
+        wanted = images.frames[::frame_skip]
+        tracked = [frame for frame in wanted if not pose_is_lost(frame)]
+        lost = len(wanted) - len(tracked)
+        views = iterate_views(images, tracked, meta, depth_frame=depth_frame, long_side=long_side)
+    write_scene(
+        target,
+        scene,
+        segments=segments,
+        views=views,
+        source="ScanNet v2",
+        axis_alignment=meta.axis_alignment,
+    )
+    return lost
+
+
+def _read_splits(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Scan → its splits, nearly always one, from the benchmark's lists."""
+    listed: dict[str, set[str]] = {}
+    for split in ("train", "val", "test"):
+        path = folder / f"scannetv2_{split}.txt"
+        if path.exists():
+            try:
+                listed[split] = set(path.read_text().split())
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path}: is no list of scans ({error}); download it again") from None
+    splits_of = {name: tuple(s for s, members in listed.items() if name in members) for name in names}
+    unlisted = [name for name, splits in splits_of.items() if not splits]
+    if unlisted:
+        raise InputError(
+            f"{folder}: scannetv2_{{train,val,test}}.txt there do not list {', '.join(unlisted[:5])}"
+            f"{' …' if len(unlisted) > 5 else ''}; add them to a list, or leave --splits out: all scans "
+            "go to train then"
+        )
+    return splits_of

@@ -1,0 +1,177 @@
+"""What follows a step: after a fault its diagnosis, a replay file, a rollback; else healthy copies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from bifusion.config.run import Config
+from bifusion.config.stages import StageState
+from bifusion.diagnosis.bundle import write_bundle
+from bifusion.diagnosis.diagnose import diagnose
+from bifusion.diagnosis.summary import stop_summary
+from bifusion.runs.healthy import HealthyState
+from bifusion.runs.run_folder import RunFolder
+from bifusion.step.checks import bad_optimizer_groups, nonfinite_groups
+from bifusion.step.events import Fault
+from bifusion.step.guard import Guard
+from bifusion.step.outcome import StepInputs, StepOutcome
+from bifusion.step.step import Stepper
+from bifusion.storage.files import DiskFullError
+from bifusion.types import Batch
+
+Place = tuple[int, int]
+"""(epoch, batches of it consumed) before a step: the batches it was made of can be had again."""
+
+MOST_STUDIED = 20
+"""Kinds of faults a run; each takes the time of some ten steps."""
+
+_logger = logging.getLogger("bifusion.training")
+
+
+class Response:
+    """Acts after every step; all that it knows is in a checkpoint."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        stepper: Stepper,
+        batches_at: Callable[[int, int], list[Batch]],
+    ):
+        self.config, self.folder, self.stepper, self.batches_at = config, folder, stepper, batches_at
+        self.healthy: HealthyState | None = None
+        self.known: dict[str, dict[str, Any]] = {}
+        """Kind of fault -> "diagnosis" and "bundle" of the first one."""
+        self.bundles = 0
+        """Replay files written."""
+        self.last_good: Place | None = None
+        self.should_stop: Callable[[], bool] = lambda: False
+        """Asked while a diagnosis, which takes many steps' time, goes on."""
+        self.before_copy: Callable[[], None] = lambda: None
+        """Called before a new healthy state is copied: who still holds the old one lets go of it."""
+
+    @property
+    def guard(self) -> Guard:
+        return self.stepper.guard
+
+    def after(self, outcome: StepOutcome, inputs: StepInputs, state: StageState, place: Place) -> None:
+        """Follows the step that was made of the batches at `place`."""
+        fault = outcome.event
+        if fault is not None:
+            self._study(fault, inputs, state)
+            if fault.action == "rollback":
+                assert self.healthy is not None, "a run keeps its healthy state from the start"
+                self.healthy.restore(*self._state())
+                self.guard.rolled_back(inputs.step)
+        elif not outcome.scaler_overflow:
+            self.last_good = place
+            if (inputs.step + 1) % self.guard.config.healthy_every == 0 and not outcome.alarms:
+                self.keep_healthy(inputs.step + 1)
+
+    def keep_healthy(self, step: int) -> None:
+        """Copies the state before step `step` as the last healthy one, unless a fault came last or
+        something in it is not finite, whoever put it there."""
+        if self.healthy is not None:
+            if self.guard.counts.in_a_row > 0 or not self._is_sound():
+                return
+            self.healthy = None  # the old copy's memory is free before the new one takes its own
+            self.before_copy()
+        self.healthy = HealthyState.capture(*self._state(), step)
+
+    def _is_sound(self) -> bool:
+        """Weights, statistics and moments are finite, on all processes."""
+        model, optimizer, _ = self._state()
+        numbers = [t for t in model.state_dict().values() if t.is_floating_point()]
+        bad = nonfinite_groups({"state": numbers}) or bad_optimizer_groups(optimizer)
+        return not any(self.stepper.processes.gather(bool(bad)))
+
+    def summary(self, fault: Fault) -> str:
+        """What a run that ends with `fault` says."""
+        known = self.known.get(kind_of(fault), {})
+        bundle = self.folder.root / known["bundle"] if known.get("bundle") else None
+        return stop_summary(fault, self.guard, known.get("diagnosis"), bundle)
+
+    @property
+    def is_at_healthy(self) -> bool:
+        """The present state is the last healthy one, to the bit."""
+        return self.healthy is not None and self.healthy.is_present(*self._state())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers; the healthy state has a file of its own."""
+        return {
+            "healthy": self.healthy.step if self.healthy else None,
+            "known": self.known,
+            "bundles": self.bundles,
+            "last_good": list(self.last_good) if self.last_good else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], healthy: HealthyState | None) -> None:
+        """Takes what `state_dict` gave, and the healthy state; None: it is that of the checkpoint,
+        which model and optimiser are in."""
+        step = state["healthy"]
+        if isinstance(step, dict):  # as version 0.1 saved it, in one file
+            healthy = HealthyState(**step) if "model" in step else None
+            step = step["step"]
+        if healthy is None and step is not None:
+            healthy = HealthyState.capture(*self._state(), step)
+        self.healthy = healthy
+        self.known, self.bundles = state["known"], state["bundles"]
+        self.last_good = (place[0], place[1]) if (place := state["last_good"]) else None
+
+    def _state(self) -> tuple[Any, Any, Any]:
+        stepper = self.stepper
+        return (
+            stepper.model.module,
+            stepper.optimizer.optimizer,
+            stepper.fabric.strategy.precision,
+        )
+
+    def _study(self, fault: Fault, inputs: StepInputs, state: StageState) -> None:
+        """Names the cause of a new kind of fault and keeps the step for replay."""
+        kind, config = kind_of(fault), self.guard.config
+        if kind in self.known or len(self.known) >= MOST_STUDIED:
+            return
+        own = {name for batch in inputs.batches for name in batch.names}
+        concerned = bool(own & set(fault.scenes))
+        if config.diagnose:
+            fault.diagnosis = self._diagnose(fault, inputs, state, concerned)
+        if self.bundles < config.bundles:
+            fault.bundle = self._write_bundle(fault, inputs, state, concerned)
+            self.bundles += fault.bundle is not None
+        if not self.should_stop():  # else it may be half a diagnosis
+            self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
+
+    def _diagnose(
+        self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
+    ) -> dict[str, Any]:
+        """Record of the diagnosis, by a process that reproduces the fault if there is one."""
+        record = None
+        if concerned:
+            reference = self.batches_at(*self.last_good) if self.last_good else None
+            healthy, stop = self.healthy, self.should_stop
+            found = diagnose(self.stepper, inputs, state, fault, healthy, reference, should_stop=stop)
+            record = found.record()
+        records = [r for r in self.stepper.processes.gather(record) if r is not None]
+        return min(records, key=lambda record: record["verdict"] == "unclear")
+
+    def _write_bundle(
+        self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
+    ) -> str | None:
+        """File in the run folder, of the first process whose scenes are concerned; None where the disk
+        is full, which is no reason to end the run."""
+        gather, rank = self.stepper.processes.gather, self.stepper.fabric.global_rank
+        path, name = self.folder.bundles / f"step-{inputs.step:08d}.safetensors", None
+        if gather(concerned).index(True) == rank:
+            try:
+                write_bundle(path, self.stepper, self.config, inputs, state, [fault])
+                name = str(path.relative_to(self.folder.root))
+            except DiskFullError as error:
+                _logger.warning("step %d cannot be kept for replay: %s", inputs.step, error)
+        return next((name for name in gather(name) if name is not None), None)
+
+
+def kind_of(fault: Fault) -> str:
+    """Faults of one kind are diagnosed once."""
+    return f"{fault.rule} {' '.join(fault.where)}"

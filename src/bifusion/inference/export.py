@@ -1,0 +1,170 @@
+"""Predictions as files that other programs open: coloured PLY clouds and a JSON of instances."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plyfile import PlyData, PlyElement
+
+from bifusion.labels.palette import color_classes, color_instances
+from bifusion.labels.sets import LabelSet
+from bifusion.storage.files import write_text, written_beside
+from bifusion.types import SceneResult
+
+_POINT = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+_SEGMENT = {
+    "id": {"type": "integer", "minimum": 0, "description": "property `instance` of the PLY files"},
+    "class": {"type": "string", "description": "name of its class"},
+    "label": {"type": "integer", "minimum": 0, "description": "class in the label set's order"},
+    "num_points": {"type": "integer", "minimum": 1},
+    "bounds_m": {
+        "type": "object",
+        "description": "smallest box along the scene's axes, metres, scene frame",
+        "properties": {"min": _POINT, "max": _POINT},
+        "required": ["min", "max"],
+        "additionalProperties": False,
+    },
+}
+
+
+def _objects(description: str, properties: dict[str, Any]) -> dict[str, Any]:
+    item = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "array", "description": description, "items": item}
+
+
+INSTANCES_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Instances of one scene",
+    "type": "object",
+    "properties": {
+        "scene": {"type": "string"},
+        "label_set": {"type": "string"},
+        "num_points": {"type": "integer", "minimum": 0, "description": "points of the scene"},
+        "instances": _objects(
+            "predicted masks, best score first; they may overlap",
+            {**_SEGMENT, "score": {"type": "number"}},
+        ),
+        "segments": _objects(
+            "what instance.ply shows of them: each point belongs to at most one",
+            _SEGMENT,
+        ),
+    },
+    "required": ["scene", "label_set", "num_points", "instances", "segments"],
+    "additionalProperties": False,
+}
+"""JSON schema of what `write_instances_json` writes."""
+
+
+def point_segments(result: SceneResult) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) class and (N,) instance id of each point, -1 for none; instances do not overlap.
+
+    The panoptic part of the result; without one, each point takes the best-scored mask that holds
+    it, and its id is that mask's row.
+    """
+    if result.panoptic_semantic is not None and result.panoptic_instance is not None:
+        return result.panoptic_semantic, result.panoptic_instance
+    semantic = np.full(result.num_points, -1, dtype=np.int16)
+    instance = np.full(result.num_points, -1, dtype=np.int32)
+    for row in range(len(result.masks))[::-1]:
+        inside = np.unpackbits(result.masks[row], count=result.num_points).view(bool)
+        semantic[inside] = result.labels[row]
+        instance[inside] = row
+    return semantic, instance
+
+
+def write_labelled_ply(
+    path: Path, coord: np.ndarray, color: np.ndarray, semantic: np.ndarray, instance: np.ndarray,
+    label_set: LabelSet,
+) -> None:  # fmt: skip
+    """Write a binary PLY cloud with vertex properties x y z red green blue label instance.
+
+    Args:
+        path: file to write; complete or not at all.
+        coord: (N, 3) float32 metres.
+        color: (N, 3) uint8 RGB.
+        semantic: (N,) class in the label set's order, -1 none (`label`, int16).
+        instance: (N,) instance id, -1 none (`instance`, int32).
+        label_set: its class names are listed in the header's comments.
+    """
+    kinds = [(axis, "f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
+    vertices = np.empty(len(coord), dtype=[*kinds, ("label", "i2"), ("instance", "i4")])
+    for column, axis in enumerate("xyz"):
+        vertices[axis] = coord[:, column]
+    for column, channel in enumerate(("red", "green", "blue")):
+        vertices[channel] = color[:, column]
+    vertices["label"] = semantic
+    vertices["instance"] = instance
+    names = [f"label {index} {name}" for index, name in enumerate(label_set.class_names)]
+    comments = [f"label set {label_set.name}; -1 is none", *names]
+    with written_beside(path) as beside:
+        PlyData([PlyElement.describe(vertices, "vertex")], comments=comments).write(str(beside))
+
+
+def write_instances_json(
+    path: Path, result: SceneResult, coord: np.ndarray, label_set: LabelSet
+) -> None:
+    """Write the instances of one scene as INSTANCES_SCHEMA says; empty masks are left out.
+
+    Args:
+        path: file to write; complete or not at all.
+        coord: (N, 3) float32 metres, the points of `result`.
+    """
+    instances = []
+    for row, (packed, label) in enumerate(zip(result.masks, result.labels, strict=True)):
+        inside = np.unpackbits(packed, count=result.num_points).view(bool)
+        if inside.any():
+            described = _describe(row, coord[inside], int(label), label_set)
+            instances.append({**described, "score": float(result.scores[row])})
+    semantic, instance = point_segments(result)
+    segments = []
+    for identity in np.unique(instance[instance >= 0]).tolist():
+        inside = instance == identity
+        label = int(semantic[inside.argmax()])
+        segments.append(_describe(identity, coord[inside], label, label_set))
+    document = {
+        "scene": result.name,
+        "label_set": label_set.name,
+        "num_points": result.num_points,
+        "instances": instances,
+        "segments": segments,
+    }
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _describe(identity: int, points: np.ndarray, label: int, label_set: LabelSet) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "class": label_set.class_names[label],
+        "label": label,
+        "num_points": len(points),
+        "bounds_m": {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()},
+    }
+
+
+def write_result(
+    out_dir: Path, result: SceneResult, coord: np.ndarray, label_set: LabelSet
+) -> list[Path]:
+    """Write semantic.ply, instance.ply and instances.json of one scene; returns their paths.
+
+    semantic.ply has the class of each point (without a semantic head: of its instance) and is
+    coloured by class, instance.ply is coloured by instance; both carry both properties.
+    """
+    semantic, instance = point_segments(result)
+    classes = semantic if result.semantic is None else result.semantic
+    clouds = {
+        out_dir / "semantic.ply": (color_classes(classes, label_set), classes),
+        out_dir / "instance.ply": (color_instances(instance), semantic),
+    }
+    for path, (color, labels) in clouds.items():
+        write_labelled_ply(path, coord, color, labels, instance, label_set)
+    listing = out_dir / "instances.json"
+    write_instances_json(listing, result, coord, label_set)
+    return [*clouds, listing]

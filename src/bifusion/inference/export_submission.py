@@ -1,0 +1,150 @@
+"""Predictions of a whole split in the formats that the ScanNet benchmark's server takes.
+
+Formats: https://kaldir.vc.in.tum.de/scannet_benchmark/documentation and, for instances,
+`evaluate_semantic_instance.py` and `util_3d.py` of the ScanNet repository. The same for ScanNet200.
+
+- semantic: SCENE.txt, one label id a line, in the order of the mesh's vertices;
+- instance: SCENE.txt, one line an instance, "predicted_masks/SCENE_000.txt LABEL_ID CONFIDENCE", and
+  each mask file with 1 or 0 a line, one a vertex.
+
+Label ids are the benchmark's own (`LabelSet.source_ids`). Scene folders made from the released
+meshes keep the order of their vertices, so points are vertices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from bifusion.config.run import Config
+from bifusion.data.dataset import SceneDataset
+from bifusion.data.loader import make_loader
+from bifusion.inference.predict import trained_control
+from bifusion.labels.sets import LabelSet, get_label_set
+from bifusion.models.postprocess_mask3d import scene_results
+from bifusion.runs.checkpoint import find_checkpoint, load_model
+from bifusion.storage.files import full_disk_named, write_text, written_beside
+from bifusion.types import FusionControl, InputError, SceneResult
+
+Task = Literal["semantic", "instance"]
+MASK_FOLDER = "predicted_masks"
+
+
+def export_submission(
+    run: Path,
+    split_folder: Path,
+    out_dir: Path,
+    task: Task,
+    *,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Predict every scene of a split and write one benchmark's submission; zip the folder's content.
+
+    Args:
+        run: run folder (its last checkpoint is taken) or checkpoint folder.
+        split_folder: folder of scene folders, such as data/scannet/test; labels are not needed and
+            not looked at.
+        out_dir: made if it is not there; the files of a scene in it are replaced.
+        task: "semantic" or "instance".
+        device: where the model runs; a GPU if there is one.
+        progress: called with (scenes done, scenes in all).
+    Returns:
+        SCENE.txt of each scene.
+    Raises:
+        InputError: no checkpoint, no scene, a scene folder that cannot be read, a scene name with a
+            space (the format has no place for it), or the semantic task with a model that has no
+            semantic head.
+    """
+    checkpoint = find_checkpoint(run)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, config = load_model(checkpoint, device)
+    dataset = _split(Path(split_folder), config)
+    label_set = get_label_set(config.data.label_set)
+    control = trained_control(checkpoint, config)
+    paths = []
+    for result in _predict(model, dataset, config, control, device):
+        if task == "semantic":
+            paths.append(write_semantic(Path(out_dir), result, label_set))
+        else:
+            paths.append(write_instances(Path(out_dir), result, label_set))
+        if progress:
+            progress(len(paths), len(dataset))
+    return paths
+
+
+def write_semantic(out_dir: Path, result: SceneResult, label_set: LabelSet) -> Path:
+    """out_dir/SCENE.txt of the semantic task; InputError if the result has no semantic part."""
+    if result.semantic is None:
+        raise InputError(
+            f"task semantic: the model of scene {result.name} has no semantic head; "
+            "export the instance task"
+        )
+    ids = np.asarray(label_set.source_ids)[result.semantic]
+    path = out_dir / f"{result.name}.txt"
+    with written_beside(path) as beside:
+        np.savetxt(beside, ids, fmt="%d")
+    return path
+
+
+def write_instances(out_dir: Path, result: SceneResult, label_set: LabelSet) -> Path:
+    """out_dir/SCENE.txt of the instance task, written after its mask files, best instance first."""
+    masks = out_dir / MASK_FOLDER
+    masks.mkdir(parents=True, exist_ok=True)
+    path = out_dir / f"{result.name}.txt"
+    path.unlink(missing_ok=True)
+    for stale in masks.glob(f"{result.name}_*.txt"):
+        if stale.stem.removeprefix(f"{result.name}_").isdigit():
+            stale.unlink()
+    lines = []
+    for row, (packed, label, score) in enumerate(
+        zip(result.masks, result.labels, result.scores, strict=True)
+    ):
+        name = f"{result.name}_{row:03d}.txt"
+        inside = np.unpackbits(packed, count=result.num_points)
+        # Text "0\n1\n…": a mask has a line a point, and a scene hundreds of masks.
+        text = np.full((len(inside), 2), ord("\n"), dtype=np.uint8)
+        text[:, 0] = inside + ord("0")
+        with full_disk_named(masks / name):
+            (masks / name).write_bytes(text.tobytes())
+        # Nine digits are a float32 exactly: scores that differ still do.
+        lines.append(f"{MASK_FOLDER}/{name} {label_set.source_ids[label]} {score:.9g}\n")
+    write_text(path, "".join(lines))
+    return path
+
+
+def _split(folder: Path, config: Config) -> SceneDataset:
+    """The scenes of `folder`, each read once, not augmented."""
+    folder = folder.resolve()
+    data = dataclasses.replace(config.data, root=folder.parent, cache_mb=0)
+    dataset = SceneDataset(data, folder.name, config.seed, training=False)
+    spaced = [name for name in dataset.names if " " in name]
+    if spaced:
+        raise InputError(
+            f"{folder / spaced[0]}: a scene name with a space; the benchmark's files separate fields by "
+            "spaces: rename the folder"
+        )
+    return dataset
+
+
+@torch.inference_mode()
+def _predict(
+    model: torch.nn.Module,
+    dataset: SceneDataset,
+    config: Config,
+    control: FusionControl,
+    device: torch.device | str,
+) -> Iterator[SceneResult]:
+    """The result of each scene, one at a time."""
+    label_set = get_label_set(config.data.label_set)
+    workers = min(config.trainer.workers, len(dataset))
+    for batch in make_loader(
+        dataset, epoch=0, batch_size=1, workers=workers, shuffle=False, seed=config.seed
+    ):
+        batch = batch.to(device)
+        yield from scene_results(model(batch, control), batch, label_set, config.postprocess)

@@ -1,0 +1,271 @@
+"""CLIP's image tower as a dense feature map: conv1, positions and the first transformer blocks.
+
+The modules are open_clip's own `VisionTransformer` parts (Radford et al., "Learning Transferable
+Visual Models From Natural Language Supervision", 2021); only the forward is ours: it takes images
+of any size that is a multiple of the patch, adds depth as a fourth channel, and ends with the
+patch tokens before ln_post.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bifusion.models.towers.clip_weights import (
+    fit_tensors,
+    locate_weights,
+    open_clip_name,
+    read_image_tower,
+)
+from bifusion.models.towers.position_grid import resize_positions
+from bifusion.models.towers.view_cache import ViewCache
+from bifusion.types import BatchView, InputError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+DEPTH_UNIT_M = 5.0
+"""Depth enters conv1 as metres / 5, so that a room's depths lie in about [0, 1]; 0 where none."""
+
+
+@dataclass
+class ClipConfig:
+    architecture: str = "ViT-B-16-quickgelu"
+    """A ViT of open_clip's table ("ViT-B-16" computes GELU, "ViT-B-16-quickgelu" OpenAI's
+    QuickGELU), or "small": the numbers below, with GELU."""
+    pretrained: str | None = None
+    """open_clip tag ("openai"), a local .safetensors / .pt / .bin file, or None: from scratch."""
+    blocks: int = 6
+    """Transformer blocks used; the others are not built."""
+    depth_channel: bool = True
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    patch_size: int = 16
+    image_size: int = 224
+
+
+@dataclass(frozen=True)
+class TowerSize:
+    """The numbers of a ViT image tower; `image_size` is that of its learned positions."""
+
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    image_size: int
+    quick_gelu: bool
+
+
+def tower_size(config: ClipConfig) -> TowerSize:
+    """Looks the architecture up in open_clip's table, or takes the numbers of "small".
+
+    Raises:
+        InputError: unknown architecture or one that is no plain ViT; more blocks than layers.
+    """
+    if config.architecture == "small":
+        numbers = (config.width, config.layers, config.heads, config.patch_size, config.image_size)
+        size = TowerSize(*numbers, quick_gelu=False)
+    else:
+        size = _size_from_table(config.architecture)
+    if not 1 <= config.blocks <= size.layers:
+        raise InputError(
+            f"tower.blocks is {config.blocks}; {config.architecture} allows 1 … {size.layers} blocks"
+        )
+    return size
+
+
+def _size_from_table(architecture: str) -> TowerSize:
+    import open_clip
+
+    table = open_clip.get_model_config(architecture)
+    if table is None:
+        raise InputError(
+            f"tower.architecture {architecture!r} is not in open_clip's table; use 'ViT-B-16-quickgelu' "
+            "(OpenAI's weights), 'ViT-B-16' (LAION's), another plain ViT of it, or 'small'"
+        )
+    vision = table["vision_cfg"]
+    plain = {"image_size", "layers", "width", "patch_size", "head_width"}
+    is_vit = isinstance(vision.get("layers"), int) and isinstance(vision.get("patch_size"), int)
+    if not is_vit or set(vision) - plain:
+        raise InputError(
+            f"tower.architecture {architecture!r} is no plain ViT (open_clip's entry: {vision}); "
+            "use 'ViT-B-16-quickgelu' or 'ViT-B-16'"
+        )
+    return TowerSize(
+        width=vision["width"],
+        layers=vision["layers"],
+        heads=vision["width"] // vision.get("head_width", 64),
+        patch_size=vision["patch_size"],
+        image_size=vision["image_size"],
+        quick_gelu=table.get("quick_gelu", False),
+    )
+
+
+class ClipEncoder(nn.Module):
+    """Images (V, 3, H, W) and their depth to patch tokens (V, H/p, W/p, width) before ln_post.
+
+    Depth has a convolution of its own, `conv1_depth`, without bias and starting at zero. As
+    convolution is linear in its input channels, conv1_rgb(rgb) + conv1_depth(depth) is exactly a
+    4-channel conv1; apart, the pretrained and the new weights can be trained and watched apart.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ClipConfig) -> None:
+        """Raises InputError for an unknown architecture or weights that cannot be had or do not fit.
+
+        On the meta device nothing is loaded: there are shapes only.
+        """
+        super().__init__()
+        from open_clip.transformer import QuickGELU, VisionTransformer
+
+        size = tower_size(config)
+        tower = VisionTransformer(
+            image_size=size.image_size,
+            patch_size=size.patch_size,
+            width=size.width,
+            layers=config.blocks,
+            heads=size.heads,
+            mlp_ratio=4.0,
+            act_layer=QuickGELU if size.quick_gelu else nn.GELU,
+        )
+        self.config, self.size = config, size
+        self.conv1_rgb = tower.conv1
+        self.conv1_depth = _zero_depth_conv(size) if config.depth_channel else None
+        self.class_embedding = tower.class_embedding
+        self.positional_embedding = tower.positional_embedding
+        self.ln_pre = tower.ln_pre
+        self.blocks = tower.transformer.resblocks
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD).reshape(3, 1, 1), persistent=False)
+        self.cache: ViewCache | None = None
+        """Where a frozen tower keeps its maps; whoever trains the model sets it."""
+        self.weights_from = "from scratch"
+        if config.pretrained is not None and not self.class_embedding.is_meta:
+            self.weights_from = self._load(config.pretrained)
+
+    @property
+    def out_channels(self) -> int:
+        return self.size.width
+
+    def describe(self) -> str:
+        """One line: architecture, size, and where the weights come from."""
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        return (
+            f"CLIP image tower {self.config.architecture}, "
+            f"{self.config.blocks} of {self.size.layers} blocks, width {self.size.width}, "
+            f"patch {self.size.patch_size}, {millions:.2f} M parameters, weights: {self.weights_from}"
+        )
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """ "tower.conv1_rgb", "tower.conv1_depth", "tower.embed", "tower.block0" … in order of depth."""
+        groups = {"tower.conv1_rgb": list(self.conv1_rgb.parameters())}
+        if self.conv1_depth is not None:
+            groups["tower.conv1_depth"] = list(self.conv1_depth.parameters())
+        groups["tower.embed"] = [
+            self.class_embedding, self.positional_embedding, *self.ln_pre.parameters()
+        ]  # fmt: skip
+        groups |= {f"tower.block{i}": list(block.parameters()) for i, block in enumerate(self.blocks)}
+        return groups
+
+    def open_clip_state(self) -> dict[str, Tensor]:
+        """The tower's tensors by open_clip's names, without the depth channel, which CLIP lacks."""
+        state = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        state.pop("conv1_depth.weight", None)
+        return {f"visual.{open_clip_name(name)}": tensor for name, tensor in state.items()}
+
+    def extra_repr(self) -> str:
+        """The tower's numbers; those that no tensor's shape shows as well."""
+        return str(self.size)
+
+    @property
+    def frozen(self) -> bool:
+        """No parameter is being trained."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def encode_views(self, views: Sequence[BatchView]) -> list[Tensor]:
+        """One map (h, w, width) a view; views of equal size run as one batch.
+
+        A frozen tower takes them one by one, and from `cache` what that has. Alone in any case: the
+        last bits of a matrix product depend on what else is in the batch, and a view's map must not.
+        """
+        for view in views:
+            self._check_size(view)
+        if not self.frozen:
+            return self._encode_together(views)
+        if self.cache is None:
+            return [self._encode_alone(view) for view in views]
+        cache = self.cache
+        return [cache.get(self, view, lambda view=view: self._encode_alone(view)) for view in views]
+
+    def _encode_alone(self, view: BatchView) -> Tensor:
+        return self(view.image[None], view.image_depth_m[None])[0]
+
+    def _encode_together(self, views: Sequence[BatchView]) -> list[Tensor]:
+        of_size: dict[torch.Size, list[int]] = {}
+        for number, view in enumerate(views):
+            of_size.setdefault(view.image.shape, []).append(number)
+        maps: dict[int, Tensor] = {}
+        for numbers in of_size.values():
+            images = torch.stack([views[i].image for i in numbers])
+            depth_m = torch.stack([views[i].image_depth_m for i in numbers])
+            maps.update(zip(numbers, self(images, depth_m), strict=True))
+        return [maps[number] for number in range(len(views))]
+
+    def forward(self, images: Tensor, depth_m: Tensor) -> Tensor:
+        """Patch tokens after the last used block.
+
+        Args:
+            images: (V, 3, H, W) RGB in [0, 1]; H and W multiples of the patch size.
+            depth_m: (V, 1, H, W) metres at the images' pixels, 0 where none.
+
+        Returns:
+            (V, H / patch, W / patch, width).
+        """
+        return self.tokens(images, depth_m)[:, 1:].unflatten(1, self._grid(images))
+
+    def tokens(self, images: Tensor, depth_m: Tensor) -> Tensor:
+        """(V, 1 + h·w, width): the class token and the patch tokens after the last used block."""
+        patches = self.conv1_rgb((images - self.mean) / self.std)
+        if self.conv1_depth is not None:
+            patches = patches + self.conv1_depth(depth_m / DEPTH_UNIT_M)
+        tokens = patches.flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        positions = resize_positions(self.positional_embedding, self._grid(images))
+        tokens = self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        return images.shape[-2] // self.size.patch_size, images.shape[-1] // self.size.patch_size
+
+    def _check_size(self, view: BatchView) -> None:
+        height, width = view.image.shape[-2:]
+        patch = self.size.patch_size
+        if height % patch or width % patch:
+            raise InputError(
+                f"view {view.name}: its image is {width} × {height}, no multiple of the image tower's "
+                f"patch of {patch} pixels; set the data's patch size to {patch}"
+            )
+
+    def _load(self, pretrained: str) -> str:
+        """Loads the used part of a pretrained tower; returns where it came from."""
+        architecture, quick_gelu = self.config.architecture, self.size.quick_gelu
+        path = locate_weights(architecture, pretrained, quick_gelu)
+        tower, note = read_image_tower(path, architecture, quick_gelu)
+        own = self.state_dict()
+        own.pop("conv1_depth.weight", None)
+        self.load_state_dict(fit_tensors(own, tower, path, architecture), strict=False)
+        source = str(path) if str(path) == pretrained else f"open_clip tag {pretrained!r} ({path.name})"
+        return f"{source}: {note}" if note else source
+
+
+def _zero_depth_conv(size: TowerSize) -> nn.Conv2d:
+    conv = nn.Conv2d(1, size.width, size.patch_size, stride=size.patch_size, bias=False)
+    nn.init.zeros_(conv.weight)
+    return conv

@@ -1,0 +1,275 @@
+"""Checkpoints: weights as safetensors, training state as plain tensors and numbers, written durably.
+
+`checkpoints/` holds one folder a saved step: `model.safetensors`, `training.pt`, `config.json`, and
+`sums.json` with the checksums of the others. Where a rollback would go back to another state than the
+checkpoint's own, that is `healthy.pt`, a file that checkpoints share. `last`, `previous` and `best` are
+links to the folders, switched in one step each after everything is on disk and has been read back.
+Nothing is unpickled when loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from types import MappingProxyType
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bifusion.config.run import Config, build_model, load_config, save_config
+from bifusion.storage.checksums import (
+    NEEDS_OTHER_DISK,
+    WrittenFile,
+    check_sum,
+    forget_cached,
+    write_summed,
+)
+from bifusion.storage.files import flush, folder_written_beside, hard_link, remove_folder, switch_link
+from bifusion.storage.json_files import write_json
+from bifusion.types import InputError
+
+WEIGHTS = "model.safetensors"
+TRAINING_STATE = "training.pt"
+HEALTHY = "healthy.pt"
+CONFIG = "config.json"
+SUMS = "sums.json"
+LAST, PREVIOUS = "last", "previous"
+TRAIN_AGAIN = "copy it again, use another checkpoint of the run, or resume the run (--resume)"
+
+
+def save_checkpoint(
+    checkpoints: Path,
+    model: nn.Module,
+    config: Config,
+    training_state: dict[str, Any] | None,
+    *,
+    step: int,
+    links: Iterable[str],
+    from_disk: bool = True,
+    linked: Mapping[str, Callable[[], WrittenFile]] = MappingProxyType({}),
+) -> Path:
+    """Writes a checkpoint folder and points `links` ("last", "best") at it.
+
+    It is written beside, flushed, read back from the disk and renamed, so that a link never points
+    at half a checkpoint. What "last" pointed at becomes "previous"; folders that no link points at
+    any more are removed, after all that. `training_state` holds tensors, numbers, strings, lists and
+    dicts only; None where there is nothing to resume. `from_disk` False reads back what the system
+    still holds in memory: half the time, where a signal leaves only seconds. `linked`: further files of
+    the folder, asked for last, which are on disk already and stay as they are. Returns the folder.
+
+    Raises:
+        DiskFullError: no room. InputError: what is read back is not what was written. Links and the
+            folders they point at are then as before, and nothing half-written is left.
+    """
+    weights = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    needed = sum(tensor.nbytes for tensor in _tensors([weights, training_state]))
+    folder = _free_name(checkpoints, step)
+    with folder_written_beside(folder, needed=needed) as beside:
+        content = safetensors.torch.save(weights)
+        sums = {WEIGHTS: write_summed(beside / WEIGHTS, lambda file: file.write(content))}
+        if training_state is not None:
+            sums[TRAINING_STATE] = write_summed(
+                beside / TRAINING_STATE, lambda file: torch.save(training_state, file)
+            )
+        for name in sums:
+            flush(beside / name)
+            if from_disk:
+                forget_cached(beside / name)
+            check_sum(beside / name, sums[name], advice=NEEDS_OTHER_DISK)
+        for name, written in linked.items():
+            file = written()
+            hard_link(file.path, beside / name)
+            if not os.path.samefile(file.path, beside / name):
+                check_sum(beside / name, file.sum, advice=NEEDS_OTHER_DISK)
+            sums[name] = file.sum
+        write_json(beside / SUMS, sums)
+        save_config(config, beside / CONFIG)
+    _point(checkpoints, links, folder)
+    remove_unlinked(checkpoints)
+    return folder
+
+
+def check_intact(checkpoint: Path, *, but: Collection[str] = ()) -> None:
+    """InputError unless all files, `but` some, are to the bit what was saved.
+
+    Without checksums (an imported checkpoint) nothing but their reading can show damage.
+    """
+    sums = _sums(checkpoint)
+    if sums is None:
+        _read_weights(checkpoint / WEIGHTS)
+        load_training_state(checkpoint)
+        return
+    for name in sums.keys() - set(but):
+        check_sum(checkpoint / name, sums[name], advice=TRAIN_AGAIN)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder meant by a run folder (its last one), a checkpoint folder or its weights."""
+    path = Path(path)
+    for folder in (path, path.parent, path / "checkpoints" / "last"):
+        if (folder / WEIGHTS).is_file():
+            return folder
+    raise InputError(
+        f"{path}: no checkpoint here; expected a run folder with checkpoints/last, "
+        f"or a checkpoint folder with {WEIGHTS} and {CONFIG}"
+    )
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, Config]:
+    """Model in evaluation mode on `device`, and its configuration, from a run or checkpoint folder.
+
+    Raises InputError if there is no checkpoint or its tensors are not those of its configuration.
+    """
+    folder = find_checkpoint(path)
+    config = load_config(folder / CONFIG)
+    model = build_model(config, load_pretrained=False)
+    load_weights(model, folder)
+    return model.to(device).eval(), config
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Fills `model` from a checkpoint folder.
+
+    Raises InputError for a damaged file and, naming what matched and what did not, for a checkpoint of
+    another model.
+    """
+    path = checkpoint / WEIGHTS
+    _check_sum(path)
+    stored = _read_weights(path)
+    check_same_tensors(model.state_dict(), stored, path)
+    model.load_state_dict(stored)
+
+
+def check_same_tensors(wanted: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:
+    """InputError unless both have the same names and shapes."""
+    missing = [name for name in wanted if name not in stored]
+    unknown = [name for name in stored if name not in wanted]
+    reshaped = [
+        f"{name} {tuple(stored[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in stored and stored[name].shape != tensor.shape
+    ]
+    if not (missing or unknown or reshaped):
+        return
+    matched = len(wanted) - len(missing) - len(reshaped)
+    raise InputError(
+        f"{path} is a checkpoint of another model: {matched} of {len(wanted)} tensors match; "
+        f"missing: {_some(missing)}; unknown: {_some(unknown)}; other shapes: {_some(reshaped)}. "
+        "Use the checkpoint with the recipe it was trained with"
+    )
+
+
+def load_training_state(checkpoint: Path) -> dict[str, Any]:
+    """The training state saved with a checkpoint, on the CPU; InputError if it cannot be read."""
+    path = checkpoint / TRAINING_STATE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; this checkpoint can be evaluated but not resumed")
+    state = _read_tensors(path)
+    if not isinstance(state, dict) or "time" not in state:
+        raise InputError(f"{path}: holds no training state of ours; {TRAIN_AGAIN}")
+    return state
+
+
+def load_healthy_state(checkpoint: Path) -> dict[str, Any]:
+    """The healthy state saved with a checkpoint, on the CPU; InputError if it cannot be read."""
+    return _read_tensors(checkpoint / HEALTHY)
+
+
+def trained_epochs(checkpoint: Path, config: Config) -> float:
+    """Epochs (fractional) after which a checkpoint was saved.
+
+    A checkpoint folder without training state, an imported one, counts as one of the end of its run.
+    """
+    if (checkpoint / TRAINING_STATE).is_file():
+        return load_training_state(checkpoint)["time"]
+    return config.trainer.epochs
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
+    """Removes the checkpoints that no link points at, but for those `spared`."""
+    linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
+    linked |= {path.resolve() for path in spared}
+    for path in checkpoints.glob("step-*"):
+        if path.resolve() not in linked:
+            remove_folder(path)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
+
+
+def _read_tensors(path: Path) -> Any:
+    """Nested tensors and numbers of a .pt file, nothing in which is executed."""
+    _check_sum(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); {TRAIN_AGAIN}") from error
+
+
+def _check_sum(path: Path) -> None:
+    """InputError where the checkpoint has a checksum of this file, and the file another."""
+    expected = (_sums(path.parent) or {}).get(path.name)
+    if expected is not None:
+        check_sum(path, expected, advice=TRAIN_AGAIN)
+
+
+def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
+    """{file name: {"bytes", "sha256"}}; None for a checkpoint that was saved without."""
+    path = checkpoint / SUMS
+    if not path.is_file():
+        return None
+    try:
+        sums = json.loads(path.read_bytes())
+        if all(isinstance(sum_["bytes"] + 0, int) and sum_["sha256"] for sum_ in sums.values()):
+            return sums
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dicts and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _free_name(checkpoints: Path, step: int) -> Path:
+    """A folder name for the step that is not taken: a step may be saved again after a resume."""
+    folder, again = checkpoints / f"step-{step:08d}", 1
+    while folder.exists():
+        again += 1
+        folder = checkpoints / f"step-{step:08d}-{again}"
+    return folder
+
+
+def _point(checkpoints: Path, links: Iterable[str], folder: Path) -> None:
+    """Switches the links, the newest last: until then a resume finds what it found before."""
+    names = sorted(links, key=lambda name: name == LAST)
+    last = checkpoints / LAST
+    if LAST in names and last.is_symlink() and last.is_dir():
+        switch_link(checkpoints / PREVIOUS, last.resolve().name)
+    for name in names:
+        switch_link(checkpoints / name, folder.name)
+    flush(checkpoints)

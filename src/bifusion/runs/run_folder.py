@@ -1,0 +1,132 @@
+"""The files a run leaves (CONVENTIONS.md, "A run on disk"), written so that a crash breaks none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bifusion.config.plain import from_plain
+from bifusion.storage.files import append_line, flush, remove_stale, write_text
+from bifusion.storage.json_files import to_json
+from bifusion.types import InputError
+
+State = Literal["running", "completed", "guard_stopped", "interrupted"]
+GUARD_STOPPED_EXIT = 4
+"""Exit status of a process whose run its guard stopped: a result, not a crash."""
+RESTORE = "restore the file or start a new run"
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """A stage in config.json: epochs [first_epoch, end_epoch), counted from 0."""
+
+    name: str
+    first_epoch: int
+    end_epoch: int
+
+
+@dataclass
+class RunStatus:
+    """Where a run stands; status.json."""
+
+    state: State = "running"
+    reason: str | None = None
+    epochs_done: int = 0
+    steps: int = 0
+    """Optimiser steps attempted, skipped ones included."""
+    raw_nonfinite: int = 0
+    """Steps that met a NaN or an infinity, before the guard acted."""
+    skipped: int = 0
+    """Steps not taken because of any fault."""
+    rollbacks: int = 0
+    warnings: int = 0
+    finite_epochs_in_a_row: int = 0
+    """Longest row of epochs without a non-finite step."""
+    seconds: float = 0.0
+    summary: str | None = None
+    """Of a run stopped by its guard: what, where, which scenes, the verdict, what to try."""
+
+
+class RunFolder:
+    """Paths and writers of one run folder."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        self.config = self.root / "config.json"
+        self.steps = self.root / "steps.jsonl"
+        self.epochs = self.root / "epochs.jsonl"
+        self.status = self.root / "status.json"
+        self.evaluation = self.root / "evaluation.json"
+        self.checkpoints = self.root / "checkpoints"
+        self.predictions = self.root / "predictions"
+        self.tensorboard = self.root / "tensorboard"
+        self.bundles = self.root / "bundles"
+
+    def create(self) -> None:
+        """Makes the folders, and sweeps up what a killed process has left half-written in them."""
+        for folder in (self.root, self.checkpoints, self.tensorboard):
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.root, self.predictions, self.bundles):
+            remove_stale(folder)
+
+    def append(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Adds one line to a .jsonl file, in one write."""
+        append_line(path, json.dumps(to_json(record), allow_nan=False, ensure_ascii=False))
+
+    def flush_records(self) -> None:
+        """Forces the .jsonl files to disk; to be done before a checkpoint that comes after them."""
+        for path in (self.steps, self.epochs):
+            if path.exists():
+                flush(path)
+
+    def read_lines(self, path: Path) -> list[dict[str, Any]]:
+        """Complete records of a .jsonl file; a last line that a crash cut short is left out."""
+        if not path.exists():
+            return []
+        whole = path.read_bytes().rpartition(b"\n")[0]  # a line cut short may end within a character
+        lines = _decode(whole, path).split("\n") if whole else []
+        records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        for number, record in enumerate(records, 1):
+            if "epoch" not in record:
+                raise InputError(f'{path}, line {number}: has no "epoch"; {RESTORE}')
+        return records
+
+    def keep_lines_before(self, path: Path, key: str, limit: int) -> None:
+        """Drops records with record[key] >= limit: steps that a resumed run is going to repeat."""
+        kept = [record for record in self.read_lines(path) if record[key] < limit]
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+    def read_status(self) -> RunStatus | None:
+        """What status.json says; None where there is none."""
+        if not self.status.exists():
+            return None
+        value = _parse(_decode(self.status.read_bytes(), self.status), str(self.status))
+        return from_plain(RunStatus, value, str(self.status))
+
+    def read_stages(self) -> list[StageSpan]:
+        """The stages in config.json, in order."""
+        if not self.config.is_file():
+            raise InputError(f"{self.root} is no run folder: it has no config.json; {RESTORE}")
+        text = _decode(self.config.read_bytes(), self.config)
+        stages = _parse(text, str(self.config)).get("stages")
+        return from_plain(list[StageSpan], stages, f"{self.config}: stages")
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text ({error}); {RESTORE}") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON ({error.msg}); {RESTORE}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: found {type(value).__name__}, expected a JSON object; {RESTORE}")
+    return value

@@ -1,0 +1,31 @@
+"""A stepper from a configuration: model, optimiser, loss and guard, wired as a run has them."""
+
+from __future__ import annotations
+
+from lightning_fabric import Fabric
+
+from bifusion.config.optim import make_optimizer
+from bifusion.config.run import Config, Model
+from bifusion.labels.sets import get_label_set
+from bifusion.losses.criterion import Criterion
+from bifusion.step.clipping import Clipping
+from bifusion.step.guard import Guard
+from bifusion.step.step import Stepper
+
+
+def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
+    """Takes steps of `model`, which it moves to the fabric's device."""
+    groups = model.parameter_groups()
+    fused = config.trainer.precision != "16-mixed"
+    wrapped_model, wrapped_optimizer = fabric.setup(
+        model, make_optimizer(groups, config.optim, fused=fused)
+    )
+    return Stepper(
+        fabric,
+        wrapped_model,
+        wrapped_optimizer,
+        Criterion(config.criterion, get_label_set(config.data.label_set)),
+        groups,
+        Guard(model, config.trainer.guard),
+        Clipping(config.optim),
+    )

@@ -1,0 +1,135 @@
+"""The process a run trains in: devices and determinism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric, wrappers
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import nn
+
+from bifusion.config.run import TrainerConfig
+from bifusion.types import InputError
+
+
+class OneAverageAStep(DDPStrategy):
+    """Processes with a copy of the model each, which average gradients by `average_gradients`.
+
+    DDP's own wrapper expects every output of the model in the loss and much the same parameters in
+    every step. Stages change both, and a scene that no view sees does on one process alone.
+    """
+
+    def setup_module(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, module: nn.Module
+    ) -> nn.Module:
+        return module
+
+
+class AutocastAlone(MixedPrecision):
+    """Mixed precision that leaves a model's inputs as they are.
+
+    Fabric's own rounds every number of a batch to 16 bits first: positions in metres and cameras would
+    be off by centimetres, and a voxel would find another pixel.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def on_any_process(fabric: Fabric, flag: bool) -> bool:
+    """True on every process if it is on one: all must leave a step, or the run, together."""
+    if fabric.world_size == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=fabric.device)
+    return bool(torch.as_tensor(fabric.all_reduce(flags, reduce_op="sum")) > 0)
+
+
+def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
+    """Mean gradients over all processes, in one exchange; nothing to do on a single one.
+
+    A parameter that has a gradient on some processes counts as zero on the others; one that has
+    none anywhere keeps none, so that the optimiser passes it by.
+    """
+    if fabric.world_size == 1:
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    has_gradient = torch.tensor([float(p.grad is not None) for p in trained], device=fabric.device)
+    has_gradient = torch.as_tensor(fabric.all_reduce(has_gradient, reduce_op="sum"))
+    used = [p for p, count in zip(trained, has_gradient.tolist(), strict=True) if count > 0]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    flat = torch.as_tensor(fabric.all_reduce(flat, reduce_op="mean"))
+    for p, gradient in zip(used, flat.split([p.numel() for p in used]), strict=True):
+        p.grad = gradient.view_as(p)
+
+
+def make_fabric(trainer: TrainerConfig) -> Fabric:
+    """Devices, precision and, with several devices, a process each, launched.
+
+    Raises InputError for devices that are not there, and for float16 on a CPU, which does not
+    compute it.
+    """
+    strategy = OneAverageAStep() if trainer.devices > 1 else "auto"
+    precision, plugin = trainer.precision, None
+    if precision != "32-true":
+        precision, plugin = None, AutocastAlone(precision, _device_type(trainer))
+    try:
+        fabric = Fabric(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            strategy=strategy,
+            precision=precision,
+            plugins=plugin,
+        )
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+        raise InputError(
+            f"trainer.accelerator is {trainer.accelerator!r} with {trainer.devices} devices, which this "
+            f"machine does not have ({error}); leave --trainer.accelerator auto, or use fewer devices"
+        ) from error
+    if trainer.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise InputError(
+            "trainer.precision is '16-mixed', but on a CPU that silently becomes bfloat16; "
+            "use '32-true' or 'bf16-mixed', or a GPU"
+        )
+    fabric.launch()
+    return fabric
+
+
+def _device_type(trainer: TrainerConfig) -> str:
+    """What `trainer.accelerator` will mean on this machine."""
+    accelerator = torch.accelerator.current_accelerator()
+    if trainer.accelerator == "cpu" or accelerator is None or not torch.accelerator.is_available():
+        return "cpu"
+    return accelerator.type
+
+
+@contextmanager
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms during the run; the process's own setting afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    debugging: Any = torch.utils.deterministic
+    filled = debugging.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(wanted, warn_only=device.type != "cpu")
+    debugging.fill_uninitialized_memory = False  # an aid to find bugs, it costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        debugging.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def gradients_by_hand() -> Iterator[None]:
+    """Allows `torch.autograd.grad` on a wrapped model's output: under mixed precision Fabric refuses any
+    gradient that `fabric.backward` did not ask for, but a measurement wants no scaler in it."""
+    before = wrappers._in_fabric_backward
+    wrappers._in_fabric_backward = True
+    try:
+        yield
+    finally:
+        wrappers._in_fabric_backward = before

@@ -1,0 +1,172 @@
+"""The curves of the report as plotly traces (plain dictionaries), thinned so that spikes survive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.metrics import epoch_axis, nonfinite_steps, running_median, series
+from bifusion.studies.figures.run import Run
+from bifusion.studies.page.style import arm_color, arm_dash
+
+BUCKETS = 350
+"""Buckets of a long curve; each keeps its smallest and its largest value."""
+SMOOTH_POINTS = 160
+"""Points of a running median."""
+MARKERS = 250
+"""At most so many places of non-finite steps are marked per arm."""
+Curve = tuple[np.ndarray, np.ndarray]
+Trace = dict[str, Any]
+Draw = Callable[[Arm, int], list[Trace]]
+"""(arm, its place in the comparison) → its traces."""
+
+
+def downsample(x: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> Curve:
+    """At most about 3 · buckets points of (x, y): the extremes of each bucket, gaps, and both ends.
+
+    Averages or every n-th point would lose the single step that matters. A bucket with non-finite
+    values keeps the first of them, so that the gap stays visible.
+    """
+    if len(y) <= 2 * buckets:
+        return x, y
+    kept = {0, len(y) - 1}
+    edges = np.linspace(0, len(y), buckets + 1).astype(int)
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        part = y[start:end]
+        finite = np.isfinite(part)
+        if not finite.all():
+            kept.add(int(start + np.argmin(finite)))
+        if finite.any():
+            kept.add(int(start + np.argmin(np.where(finite, part, np.inf))))
+            kept.add(int(start + np.argmax(np.where(finite, part, -np.inf))))
+    index = np.array(sorted(kept))
+    return x[index], y[index]
+
+
+def smooth(x: np.ndarray, y: np.ndarray) -> Curve:
+    """The running median of a curve at about `SMOOTH_POINTS` places, drawn only where the curve is."""
+    window = max(3, len(y) // 30) | 1
+    stride = max(1, len(y) // SMOOTH_POINTS)
+    median = np.where(np.isfinite(y), running_median(y, window), np.nan)
+    return x[::stride], median[::stride]
+
+
+def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> Draw:
+    """A figure of every step: the steps faintly, their running median on top.
+
+    0 is left out of losses and gradient norms: a loss that is off, a path that is frozen.
+    """
+
+    def draw(arm: Arm, index: int) -> list[Trace]:
+        traces = []
+        for run in arm.runs:
+            x, y = epoch_axis(run), series(run.steps, *keys)
+            if keys[0] in ("grad_norm", "losses"):
+                y = np.where(y > 0, y, np.nan)
+            if not np.isfinite(y).any():
+                continue
+            if raw:
+                line = {"color": arm_color(arm, index), "width": 1}
+                traces.append(
+                    _trace(arm, run, downsample(x, y), line=line, opacity=0.35, hoverinfo="skip")
+                )
+            line = {"color": arm_color(arm, index), "width": 2, "dash": dash or arm_dash(arm)}
+            traces.append(_trace(arm, run, smooth(x, y), line=line))
+        return traces
+
+    return draw
+
+
+def pair_draw(solid: str, dotted: str) -> Draw:
+    """RMS of two features in one chart."""
+    draws = [
+        step_draw(["ranges", solid, "rms"], dash="solid"),
+        step_draw(["ranges", dotted, "rms"], dash="dot"),
+    ]
+    return lambda arm, index: [trace for draw in draws for trace in draw(arm, index)]
+
+
+def gate_draw(mean_key: str, spread_key: str) -> Draw:
+    """Mean of the gate with a band of ± one standard deviation over the seen points."""
+
+    def draw(arm: Arm, index: int) -> list[Trace]:
+        traces = []
+        color = arm_color(arm, index)
+        for run in arm.runs:
+            x, mean = epoch_axis(run), series(run.steps, "gate", mean_key)
+            keep = np.isfinite(mean)
+            if not keep.any():
+                continue
+            x, mean = x[keep], mean[keep]
+            spread = np.nan_to_num(series(run.steps, "gate", spread_key)[keep])
+            (low_x, low), (_, high) = smooth(x, mean - spread), smooth(x, mean + spread)
+            band = (np.concatenate([low_x, low_x[::-1]]), np.concatenate([low, high[::-1]]))
+            fill = {"fill": "toself", "fillcolor": color, "opacity": 0.15, "line": {"width": 0}}
+            traces.append(_trace(arm, run, band, hoverinfo="skip", **fill))
+            line = {"color": color, "width": 2, "dash": arm_dash(arm)}
+            traces.append(_trace(arm, run, downsample(x, mean), line=line))
+        return traces
+
+    return draw
+
+
+def validation_draw(key: str) -> Draw:
+    """A figure of each validation, at the end of its epoch."""
+
+    def draw(arm: Arm, index: int) -> list[Trace]:
+        traces = []
+        for run in arm.runs:
+            records = [record for record in run.epoch_records if record.get("val")]
+            x = np.array([record["epoch"] + 1.0 for record in records])
+            y = series(records, "val", key)
+            if np.isfinite(y).any():
+                line = {"color": arm_color(arm, index), "width": 2, "dash": arm_dash(arm)}
+                marker = {"color": arm_color(arm, index), "size": 5 if len(x) <= 30 else 3}
+                style = {"line": line, "marker": marker, "cliponaxis": False}
+                traces.append(_trace(arm, run, (x, y), mode="lines+markers", **style))
+        return traces
+
+    return draw
+
+
+def nonfinite_marks(arm: Arm, index: int) -> list[Trace]:
+    """Crosses along the upper edge where a step was non-finite."""
+    times: dict[int, list[float]] = {}
+    for run in arm.runs:
+        bad = nonfinite_steps(run)
+        for time in epoch_axis(run)[bad]:
+            times.setdefault(int(time / max(run.epochs, 1) * MARKERS), []).append(float(time))
+    if not times:
+        return []
+    mark: Trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{arm.label}: non-finite",
+        "meta": arm.key,
+        "x": [round(group[0], 3) for group in times.values()],
+        "y": [0.96 - 0.06 * index] * len(times),
+        "yaxis": "y2",
+        "text": [f"{len(group)} non-finite" for group in times.values()],
+        "hovertemplate": "%{text} at epoch %{x:.2f}",
+        "marker": {"symbol": "x", "size": 7, "color": arm_color(arm, index)},
+    }
+    return [mark]
+
+
+def _trace(arm: Arm, run: Run, curve: Curve, mode: str = "lines", **style: Any) -> Trace:
+    x, y = curve
+    name = arm.label if len(arm.runs) == 1 else f"{arm.label}, seed {run.seed}"
+    trace: Trace = {
+        "type": "scatter",
+        "mode": mode,
+        "name": name,
+        "meta": arm.key,
+        "x": [round(float(value), 3) for value in x],
+        "y": [float(f"{value:.4g}") if np.isfinite(value) else None for value in y],
+    }
+    if "hoverinfo" not in style:
+        trace["hovertemplate"] = "%{y:.4g} at epoch %{x:.2f}"
+    return trace | style

@@ -1,0 +1,269 @@
+"""The study's comparison in five dimensions (S1), every cell measured on the runs compared.
+
+A cell is a list of (what, figure) pairs; the risk column holds what the study fears and what was
+measured of it. Figures of several seeds are medians over the steps of all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bifusion.studies.figures.arms import Arm, find_role
+from bifusion.studies.figures.metrics import (
+    GRADIENT_PATHS,
+    final_value,
+    largest_of,
+    log_scatter,
+    median_of,
+    series,
+    spikes,
+    value_at,
+)
+from bifusion.studies.figures.model_parts import feature_dims, part_counts
+from bifusion.studies.figures.run import Record, Run
+from bifusion.studies.page.text import NONE, listing, mean_spread, millions, number, plural, significant
+
+Cell = list[tuple[str, str]]
+FEATURES = {
+    "f2d_in": "2D from the image tower",
+    "f3d_in": "3D from the U-Net",
+    "f2d": "2D after head and FiLM",
+    "f3d": "3D after head and FiLM",
+}
+PATHS = tuple(path for path in GRADIENT_PATHS if path != "total")
+
+
+def study_table(arms: list[Arm]) -> list[dict[str, Any]]:
+    """Five rows: {"dimension", "cells": {arm: cell}, "risk", "measured_risk": cell}."""
+    baseline = find_role(arms, "baseline")
+    rows: list[tuple[str, str, Callable[[Arm], Cell], Callable[[Arm], str]]] = [
+        ("Feature space", "Dimensions and ranges do not match", _feature_space, _range_risk),
+        ("Gradient flow", "Gradient explosion", _gradient_flow, _explosion_risk),
+        (
+            "Parameters",
+            "Harder optimisation",
+            _parameters,
+            lambda arm: _optimisation_risk(arm, baseline),
+        ),
+        ("CLIP", "Numerical instability", _clip, _tower_risk),
+        ("Fusion", "One more source of instability", _fusion, _fusion_risk),
+    ]
+    return [
+        {
+            "dimension": dimension,
+            "cells": {arm.key: cell(arm) for arm in arms},
+            "risk": risk,
+            "measured_risk": [(arm.label, text) for arm in arms if (text := measured(arm))],
+        }
+        for dimension, risk, cell, measured in rows
+    ]
+
+
+def _steps(arm: Arm) -> list[Record]:
+    return [step for run in arm.runs for step in run.steps]
+
+
+# -------------------------------------------------------------------------------- feature space
+
+
+def _feature_space(arm: Arm) -> Cell:
+    steps = _steps(arm)
+    dims = feature_dims(arm.first)
+    cell: Cell = []
+    for feature, name in FEATURES.items():
+        rms = series(steps, "ranges", feature, "rms")
+        size = f"{dims[feature]} channels" if dims.get(feature) else ""
+        if np.isfinite(rms).any():
+            largest = largest_of(series(steps, "ranges", feature, "max"))
+            text = f"RMS {significant(median_of(rms))}, max {significant(largest)}"
+            cell.append((name, f"{size}, {text}" if size else text))
+        elif size:
+            cell.append((name, size))
+    spaces = 2 if any("2D" in name for name, _ in cell) else 1
+    sizes = "two, dense 2D and sparse 3D" if spaces == 2 else "one, sparse 3D"
+    return [("spaces", sizes), *cell]
+
+
+def _range_risk(arm: Arm) -> str:
+    before, after = (series(_steps(arm), "ranges", key) for key in ("ratio_in", "ratio_out"))
+    if not np.isfinite(before).any():
+        return ""
+    return f"2D/3D RMS {_span(before)} entering the heads, {_span(after)} after"
+
+
+def _span(values: np.ndarray) -> str:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return NONE
+    low, middle, high = (significant(float(f(finite))) for f in (np.min, np.median, np.max))
+    return f"{middle} ({low} to {high})"
+
+
+# -------------------------------------------------------------------------------- gradient flow
+
+
+def _gradient_flow(arm: Arm) -> Cell:
+    steps = _steps(arm)
+    cell: Cell = []
+    for path in PATHS:
+        norms = series(steps, "grad_norm", path)
+        moving = norms[norms > 0]
+        if len(moving):
+            text = f"norm {significant(median_of(moving))}, max {significant(largest_of(moving))}"
+            cell.append((path.replace("_", " "), text))
+    two = any(path == "head 2d" for path, _ in cell)
+    cell.insert(0, ("paths to the loss", "two, 2D and 3D → fusion" if two else "one, 3D"))
+    scatter = arm.over_seeds(lambda run: log_scatter(series(run.steps, "grad_norm", "total")))
+    two_d = series(steps, "grad_norm", "head_2d") / series(steps, "grad_norm", "backbone")
+    ratio = median_of(two_d[two_d > 0])
+    if math.isfinite(ratio):
+        cell.append(("2D head / 3D backbone", significant(ratio)))
+    if math.isfinite(scatter.mean):
+        cell.append(("spread from step to step", f"×/÷ {10**scatter.mean:.2f}"))
+    return cell
+
+
+def _spike_count(arm: Arm, *keys: str) -> int:
+    """Spikes over the runs of an arm; a norm of 0 is a path that is frozen, not a usual value."""
+    curves = [series(run.steps, *keys) for run in arm.runs]
+    return sum(int(spikes(np.where(curve > 0, curve, np.nan)).sum()) for curve in curves)
+
+
+def _explosion_risk(arm: Arm) -> str:
+    steps = _steps(arm)
+    norms = series(steps, "grad_norm", "total")
+    if not np.isfinite(norms).any():
+        return ""
+    bad = sum((step.get("event") or {}).get("phase") == "gradient" for step in steps)
+    highest = largest_of(norms) / median_of(norms)
+    count = plural(_spike_count(arm, "grad_norm", "total"), "spike")
+    return f"{count} of the norm, largest {significant(highest)} × median, {bad} non-finite"
+
+
+# ----------------------------------------------------------------------------------- parameters
+
+
+def _parameters(arm: Arm) -> Cell:
+    parts = part_counts(arm.first)
+    total = arm.first.parameters.get("total", sum(parts.values()))
+    return [("total", millions(total)), *((part, millions(count)) for part, count in parts.items())]
+
+
+def _optimisation_risk(arm: Arm, baseline: Arm | None) -> str:
+    reached = [epoch for run in arm.runs if (epoch := _epochs_to_reach(run, 0.9)) is not None]
+    texts = []
+    if baseline is not None and arm is not baseline and baseline.first.parameters.get("total"):
+        times = arm.first.parameters.get("total", 0) / baseline.first.parameters["total"]
+        texts.append(f"{times:.1f} × the baseline's parameters")
+        pace = median_of(series(_steps(arm), "seconds")) / median_of(series(_steps(baseline), "seconds"))
+        if math.isfinite(pace):
+            texts.append(f"{pace:.1f} × its time a step")
+    if reached:
+        texts.append(f"90 % of its last mIoU after {number(float(np.mean(reached)), 0)} epochs")
+    return ", ".join(texts)
+
+
+def _epochs_to_reach(run: Run, share: float) -> int | None:
+    """Epochs until validation mIoU first was `share` of the last one."""
+    curve = [(r["epoch"], value_at(r, "val", "miou")) for r in run.epoch_records]
+    curve = [(epoch, miou) for epoch, miou in curve if math.isfinite(miou)]
+    return (
+        next((epoch + 1 for epoch, miou in curve if miou >= share * curve[-1][1]), None)
+        if curve
+        else None
+    )
+
+
+# ----------------------------------------------------------------------------------------- CLIP
+
+
+def _clip(arm: Arm) -> Cell:
+    run = arm.first
+    if "image tower" not in part_counts(run):
+        return [("tower", "none")]
+    cell: Cell = [("weights from", run.tower or "not said")]
+    for stage in run.stages:
+        cell.append(
+            (f"trained in {stage.name}", _trained_tower_groups(run, stage.first_epoch, stage.end_epoch))
+        )
+    conv1 = series(_steps(arm), "grad_norm", "conv1")
+    moving = conv1[conv1 > 0]
+    text = (
+        f"median {significant(median_of(moving))}, max {significant(largest_of(moving))}"
+        if len(moving)
+        else "none"
+    )
+    return [*cell, ("conv1's gradient", text)]
+
+
+def _trained_tower_groups(run: Run, first_epoch: int, end_epoch: int) -> str:
+    rates: dict[str, float] = {}
+    steps = [step for step in run.steps if first_epoch <= step["epoch"] < end_epoch]
+    for step in steps:
+        for group, rate in (step.get("lr") or {}).items():
+            if group.startswith("tower"):
+                rates[group] = max(rates.get(group, 0.0), rate or 0.0)
+    moving = [group.removeprefix("tower.") for group, rate in rates.items() if rate > 0]
+    if not steps:
+        return "not reached"
+    return listing(moving) if moving else "nothing, frozen"
+
+
+def _tower_risk(arm: Arm) -> str:
+    conv1 = series(_steps(arm), "grad_norm", "conv1")
+    moving = conv1[conv1 > 0]
+    if not len(moving):
+        return ""
+    highest = largest_of(moving) / median_of(moving)
+    count = plural(_spike_count(arm, "grad_norm", "conv1"), "spike")
+    return f"conv1's gradient: {count}, largest {significant(highest)} × median"
+
+
+# --------------------------------------------------------------------------------------- fusion
+
+
+def _fusion(arm: Arm) -> Cell:
+    run = arm.first
+    if run.tower is None or not run.views_used:
+        return [("type", "none: 3D features alone")]
+    kind = {"gate": "FiLM and learned gate", "simple": "fixed half"}.get(
+        run.fusion_type or "", run.fusion_type
+    )
+    if run.fixed_alpha is not None:
+        kind = f"FiLM, α fixed at {run.fixed_alpha:g} on seen points"
+    cell: Cell = [("type", kind or "none")]
+    gates = [gate for r in arm.runs if (gate := _last_gate(r))]
+    if gates:
+        mean, spread = (
+            float(np.mean([value_at(g, key) for g in gates])) for key in ("alpha_mean", "alpha_std")
+        )
+        cell.append(("α over seen points, last step", f"{number(mean)} ± {number(spread)}"))
+        cell.append(("s, last step", number(value_at(gates[0], "scale"), 2)))
+    ratio = arm.over_seeds(lambda r: final_value(r, "full", "fusion_2d_ratio"))
+    share = arm.over_seeds(lambda r: final_value(r, "full", "share_2d"))
+    if ratio.by_seed:
+        cell.append(("mean gate in validation", mean_spread(ratio)))
+        cell.append(("2D's real share", mean_spread(share)))
+    return cell
+
+
+def _last_gate(run: Run) -> Record | None:
+    return next((step["gate"] for step in reversed(run.steps) if step.get("gate")), None)
+
+
+def _fusion_risk(arm: Arm) -> str:
+    norms = series(_steps(arm), "grad_norm", "fusion")
+    if not np.any(norms[np.isfinite(norms)] > 0):
+        return ""
+    bad = sum(_touches_fusion(step) for step in _steps(arm))
+    count = plural(_spike_count(arm, "grad_norm", "fusion"), "spike")
+    return f"{count} of the fusion's gradient, {plural(bad, 'non-finite step')} named it"
+
+
+def _touches_fusion(step: Record) -> bool:
+    where = (step.get("event") or {}).get("where") or []
+    return any(word in place for place in where for word in ("fusion", "gate", "film", "f2d"))

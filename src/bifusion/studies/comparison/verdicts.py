@@ -1,0 +1,240 @@
+"""The verdicts of success: stability and fusion, and the form every verdict has.
+
+A verdict must not be able to fool its reader: it is judged on raw figures, carries them, and says
+"indicative" where they are too few.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.metrics import (
+    final_value,
+    finite_epochs,
+    longest_row,
+    series,
+    update_counts,
+)
+from bifusion.studies.figures.run import Run
+from bifusion.studies.page.text import listing, mean_spread, number, plural, signed
+
+Outcome = Literal["pass", "fail", "indicative pass", "indicative fail", "not judged", "refused"]
+WORST_FIRST: tuple[Outcome, ...] = (
+    "refused",
+    "fail",
+    "indicative fail",
+    "not judged",
+    "indicative pass",
+    "pass",
+)
+STABLE_EPOCHS = 20
+"""Consecutive epochs without a non-finite value that stability asks for."""
+MIN_SEEDS = 3
+"""Fewer seeds make a verdict indicative."""
+GATE_RANGE = (0.3, 0.7)
+"""Where the mean gate over seen validation points has to lie."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judgement on one arm."""
+
+    criterion: str
+    """"stability", "performance", "fusion", "stage 1", "stage 2" or "stage 3"."""
+    arm: str
+    outcome: Outcome
+    evidence: str
+    """Sentences with the figures that led to the outcome."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """The same figures for machines."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def worst(outcomes: list[Outcome]) -> Outcome:
+    """The outcome of several runs together: that of the worst."""
+    for outcome in WORST_FIRST:
+        if outcome in outcomes:
+            return outcome
+    return "not judged"
+
+
+def indicative(passed: bool) -> Outcome:
+    return "indicative pass" if passed else "indicative fail"
+
+
+# ----------------------------------------------------------------------------------- stability
+
+
+def judge_stability(arm: Arm) -> Verdict:
+    """20 consecutive epochs without a raw non-finite loss, activation or gradient, for every seed."""
+    judged = {run.seed: _run_stability(run) for run in arm.runs}
+    alike: dict[str, list[str]] = {}
+    for seed, (_, evidence, _) in judged.items():
+        alike.setdefault(evidence, []).append(str(seed))
+    texts = [
+        f"Seed {', '.join(seeds)}: {evidence}" if len(judged) > 1 else evidence[0].upper() + evidence[1:]
+        for evidence, seeds in alike.items()
+    ]
+    return Verdict(
+        "stability",
+        arm.key,
+        worst([outcome for outcome, _, _ in judged.values()]),
+        " ".join(texts),
+        {f"seed {seed}": figures for seed, (_, _, figures) in judged.items()},
+    )
+
+
+def _run_stability(run: Run) -> tuple[Outcome, str, dict[str, Any]]:
+    flags = finite_epochs(run)
+    row, start = longest_row(flags)
+    counts = update_counts(run)
+    evidence = (
+        f"longest row of finite epochs {row} of {len(flags)}; "
+        f"{plural(counts.nonfinite, 'raw non-finite step')} in {counts.attempted:,}, "
+        f"{counts.skipped} skipped"
+    )
+    if counts.rollbacks:
+        evidence += f", {plural(counts.rollbacks, 'rollback')} to an earlier state"
+    if counts.warnings:
+        evidence += f", {plural(counts.warnings, 'warning')}"
+    if counts.scaler_overflows:
+        overflows = plural(counts.scaler_overflows, "overflow")
+        evidence += f" (and {overflows} of the precision scaler, counted apart)"
+    if run.state == "guard_stopped":
+        evidence += (
+            f"; its guard stopped it in epoch {run.epochs_done}: {run.stop_reason or 'no reason given'}"
+        )
+    elif run.state != "completed":
+        doing = "still training" if run.state == "running" else "interrupted"
+        evidence += f"; {doing}, {run.epochs} epochs planned"
+    outcome = _stability_outcome(run, row, len(flags), clean=counts.nonfinite == 0)
+    if "indicative" in outcome:
+        evidence += f"; the criterion asks for {STABLE_EPOCHS} in a row"
+    figures = {
+        "finite_epochs_in_a_row": row,
+        "first_of_row": start,
+        "epochs": len(flags),
+        "raw_nonfinite": counts.nonfinite,
+        "skipped": counts.skipped,
+        "rollbacks": counts.rollbacks,
+        "warnings": counts.warnings,
+        "scaler_overflows": counts.scaler_overflows,
+        "state": run.state,
+    }
+    return outcome, evidence + ".", figures
+
+
+def _stability_outcome(run: Run, row: int, epochs: int, *, clean: bool) -> Outcome:
+    if run.state == "guard_stopped":
+        return "fail"  # whatever came before: the run did not reach its end
+    if row >= STABLE_EPOCHS:
+        return "indicative pass" if run.state == "running" else "pass"
+    if epochs >= STABLE_EPOCHS and run.state != "running":
+        return "fail"
+    if epochs == 0 and clean:
+        return "not judged"
+    return indicative(clean)
+
+
+# -------------------------------------------------------------------------------------- fusion
+
+
+def judge_fusion(arm: Arm) -> Verdict:
+    """Mean gate within [0.3, 0.7] on seen validation points, and views that are worth their cost.
+
+    Withholding the views must cost more mIoU than mIoU spreads over the seeds; otherwise the gate
+    may open as far as it likes without the images being of use.
+    """
+    reason = _why_no_fusion(arm)
+    if reason:
+        return Verdict("fusion", arm.key, "not judged", reason)
+    ratio = arm.over_seeds(lambda run: final_value(run, "full", "fusion_2d_ratio"))
+    miou = arm.over_seeds(lambda run: final_value(run, "full", "miou"))
+    cost = arm.over_seeds(lambda run: _miou_cost(run, "views_withheld"))
+    shuffled = arm.over_seeds(lambda run: _miou_cost(run, "shuffled_2d"))
+    share = arm.over_seeds(lambda run: final_value(run, "full", "share_2d"))
+    seen = arm.over_seeds(lambda run: final_value(run, "full", "seen_share"))
+    figures = {
+        "fusion_2d_ratio": ratio.by_seed,
+        "share_2d": share.by_seed,
+        "seen_share": seen.by_seed,
+        "miou": miou.by_seed,
+        "miou_spread": miou.spread,
+        "cost_of_withholding_views": cost.by_seed,
+        "cost_of_shuffling_2d": shuffled.by_seed,
+    }
+    if not ratio.by_seed or not cost.by_seed:
+        missing = "no learned gate" if not ratio.by_seed else "no evaluation with the views withheld"
+        return Verdict("fusion", arm.key, "not judged", f"The evaluation holds {missing}.", figures)
+    low, high = GATE_RANGE
+    evidence = (
+        f"Mean gate {mean_spread(ratio)} on the {number(100 * seen.mean, 0)} % of validation points "
+        f"that a view sees (asked: {low} to {high}); 2D's real share {mean_spread(share)}. "
+        f"Without the views mIoU changes by {signed(-cost.mean)}, with 2D features shuffled by "
+        f"{signed(-shuffled.mean)}. "
+    )
+    if any(run.state == "guard_stopped" for run in arm.runs):
+        evidence += "Its guard stopped a seed: there is no end result to judge. "
+        return Verdict("fusion", arm.key, "fail", evidence, figures)
+    in_range = all(low <= value <= high for value in ratio.by_seed.values())
+    return Verdict(
+        "fusion", arm.key, *_fusion_outcome(arm, in_range, cost.mean, miou.spread, evidence), figures
+    )
+
+
+def _fusion_outcome(
+    arm: Arm, in_range: bool, cost: float, spread: float, evidence: str
+) -> tuple[Outcome, str]:
+    if not in_range:
+        return "fail", evidence + "The gate lies outside its range."
+    if math.isnan(spread):
+        return indicative(cost > 0), evidence + "One seed: there is no spread to hold that against."
+    evidence += f"mIoU spreads by {number(spread)} over {plural(len(arm.runs), 'seed')}."
+    if len(arm.runs) < MIN_SEEDS:
+        return indicative(cost > spread), evidence + f" Fewer than {MIN_SEEDS} seeds."
+    return ("pass" if cost > spread else "fail"), evidence
+
+
+def _why_no_fusion(arm: Arm) -> str | None:
+    """Why there is no learned gate to judge, or None."""
+    run = arm.first
+    if run.model_kind != "bifusion":
+        return "A 3D model: it fuses nothing."
+    if run.tower is None:
+        return "It has no image tower: there is nothing to fuse."
+    if not run.views_used:
+        return "Trained without views: there is nothing to fuse."
+    if run.fusion_type != "gate":
+        kind = run.fusion_type or "none"
+        return f"Its gate is fixed (fusion type {kind}); only learned gates are judged."
+    if run.fixed_alpha is not None:
+        return f"Its gate is fixed (α = {run.fixed_alpha:g}); only learned gates are judged."
+    missing = [str(run.seed) for run in arm.runs if run.evaluation is None]
+    stopped = [
+        str(run.seed) for run in arm.runs if run.evaluation is None and run.state == "guard_stopped"
+    ]
+    if stopped:
+        return f"Its guard stopped seed {listing(stopped)}: there is no end result."
+    if missing:
+        return f"No final evaluation yet (seed {listing(missing)})."
+    unlearned = [str(run.seed) for run in arm.runs if not _gate_learned(run)]
+    if unlearned:
+        return f"Training ended before the gate began to learn (seed {listing(unlearned)})."
+    return None
+
+
+def _gate_learned(run: Run) -> bool:
+    """A learned gate differs between points; a fixed one has no spread in any step."""
+    spread = series(run.steps, "gate", "alpha_std")
+    return not run.steps or bool(np.any(spread[np.isfinite(spread)] > 0))
+
+
+def _miou_cost(run: Run, ablation: str) -> float:
+    return final_value(run, "full", "miou") - final_value(run, ablation, "miou")

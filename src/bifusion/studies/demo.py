@@ -1,0 +1,141 @@
+"""The main job on the embedded default: rooms, image tower, five models, report, one prediction."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from bifusion.datasets.rooms import RoomsConfig, make_rooms
+from bifusion.datasets.rooms.audit import audit
+from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
+from bifusion.inference.predict import predict_scene
+from bifusion.studies.comparison.progress import progress_bar
+from bifusion.studies.comparison.report import print_table, write_report
+from bifusion.studies.comparison.run import PlannedRun, default_jobs, plan_runs, train_runs
+
+DEMO_RECIPES = (
+    "oneformer3d_small",
+    "mask3d_small",
+    "bifusion_small",
+    "bifusion_small_without_views",
+    "bifusion_small_naive",
+)
+TITLE = "BiFusion and its baseline on generated rooms"
+
+
+@dataclass
+class PretrainTower:
+    """Contrastive pretraining of the small image tower on rooms of seeds that no split uses."""
+
+    out: Path = Path("runs/tower-small.safetensors")
+    """File for the weights."""
+    rooms: Path = Path("runs/pretraining-rooms")
+    """Where the rooms are (made if they are not there)."""
+    num_rooms: int = 16
+    config: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
+
+
+@dataclass
+class DemoConfig:
+    """What `bifusion demo` makes and trains. All figures of its report are of generated rooms."""
+
+    out: Path = Path("runs/demo")
+    """Everything goes here; a second call goes on where the first one was."""
+    seeds: tuple[int, ...] = (0,)
+    """Three or more turn "indicative" verdicts into final ones, at three times the time."""
+    epochs: int | None = None
+    """Length of all runs instead of the recipes' own."""
+    jobs: int = 0
+    """Runs at a time; 0: one a GPU, or two on a machine without."""
+    rooms: RoomsConfig = field(default_factory=RoomsConfig)
+    pretraining_rooms: int = 16
+    pretraining: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
+    """Of the small image tower, on rooms that no split uses."""
+
+
+def run_pretraining(wanted: PretrainTower, console: Console) -> None:
+    """Makes the rooms where needed and writes the tower's weights, unless they are there already."""
+    if wanted.out.exists():
+        console.print(f"image tower: {wanted.out} is there, taken as it is")
+        return
+    with progress_bar("rooms to pretrain the image tower", console) as progress:
+        make_rooms(wanted.rooms, RoomsConfig.for_pretraining(wanted.num_rooms), progress)
+    with progress_bar("pretraining the image tower", console) as progress:
+        result = pretrain(wanted.rooms, wanted.out, wanted.config, progress)
+    console.print("image tower: " + ", ".join(f"{key} {value:.3f}" for key, value in result.items()))
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What runs on generated rooms need."""
+
+    rooms: Path
+    tower: Path
+    """Weights of the small image tower."""
+
+
+def make_ground(wanted: DemoConfig, console: Console) -> Ground:
+    """Makes the rooms and pretrains the image tower in `wanted.out`, where they are not there yet."""
+    rooms, tower = wanted.out / "rooms", wanted.out / "tower-small.safetensors"
+    with progress_bar("rooms", console) as progress:
+        make_rooms(rooms, wanted.rooms, progress)
+    apart = wanted.out / "pretraining-rooms"
+    run_pretraining(PretrainTower(tower, apart, wanted.pretraining_rooms, wanted.pretraining), console)
+    return Ground(rooms, tower)
+
+
+def run_demo(wanted: DemoConfig, console: Console) -> int:
+    """Runs the whole main job; returns the exit status (1 if a run crashed)."""
+    started = time.monotonic()
+    ground = make_ground(wanted, console)
+    rooms, tower = ground.rooms, ground.tower
+    runs = plan_runs(
+        DEMO_RECIPES, wanted.seeds, rooms, wanted.out, tower_weights=tower, epochs=wanted.epochs
+    )
+    if not (rooms / "audit.json").exists():
+        console.print(
+            "auditing the rooms: what colour and geometry alone give away, what superpoints can reach"
+        )
+        audit(rooms, runs[0].config.data.voxel_size_m)
+    console.print(f"set up after {_minutes(started)}; training {len(runs)} runs")
+    trained = time.monotonic()
+    crashed = train_runs(
+        runs, wanted.out, jobs=wanted.jobs or default_jobs(), title=TITLE, console=console
+    )
+    console.print(f"trained in {_minutes(trained)}")
+    complete = [run for run in runs if run.folder.name not in crashed]
+    report = write_report(
+        [run.folder for run in complete],
+        wanted.out,
+        audit=rooms / "audit.json",
+        crashed=crashed,
+        title=TITLE,
+    )
+    scene = sorted((rooms / "val").iterdir())[0]
+    _show_end(wanted.out, complete, report, scene, console)
+    console.print(f"all in {_minutes(started)}")
+    return 1 if crashed else 0
+
+
+def _show_end(out: Path, runs: list[PlannedRun], report: dict, scene: Path, console: Console) -> None:
+    """Predicted scan, comparison table, where everything lies, what to try next."""
+    best = next((run for run in runs if run.config.recipe == "bifusion_small"), None)
+    print_table(report, console)
+    if best is not None:
+        folder = out / "prediction"
+        predict_scene(best.folder, scene, folder)
+        console.print(f"predicted scan   {folder}/semantic.ply (and instance.ply, instances.json)")
+    console.print(f"report           {out / 'report.html'} (report.json beside it)")
+    console.print(f"run folders      {out}/*-seed*")
+    console.print("Next:")
+    console.print(f"  bifusion demo --out {out} --seeds 0 1 2     # three seeds: final verdicts")
+    console.print(f"  bifusion predict {out}/bifusion_small-seed0 {scene}     # any scene folder")
+    console.print("  bifusion prepare scannet --help     # your own scans")
+
+
+def _minutes(since: float) -> str:
+    return f"{(time.monotonic() - since) / 60:.1f} minutes"

@@ -1,0 +1,238 @@
+"""Dose and response: the same models on rooms of which one property changes, and what images add."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from bifusion.config.stages import Timeline
+from bifusion.datasets.rooms import RoomsConfig, make_rooms
+from bifusion.datasets.rooms.audit import audit
+from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.recipes import get_recipe
+from bifusion.studies.comparison.progress import progress_bar
+from bifusion.studies.comparison.report import write_report
+from bifusion.studies.comparison.run import (
+    PlannedRun,
+    check_runs,
+    default_jobs,
+    plan_runs,
+    tower_for_weights,
+    train_runs,
+)
+from bifusion.studies.comparison.terminal import print_dose
+from bifusion.studies.demo import PretrainTower, run_pretraining
+from bifusion.studies.dose.report import REFERENCE, Knob, Level, write_dose
+from bifusion.types import InputError
+
+KnobName = Literal[
+    "texture_contrast", "cover", "pose_noise_m", "pose_noise_rad", "depth_noise", "color_blur_m",
+    "texture_period_m", "point_spacing_m", "voxel_size_m",
+]  # fmt: skip
+VOXEL_SIZE = "voxel_size_m"
+"""The one knob that is of the models' data; the others are of the rooms."""
+KNOBS: dict[str, Knob] = {
+    knob.name: knob
+    for knob in (
+        Knob(
+            "texture_contrast",
+            "Texture contrast",
+            "",
+            "It scales the patterns that alone tell the texture classes apart; at 0 (texture-off rooms) "
+            "they all look the same.",
+            zero_at=0.0,
+        ),
+        Knob("cover", "Share of points to be seen", "", "It is the share that a room's views aim at."),
+        Knob("pose_noise_m", "Noise of camera positions", "m", "It moves every pixel off its point."),
+        Knob(
+            "pose_noise_rad", "Noise of camera directions", "rad", "It moves every pixel off its point."
+        ),
+        Knob("depth_noise", "Noise of depth images", "", "It is a factor on noise and dropouts."),
+        Knob(
+            "color_blur_m",
+            "Blur of point colours",
+            "m",
+            "The smaller it is, the more of the patterns the points' own colours show.",
+        ),
+        Knob("texture_period_m", "Period of the patterns", "m", "Voxels resolve the coarser ones."),
+        Knob("point_spacing_m", "Spacing of the points", "m", "It is how fine the scan itself is."),
+        Knob(VOXEL_SIZE, "Voxel size", "m", "It is what all models see of the same rooms in 3D."),
+    )
+}
+
+
+@dataclass
+class DoseConfig:
+    """Make rooms for each value of a knob, train the recipes on them, and plot what images add.
+
+    The gain is mIoU minus that of BiFusion without views, paired by seed.
+    """
+
+    knob: KnobName
+    """Which property of the rooms changes, or the voxel size of the models."""
+    values: tuple[float, ...]
+    out: Path = Path("runs/dose")
+    """Everything goes here; what is finished in it is not made again."""
+    recipes: tuple[str, ...] = ("bifusion_small", "bifusion_small_without_views")
+    """One of them trained without views; the gain of each other one is measured from it."""
+    seeds: tuple[int, ...] = (0,)
+    """Three or more give a spread to hold the gain against."""
+    epochs: int | None = None
+    """Length of all runs instead of the recipes' own."""
+    jobs: int = 0
+    """Runs at a time; 0: one a GPU, or two on a machine without."""
+    rooms: RoomsConfig = field(default_factory=RoomsConfig)
+    """All that does not change."""
+    probe_rooms: int = 30
+    """Rooms generated only for the audit's probe, at each value."""
+    tower_weights: Path | None = None
+    """Weights of the image tower; None: the small one is pretrained once, as in the demo."""
+    pretraining_rooms: int = 16
+    pretraining: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
+
+
+@dataclass(frozen=True)
+class PlannedLevel:
+    """One value of the knob: its folder, rooms and runs."""
+
+    value: float
+    folder: Path
+    rooms: RoomsConfig
+    runs: list[PlannedRun]
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "rooms"
+
+    def told(self) -> Level:
+        """What a report needs to know of it."""
+        run_dirs = tuple(run.folder for run in self.runs)
+        return Level(self.value, self.folder, run_dirs, self.data / "audit.json")
+
+
+def run_dose(wanted: DoseConfig, console: Console) -> int:
+    """Makes, trains and reports value by value; returns the exit status (1 if a run crashed).
+
+    Interrupted, the same call goes on where it was. InputError for values, recipes or a folder that
+    do not fit, before anything is made.
+    """
+    levels = plan_levels(wanted)
+    for level in levels:
+        _refuse_other_rooms(level)
+    tower = _tower_path(wanted)
+    if tower is not None and wanted.tower_weights is None:
+        rooms = wanted.out / "pretraining-rooms"
+        run_pretraining(
+            PretrainTower(tower, rooms, wanted.pretraining_rooms, wanted.pretraining), console
+        )
+    knob, title = KNOBS[wanted.knob], f"What images add: {KNOBS[wanted.knob].label.lower()}"
+    told = [level.told() for level in levels]
+    dose = write_dose(knob, told, wanted.out, title=title)
+    crashed: list[str] = []
+    for level in levels:
+        name = f"{wanted.knob} {level.value:g}"
+        console.rule(name)
+        _make_data(level, wanted.probe_rooms, console)
+        check_runs(level.runs)
+        jobs = wanted.jobs or default_jobs()
+        failed = train_runs(level.runs, level.folder, jobs=jobs, title=name, console=console)
+        crashed += failed
+        finished = [run.folder for run in level.runs if run.folder.name not in failed]
+        if finished:
+            audited = level.data / "audit.json"
+            write_report(finished, level.folder, audit=audited, crashed=failed, title=name)
+        dose = write_dose(knob, told, wanted.out, title=title)
+    print_dose(dose, console)
+    console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)")
+    console.print(f"each value          {wanted.out}/{wanted.knob}-*/report.html")
+    return 1 if crashed else 0
+
+
+# ------------------------------------------------------------------------------------- planning
+
+
+def plan_levels(wanted: DoseConfig) -> list[PlannedLevel]:
+    """The levels in rising order, each in `out/KNOB-VALUE`; InputError where the request makes none."""
+    _check_recipes(wanted.recipes)
+    names = {f"{wanted.knob}-{value:g}": value for value in sorted(wanted.values)}
+    if not names or len(names) < len(wanted.values):
+        raise InputError(
+            f"dose: --values {' '.join(map(str, wanted.values)) or 'is empty'}; expected at least one "
+            "value, each once (they are told apart by six digits)"
+        )
+    return [_plan_level(wanted, value, wanted.out / name) for name, value in names.items()]
+
+
+def _plan_level(wanted: DoseConfig, value: float, folder: Path) -> PlannedLevel:
+    if not math.isfinite(value) or value < 0 or (value == 0 and wanted.knob == VOXEL_SIZE):
+        raise InputError(f"dose: --values holds {value}, no value that {wanted.knob} can take")
+    of_rooms = {} if wanted.knob == VOXEL_SIZE else {wanted.knob: value}
+    rooms = dataclasses.replace(wanted.rooms, **of_rooms)
+    runs = plan_runs(
+        wanted.recipes,
+        wanted.seeds,
+        folder / "rooms",
+        folder,
+        tower_weights=_tower_path(wanted),
+        epochs=wanted.epochs,
+    )
+    for run in runs:
+        if wanted.knob == VOXEL_SIZE:
+            run.config.data.voxel_size_m = value
+        Timeline(run.config.stages, run.config.trainer.epochs)  # refuses too short a run
+    return PlannedLevel(value, folder, rooms, runs)
+
+
+def _check_recipes(recipes: tuple[str, ...]) -> None:
+    roles = [get_recipe(recipe).arm for recipe in recipes]
+    if roles.count(REFERENCE) != 1 or len(set(recipes)) < max(len(recipes), 2):
+        raise InputError(
+            f"dose: --recipes {' '.join(recipes)}; expected one recipe without views, from which gains "
+            "are measured, and one or more others, such as bifusion_small bifusion_small_without_views"
+        )
+
+
+def _tower_path(wanted: DoseConfig) -> Path | None:
+    """Where the weights of the image tower are or will be; None where no recipe takes the small one."""
+    if wanted.tower_weights is not None:
+        if not wanted.tower_weights.is_file():
+            raise InputError(f"dose: --tower-weights {wanted.tower_weights}: there is no such file")
+        return wanted.tower_weights
+    towers = [tower_for_weights(get_recipe(recipe)) for recipe in wanted.recipes]
+    small = any(tower is not None and tower.architecture == "small" for tower in towers)
+    return wanted.out / "tower-small.safetensors" if small else None
+
+
+# ----------------------------------------------------------------------------------------- rooms
+
+
+def _refuse_other_rooms(level: PlannedLevel) -> None:
+    """InputError where the level's folder holds rooms that finished runs in it were trained on, and
+    that differ from those asked for."""
+    stored = level.data / "rooms.json"
+    if not stored.exists():
+        return
+    was, now = (
+        dataclasses.asdict(rooms) for rooms in (RoomsConfig.from_json(stored.read_text()), level.rooms)
+    )
+    changed = [f"{key}: {was[key]} → {now[key]}" for key in now if was[key] != now[key]]
+    if changed:
+        raise InputError(
+            f"{level.data} holds other rooms ({'; '.join(changed)}): choose another --out, or remove "
+            f"{level.folder}"
+        )
+
+
+def _make_data(level: PlannedLevel, probe_rooms: int, console: Console) -> None:
+    """Rooms and their audit, as far as they are not there."""
+    with progress_bar("rooms", console) as progress:
+        make_rooms(level.data, level.rooms, progress)
+    stored, voxel_size_m = level.data / "audit.json", level.runs[0].config.data.voxel_size_m
+    if not stored.exists() or json.loads(stored.read_text())["voxel_size_m"] != voxel_size_m:
+        audit(level.data, voxel_size_m, probe_rooms)

@@ -1,0 +1,254 @@
+"""Figures derived from the records of one run: finite epochs, spikes, spreads, ranges, updates.
+
+Everything is counted from the steps themselves, so that a guard that skipped a bad step cannot hide it.
+A figure that was not measured is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bifusion.studies.figures.run import Record, Run
+
+GRADIENT_PATHS = ("total", "backbone", "decoder", "head_2d", "fusion", "tower", "conv1")
+SPIKE_WINDOW = 101
+"""Finite values before a step that say what is usual."""
+SPIKE_MADS = 10.0
+"""A spike lies above the window's median by more than this many (scaled) median deviations, …"""
+SPIKE_RATIO = 2.0
+"""… and above this multiple of the median, so that a flat curve's tiny wiggles are none."""
+SPIKE_HISTORY = 10
+"""Fewer finite values than this before a step: nothing is called a spike."""
+MAD_TO_SIGMA = 1.4826
+"""Median absolute deviation → standard deviation of a normal distribution."""
+
+
+def value_at(record: Record | None, *keys: str) -> float:
+    """The number at record[key][key]…, NaN where it is null or was not recorded."""
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan
+
+
+def series(records: list[Record], *keys: str) -> np.ndarray:
+    """(len(records),) float64 of `value_at`."""
+    values = np.full(len(records), np.nan)
+    for index, record in enumerate(records):
+        value: Any = record
+        for key in keys:
+            value = value.get(key)
+            if value is None:
+                break
+        else:
+            values[index] = value
+    return values
+
+
+def epoch_axis(run: Run) -> np.ndarray:
+    """(steps,) float64: the time of each step in epochs, so that runs of other lengths lie together."""
+    epochs = np.array([step["epoch"] for step in run.steps], dtype=np.int64)
+    if not len(epochs):
+        return np.zeros(0)
+    _, first, epoch, counts = np.unique(
+        epochs, return_index=True, return_inverse=True, return_counts=True
+    )
+    ended = np.isin(epochs, [record["epoch"] for record in run.epoch_records])
+    steps = np.where(ended, counts[epoch], counts.max())  # an epoch in progress: as long as the longest
+    return epochs + (np.arange(len(epochs)) - first[epoch]) / steps
+
+
+# --------------------------------------------------------------------------------- non-finite steps
+
+
+def nonfinite_steps(run: Run) -> np.ndarray:
+    """(steps,) bool: a loss, activation or gradient was non-finite, before any guard acted.
+
+    Overflows of a low-precision gradient scaler are its normal work and are counted apart.
+    """
+    return np.array([_is_nonfinite(step) for step in run.steps], dtype=bool)
+
+
+def _is_nonfinite(step: Record) -> bool:
+    if step.get("scaler_overflow"):
+        return False
+    event = step.get("event")
+    if event is not None and event.get("kind") == "nonfinite":
+        return True
+    null_total = "total" in step and step["total"] is None
+    return null_total or any(value is None for value in step["losses"].values())
+
+
+@dataclass(frozen=True)
+class UpdateCounts:
+    """What became of the optimiser steps attempted."""
+
+    attempted: int
+    nonfinite: int
+    skipped: int
+    """Not taken because of any fault."""
+    rollbacks: int
+    warnings: int
+    scaler_overflows: int
+
+
+def update_counts(run: Run) -> UpdateCounts:
+    """Counts over the whole run."""
+    raw = int(nonfinite_steps(run).sum())
+    events = [step["event"] for step in run.steps if step.get("event")]
+    rollbacks = sum(event.get("action") == "rollback" for event in events)
+    warnings = sum(len(step.get("alarms") or []) for step in run.steps)
+    told = run.status
+    return UpdateCounts(
+        attempted=len(run.steps),
+        nonfinite=max(raw, int(told.get("raw_nonfinite") or 0)),
+        skipped=max(len(events), int(told.get("skipped") or 0)),
+        rollbacks=max(rollbacks, int(told.get("rollbacks") or 0)),
+        warnings=max(warnings, int(told.get("warnings") or 0)),
+        scaler_overflows=sum(bool(step.get("scaler_overflow")) for step in run.steps),
+    )
+
+
+def finite_epochs(run: Run) -> list[bool]:
+    """For each epoch that ended, in order: not one non-finite step in it."""
+    bad = Counter(step["epoch"] for step in run.steps if _is_nonfinite(step))
+    for record in run.epoch_records:
+        bad[record["epoch"]] += int(record.get("raw_nonfinite") or 0)
+    ended = sorted({record["epoch"] for record in run.epoch_records})
+    return [bad[epoch] == 0 for epoch in ended]
+
+
+def longest_row(flags: list[bool]) -> tuple[int, int]:
+    """(length, first index) of the longest row of True; (0, 0) where there is none."""
+    best = (0, 0)
+    length = 0
+    for index, flag in enumerate(flags):
+        length = length + 1 if flag else 0
+        if length > best[0]:
+            best = (length, index - length + 1)
+    return best
+
+
+# --------------------------------------------------------------------------------- spikes, spreads
+
+
+def spikes(values: np.ndarray, window: int = SPIKE_WINDOW) -> np.ndarray:
+    """(n,) bool: finite values far above the median of the `window` finite values before them.
+
+    Median and median absolute deviation are used because a mean would be moved, or made NaN, by the
+    very values that it should find.
+    """
+    found = np.zeros(len(values), dtype=bool)
+    index = np.flatnonzero(np.isfinite(values))
+    finite = values[index]
+    if len(finite) <= SPIKE_HISTORY:
+        return found
+    padded = np.concatenate([np.full(window, np.nan), finite[:-1]])
+    past = np.lib.stride_tricks.sliding_window_view(padded, window)  # row i: the values before i
+    median = _row_medians(past)
+    mad = MAD_TO_SIGMA * _row_medians(np.abs(past - median[:, None]))
+    high = (finite > median + SPIKE_MADS * mad) & (finite > SPIKE_RATIO * np.abs(median))
+    high[:SPIKE_HISTORY] = False
+    found[index] = high
+    return found
+
+
+def running_median(values: np.ndarray, window: int) -> np.ndarray:
+    """(n,) centred median over `window` values (odd), NaN left out, shorter at the ends."""
+    half = window // 2
+    padded = np.pad(np.asarray(values, dtype=np.float64), half, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    return _row_medians(windows)
+
+
+def _row_medians(rows: np.ndarray) -> np.ndarray:
+    """(n,) median of the finite values of each row, NaN where there is none."""
+    ordered = np.sort(rows, axis=1)  # NaN sorts last
+    count = np.isfinite(ordered).sum(axis=1)
+    index = np.arange(len(rows))
+    low = ordered[index, np.maximum(count - 1, 0) // 2]
+    high = ordered[index, np.minimum(count // 2, rows.shape[1] - 1)]
+    return np.where(count > 0, (low + high) / 2, np.nan)
+
+
+def log_scatter(values: np.ndarray, window: int = 25) -> float:
+    """Scatter of log10(values) around its running median, as a standard deviation; NaN under 10 values.
+
+    The spread of gradient norms from step to step: 0.1 means ±26 %. A slow trend, such as losses that
+    ramp in, does not count.
+    """
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive) < SPIKE_HISTORY:
+        return math.nan
+    logs = np.log10(positive)
+    rest = logs - running_median(logs, window)
+    return MAD_TO_SIGMA * float(np.median(np.abs(rest)))
+
+
+def steps_in_epochs(run: Run, first_epoch: int, end_epoch: int) -> list[Record]:
+    """The steps of epochs [first_epoch, end_epoch)."""
+    return [step for step in run.steps if first_epoch <= step["epoch"] < end_epoch]
+
+
+def median_of(values: np.ndarray) -> float:
+    """Median of the finite values, NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else math.nan
+
+
+def largest_of(values: np.ndarray) -> float:
+    """Largest finite value, NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if len(finite) else math.nan
+
+
+# --------------------------------------------------------------------------------- end figures
+
+
+def final_value(run: Run, *keys: str) -> float:
+    """A figure of evaluation.json (the last checkpoint on validation), NaN where it is not there."""
+    return value_at(run.evaluation, *keys)
+
+
+def latest_value(run: Run, key: str) -> float:
+    """`key` of the final evaluation, or of the last validation so far."""
+    if run.evaluation is not None:
+        return final_value(run, "full", key)
+    for record in reversed(run.epoch_records):
+        if record.get("val"):
+            return value_at(record, "val", key)
+    return math.nan
+
+
+def training_seconds(run: Run) -> float:
+    """Wall-clock seconds of training so far."""
+    told = value_at(run.status, "seconds")
+    return told if math.isfinite(told) else float(np.nansum(series(run.epoch_records, "seconds")))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One figure over the seeds of an arm."""
+
+    by_seed: dict[int, float]
+    """Finite values only."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.by_seed.values()))) if self.by_seed else math.nan
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation over the seeds; NaN under two of them."""
+        return float(np.std(list(self.by_seed.values()), ddof=1)) if len(self.by_seed) > 1 else math.nan
+
+
+def over_seeds(values: dict[int, float]) -> Sample:
+    """A sample of the finite ones among `values` (seed → value)."""
+    return Sample({seed: value for seed, value in sorted(values.items()) if math.isfinite(value)})

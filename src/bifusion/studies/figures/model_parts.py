@@ -1,0 +1,41 @@
+"""What a run's configuration tells of its model: parameters by part, channels of its features."""
+
+from __future__ import annotations
+
+from bifusion.studies.figures.run import Run
+
+PARTS = {
+    "image tower": ("tower",),
+    "3D backbone": ("backbone",),
+    "decoder": ("decoder",),
+    "heads and fusion": ("head_2d", "head_3d", "film", "gate", "fusion", "align"),
+}
+"""Part of a model → first words of the names of its parameter groups."""
+
+
+def part_counts(run: Run) -> dict[str, int]:
+    """Parameters of each part of the model; groups that no part names stand for themselves."""
+    counts: dict[str, int] = {}
+    for group, count in run.parameters.items():
+        if group == "total":
+            continue
+        first = group.split(".")[0]
+        part = next((part for part, names in PARTS.items() if first in names), group)
+        counts[part] = counts.get(part, 0) + count
+    return counts
+
+
+def feature_dims(run: Run) -> dict[str, int]:
+    """Channels of the features, as far as the run's configuration tells them."""
+    model = run.settings.get("model") or {}
+    unet, tower, fusion = (model.get(part) or {} for part in ("unet", "tower", "fusion"))
+    dims: dict[str, int | None] = {}
+    if unet.get("planes"):
+        dims["f3d_in"] = unet["planes"][0 if unet.get("kind") == "residual" else -1]
+    if run.tower is not None and run.views_used:
+        dims["f2d_in"] = tower.get("width") if tower.get("architecture") == "small" else None
+        if model.get("image_features") == "rgb":
+            dims["f2d_in"] = 3
+        dims |= {"f2d": fusion.get("dim"), "f3d": fusion.get("dim")}
+    told = run.config.get("feature_dims") or {}
+    return {feature: size for feature, size in (dims | told).items() if size}

@@ -1,0 +1,203 @@
+"""Reading one run folder (its format: CONVENTIONS.md, "A run on disk").
+
+A run that is still training reads as far as it got: files that are not there yet count as empty and
+a last line that is still being written is left out. A file that is damaged is an `InputError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bifusion.types import InputError
+
+Record = dict[str, Any]
+State = Literal["completed", "guard_stopped", "interrupted", "running"]
+STATES: tuple[State, ...] = ("completed", "guard_stopped", "interrupted", "running")
+
+CONFIG_KEYS: Mapping[str, type] = {
+    "name": str,
+    "recipe": str,
+    "arm": str,
+    "model_kind": str,
+    "seed": int,
+    "label_set": str,
+    "epochs": int,
+    "parameters": dict,
+    "train_scenes": list,
+    "val_scenes": list,
+    "stages": list,
+    "class_names": list,
+}
+STEP_KEYS: Mapping[str, type] = {"step": int, "epoch": int, "losses": dict, "grad_norm": dict}
+EPOCH_KEYS: Mapping[str, type] = {"epoch": int, "train": dict}
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """A training stage: epochs [first_epoch, end_epoch), counted from 0."""
+
+    name: str
+    first_epoch: int
+    end_epoch: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder tells it. Numbers that were non-finite are None in the records."""
+
+    folder: Path
+    name: str
+    recipe: str
+    arm: str
+    """Role in a comparison: baseline, staged, without_views, naive, plan_a, plan_b, mask3d, or one of
+    the controls, fine_voxels, 2d_only, lifted_rgb, random_tower."""
+    model_kind: str
+    seed: int
+    label_set: str
+    epochs: int
+    """Epochs planned."""
+    parameters: dict[str, int]
+    """Parameters per group, and "total"."""
+    train_scenes: list[str]
+    val_scenes: list[str]
+    stages: list[StageSpan]
+    class_names: list[str]
+    views_used: bool
+    fusion_type: str | None
+    tower: str | None
+    """Where the weights of the image tower come from."""
+    config: Record
+    """The whole of config.json."""
+    state: State
+    stop_reason: str | None
+    status: Record
+    steps: list[Record] = field(repr=False)
+    epoch_records: list[Record] = field(repr=False)
+    evaluation: Record | None = field(repr=False)
+    """The last checkpoint on the validation split; None until it was made."""
+    prediction_files: list[Path] = field(repr=False)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that ended."""
+        return len({record["epoch"] for record in self.epoch_records})
+
+    @property
+    def settings(self) -> Record:
+        """The complete configuration the run was started with, as nested dictionaries."""
+        return self.config.get("config") or {}
+
+    @property
+    def fixed_alpha(self) -> float | None:
+        """α of seen points if the last stage holds it fixed to its end; None where it is learned."""
+        stages = (self.settings.get("stages") or {}).get("stages")
+        last = stages[-1] if stages else {}
+        return last.get("fixed_alpha") if last.get("fixed_alpha_until", 1.0) >= 1 else None
+
+
+def load_run(folder: Path) -> Run:
+    """The run in `folder`.
+
+    Raises `InputError` where config.json is missing, or a file holds something else than the format
+    says: the message names the file and the line.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json", CONFIG_KEYS)
+    if config is None:
+        raise InputError(
+            f"{folder} is no run folder: it has no config.json; name a folder that a run wrote"
+        )
+    status = read_json(folder / "status.json", {"state": str}) or {"state": "running"}
+    if status["state"] not in STATES:
+        found = status["state"]
+        raise InputError(
+            f"{folder / 'status.json'}: state is {found!r}, expected one of {', '.join(STATES)}"
+        )
+    growing = status["state"] in ("running", "interrupted")
+    return Run(
+        folder=folder,
+        **{key: config[key] for key in CONFIG_KEYS if key != "stages"},
+        stages=_stages(config["stages"], folder / "config.json"),
+        views_used=bool(config.get("views_used", False)),
+        fusion_type=config.get("fusion_type"),
+        tower=config.get("tower"),
+        config=config,
+        state=status["state"],
+        stop_reason=status.get("reason"),
+        status=status,
+        steps=read_jsonl(folder / "steps.jsonl", STEP_KEYS, growing=growing),
+        epoch_records=read_jsonl(folder / "epochs.jsonl", EPOCH_KEYS, growing=growing),
+        evaluation=read_json(folder / "evaluation.json", {"full": dict}),
+        prediction_files=sorted((folder / "predictions").glob("*.npz")),
+    )
+
+
+def read_json(path: Path, keys: Mapping[str, type]) -> Record | None:
+    """The object in `path` with at least `keys`; None where there is no such file."""
+    if not path.is_file():
+        return None
+    return _record(path.read_bytes(), path, None, keys)
+
+
+def read_jsonl(path: Path, keys: Mapping[str, type], *, growing: bool) -> list[Record]:
+    """One object a line. `growing`: the file may end within a line, which is then left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    unfinished = lines.pop()  # empty where the file ends with a newline, as a finished file does
+    if unfinished.strip() and not growing:
+        lines.append(unfinished)
+    return [
+        _record(line, path, number, keys) for number, line in enumerate(lines, start=1) if line.strip()
+    ]
+
+
+def _record(content: bytes, path: Path, line: int | None, keys: Mapping[str, type]) -> Record:
+    where = str(path) if line is None else f"{path}, line {line}"
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        at = where if line is not None else f"{path}, line {error.lineno}"
+        raise InputError(
+            f"{at}: not valid JSON ({error.msg}); the file is damaged, copy it again"
+        ) from error
+    except ValueError as error:  # undecodable bytes, or NaN and Infinity, which JSON does not have
+        raise InputError(
+            f"{where}: not valid JSON ({error}); write null for non-finite numbers"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    for key, kind in keys.items():
+        if key not in value:
+            raise InputError(
+                f"{where}: the key {key!r} is missing; found {', '.join(value) or 'nothing'}"
+            )
+        if not isinstance(value[key], kind):
+            found = type(value[key]).__name__
+            raise InputError(f"{where}: {key!r} is of type {found}, expected {kind.__name__}")
+    for key in ("losses", "grad_norm"):
+        for name, number in value.get(key, {}).items():
+            if number is not None and not isinstance(number, int | float):
+                raise InputError(f"{where}: {key}.{name} is {number!r}, expected a number or null")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _stages(entries: list[Any], path: Path) -> list[StageSpan]:
+    spans = []
+    for entry in entries:
+        try:
+            spans.append(
+                StageSpan(str(entry["name"]), int(entry["first_epoch"]), int(entry["end_epoch"]))
+            )
+        except (KeyError, TypeError) as error:
+            expected = '{"name", "first_epoch", "end_epoch"}'
+            raise InputError(f"{path}: a stage is {entry!r}, expected {expected}") from error
+    return spans

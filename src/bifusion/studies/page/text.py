@@ -1,0 +1,69 @@
+"""How numbers are written: alike in verdicts, tables, the page and the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from bifusion.studies.figures.metrics import Sample
+
+NONE = "—"
+"""Stands where nothing was measured."""
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Fixed digits, "—" for NaN."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else NONE
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With its sign, a true minus."""
+    return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else NONE
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Significant digits, for quantities of any size: 0.0123, 4.56, 789, 1.2e+04."""
+    if not math.isfinite(value):
+        return NONE
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e4:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:,.{decimals}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def mean_spread(sample: Sample, digits: int = 3) -> str:
+    """ "0.512 ± 0.010", without ± under two seeds."""
+    if math.isnan(sample.spread):
+        return number(sample.mean, digits)
+    return f"{number(sample.mean, digits)} ± {number(sample.spread, digits)}"
+
+
+def count(value: int) -> str:
+    """17,515,048"""
+    return f"{value:,}"
+
+
+def millions(value: int) -> str:
+    """ "17.5 M"; small networks in thousands."""
+    return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
+
+
+def plural(value: int, one: str, many: str | None = None) -> str:
+    """ "1 epoch", "3 epochs"."""
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "7.5 min", "3.2 h"."""
+    if not math.isfinite(seconds):
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def listing(items: list[str], limit: int = 6) -> str:
+    """ "a, b, c and 4 more"."""
+    more = len(items) - limit
+    return ", ".join(items) if more <= 0 else f"{', '.join(items[:limit])} and {more} more"

@@ -1,0 +1,39 @@
+"""Decides whether, and where, a run keeps the features of its frozen image tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bifusion.config.run import TrainerConfig
+from bifusion.models.bifusion import BiFusion
+from bifusion.models.towers.view_cache import ViewCache
+from bifusion.types import InputError
+
+FOLDER = ".tower-cache"
+
+
+def attach_view_cache(
+    model: nn.Module, trainer: TrainerConfig, run_dir: Path, device: torch.device
+) -> None:
+    """Gives the model's tower, if it has one, a cache where `trainer` asks for it.
+
+    The tower uses it only while nothing of it is trained: in the stages before enhancement, for
+    training and validation alike. Entries are found by content, so a view whose image were augmented
+    would be computed like any other.
+
+    Raises:
+        InputError: a size that is not positive.
+    """
+    wanted = trainer.tower_cache == "on" or (trainer.tower_cache == "auto" and device.type == "cpu")
+    if not wanted or not isinstance(model, BiFusion) or model.tower is None:
+        return
+    if trainer.tower_cache_gb <= 0:
+        raise InputError(
+            f"trainer.tower_cache_gb is {trainer.tower_cache_gb}; expected more than 0, or "
+            "--trainer.tower-cache off"
+        )
+    folder = trainer.tower_cache_dir or run_dir.absolute().parent / FOLDER
+    model.tower.cache = ViewCache(folder, int(trainer.tower_cache_gb * 2**30))
