@@ -93,16 +93,25 @@ class KernelMap:
         source = self._source() if self._source is not None else None
         return self._exchanged if source is None else source
 
+    @property
+    def known_transposed(self) -> KernelMap | None:
+        """`transposed` if it exists already."""
+        source = self._source() if self._source is not None else None
+        return self.__dict__.get("_exchanged") if source is None else source
+
     @cached_property
     def _exchanged(self) -> KernelMap:
         # The way back is weak: a cycle would keep a batch's tables until the garbage collector runs.
         if self.center is not None:  # a centred kernel on one coordinate set is its own mirror image
             return KernelMap(self.neighbors.flip(1), self.num_inputs, self.center, ref(self))
-        outputs, offsets = (self.neighbors >= 0).nonzero(as_tuple=True)
-        inputs = self.neighbors[outputs, offsets].long()
-        table = self.neighbors.new_full((self.num_inputs * self.volume,), -1)
-        table.scatter_(0, inputs * self.volume + offsets, outputs.to(table.dtype))
-        table = table.view(self.num_inputs, self.volume)
+        # Places without a pair all write behind the table: a list of the pairs would be awaited by the host.
+        room = self.num_inputs * self.volume
+        inputs, offsets = self.neighbors.long(), torch.arange(self.volume, device=self.neighbors.device)
+        places = torch.where(inputs >= 0, inputs * self.volume + offsets, room)
+        outputs = torch.arange(self.num_outputs, dtype=torch.int32, device=self.neighbors.device)
+        table = self.neighbors.new_full((room + 1,), -1)
+        table.scatter_(0, places.flatten(), outputs.unsqueeze(1).expand(places.shape).flatten())
+        table = table[:-1].view(self.num_inputs, self.volume)
         return KernelMap(table, self.num_outputs, None, ref(self))
 
     @cached_property

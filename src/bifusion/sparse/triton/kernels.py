@@ -1,0 +1,153 @@
+"""The Triton kernels. Plain: only what Triton 3.x has had for long, no atomics, no tuner, no global.
+
+`convolve` is an implicit matrix product: a program owns BLOCK_M output rows × BLOCK_N channels, walks
+the offsets that some of its rows meet (plan.py lists them) and the blocks of input channels, and
+gathers the input rows where they lie. One flat loop, so that the compiler can load ahead across
+offsets. Every output is written once: bit-deterministic, whatever the number of processors.
+
+`weight_gradient` owns a chunk of the pairs of one offset and BLOCK_N × BLOCK_M channels; what the chunks
+sum to is added by `sum_chunks` in a fixed order.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def convolve(
+    feats,
+    weight,
+    out,
+    table,
+    out_rows,
+    tile_offsets,
+    tile_counts,
+    volume,
+    table_rows,
+    channels_in,
+    channels_out,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_IN: tl.constexpr,
+    EVEN_OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """out (M_out, C_out) = Σ_k feats[table[k]] · weight[k] for the rows of one tile."""
+    tile = tl.program_id(0)
+    places = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_block = tl.arange(0, BLOCK_K)
+    blocks = (channels_in + BLOCK_K - 1) // BLOCK_K
+    steps = tl.load(tile_counts + tile) * blocks
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for step in range(steps):
+        offset = tl.load(tile_offsets + tile * volume + step // blocks)
+        rows = tl.load(table + offset.to(tl.int64) * table_rows + places)
+        channels = (step % blocks) * BLOCK_K + in_block
+        met = (rows >= 0)[:, None]
+        if not EVEN_IN:
+            met = met & (channels < channels_in)[None, :]
+        gathered = tl.load(
+            feats + rows.to(tl.int64)[:, None] * channels_in + channels[None, :], mask=met, other=0.0
+        )
+        kernel = weight + (offset * channels_in + channels)[:, None] * channels_out + columns[None, :]
+        if EVEN_IN and EVEN_OUT:
+            weights = tl.load(kernel)
+        else:
+            inside = (channels < channels_in)[:, None] & (columns < channels_out)[None, :]
+            weights = tl.load(kernel, mask=inside, other=0.0)
+        total = tl.dot(gathered, weights, total, input_precision=PRECISION)
+    targets = tl.load(out_rows + places)
+    written = (targets >= 0)[:, None] & (columns < channels_out)[None, :]
+    where = out + targets.to(tl.int64)[:, None] * channels_out + columns[None, :]
+    tl.store(where, total.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def weight_gradient(
+    feats,
+    grad,
+    partial,
+    in_rows,
+    out_rows,
+    chunk_first,
+    chunk_last,
+    channels_in,
+    channels_out,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_IN: tl.constexpr,
+    EVEN_OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """partial[chunk] (C_in, C_out) = Σ over the chunk's pairs of feats[in_row]ᵀ · grad[out_row]."""
+    chunk = tl.program_id(0)
+    rows = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first = tl.load(chunk_first + chunk)
+    last = tl.load(chunk_last + chunk)
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(first, last, BLOCK_K):
+        pairs = start + tl.arange(0, BLOCK_K)
+        inside = pairs < last
+        sources = tl.load(in_rows + pairs, mask=inside, other=0)
+        targets = tl.load(out_rows + pairs, mask=inside, other=0)
+        seen = inside[:, None]
+        if not EVEN_IN:
+            seen = seen & (rows < channels_in)[None, :]
+        gathered = tl.load(
+            feats + sources.to(tl.int64)[:, None] * channels_in + rows[None, :], mask=seen, other=0.0
+        )
+        wanted = inside[:, None]
+        if not EVEN_OUT:
+            wanted = wanted & (columns < channels_out)[None, :]
+        upstream = tl.load(
+            grad + targets.to(tl.int64)[:, None] * channels_out + columns[None, :], mask=wanted, other=0.0
+        )
+        total = tl.dot(tl.trans(gathered), upstream, total, input_precision=PRECISION)
+    if last > first:
+        where = (chunk.to(tl.int64) * channels_in + rows)[:, None] * channels_out + columns[None, :]
+        written = (rows < channels_in)[:, None] & (columns < channels_out)[None, :]
+        tl.store(partial + where, total, mask=written)
+
+
+@triton.jit
+def sum_chunks(partial, out, offset_first, size, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+    """out[k] = Σ partial[c] over the chunks c = offset_first[k] … offset_first[k + 1] - 1 of offset k."""
+    offset = tl.program_id(0)
+    places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.load(offset_first + offset)
+    last = tl.load(offset_first + offset + 1)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(first, last, CHUNKS):
+        chunks = start + tl.arange(0, CHUNKS)
+        inside = (chunks < last)[:, None] & (places < size)[None, :]
+        values = tl.load(
+            partial + chunks.to(tl.int64)[:, None] * size + places[None, :], mask=inside, other=0.0
+        )
+        total += tl.sum(values, axis=0)
+    tl.store(out + offset.to(tl.int64) * size + places, total, mask=places < size)
+
+
+@triton.jit
+def sum_neighbors(
+    values, out, neighbors, rows, volume, channels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """out[o] = Σ_k values[neighbors[o, k]], summed in float32; neighbors (rows, K), -1 where empty."""
+    outputs = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for offset in range(volume):
+        sources = tl.load(
+            neighbors + outputs.to(tl.int64) * volume + offset, mask=outputs < rows, other=-1
+        )
+        met = (sources >= 0)[:, None] & (columns < channels)[None, :]
+        where = values + sources.to(tl.int64)[:, None] * channels + columns[None, :]
+        total += tl.load(where, mask=met, other=0.0).to(tl.float32)
+    written = (outputs < rows)[:, None] & (columns < channels)[None, :]
+    where = out + outputs.to(tl.int64)[:, None] * channels + columns[None, :]
+    tl.store(where, total.to(out.dtype.element_ty), mask=written)
