@@ -14,6 +14,7 @@ from bifusion.sparse import kernel_map as kernel_map_module
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
+from bifusion.sparse.voxel_index import CoordinateIndex
 from bifusion.types import InputError
 
 
@@ -142,13 +143,13 @@ def test_pair_lists_hold_every_pair_once(block_rows: int, monkeypatch: pytest.Mo
 
 def test_maps_are_built_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    table = kernel_map_module.CoordinateIndex.table
+    table = CoordinateIndex.table
 
     def counting(self, *args, **kwargs):
         built.append(args)
         return table(self, *args, **kwargs)
 
-    monkeypatch.setattr(kernel_map_module.CoordinateIndex, "table", counting)
+    monkeypatch.setattr(CoordinateIndex, "table", counting)
     monkeypatch.setenv("BIFUSION_SPARSE_BACKEND", "torch")
     coords = random_coords(50)
     x = SparseTensor(torch.randn(len(coords), 4), coords)
@@ -165,7 +166,7 @@ def test_maps_are_built_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_spconv_grid_leaves_out_the_last_plane_of_an_odd_side() -> None:
     coords = torch.tensor([[0, 0, 0, 0], [0, 4, 0, 0], [0, 3, 2, 1]], dtype=torch.int32)
-    maps = KernelMaps(coords, grid=(5, 4, 4))
+    maps = KernelMaps(coords, min_grid=4)
     table = maps.strided(1, 2, 2)
     assert maps.coords(2).tolist() == [[0, 0, 0, 0], [0, 1, 1, 0]]
     assert (table.transposed.neighbors >= 0).sum(1).tolist() == [1, 0, 1]

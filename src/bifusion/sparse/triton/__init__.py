@@ -21,11 +21,12 @@ from torch.autograd.function import once_differentiable
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.precision import dot_precision
+from bifusion.sparse.triton.index import SortedIndex
 from bifusion.sparse.triton.launch import convolve, sum_neighbors, weight_gradient
 
 follows_autocast = True
 
-index_voxels = reference.index_voxels
+index_voxels = SortedIndex
 
 
 def describe() -> str:

@@ -25,7 +25,6 @@ def convolve(
     tile_offsets,
     tile_counts,
     volume,
-    table_rows,
     channels_in,
     channels_out,
     BLOCK_M: tl.constexpr,
@@ -35,17 +34,18 @@ def convolve(
     EVEN_OUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """out (M_out, C_out) = Σ_k feats[table[k]] · weight[k] for the rows of one tile."""
+    """out[o] (C_out,) = Σ_k feats[i] · weight[k], i the input row met under k, for the rows o of a tile."""
     tile = tl.program_id(0)
-    places = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_block = tl.arange(0, BLOCK_K)
     blocks = (channels_in + BLOCK_K - 1) // BLOCK_K
     steps = tl.load(tile_counts + tile) * blocks
+    first_line = tile.to(tl.int64) * volume
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(steps):
-        offset = tl.load(tile_offsets + tile * volume + step // blocks)
-        rows = tl.load(table + offset.to(tl.int64) * table_rows + places)
+        line = first_line + step // blocks
+        offset = tl.load(tile_offsets + line)
+        rows = tl.load(table + line * BLOCK_M + tl.arange(0, BLOCK_M))
         channels = (step % blocks) * BLOCK_K + in_block
         met = (rows >= 0)[:, None]
         if not EVEN_IN:
@@ -60,7 +60,7 @@ def convolve(
             inside = (channels < channels_in)[:, None] & (columns < channels_out)[None, :]
             weights = tl.load(kernel, mask=inside, other=0.0)
         total = tl.dot(gathered, weights, total, input_precision=PRECISION)
-    targets = tl.load(out_rows + places)
+    targets = tl.load(out_rows + tile * BLOCK_M + tl.arange(0, BLOCK_M))
     written = (targets >= 0)[:, None] & (columns < channels_out)[None, :]
     where = out + targets.to(tl.int64)[:, None] * channels_out + columns[None, :]
     tl.store(where, total.to(out.dtype.element_ty), mask=written)
@@ -151,3 +151,54 @@ def sum_neighbors(
     written = (outputs < rows)[:, None] & (columns < channels)[None, :]
     where = out + outputs.to(tl.int64)[:, None] * channels + columns[None, :]
     tl.store(where, total.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def find_neighbors(
+    columns,
+    heights,
+    order,
+    wanted,
+    table,
+    voxels,
+    rows,
+    rounds,
+    stride,
+    first,
+    SIDE: tl.constexpr,
+    BIAS: tl.constexpr,
+    BITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """table[o, k] = row of the voxel at wanted[o]·stride + offset k, -1 where there is none.
+
+    The voxels are sorted by column, then height (coordinates.py); a program bisects for the lowest
+    offset of one column of the kernel, of which the others are followers.
+    """
+    outputs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    line = tl.program_id(1)
+    inside = outputs < rows
+    voxel = wanted + outputs.to(tl.int64) * 4
+    scene = tl.load(voxel, mask=inside, other=0).to(tl.int64)
+    x = tl.load(voxel + 1, mask=inside, other=0).to(tl.int64) * stride + first + line // SIDE
+    y = tl.load(voxel + 2, mask=inside, other=0).to(tl.int64) * stride + first + line % SIDE
+    z = tl.load(voxel + 3, mask=inside, other=0) * stride + first
+    column = (scene << (2 * BITS)) + ((x + BIAS) << BITS) + (y + BIAS)
+    low = tl.zeros((BLOCK,), dtype=tl.int32)
+    high = low + voxels
+    for _ in range(rounds):
+        middle = (low + high) // 2
+        open_ = low < high
+        there = tl.load(columns + middle, mask=open_, other=0)
+        below = there < column
+        below = below | ((there == column) & (tl.load(heights + middle, mask=open_, other=0) < z))
+        low = tl.where(open_ & below, middle + 1, low)
+        high = tl.where(open_ & (below == 0), middle, high)
+    entry = table + outputs.to(tl.int64) * (SIDE * SIDE * SIDE) + line * SIDE
+    for iz in range(SIDE):
+        near = inside & (low < voxels)
+        hit = near & (tl.load(columns + low, mask=near, other=0) == column)
+        hit = hit & (tl.load(heights + low, mask=near, other=0) == z + iz)
+        found = tl.load(order + low, mask=hit, other=-1)
+        tl.store(entry + iz, found, mask=inside)
+        low += hit.to(tl.int32)

@@ -37,7 +37,7 @@ def convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap, precision: st
     kernels.convolve[grid](
         feats.contiguous(), weight.contiguous(), out,
         tiles.table, tiles.out_rows, tiles.offsets, tiles.counts,
-        kernel_map.volume, tiles.table.shape[1], channels_in, channels_out,
+        kernel_map.volume, channels_in, channels_out,
         PRECISION=precision, **_constants(chosen, channels_in % chosen.block_k, channels_out),
     )  # fmt: skip
     return out

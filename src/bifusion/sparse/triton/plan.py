@@ -23,12 +23,12 @@ class Tiles:
 
     out_rows: Tensor
     """(T·B,) int32 output row at each place, -1 at the places that fill the last tile."""
-    table: Tensor
-    """(K, T·B) int32 input row met under an offset by the row at a place, -1 where none."""
-    offsets: Tensor
-    """(T, K) int32: the offsets that some row of the tile meets, ascending; then the others."""
     counts: Tensor
-    """(T,) int32: how many offsets the tile meets."""
+    """(T,) int32: how many offsets some row of the tile meets."""
+    offsets: Tensor
+    """(T, K) int32: those offsets, ascending; then the others."""
+    table: Tensor
+    """(T, K, B) int32 input row met by each row of the tile under its n-th offset, -1 where none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +69,20 @@ def _make_tiles(kernel_map: KernelMap, tile_rows: int) -> Tiles:
     order, volume = kernel_map.plans[_ORDER], kernel_map.volume
     tiles = -(-len(order) // tile_rows)
     padding = tiles * tile_rows - len(order)
-    sorted_rows = kernel_map.neighbors.index_select(0, order)
-    table = torch.nn.functional.pad(sorted_rows, (0, 0, 0, padding), value=-1)
-    met = (table >= 0).view(tiles, tile_rows, volume).any(1)
-    counts = met.sum(1)
+    rows = torch.nn.functional.pad(order, (0, padding), value=-1).view(tiles, tile_rows)
+    table = kernel_map.neighbors.index_select(0, rows.flatten().clamp(min=0))
+    table = table.masked_fill_((rows < 0).view(-1, 1), -1).view(tiles, tile_rows, volume)
+    unmet = (table < 0).all(1)
+    counts = volume - unmet.sum(1)
     # the longest tiles first, so that none of them starts when the others have ended
     turn = counts.argsort(descending=True, stable=True)
-    out_rows = torch.nn.functional.pad(order.int(), (0, padding), value=-1)
+    offsets = unmet[turn].to(torch.uint8).argsort(dim=1, stable=True)
+    by_offset = table[turn].transpose(1, 2)
     return Tiles(
-        out_rows=out_rows.view(tiles, tile_rows)[turn].flatten(),
-        table=table.view(tiles, tile_rows, volume)[turn].flatten(0, 1).T.contiguous(),
-        offsets=(~met[turn]).to(torch.uint8).argsort(dim=1, stable=True).int(),
+        out_rows=rows[turn].flatten().int(),
         counts=counts[turn].int(),
+        offsets=offsets.int(),
+        table=by_offset.gather(1, offsets.unsqueeze(2).expand(by_offset.shape)).contiguous(),
     )
 
 
