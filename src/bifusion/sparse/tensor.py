@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from bifusion.sparse.backends import backend_for
@@ -19,8 +20,13 @@ from bifusion.sparse.voxel_index import VoxelIndex
 from bifusion.types import InputError
 
 
-_SURVEYED_STRIDES = (2, 4, 8, 16)
-"""Levels that a GPU makes unasked, with the survey of the coordinates: those of the published U-Nets."""
+def _surveyed_strides(device: torch.device) -> tuple[int, ...]:
+    """Levels made unasked, with the survey of the coordinates: on a GPU those of the published U-Nets.
+
+    It is waited for once then, not at each level. On a CPU nothing would be gained by levels that nobody
+    may want, and the index finds equal voxels.
+    """
+    return () if device.type == "cpu" else (1, 2, 4, 8, 16)
 
 
 class KernelMaps:
@@ -91,17 +97,13 @@ class KernelMaps:
         return finite_grid(self._coords[1], self._min_grid) // stride
 
     def _survey(self) -> None:
-        """Checks the coordinates. A GPU makes levels beforehand, so that it is waited for once, not at each.
-
-        (On a CPU the index finds equal voxels, and nothing is gained by levels that nobody may want.)
-        """
+        """Checks the coordinates, the first time; the only place where the host waits for a GPU."""
         if self._surveyed:
             return
-        coords, levels = self._coords[1], {}
-        if coords.device.type != "cpu":
-            levels[1] = level = as_level(coords).coarser(1)
-            for stride in _SURVEYED_STRIDES:
-                levels[stride] = level = level.coarser(2, self._sides(stride))
+        coords, level, levels = self._coords[1], as_level(self._coords[1]), {}
+        for stride in _surveyed_strides(coords.device):
+            step = 1 if stride == 1 else 2  # by a step of 1 equal voxels become one
+            levels[stride] = level = level.coarser(step, None if stride == 1 else self._sides(stride))
         survey = Survey.of(coords, levels.values())
         survey.check(self._min_grid)
         for (stride, level), count in zip(levels.items(), survey.counts, strict=True):

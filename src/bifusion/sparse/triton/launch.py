@@ -12,26 +12,34 @@ from bifusion.sparse.triton.configurations import (
     Configuration,
     choose_convolve,
     choose_weight_gradient,
+    products_of,
 )
 from bifusion.sparse.triton.plan import chunks_of, pairs_of, tiles_of
 
-_PROGRAMS = 1024
-"""Programs to cut a weight gradient into: some for each multiprocessor of any chip. A constant, because
-the order of its sums, and so its last bits, follow from it."""
+_PROGRAMS, _FEWEST_CHUNKS = 1024, 128
+"""Programs to cut a weight gradient into: some for each multiprocessor of any chip. Constants, because
+the order of its sums, and so its last bits, follow from them."""
 _SUM_CHUNKS, _SUM_BLOCK = 16, 128
 _POOL_ROWS = 32
 
 
-def convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap, precision: str) -> Tensor:
+def convolve(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    precision: str,
+    chosen: Configuration | None = None,
+) -> Tensor:
     """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out) of one dtype; not recorded.
 
-    precision: "ieee" or "tf32", of products of float32.
+    precision: "ieee" or "tf32", of products of float32. chosen: instead of the rule's choice.
     """
     channels_in, channels_out = weight.shape[1:]
     out = feats.new_empty(kernel_map.num_outputs, channels_out)
     if out.numel() == 0:
         return out
-    chosen = choose_convolve(channels_in, channels_out, feats.dtype)
+    if chosen is None:
+        chosen = choose_convolve(channels_in, channels_out, products_of(feats.dtype, precision))
     tiles = tiles_of(kernel_map, chosen.block_m)
     grid = (len(tiles.counts), triton.cdiv(channels_out, chosen.block_n))
     kernels.convolve[grid](
@@ -43,7 +51,13 @@ def convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap, precision: st
     return out
 
 
-def weight_gradient(feats: Tensor, grad: Tensor, kernel_map: KernelMap, precision: str) -> Tensor:
+def weight_gradient(
+    feats: Tensor,
+    grad: Tensor,
+    kernel_map: KernelMap,
+    precision: str,
+    chosen: Configuration | None = None,
+) -> Tensor:
     """(K, C_in, C_out) float32: Σ over the pairs of an offset of feats[in]ᵀ · grad[out]."""
     channels_in, channels_out = feats.shape[1], grad.shape[1]
     size = channels_in * channels_out
@@ -51,7 +65,8 @@ def weight_gradient(feats: Tensor, grad: Tensor, kernel_map: KernelMap, precisio
     if len(feats) == 0 or len(grad) == 0 or size == 0:
         return out.zero_()
     grad = grad.to(feats.dtype)
-    chosen = choose_weight_gradient(channels_in, channels_out, feats.dtype)
+    if chosen is None:
+        chosen = choose_weight_gradient(channels_in, channels_out, products_of(feats.dtype, precision))
     blocks = (triton.cdiv(channels_in, chosen.block_m), triton.cdiv(channels_out, chosen.block_n))
     pairs = pairs_of(kernel_map)
     most = triton.cdiv(kernel_map.neighbors.numel(), chosen.block_k)
@@ -76,7 +91,7 @@ def _constants(chosen: Configuration, left_in: int, channels_out: int) -> dict[s
 
 def _chunk_number(blocks: int) -> int:
     """Fewer chunks where each has many blocks of channels; powers of two, so that few plans are kept."""
-    return max(128, _PROGRAMS // triton.next_power_of_2(blocks))
+    return max(_FEWEST_CHUNKS, _PROGRAMS // triton.next_power_of_2(blocks))
 
 
 def sum_neighbors(values: Tensor, kernel_map: KernelMap) -> Tensor:

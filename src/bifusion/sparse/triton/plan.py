@@ -89,7 +89,7 @@ def _make_tiles(kernel_map: KernelMap, tile_rows: int) -> Tiles:
 def order_by_mask(met: Tensor) -> Tensor:
     """(M,) int64: the rows of met (M, K) sorted by the number whose bits they are; equal ones in order."""
     order = None
-    for first in reversed(range(0, met.shape[1], _KEY_BITS)):  # the last words first: stable sorts
+    for first in range(0, met.shape[1], _KEY_BITS):  # stable sorts: the highest bits, the last, decide
         bits = met[:, first : first + _KEY_BITS]
         powers = 1 << torch.arange(bits.shape[1], device=met.device)
         key = (bits * powers).sum(1)
