@@ -43,13 +43,19 @@ PRECISIONS = {
 }
 KERNELS: dict[str, dict[str, str]] = {
     # the types of pointers: T is that of the features; what is not named is an int32
-    "convolve": {"feats": "T", "weight": "T", "out": "T", "table": "i32", "out_rows": "i32",
-                 "tile_offsets": "i32", "tile_counts": "i32"},
-    "weight_gradient": {"feats": "T", "grad": "T", "partial": "fp32", "in_rows": "i32", "out_rows": "i32",
-                        "chunk_first": "i32", "chunk_last": "i32"},
+    "convolve": {
+        "feats": "T", "weight": "T", "out": "T",
+        "table": "i32", "out_rows": "i32", "tile_offsets": "i32", "tile_counts": "i32",
+    },
+    "weight_gradient": {
+        "feats": "T", "grad": "T", "partial": "fp32",
+        "in_rows": "i32", "out_rows": "i32", "chunk_first": "i32", "chunk_last": "i32",
+    },
     "sum_chunks": {"partial": "fp32", "out": "fp32", "offset_first": "i32"},
     "sum_neighbors": {"values": "T", "out": "T", "neighbors": "i32"},
-    "find_neighbors": {"columns": "i64", "heights": "i32", "order": "i32", "wanted": "i32", "table": "i32"},
+    "find_neighbors": {
+        "columns": "i64", "heights": "i32", "order": "i32", "wanted": "i32", "table": "i32",
+    },
 }  # fmt: skip
 CONSTANTS = {
     "sum_chunks": {"CHUNKS": 16, "BLOCK": 128},
@@ -109,7 +115,9 @@ def _compile(name: str, precision: Precision, chosen: Configuration | None, chip
             signature[argument] = "constexpr"
             continue
         element = pointers.get(argument)
-        signature[argument] = f"*{precision.element if element == 'T' else element}" if element else "i32"
+        signature[argument] = (
+            f"*{precision.element if element == 'T' else element}" if element else "i32"
+        )
         if element or (even and argument.startswith("channels")):
             aligned.append(place)
     attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}

@@ -1,4 +1,4 @@
-"""The GPU engine on a CPU, in Triton's interpreter: how far each result lies from plain torch's in float64.
+"""The GPU engine in Triton's interpreter: how far each result lies from plain torch's in float64.
 
 Run as `TRITON_INTERPRET=1 python triton_interpreted.py`, a process of its own, because Triton reads the
 variable when it is imported. Prints a JSON object a case: its name, and the largest difference over the
@@ -76,7 +76,9 @@ def kernel_map_of(coords: Tensor, name: str) -> KernelMap:
     return down if kind == "strided" else down.transposed
 
 
-def outcome(backend, feats: Tensor, weight: Tensor, upstream: Tensor, kernel_map: KernelMap) -> list[Tensor]:
+def outcome(
+    backend, feats: Tensor, weight: Tensor, upstream: Tensor, kernel_map: KernelMap
+) -> list[Tensor]:
     """Result and both gradients for a gradient `upstream` of the result."""
     feats, weight = feats.detach().requires_grad_(), weight.detach().requires_grad_()
     out = backend.conv(feats, weight, kernel_map)
@@ -95,7 +97,10 @@ def errors_of(
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    feats, upstream = random(kernel_map.num_inputs, channels_in), random(kernel_map.num_outputs, channels_out)
+    feats, upstream = (
+        random(kernel_map.num_inputs, channels_in),
+        random(kernel_map.num_outputs, channels_out),
+    )
     weight = random(kernel_map.volume, channels_in, channels_out)
     weight = weight.float() if wider else weight
     found = outcome(triton, feats, weight, upstream, kernel_map)
@@ -121,6 +126,8 @@ def changed_kernels(before: str, after: str) -> Iterator[None]:
         file = Path(folder) / "changed_kernels.py"
         file.write_text(text.replace(before, after))
         spec = importlib.util.spec_from_file_location("changed_kernels", file)
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         with mock.patch.object(launch, "kernels", module):
@@ -170,7 +177,9 @@ def main() -> None:
             report(title, index_errors(voxels, kernel_size, stride))
     report("pool", pool_error())
     report("weights wider than features", errors_of(kernel_map, 8, 16, SHORT, wider=True))
-    with changed_kernels("offset = tl.load(tile_offsets + line)", "offset = tl.load(tile_offsets + line) ^ 1"):
+    with changed_kernels(
+        "offset = tl.load(tile_offsets + line)", "offset = tl.load(tile_offsets + line) ^ 1"
+    ):
         report("broken: another offset", errors_of(kernel_map, 4, 8, LONG))
     with changed_kernels("inside = pairs < last", "inside = pairs < last - 1"):
         report("broken: a pair left out", errors_of(kernel_map, 4, 8, LONG))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bifusion.sparse import kernel_map as kernel_map_module
+from bifusion.sparse import tensor as tensor_module
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
@@ -192,3 +193,23 @@ def test_no_voxels() -> None:
 def test_bad_coordinates(coords: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         KernelMaps(coords).submanifold(1, 3)
+
+
+@pytest.mark.parametrize("min_grid", [0, 4])
+def test_levels_made_beforehand_equal_those_made_when_wanted(min_grid: int, monkeypatch) -> None:
+    """What a GPU does, so that the host waits for it once, done on the CPU."""
+    coords = random_coords(150, side=9, low=0 if min_grid else -4)
+    lazy, eager = KernelMaps(coords, min_grid), KernelMaps(coords, min_grid)
+    for stride in (1, 2, 4, 8):
+        lazy.strided(stride, 2, 2)
+    monkeypatch.setattr(tensor_module, "_surveyed_strides", lambda device: (1, 2, 4, 8, 16))
+    eager.submanifold(1, 3)
+    for stride in (2, 4, 8, 16):
+        assert eager.coords(stride).tolist() == lazy.coords(stride).tolist()
+        assert eager.coords(stride).dtype == torch.int32
+
+
+def test_equal_voxels_are_seen_with_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_module, "_surveyed_strides", lambda device: (1, 2))
+    with pytest.raises(InputError, match="3 voxel coordinates, some of them equal"):
+        KernelMaps(torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0], [0, 1, 2, 3]])).submanifold(1, 3)

@@ -1,7 +1,8 @@
-"""The GPU engine without a GPU: its numbers in Triton's interpreter, what it derives from a kernel map."""
+"""The GPU engine without a GPU: its numbers in Triton's interpreter, its plans of a kernel map."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -37,7 +38,9 @@ def interpreted() -> dict[str, list[float]]:
 
 
 def test_forward_and_both_gradients_equal_float64(interpreted: dict[str, list[float]]) -> None:
-    cases = {name: errors for name, errors in interpreted.items() if " to " in name or name == "small tiles"}
+    cases = {
+        name: errors for name, errors in interpreted.items() if " to " in name or name == "small tiles"
+    }
     assert len(cases) >= 19
     for name, errors in cases.items():
         assert len(errors) == 3
@@ -111,10 +114,22 @@ def test_sorted_rows_meet_fewer_offsets_than_rows_as_they_come() -> None:
     assert plan.tiles_of(kernel_map, 16).counts.sum() < 0.7 * as_they_come
 
 
-def test_order_by_mask_of_more_offsets_than_a_number_has_bits() -> None:
-    met = torch.rand(200, 125, generator=torch.Generator().manual_seed(0)) < 0.02
-    expected = sorted(range(200), key=lambda row: sum(1 << bit for bit in met[row].nonzero().flatten().tolist()))
-    assert plan.order_by_mask(met).tolist() == expected
+@pytest.mark.parametrize("volume", [8, 27, 125])
+def test_rows_that_meet_the_same_offsets_are_neighbours(volume: int) -> None:
+    met = torch.rand(300, volume, generator=torch.Generator().manual_seed(0)) < 1.5 / volume
+    order = plan.order_by_mask(met).tolist()
+    assert sorted(order) == list(range(300))
+    masks = [tuple(met[row].tolist()) for row in order]
+    runs = [list(run) for _, run in itertools.groupby(range(300), key=masks.__getitem__)]
+    assert len(runs) == len(set(masks)) < 300
+    assert all(order[a] < order[b] for run in runs for a, b in itertools.pairwise(run))
+
+
+def test_all_masks_in_order_are_a_gray_code() -> None:
+    """Of all masks of few offsets each differs from the next in one offset."""
+    met = torch.cartesian_prod(*[torch.tensor([False, True])] * 6)
+    ordered = met[plan.order_by_mask(met)].int()
+    assert (ordered.diff(dim=0).abs().sum(1) == 1).all()
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -154,7 +169,9 @@ def test_rule_finds_a_candidate(products: configurations.Products, channels: int
             assert chosen in configurations.WEIGHT_GRADIENT[products]
 
 
-@pytest.mark.parametrize(("channels", "width"), [(3, 16), (32, 32), (48, 64), (96, 128), (160, 64), (256, 128)])
+@pytest.mark.parametrize(
+    ("channels", "width"), [(3, 16), (32, 32), (48, 64), (96, 128), (160, 64), (256, 128)]
+)
 def test_rule_fills_its_columns(channels: int, width: int) -> None:
     assert configurations.choose_convolve(32, channels, "narrow").block_n == width
 

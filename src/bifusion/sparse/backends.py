@@ -3,7 +3,7 @@
 | name | runs on | what it is |
 | --- | --- | --- |
 | native | CPU | the C++ engine of `sparse/native`, the default where it was built |
-| triton | CUDA | the Triton kernels of `sparse/triton`, the default where Triton is (torch brings it on Linux) |
+| triton | CUDA | Triton kernels, `sparse/triton`; the default where Triton is (torch brings it) |
 | torch | any | plain torch, `sparse/reference.py` |
 """
 

@@ -92,7 +92,13 @@ class Survey:
     def of(cls, coords: Tensor, levels: Iterable[Level]) -> Survey:
         """coords: (M, 4), M > 0. The only wait for the device."""
         scene, xyz = coords[:, 0], coords[:, 1:]
-        figures = [scene.amin(), scene.amax(), xyz.amin(), xyz.amax(), *(level.count for level in levels)]
+        figures = [
+            scene.amin(),
+            scene.amax(),
+            xyz.amin(),
+            xyz.amax(),
+            *(level.count for level in levels),
+        ]
         first, last, low, high, *counts = torch.stack([figure.long() for figure in figures]).tolist()
         return cls((first, last), (low, high), tuple(counts))
 
@@ -102,8 +108,8 @@ class Survey:
         if first < 0 or last >= MAX_SCENES or max(-low, high) > MAX_COORDINATE:
             raise InputError(
                 f"coords: scenes {first} … {last}, coordinates {low} … {high}; "
-                f"expected scenes 0 … {MAX_SCENES - 1} and coordinates within ±{MAX_COORDINATE}: move the "
-                "scene nearer to the origin or use larger voxels"
+                f"expected scenes 0 … {MAX_SCENES - 1} and coordinates within ±{MAX_COORDINATE}: "
+                "move the scene nearer to the origin or use larger voxels"
             )
         if min_grid and low < 0:
             raise InputError(

@@ -29,7 +29,7 @@ def sparse_conv(
         bias: (C_out,) or None.
 
     Returns:
-        (M_out, C_out) in the dtype that `compute_dtype` names; a voxel without neighbours gets 0 (+ bias).
+        (M_out, C_out) in the dtype of `compute_dtype`; a voxel without neighbours gets 0 (+ bias).
 
     Raises:
         ValueError: if feats, weight and map do not fit each other.

@@ -90,7 +90,7 @@ class KernelMap:
         # The way back is weak: a cycle would keep a batch's tables until the garbage collector runs.
         if self.center is not None:  # a centred kernel on one coordinate set is its own mirror image
             return KernelMap(self.neighbors.flip(1), self.num_inputs, self.center, ref(self))
-        # Places without a pair all write behind the table: a list of the pairs would be awaited by the host.
+        # Places without a pair write behind the table: the host would have to wait for a list of pairs.
         room = self.num_inputs * self.volume
         inputs, offsets = self.neighbors.long(), torch.arange(self.volume, device=self.neighbors.device)
         places = torch.where(inputs >= 0, inputs * self.volume + offsets, room)

@@ -1,7 +1,7 @@
-"""How products of float32 are computed on a GPU: IEEE float32, or TF32 (10 bits of mantissa, sums in float32).
+"""How products of float32 are computed on a GPU: in IEEE float32, or in TF32.
 
-TF32 is several times faster from Ampere on. It changes results in the fourth digit, so it is asked for
-(`trainer.matmul`), never assumed.
+TF32 has 10 bits of mantissa and sums in float32; it is several times faster from Ampere on. It changes
+results in the fourth digit, so it is asked for (`trainer.matmul`), never assumed.
 """
 
 from __future__ import annotations

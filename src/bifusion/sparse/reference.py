@@ -22,7 +22,6 @@ from torch.autograd.function import once_differentiable
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.voxel_index import CoordinateIndex
 
-
 follows_autocast = False
 
 

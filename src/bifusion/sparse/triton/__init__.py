@@ -34,7 +34,7 @@ def describe() -> str:
 
 
 def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """(M_out, C_out) in the dtype of feats (M_in, C_in); weight (K, C_in, C_out) of the same or a wider one."""
+    """(M_out, C_out) in the dtype of feats (M_in, C_in); weight (K, C_in, C_out) may be wider."""
     if feats.dtype == torch.float64:
         return reference.conv(feats, weight, kernel_map)
     return _Conv.apply(feats, weight, kernel_map)

@@ -116,6 +116,6 @@ def choose_weight_gradient(channels_in: int, channels_out: int, products: Produc
 
 
 def _width(channels: int, largest: int) -> int:
-    """Channels of a block: as few columns that are none as can be, but not many blocks, as each gathers anew."""
+    """Channels of a block: few columns that hold none, but few blocks too, as each gathers anew."""
     widths = [width for width in (128, 64, 32, 16) if width <= largest]
     return min(widths, key=lambda width: -(-channels // width) * (width + _GATHER_COST))

@@ -13,7 +13,7 @@ _BLOCK = 128
 
 
 class SortedIndex:
-    """A set of distinct voxel coordinates (M, 4), searchable; whether they are distinct is not asked here."""
+    """A set of voxel coordinates (M, 4), searchable; that they are distinct is for the survey to see."""
 
     def __init__(self, coords: Tensor) -> None:
         columns = column(*coords[:, :3].long().unbind(1))

@@ -34,7 +34,7 @@ def convolve(
     EVEN_OUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """out[o] (C_out,) = Σ_k feats[i] · weight[k], i the input row met under k, for the rows o of a tile."""
+    """out[o] (C_out,) = Σ_k feats[i] · weight[k] for a tile's rows o; i is the row met under k."""
     tile = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_block = tl.arange(0, BLOCK_K)
@@ -106,7 +106,9 @@ def weight_gradient(
         if not EVEN_OUT:
             wanted = wanted & (columns < channels_out)[None, :]
         upstream = tl.load(
-            grad + targets.to(tl.int64)[:, None] * channels_out + columns[None, :], mask=wanted, other=0.0
+            grad + targets.to(tl.int64)[:, None] * channels_out + columns[None, :],
+            mask=wanted,
+            other=0.0,
         )
         total = tl.dot(tl.trans(gathered), upstream, total, input_precision=PRECISION)
     if last > first:
@@ -117,7 +119,7 @@ def weight_gradient(
 
 @triton.jit
 def sum_chunks(partial, out, offset_first, size, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
-    """out[k] = Σ partial[c] over the chunks c = offset_first[k] … offset_first[k + 1] - 1 of offset k."""
+    """out[k] = Σ partial[c] over the chunks offset_first[k] … offset_first[k + 1] - 1 of offset k."""
     offset = tl.program_id(0)
     places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first = tl.load(offset_first + offset)

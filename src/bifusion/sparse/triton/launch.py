@@ -103,7 +103,8 @@ def sum_neighbors(values: Tensor, kernel_map: KernelMap) -> Tensor:
     columns = min(64, max(16, triton.next_power_of_2(channels)))
     grid = (triton.cdiv(len(out), _POOL_ROWS), triton.cdiv(channels, columns))
     kernels.sum_neighbors[grid](
-        values.contiguous(), out, kernel_map.neighbors.contiguous(), len(out), kernel_map.volume, channels,
+        values.contiguous(), out, kernel_map.neighbors.contiguous(),
+        len(out), kernel_map.volume, channels,
         BLOCK_M=_POOL_ROWS, BLOCK_N=columns,
     )  # fmt: skip
     return out
