@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bifusion.sparse.coordinates import BIAS, BITS, column, lexicographic_order
 from bifusion.sparse.triton import kernels
+from bifusion.sparse.triton.launch import run
 
 _BLOCK = 128
 
@@ -29,9 +30,10 @@ class SortedIndex:
         if rows == 0:
             return table
         first = -(kernel_size // 2) if kernel_size % 2 else 0
-        kernels.find_neighbors[(triton.cdiv(rows, _BLOCK), kernel_size**2)](
-            self._columns, self._heights, self._order, out_coords.int().contiguous(), table,
-            voxels, rows, voxels.bit_length(), stride, first,
+        grid = (triton.cdiv(rows, _BLOCK), kernel_size**2)
+        run(
+            kernels.find_neighbors, grid, self._columns, self._heights, self._order,
+            out_coords.int().contiguous(), table, voxels, rows, voxels.bit_length(), stride, first,
             SIDE=kernel_size, BIAS=BIAS, BITS=BITS, BLOCK=_BLOCK,
         )  # fmt: skip
         return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -23,6 +25,14 @@ _SUM_CHUNKS, _SUM_BLOCK = 16, 128
 _POOL_ROWS = 32
 
 
+def run(
+    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int, **constants: Any
+) -> None:
+    """Queues `kernel` on the device of its arguments, which need not be the current one."""
+    with torch.cuda.device_of(first):
+        kernel[grid](first, *others, **constants)
+
+
 def convolve(
     feats: Tensor,
     weight: Tensor,
@@ -42,8 +52,8 @@ def convolve(
         chosen = choose_convolve(channels_in, channels_out, products_of(feats.dtype, precision))
     tiles = tiles_of(kernel_map, chosen.block_m)
     grid = (len(tiles.counts), triton.cdiv(channels_out, chosen.block_n))
-    kernels.convolve[grid](
-        feats.contiguous(), weight.contiguous(), out,
+    run(
+        kernels.convolve, grid, feats.contiguous(), weight.contiguous(), out,
         tiles.table, tiles.out_rows, tiles.offsets, tiles.counts,
         kernel_map.volume, channels_in, channels_out,
         PRECISION=precision, **_constants(chosen, channels_in % chosen.block_k, channels_out),
@@ -72,14 +82,17 @@ def weight_gradient(
     most = triton.cdiv(kernel_map.neighbors.numel(), chosen.block_k)
     chunks = chunks_of(kernel_map, min(_chunk_number(blocks[0] * blocks[1]), most), chosen.block_k)
     partial = out.new_empty(len(chunks.first), channels_in, channels_out)
-    kernels.weight_gradient[(len(chunks.first), *blocks)](
+    run(
+        kernels.weight_gradient, (len(chunks.first), *blocks),
         feats.contiguous(), grad.contiguous(), partial,
         pairs.in_rows, pairs.out_rows, chunks.first, chunks.last, channels_in, channels_out,
         PRECISION=precision, **_constants(chosen, channels_in % chosen.block_m, channels_out),
     )  # fmt: skip
-    kernels.sum_chunks[(kernel_map.volume, triton.cdiv(size, _SUM_BLOCK))](
-        partial, out, chunks.offset_first, size, CHUNKS=_SUM_CHUNKS, BLOCK=_SUM_BLOCK
-    )
+    grid = (kernel_map.volume, triton.cdiv(size, _SUM_BLOCK))
+    run(
+        kernels.sum_chunks, grid, partial, out, chunks.offset_first, size,
+        CHUNKS=_SUM_CHUNKS, BLOCK=_SUM_BLOCK,
+    )  # fmt: skip
     return out
 
 
@@ -102,8 +115,8 @@ def sum_neighbors(values: Tensor, kernel_map: KernelMap) -> Tensor:
         return out
     columns = min(64, max(16, triton.next_power_of_2(channels)))
     grid = (triton.cdiv(len(out), _POOL_ROWS), triton.cdiv(channels, columns))
-    kernels.sum_neighbors[grid](
-        values.contiguous(), out, kernel_map.neighbors.contiguous(),
+    run(
+        kernels.sum_neighbors, grid, values.contiguous(), out, kernel_map.neighbors.contiguous(),
         len(out), kernel_map.volume, channels,
         BLOCK_M=_POOL_ROWS, BLOCK_N=columns,
     )  # fmt: skip
