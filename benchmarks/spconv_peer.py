@@ -24,7 +24,6 @@ from benchmarks.layers import CHANNELS, count_pairs
 from benchmarks.timing import measure
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.spconv_layout import from_spconv_weight
 from bifusion.sparse.tensor import KernelMaps
 
 PEERS = Path("build/peers")
@@ -56,6 +55,11 @@ def patch_stream_lookup() -> None:
     import spconv.pytorch.ops as ops
 
     cppcore.get_current_stream = ops.get_current_stream = lambda: 0
+
+
+def from_spconv_weight(weight: Tensor) -> Tensor:
+    """spconv's (C_out, k, k, k, C_in) in our layout (K, C_in, C_out); offsets are numbered alike."""
+    return weight.flatten(1, 3).permute(1, 2, 0).contiguous()
 
 
 def sparse_input(coords: Tensor, feats: Tensor) -> Any:

@@ -42,7 +42,7 @@ def test_variable_forces_a_backend_and_can_change(monkeypatch: pytest.MonkeyPatc
     assert describe_backend(CPU).startswith("sparse operations on cpu: ")
 
 
-@pytest.mark.parametrize(("name", "device"), [("cuda", CPU), ("spconv", CPU), ("native", CUDA)])
+@pytest.mark.parametrize(("name", "device"), [("cuda", CPU), ("triton", CPU), ("native", CUDA)])
 def test_misfit_names_are_refused(name: str, device: torch.device, monkeypatch) -> None:
     monkeypatch.setenv(BACKEND_VARIABLE, name)
     with pytest.raises(InputError, match=f"{BACKEND_VARIABLE}: found '{name}'; expected one of torch, "):
@@ -56,7 +56,7 @@ def test_forced_backend_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPa
         backend_for(CPU)
 
 
-@pytest.mark.parametrize(("module", "device"), [("native", CPU), ("spconv_backend", CUDA)])
+@pytest.mark.parametrize(("module", "device"), [("native", CPU), ("triton", CUDA)])
 def test_fallback_is_announced_once(module, device, monkeypatch, caplog) -> None:
     without(monkeypatch, module)
     with caplog.at_level(logging.INFO, logger="bifusion.sparse"):

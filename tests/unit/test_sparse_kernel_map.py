@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from bifusion.sparse import kernel_map as kernel_map_module
+from bifusion.sparse import tensor as tensor_module
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
+from bifusion.sparse.voxel_index import CoordinateIndex
 from bifusion.types import InputError
 
 
@@ -142,13 +144,13 @@ def test_pair_lists_hold_every_pair_once(block_rows: int, monkeypatch: pytest.Mo
 
 def test_maps_are_built_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    table = kernel_map_module.CoordinateIndex.table
+    table = CoordinateIndex.table
 
     def counting(self, *args, **kwargs):
         built.append(args)
         return table(self, *args, **kwargs)
 
-    monkeypatch.setattr(kernel_map_module.CoordinateIndex, "table", counting)
+    monkeypatch.setattr(CoordinateIndex, "table", counting)
     monkeypatch.setenv("BIFUSION_SPARSE_BACKEND", "torch")
     coords = random_coords(50)
     x = SparseTensor(torch.randn(len(coords), 4), coords)
@@ -165,7 +167,7 @@ def test_maps_are_built_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_spconv_grid_leaves_out_the_last_plane_of_an_odd_side() -> None:
     coords = torch.tensor([[0, 0, 0, 0], [0, 4, 0, 0], [0, 3, 2, 1]], dtype=torch.int32)
-    maps = KernelMaps(coords, grid=(5, 4, 4))
+    maps = KernelMaps(coords, min_grid=4)
     table = maps.strided(1, 2, 2)
     assert maps.coords(2).tolist() == [[0, 0, 0, 0], [0, 1, 1, 0]]
     assert (table.transposed.neighbors >= 0).sum(1).tolist() == [1, 0, 1]
@@ -191,3 +193,23 @@ def test_no_voxels() -> None:
 def test_bad_coordinates(coords: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         KernelMaps(coords).submanifold(1, 3)
+
+
+@pytest.mark.parametrize("min_grid", [0, 4])
+def test_levels_made_beforehand_equal_those_made_when_wanted(min_grid: int, monkeypatch) -> None:
+    """What a GPU does, so that the host waits for it once, done on the CPU."""
+    coords = random_coords(150, side=9, low=0 if min_grid else -4)
+    lazy, eager = KernelMaps(coords, min_grid), KernelMaps(coords, min_grid)
+    for stride in (1, 2, 4, 8):
+        lazy.strided(stride, 2, 2)
+    monkeypatch.setattr(tensor_module, "_surveyed_strides", lambda device: (1, 2, 4, 8, 16))
+    eager.submanifold(1, 3)
+    for stride in (2, 4, 8, 16):
+        assert eager.coords(stride).tolist() == lazy.coords(stride).tolist()
+        assert eager.coords(stride).dtype == torch.int32
+
+
+def test_equal_voxels_are_seen_with_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_module, "_surveyed_strides", lambda device: (1, 2))
+    with pytest.raises(InputError, match="3 voxel coordinates, some of them equal"):
+        KernelMaps(torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0], [0, 1, 2, 3]])).submanifold(1, 3)

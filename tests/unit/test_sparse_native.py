@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from bifusion.sparse import backends, reference
 from bifusion.sparse.functional import sparse_conv
-from bifusion.sparse.kernel_map import CoordinateIndex, KernelMap
+from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.tensor import KernelMaps
+from bifusion.sparse.voxel_index import CoordinateIndex
 from bifusion.types import InputError
 
 native = pytest.importorskip(
@@ -139,6 +140,7 @@ TWO_VOXELS = """
 import torch
 from bifusion.sparse import native
 from bifusion.sparse.tensor import KernelMaps
+from bifusion.sparse.voxel_index import CoordinateIndex
 
 maps = KernelMaps(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.int32))
 out = native.conv(torch.ones(2, 3), torch.ones(27, 3, 5), maps.submanifold(1, 3))

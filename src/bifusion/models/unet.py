@@ -149,7 +149,7 @@ class ResidualUNet(nn.Module):
     def pyramid(self, x: SparseTensor) -> list[SparseTensor]:
         """Features of every decoder level, coarsest first; the last is the input's level."""
         if self.spconv_min_grid:
-            x = SparseTensor(x.feats, x.coords, maps=_spconv_maps(x.coords, self.spconv_min_grid))
+            x = SparseTensor(x.feats, x.coords, maps=KernelMaps(x.coords, self.spconv_min_grid))
         x = self.input_conv(x)
         skips = []
         for encode, down in zip(self.encoder, self.down, strict=False):
@@ -162,17 +162,6 @@ class ResidualUNet(nn.Module):
             x = up(levels[-1])
             levels.append(decode(skip.replace(torch.cat([skip.feats, x.feats], dim=1))))
         return levels
-
-
-def _spconv_maps(coords: Tensor, min_side: int) -> KernelMaps:
-    if len(coords) and int(coords[:, 1:].min()) < 0:
-        raise InputError(
-            f"coords: smallest coordinate {int(coords[:, 1:].min())}; a network with spconv_min_grid "
-            "expects coordinates that start at 0: subtract the minimum, or set spconv_min_grid to 0"
-        )
-    sides = (coords[:, 1:].amax(0) + 1).tolist() if len(coords) else [0, 0, 0]
-    x, y, z = (max(side, min_side) for side in sides)
-    return KernelMaps(coords, grid=(x, y, z))
 
 
 # ------------------------------------------------------------------------ MinkowskiNet Res16UNet34C

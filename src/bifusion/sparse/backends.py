@@ -3,7 +3,7 @@
 | name | runs on | what it is |
 | --- | --- | --- |
 | native | CPU | the C++ engine of `sparse/native`, the default where it was built |
-| spconv | CUDA | the library spconv, the default where it is installed |
+| triton | CUDA | Triton kernels, `sparse/triton`; the default where Triton is (torch brings it) |
 | torch | any | plain torch, `sparse/reference.py` |
 """
 
@@ -18,24 +18,28 @@ import torch
 from torch import Tensor
 
 from bifusion.sparse import reference
-from bifusion.sparse.kernel_map import KernelMap, VoxelIndex
+from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.voxel_index import VoxelIndex
 from bifusion.types import InputError
 
 BACKEND_VARIABLE = "BIFUSION_SPARSE_BACKEND"
 """Environment variable that forces a backend by name."""
 
-_FAST = {"cpu": "native", "cuda": "spconv"}
+_FAST = {"cpu": "native", "cuda": "triton"}
 """The backend that a kind of device runs on unless it is missing."""
 _REMEDIES = {
     "native": "install a C++ compiler (g++ or clang) and reinstall bifusion, with pip install "
     "--force-reinstall --no-deps and the path or name it was installed from",
-    "spconv": "pip install spconv-triton, or the spconv-cu* that fits the CUDA version",
+    "triton": "pip install triton in the version that fits this torch (triton-windows on Windows)",
 }
 _logger = logging.getLogger("bifusion.sparse")
 
 
 class Backend(Protocol):
     """What computes the operations; gradients included. The functions of reference.py say what."""
+
+    follows_autocast: bool
+    """Under autocast: features come in its dtype, float32 weights as they are. Else both in theirs."""
 
     def index_voxels(self, coords: Tensor) -> VoxelIndex: ...
 
@@ -102,8 +106,8 @@ def _load(name: str) -> Backend:
         from bifusion.sparse import native
 
         return native
-    if name == "spconv":
-        from bifusion.sparse import spconv_backend
+    if name == "triton":
+        from bifusion.sparse import triton
 
-        return spconv_backend
+        return triton
     return reference

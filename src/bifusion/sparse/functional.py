@@ -3,9 +3,9 @@
 A backend (backends.py) offers `conv(feats, weight, kernel_map)` and `avg_pool(feats, kernel_map)`,
 differentiable, on the plain integer tensors of a KernelMap.
 
-Under autocast these operations stay in the dtype of the weights (float32): their sums run over
-dozens of neighbours, and a matrix product per offset is too small to gain from a narrower type on
-the CPU. Features of another dtype are converted.
+Under autocast a backend for GPUs computes in autocast's dtype, with sums in float32. The others stay
+in the dtype of the weights (float32): their sums run over dozens of neighbours, and on a CPU a matrix
+product per offset is too small to gain from a narrower type. Features of another dtype are converted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def sparse_conv(
         bias: (C_out,) or None.
 
     Returns:
-        (M_out, C_out) in the dtype of `weight`; a voxel without neighbours gets 0 (+ bias).
+        (M_out, C_out) in the dtype of `compute_dtype`; a voxel without neighbours gets 0 (+ bias).
 
     Raises:
         ValueError: if feats, weight and map do not fit each other.
@@ -40,9 +40,19 @@ def sparse_conv(
             f"feats {tuple(feats.shape)} and weight {tuple(weight.shape)} do not fit a kernel map of "
             f"{kernel_map.num_inputs} inputs and {kernel_map.volume} offsets"
         )
+    dtype = compute_dtype(feats.device, weight.dtype)
     with torch.autocast(feats.device.type, enabled=False):
-        out = backend_for(feats.device).conv(feats.to(weight.dtype), weight, kernel_map)
-        return out if bias is None else out + bias
+        out = backend_for(feats.device).conv(feats.to(dtype), weight, kernel_map)
+        return out if bias is None else out + bias.to(dtype)
+
+
+def compute_dtype(device: torch.device, weight_dtype: torch.dtype) -> torch.dtype:
+    """What a sparse layer with weights of `weight_dtype` computes in on `device`, and returns."""
+    kind = device.type
+    narrowed = weight_dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    if narrowed and backend_for(device).follows_autocast:
+        return torch.get_autocast_dtype(kind)
+    return weight_dtype
 
 
 def sparse_avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:

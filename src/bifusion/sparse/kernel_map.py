@@ -4,34 +4,20 @@ Offsets. A kernel of size k has K = k³ offsets. Odd kernels are centred (-(k//2
 axis), even ones use 0 … k-1, as in spconv and MinkowskiEngine. They are numbered like the memory
 of a dense Conv3d kernel over (x, y, z): offset (ix, iy, iz) has index (ix·k + iy)·k + iz, z fastest.
 Output voxel o meets input voxel o·stride + offset, where both are counted in voxels of their level.
-
-`CoordinateIndex` finds voxels by binary search: the same code on every device, and deterministic. A
-backend may bring a quicker index of its own (backends.py) with the same tables.
-A coordinate (scene, x, y, z) is looked up in two steps, its column (scene, x, y) first and then z
-within the column, because four numbers of 21 bits do not fit one int64.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor
 
-from bifusion.types import InputError
+from bifusion.sparse.voxel_index import VoxelIndex
 
-MAX_COORDINATE = 2**20
-MAX_SCENES = 2**18
-_BITS = 22  # a coordinate of ±2^20 plus the reach of any sensible kernel, biased to be positive
-_BIAS = 1 << (_BITS - 1)
-_MASK = (1 << _BITS) - 1
-DUPLICATE_VOXELS = (
-    "coords: {} voxel coordinates, some of them equal; expected each voxel once: average the features "
-    "of the points of a voxel first"
-)
 _BLOCK_ROWS = 1 << 15  # bounds the scratch memory of a convolution, see reference.py
 
 
@@ -93,16 +79,25 @@ class KernelMap:
         source = self._source() if self._source is not None else None
         return self._exchanged if source is None else source
 
+    @property
+    def known_transposed(self) -> KernelMap | None:
+        """`transposed` if it exists already."""
+        source = self._source() if self._source is not None else None
+        return self.__dict__.get("_exchanged") if source is None else source
+
     @cached_property
     def _exchanged(self) -> KernelMap:
         # The way back is weak: a cycle would keep a batch's tables until the garbage collector runs.
         if self.center is not None:  # a centred kernel on one coordinate set is its own mirror image
             return KernelMap(self.neighbors.flip(1), self.num_inputs, self.center, ref(self))
-        outputs, offsets = (self.neighbors >= 0).nonzero(as_tuple=True)
-        inputs = self.neighbors[outputs, offsets].long()
-        table = self.neighbors.new_full((self.num_inputs * self.volume,), -1)
-        table.scatter_(0, inputs * self.volume + offsets, outputs.to(table.dtype))
-        table = table.view(self.num_inputs, self.volume)
+        # Places without a pair write behind the table: the host would have to wait for a list of pairs.
+        room = self.num_inputs * self.volume
+        inputs, offsets = self.neighbors.long(), torch.arange(self.volume, device=self.neighbors.device)
+        places = torch.where(inputs >= 0, inputs * self.volume + offsets, room)
+        outputs = torch.arange(self.num_outputs, dtype=torch.int32, device=self.neighbors.device)
+        table = self.neighbors.new_full((room + 1,), -1)
+        table.scatter_(0, places.flatten(), outputs.unsqueeze(1).expand(places.shape).flatten())
+        table = table[:-1].view(self.num_inputs, self.volume)
         return KernelMap(table, self.num_outputs, None, ref(self))
 
     @cached_property
@@ -141,71 +136,6 @@ class KernelMap:
         return self.neighbors[met], _row_pointers(met)
 
 
-class VoxelIndex(Protocol):
-    """A set of voxel coordinates, searchable; CoordinateIndex or a backend's own."""
-
-    def table(self, out_coords: Tensor, kernel_size: int, stride: int) -> Tensor:
-        """(M_out, k³) int32: row of this set at out_coords·stride + offset, -1 where there is none."""
-        ...
-
-
-class CoordinateIndex:
-    """A set of voxel coordinates, searchable by bisection.
-
-    Args:
-        coords: (M, 4) integers (scene, x, y, z) that `check_coordinates` accepts, in any order.
-
-    Raises:
-        InputError: if a voxel is given twice.
-    """
-
-    def __init__(self, coords: Tensor) -> None:
-        self.columns, keys = _column_keys(coords)
-        self.keys, self.order = keys.sort()
-        if bool((self.keys[1:] == self.keys[:-1]).any()):
-            raise InputError(DUPLICATE_VOXELS.format(len(coords)))
-
-    def table(self, out_coords: Tensor, kernel_size: int, stride: int) -> Tensor:
-        """(M_out, k³) int32: row of this set at out_coords·stride + offset, -1 where there is none.
-
-        Searches once per column of offsets: the voxels of a column are neighbours in `keys`.
-        """
-        first = -(kernel_size // 2) if kernel_size % 2 else 0
-        base = out_coords.long() * out_coords.new_tensor([1, stride, stride, stride])
-        base[:, 1:] += first
-        nothing = torch.iinfo(torch.int64).max
-        columns = torch.cat([self.columns, self.columns.new_tensor([nothing])])
-        keys = torch.cat([self.keys, self.keys.new_tensor([nothing])])
-        rows = torch.cat([self.order, self.order.new_tensor([-1])]).int()
-        table = []
-        for ix in range(kernel_size):
-            for iy in range(kernel_size):
-                column = _column(base[:, 0], base[:, 1] + ix, base[:, 2] + iy)
-                rank = torch.searchsorted(self.columns, column)
-                found = columns[rank] == column
-                target = (rank << _BITS) + (base[:, 3] + _BIAS)
-                position = torch.searchsorted(self.keys, target)
-                for iz in range(kernel_size):
-                    hit = (keys[position] == target + iz) & found
-                    table.append(torch.where(hit, rows[position], -1))
-                    position += hit
-        return torch.stack(table, dim=1)
-
-
-def coarse_coordinates(coords: Tensor, stride: int) -> Tensor:
-    """(M', 4) int32: the voxels, `stride` times larger, that hold `coords`: floor(coord / stride).
-
-    Each once, in lexicographic order, so that the voxels of a scene stay in one run.
-    """
-    coarse = coords.clone()
-    coarse[:, 1:] = coords[:, 1:].div(stride, rounding_mode="floor")
-    columns, keys = _column_keys(coarse)
-    keys = keys.unique()
-    column = columns[keys >> _BITS]
-    parts = [column >> 2 * _BITS, ((column >> _BITS) & _MASK) - _BIAS, (column & _MASK) - _BIAS]
-    return torch.stack([*parts, (keys & _MASK) - _BIAS], dim=1).int()
-
-
 def submanifold_map(index: VoxelIndex, coords: Tensor, kernel_size: int) -> KernelMap:
     """Map of a stride-1 convolution whose outputs are its inputs: the voxels `coords` of `index`.
 
@@ -220,36 +150,6 @@ def strided_map(
 ) -> KernelMap:
     """Map of a convolution from the voxels of `index` to the coarser `out_coords` (M_out, 4)."""
     return KernelMap(index.table(out_coords, kernel_size, stride), num_inputs)
-
-
-def check_coordinates(coords: Tensor) -> None:
-    """InputError unless `coords` is (M, 4) integers, |x|, |y|, |z| ≤ 2^20, 0 ≤ scene < 2^18."""
-    if coords.ndim != 2 or coords.shape[1] != 4 or coords.is_floating_point() or coords.is_complex():
-        raise InputError(
-            f"coords: found shape {tuple(coords.shape)} of {coords.dtype}; expected (M, 4) integers "
-            "(scene, x, y, z)"
-        )
-    if len(coords) == 0:
-        return
-    scene, xyz = coords[:, 0], coords[:, 1:]
-    low, high = int(xyz.min()), int(xyz.max())
-    if int(scene.min()) < 0 or int(scene.max()) >= MAX_SCENES or max(-low, high) > MAX_COORDINATE:
-        raise InputError(
-            f"coords: scenes {int(scene.min())} … {int(scene.max())}, coordinates {low} … {high}; "
-            f"expected scenes 0 … {MAX_SCENES - 1} and coordinates within ±{MAX_COORDINATE}: move the "
-            "scene nearer to the origin or use larger voxels"
-        )
-
-
-def _column(scene: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return (scene << 2 * _BITS) + ((x + _BIAS) << _BITS) + (y + _BIAS)
-
-
-def _column_keys(coords: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted column numbers (C,) and, for each voxel, (rank of its column, z) as one number (M,)."""
-    scene, x, y, z = coords.long().unbind(1)
-    columns, rank = _column(scene, x, y).unique(return_inverse=True)
-    return columns, (rank << _BITS) + (z + _BIAS)
 
 
 def _row_pointers(mask: Tensor) -> Tensor:

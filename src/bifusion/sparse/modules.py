@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
+from bifusion.sparse.functional import compute_dtype, sparse_avg_pool, sparse_conv
 from bifusion.sparse.tensor import SparseTensor
 
 
@@ -117,7 +117,8 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def _linear(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Kernel size 1, in the dtype of the weights like every sparse convolution."""
+    """Kernel size 1, in the dtype of every sparse convolution."""
+    dtype = compute_dtype(feats.device, weight.dtype)
     with torch.autocast(feats.device.type, enabled=False):
-        feats = feats.to(weight.dtype)
-        return feats @ weight if bias is None else torch.addmm(bias, feats, weight)
+        feats, weight = feats.to(dtype), weight.to(dtype)
+        return feats @ weight if bias is None else torch.addmm(bias.to(dtype), feats, weight)

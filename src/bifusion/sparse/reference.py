@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bifusion.sparse.kernel_map import CoordinateIndex, KernelMap
+from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.voxel_index import CoordinateIndex
+
+follows_autocast = False
 
 
 def describe() -> str:

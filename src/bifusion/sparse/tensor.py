@@ -4,42 +4,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from bifusion.sparse.backends import backend_for
-from bifusion.sparse.kernel_map import (
-    KernelMap,
-    VoxelIndex,
-    check_coordinates,
-    coarse_coordinates,
-    strided_map,
-    submanifold_map,
+from bifusion.sparse.coordinates import (
+    DUPLICATE_VOXELS,
+    Survey,
+    as_level,
+    check_layout,
+    finite_grid,
 )
+from bifusion.sparse.kernel_map import KernelMap, strided_map, submanifold_map
+from bifusion.sparse.voxel_index import VoxelIndex
+from bifusion.types import InputError
+
+
+def _surveyed_strides(device: torch.device) -> tuple[int, ...]:
+    """Levels made unasked, with the survey of the coordinates: on a GPU those of the published U-Nets.
+
+    It is waited for once then, not at each level. On a CPU nothing would be gained by levels that nobody
+    may want, and the index finds equal voxels.
+    """
+    return () if device.type == "cpu" else (1, 2, 4, 8, 16)
 
 
 class KernelMaps:
     """Coordinates of a batch at every stride and the kernel maps on them, each built once.
 
     All layers on one batch share one object, so a map is paid for by the first layer that needs it.
-    Level `stride` holds floor(coord / stride), in voxels of that level.
+    Level `stride` holds floor(coord / stride), in voxels of that level. The host waits for a GPU once,
+    when the first map is asked for; a level beyond stride 16, or of no power of 2, costs one more wait.
 
     Args:
         coords: (M, 4) int32 (scene, x, y, z) of stride 1; batch rows in any order.
-        grid: side lengths (x, y, z) of the grid in which the voxels lie, or None. spconv computes a
-            strided convolution on a finite grid: of an odd side n only n // 2 coarse voxels exist,
-            and the last plane of fine voxels has no coarse voxel. Networks trained with spconv are
-            reproduced only with the same grid; None keeps every voxel.
+        min_grid: 0 keeps every voxel at every level. n > 0: the voxels lie in a grid from 0 to the
+            largest coordinate of each axis, at least n long. spconv computes a strided convolution on
+            such a finite grid: of an odd side n only n // 2 coarse voxels exist, and the last plane of
+            fine voxels has no coarse voxel. Networks trained with spconv are reproduced only so.
 
     Raises:
-        InputError: if `coords` has another shape or type, or a coordinate is out of range.
+        InputError: if `coords` has another shape or type; when the first map is asked for, if a
+            coordinate is out of range or a voxel is given twice.
     """
 
-    def __init__(self, coords: Tensor, grid: tuple[int, int, int] | None = None) -> None:
-        check_coordinates(coords)
+    def __init__(self, coords: Tensor, min_grid: int = 0) -> None:
+        check_layout(coords)
         self._coords: dict[int, Tensor] = {1: coords}
         self._indices: dict[int, VoxelIndex] = {}
         self._maps: dict[tuple[str, int, int, int], KernelMap] = {}
-        self._grid = grid
+        self._min_grid = min_grid
+        self._surveyed = len(coords) == 0
 
     def coords(self, stride: int) -> Tensor:
         """(M, 4) int32 coordinates of a level; KeyError if no strided layer has led there."""
@@ -56,11 +71,13 @@ class KernelMaps:
         """Map from level `stride` to level `stride * step`, whose coordinates it creates if new."""
         key = ("strided", stride, kernel_size, step)
         if key not in self._maps:
+            index = self._index(stride)
             fine, coarse = self._coords[stride], self._coarse(stride, step)
-            self._maps[key] = strided_map(self._index(stride), len(fine), coarse, kernel_size, step)
+            self._maps[key] = strided_map(index, len(fine), coarse, kernel_size, step)
         return self._maps[key]
 
     def _index(self, stride: int) -> VoxelIndex:
+        self._survey()
         if stride not in self._indices:
             coords = self._coords[stride]
             self._indices[stride] = backend_for(coords.device).index_voxels(coords)
@@ -69,12 +86,32 @@ class KernelMaps:
     def _coarse(self, stride: int, step: int) -> Tensor:
         coarse_stride = stride * step
         if coarse_stride not in self._coords:
-            coarse = coarse_coordinates(self._coords[stride], step)
-            if self._grid is not None:
-                sides = coarse.new_tensor([side // coarse_stride for side in self._grid])
-                coarse = coarse[(coarse[:, 1:] < sides).all(1)]
-            self._coords[coarse_stride] = coarse
+            level = as_level(self._coords[stride]).coarser(step, self._sides(coarse_stride))
+            self._coords[coarse_stride] = level.coords[: int(level.count)]
         return self._coords[coarse_stride]
+
+    def _sides(self, stride: int) -> Tensor | None:
+        """(3,) sides of the finite grid in voxels of level `stride`."""
+        if not self._min_grid:
+            return None
+        return finite_grid(self._coords[1], self._min_grid) // stride
+
+    def _survey(self) -> None:
+        """Checks the coordinates, the first time; the only place where the host waits for a GPU."""
+        if self._surveyed:
+            return
+        coords, level, levels = self._coords[1], as_level(self._coords[1]), {}
+        for stride in _surveyed_strides(coords.device):
+            step = 1 if stride == 1 else 2  # by a step of 1 equal voxels become one
+            levels[stride] = level = level.coarser(step, None if stride == 1 else self._sides(stride))
+        survey = Survey.of(coords, levels.values())
+        survey.check(self._min_grid)
+        for (stride, level), count in zip(levels.items(), survey.counts, strict=True):
+            if stride > 1:
+                self._coords[stride] = level.coords[:count]
+            elif count < len(coords):
+                raise InputError(DUPLICATE_VOXELS.format(len(coords)))
+        self._surveyed = True
 
 
 @dataclass

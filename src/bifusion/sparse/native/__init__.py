@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bifusion.sparse import reference
-from bifusion.sparse.kernel_map import DUPLICATE_VOXELS, KernelMap
+from bifusion.sparse.coordinates import DUPLICATE_VOXELS
+from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.native import _native  # torch is imported first: it brings the OpenMP runtime
 from bifusion.types import InputError
 
@@ -30,6 +31,7 @@ _BLOCK_ROWS = 512
 _MIN_BLOCKS_PER_THREAD = 4
 _PLAN = "native"
 
+follows_autocast = False
 avg_pool = reference.avg_pool
 
 

@@ -1,0 +1,124 @@
+"""Sizes of the kernels' tiles: a short list of candidates, and the rule that picks one.
+
+No table of measurements: the rule knows channels and type, nothing of the chip. The tests compile each
+candidate ahead of time for every generation of chips that is supported: none needs more shared memory
+than there is, and none spills registers on Ampere and Hopper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Products = Literal["ieee", "tf32", "narrow"]
+"""How products are made: float32 on plain cores, TF32 or 16-bit types on matrix units."""
+
+_GATHER_COST = 32
+"""Columns whose products cost as much as gathering the rows once more, in the rule of `_width`."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Tile of a kernel: BLOCK_M × BLOCK_N sums, of BLOCK_K products each at a step."""
+
+    block_m: int
+    """convolve: output rows. weight_gradient: input channels."""
+    block_n: int
+    """Output channels."""
+    block_k: int
+    """convolve: input channels. weight_gradient: pairs."""
+    warps: int
+    stages: int
+    """How far the compiler loads ahead. Rows are themselves found by a load, which halves it: in shared
+    memory (64, 64, 64) of bfloat16 holds the operands of 2 steps with 3 stages and of 3 with 5 on Hopper,
+    of 1 and 2 on Ampere."""
+
+    def options(self) -> dict[str, int]:
+        """The compiler's options."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+    def blocks(self) -> dict[str, int]:
+        """The kernel's constants."""
+        return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_K": self.block_k}
+
+
+_PLAIN = (
+    Configuration(64, 16, 16, 4, 5),
+    Configuration(64, 32, 16, 4, 5),
+    Configuration(64, 16, 32, 4, 5),
+    Configuration(64, 32, 32, 4, 5),
+    Configuration(64, 64, 32, 4, 5),
+    Configuration(64, 128, 32, 8, 5),
+    Configuration(32, 64, 32, 4, 5),
+    Configuration(128, 64, 32, 8, 5),
+)
+_MATRIX = (
+    Configuration(64, 16, 16, 4, 5),
+    Configuration(64, 32, 16, 4, 5),
+    Configuration(64, 16, 32, 4, 5),
+    Configuration(64, 32, 32, 4, 5),
+    Configuration(64, 64, 32, 4, 5),
+    Configuration(64, 128, 32, 4, 5),
+    Configuration(64, 64, 32, 4, 7),
+    Configuration(128, 32, 32, 4, 5),
+    Configuration(128, 64, 32, 8, 5),
+    Configuration(128, 128, 32, 8, 5),
+)
+_DEEP = (
+    Configuration(64, 64, 64, 4, 5),
+    Configuration(64, 128, 64, 8, 5),
+    Configuration(128, 64, 64, 8, 5),
+)
+CONVOLVE: dict[Products, tuple[Configuration, ...]] = {
+    "ieee": _PLAIN,
+    "tf32": _MATRIX,
+    "narrow": (*_MATRIX, *_DEEP),
+}
+"""Candidates of `convolve`; of those that fit the rule it takes the first."""
+
+_SQUARES = tuple((m, n) for m in (16, 32, 64) for n in (16, 32, 64))
+WEIGHT_GRADIENT: dict[Products, tuple[Configuration, ...]] = {
+    "ieee": tuple(Configuration(m, n, 32, 4, 5) for m, n in _SQUARES),
+    "tf32": tuple(Configuration(m, n, 32, 4, 5) for m, n in _SQUARES),
+    "narrow": (
+        *(Configuration(m, n, 64, 4, 5) for m, n in _SQUARES),
+        Configuration(64, 64, 32, 4, 7),
+        Configuration(128, 64, 32, 8, 5),
+        Configuration(64, 128, 32, 8, 5),
+    ),
+}
+"""Candidates of `weight_gradient`, likewise."""
+
+
+def products_of(dtype: torch.dtype, precision: str) -> Products:
+    """The kind of products of a dtype; precision: "ieee" or "tf32", of float32."""
+    if dtype != torch.float32:
+        return "narrow"
+    return "tf32" if precision == "tf32" else "ieee"
+
+
+def choose_convolve(channels_in: int, channels_out: int, products: Products) -> Configuration:
+    """The first candidate as wide as `_width` says and as deep as the input channels fill."""
+    width = _width(channels_out, 128)
+    depth = 32
+    if channels_in <= 16 and width <= 32:
+        depth = 16
+    elif products == "narrow" and channels_in % 64 == 0 and width >= 64:
+        depth = 64
+    fitting = (c for c in CONVOLVE[products] if (c.block_n, c.block_k) == (width, depth))
+    return next(fitting)
+
+
+def choose_weight_gradient(channels_in: int, channels_out: int, products: Products) -> Configuration:
+    """The first candidate as high and wide as `_width` says."""
+    height, width = _width(channels_in, 64), _width(channels_out, 64)
+    fitting = (c for c in WEIGHT_GRADIENT[products] if (c.block_m, c.block_n) == (height, width))
+    return next(fitting)
+
+
+def _width(channels: int, largest: int) -> int:
+    """Channels of a block: few columns that hold none, but few blocks too, as each gathers anew."""
+    widths = [width for width in (128, 64, 32, 16) if width <= largest]
+    return min(widths, key=lambda width: -(-channels // width) * (width + _GATHER_COST))

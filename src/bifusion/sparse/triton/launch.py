@@ -1,0 +1,123 @@
+"""From tensors to kernel launches: which configuration, how many programs, what is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.triton import kernels
+from bifusion.sparse.triton.configurations import (
+    Configuration,
+    choose_convolve,
+    choose_weight_gradient,
+    products_of,
+)
+from bifusion.sparse.triton.plan import chunks_of, pairs_of, tiles_of
+
+_PROGRAMS, _FEWEST_CHUNKS = 1024, 128
+"""Programs to cut a weight gradient into: some for each multiprocessor of any chip. Constants, because
+the order of its sums, and so its last bits, follow from them."""
+_SUM_CHUNKS, _SUM_BLOCK = 16, 128
+_POOL_ROWS = 32
+
+
+def run(
+    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int, **constants: Any
+) -> None:
+    """Queues `kernel` on the device of its arguments, which need not be the current one."""
+    with torch.cuda.device_of(first):
+        kernel[grid](first, *others, **constants)
+
+
+def convolve(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    precision: str,
+    chosen: Configuration | None = None,
+) -> Tensor:
+    """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out) of one dtype; not recorded.
+
+    precision: "ieee" or "tf32", of products of float32. chosen: instead of the rule's choice.
+    """
+    channels_in, channels_out = weight.shape[1:]
+    out = feats.new_empty(kernel_map.num_outputs, channels_out)
+    if out.numel() == 0:
+        return out
+    if chosen is None:
+        chosen = choose_convolve(channels_in, channels_out, products_of(feats.dtype, precision))
+    tiles = tiles_of(kernel_map, chosen.block_m)
+    grid = (len(tiles.counts), triton.cdiv(channels_out, chosen.block_n))
+    run(
+        kernels.convolve, grid, feats.contiguous(), weight.contiguous(), out,
+        tiles.table, tiles.out_rows, tiles.offsets, tiles.counts,
+        kernel_map.volume, channels_in, channels_out,
+        PRECISION=precision, **_constants(chosen, channels_in % chosen.block_k, channels_out),
+    )  # fmt: skip
+    return out
+
+
+def weight_gradient(
+    feats: Tensor,
+    grad: Tensor,
+    kernel_map: KernelMap,
+    precision: str,
+    chosen: Configuration | None = None,
+) -> Tensor:
+    """(K, C_in, C_out) float32: Σ over the pairs of an offset of feats[in]ᵀ · grad[out]."""
+    channels_in, channels_out = feats.shape[1], grad.shape[1]
+    size = channels_in * channels_out
+    out = torch.empty(kernel_map.volume, channels_in, channels_out, device=feats.device)
+    if len(feats) == 0 or len(grad) == 0 or size == 0:
+        return out.zero_()
+    grad = grad.to(feats.dtype)
+    if chosen is None:
+        chosen = choose_weight_gradient(channels_in, channels_out, products_of(feats.dtype, precision))
+    blocks = (triton.cdiv(channels_in, chosen.block_m), triton.cdiv(channels_out, chosen.block_n))
+    pairs = pairs_of(kernel_map)
+    most = triton.cdiv(kernel_map.neighbors.numel(), chosen.block_k)
+    chunks = chunks_of(kernel_map, min(_chunk_number(blocks[0] * blocks[1]), most), chosen.block_k)
+    partial = out.new_empty(len(chunks.first), channels_in, channels_out)
+    run(
+        kernels.weight_gradient, (len(chunks.first), *blocks),
+        feats.contiguous(), grad.contiguous(), partial,
+        pairs.in_rows, pairs.out_rows, chunks.first, chunks.last, channels_in, channels_out,
+        PRECISION=precision, **_constants(chosen, channels_in % chosen.block_m, channels_out),
+    )  # fmt: skip
+    grid = (kernel_map.volume, triton.cdiv(size, _SUM_BLOCK))
+    run(
+        kernels.sum_chunks, grid, partial, out, chunks.offset_first, size,
+        CHUNKS=_SUM_CHUNKS, BLOCK=_SUM_BLOCK,
+    )  # fmt: skip
+    return out
+
+
+def _constants(chosen: Configuration, left_in: int, channels_out: int) -> dict[str, int | bool]:
+    """Where blocks divide the channels, nothing has to be masked."""
+    even = {"EVEN_IN": left_in == 0, "EVEN_OUT": channels_out % chosen.block_n == 0}
+    return {**chosen.blocks(), **chosen.options(), **even}
+
+
+def _chunk_number(blocks: int) -> int:
+    """Fewer chunks where each has many blocks of channels; powers of two, so that few plans are kept."""
+    return max(_FEWEST_CHUNKS, _PROGRAMS // triton.next_power_of_2(blocks))
+
+
+def sum_neighbors(values: Tensor, kernel_map: KernelMap) -> Tensor:
+    """(M_out, C): sum of the values (M_in, C) of the input voxels that each output voxel meets."""
+    channels = values.shape[1]
+    out = values.new_empty(kernel_map.num_outputs, channels)
+    if out.numel() == 0:
+        return out
+    columns = min(64, max(16, triton.next_power_of_2(channels)))
+    grid = (triton.cdiv(len(out), _POOL_ROWS), triton.cdiv(channels, columns))
+    run(
+        kernels.sum_neighbors, grid, values.contiguous(), out, kernel_map.neighbors.contiguous(),
+        len(out), kernel_map.volume, channels,
+        BLOCK_M=_POOL_ROWS, BLOCK_N=columns,
+    )  # fmt: skip
+    return out

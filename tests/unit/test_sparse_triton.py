@@ -1,0 +1,197 @@
+"""The GPU engine without a GPU: its numbers in Triton's interpreter, its plans of a kernel map."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bifusion.sparse import backends
+from bifusion.sparse.functional import compute_dtype
+from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.precision import dot_precision, use_matmul
+from bifusion.sparse.tensor import KernelMaps
+from bifusion.types import InputError
+
+pytest.importorskip("triton", reason="Triton is not installed (torch brings it on Linux)")
+from bifusion.sparse.triton import configurations, plan  # noqa: E402
+
+INTERPRETED = Path(__file__).parents[1] / "triton_interpreted.py"
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, list[float]]:
+    """Errors of every case, from one run in a process of its own."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, str(INTERPRETED)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {case["case"]: case["errors"] for case in found}
+
+
+def test_forward_and_both_gradients_equal_float64(interpreted: dict[str, list[float]]) -> None:
+    cases = {
+        name: errors for name, errors in interpreted.items() if " to " in name or name == "small tiles"
+    }
+    assert len(cases) >= 19
+    for name, errors in cases.items():
+        assert len(errors) == 3
+        assert max(errors) <= (1e-3 if "float16" in name else 1e-6), (name, errors)
+
+
+def test_weight_gradient_is_not_rounded_to_the_type_of_the_features(interpreted) -> None:
+    out, grad_feats, grad_weight = interpreted["weights wider than features"]
+    assert max(out, grad_feats) <= 1e-3
+    assert grad_weight <= 1e-6
+
+
+def test_sorted_index_equals_bisection(interpreted: dict[str, list[float]]) -> None:
+    cases = {name: errors for name, errors in interpreted.items() if name.startswith("index of")}
+    assert len(cases) == 9
+    assert all(errors == [0.0] for errors in cases.values()), cases
+
+
+def test_pooling_equals_plain_torch(interpreted: dict[str, list[float]]) -> None:
+    assert max(interpreted["pool"]) <= 1e-6
+
+
+def test_a_kernel_with_a_wrong_offset_or_pair_is_seen(interpreted: dict[str, list[float]]) -> None:
+    out, grad_feats, _ = interpreted["broken: another offset"]
+    assert min(out, grad_feats) > 0.1
+    assert interpreted["broken: a pair left out"][2] > 0.01
+
+
+def random_map(name: str, side: int = 6, share: float = 0.4) -> KernelMap:
+    filled = torch.rand(2, side, side, side, generator=torch.Generator().manual_seed(0)) < share
+    maps = KernelMaps(filled.nonzero().int())
+    kind, size = name.split()
+    if kind == "kernel":
+        return maps.submanifold(1, int(size))
+    down = maps.strided(1, int(size), 2)
+    return down if kind == "strided" else down.transposed
+
+
+MAPS = ["kernel 2", "kernel 3", "kernel 5", "strided 2", "strided 3", "inverse 2", "inverse 3"]
+
+
+def table_of(tiles: plan.Tiles, rows: int) -> Tensor:
+    """The map's table again, from its tiles: only the offsets that count."""
+    number, volume, height = tiles.table.shape
+    table = torch.full((rows, volume), -1, dtype=torch.int32)
+    for tile in range(number):
+        places = tiles.out_rows[tile * height : (tile + 1) * height]
+        for line in range(int(tiles.counts[tile])):
+            met = tiles.table[tile, line]
+            assert (met >= 0).any()
+            assert (met[places < 0] == -1).all()
+            table[places[places >= 0].long(), tiles.offsets[tile, line]] = met[places >= 0]
+    return table
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("height", [16, 64])
+def test_tiles_hold_the_table(name: str, height: int) -> None:
+    kernel_map = random_map(name)
+    tiles = plan.tiles_of(kernel_map, height)
+    assert torch.equal(table_of(tiles, kernel_map.num_outputs), kernel_map.neighbors)
+    assert (tiles.counts.diff() <= 0).all()  # the longest first
+    assert plan.tiles_of(kernel_map, height) is tiles
+
+
+def test_sorted_rows_meet_fewer_offsets_than_rows_as_they_come() -> None:
+    kernel_map = random_map("kernel 3", side=16, share=0.1)
+    met = kernel_map.neighbors >= 0
+    rows = len(met) // 16 * 16
+    as_they_come = met[:rows].view(-1, 16, 27).any(1).sum()
+    assert plan.tiles_of(kernel_map, 16).counts.sum() < 0.7 * as_they_come
+
+
+@pytest.mark.parametrize("volume", [8, 27, 125])
+def test_rows_that_meet_the_same_offsets_are_neighbours(volume: int) -> None:
+    met = torch.rand(300, volume, generator=torch.Generator().manual_seed(0)) < 1.5 / volume
+    order = plan.order_by_mask(met).tolist()
+    assert sorted(order) == list(range(300))
+    masks = [tuple(met[row].tolist()) for row in order]
+    runs = [list(run) for _, run in itertools.groupby(range(300), key=masks.__getitem__)]
+    assert len(runs) == len(set(masks)) < 300
+    assert all(order[a] < order[b] for run in runs for a, b in itertools.pairwise(run))
+
+
+def test_all_masks_in_order_are_a_gray_code() -> None:
+    """Of all masks of few offsets each differs from the next in one offset."""
+    met = torch.cartesian_prod(*[torch.tensor([False, True])] * 6)
+    ordered = met[plan.order_by_mask(met)].int()
+    assert (ordered.diff(dim=0).abs().sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("number", [1, 7, 400])
+def test_chunks_hold_every_pair_once(name: str, number: int) -> None:
+    kernel_map = random_map(name)
+    pairs, chunks = plan.pairs_of(kernel_map), plan.chunks_of(kernel_map, number, 16)
+    table = torch.full_like(kernel_map.neighbors, -1)
+    firsts = chunks.offset_first.tolist()
+    assert firsts[-1] <= len(chunks.first) == number + kernel_map.volume
+    for offset in range(kernel_map.volume):
+        for chunk in range(firsts[offset], firsts[offset + 1]):
+            run = slice(int(chunks.first[chunk]), int(chunks.last[chunk]))
+            assert run.stop > run.start
+            table[pairs.out_rows[run].long(), offset] = pairs.in_rows[run]
+    assert torch.equal(table, kernel_map.neighbors)
+    assert (chunks.first[firsts[-1] :] == chunks.last[firsts[-1] :]).all()  # idle
+    lengths = chunks.last - chunks.first
+    assert lengths.sum() == (kernel_map.neighbors >= 0).sum()
+
+
+def test_pairs_are_shared_with_the_transposed_map() -> None:
+    down = random_map("strided 2")
+    pairs, back = plan.pairs_of(down), plan.pairs_of(down.transposed)
+    assert back.in_rows is pairs.out_rows
+    assert back.out_rows is pairs.in_rows
+
+
+@pytest.mark.parametrize("products", ["ieee", "tf32", "narrow"])
+@pytest.mark.parametrize("channels", [1, 3, 6, 16, 17, 32, 48, 64, 96, 128, 160, 192, 256, 384])
+def test_rule_finds_a_candidate(products: configurations.Products, channels: int) -> None:
+    for other in (3, 32, 96, 256):
+        for pair in ((channels, other), (other, channels)):
+            chosen = configurations.choose_convolve(*pair, products)
+            assert chosen in configurations.CONVOLVE[products]
+            chosen = configurations.choose_weight_gradient(*pair, products)
+            assert chosen in configurations.WEIGHT_GRADIENT[products]
+
+
+@pytest.mark.parametrize(
+    ("channels", "width"), [(3, 16), (32, 32), (48, 64), (96, 128), (160, 64), (256, 128)]
+)
+def test_rule_fills_its_columns(channels: int, width: int) -> None:
+    assert configurations.choose_convolve(32, channels, "narrow").block_n == width
+
+
+def test_autocast_type_is_followed_by_the_gpu_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compute_dtype(cpu, torch.float32) == torch.float32
+        monkeypatch.setattr(backends.backend_for(cpu), "follows_autocast", True)
+        assert compute_dtype(cpu, torch.float32) == torch.bfloat16
+        assert compute_dtype(cpu, torch.float64) == torch.float64
+    assert compute_dtype(cpu, torch.float32) == torch.float32
+
+
+def test_precision_of_products_is_chosen_by_name() -> None:
+    assert dot_precision() == "ieee"
+    try:
+        use_matmul("tf32")
+        assert dot_precision() == "tf32"
+    finally:
+        use_matmul("ieee")
+    with pytest.raises(InputError, match="trainer.matmul: found 'fast'; expected one of ieee, tf32"):
+        use_matmul("fast")  # type: ignore[arg-type]
