@@ -1,4 +1,4 @@
-"""Tiny runs on a CUDA device: every recipe and precision, repeated to the bit, resumed, like the CPU's."""
+"""Tiny runs on a CUDA device: every recipe and precision, repeated to the bit, resumed, as on a CPU."""
 
 from __future__ import annotations
 
