@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow lint format setup sanitize bench resume-test replay-test faults attribution healthy
+.PHONY: demo test slow lint format setup sanitize bench gpu resume-test replay-test faults attribution healthy
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -40,6 +40,10 @@ sanitize: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# what only a GPU can show; without one, the proofs that need none
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu
 
 resume-test: setup
 	$(BIN)/python tools/resume_test.py

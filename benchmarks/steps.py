@@ -63,7 +63,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
             parts.clear()
         with _timed(parts, "samples"):
             batch = make_batch(dataset, scenes, step)
-        with _observed(model, parts):
+        with observed(model, parts):
             started = clock()
             take_step(*prepare(step, batch))
             if step:
@@ -130,7 +130,7 @@ def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _observed(model: nn.Module, parts: dict[str, float]) -> Iterator[None]:
+def observed(model: nn.Module, parts: dict[str, float]) -> Iterator[None]:
     """Adds to `parts` the forward time of the model's parts and of the criterion, and backward's."""
     hooks, started = [], {}
     for name, module in [("forward", model), *model.named_children()]:

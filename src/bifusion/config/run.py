@@ -72,8 +72,8 @@ class TrainerConfig:
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     deterministic: bool = True
-    """Bit-identical repetition on the CPU; on other devices operations without a deterministic
-    form warn."""
+    """Bit-identical repetition on a CPU and, with the same GPU and versions, on CUDA, where an operation
+    without a deterministic form ends the run; on other devices it warns."""
     tower_cache: Literal["auto", "on", "off"] = "auto"
     """Compute a frozen image tower's features of a view once and keep them on disk, with the same
     result to the bit. "auto": where the tower runs on a CPU, which takes it a second a view; a GPU

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ from torch import nn
 
 from bifusion.config.run import TrainerConfig
 from bifusion.types import InputError
+
+CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""cuBLAS repeats itself to the bit with a workspace of fixed size alone; read at its first product. Some
+versions of torch refuse to multiply without it where determinism is asked for."""
 
 
 class OneAverageAStep(DDPStrategy):
@@ -109,12 +114,18 @@ def _device_type(trainer: TrainerConfig) -> str:
 
 @contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms during the run; the process's own setting afterwards."""
+    """Deterministic algorithms during the run; the process's own settings afterwards.
+
+    On a CPU and on CUDA strictly: an operation without a deterministic form raises RuntimeError. With
+    warnings alone CUDA's attention keeps its backward pass that differs from run to run.
+    """
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     debugging: Any = torch.utils.deterministic
     filled = debugging.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(wanted, warn_only=device.type != "cpu")
+    torch.use_deterministic_algorithms(wanted, warn_only=device.type not in ("cpu", "cuda"))
+    if wanted and device.type == "cuda":
+        os.environ.setdefault(*CUBLAS_WORKSPACE)
     debugging.fill_uninitialized_memory = False  # an aid to find bugs, it costs time
     try:
         yield

@@ -1,0 +1,42 @@
+"""The process a run trains in: what determinism sets, and that it is put back."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from bifusion.step.runtime import CUBLAS_WORKSPACE, deterministic
+
+
+def settings() -> tuple[bool, bool]:
+    """Deterministic algorithms are wanted; their lack only warns."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("cpu", False), ("cuda", False), ("mps", True)])
+def test_determinism_is_strict_where_every_operation_has_it(kind, warns, monkeypatch):
+    """CUDA's attention repeats itself in the strict setting alone; with warnings it does not."""
+    monkeypatch.delenv(CUBLAS_WORKSPACE[0], raising=False)
+    before = settings()
+    with deterministic(True, torch.device(kind)):
+        assert settings() == (True, warns)
+        assert (CUBLAS_WORKSPACE[0] in os.environ) == (kind == "cuda")
+    assert settings() == before
+
+
+def test_no_determinism_where_it_is_not_wanted(monkeypatch):
+    monkeypatch.delenv(CUBLAS_WORKSPACE[0], raising=False)
+    with deterministic(False, torch.device("cuda")):
+        assert not settings()[0]
+        assert CUBLAS_WORKSPACE[0] not in os.environ
+
+
+def test_a_workspace_set_by_the_user_stays(monkeypatch):
+    monkeypatch.setenv(CUBLAS_WORKSPACE[0], ":16:8")
+    with deterministic(True, torch.device("cuda")):
+        assert os.environ[CUBLAS_WORKSPACE[0]] == ":16:8"
