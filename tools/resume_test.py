@@ -47,7 +47,6 @@ from safetensors.torch import load_file
 from bifusion.config.run import Config, save_config
 from bifusion.runs.checkpoint import HEALTHY, TRAINING_STATE, WEIGHTS, load_training_state
 from bifusion.step.step import Stepper
-from bifusion.storage.files import STALE
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -55,8 +54,8 @@ SAVE_EVERY = 2
 """Optimiser steps between checkpoints."""
 FAULTY_STEPS = (2, 5, 6, 7, 10)
 """One that is skipped; three in a row, which roll the run back; one while rates ramp up again."""
-SAVING = f".step-{STALE[0].removeprefix('.')}"
-"""Half-written checkpoints; the healthy state's file is there all the time."""
+SAVING = (".step-*.writing-*", ".*.removing-*")
+"""Checkpoints half-written or half-removed; the healthy state's file is there all the time."""
 CLOCK = ("seconds", "epoch_seconds", "peak_memory_mb")
 """What differs from run to run."""
 WANTED_IN_SAVE = 0.3
@@ -171,7 +170,7 @@ def kill(child: int) -> None:
 
 def saving(run: Path) -> str | None:
     """Name of the half-written checkpoint; None where none is being written."""
-    found = (run / "checkpoints").glob(SAVING)
+    found = (run / "checkpoints").glob(SAVING[0])
     return next((path.name for path in found), None)
 
 
@@ -180,7 +179,7 @@ def traces_of_a_save(run: Path) -> bool:
     checkpoints = run / "checkpoints"
     linked = {path.resolve() for path in checkpoints.glob("*") if path.is_symlink()}
     whole = {path.resolve() for path in checkpoints.glob("step-*")}
-    return bool(whole - linked) or any(any(checkpoints.glob(p)) for p in (SAVING, STALE[1]))
+    return bool(whole - linked) or any(any(checkpoints.glob(p)) for p in SAVING)
 
 
 def recorded_steps(run: Path) -> int:

@@ -12,19 +12,21 @@ import time
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bifusion import cli
 from bifusion.config.run import save_config
+from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.workers import WorkerEndedError
-from bifusion.training import validation
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import load_training_state
 from bifusion.step.guard import Guard
 from bifusion.step.step import Stepper
 from bifusion.storage.files import free_bytes
-from bifusion.training import saving, trainer
+from bifusion.studies.comparison.run import PlannedRun, train_runs
+from bifusion.training import saving, trainer, validation
 from bifusion.training.trainer import train
 from bifusion.types import InputError
 from load_tool import TOOLS, load_tool
@@ -153,25 +155,73 @@ def test_a_signal_at_any_point_saves_and_leaves(tool, reference, data, tmp_path,
 
 def test_checkpoints_within_an_epoch(tool, reference, data, tmp_path, monkeypatch):
     """A run killed on the last step of an epoch loses that step alone."""
+    killed_after(monkeypatch, 3, config_of(data, save_every=1), tmp_path / "run")
+    assert load_training_state(tmp_path / "run" / "checkpoints" / "last")["progress"]["step"] == 3
+    train(config_of(data, save_every=1), tmp_path / "run", resume=True)
+    assert list(tool.differences(tmp_path / "run", reference)) == []
 
-    class Killed(BaseException):
-        pass
 
+class Killed(BaseException):
+    """A process that is killed tidies nothing up."""
+
+
+def killed_after(monkeypatch, steps, config, run):
+    """Trains until `steps` steps have reached the weights."""
     act, taken = Stepper.act, []
 
     def die(self, *args):
         taken.append(1)
-        if len(taken) == 4:
+        if len(taken) > steps:
             raise Killed
         act(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "act", die)
         with pytest.raises(Killed):
-            train(config_of(data, save_every=1), tmp_path / "run")
-    assert load_training_state(tmp_path / "run" / "checkpoints" / "last")["progress"]["step"] == 3
-    train(config_of(data, save_every=1), tmp_path / "run", resume=True)
-    assert list(tool.differences(tmp_path / "run", reference)) == []
+            train(config, run)
+
+
+def seldom_saved(data):
+    config = config_of(data)
+    config.trainer.save_epochs = config.trainer.eval_every = 3
+    config.stages = StagePlan(config.stages.stages[:1])  # each stage's end is validated and saved
+    return config
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    tool, data, tmp_path, monkeypatch, caplog, steps
+):
+    """Within the first, second and third of three epochs, of which the last alone is saved."""
+    train(seldom_saved(data), tmp_path / "whole")
+    run = tmp_path / "run"
+    killed_after(monkeypatch, steps, seldom_saved(data), run)
+    assert len(read(run / "steps.jsonl")) == steps and not list((run / "checkpoints").glob("[!.]*"))
+    with caplog.at_level(logging.WARNING):
+        assert train(seldom_saved(data), run, resume=True).state == "completed"
+    epochs = (steps + 1) // 2
+    assert f"starts again from the beginning, its {steps} steps (of {epochs} epochs)" in caplog.text
+    assert [json.loads(line)["step"] for line in read(run / "steps.jsonl")] == list(range(6))
+    assert [json.loads(line)["epoch"] for line in read(run / "epochs.jsonl")] == list(range(3))
+    assert list(tool.differences(run, tmp_path / "whole")) == []
+
+
+def test_a_repeated_comparison_starts_such_a_run_again(data, tmp_path, monkeypatch):
+    run = PlannedRun(seldom_saved(data), tmp_path / "run")
+    killed_after(monkeypatch, 5, run.config, run.folder)
+    crashed = train_runs([run], tmp_path, jobs=1, title="", console=Console(quiet=True))
+    assert crashed == [] and run.finished
+    assert "starts again from the beginning" in (run.folder / "log.txt").read_text()
+
+
+def test_checkpoints_that_are_gone_are_missed(data, tmp_path, monkeypatch):
+    """What was saved and is gone is no run that was never saved: it may be on another disk."""
+    config = seldom_saved(data)
+    config.trainer.save_every = 1
+    killed_after(monkeypatch, 3, config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(InputError, match="checkpoints is empty, though the run was saved"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def ctrl_c_twice(pid):
@@ -279,7 +329,7 @@ def test_a_run_without_an_intact_checkpoint_is_refused(reference, data, tmp_path
     with pytest.raises(InputError, match="no checkpoint can be resumed"):
         train(config_of(data), run, resume=True)
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(InputError, match="checkpoints is empty, though epochs were saved"):
+    with pytest.raises(InputError, match="checkpoints is empty, though the run was saved"):
         train(config_of(data), run, resume=True)
 
 

@@ -274,7 +274,7 @@ with locked(Path({str(tmp_path)!r})):
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "locked\n"
-    with pytest.raises(InputError, match="another process is writing this run"), locked(tmp_path):
+    with pytest.raises(InputError, match="another process is writing here"), locked(tmp_path):
         pass
     other.kill()
     other.communicate()
@@ -285,7 +285,7 @@ with locked(Path({str(tmp_path)!r})):
 def test_pretrained_weights_are_not_needed_to_load(tmp_path, config):
     save(tmp_path, config)
     stored = json.loads((tmp_path / "last" / "config.json").read_text())
-    stored["model"]["clip"]["pretrained"] = "/nowhere/clip.safetensors"
+    stored["model"]["tower"]["pretrained"] = "/nowhere/clip.safetensors"
     write_json(tmp_path / "last" / "config.json", stored)
     load_model(tmp_path / "last")
 

@@ -379,6 +379,50 @@ def test_scan_without_posed_images(released, posed):
     fails(released, f"{NAME}: holds no posed image")
 
 
+# -------------------------------------------------------------------------- what is there already
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_was_not_written_here_stays_and_is_named(released, overwrite):
+    """Pointcept's arrays, or a user's notes; the other scans are prepared all the same."""
+    folder = released / "out" / "train" / NAME
+    folder.mkdir(parents=True)
+    np.save(folder / "coord.npy", np.zeros((3, 3), np.float32))
+    (folder / "notes.txt").write_text("mine")
+    shutil.copytree(released / "scans" / NAME, released / "scans" / "scene0002_00")
+    for path in (released / "scans" / "scene0002_00").iterdir():
+        path.rename(path.with_name(path.name.replace(NAME, "scene0002_00")))
+    with pytest.raises(InputError, match=rf"1 of 2 .*\n.*{NAME}: holds coord.npy, notes.txt, and noth"):
+        prepare(released, posed_images=None, overwrite=overwrite)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in folder.iterdir()) == ["coord.npy", "notes.txt"]
+    assert len(load_scene(folder.with_name("scene0002_00"), "scannet20").coord) == 18
+
+
+def test_overwriting_keeps_what_else_is_in_a_scene_folder(released):
+    prepare(released)
+    folder = released / "out" / "train" / NAME
+    (folder / "notes.txt").write_text("mine")
+    assert prepare(released, posed_images=None, overwrite=True).written == [NAME]
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "views").exists() and load_scene(folder, "scannet20").view_names == []
+
+
+@pytest.mark.parametrize("new", ["there", "beside"])
+def test_the_next_call_takes_up_what_a_killed_one_left(released, new):
+    """Killed between "old aside" and "new in", or before "old away"."""
+    prepare(released, posed_images=None)
+    folder = released / "out" / "train" / NAME
+    hidden = shutil.copytree(folder, folder.with_name(f".{NAME}.replaced-77"))
+    (hidden / "notes.txt").write_text("mine")
+    if new == "beside":
+        folder.rename(folder.with_name(f".{NAME}.writing-77"))
+    assert prepare(released, posed_images=None).kept == [NAME]
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in folder.parent.iterdir()] == [NAME]
+    assert len(load_scene(folder, "scannet20").coord) == 18
+
+
 # ---------------------------------------------------------------------------------------- real scan
 
 

@@ -9,14 +9,13 @@ from safetensors.torch import load_file
 
 from bifusion.storage.files import (
     DiskFullError,
-    folder_written_beside,
     free_bytes,
     remove_stale,
-    switch_link,
     write_tensors,
     write_text,
     written_beside,
 )
+from bifusion.storage.folders import folder_written_beside, switch_link, tidy
 from bifusion.types import InputError
 from small_disks import small_disk
 
@@ -34,31 +33,37 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert names(tmp_path / "new") == ["x.txt"]
 
 
+def all_of(folder):
+    return names(folder) if folder.is_dir() else []
+
+
 def test_a_folder_is_replaced_whole_or_not(tmp_path):
     for text in ("first", "second"):
-        with folder_written_beside(tmp_path / "scene") as beside:
+        with folder_written_beside(tmp_path / "scene", all_of) as beside:
             (beside / text).write_text(text)
     assert names(tmp_path / "scene") == ["second"]
-    with pytest.raises(ZeroDivisionError), folder_written_beside(tmp_path / "scene") as beside:
+    with pytest.raises(ZeroDivisionError), folder_written_beside(tmp_path / "scene", all_of) as beside:
         (beside / "third").write_text("half")
         raise ZeroDivisionError
     assert names(tmp_path / "scene") == ["second"] and names(tmp_path) == ["scene"]
 
 
 def test_leftovers_are_swept_up_and_nothing_else(tmp_path):
-    for name in (".x.txt.writing-12", ".step-1.removing-12/a", "x.txt", ".lock", ".hidden"):
+    users = ("x.txt", ".lock", ".hidden", ".thesis.writing-plan", "x.writing-12")
+    for name in (".x.txt.writing-12", ".step-1.removing-12/a", ".step-2.writing-12/a", *users):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / ".last.writing-12").symlink_to("nowhere")
-    assert len(remove_stale(tmp_path)) == 3
-    assert names(tmp_path) == [".hidden", ".lock", "x.txt"]
+    assert len(remove_stale(tmp_path)) == 2
+    assert len(tidy(tmp_path, all_of)) == 2
+    assert names(tmp_path) == sorted(users)
 
 
 def test_a_link_is_switched_and_a_folder_in_its_place_goes(tmp_path):
     for name in ("a", "b", "last"):
         (tmp_path / name).mkdir()
     for target in ("a", "b"):
-        switch_link(tmp_path / "last", target)
+        switch_link(tmp_path / "last", target, all_of)
         assert os.readlink(tmp_path / "last") == target
     assert names(tmp_path) == ["a", "b", "last"]
 

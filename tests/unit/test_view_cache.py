@@ -157,6 +157,22 @@ def test_entries_of_other_towers_make_room(tmp_path) -> None:
     assert tower.cache.misses == 3
 
 
+def test_what_others_keep_in_the_folder_makes_no_room(tmp_path) -> None:
+    """The folder may be one that a user has named; an old tower's may have got a note."""
+    limit = int(4.5 * map_bytes(frozen_tower()))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.safetensors").write_text("mine")
+    for seed in (0, 1):
+        tower = frozen_tower(seed)
+        tower.cache = ViewCache(tmp_path, limit)
+        tower.encode_views([view(seed) for seed in range(3)])
+        for folder in tmp_path.iterdir():
+            (folder / "notes.txt").write_text("mine")
+    assert (tmp_path / "thesis" / "chapter.safetensors").read_text() == "mine"
+    assert len(list(tmp_path.glob("*/notes.txt"))) == 3
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 1 + 3
+
+
 def test_damaged_entry_is_computed_again(tmp_path) -> None:
     tower = frozen_tower()
     tower.cache = ViewCache(tmp_path / "cache", GB)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from bifusion.data.checks import check_labels, check_scene
 from bifusion.data.view_files import load_cameras, load_view, write_views
 from bifusion.labels.sets import get_label_set
-from bifusion.storage.files import folder_written_beside
+from bifusion.storage.folders import folder_written_beside
 from bifusion.types import InputError, Scene, View
 
 __all__ = [
@@ -29,12 +30,15 @@ __all__ = [
     "load_view",
     "read_description",
     "scene_complete",
+    "scene_files",
     "write_scene",
 ]
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 """File with the semantic classes of each label set."""
 
+ARRAYS = ("coord", "color", "normal", "segment20", "segment200", "instance", "superpoint")
+"""What a scene.json without a list of files was written with."""
 FORMAT_VERSION = 1
 
 
@@ -95,6 +99,8 @@ def write_scene(
 ) -> None:
     """Check and write one scene folder; it appears complete or not at all, replacing an older one.
 
+    Files in the older one that were not written here, a user's notes, move into the new one.
+
     Args:
         folder: target, e.g. root/train/NAME.
         scene: arrays; its `segment`, `view_names` are not used (see `segments`, `views`).
@@ -106,7 +112,8 @@ def write_scene(
             points and poses already went through; None: there is no raw frame.
     Raises:
         InputError: arrays that disagree, coordinates that are not finite, labels out of range,
-            superpoint ids with gaps, a view that fails `check_view`.
+            superpoint ids with gaps, a view that fails `check_view`; a folder at this place that was
+            not written here.
     """
     folder = Path(folder)
     check_scene(scene, folder)
@@ -122,7 +129,7 @@ def write_scene(
     for label_set, segment in segments.items():
         arrays[Path(SEGMENT_FILES[label_set]).stem] = _checked_segment(segment, label_set, scene, folder)
 
-    with folder_written_beside(folder) as beside:
+    with folder_written_beside(folder, scene_files) as beside:
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
         view_names = write_views(beside, views)
@@ -133,6 +140,7 @@ def write_scene(
             "points": len(scene.coord),
             "superpoints": int(scene.superpoint.max()) + 1,
             "views": len(view_names),
+            "files": [f"{name}.npy" for name in arrays],
             "versions": {"format": FORMAT_VERSION, "bifusion": importlib.metadata.version("bifusion")},
         }
         (beside / "scene.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -141,6 +149,25 @@ def write_scene(
 def scene_complete(folder: Path) -> bool:
     """Whether `write_scene` finished `folder` (scene.json is in place only then)."""
     return (Path(folder) / "scene.json").exists()
+
+
+def scene_files(folder: Path) -> list[str]:
+    """The files in a scene folder that `write_scene` wrote, scene.json last; none in foreign folders
+    (Pointcept's), nor where scene.json cannot be read."""
+    try:
+        described = read_description(folder)
+    except InputError:
+        return []
+    if not isinstance(described.get("versions"), dict):
+        return []
+    views, cameras = Path(folder) / "views", "views/cameras.npz"
+    names: list[str] = []
+    if (views / "cameras.npz").is_file():
+        with suppress(InputError):
+            names = load_cameras(folder).names
+    images = [f"views/{name}.{kind}" for name in names for kind in ("jpg", "png")]
+    arrays = described.get("files", [f"{name}.npy" for name in ARRAYS])
+    return [*map(str, arrays), *images, cameras, "scene.json"]
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from bifusion.storage.checksums import (
     forget_cached,
     write_summed,
 )
-from bifusion.storage.files import flush, folder_written_beside, hard_link, remove_folder, switch_link
+from bifusion.storage.files import flush, hard_link
+from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link
 from bifusion.storage.json_files import write_json
 from bifusion.types import InputError
 
@@ -40,6 +41,7 @@ TRAINING_STATE = "training.pt"
 HEALTHY = "healthy.pt"
 CONFIG = "config.json"
 SUMS = "sums.json"
+FILES = (TRAINING_STATE, HEALTHY, CONFIG, SUMS, WEIGHTS)
 LAST, PREVIOUS = "last", "previous"
 TRAIN_AGAIN = "copy it again, use another checkpoint of the run, or resume the run (--resume)"
 
@@ -71,7 +73,7 @@ def save_checkpoint(
     weights = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     needed = sum(tensor.nbytes for tensor in _tensors([weights, training_state]))
     folder = _free_name(checkpoints, step)
-    with folder_written_beside(folder, needed=needed) as beside:
+    with folder_written_beside(folder, checkpoint_files, needed=needed) as beside:
         content = safetensors.torch.save(weights)
         sums = {WEIGHTS: write_summed(beside / WEIGHTS, lambda file: file.write(content))}
         if training_state is not None:
@@ -199,13 +201,21 @@ def _some(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def checkpoint_files(folder: Path) -> list[str]:
+    """The files in a checkpoint folder that `save_checkpoint` writes; none where it holds none."""
+    return list(FILES) if any((folder / name).exists() for name in FILES) else []
+
+
 def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
-    """Removes the checkpoints that no link points at, but for those `spared`."""
+    """Removes the checkpoints that no link points at, but for those `spared`.
+
+    A folder in which a user keeps something of their own stays, with that alone.
+    """
     linked = {path.resolve() for path in checkpoints.iterdir() if path.is_symlink()}
     linked |= {path.resolve() for path in spared}
     for path in checkpoints.glob("step-*"):
         if path.resolve() not in linked:
-            remove_folder(path)
+            remove_folder(path, checkpoint_files)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -269,7 +279,7 @@ def _point(checkpoints: Path, links: Iterable[str], folder: Path) -> None:
     names = sorted(links, key=lambda name: name == LAST)
     last = checkpoints / LAST
     if LAST in names and last.is_symlink() and last.is_dir():
-        switch_link(checkpoints / PREVIOUS, last.resolve().name)
+        switch_link(checkpoints / PREVIOUS, last.resolve().name, checkpoint_files)
     for name in names:
-        switch_link(checkpoints / name, folder.name)
+        switch_link(checkpoints / name, folder.name, checkpoint_files)
     flush(checkpoints)

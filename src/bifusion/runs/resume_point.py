@@ -15,12 +15,14 @@ from bifusion.runs.checkpoint import (
     LAST,
     PREVIOUS,
     check_intact,
+    checkpoint_files,
     load_healthy_state,
     load_training_state,
     remove_unlinked,
 )
 from bifusion.runs.healthy import HealthyState
-from bifusion.storage.files import flush, remove_stale, switch_link
+from bifusion.storage.files import flush
+from bifusion.storage.folders import switch_link, tidy
 from bifusion.types import InputError
 
 _logger = logging.getLogger(__name__)
@@ -72,8 +74,8 @@ def settle(checkpoints: Path, point: ResumePoint | None) -> None:
     Damaged checkpoints stay until the next one is saved. The caller alone writes to the folder.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    for path in remove_stale(checkpoints):
-        _logger.warning("%s: half-written by a process that was killed; removed", path)
+    for path in tidy(checkpoints, checkpoint_files):
+        _logger.warning("%s: left by a process that was killed; taken up", path)
     if point is None:
         return
     for problem in point.damaged.values():
@@ -92,7 +94,7 @@ def settle(checkpoints: Path, point: ResumePoint | None) -> None:
         )
     last = checkpoints / LAST
     if last.resolve() != point.checkpoint:
-        switch_link(last, point.checkpoint.name)
+        switch_link(last, point.checkpoint.name, checkpoint_files)
         flush(checkpoints)
     remove_unlinked(checkpoints, spared=point.damaged)
 
@@ -112,6 +114,7 @@ def _read(folder: Path, damaged: dict[Path, str], *, healthy_lost: bool = False)
 def _candidates(checkpoints: Path) -> list[Path]:
     """Checkpoint folders, the preferred one first; links resolved, none twice."""
     steps = sorted(checkpoints.glob("step-*"), key=lambda path: path.name, reverse=True)
+    steps = [path for path in steps if checkpoint_files(path)]  # not what a user left there
     # A copy of a run may have folders where the run had links.
     links = [checkpoints / name for name in (LAST, PREVIOUS, "best")]
     first = [path.resolve() for path in links[:1] if path.is_symlink() or path.is_dir()]

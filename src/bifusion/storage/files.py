@@ -1,8 +1,8 @@
-"""Files and folders that appear complete or not at all, and that a loss of power does not undo.
+"""Files that appear complete or not at all, and that a loss of power does not undo.
 
-Everything the product leaves is written here: beside its place, flushed, renamed, and the folder
-that holds it flushed too. What a killed process leaves half-written or half-removed has a name of
-its own (`.NAME.writing-PID`), which `remove_stale` sweeps up.
+Everything the product leaves is written here (folders: `folders.py`): beside its place, flushed,
+renamed, and the folder that holds it flushed too. What a killed process leaves half-written has a name
+of its own (`.NAME.writing-PID`), which `remove_stale` sweeps up.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk, quota, or largest size of a file exhausted."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """What file systems without hard links answer."""
-STALE = (".*.writing-*", ".*.removing-*")
 
 
 class DiskFullError(InputError, OSError):
@@ -40,7 +40,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(path, "writing")
+        beside = beside_of(path, "writing")
         try:
             yield beside
             flush(beside)
@@ -48,30 +48,6 @@ def written_beside(path: Path) -> Iterator[Path]:
             flush(path.parent)
         finally:
             beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def folder_written_beside(folder: Path, *, needed: int | None = None) -> Iterator[Path]:
-    """An empty folder to fill; it takes the place of `folder` when the block ends well.
-
-    All in it is flushed first. It vanishes if the block ends in an error; a folder that stood there
-    is removed only at the end. Raises DiskFullError where there is no room, `needed` bytes at once.
-    """
-    with full_disk_named(folder, needed):
-        beside = _beside(folder, "writing")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        try:
-            if needed is not None and needed > free_bytes(folder):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-            yield beside
-            for path in (*beside.rglob("*"), beside):
-                flush(path)
-            remove_folder(folder)
-            os.rename(beside, folder)
-            flush(folder.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -122,38 +98,24 @@ def hard_link(source: Path, path: Path) -> None:
         flush(path)
 
 
-def switch_link(link: Path, target: str) -> None:
-    """Points the symbolic link at `target`, a name beside it, in one step.
-
-    A copy of a run may have a folder in the link's place; it goes.
-    """
-    beside = _beside(link, "writing")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    if not link.is_symlink():
-        remove_folder(link)
-    os.replace(beside, link)
-
-
-def remove_folder(folder: Path) -> None:
-    """Removes a folder, if there is one, in one step as far as others can see."""
-    if not folder.is_dir():
-        return
-    aside = _beside(folder, "removing")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder, aside)
-    shutil.rmtree(aside)
-
-
 def remove_stale(folder: Path) -> list[Path]:
-    """Removes what killed processes left half-written in a folder that no other process writes to."""
-    left = [path for pattern in STALE for path in folder.glob(pattern)]
+    """Removes files that killed processes left half-written in a folder that no other process writes
+    to; folders are `folders.tidy`'s."""
+    left = [path for path in folder.glob(".*") if is_left(path, "writing")]
+    left = [path for path in left if path.is_symlink() or path.is_file()]
     for path in left:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        path.unlink()
     return left
+
+
+def beside_of(path: Path, doing: str) -> Path:
+    """The hidden name beside `path` of what this process is writing, replacing or removing."""
+    return path.with_name(f".{path.name}.{doing}-{os.getpid()}")
+
+
+def is_left(path: Path, doing: str) -> bool:
+    """Whether a name is one that `beside_of` gives, in any process."""
+    return re.fullmatch(rf"\..+\.{doing}-\d+", path.name) is not None
 
 
 @contextmanager
@@ -169,7 +131,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise InputError(
-                    f"{folder}: another process is writing this run; let it end, or end it, first"
+                    f"{folder}: another process is writing here; let it end, or end it, first"
                 ) from error
             warnings.warn(
                 f"{folder}: cannot be locked ({error}); start no second run in it", stacklevel=3
@@ -199,7 +161,3 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def _beside(path: Path, doing: str) -> Path:
-    return path.with_name(f".{path.name}.{doing}-{os.getpid()}")

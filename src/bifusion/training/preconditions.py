@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from bifusion.config.run import Config, config_to_dict, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
@@ -56,11 +58,24 @@ def check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
             "resume it with its own, or choose another folder"
         )
     saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
-    if not saved and len(folder.read_lines(folder.epochs)) > 1:  # the first one is saved after its line
+    if not saved and _was_saved(folder, config):
         raise InputError(
-            f"{folder.checkpoints} is empty, though epochs were saved: restore it from a copy, or train "
+            f"{folder.checkpoints} is empty, though the run was saved: restore it from a copy, or train "
             "into another folder"
         )
+
+
+def _was_saved(folder: RunFolder, config: Config) -> bool:
+    """Whether the records show that a checkpoint was once written. A run killed before its first one
+    has records too, but none that comes after a line at which it was to be saved."""
+    every, epochs = config.trainer.save_epochs, folder.read_lines(folder.epochs)
+    if any(epoch["val"] is not None or (epoch["epoch"] + 1) % every == 0 for epoch in epochs[:-1]):
+        return True
+    every, steps = config.trainer.save_every, folder.read_lines(folder.steps)
+    return every > 0 and any(
+        (before["step"] + 1) % every == 0 and before["epoch"] == after["epoch"]
+        for before, after in pairwise(steps)
+    )
 
 
 def check_patterns(config: Config, groups: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,8 @@ from bifusion.runs.run_folder import RunFolder
 from bifusion.step.step import Stepper
 from bifusion.storage.checksums import WrittenFile
 from bifusion.training.recorder import Progress
+
+_logger = logging.getLogger(__name__)
 
 
 class Saving:
@@ -51,8 +54,8 @@ class Saving:
         return self.saved_at == (progress.epoch, progress.batch)
 
     def take_up(self) -> Progress:
-        """Goes on from the newest intact checkpoint; the start, with its initial weights, where there
-        is none."""
+        """Goes on from the newest intact checkpoint; where there is none, from the start with its initial
+        weights, and says so if the run had begun."""
         point, progress = find_resume_point(self.folder.checkpoints), Progress()
         if point is not None:
             load_weights(self.model, point.checkpoint)
@@ -66,6 +69,8 @@ class Saving:
         self.fabric.barrier()
         if self.fabric.is_global_zero:
             settle(self.folder.checkpoints, point)
+            if point is None:
+                self._tell_lost()
         return progress
 
     def follow(self) -> None:
@@ -82,6 +87,18 @@ class Saving:
     def close(self) -> None:
         """Leaves nothing but checkpoints."""
         self.healthy_file.close()
+
+    def _tell_lost(self) -> None:
+        """Says how much of a run ended before its first checkpoint; its records are dropped."""
+        steps = self.folder.read_lines(self.folder.steps)
+        if steps:
+            _logger.warning(
+                "%s: the run ended before its first checkpoint; it starts again from the beginning, its "
+                "%d steps (of %d epochs) are trained again",
+                self.folder.root,
+                len(steps),
+                steps[-1]["epoch"] + 1,
+            )
 
     def _healthy_written(self) -> WrittenFile:
         self.follow()

@@ -56,7 +56,7 @@ def train(
 ) -> RunStatus:
     """Trains `config` into `run_dir` and returns how it ended.
 
-    `resume` goes on from the folder's last checkpoint (from the start if there is none); a run that
+    `resume` goes on from the folder's last checkpoint (from the start if none was saved); a run that
     is finished is left as it is. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
     leave with state "interrupted", at once but for the moment in which weights change or are saved.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.scene_folder import read_description, write_scene
+from bifusion.data.scene_folder import read_description, scene_files, write_scene
 from bifusion.datasets.rooms.cameras import choose_rigs
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.datasets.rooms.layout import Layout, make_layout
@@ -22,7 +22,8 @@ from bifusion.datasets.rooms.scan import Scan, scan_room
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
 from bifusion.labels.sets import SCANNET20
 from bifusion.rng import numpy_rng
-from bifusion.storage.files import write_text
+from bifusion.storage.files import locked, write_text
+from bifusion.storage.folders import check_replaceable, tidy
 from bifusion.types import InputError, Scene, SceneTruth, View
 
 CONFIG_FILE = "rooms.json"
@@ -44,15 +45,27 @@ def make_rooms(
         progress: called as progress(done, total) after every room.
         workers: processes that make rooms; 1: this one.
     Raises:
-        InputError: `root` already holds scenes that are not of this call.
+        InputError: `root` already holds scenes that are not of this call, or folders of others where
+            rooms are to be; another process writes to it.
     """
     root = Path(root)
+    with locked(root):
+        for split in SPLITS:
+            tidy(root / split, scene_files)
+        _make_missing(root, config, progress, workers)
+
+
+def _make_missing(
+    root: Path, config: RoomsConfig, progress: Callable[[int, int], None] | None, workers: int
+) -> None:
     jobs = [(root, config, split, i) for split in SPLITS for i in range(_count(config, split))]
     _refuse_others(root, config)
-    write_text(root / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     missing = [job for job in jobs if not _is_made(*job)]
-    if missing:
+    for _, _, split, index in missing:
+        check_replaceable(root / split / scene_name(config, split, index), scene_files)
+    if missing and (root / CONFIG_FILE).exists():
         (root / "audit.json").unlink(missing_ok=True)  # it spoke of other rooms
+    write_text(root / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     done = len(jobs) - len(missing)
     for _ in _run(missing, workers):
         done += 1

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bifusion.data.scene_folder import scene_complete, write_scene
+from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import DepthFrame, find_posed_images, iterate_views, pose_is_lost
+from bifusion.storage.files import locked
+from bifusion.storage.folders import check_replaceable, tidy
 from bifusion.types import InputError
 
 Progress = Callable[[int, int], None]
@@ -42,7 +44,8 @@ def prepare_scannet(
 ) -> Prepared:
     """Write out/SPLIT/SCENE for every scan in `scans`; complete scene folders are kept.
 
-    A scan that cannot be prepared does not stop the others: all of them are named at the end.
+    A scan that cannot be prepared does not stop the others: all of them are named at the end. Nothing
+    that was not written here is removed: not a folder without scene.json, nor notes in one with it.
 
     Args:
         scans: folder with one folder a scan, as released.
@@ -54,12 +57,13 @@ def prepare_scannet(
             None: all scans go to train. A scan that two of them list goes to both splits (to try
             things out on a single scan). Scans of the test split are prepared without labels.
         frame_skip: take every n-th posed image.
-        overwrite: write complete scene folders again.
+        overwrite: write complete scene folders again; what else is in them stays.
         depth_frame, long_side: see `iterate_views`.
         progress: called after each scan.
     Raises:
-        InputError: no scan; a scan in no list; or, after all others are done, what is wrong with
-            each scan that could not be prepared.
+        InputError: no scan; a scan in no list; another process writes to `out`; or, after all others
+            are done, what is wrong with each scan that could not be prepared, or with the folder at
+            its place.
     """
     if frame_skip < 1:
         raise InputError(f"frame_skip: found {frame_skip}; expected at least 1 (every image)")
@@ -72,25 +76,29 @@ def prepare_scannet(
     folders = [(name, split) for name in names for split in splits_of[name]]
     table = read_label_table(Path(labels))
     prepared, failures = Prepared(), []
-    for done, (name, split) in enumerate(folders, start=1):
+
+    def prepare_one(name: str, split: str) -> None:
         target = Path(out) / split / name
         if scene_complete(target) and not overwrite:
             prepared.kept.append(name)
-        else:
-            images = Path(posed_images) / name if posed_images else None
-            scan_table = None if split == "test" else table
+            return
+        images = Path(posed_images) / name if posed_images else None
+        scan, scan_table = Path(scans) / name, None if split == "test" else table
+        lost = _prepare_scan(scan, target, scan_table, images, frame_skip, depth_frame, long_side)
+        prepared.written.append(name)
+        if lost:
+            prepared.lost_views[name] = lost
+
+    with locked(Path(out)):
+        for split in {split for _, split in folders}:
+            tidy(Path(out) / split, scene_files)
+        for done, (name, split) in enumerate(folders, start=1):
             try:
-                lost = _prepare_scan(
-                    Path(scans) / name, target, scan_table, images, frame_skip, depth_frame, long_side
-                )
+                prepare_one(name, split)
             except InputError as error:
                 failures.append(str(error))
-            else:
-                prepared.written.append(name)
-                if lost:
-                    prepared.lost_views[name] = lost
-        if progress:
-            progress(done, len(folders))
+            if progress:
+                progress(done, len(folders))
     if failures:
         listed = "\n".join(failures)
         raise InputError(f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}")
@@ -107,6 +115,7 @@ def _prepare_scan(
     long_side: int | None,
 ) -> int:
     """Write one scene folder; returns how many posed images were left out for their lost pose."""
+    check_replaceable(target, scene_files)
     scene, segments, meta = read_scan(folder, table)
     views, lost = (), 0
     if image_folder is not None:

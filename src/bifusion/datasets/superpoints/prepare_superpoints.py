@@ -13,7 +13,7 @@ from bifusion.data.scene_folder import load_points
 from bifusion.datasets.scannet.scan import read_mesh, read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
-from bifusion.storage.files import written_beside
+from bifusion.storage.files import remove_stale, written_beside
 from bifusion.types import InputError
 
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
@@ -87,6 +87,7 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
     Raises:
         InputError: arrays that cannot be read, or a scan with another number of vertices.
     """
+    remove_stale(scene)
     coord, _, normal = load_points(scene)
     check_finite(coord, scene / "coord.npy")
     superpoint, source = _from_scan(scene, scan, len(coord))

@@ -9,9 +9,10 @@ computing would give.
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bifusion.storage.files import write_tensors
 from bifusion.types import BatchView
 
 ENTRY = "map"
+KEY_DIGITS = 32
 
 
 class ViewCache:
@@ -83,9 +85,9 @@ class ViewCache:
         if self._size is None:
             self._size = _bytes_under(self.folder)
         if self._size + size > self.limit_bytes and self.folder.is_dir():
-            others = [path for path in self.folder.iterdir() if path != own and path.is_dir()]
+            others = [path for path in self.folder.iterdir() if path != own and _is_tower(path)]
             for tower in sorted(others, key=_last_written):
-                shutil.rmtree(tower, ignore_errors=True)
+                _remove(tower)
                 self._size = _bytes_under(self.folder)
                 if self._size + size <= self.limit_bytes:
                     break
@@ -109,7 +111,7 @@ def tower_key(tower: nn.Module, arithmetic: str) -> str:
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_content(tensor))
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:KEY_DIGITS]
 
 
 def view_key(view: BatchView) -> str:
@@ -118,7 +120,7 @@ def view_key(view: BatchView) -> str:
     for tensor in (view.image, view.image_depth_m):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_content(tensor))
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:KEY_DIGITS]
 
 
 def _content(tensor: Tensor) -> memoryview:
@@ -142,6 +144,19 @@ def _arithmetic(device: torch.device) -> str:
 
 def _bytes_under(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+
+
+def _is_tower(folder: Path) -> bool:
+    """Whether the name is a key; a user may have named a folder in which other things are."""
+    return re.fullmatch(f"[0-9a-f]{{{KEY_DIGITS}}}", folder.name) is not None and folder.is_dir()
+
+
+def _remove(tower: Path) -> None:
+    """Removes a tower's entries, as far as they can be, and its folder if nothing else is in it."""
+    with suppress(OSError):
+        for path in tower.glob("*.safetensors*"):
+            path.unlink(missing_ok=True)
+        tower.rmdir()
 
 
 def _last_written(folder: Path) -> float:

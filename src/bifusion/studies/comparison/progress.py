@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +22,10 @@ class _Row:
     epochs: int | None = None
     last_epoch: dict = field(default_factory=dict)
     last_miou: float | None = None
-    read: int = 0
-    """Bytes of epochs.jsonl already read."""
+    file: tuple[int, int] = (0, 0)
+    """Number and size of epochs.jsonl when it was last read."""
+    lines: list[bytes] = field(default_factory=list)
+    """What was complete in it."""
 
 
 class RunTable:
@@ -114,19 +117,23 @@ def _evaluated(folder: Path) -> bool:
 
 
 def _new_epochs(row: _Row) -> list[dict]:
-    """Complete lines of epochs.jsonl that were not there at the last call."""
+    """Complete lines of epochs.jsonl that were not there at the last call. A run that goes on from
+    before its end, or from the beginning, has dropped some of them."""
     config = row.folder / "config.json"
     if row.epochs is None and config.exists():
         row.epochs = json.loads(config.read_text())["epochs"]
     path = row.folder / "epochs.jsonl"
     if not path.exists():
         return []
-    with open(path, "rb") as file:
-        file.seek(row.read)
-        text = file.read()
-    complete = text[: text.rfind(b"\n") + 1]
-    row.read += len(complete)
-    return [json.loads(line) for line in complete.splitlines()]
+    stat = path.stat()
+    if (stat.st_ino, stat.st_size) == row.file:
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lines, row.lines, strict=False))
+    )
+    row.file, row.lines = (stat.st_ino, stat.st_size), lines
+    return [json.loads(line) for line in lines[same:]]
 
 
 def _line(row: _Row) -> str:

@@ -1,0 +1,58 @@
+"""What some tests need and a machine may lack, by name; BIFUSION_REQUIRE makes the lack a failure.
+
+`BIFUSION_REQUIRE=real_data,cases` (names of NEEDS, commas between): a test that would be skipped for one
+of them fails instead, so that a run that was meant to show something cannot pass without showing it.
+"""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+NEEDS = {
+    "real_data": "real scans (BIFUSION_REAL_DATA)",
+    "reference": "numbers computed with the official code (BIFUSION_REFERENCE)",
+    "cases": "small inputs that users met trouble with (BIFUSION_CASES)",
+    "engine": "the compiled C++ engine",
+    "spconv": "spconv",
+    "mounts": "the right to mount a small file system",
+    "proc": "Linux's /proc",
+}
+
+
+def required() -> set[str]:
+    """The names in BIFUSION_REQUIRE; a ValueError for one that no test knows."""
+    names = {name for name in os.environ.get("BIFUSION_REQUIRE", "").split(",") if name}
+    if unknown := names - NEEDS.keys():
+        raise ValueError(f"BIFUSION_REQUIRE: found {sorted(unknown)}; expected names of {sorted(NEEDS)}")
+    return names
+
+
+def lacking(need: str, what: object) -> NoReturn:
+    """Skips the test, or fails it where BIFUSION_REQUIRE names `need`; `what` is not there."""
+    reason = f"needs {NEEDS[need]}: {what}"
+    if need in required():
+        pytest.fail(f"{reason} (BIFUSION_REQUIRE names {need})", pytrace=False)
+    pytest.skip(reason)
+
+
+def folder(variable: str, below: str) -> Path:
+    """The folder that an environment variable names, by default ../shared/`below`."""
+    return Path(os.environ.get(variable, f"../shared/{below}"))
+
+
+def real_data() -> Path:
+    """Folder of real scans; the test ends here where there is none."""
+    return _there("real_data", folder("BIFUSION_REAL_DATA", "data"))
+
+
+def reference() -> Path:
+    """Folder of the official code's numbers; the test ends here where there is none."""
+    return _there("reference", folder("BIFUSION_REFERENCE", "reference"))
+
+
+def _there(need: str, path: Path) -> Path:
+    if not path.is_dir():
+        lacking(need, f"{path} is no folder")
+    return path.resolve()
