@@ -9,9 +9,9 @@ from math import hypot
 import numpy as np
 
 from bifusion.config.stages import StageState, Timeline
+from bifusion.models.parts import BY_NAME
 from bifusion.recipes import get_recipe
 from bifusion.step.events import Alarm
-from bifusion.step.observe import GRADIENT_PATHS
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.rules import Rules
 
@@ -72,7 +72,7 @@ def _outcome(recipe: str, step: int, state: StageState, rng: np.random.Generator
 def _norms(fused, run_2d, seen, state, noisy) -> dict[str, float | None]:
     weights = sum(map(abs, state.weights.values())) / 3.1
     opened = state.control.scale + state.weights.get("alignment", 0.0)
-    norms: dict[str, float | None] = dict.fromkeys(GRADIENT_PATHS)
+    norms: dict[str, float | None] = dict.fromkeys(BY_NAME)
     for path in ("backbone", "decoder", *(["head_3d", "fusion"] if fused else [])):
         if path != "fusion" or state.trains("film"):
             norms[path] = noisy(NORMS[path], 0.35) * weights

@@ -8,8 +8,8 @@ import pytest
 
 from bifusion.config.rules import RULES
 from bifusion.config.stages import Stage, StagePlan, Timeline, at_once
+from bifusion.models.parts import BY_NAME
 from bifusion.recipes import get_recipe
-from bifusion.step.observe import GRADIENT_PATHS
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.rules import Rules, RulesConfig
 from bifusion.types import DisagreeingView, InputError
@@ -163,7 +163,7 @@ def test_a_stage_that_weighs_losses_anew_is_no_spike():
 
 
 @pytest.mark.parametrize("gradient", [0.0, 1e-9, None])
-@pytest.mark.parametrize("path", GRADIENT_PATHS)
+@pytest.mark.parametrize("path", BY_NAME)
 def test_a_path_whose_gradient_dies(path, gradient):
     def die(outcome):
         outcome.grad_norm[path] = gradient
@@ -322,7 +322,7 @@ def spoil(outcome: StepOutcome, bad: float) -> None:
     outcome.losses = dict.fromkeys(outcome.losses, bad)
     outcome.total, outcome.loss_scale = bad, bad
     outcome.grad_norm = dict.fromkeys(outcome.grad_norm, bad)
-    outcome.update_ratio = dict.fromkeys(GRADIENT_PATHS, bad)
+    outcome.update_ratio = dict.fromkeys(BY_NAME, bad)
     outcome.conflicts = {"semantic|mask_bce": bad}
     figures = {"rms": bad, "max": bad}
     outcome.fusion = {

@@ -7,22 +7,25 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.config.run import Config, build_model
+from bifusion.models.parts import PATH_LABELS, part_of_group
 
 
 def parameter_counts(config: Config) -> dict[str, int]:
     """Parameters of each group of the recipe's model; nothing is allocated (meta device)."""
     with torch.device("meta"):
-        model = build_model(config)
-    return {name: sum(p.numel() for p in group) for name, group in model.parameter_groups().items()}
+        groups = build_model(config).parameter_groups()
+    return {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
 
 
 def print_info(config: Config, console: Console) -> None:
     """Prints a table of parts and their parameters, and the total."""
     counts = parameter_counts(config)
-    table = Table("part", "parameters", title=config.name)
-    table.columns[1].justify = "right"
+    table = Table("group", "part", "path", "parameters", title=config.name)
+    table.columns[3].justify = "right"
     for name, count in counts.items():
-        table.add_row(name, f"{count:,}")
+        part = part_of_group(name)
+        assert part is not None  # `build_model` refuses such a model
+        table.add_row(name, part.label, PATH_LABELS[part.path], f"{count:,}")
     table.add_section()
-    table.add_row("total", f"{sum(counts.values()):,}")
+    table.add_row("total", "", "", f"{sum(counts.values()):,}")
     console.print(table)

@@ -7,7 +7,6 @@ lr · rate of its group · stage factor · schedule(step), so a resumed run repe
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from bifusion.config.stages import StageState, find_pattern
+from bifusion.models.parts import is_of_tower, tower_block
 
 Schedule = Literal["poly", "cosine", "one_cycle", "constant"]
 
@@ -86,16 +86,14 @@ def _one_cycle(progress: float, rise: float, floor: float) -> float:
 
 def group_rates(config: OptimConfig, groups: list[str]) -> dict[str, float]:
     """Rate of every parameter group relative to `lr`, with the CLIP tower's decay by depth."""
-    blocks = [int(m.group(1)) for g in groups if (m := re.fullmatch(r"tower\.block(\d+)", g))]
-    last = max(blocks, default=0)
+    last = max((block for g in groups if (block := tower_block(g)) is not None), default=0)
     rates = {}
     for group in groups:
         rate = find_pattern(config.rates, group)
         rates[group] = 1.0 if rate is None else rate
-        if group.startswith("tower."):
-            match = re.fullmatch(r"tower\.block(\d+)", group)
-            depth = int(match.group(1)) if match else -1
-            rates[group] *= config.tower_layer_decay ** (last - depth)
+        if is_of_tower(group):
+            block = tower_block(group)
+            rates[group] *= config.tower_layer_decay ** (last - (-1 if block is None else block))
     return rates
 
 

@@ -21,6 +21,7 @@ from bifusion.losses.criterion import CriterionConfig
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
 from bifusion.models.oneformer3d import OneFormer3D, OneFormer3DConfig
+from bifusion.models.parts import check_groups
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.postprocess_mask3d import Mask3DPostprocessConfig
 from bifusion.models.query_decoder import QueryDecoder
@@ -202,6 +203,7 @@ def build_model(config: Config, *, load_pretrained: bool = True) -> Model:
             model = OneFormer3D(config.model)
         if not next(model.parameters()).is_meta:
             _pair_initial_weights(model, config)
+    check_groups(model, model.parameter_groups())
     return model
 
 

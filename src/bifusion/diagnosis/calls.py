@@ -8,8 +8,8 @@ from typing import Literal
 
 from bifusion.diagnosis.operations import Made, Place
 from bifusion.diagnosis.ranges import Range
+from bifusion.models.parts import NetworkPath, path_of_module
 
-NetworkPath = Literal["2d", "3d", "fusion", "decoder"]
 CRITERION = "criterion"
 WHOLE_MODEL = "model"
 """Stands for the outermost module, which has no name."""
@@ -80,25 +80,11 @@ def part_of(call: Call, place: Place | None) -> str:
 _MODEL_CODE = ("models/", "geometry.py")
 
 
-def path_of(
-    module: str | None, term: str | None = None
-) -> Literal["2d", "3d", "fusion", "decoder"] | None:
+def path_of(module: str | None, term: str | None = None) -> NetworkPath | None:
     """The path of the network that a module, or a loss term, lies on."""
     if term is not None and module in (None, CRITERION):
         return "fusion" if term == "alignment" else "decoder"
-    for path, names in _PATHS.items():
-        if module is not None and any(module == n or module.startswith(f"{n}.") for n in names):
-            return path
-    return None
-
-
-_PATHS: dict[NetworkPath, tuple[str, ...]] = {
-    "2d": ("tower", "pixels", "fusion.head_2d"),
-    "3d": ("unet", "fusion.head_3d"),
-    "fusion": ("fusion", "lifting", "geometric_code"),
-    "decoder": ("decoder", "pooling", CRITERION),
-}
-"""In the order in which they are looked at: the heads are not the fusion's."""
+    return path_of_module(module) if module is not None else None
 
 
 def operation_name(node: str) -> str:

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from bifusion.config.stages import StageState
-from bifusion.diagnosis.calls import CRITERION, Call, NetworkPath, path_of
+from bifusion.diagnosis.calls import CRITERION, Call, path_of
 from bifusion.diagnosis.experiments import Attempt, Experiments, OutOfTime
 from bifusion.diagnosis.explanation import explain
 from bifusion.diagnosis.growth import find_jump
 from bifusion.diagnosis.ranges import range_of
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.diagnosis.verdict import Verdict, judge
+from bifusion.models.parts import NetworkPath, part_of_group
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.checks import nonfinite_names
 from bifusion.step.events import Fault
@@ -116,8 +117,11 @@ def _locate(found: Diagnosis, attempt: Attempt, tracer: Tracer, fault: Fault) ->
         found.scenes = [rerun.bad_cost.scene]
     if found.loss_term is None and fault.phase == "loss":
         found.loss_term = fault.where[0].removeprefix("loss.")
-    module = found.module if found.module is not None or found.loss_term else fault_group(fault)
-    found.path = path_of(module, found.loss_term) or path_of(CRITERION if origin else None)
+    found.path = path_of(found.module, found.loss_term)
+    if found.module is None and not found.loss_term:
+        found.path = path_of_fault(fault)
+    if found.path is None and origin is not None:
+        found.path = path_of(CRITERION)
 
 
 def _look_for_growth(
@@ -178,7 +182,7 @@ def _of_optimizer(found: Diagnosis, stepper: Stepper, inputs: StepInputs, fault:
             ranges = [range_of([moments[k]]) for k in ("exp_avg", "exp_avg_sq")]
             found.ranges_before = {"inputs": _plain(ranges[0]), "before": [_plain(ranges[1])]}
             break
-    found.path = path_of(found.module) or path_of(fault_group(fault))
+    found.path = path_of(found.module) or path_of_fault(fault)
     found.explanation = (
         f"The optimiser's moments of {', '.join(w.removeprefix('optimizer.') for w in fault.where)} are "
         f"damaged ({found.operation or 'squares of its first moments overflow'}), so any step would "
@@ -187,13 +191,14 @@ def _of_optimizer(found: Diagnosis, stepper: Stepper, inputs: StepInputs, fault:
     return found
 
 
-def fault_group(fault: Fault) -> str | None:
-    """The parameter group a fault names, as a module's path; None for one that names no group."""
+def path_of_fault(fault: Fault) -> NetworkPath | None:
+    """The path of the parameter group that a fault names, or, of buffers without one, of their module;
+    None for a fault that names neither."""
     if fault.phase not in ("gradient", "optimizer", "buffers") or not fault.where:
         return None
-    group = fault.where[0].split(".", 1)[1]
-    group = {"film": "fusion", "gate": "fusion", "align": "fusion", "backbone": "unet"}.get(group, group)
-    return f"fusion.{group}" if group in ("head_2d", "head_3d") else group
+    name = fault.where[0].split(".", 1)[1]
+    part = part_of_group(name)
+    return part.path if part is not None else path_of(name)
 
 
 def _ranges_before(

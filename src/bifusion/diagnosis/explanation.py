@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bifusion.diagnosis.experiments import Attempt
+from bifusion.models.parts import PATH_LABELS
 
 if TYPE_CHECKING:
     from bifusion.diagnosis.diagnose import Diagnosis
-
-PATHS = {"2d": "2D path", "3d": "3D path", "fusion": "fusion", "decoder": "decoder and losses"}
 
 
 def explain(found: Diagnosis, attempt: Attempt, reason: str) -> str:
@@ -18,7 +17,7 @@ def explain(found: Diagnosis, attempt: Attempt, reason: str) -> str:
 
 
 def _where(found: Diagnosis, attempt: Attempt) -> str:
-    path = PATHS[found.path] if found.path is not None else ""
+    path = PATH_LABELS[found.path] if found.path is not None else ""
     on_path = f" ({path})" if path else ""
     origin = attempt.origin
     if not attempt.fails:

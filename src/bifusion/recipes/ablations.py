@@ -15,6 +15,7 @@ from bifusion.config.run import Config
 from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.fusion import FusionConfig
+from bifusion.models.parts import is_of_tower
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,7 @@ def _sudden_losses(stage: Stage) -> Stage:
 def _no_isolation(base: Config) -> dict[str, Any]:
     """The tower trains, as in the last stage, wherever the 2D branch runs."""
     last = base.stages.stages[-1]
-    tower = {
-        name: at_once(ramp.value) for name, ramp in last.trains.items() if name.startswith("tower.")
-    }
+    tower = {name: at_once(ramp.value) for name, ramp in last.trains.items() if is_of_tower(name)}
 
     def open_up(stage: Stage) -> Stage:
         scale = at_once(last.tower_gradient_scale.value)
@@ -156,7 +155,7 @@ def _optim(**changes: Any) -> Callable[[Config], dict[str, Any]]:
 
 
 def _one_rate(base: Config) -> dict[str, Any]:
-    rates = {name: rate for name, rate in base.optim.rates.items() if not name.startswith("tower")}
+    rates = {name: rate for name, rate in base.optim.rates.items() if not is_of_tower(name)}
     return {"optim": dataclasses.replace(base.optim, rates=rates)}
 
 

@@ -10,6 +10,7 @@ import dataclasses
 from bifusion.config.run import Config
 from bifusion.config.stages import StagePlan
 from bifusion.models.bifusion import BiFusionConfig
+from bifusion.models.parts import is_of_tower
 from bifusion.recipes.bifusion import variant
 from bifusion.recipes.oneformer3d import oneformer3d_small
 
@@ -65,4 +66,4 @@ def _bifusion(base: Config) -> BiFusionConfig:
 
 def _without_tower(table: dict) -> dict:
     """A table by patterns of parameter group names, without those of the tower."""
-    return {pattern: value for pattern, value in table.items() if not pattern.startswith("tower.")}
+    return {pattern: value for pattern, value in table.items() if not is_of_tower(pattern)}

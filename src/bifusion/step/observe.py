@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
-from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion.evaluation.fusion_figures import share_of_2d
+from bifusion.models.parts import PARTS, part_of_group
 from bifusion.types import FusionControl, FusionTrace, Prediction
-
-GRADIENT_PATHS: dict[str, tuple[str, ...]] = {
-    "tower": ("tower.block*", "tower.embed"),
-    "conv1": ("tower.conv1_*",),
-    "head_2d": ("head_2d",),
-    "head_3d": ("head_3d",),
-    "backbone": ("backbone",),
-    "fusion": ("film", "gate", "align"),
-    "decoder": ("decoder",),
-}
-"""Path of the gradient -> patterns of the parameter groups on it. The 3D head is a path of its own: its
-gradient would hide that of a 3D network which has stopped learning."""
 
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
@@ -39,13 +27,16 @@ def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
 
 
 def norms_by_path(norms: dict[str, float]) -> dict[str, float | None]:
-    """Norms of groups put together by gradient path; None for a path without gradients."""
-    paths: dict[str, float | None] = {}
-    for path, patterns in GRADIENT_PATHS.items():
-        mine = [n for group, n in norms.items() if any(fnmatchcase(group, p) for p in patterns)]
-        paths[path] = sum(n * n for n in mine) ** 0.5 if mine else None
-    paths["total"] = norms.get("total")
-    return paths
+    """Norms of groups put together by the part they are of, and "total"; None for a part without
+    gradients."""
+    squares: dict[str, float] = {}
+    for group, norm in norms.items():
+        if (part := part_of_group(group)) is not None:
+            squares[part.name] = squares.get(part.name, 0) + norm * norm
+    paths: dict[str, float | None] = {
+        part.name: squares[part.name] ** 0.5 if part.name in squares else None for part in PARTS
+    }
+    return paths | {"total": norms.get("total")}
 
 
 def rms_and_max(features: Tensor) -> tuple[Tensor, Tensor]:

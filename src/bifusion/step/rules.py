@@ -13,8 +13,8 @@ from typing import Any
 
 from bifusion.config.rules import RulesConfig
 from bifusion.config.stages import StageState
+from bifusion.models.parts import BY_NAME
 from bifusion.step.events import Alarm
-from bifusion.step.observe import GRADIENT_PATHS
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.robust import Latches, Windows, centre_and_spread, finite, median
 from bifusion.step.trends import TRENDS, Finding, weight_sum
@@ -153,7 +153,7 @@ class Rules:
         if (most := self._most("total", config.gradient_ratio, state)) is not None:
             threshold = most * weights
         jumped = {}
-        for path in GRADIENT_PATHS:
+        for path in BY_NAME:
             of_path = finite(outcome.grad_norm.get(path))
             most = self._most(path, config.path_ratio, state)
             if of_path is not None and most is not None and of_path > most * weights:
@@ -205,7 +205,7 @@ class Rules:
     def _paths_above(self, outcome: StepOutcome, weights: float) -> list[str]:
         """The paths that carry the larger part of the norm's rise, largest first."""
         rise = {}
-        for path in GRADIENT_PATHS:
+        for path in BY_NAME:
             norm = finite(outcome.grad_norm.get(path))
             if norm is not None:
                 past = self._windows.last(f"gradient.{path}", self.config.window)

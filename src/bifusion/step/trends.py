@@ -13,11 +13,11 @@ from math import hypot
 
 from bifusion.config.rules import RulesConfig
 from bifusion.config.stages import StageState
-from bifusion.step.observe import GRADIENT_PATHS
+from bifusion.models.parts import BY_NAME, Part, is_of_tower, part_of_group
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.robust import Windows, finite, median
 
-PATHS_2D = ("tower", "conv1", "head_2d")
+PARTS_2D = [part for part in BY_NAME.values() if part.path == "2d"]
 OPEN_GATE = 0.5
 """Gate scale from which the 2D branch's gradient has its full size, or nearly."""
 
@@ -44,9 +44,9 @@ def weight_sum(state: StageState) -> float:
     return sum(abs(weight) for weight in state.weights.values())
 
 
-def gradient_drive(path: str, state: StageState) -> float:
-    """How far the stage lets gradient through to `path`, relative to when all is open; 0: not at all."""
-    if path not in PATHS_2D:
+def gradient_drive(part: Part, state: StageState) -> float:
+    """How far the stage lets gradient through to `part`, relative to when all is open; 0: not at all."""
+    if part.path != "2d":
         return 1.0
     control = state.control
     if not control.run_2d:
@@ -54,7 +54,7 @@ def gradient_drive(path: str, state: StageState) -> float:
     through_gate = 0.0 if control.fixed_alpha == 0 else control.scale
     by_alignment = abs(state.weights.get("alignment", 0.0)) / max(weight_sum(state), 1e-12)
     drive = through_gate + by_alignment
-    return drive if path == "head_2d" else drive * control.tower_gradient_scale
+    return drive * control.tower_gradient_scale if is_of_tower(part.groups[0]) else drive
 
 
 def gradient_paths(
@@ -65,13 +65,13 @@ def gradient_paths(
     if not total or not weights:
         return
     seen = bool(finite(outcome.fusion.get("seen_share")))
-    for path in GRADIENT_PATHS:
-        drive, series = gradient_drive(path, state), f"path.{path}"
+    for path, part in BY_NAME.items():
+        drive, series = gradient_drive(part, state), f"path.{path}"
         norm = finite(outcome.grad_norm.get(path))
         missing = outcome.grad_norm.get(path) is None
         if drive == 0 or (norm is None and not missing):
             continue
-        explained = not seen and path in (*PATHS_2D, "fusion")
+        explained = not seen and part.path in ("2d", "fusion")
         never_there = missing and series not in windows.series
         if not norm and (explained or never_there):
             continue
@@ -111,12 +111,12 @@ def gradient_balance(
     windows: Windows, config: RulesConfig, outcome: StepOutcome, state: StageState
 ) -> Iterator[Finding]:
     """Gradient norm of the 2D branch relative to the 3D network's."""
-    norms = [finite(outcome.grad_norm.get(path)) for path in PATHS_2D]
+    norms = [finite(outcome.grad_norm.get(part.name)) for part in PARTS_2D]
     of_3d = finite(outcome.grad_norm.get("backbone"))
     of_2d = hypot(*(norm or 0.0 for norm in norms))
     if (
         state.control.scale < OPEN_GATE
-        or gradient_drive("head_2d", state) == 0
+        or gradient_drive(BY_NAME["head_2d"], state) == 0
         or not of_2d
         or not of_3d
     ):
@@ -147,11 +147,8 @@ def updates(
 
 def _groups_of(path: str, state: StageState) -> list[str]:
     """Names that stand for the path's parameter groups when the stage is asked about them."""
-    patterns = GRADIENT_PATHS[path]
-    named = [
-        name for name in state.stage.trains if any(name.startswith(p.rstrip("*")) for p in patterns)
-    ]
-    return [*patterns, *named]
+    part = BY_NAME[path]
+    return [*part.groups, *(name for name in state.stage.trains if part_of_group(name) is part)]
 
 
 def features(

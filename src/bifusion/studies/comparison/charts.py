@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bifusion.models.parts import BY_NAME
 from bifusion.studies.comparison.curves import (
     Draw,
     Trace,
@@ -17,7 +18,6 @@ from bifusion.studies.comparison.curves import (
 )
 from bifusion.studies.comparison.verdicts import GATE_RANGE
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
-from bifusion.studies.figures.metrics import GRADIENT_PATHS
 from bifusion.studies.figures.run import StageSpan
 
 HEIGHT = 240
@@ -30,15 +30,7 @@ LOSS_TITLES = {
     "score": "Instance score",
     "alignment": "Alignment",
 }
-PATH_TITLES = {
-    "total": "All parameters",
-    "backbone": "3D backbone",
-    "decoder": "Decoder",
-    "head_2d": "2D head",
-    "fusion": "Fusion (FiLM, gate)",
-    "tower": "CLIP tower",
-    "conv1": "CLIP's conv1",
-}
+PATH_TITLES = {"total": "All parameters", **{name: part.label for name, part in BY_NAME.items()}}
 Scale = Literal["linear", "log", "unit"]
 
 
@@ -119,8 +111,8 @@ def _plans(arms: list[Arm]) -> list[Plan]:
             for t in terms
         ),
         *(
-            Plan("Gradient norms", PATH_TITLES[path], step_draw(["grad_norm", path]), "log")
-            for path in GRADIENT_PATHS
+            Plan("Gradient norms", title, step_draw(["grad_norm", path]), "log")
+            for path, title in PATH_TITLES.items()
         ),
         Plan(
             "Feature ranges",

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.models.parts import BY_NAME, is_of_tower
 from bifusion.studies.figures.arms import Arm, find_role
 from bifusion.studies.figures.metrics import (
-    GRADIENT_PATHS,
     final_value,
     largest_of,
     log_scatter,
@@ -34,7 +34,6 @@ FEATURES = {
     "f2d": "2D after head and FiLM",
     "f3d": "3D after head and FiLM",
 }
-PATHS = tuple(path for path in GRADIENT_PATHS if path != "total")
 
 
 def study_table(arms: list[Arm]) -> list[dict[str, Any]]:
@@ -109,7 +108,7 @@ def _span(values: np.ndarray) -> str:
 def _gradient_flow(arm: Arm) -> Cell:
     steps = _steps(arm)
     cell: Cell = []
-    for path in PATHS:
+    for path in BY_NAME:
         norms = series(steps, "grad_norm", path)
         moving = norms[norms > 0]
         if len(moving):
@@ -205,7 +204,7 @@ def _trained_tower_groups(run: Run, first_epoch: int, end_epoch: int) -> str:
     steps = [step for step in run.steps if first_epoch <= step["epoch"] < end_epoch]
     for step in steps:
         for group, rate in (step.get("lr") or {}).items():
-            if group.startswith("tower"):
+            if is_of_tower(group):
                 rates[group] = max(rates.get(group, 0.0), rate or 0.0)
     moving = [group.removeprefix("tower.") for group, rate in rates.items() if rate > 0]
     if not steps:

@@ -15,7 +15,6 @@ import numpy as np
 
 from bifusion.studies.figures.run import Record, Run
 
-GRADIENT_PATHS = ("total", "backbone", "decoder", "head_2d", "fusion", "tower", "conv1")
 SPIKE_WINDOW = 101
 """Finite values before a step that say what is usual."""
 SPIKE_MADS = 10.0

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+from bifusion.models.parts import part_of_group
 from bifusion.studies.figures.run import Run
-
-PARTS = {
-    "image tower": ("tower",),
-    "3D backbone": ("backbone",),
-    "decoder": ("decoder",),
-    "heads and fusion": ("head_2d", "head_3d", "film", "gate", "fusion", "align"),
-}
-"""Part of a model → first words of the names of its parameter groups."""
 
 
 def part_counts(run: Run) -> dict[str, int]:
-    """Parameters of each part of the model; groups that no part names stand for themselves."""
+    """Parameters of each part of the model; groups of no known part stand for themselves."""
     counts: dict[str, int] = {}
     for group, count in run.parameters.items():
-        if group == "total":
-            continue
-        first = group.split(".")[0]
-        part = next((part for part, names in PARTS.items() if first in names), group)
-        counts[part] = counts.get(part, 0) + count
+        if group != "total":
+            part = part_of_group(group)
+            name = group if part is None else part.counted_as or part.label
+            counts[name] = counts.get(name, 0) + count
     return counts
 
 
