@@ -70,8 +70,8 @@ def check_replaceable(folder: Path, written: Written) -> None:
     found = sorted(path.name for path in folder.iterdir())
     if found:
         raise InputError(
-            f"{folder}: holds {_some(found)}, and nothing tells that bifusion wrote it; nothing there was "
-            "changed. Move the folder away, or write to another place"
+            f"{folder}: holds {_some(found)}, and nothing tells that bifusion wrote it; nothing there "
+            "was changed. Move the folder away, or write to another place"
         )
 
 

@@ -54,8 +54,8 @@ class Saving:
         return self.saved_at == (progress.epoch, progress.batch)
 
     def take_up(self) -> Progress:
-        """Goes on from the newest intact checkpoint; where there is none, from the start with its initial
-        weights, and says so if the run had begun."""
+        """Goes on from the newest intact checkpoint; where there is none, from the start with its
+        initial weights, and says so if the run had begun."""
         point, progress = find_resume_point(self.folder.checkpoints), Progress()
         if point is not None:
             load_weights(self.model, point.checkpoint)

@@ -32,8 +32,8 @@ class Configuration:
     warps: int
     stages: int
     """How far the compiler loads ahead. Rows are themselves found by a load, which halves it: in shared
-    memory (64, 64, 64) of bfloat16 holds the operands of 2 steps with 3 stages and of 3 with 5 on Hopper,
-    of 1 and 2 on Ampere."""
+    memory (64, 64, 64) of bfloat16 holds the operands of 2 steps with 3 stages and of 3 with 5 on
+    Hopper, of 1 and 2 on Ampere."""
 
     def options(self) -> dict[str, int]:
         """The compiler's options."""
