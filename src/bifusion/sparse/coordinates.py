@@ -37,6 +37,14 @@ def lexicographic_order(columns: Tensor, z: Tensor) -> Tensor:
     return by_z[columns[by_z].argsort(stable=True)]
 
 
+def set_first(flags: Tensor) -> Tensor:
+    """(M,) int64: first the places of `flags` (M,) that are set, then the others, each in their order.
+
+    What `nonzero` finds, without the host's waiting for how many there are.
+    """
+    return flags.logical_not().to(torch.uint8).argsort(stable=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
     """Voxels of a level whose number only the device knows: the first `count` rows of M."""
@@ -61,11 +69,7 @@ class Level:
         coarse, columns = coarse[order], columns[order]
         new = columns != NOWHERE
         new[1:] &= (columns[1:] != columns[:-1]) | (coarse[1:, 3] != coarse[:-1, 3])
-        # every row that is not new goes behind the others, where nobody reads
-        place = torch.where(new, new.cumsum(0) - 1, len(coarse))
-        room = self.coords.new_empty(len(coarse) + 1, 4)
-        room.scatter_(0, place.unsqueeze(1).expand(-1, 4), coarse.to(room.dtype))
-        return Level(room[:-1], new.sum())
+        return Level(coarse[set_first(new)].to(self.coords.dtype), new.sum())
 
 
 def as_level(coords: Tensor) -> Level:

@@ -90,14 +90,16 @@ class KernelMap:
         # The way back is weak: a cycle would keep a batch's tables until the garbage collector runs.
         if self.center is not None:  # a centred kernel on one coordinate set is its own mirror image
             return KernelMap(self.neighbors.flip(1), self.num_inputs, self.center, ref(self))
-        # Places without a pair write behind the table: the host would have to wait for a list of pairs.
+        # Places without a pair write behind the table, each for itself: the host would have to wait for
+        # a list of pairs, and a deterministic scatter is slow where many write to one place.
         room = self.num_inputs * self.volume
         inputs, offsets = self.neighbors.long(), torch.arange(self.volume, device=self.neighbors.device)
-        places = torch.where(inputs >= 0, inputs * self.volume + offsets, room)
+        behind = torch.arange(room, room + inputs.numel(), device=inputs.device).view(inputs.shape)
+        places = torch.where(inputs >= 0, inputs * self.volume + offsets, behind)
         outputs = torch.arange(self.num_outputs, dtype=torch.int32, device=self.neighbors.device)
-        table = self.neighbors.new_full((room + 1,), -1)
+        table = self.neighbors.new_full((room + inputs.numel(),), -1)
         table.scatter_(0, places.flatten(), outputs.unsqueeze(1).expand(places.shape).flatten())
-        table = table[:-1].view(self.num_inputs, self.volume)
+        table = table[:room].clone().view(self.num_inputs, self.volume)
         return KernelMap(table, self.num_outputs, None, ref(self))
 
     @cached_property

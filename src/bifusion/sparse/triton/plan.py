@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bifusion.sparse.coordinates import set_first
 from bifusion.sparse.kernel_map import KernelMap
 
 _KEY_BITS = 62
@@ -119,14 +120,9 @@ def pairs_of(kernel_map: KernelMap) -> Pairs:
 def _make_pairs(neighbors: Tensor) -> Pairs:
     by_offset = neighbors.T.contiguous().flatten()
     met = by_offset >= 0
-    rank = met.cumsum(0)
-    # a place that holds no pair writes behind them all, where nobody reads
-    target = torch.where(met, rank - 1, len(by_offset))
-    rows = torch.arange(len(neighbors), dtype=torch.int32, device=neighbors.device)
-    room = by_offset.new_empty(2, len(by_offset) + 1)
-    room[0].scatter_(0, target, by_offset)
-    room[1].scatter_(0, target, rows.repeat(neighbors.shape[1]))
-    return Pairs(room[0], room[1], rank.view(neighbors.shape[1], -1)[:, -1])
+    places = set_first(met)
+    out_rows = (places % len(neighbors)).int()
+    return Pairs(by_offset[places], out_rows, met.view(neighbors.shape[1], -1).sum(1).cumsum(0))
 
 
 def chunks_of(kernel_map: KernelMap, chunks: int, multiple: int) -> Chunks:
