@@ -257,6 +257,13 @@ class FusionTrace:
     """(predicted, target) pairs on the seen voxels, target without gradient; for the cosine loss."""
     learned: bool = True
     """alpha comes from the learned gate (False: fixed)."""
+    rows: Tensor | None = None
+    """(K,) int64 where `seen`, as the model found them; None: to be found."""
+
+    @property
+    def seen_rows(self) -> Tensor:
+        """(K,) int64, ascending: the voxels that a view sees."""
+        return self.seen.nonzero()[:, 0] if self.rows is None else self.rows
 
 
 @dataclass

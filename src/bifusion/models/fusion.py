@@ -223,6 +223,7 @@ class Fusion(nn.Module):
             f3d=f3d,
             alignment_pairs=self._alignment_pairs(f2d, f3d_seen),
             learned=self.gate is not None and control.fixed_alpha is None,
+            rows=rows,
         )
         return fused, trace
 
