@@ -211,7 +211,9 @@ class _Functions(TorchFunctionMode):
                 return args[0].raw.tolist()
             if function is torch.Tensor.numpy:
                 _stall("numpy")
-                raise TypeError("can't convert a tensor on the device to numpy: copy it to the CPU first")
+                raise TypeError(
+                    "can't convert a tensor on the device to numpy: copy it to the CPU first"
+                )
             if function is torch.Tensor.new_tensor:
                 dtype = kwargs.get("dtype") or args[0].dtype
                 return torch.tensor(args[1], dtype=dtype).to(DEVICE)

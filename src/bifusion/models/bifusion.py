@@ -85,7 +85,16 @@ class BiFusion(nn.Module):
             f2d_in = self._lift_views(batch, sightings, control)
             code = geometric_code(batch, sightings)
             scene = batch.voxel_coords[:, 0].long()
-            fused, trace = self.fusion(f3d_in, f2d_in, sightings.seen, scene, code, control)
+            fused, trace = self.fusion(
+                f3d_in,
+                f2d_in,
+                sightings.seen,
+                scene,
+                code,
+                control,
+                rows=sightings.rows,
+                num_scenes=len(batch.names),
+            )
         prediction = self.decoder(pool_superpoints(fused, batch), batch)
         return dataclasses.replace(prediction, fusion=trace)
 
@@ -111,8 +120,8 @@ class BiFusion(nn.Module):
         return self.tower if self.tower is not None else self.pixels
 
     def _find_sightings(self, batch: Batch) -> Sightings:
-        scene = batch.voxel_coords[:, 0]
-        return find_sightings(batch.voxel_position_m, scene, batch.views, self.config.lifting)
+        scene, sizes = batch.voxel_coords[:, 0], batch.voxels_per_scene
+        return find_sightings(batch.voxel_position_m, scene, batch.views, self.config.lifting, sizes)
 
     def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
         """(M, D2) image features of the voxels, 0 where unseen; isolated or with scaled gradient."""

@@ -170,8 +170,8 @@ class MaskDecoder(nn.Module):
     def choose_queries(self, batch: Batch) -> list[Tensor]:
         """(Q,) int64 voxel of each scene, counted within it, that each query starts from."""
         number = self.config.num_queries if self.training else self.config.eval_queries
-        sizes = torch.bincount(batch.voxel_coords[:, 0], minlength=len(batch.names)).tolist()
-        return [furthest_voxels(c, number) for c in batch.voxel_coords[:, 1:].split(sizes)]
+        scenes = batch.voxel_coords[:, 1:].split(batch.voxels_per_scene)
+        return [furthest_voxels(coords, number) for coords in scenes]
 
     def _decode_scene(
         self, levels: list[SceneLevel], masks: Tensor, rows: Tensor, seed: int
@@ -194,7 +194,8 @@ class MaskDecoder(nn.Module):
             logits = level.spread(heads[-1][1].detach().float().T)
             feats, key_code = level.feats, codes[index]
             if self.training and len(feats) > self.config.key_samples[index]:
-                keys = _sample(len(feats), self.config.key_samples[index], seed, step).to(rows.device)
+                keys = _sample(len(feats), self.config.key_samples[index], seed, step)
+                keys = keys.to(rows.device, non_blocking=True)
                 feats, key_code, logits = (t.index_select(0, keys) for t in (feats, key_code, logits))
             queries = refine(queries, query_code, feats, key_code, attention_mask(logits.T))
             heads.append(self._predict(queries, masks))
@@ -213,12 +214,12 @@ def furthest_voxels(coords: Tensor, number: int) -> Tensor:
     0 fills the rest.
     """
     xyz = coords.float()  # squares of up to 2^24 are exact: 2,300 voxels a side
-    chosen = torch.zeros(number, dtype=torch.int64, device=coords.device)
+    chosen = [torch.zeros(1, dtype=torch.int64, device=coords.device)]
     distance = torch.full((len(xyz),), torch.inf, device=coords.device)
-    for i in range(1, number):
-        distance = torch.minimum(distance, (xyz - xyz[chosen[i - 1]]).square().sum(1))
-        chosen[i] = distance.argmax()
-    return chosen
+    for _ in range(1, number):  # by tensors alone: the host runs ahead of a GPU
+        distance = torch.minimum(distance, (xyz - xyz.index_select(0, chosen[-1])).square().sum(1))
+        chosen.append(distance.argmax(dim=0, keepdim=True))
+    return torch.cat(chosen)
 
 
 def _sample(size: int, number: int, seed: int, step: int) -> Tensor:

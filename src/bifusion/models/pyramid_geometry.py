@@ -54,16 +54,26 @@ def scene_levels(
     superpoint = superpoint_of_voxel(batch)
     weight = torch.ones(len(superpoint), device=superpoint.device)
     ancestor = torch.arange(len(superpoint), device=superpoint.device)
-    levels = []
+    positions, pairs = [], []
     for x in reversed(pyramid):
         if x.stride > 1:
             parent = _parents(x)
-            children = torch.bincount(parent, minlength=len(x.coords))
+            children = _counts(parent, len(x.coords))
             sums = position_m.new_zeros(len(x.coords), 3).index_add(0, parent, position_m)
             position_m = sums / children[:, None]
             ancestor = parent.index_select(0, ancestor)
             weight = weight / children.index_select(0, ancestor)
-        levels.append(_split(x, position_m, _pairs(ancestor, superpoint, weight, batch), batch))
+        positions.append(position_m)
+        pairs.append(_Pairs(ancestor * batch.num_superpoints + superpoint, weight))
+    sizes = _sizes(pyramid[::-1], pairs, batch)
+    levels = [
+        _split(
+            x, position_m, of_level.listed(sum(of_pairs), batch.num_superpoints), voxels, of_pairs, batch
+        )
+        for x, position_m, of_level, (voxels, of_pairs) in zip(
+            reversed(pyramid), positions, pairs, sizes, strict=True
+        )
+    ]
     return levels[::-1]
 
 
@@ -73,21 +83,59 @@ def _parents(x: SparseTensor) -> Tensor:
     return finer.neighbors.amax(dim=1).long()  # all -1 but one
 
 
-def _pairs(ancestor: Tensor, superpoint: Tensor, weight: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-    """(voxel, superpoint, weight) of every pair that occurs, sorted by voxel."""
-    count = batch.num_superpoints
-    keys, pair = (ancestor * count + superpoint).unique(return_inverse=True)
-    weights = weight.new_zeros(len(keys)).index_add(0, pair, weight)
-    return keys // count, keys % count, weights
+def _counts(rows: Tensor, size: int) -> Tensor:
+    """(size,) int64: how often each number occurs in `rows`; bincount would make the host wait."""
+    return rows.new_zeros(size, dtype=torch.int64).index_add(
+        0, rows, torch.ones_like(rows, dtype=torch.int64)
+    )
+
+
+class _Pairs:
+    """The pairs of a level's voxel and a superpoint, of which only the device knows how many there are.
+
+    keys: (M,) int64 voxel · superpoints + superpoint of every finest voxel; weight: (M,) its share.
+    """
+
+    def __init__(self, keys: Tensor, weight: Tensor) -> None:
+        self._keys, self._weight = keys, weight
+        ascending, order = keys.sort(stable=True)
+        self.new = torch.ones_like(ascending, dtype=torch.bool)
+        """(M,): the first of equal keys in ascending order."""
+        self.new[1:] = ascending[1:] != ascending[:-1]
+        number = self.new.long().cumsum(0) - 1
+        self.first_voxel = order
+        """(M,): the finest voxels in that order."""
+        self._number = torch.empty_like(number).index_copy_(0, order, number)
+
+    def listed(self, count: int, superpoints: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(voxel, superpoint, weight) of every pair that occurs, `count` of them, sorted by voxel."""
+        keys = self._keys.new_zeros(count).scatter_(0, self._number, self._keys)
+        weights = self._weight.new_zeros(count).index_add(0, self._number, self._weight)
+        return keys // superpoints, keys % superpoints, weights
+
+
+def _sizes(
+    levels: list[SparseTensor], pairs: list[_Pairs], batch: Batch
+) -> list[tuple[list[int], list[int]]]:
+    """For each level its voxels and its pairs a scene; the host waits for a device once for all."""
+    scenes, finest = len(batch.names), batch.voxel_coords[:, 0].long()
+    counts = []
+    for x, of_level in zip(levels, pairs, strict=True):
+        scene = finest.index_select(0, of_level.first_voxel)
+        counts.append(_counts(x.coords[:, 0].long(), scenes))
+        counts.append(finest.new_zeros(scenes).index_add(0, scene, of_level.new.long()))
+    table = torch.stack(counts).tolist()
+    return list(zip(table[::2], table[1::2], strict=True))
 
 
 def _split(
-    x: SparseTensor, position_m: Tensor, pairs: tuple[Tensor, ...], batch: Batch
+    x: SparseTensor,
+    position_m: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor],
+    sizes: list[int],
+    pair_sizes: list[int],
+    batch: Batch,
 ) -> list[SceneLevel]:
-    scenes = len(batch.names)
-    sizes = torch.bincount(x.coords[:, 0], minlength=scenes).tolist()
-    pair_scene = x.coords[:, 0].index_select(0, pairs[0])
-    pair_sizes = torch.bincount(pair_scene, minlength=scenes).tolist()
     parts = zip(
         x.feats.split(sizes),
         position_m.split(sizes),

@@ -169,10 +169,10 @@ def _buffers_by_group(
 @torch.no_grad()
 def watch_moments(figures: Figures, optimizer: torch.optim.Optimizer) -> None:
     """Adam's moments, to be asked which are `bad_moments`."""
+    parameters = [(part["name"], p) for part in optimizer.param_groups for p in part["params"]]
     moments = {
-        f"{part['name']} {index}": optimizer.state[parameter]
-        for part in optimizer.param_groups
-        for index, parameter in enumerate(part["params"])
+        f"{group} {index}": optimizer.state[parameter]
+        for index, (group, parameter) in enumerate(parameters)
         if optimizer.state.get(parameter) and parameter.numel()
     }
     figures.watch("moments.first", ((name, state["exp_avg"]) for name, state in moments.items()))

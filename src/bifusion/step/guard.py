@@ -1,9 +1,9 @@
 """Keeps faulty steps away from the weights, counts them, and says when to go back or to stop.
 
 A step with a fault is dropped whole: no optimiser step is taken, the statistics that the forward pass
-has moved are put back (`checks.Statistics`), and neither the rules nor any average takes its figures in. Counted is what came raw, before the guard acts. Several faults in a row send the run back
-to its last healthy state, with learning rates that ramp up again; too many rollbacks end it: that is
-a result.
+has moved are put back (`checks.Statistics`), and neither the rules nor any average takes its figures
+in. Counted is what came raw, before the guard acts. Several faults in a row send the run back to its
+last healthy state, with learning rates that ramp up again; too many rollbacks end it: that is a result.
 """
 
 from __future__ import annotations

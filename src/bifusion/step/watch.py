@@ -33,7 +33,7 @@ class NonFiniteInputError(ArithmeticError):
 
 
 class StepWatch:
-    """Watches the step of `inputs`: `batch`, `prediction`, `losses` for each batch, `gradients`, `tell`."""
+    """Watches the step of `inputs`: `batch`, `prediction`, `losses` of each batch; `gradients`; `tell`."""
 
     def __init__(self, inputs: StepInputs, statistics: Statistics, loss_scale: float | None):
         self.inputs, self.statistics, self.loss_scale = inputs, statistics, loss_scale
@@ -64,7 +64,7 @@ class StepWatch:
     def losses(
         self, terms: dict[str, Tensor], total: Tensor, conflicts: dict[str, Tensor] | None
     ) -> None:
-        """Unweighted terms, the weighted total, and `conflict_figures` in the steps that measure them."""
+        """Unweighted terms, the weighted total, and `conflict_figures` in steps that measure them."""
         self._figures.put(self._at("loss"), terms)
         self._figures.put(self._at("total"), {"total": total})
         if conflicts is not None:
