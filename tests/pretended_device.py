@@ -1,4 +1,4 @@
-"""A device that is pretended: its tensors say "pretend:0", are computed on the CPU, and meet no CPU tensor.
+"""A device that is pretended: its tensors say "pretend:0", but are computed on the CPU.
 
 What a real GPU would forbid raises here too, and what would make the host wait for one is counted, with
 the line of the product that asked for it: so where tensors are made, and how often a step waits, is
@@ -109,6 +109,11 @@ class Pretended(torch.Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Pretended({self.raw})"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A file holds it as it holds a GPU's tensor that is loaded to the CPU."""
+        _stall("copy to the CPU")
+        return self.raw.__reduce_ex__(protocol)
+
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -214,10 +219,19 @@ class _Functions(TorchFunctionMode):
                 raise TypeError(
                     "can't convert a tensor on the device to numpy: copy it to the CPU first"
                 )
+            if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+                args = (args[0], _uploaded(args[1]), *args[2:])
             if function is torch.Tensor.new_tensor:
                 dtype = kwargs.get("dtype") or args[0].dtype
                 return torch.tensor(args[1], dtype=dtype).to(DEVICE)
         return function(*args, **kwargs)
+
+
+def _uploaded(index: Any) -> Any:
+    """Lists among the indices become tensors on the device."""
+    if isinstance(index, tuple):
+        return tuple(_uploaded(part) for part in index)
+    return torch.tensor(index).to(DEVICE) if isinstance(index, list) else index
 
 
 @contextmanager
