@@ -1,7 +1,7 @@
 """A whole run of a tiny model on the pretended device, and where the host waited in it.
 
-Run as `python tests/pretended_runs.py DATA FOLDER RECIPE …`, in a process of its own, as torch is told of
-the device for good; prints JSON. Trained is for an epoch, then a signal comes; resumed is for two more,
+Run as `python tests/pretended_runs.py DATA FOLDER RECIPE …`, in a process of its own, as torch is told
+of the device for good; prints JSON. Trained is for an epoch, then a signal comes; resumed is for two more,
 with a validation after each, a step whose loss is NaN, its diagnosis and its replay file. That is
 replayed on the CPU, as every replay is. Then the run predicts a room.
 """

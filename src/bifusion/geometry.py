@@ -9,7 +9,7 @@ Everything runs in float32 even under autocast: a pixel at x = 1200 is off by 4 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -21,6 +21,14 @@ from bifusion.types import BatchView
 
 NEAREST_DEPTH_M = 1e-3
 Number = float | Tensor
+
+
+Fetch = Callable[[Sequence[Tensor]], Sequence[int]]
+"""() integers of a device to numbers of the host, which waits for it once."""
+
+
+def fetch_together(figures: Sequence[Tensor]) -> Sequence[int]:
+    return torch.stack(list(figures)).tolist()
 
 
 @dataclass
@@ -118,6 +126,7 @@ def find_sightings(
     views: Sequence[BatchView],
     config: LiftingConfig,
     voxels_per_scene: Sequence[int] | None = None,
+    fetch: Fetch = fetch_together,
 ) -> Sightings:
     """Every voxel-view pair in which a view of the voxel's own scene sees it.
 
@@ -127,6 +136,7 @@ def find_sightings(
         views: the batch's views; may be empty.
         voxels_per_scene: of scenes that lie in one run each, in order: then the host waits for a device
             once, else once more for each scene that has views.
+        fetch: what waits; another one may bring other numbers along.
     """
     device = position_m.device
     of_scene = _rows_of_scenes(voxel_scene, {view.scene for view in views}, voxels_per_scene)
@@ -144,17 +154,16 @@ def find_sightings(
             valids.append(valid)
     if not views:
         return Sightings(nothing, nothing, pixels[0], count, nothing)
-    hits, seen = true_rows(torch.cat(valids), count > 0)
+    hits, seen = _true_rows([torch.cat(valids), count > 0], fetch)
     voxel, order = torch.sort(torch.cat(voxels).index_select(0, hits), stable=True)
     hits = hits.index_select(0, order)
     view_number = torch.cat(numbers).index_select(0, hits)
     return Sightings(voxel, view_number, torch.cat(pixels).index_select(0, hits), count, seen)
 
 
-def true_rows(*masks: Tensor) -> list[Tensor]:
-    """int64 rows in which each (N,) mask is true, ascending; the host waits for a device once for all."""
-    counts = torch.stack([mask.sum() for mask in masks]).tolist()
-    pairs = zip(masks, counts, strict=True)
+def _true_rows(masks: list[Tensor], fetch: Fetch) -> list[Tensor]:
+    """int64 rows in which each (N,) mask is true, ascending."""
+    pairs = zip(masks, fetch([mask.sum() for mask in masks]), strict=True)
     return [torch.nonzero_static(mask, size=count)[:, 0] for mask, count in pairs]
 
 

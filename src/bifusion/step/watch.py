@@ -33,7 +33,7 @@ class NonFiniteInputError(ArithmeticError):
 
 
 class StepWatch:
-    """Watches the step of `inputs`: `batch`, `prediction`, `losses` of each batch; `gradients`; `tell`."""
+    """Watches the step of `inputs`: `batch`, `prediction`, `losses` of each; `gradients`; `tell`."""
 
     def __init__(self, inputs: StepInputs, statistics: Statistics, loss_scale: float | None):
         self.inputs, self.statistics, self.loss_scale = inputs, statistics, loss_scale
