@@ -1,8 +1,8 @@
 """A whole run of a tiny model on the pretended device, and where the host waited in it.
 
 Run as `python tests/pretended_runs.py DATA FOLDER RECIPE …`, in a process of its own, as torch is told
-of the device for good; prints JSON. Trained is for an epoch, then a signal comes; resumed is for two more,
-with a validation after each, a step whose loss is NaN, its diagnosis and its replay file. That is
+of the device for good; prints JSON. It trains for an epoch, then a signal comes; resumed it trains for
+two more, with a validation after each, and meets a loss that is NaN: diagnosis and replay file. That is
 replayed on the CPU, as every replay is. Then the run predicts a room.
 """
 

@@ -8,6 +8,7 @@ segments. Scenes differ in size, so each is decoded on its own, unpadded.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bifusion.models.pooling import pool_superpoints
-from bifusion.models.pyramid_geometry import SceneLevel, scene_levels
+from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
 from bifusion.models.query_decoder import attention_mask
 from bifusion.rng import numpy_rng, torch_rng
 from bifusion.sparse.tensor import SparseTensor
@@ -130,8 +131,11 @@ class MaskDecoder(nn.Module):
         self.mask_embed = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.class_head = nn.Linear(dim, num_things + 1)
 
-    def forward(self, pyramid: list[SparseTensor], batch: Batch) -> Prediction:
-        """Decode the levels of `pyramid`, coarsest first, the last of stride 1.
+    def forward(
+        self, pyramid: list[SparseTensor], batch: Batch, sizes: Sequence[LevelSize] | None = None
+    ) -> Prediction:
+        """Decode the levels of `pyramid`, coarsest first, the last of stride 1; `sizes` are those of
+        `level_sizes`, where they are known.
 
         Returns a `Prediction` with one layer before each refinement and one after the last, 13 in
         the published sizes, without semantic head; its superpoint features are the mask features.
@@ -143,7 +147,9 @@ class MaskDecoder(nn.Module):
         position_m = batch.voxel_position_m
         if batch.voxel_augmented_m is not None:
             position_m = batch.voxel_augmented_m
-        levels = scene_levels(pyramid, batch, position_m)
+        if sizes is None:
+            sizes = level_sizes(batch, [x.stride for x in pyramid])
+        levels = scene_levels(pyramid, batch, position_m, sizes)
         masks = superpoint_features.split(batch.superpoints_per_scene)
         decoded = [
             self._decode_scene([level[b] for level in levels], masks[b], rows, batch.seeds[b])
