@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bifusion.evaluation.fusion_figures import CANDIDATES, FusionFigures, share_of_2d
-from bifusion.step.observe import gradient_norms, norms_by_path, observe, record_of, rms_and_max
+from bifusion.step.observe import Fused, gradient_norms, norms_by_path, observe, record_of, rms_and_max
 from bifusion.types import FusionControl, FusionTrace, Prediction
 from small_batches import batch_of_superpoints
 
@@ -19,7 +19,9 @@ def trace_of(seen, f2d, f3d, alpha, scale=1.0, learned=True):
 
 def observed_of(trace, control):
     figures = observe(Prediction([], None, None, torch.tensor([[3.0, 4.0]]), trace))
-    record = record_of({name: figure.item() for name, figure in figures.items()}, trace, control)
+    record = record_of(
+        {name: figure.item() for name, figure in figures.items()}, Fused.of(trace), control
+    )
     assert record.pop("decoder_in") == pytest.approx({"rms": math.sqrt(12.5), "max": 4.0})
     return record
 

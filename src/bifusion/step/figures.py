@@ -6,7 +6,7 @@ for the host. So whatever watches a step puts its figures here, and looks when t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Figures:
         self._tensors: dict[str, Tensor] = {}
         self._watched: dict[str, list[Tensor]] = {}
         self._values: dict[str, list[float]] = {}
+        self._bad: dict[str, list[str]] = {}
 
     @torch.no_grad()
     def put(self, place: str, figures: Mapping[str, Tensor]) -> None:
@@ -38,13 +39,15 @@ class Figures:
             self._tensors[place] = _norms(self._watched[place])
 
     def fetch(self) -> None:
-        """Brings all figures to the host: the only wait for the device."""
-        if not self._tensors:
-            return
-        numbers = iter(torch.cat(list(self._tensors.values())).tolist())
-        self._values = {
-            place: [next(numbers) for _ in range(len(tensor))] for place, tensor in self._tensors.items()
-        }
+        """Brings all figures put since the last time to the host: the only wait for the device. What was
+        watched is let go of."""
+        if self._tensors:
+            numbers = iter(torch.cat(list(self._tensors.values())).tolist())
+            for place, tensor in self._tensors.items():
+                self._values[place] = [next(numbers) for _ in range(len(tensor))]
+        for place, tensors in self._watched.items():
+            self._bad[place] = list(dict.fromkeys(self._looked_at(place, tensors)))
+        self._tensors, self._watched = {}, {}
 
     def __contains__(self, place: str) -> bool:
         return place in self._names
@@ -54,21 +57,16 @@ class Figures:
         return dict(zip(self._names.get(place, []), self._values.get(place, []), strict=True))
 
     def nonfinite(self, place: str) -> list[str]:
-        """Names of the tensors watched there that have a NaN or infinity in them, each once.
+        """Names of the tensors watched there that have a NaN or infinity in them, each once."""
+        return self._bad.get(place, [])
 
-        Norms are cheap and carry both along; only where one is not finite, which that of huge finite
-        numbers may be too, every element is looked at.
-        """
-        watched = zip(
-            self._names.get(place, []), self._watched.get(place, []), self._values.get(place, []),
-            strict=True,
-        )  # fmt: skip
-        bad = [
-            name
-            for name, tensor, norm in watched
-            if not is_finite(norm) and not bool(torch.isfinite(tensor).all())
-        ]
-        return list(dict.fromkeys(bad))
+    def _looked_at(self, place: str, tensors: list[Tensor]) -> Iterator[str]:
+        """Norms are cheap and carry both along; only where one is not finite, which that of huge finite
+        numbers may be too, every element is looked at."""
+        norms = self._values.get(place, [])
+        for name, tensor, norm in zip(self._names[place], tensors, norms, strict=True):
+            if not is_finite(norm) and not bool(torch.isfinite(tensor).all()):
+                yield name
 
 
 def is_finite(value: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,23 +77,39 @@ def observe(prediction: Prediction) -> dict[str, Tensor]:
     }
 
 
+@dataclass(frozen=True)
+class Fused:
+    """What the host knows of a fusion without asking a device."""
+
+    seen_share: float
+    """Of the voxels, by at least one view."""
+    learned: bool
+
+    @classmethod
+    def of(cls, trace: FusionTrace | None) -> Fused | None:
+        """None where no 2D branch ran."""
+        if trace is None:
+            return None
+        return cls(len(trace.seen_rows) / len(trace.seen), trace.learned)
+
+
 def record_of(
-    figures: Mapping[str, float], trace: FusionTrace | None, control: FusionControl
+    figures: Mapping[str, float], fused: Fused | None, control: FusionControl
 ) -> dict[str, Any]:
     """ "ranges", "cosine", "gate", "seen_share" and "decoder_in" of a step's record, of the figures that
     `observe` made, fetched; None where not measurable."""
     record: dict[str, Any] = dict.fromkeys(("ranges", "cosine", "gate", "seen_share"))
     record["decoder_in"] = _range_of("decoder_in", figures)
-    if trace is None:
+    if fused is None:
         return record
-    record["seen_share"] = len(trace.seen_rows) / len(trace.seen)
-    if len(trace.seen_rows) == 0:
+    record["seen_share"] = fused.seen_share
+    if fused.seen_share == 0:
         return record
     ranges: dict[str, Any] = {n: _range_of(n, figures) for n in ("f2d_in", "f3d_in", "f2d", "f3d")}
     ranges["ratio_in"] = _ratio(ranges["f2d_in"]["rms"], ranges["f3d_in"]["rms"])
     ranges["ratio_out"] = _ratio(ranges["f2d"]["rms"], ranges["f3d"]["rms"])
     gate = {name: figures[name] for name in ("alpha_mean", "alpha_std", "gate_mean", "share_2d")}
-    gate = {"scale": control.scale, **gate, "learned": trace.learned}
+    gate = {"scale": control.scale, **gate, "learned": fused.learned}
     return record | {"ranges": ranges, "cosine": figures["cosine"], "gate": gate}
 
 

@@ -80,7 +80,8 @@ class Stepper:
 
         Another `model` or `criterion` may stand in, as where somebody looks on.
         """
-        model, criterion = model or self.model, criterion or self.criterion
+        model = self.model if model is None else model
+        criterion = self.criterion if criterion is None else criterion
         torch.manual_seed(derive_seed(inputs.seed, "step", inputs.step))
         self._statistics.remember()
         watch = StepWatch(inputs, self._statistics, self._loss_scale())

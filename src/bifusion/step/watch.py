@@ -15,10 +15,10 @@ from bifusion.step.checks import Statistics, bad_inputs, bad_moments, border_act
 from bifusion.step.conflicts import conflicts_of
 from bifusion.step.events import Fault, Phase
 from bifusion.step.figures import Figures, is_finite
-from bifusion.step.observe import gradient_norms, norms_by_path, observe, record_of
+from bifusion.step.observe import Fused, gradient_norms, norms_by_path, observe, record_of
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.processes import Processes
-from bifusion.types import Batch, FusionControl, FusionTrace, Prediction
+from bifusion.types import Batch, FusionControl, Prediction
 
 MIN_LOSS_SCALE = 1.0
 """A gradient that overflows even without magnification is not the scaler's fault."""
@@ -42,10 +42,14 @@ class StepWatch:
         self._figures = Figures()
         self._batches: list[list[str]] = []
         """Scenes of every batch begun."""
-        self._traces: list[FusionTrace | None] = []
+        self._fused: list[Fused | None] = []
 
     def batch(self, batch: Batch) -> None:
-        """Raises NonFiniteInputError for a batch, still on the host, that is not finite."""
+        """Raises NonFiniteInputError for a batch, still on the host, that is not finite.
+
+        What was watched of the batch before is looked at first, so as not to be held for longer.
+        """
+        self._figures.fetch()
         self._batches.append(batch.names)
         bad, scenes = bad_inputs(batch)
         if bad:
@@ -53,7 +57,7 @@ class StepWatch:
 
     def prediction(self, prediction: Prediction) -> None:
         """What the forward pass made, and what it did to the model's statistics."""
-        self._traces.append(prediction.fusion)
+        self._fused.append(Fused.of(prediction.fusion))
         activations = border_activations(prediction).items()
         self._figures.put(self._at("observed"), observe(prediction))
         self._figures.watch(
@@ -81,7 +85,7 @@ class StepWatch:
         watch_moments(self._figures, optimizer)
 
     def tell(self, control: FusionControl, processes: Processes) -> StepOutcome:
-        """Waits for the device, once, and says what was measured and which fault was met, if any; the
+        """Waits for the device and says what was measured and which fault was met, if any; the
         same on all processes."""
         self._figures.fetch()
         batches = self.inputs.batches
@@ -98,9 +102,9 @@ class StepWatch:
 
     def _tell_forward(self, outcome: StepOutcome, control: FusionControl) -> Fault | None:
         figures, parts = self._figures, len(self.inputs.batches)
-        for index, (names, trace) in enumerate(zip(self._batches, self._traces, strict=False)):
+        for index, (names, fused) in enumerate(zip(self._batches, self._fused, strict=False)):
             observed = figures.at(self._at("observed", index))
-            outcome.fusion = record_of(observed, trace, control)
+            outcome.fusion = record_of(observed, fused, control)
             if bad := figures.nonfinite(self._at("activation", index)):
                 return _fault("activation", bad, names)
             if bad := self.statistics.bad(figures, self._at("buffers", index)):
