@@ -30,24 +30,33 @@ from bifusion.runs.checkpoint import HEALTHY, LAST, save_checkpoint
 from bifusion.runs.healthy import HealthyState
 from bifusion.runs.healthy_file import HealthyFile
 from bifusion.step import step as step_module
+from bifusion.step import watch as watch_module
+from bifusion.step.checks import Statistics
 from bifusion.step.guard import Guard
+from bifusion.step.observe import gradient_norms
 from bifusion.step.step import Stepper
+from bifusion.step.watch import StepWatch
+from bifusion.types import Batch, Prediction
 
 PAIRS = 7
 PERIODIC = 2
 """Measurements of each thing that is not done in every step."""
-CHECKS: dict[str, Any] = {
-    "bad_inputs": ([], []),
-    "nonfinite_names": [],
-    "border_activations": {},
-    "nonfinite_groups": [],
-    "negative_groups": [],
-    "bad_optimizer_groups": [],
-    "observe": {},
-    "disagreeing_views": [],
-}
-"""What a step calls to look at itself, and what each says where there is nothing to say. Gradient norms
-are no part of it: clipping needs them."""
+
+
+class Unwatching(StepWatch):
+    """Looks at nothing but gradient norms, which clipping needs."""
+
+    def batch(self, batch: Batch) -> None:
+        pass
+
+    def prediction(self, prediction: Prediction) -> None:
+        pass
+
+    def losses(self, *_: Any) -> None:
+        pass
+
+    def gradients(self, groups: dict[str, list[torch.nn.Parameter]], optimizer: Any) -> None:
+        self._figures.put("gradient", gradient_norms(groups))
 
 
 def bench_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
@@ -108,13 +117,11 @@ def run_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
 def unwatched() -> Iterator[None]:
     """Steps within it look at nothing, keep nothing and judge nothing."""
     with ExitStack() as stack:
-        for name, answer in CHECKS.items():
-            stack.enter_context(patch.object(step_module, name, lambda *_, answer=answer: answer))
-        for method in ("remember", "judge", "passed"):
-            stack.enter_context(patch.object(Guard, method, lambda *_: None))
-        for method, answer in (("begin", None), ("growth", {})):
-            watch = step_module.VarianceWatch
-            stack.enter_context(patch.object(watch, method, lambda *_, answer=answer: answer))
+        stack.enter_context(patch.object(step_module, "StepWatch", Unwatching))
+        stack.enter_context(patch.object(watch_module, "disagreeing_views", lambda _: []))
+        for owner, methods in ((Guard, ("judge", "passed")), (Statistics, ("remember", "forget"))):
+            for method in methods:
+                stack.enter_context(patch.object(owner, method, lambda *_: None))
         yield
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bifusion.config.optim import freeze_outside_stage
 from bifusion.losses.matcher import NonFiniteCostError
 from bifusion.rng import derive_seed
-from bifusion.step.observe import gradient_norms, norms_by_path, observe_fusion
+from bifusion.step.observe import gradient_norms, norms_by_path, observe
 from bifusion.step.step import weighted_total
 from laboratory.bench import Workshop
 from laboratory.faults import Injection, Site
@@ -150,10 +150,10 @@ class Probe:
         norms = {name: norm.item() for name, norm in gradient_norms(trainer.groups).items()}
         paths = norms_by_path(norms)
         figures |= {f"gradient.{path}": n for path, n in paths.items() if n is not None}
-        ranges = observe_fusion(prediction.fusion, self.state.control)["ranges"] or {}
+        observed = observe(prediction)
         for name in ("f2d_in", "f3d_in"):
-            if name in ranges:
-                figures[f"activation.{name}"] = ranges[name]["rms"]
+            if f"{name}.rms" in observed:
+                figures[f"activation.{name}"] = observed[f"{name}.rms"].item()
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 figures[f"buffers.{name}"] = buffer.norm().item()

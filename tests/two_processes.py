@@ -25,9 +25,9 @@ def break_second_process(bad_steps: list[int]) -> None:
     """Its loss term of these steps is NaN; that of the first process never."""
     compute, terms_of, current = Stepper.compute, Criterion.__call__, []
 
-    def watched(self, inputs, state):
+    def watched(self, inputs, state, **others):
         current[:] = [inputs.step]
-        return compute(self, inputs, state)
+        return compute(self, inputs, state, **others)
 
     def broken(self, *args):
         terms = terms_of(self, *args)

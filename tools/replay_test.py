@@ -106,11 +106,11 @@ def break_run(case: Case, data: Path, run: Path) -> list[Path]:
     torch.set_num_threads(case.threads)
     compute = Stepper.compute
 
-    def spoiled(self: Stepper, inputs: Any, state: Any) -> Any:
+    def spoiled(self: Stepper, inputs: Any, state: Any, **others: Any) -> Any:
         if inputs.step == case.step and self not in done:
             done.append(self)
             spoil(self, inputs.batches, case)
-        return compute(self, inputs, state)
+        return compute(self, inputs, state, **others)
 
     done: list[Stepper] = []
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())

@@ -127,14 +127,14 @@ def poison_steps() -> None:
     """Makes the batches of some steps non-finite, in this process."""
     compute = Stepper.compute
 
-    def poisoned(self: Stepper, inputs: Any, state: Any) -> Any:
+    def poisoned(self: Stepper, inputs: Any, state: Any, **others: Any) -> Any:
         if inputs.step in FAULTY_STEPS:
             bad = [
                 dataclasses.replace(batch, voxel_feats=batch.voxel_feats * torch.nan)
                 for batch in inputs.batches
             ]
             inputs = dataclasses.replace(inputs, batches=bad)
-        return compute(self, inputs, state)
+        return compute(self, inputs, state, **others)
 
     Stepper.compute = poisoned
 

@@ -9,8 +9,9 @@ Everything runs in float32 even under autocast: a pixel at x = 1200 is off by 4 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,15 @@ from torch import Tensor
 from bifusion.types import BatchView
 
 NEAREST_DEPTH_M = 1e-3
+Number = float | Tensor
+
+
+Fetch = Callable[[Sequence[Tensor]], Sequence[int]]
+"""() integers of a device to numbers of the host, which waits for it once."""
+
+
+def fetch_together(figures: Sequence[Tensor]) -> Sequence[int]:
+    return torch.stack(list(figures)).tolist()
 
 
 @dataclass
@@ -43,6 +53,8 @@ class Sightings:
     """(P, 2) float32: x, y in pixels of the view's colour image."""
     count: Tensor
     """(M,) int64: views that see each voxel."""
+    rows: Tensor | None = None
+    """(K,) int64, ascending: the voxels that a view sees, where they are known."""
 
     @property
     def seen(self) -> Tensor:
@@ -109,7 +121,12 @@ def visible(position_m: Tensor, view: BatchView, config: LiftingConfig) -> tuple
 
 @torch.no_grad()
 def find_sightings(
-    position_m: Tensor, voxel_scene: Tensor, views: Sequence[BatchView], config: LiftingConfig
+    position_m: Tensor,
+    voxel_scene: Tensor,
+    views: Sequence[BatchView],
+    config: LiftingConfig,
+    voxels_per_scene: Sequence[int] | None = None,
+    fetch: Fetch = fetch_together,
 ) -> Sightings:
     """Every voxel-view pair in which a view of the voxel's own scene sees it.
 
@@ -117,49 +134,85 @@ def find_sightings(
         position_m: (M, 3) mean original point of each voxel, scene frame, before augmentation.
         voxel_scene: (M,) integer scene index of each voxel.
         views: the batch's views; may be empty.
+        voxels_per_scene: of scenes that lie in one run each, in order: then the host waits for a device
+            once, else once more for each scene that has views.
+        fetch: what waits; another one may bring other numbers along.
     """
     device = position_m.device
-    voxels, numbers, pixels = [], [], []
+    of_scene = _rows_of_scenes(voxel_scene, {view.scene for view in views}, voxels_per_scene)
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    voxels, numbers, pixels, valids = [nothing], [nothing], [torch.zeros(0, 2, device=device)], []
+    count = torch.zeros(len(position_m), dtype=torch.int64, device=device)
     with torch.autocast(device.type, enabled=False):
         for number, view in enumerate(views):
-            of_scene = torch.nonzero(voxel_scene == view.scene)[:, 0]
-            pixel, valid = visible(position_m.index_select(0, of_scene).float(), view, config)
-            voxels.append(of_scene[valid])
-            pixels.append(pixel[valid])
-            numbers.append(torch.full_like(voxels[-1], number))
-    voxel = torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *voxels])
-    view_number = torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *numbers])
-    pixel = torch.cat([torch.zeros(0, 2, device=device), *pixels])
-    voxel, order = torch.sort(voxel, stable=True)
-    count = torch.zeros(len(position_m), dtype=torch.int64, device=device)
-    count.index_add_(0, voxel, torch.ones_like(voxel))
-    return Sightings(voxel, view_number.index_select(0, order), pixel.index_select(0, order), count)
+            rows = of_scene[view.scene]
+            pixel, valid = visible(position_m.index_select(0, rows).float(), view, config)
+            count.index_add_(0, rows, valid.long())
+            voxels.append(rows)
+            numbers.append(torch.full_like(rows, number))
+            pixels.append(pixel)
+            valids.append(valid)
+    if not views:
+        return Sightings(nothing, nothing, pixels[0], count, nothing)
+    hits, seen = _true_rows([torch.cat(valids), count > 0], fetch)
+    voxel, order = torch.sort(torch.cat(voxels).index_select(0, hits), stable=True)
+    hits = hits.index_select(0, order)
+    view_number = torch.cat(numbers).index_select(0, hits)
+    return Sightings(voxel, view_number, torch.cat(pixels).index_select(0, hits), count, seen)
+
+
+def _true_rows(masks: list[Tensor], fetch: Fetch) -> list[Tensor]:
+    """int64 rows in which each (N,) mask is true, ascending."""
+    pairs = zip(masks, fetch([mask.sum() for mask in masks]), strict=True)
+    return [torch.nonzero_static(mask, size=count)[:, 0] for mask, count in pairs]
+
+
+def _rows_of_scenes(
+    voxel_scene: Tensor, scenes: set[int], voxels_per_scene: Sequence[int] | None
+) -> dict[int, Tensor]:
+    """(M_b,) int64 rows of the voxels of each of `scenes`."""
+    if voxels_per_scene is None:
+        return {b: torch.nonzero(voxel_scene == b)[:, 0] for b in scenes}
+    first = [0, *accumulate(voxels_per_scene)]
+    return {b: torch.arange(first[b], first[b + 1], device=voxel_scene.device) for b in scenes}
 
 
 def bilinear_cells(
-    pixel: Tensor, image_size: tuple[int, int], grid_size: tuple[int, int]
+    pixel: Tensor, image_size: tuple[Number, Number], grid_size: tuple[Number, Number]
 ) -> tuple[Tensor, Tensor]:
     """The four cells of a feature grid around each pixel, and their bilinear weights.
 
     The grid (h, w) covers the whole image (H, W), so pixel x lies at cell (x + 0.5)·w/W - 0.5: the
     same as `grid_sample` at (2x + 1)/W - 1 with align_corners=False and border padding. Pixels of
-    the image outside the outermost cell centres take the nearest cell's value (they clamp).
+    the image outside the outermost cell centres take the nearest cell's value (they clamp). Sizes are
+    numbers, or (P,) float64 where they differ from pixel to pixel.
 
     Returns:
         cell (P, 4) int64: row · w + column.
         weight (P, 4) float32, rows sum to 1.
     """
     (height, width), (rows, columns) = image_size, grid_size
-    x = ((pixel[:, 0] + 0.5) * (columns / width) - 0.5).clamp(0, columns - 1)
-    y = ((pixel[:, 1] + 0.5) * (rows / height) - 0.5).clamp(0, rows - 1)
+    x = _clamped((pixel[:, 0] + 0.5) * _single(columns / width) - 0.5, _single(columns - 1))
+    y = _clamped((pixel[:, 1] + 0.5) * _single(rows / height) - 0.5, _single(rows - 1))
     left, top = x.floor(), y.floor()
-    right, bottom = (left + 1).clamp(max=columns - 1), (top + 1).clamp(max=rows - 1)
+    right = _clamped(left + 1, _single(columns - 1))
+    bottom = _clamped(top + 1, _single(rows - 1))
     to_right, to_bottom = x - left, y - top
     row = torch.stack([top, top, bottom, bottom], dim=1)
     column = torch.stack([left, right, left, right], dim=1)
     weight_x = torch.stack([1 - to_right, to_right], dim=1).repeat(1, 2)
     weight_y = torch.stack([1 - to_bottom, to_bottom], dim=1).repeat_interleave(2, dim=1)
-    return (row * columns + column).long(), weight_x * weight_y
+    stride = columns[:, None] if isinstance(columns, Tensor) else columns
+    return (row * _single(stride) + column).long(), weight_x * weight_y
+
+
+def _single(number: Number) -> Number:
+    """As a product with float32 takes it."""
+    return number.float() if isinstance(number, Tensor) else number
+
+
+def _clamped(values: Tensor, largest: Number) -> Tensor:
+    return values.clamp(min=0).clamp(max=largest)
 
 
 def lift_features(
@@ -179,18 +232,14 @@ def lift_features(
     count = sightings.count
     dim = feature_maps[0].shape[-1]
     table = torch.cat([feature_map.reshape(-1, dim) for feature_map in feature_maps]).float()
-    cell = torch.zeros(len(sightings.voxel), 4, dtype=torch.int64, device=table.device)
-    weight = torch.zeros(len(sightings.voxel), 4, device=table.device)
-    first_cell = 0
-    for number, (feature_map, view) in enumerate(zip(feature_maps, views, strict=True)):
-        rows, columns = feature_map.shape[:2]
-        mine = torch.nonzero(sightings.view == number)[:, 0]
-        height, width = view.image.shape[-2:]
-        pixel = sightings.pixel.index_select(0, mine)
-        cells, weights = bilinear_cells(pixel, (height, width), (rows, columns))
-        cell.index_copy_(0, mine, cells + first_cell)
-        weight.index_copy_(0, mine, weights)
-        first_cell += rows * columns
+    grids = [feature_map.shape[:2] for feature_map in feature_maps]
+    first = [0, *accumulate(rows * columns for rows, columns in grids)]
+    sizes = [(*view.image.shape[-2:], *grid) for view, grid in zip(views, grids, strict=True)]
+    of_view = torch.tensor([(*s, f) for s, f in zip(sizes, first, strict=False)], dtype=torch.float64)
+    of_view = of_view.to(table.device, non_blocking=True)
+    height, width, rows, columns, first_cell = of_view.index_select(0, sightings.view).unbind(1)
+    cell, weight = bilinear_cells(sightings.pixel, (height, width), (rows, columns))
+    cell = cell + first_cell.long()[:, None]
     weight = weight / count.index_select(0, sightings.voxel)[:, None]
     offsets = 4 * (count.cumsum(0) - count)
     return F.embedding_bag(

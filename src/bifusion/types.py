@@ -190,14 +190,24 @@ class Batch:
     """B entries, point labels for evaluation; only filled for validation."""
     views: list[BatchView] = field(default_factory=list)
     """Views of all scenes; may be empty."""
+    voxels_counted: list[int] | None = field(default=None, repr=False)
+    """`voxels_per_scene`, once somebody has asked."""
+
+    @property
+    def voxels_per_scene(self) -> list[int]:
+        if self.voxels_counted is None:
+            scene = self.voxel_coords[:, 0]
+            self.voxels_counted = torch.bincount(scene, minlength=len(self.names)).tolist()
+        return self.voxels_counted
 
     @property
     def num_superpoints(self) -> int:
         return sum(self.superpoints_per_scene)
 
     def to(self, device: torch.device | str) -> Batch:
-        """A copy whose tensors lie on `device`."""
-        return move_tensors(self, device)
+        """A copy whose tensors lie on `device`; it knows how many voxels each scene has, for which the
+        host would have to wait there."""
+        return move_tensors(dataclasses.replace(self, voxels_counted=self.voxels_per_scene), device)
 
 
 def move_tensors(value: Any, device: torch.device | str) -> Any:
@@ -257,6 +267,13 @@ class FusionTrace:
     """(predicted, target) pairs on the seen voxels, target without gradient; for the cosine loss."""
     learned: bool = True
     """alpha comes from the learned gate (False: fixed)."""
+    rows: Tensor | None = None
+    """(K,) int64 where `seen`, as the model found them; None: to be found."""
+
+    @property
+    def seen_rows(self) -> Tensor:
+        """(K,) int64, ascending: the voxels that a view sees."""
+        return self.seen.nonzero()[:, 0] if self.rows is None else self.rows
 
 
 @dataclass

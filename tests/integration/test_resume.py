@@ -22,7 +22,7 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.workers import WorkerEndedError
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import load_training_state
-from bifusion.step.guard import Guard
+from bifusion.step.checks import Statistics
 from bifusion.step.step import Stepper
 from bifusion.storage.files import free_bytes
 from bifusion.studies.comparison.run import PlannedRun, train_runs
@@ -119,7 +119,7 @@ def test_the_comparison_sees_the_smallest_difference(tool, reference, tmp_path, 
 
 SIGNAL_AT = {
     "loading": (SceneDataset, "sample", 3),
-    "remembering buffers": (Guard, "remember", 3),
+    "remembering buffers": (Statistics, "remember", 3),
     "forward": (Criterion, "__call__", 3),
     "weights change": (Stepper, "act", 3),
     "validation": (validation._Counted, "add", 3),

@@ -47,9 +47,9 @@ def break_steps(monkeypatch, bad_steps):
     """Makes a loss term of the steps with these numbers NaN."""
     compute, terms_of, current = Stepper.compute, Criterion.__call__, []
 
-    def watched(self, inputs, state):
+    def watched(self, inputs, state, **others):
         current[:] = [inputs.step]
-        return compute(self, inputs, state)
+        return compute(self, inputs, state, **others)
 
     def broken(self, *args):
         terms = terms_of(self, *args)

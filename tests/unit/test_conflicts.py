@@ -12,10 +12,14 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion, CriterionConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
-from bifusion.step.conflicts import term_conflicts
+from bifusion.step.conflicts import conflict_figures, conflicts_of
 from bifusion.types import FusionControl
 from small_batches import batch_of_superpoints, targets_of
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
+
+
+def term_conflicts(*args) -> dict:
+    return conflicts_of({name: figure.item() for name, figure in conflict_figures(*args).items()})
 
 
 class TwoTerms(nn.Module):

@@ -186,12 +186,12 @@ def test_a_spike_of_one_scene_is_its_fault(step):
 def _failing_at_run(step: TinyStep, number: int) -> Iterator[None]:
     compute, runs = step.stepper.compute, 0
 
-    def counted(*args):
+    def counted(*args, **others):
         nonlocal runs
         runs += 1
         if runs == number:
             raise ValueError("a scene that the code cannot take alone")
-        return compute(*args)
+        return compute(*args, **others)
 
     step.stepper.compute = counted
     yield

@@ -293,7 +293,7 @@ def test_counts_ramp_and_rules_survive_a_checkpoint(bench):
     guard = bench.trainer.guard
     bench.step(poisoned(bench.batch))
     guard.rolled_back(3)
-    other = Guard(bench.model, guard.config)
+    other = Guard(guard.config)
     other.load_state_dict(copy.deepcopy(guard.state_dict()))
     assert other.counts == guard.counts and other.rate_factor(5) == guard.rate_factor(5) < 1
     assert other.rules.state_dict() == guard.rules.state_dict()

@@ -11,7 +11,7 @@ from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
 from bifusion.models.mask_decoder import FourierCode, MaskDecoderConfig, furthest_voxels
-from bifusion.models.pyramid_geometry import scene_levels, superpoint_of_voxel
+from bifusion.models.pyramid_geometry import level_sizes, scene_levels, superpoint_of_voxel
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes.mask3d import OFFICIAL_WEIGHTS, mask3d_criterion
 from bifusion.sparse.tensor import SparseTensor
@@ -181,7 +181,9 @@ def test_levels_average_positions_and_superpoints_level_by_level():
         fine.maps.strided(stride, 2, 2)
         coords = fine.maps.coords(2 * stride)
         pyramid.insert(0, fine.at(2 * stride, torch.zeros(len(coords), 1)))
-    coarse, middle, finest = (level[0] for level in scene_levels(pyramid, batch, batch.voxel_position_m))
+    sizes = level_sizes(batch, [x.stride for x in pyramid])
+    levels = scene_levels(pyramid, batch, batch.voxel_position_m, sizes)
+    coarse, middle, finest = (level[0] for level in levels)
     assert finest.position_m[:, 0].tolist() == [0, 1, 2, 6]
     assert middle.position_m[:, 0].tolist() == [0.5, 2, 6]
     assert coarse.position_m[:, 0].tolist() == [1.25, 6]  # mean of means, not of all three

@@ -7,15 +7,27 @@ from bifusion.losses.mask_losses import bce_cost, bce_loss, dice_cost, dice_loss
 from bifusion.losses.matcher import (
     MatcherConfig,
     NonFiniteCostError,
-    check_cost,
-    match_hungarian,
-    match_own_superpoint,
     matching_cost,
 )
+from bifusion.losses.matching import match_one_to_one, match_to_own_superpoints
+from bifusion.types import Targets
 
 
 def pairs(match: tuple[torch.Tensor, torch.Tensor]) -> list[tuple[int, int]]:
     return list(zip(match[0].tolist(), match[1].tolist(), strict=True))
+
+
+def match_own_superpoint(cost, contained):
+    """Of one output and scene; every query is a superpoint of its own."""
+    queries, instances = contained.shape
+    targets = Targets(torch.zeros(queries), contained.T, torch.zeros(instances))
+    ((match,),) = match_to_own_superpoints([[cost]], [targets], [torch.arange(queries)], ["a"], [0])
+    return match
+
+
+def match_hungarian(cost):
+    ((match,),) = match_one_to_one([[cost]], ["a"], [0])
+    return match
 
 
 def test_instance_takes_its_cheapest_own_query():
@@ -53,12 +65,29 @@ def test_hungarian_is_one_to_one():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_non_finite_cost_names_scene_and_layer(bad: float):
-    cost = torch.zeros(2, 3)
-    check_cost(cost, "scene0000_00", 4)
-    cost[1, 2] = bad
-    with pytest.raises(NonFiniteCostError, match=r"'scene0000_00'.*output 4.*1 of 6") as caught:
-        check_cost(cost, "scene0000_00", 4)
-    assert (caught.value.scene, caught.value.layer) == ("scene0000_00", 4)
+    costs = [[torch.zeros(2, 2), torch.zeros(2, 3)] for _ in range(3)]
+    targets = [Targets(torch.zeros(2), torch.ones(g, 2).bool(), torch.zeros(g)) for g in (2, 3)]
+    made_of, scenes = [torch.arange(2)] * 2, ["scene0000_00", "scene0000_01"]
+    both = (
+        lambda: match_one_to_one(costs, scenes, [2, 3, 4]),
+        lambda: match_to_own_superpoints(costs, targets, made_of, scenes, [2, 3, 4]),
+    )
+    assert all(len(match()) == 3 for match in both)
+    costs[2][1][1, 2] = bad
+    for match in both:
+        with pytest.raises(NonFiniteCostError, match=r"'scene0000_01'.*output 4.*1 of 6") as caught:
+            match()
+        assert (caught.value.scene, caught.value.layer) == ("scene0000_01", 4)
+
+
+def test_matches_of_all_outputs_and_scenes_are_those_of_each():
+    torch.manual_seed(0)
+    costs = [[torch.rand(4, 3), torch.rand(5, 2)] for _ in range(2)]
+    together = match_one_to_one(costs, ["a", "b"], [0, 1])
+    each = [[match_hungarian(cost) for cost in layer] for layer in costs]
+    assert [[pairs(m) for m in layer] for layer in together] == [
+        [pairs(m) for m in layer] for layer in each
+    ]
 
 
 def test_cost_prefers_the_query_that_predicts_the_instance():

@@ -7,14 +7,23 @@ import torch
 from torch import nn
 
 from bifusion.evaluation.fusion_figures import CANDIDATES, FusionFigures, share_of_2d
-from bifusion.step.observe import gradient_norms, norms_by_path, observe_fusion, rms_and_max
-from bifusion.types import FusionControl, FusionTrace
+from bifusion.step.observe import Fused, gradient_norms, norms_by_path, observe, record_of, rms_and_max
+from bifusion.types import FusionControl, FusionTrace, Prediction
 from small_batches import batch_of_superpoints
 
 
 def trace_of(seen, f2d, f3d, alpha, scale=1.0, learned=True):
     gate = torch.where(seen, scale * alpha, torch.zeros(()))
     return FusionTrace(seen, alpha, gate, f2d, f3d, f2d, f3d, learned=learned)
+
+
+def observed_of(trace, control):
+    figures = observe(Prediction([], None, None, torch.tensor([[3.0, 4.0]]), trace))
+    record = record_of(
+        {name: figure.item() for name, figure in figures.items()}, Fused.of(trace), control
+    )
+    assert record.pop("decoder_in") == pytest.approx({"rms": math.sqrt(12.5), "max": 4.0})
+    return record
 
 
 def test_gradient_norms_by_path():
@@ -51,7 +60,7 @@ def test_two_dimensional_figures_are_of_seen_voxels_only():
     seen = torch.tensor([True, False, True])
     f2d = torch.tensor([[2.0, 0.0], [100.0, 100.0], [0.0, 2.0]])
     f3d = torch.tensor([[1.0, 0.0], [9.0, 9.0], [1.0, 0.0]])
-    observed = observe_fusion(
+    observed = observed_of(
         trace_of(seen, f2d, f3d, torch.tensor([0.2, 1.0, 0.6]), scale=0.5), FusionControl(scale=0.5)
     )
     assert observed["ranges"]["f2d"] == pytest.approx({"rms": math.sqrt(2), "max": 2.0})
@@ -65,9 +74,9 @@ def test_two_dimensional_figures_are_of_seen_voxels_only():
 def test_nothing_seen_or_no_second_branch():
     nothing = torch.zeros(2, dtype=torch.bool)
     features = torch.ones(2, 3)
-    observed = observe_fusion(trace_of(nothing, features, features, torch.zeros(2)), FusionControl())
+    observed = observed_of(trace_of(nothing, features, features, torch.zeros(2)), FusionControl())
     assert observed == {"ranges": None, "cosine": None, "gate": None, "seen_share": 0.0}
-    assert set(observe_fusion(None, FusionControl()).values()) == {None}
+    assert set(observed_of(None, FusionControl()).values()) == {None}
 
 
 def test_share_of_2d():

@@ -80,12 +80,10 @@ def run_again(
         if tracer is not None:
             stack.enter_context(tracer)
         criterion = _Watched(stepper.criterion, tracer, digest)
-        stack.enter_context(_replaced(stepper, "criterion", criterion))
-        if float32:
-            stack.enter_context(_replaced(stepper, "model", model))
         handle = model.register_forward_hook(partial(_add_borders, digest))
         stack.callback(handle.remove)
-        outcome = stepper.compute(inputs, state)
+        plain = model if float32 else None
+        outcome = stepper.compute(inputs, state, model=plain, criterion=criterion)
         bad_buffers = _bad_buffers(model)
         if tracer is not None and outcome.event is None and not outcome.scaler_overflow:
             tracer.check_parameters()
@@ -100,7 +98,6 @@ def untouched(stepper: Stepper) -> Iterator[None]:
     """Whatever steps are computed in this block, everything is as before afterwards."""
     model, device = stepper.model.module, stepper.fabric.device
     precision = stepper.fabric.strategy.precision
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     scaler = precision.state_dict()
@@ -115,10 +112,6 @@ def untouched(stepper: Stepper) -> Iterator[None]:
             yield
         finally:
             stepper.discard()
-            with torch.no_grad():
-                for buffer, kept in buffers:
-                    buffer.copy_(kept)
-            stepper.guard.remember()
             for module, training in modes:
                 module.training = training
             for parameter, gradient in gradients:
@@ -173,8 +166,9 @@ class _Watched:
 
 
 def _add_borders(digest: Fingerprint, model: nn.Module, args: Any, prediction: Any) -> None:
-    for name, activation in border_activations(prediction).items():
-        digest.add(f"activation.{name}", activation)
+    for name, parts in border_activations(prediction).items():
+        whole = torch.cat([part.flatten() for part in parts]) if name.endswith("logits") else parts[0]
+        digest.add(f"activation.{name}", whole)
 
 
 def _bad_buffers(model: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ from bifusion.diagnosis.diagnose import diagnose
 from bifusion.diagnosis.summary import stop_summary
 from bifusion.runs.healthy import HealthyState
 from bifusion.runs.run_folder import RunFolder
-from bifusion.step.checks import bad_optimizer_groups, nonfinite_groups
+from bifusion.step.checks import is_sound
 from bifusion.step.events import Fault
 from bifusion.step.guard import Guard
 from bifusion.step.outcome import StepInputs, StepOutcome
@@ -38,23 +38,23 @@ class Response:
         config: Config,
         folder: RunFolder,
         stepper: Stepper,
+        guard: Guard,
         batches_at: Callable[[int, int], list[Batch]],
+        *,
+        should_stop: Callable[[], bool],
+        before_copy: Callable[[], None],
     ):
-        self.config, self.folder, self.stepper, self.batches_at = config, folder, stepper, batches_at
+        """`batches_at`: those of the step at a place. `should_stop` is asked while a diagnosis, which
+        takes many steps' time, goes on. `before_copy` is called before a new healthy state is copied:
+        who still holds the old one lets go of it."""
+        self.config, self.folder, self.stepper, self.guard = config, folder, stepper, guard
+        self.batches_at, self.should_stop, self.before_copy = batches_at, should_stop, before_copy
         self.healthy: HealthyState | None = None
         self.known: dict[str, dict[str, Any]] = {}
         """Kind of fault -> "diagnosis" and "bundle" of the first one."""
         self.bundles = 0
         """Replay files written."""
         self.last_good: Place | None = None
-        self.should_stop: Callable[[], bool] = lambda: False
-        """Asked while a diagnosis, which takes many steps' time, goes on."""
-        self.before_copy: Callable[[], None] = lambda: None
-        """Called before a new healthy state is copied: who still holds the old one lets go of it."""
-
-    @property
-    def guard(self) -> Guard:
-        return self.stepper.guard
 
     def after(self, outcome: StepOutcome, inputs: StepInputs, state: StageState, place: Place) -> None:
         """Follows the step that was made of the batches at `place`."""
@@ -83,9 +83,7 @@ class Response:
     def _is_sound(self) -> bool:
         """Weights, statistics and moments are finite, on all processes."""
         model, optimizer, _ = self._state()
-        numbers = [t for t in model.state_dict().values() if t.is_floating_point()]
-        bad = nonfinite_groups({"state": numbers}) or bad_optimizer_groups(optimizer)
-        return not any(self.stepper.processes.gather(bool(bad)))
+        return all(self.stepper.processes.gather(is_sound(model, optimizer)))
 
     def summary(self, fault: Fault) -> str:
         """What a run that ends with `fault` says."""

@@ -16,17 +16,9 @@ from torch import Tensor
 
 from bifusion.labels.sets import LabelSet
 from bifusion.losses.mask_losses import bce_loss, dice_loss, mask_iou
-from bifusion.losses.matcher import (
-    MatcherConfig,
-    check_cost,
-    match_hungarian,
-    match_own_superpoint,
-    matching_cost,
-)
+from bifusion.losses.matcher import MatcherConfig, matching_cost
+from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints
 from bifusion.types import Batch, FusionTrace, LayerPrediction, Prediction, Targets
-
-Match = tuple[Tensor, Tensor]
-"""(K,) queries and (K,) instances matched with each other."""
 
 OFFICIAL_BATCH_SIZE = 4
 
@@ -67,7 +59,9 @@ class Criterion:
         device = prediction.superpoint_features.device
         # matrix products of the costs would otherwise run in the autocast precision
         with torch.autocast(device.type, enabled=False):
-            layers = [self.layer_terms(prediction, batch, i) for i in range(len(prediction.layers))]
+            indices = range(len(prediction.layers))
+            matches = self.match_layers(prediction, batch, indices)
+            layers = [self.layer_terms(prediction, batch, i, matches[i]) for i in indices]
             terms = {name: torch.stack([layer[name] for layer in layers]).sum() for name in layers[-1]}
             if prediction.semantic_logits is not None:
                 terms["semantic"] = self.semantic_term(prediction, batch)
@@ -75,10 +69,16 @@ class Criterion:
                 terms["alignment"] = alignment_term(prediction.fusion)
         return terms
 
-    def layer_terms(self, prediction: Prediction, batch: Batch, index: int) -> dict[str, Tensor]:
-        """Instance terms of decoder output `index` alone."""
+    def layer_terms(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        index: int,
+        matches: Sequence[Match] | None = None,
+    ) -> dict[str, Tensor]:
+        """Instance terms of decoder output `index` alone, by its `matches` where they are known."""
         layer, targets = prediction.layers[index], annotation(batch)
-        matches = self.match(prediction, batch, index)
+        matches = self.match(prediction, batch, index) if matches is None else matches
         terms = {"instance_class": self._class_term(layer, targets, matches)}
 
         bce, dice, score, matched_scenes = [], [], [], 0
@@ -104,22 +104,31 @@ class Criterion:
 
     def match(self, prediction: Prediction, batch: Batch, index: int) -> list[Match]:
         """Queries and instances matched at decoder output `index`, one pair of index lists a scene."""
-        layer = prediction.layers[index]
-        matches = []
-        for b, target in enumerate(annotation(batch)):
-            class_logits, mask_logits = layer.class_logits[b].float(), layer.mask_logits[b].float()
-            cost = matching_cost(
-                class_logits, mask_logits, target.labels, target.masks, self.config.matcher
-            )
-            check_cost(cost, batch.names[b], index)
-            if self.config.matcher.kind == "hungarian":
-                matches.append(match_hungarian(cost))
-                continue
-            if prediction.query_superpoints is None:
-                raise ValueError("matcher kind 'own_superpoint' needs queries made of superpoints")
-            contained = target.masks.index_select(1, prediction.query_superpoints[b]).T
-            matches.append(match_own_superpoint(cost, contained))
-        return matches
+        return self.match_layers(prediction, batch, [index])[0]
+
+    def match_layers(
+        self, prediction: Prediction, batch: Batch, indices: Sequence[int]
+    ) -> list[list[Match]]:
+        """`match` at several decoder outputs, for which the host waits for a device once."""
+        targets, config = annotation(batch), self.config.matcher
+        costs = [
+            [
+                matching_cost(classes.float(), masks.float(), target.labels, target.masks, config)
+                for classes, masks, target in zip(
+                    prediction.layers[i].class_logits,
+                    prediction.layers[i].mask_logits,
+                    targets,
+                    strict=True,
+                )
+            ]
+            for i in indices
+        ]
+        if config.kind == "hungarian":
+            return match_one_to_one(costs, batch.names, indices)
+        made_of = prediction.query_superpoints
+        if made_of is None:
+            raise ValueError("matcher kind 'own_superpoint' needs queries made of superpoints")
+        return match_to_own_superpoints(costs, targets, made_of, batch.names, indices)
 
     def semantic_term(self, prediction: Prediction, batch: Batch) -> Tensor:
         """Cross-entropy of the queries' superpoints; unlabelled ones do not count.
@@ -127,15 +136,15 @@ class Criterion:
         Mean over the labelled queries of a scene, then over the scenes that have one.
         """
         assert prediction.semantic_logits is not None and prediction.query_superpoints is not None
-        losses, labelled_scenes = [], 0
+        losses, labelled_scenes = [], []
         for b, target in enumerate(annotation(batch)):
             logits = prediction.semantic_logits[b].float()[:, :-1]
             classes = target.semantic.index_select(0, prediction.query_superpoints[b])
-            labelled = int((classes != self.num_classes).sum())
+            labelled = (classes != self.num_classes).sum()
             loss = F.cross_entropy(logits, classes, ignore_index=self.num_classes, reduction="sum")
-            losses.append(loss / max(labelled, 1))
-            labelled_scenes += labelled > 0
-        return torch.stack(losses).sum() / max(labelled_scenes, 1)
+            losses.append(loss / labelled.clamp(min=1))
+            labelled_scenes.append(labelled > 0)
+        return torch.stack(losses).sum() / torch.stack(labelled_scenes).sum().clamp(min=1)
 
     def _class_term(
         self, layer: LayerPrediction, targets: Sequence[Targets], matches: Sequence[Match]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from bifusion.losses.mask_losses import bce_cost, dice_cost
@@ -58,30 +57,13 @@ def matching_cost(
     )
 
 
-def check_cost(cost: Tensor, scene: str, layer: int) -> None:
-    """Raise NonFiniteCostError unless every entry of `cost` is finite."""
-    bad = int((~torch.isfinite(cost)).sum())
-    if bad:
-        raise NonFiniteCostError(scene, layer, bad, cost.numel())
-
-
-def match_own_superpoint(cost: Tensor, contained: Tensor) -> tuple[Tensor, Tensor]:
+def match_own_superpoint(cost: Tensor, contained: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
     """Cheapest query of each instance among those whose superpoint lies in it.
 
-    `cost` is (Q, G), `contained` (Q, G) bool. Returns query and instance indices (K,), (K,); an
-    instance in which no query lies is left out. Of equally cheap queries the first is taken; the
-    official matcher leaves such an instance out, and on scenes with repeated features loses it.
+    `cost` is (Q, G), `contained` (Q, G) bool, `instances` (K,) those in which a query lies; the others
+    are left out. Returns query and instance indices (K,), (K,). Of equally cheap queries the first is
+    taken; the official matcher leaves such an instance out, and on scenes with repeated features loses
+    it.
     """
     allowed = cost.masked_fill(~contained, torch.inf)
-    instances = contained.any(dim=0).nonzero().squeeze(1)
-    queries = allowed.index_select(1, instances).argmin(dim=0)
-    return queries, instances
-
-
-def match_hungarian(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Cheapest one-to-one assignment of a (Q, G) cost: query and instance indices (K,), (K,)."""
-    queries, instances = linear_sum_assignment(cost.cpu().numpy())
-    return (
-        torch.as_tensor(queries, dtype=torch.int64, device=cost.device),
-        torch.as_tensor(instances, dtype=torch.int64, device=cost.device),
-    )
+    return allowed.index_select(1, instances).argmin(dim=0), instances

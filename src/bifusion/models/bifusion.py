@@ -19,7 +19,7 @@ from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.pixels import PixelColors
 from bifusion.models.unet import UNetConfig, build_unet
-from bifusion.sparse.tensor import SparseTensor
+from bifusion.sparse.tensor import KernelMaps, SparseTensor
 from bifusion.types import Batch, FusionControl, Prediction
 
 
@@ -74,18 +74,27 @@ class BiFusion(nn.Module):
         A batch without views, or whose views see no voxel, is predicted from 3D features.
         """
         control = control or FusionControl()
-        f3d_in = self.unet(SparseTensor(batch.voxel_feats, batch.voxel_coords))
+        voxels = SparseTensor(batch.voxel_feats, batch.voxel_coords)
+        sightings = self._find_sightings(batch, control, voxels.maps)
+        f3d_in = self.unet(voxels)
         if self._images is None:
             fused, trace = self.fusion.without_2d(f3d_in, code=None), None
         elif control.withhold_views or not control.run_2d:
-            unseen = self._find_sightings(dataclasses.replace(batch, views=[]))
-            fused, trace = self.fusion.without_2d(f3d_in, geometric_code(batch, unseen)), None
+            fused, trace = self.fusion.without_2d(f3d_in, geometric_code(batch, sightings)), None
         else:
-            sightings = self._find_sightings(batch)
             f2d_in = self._lift_views(batch, sightings, control)
             code = geometric_code(batch, sightings)
             scene = batch.voxel_coords[:, 0].long()
-            fused, trace = self.fusion(f3d_in, f2d_in, sightings.seen, scene, code, control)
+            fused, trace = self.fusion(
+                f3d_in,
+                f2d_in,
+                sightings.seen,
+                scene,
+                code,
+                control,
+                rows=sightings.rows,
+                num_scenes=len(batch.names),
+            )
         prediction = self.decoder(pool_superpoints(fused, batch), batch)
         return dataclasses.replace(prediction, fusion=trace)
 
@@ -110,9 +119,18 @@ class BiFusion(nn.Module):
         """What makes feature maps of the views."""
         return self.tower if self.tower is not None else self.pixels
 
-    def _find_sightings(self, batch: Batch) -> Sightings:
-        scene = batch.voxel_coords[:, 0]
-        return find_sightings(batch.voxel_position_m, scene, batch.views, self.config.lifting)
+    def _find_sightings(self, batch: Batch, control: FusionControl, maps: KernelMaps) -> Sightings:
+        """None where the 2D branch does not run. Found before the U-Net runs, so that the host waits for
+        a device only once for them and for the voxels' coordinates."""
+        runs = self._images is not None and control.run_2d and not control.withhold_views
+        return find_sightings(
+            batch.voxel_position_m,
+            batch.voxel_coords[:, 0],
+            batch.views if runs else [],
+            self.config.lifting,
+            batch.voxels_per_scene,
+            maps.survey,
+        )
 
     def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
         """(M, D2) image features of the voxels, 0 where unseen; isolated or with scaled gradient."""

@@ -122,7 +122,8 @@ class SqueezeExcitation(nn.Module):
         """Channel factors (K, D) of seen voxels' features (K, D) in scenes (K,)."""
         features = features.float()  # a sum over a scene in half precision would be off by percents
         sums = features.new_zeros(num_scenes, features.shape[1]).index_add(0, scene, features)
-        counts = torch.bincount(scene, minlength=num_scenes).clamp(min=1)[:, None]
+        counts = scene.new_zeros(num_scenes).index_add(0, scene, torch.ones_like(scene))
+        counts = counts.clamp(min=1)[:, None]
         return (2 * self.mlp(sums / counts).sigmoid()).index_select(0, scene)
 
 
@@ -184,6 +185,9 @@ class Fusion(nn.Module):
         scene: Tensor,
         code: Tensor,
         control: FusionControl,
+        *,
+        rows: Tensor | None = None,
+        num_scenes: int | None = None,
     ) -> tuple[Tensor, FusionTrace]:
         """Fuses both branches; where no view sees a voxel, or s is 0, the result is its f3d.
 
@@ -193,6 +197,8 @@ class Fusion(nn.Module):
             seen: (M,) bool, a view sees the voxel; may be False everywhere.
             scene: (M,) int64 scene index of each voxel.
             code: (M, 64) geometric code.
+            rows: (K,) int64, where `seen`, ascending; None: they are found, for which the host waits.
+            num_scenes: B; None: found likewise.
 
         Returns:
             fused (M, D), and the trace; its alpha and f2d are 0 where unseen, its f2d_in is what
@@ -201,7 +207,7 @@ class Fusion(nn.Module):
         assert self.head_2d is not None
         if self.config.range_2d != 1.0:
             f2d_in = f2d_in * self.config.range_2d
-        rows = torch.nonzero(seen)[:, 0]
+        rows = torch.nonzero(seen)[:, 0] if rows is None else rows
         f2d, f3d = self.head_2d(f2d_in.index_select(0, rows)), self.head_3d(f3d_in)
         if self.film is not None:
             f2d, f3d = self.film(f2d, f3d, code, rows)
@@ -210,7 +216,8 @@ class Fusion(nn.Module):
         gate = (control.scale * alpha)[:, None]
         mixed = gate * f2d + (1 - gate) * f3d_seen
         if self.excitation is not None and control.scale > 0:
-            factor = self.excitation(mixed, scene.index_select(0, rows), int(scene.max()) + 1)
+            num_scenes = int(scene.max()) + 1 if num_scenes is None else num_scenes
+            factor = self.excitation(mixed, scene.index_select(0, rows), num_scenes)
             mixed = mixed * (1 + control.scale * (factor - 1))
         fused = self._normalized(f3d.index_copy(0, rows, mixed.to(f3d.dtype)))
         trace = FusionTrace(
@@ -223,6 +230,7 @@ class Fusion(nn.Module):
             f3d=f3d,
             alignment_pairs=self._alignment_pairs(f2d, f3d_seen),
             learned=self.gate is not None and control.fixed_alpha is None,
+            rows=rows,
         )
         return fused, trace
 

@@ -39,7 +39,8 @@ def geometric_code(batch: Batch, sightings: Sightings) -> Tensor:
 
 def _fourier(position_m: Tensor) -> Tensor:
     """(M, 3) metres to (M, 48): sin, then cos, of every wavelength and axis."""
-    frequencies = position_m.new_tensor([2 * math.pi / length for length in WAVELENGTHS_M])
+    frequencies = torch.tensor([2 * math.pi / length for length in WAVELENGTHS_M])
+    frequencies = frequencies.to(position_m, non_blocking=True)
     phase = (position_m[:, :, None] * frequencies).flatten(1)
     return torch.cat([phase.sin(), phase.cos()], dim=1)
 
@@ -53,7 +54,7 @@ def _mean_pose(batch: Batch, sightings: Sightings, centre: Tensor) -> Tensor:
     # cam2world of a rigid transform: rotation transposed, position -Rᵀt; without matrix products,
     # which autocast would run in half precision.
     camera_m = -(rotation * translation[:, :, None]).sum(1)
-    scene = torch.tensor([view.scene for view in batch.views], device=centre.device)
+    scene = torch.tensor([view.scene for view in batch.views]).to(centre.device, non_blocking=True)
     camera = (camera_m - centre.index_select(0, scene)) / LENGTH_UNIT_M
     columns = rotation[:, :2].flatten(1)
     return mean_over_views(torch.cat([camera, columns], dim=1), sightings)

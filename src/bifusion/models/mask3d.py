@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bifusion.labels.sets import get_label_set
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
+from bifusion.models.pyramid_geometry import level_sizes
 from bifusion.models.unet import Res16UNet, UNetConfig
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import Batch, FusionControl, InputError, Prediction
@@ -48,8 +49,11 @@ class Mask3D(nn.Module):
         Queries are no superpoints and there is no semantic head: `query_superpoints` and
         `semantic_logits` are None.
         """
-        pyramid = self.unet.pyramid(SparseTensor(batch.voxel_feats, batch.voxel_coords))
-        return self.decoder(pyramid, batch)
+        voxels = SparseTensor(batch.voxel_feats, batch.voxel_coords)
+        strides = [2**level for level in reversed(range(len(self.unet.level_channels)))]
+        # with the voxels' coordinates, so that the host waits for a device once for both
+        sizes = level_sizes(batch, strides, voxels.maps.survey)
+        return self.decoder(self.unet.pyramid(voxels), batch, sizes)
 
     def query_points(self, batch: Batch) -> list[Tensor]:
         """(Q, 3) metres a scene: where its queries start, in the frame of `voxel_position_m`."""

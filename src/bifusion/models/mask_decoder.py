@@ -8,6 +8,7 @@ segments. Scenes differ in size, so each is decoded on its own, unpadded.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bifusion.models.pooling import pool_superpoints
-from bifusion.models.pyramid_geometry import SceneLevel, scene_levels
+from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
 from bifusion.models.query_decoder import attention_mask
 from bifusion.rng import numpy_rng, torch_rng
 from bifusion.sparse.tensor import SparseTensor
@@ -130,8 +131,11 @@ class MaskDecoder(nn.Module):
         self.mask_embed = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.class_head = nn.Linear(dim, num_things + 1)
 
-    def forward(self, pyramid: list[SparseTensor], batch: Batch) -> Prediction:
-        """Decode the levels of `pyramid`, coarsest first, the last of stride 1.
+    def forward(
+        self, pyramid: list[SparseTensor], batch: Batch, sizes: Sequence[LevelSize] | None = None
+    ) -> Prediction:
+        """Decode the levels of `pyramid`, coarsest first, the last of stride 1; `sizes` are those of
+        `level_sizes`, where they are known.
 
         Returns a `Prediction` with one layer before each refinement and one after the last, 13 in
         the published sizes, without semantic head; its superpoint features are the mask features.
@@ -143,7 +147,9 @@ class MaskDecoder(nn.Module):
         position_m = batch.voxel_position_m
         if batch.voxel_augmented_m is not None:
             position_m = batch.voxel_augmented_m
-        levels = scene_levels(pyramid, batch, position_m)
+        if sizes is None:
+            sizes = level_sizes(batch, [x.stride for x in pyramid])
+        levels = scene_levels(pyramid, batch, position_m, sizes)
         masks = superpoint_features.split(batch.superpoints_per_scene)
         decoded = [
             self._decode_scene([level[b] for level in levels], masks[b], rows, batch.seeds[b])
@@ -170,8 +176,8 @@ class MaskDecoder(nn.Module):
     def choose_queries(self, batch: Batch) -> list[Tensor]:
         """(Q,) int64 voxel of each scene, counted within it, that each query starts from."""
         number = self.config.num_queries if self.training else self.config.eval_queries
-        sizes = torch.bincount(batch.voxel_coords[:, 0], minlength=len(batch.names)).tolist()
-        return [furthest_voxels(c, number) for c in batch.voxel_coords[:, 1:].split(sizes)]
+        scenes = batch.voxel_coords[:, 1:].split(batch.voxels_per_scene)
+        return [furthest_voxels(coords, number) for coords in scenes]
 
     def _decode_scene(
         self, levels: list[SceneLevel], masks: Tensor, rows: Tensor, seed: int
@@ -194,7 +200,8 @@ class MaskDecoder(nn.Module):
             logits = level.spread(heads[-1][1].detach().float().T)
             feats, key_code = level.feats, codes[index]
             if self.training and len(feats) > self.config.key_samples[index]:
-                keys = _sample(len(feats), self.config.key_samples[index], seed, step).to(rows.device)
+                keys = _sample(len(feats), self.config.key_samples[index], seed, step)
+                keys = keys.to(rows.device, non_blocking=True)
                 feats, key_code, logits = (t.index_select(0, keys) for t in (feats, key_code, logits))
             queries = refine(queries, query_code, feats, key_code, attention_mask(logits.T))
             heads.append(self._predict(queries, masks))
@@ -213,12 +220,12 @@ def furthest_voxels(coords: Tensor, number: int) -> Tensor:
     0 fills the rest.
     """
     xyz = coords.float()  # squares of up to 2^24 are exact: 2,300 voxels a side
-    chosen = torch.zeros(number, dtype=torch.int64, device=coords.device)
+    chosen = [torch.zeros(1, dtype=torch.int64, device=coords.device)]
     distance = torch.full((len(xyz),), torch.inf, device=coords.device)
-    for i in range(1, number):
-        distance = torch.minimum(distance, (xyz - xyz[chosen[i - 1]]).square().sum(1))
-        chosen[i] = distance.argmax()
-    return chosen
+    for _ in range(1, number):  # by tensors alone: the host runs ahead of a GPU
+        distance = torch.minimum(distance, (xyz - xyz.index_select(0, chosen[-1])).square().sum(1))
+        chosen.append(distance.argmax(dim=0, keepdim=True))
+    return torch.cat(chosen)
 
 
 def _sample(size: int, number: int, seed: int, step: int) -> Tensor:

@@ -19,7 +19,8 @@ def pool_superpoints(voxel_feats: Tensor, batch: Batch) -> Tensor:
     superpoint = batch.point_to_superpoint
     order = torch.argsort(superpoint, stable=True)
     voxel = batch.point_to_voxel.index_select(0, order)
-    counts = torch.bincount(superpoint, minlength=batch.num_superpoints)
+    counts = superpoint.new_zeros(batch.num_superpoints)  # bincount would make the host wait for a GPU
+    counts.index_add_(0, superpoint, torch.ones_like(superpoint))
     voxel_feats = voxel_feats.to(torch.promote_types(voxel_feats.dtype, torch.float32))
     # a bag of voxel rows a superpoint: no (N, D) copy of the features of all points is ever made
     sums = F.embedding_bag(voxel, voxel_feats, counts.cumsum(0) - counts, mode="sum")

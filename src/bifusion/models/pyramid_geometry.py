@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bifusion.geometry import Fetch, fetch_together
+from bifusion.sparse.coordinates import column, lexicographic_order
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import Batch
+
+
+@dataclass(frozen=True)
+class LevelSize:
+    """Numbers of one level, an entry a scene."""
+
+    voxels: list[int]
+    pairs: list[int]
+    """Of a voxel and a superpoint in it."""
 
 
 @dataclass
@@ -41,12 +53,32 @@ def superpoint_of_voxel(batch: Batch) -> Tensor:
     return batch.point_to_superpoint.index_select(0, first)
 
 
+@torch.no_grad()
+def level_sizes(batch: Batch, strides: Sequence[int], fetch: Fetch = fetch_together) -> list[LevelSize]:
+    """Sizes of the levels of those strides, of the coordinates alone: all the numbers for which the host
+    would have to wait in `scene_levels`, by one `fetch`."""
+    superpoint, count = superpoint_of_voxel(batch), batch.num_superpoints
+    scene, *finest = batch.voxel_coords.long().unbind(1)
+    counts = []
+    for stride in strides:
+        x, y, z = (axis.div(stride, rounding_mode="floor") for axis in finest)
+        columns, rest = column(scene, x, y), z * count + superpoint
+        order = lexicographic_order(columns, rest)
+        columns, z, superpoints, of_scene = (t[order] for t in (columns, z, superpoint, scene))
+        for first in (_first_of_equal(columns, z), _first_of_equal(columns, z, superpoints)):
+            counts.append(scene.new_zeros(len(batch.names)).index_add(0, of_scene, first.long()))
+    numbers = iter(fetch(torch.cat(counts).unbind()))
+    of_each = [[next(numbers) for _ in batch.names] for _ in counts]
+    return [LevelSize(*pair) for pair in zip(of_each[::2], of_each[1::2], strict=True)]
+
+
 def scene_levels(
-    pyramid: list[SparseTensor], batch: Batch, position_m: Tensor
+    pyramid: list[SparseTensor], batch: Batch, position_m: Tensor, sizes: Sequence[LevelSize]
 ) -> list[list[SceneLevel]]:
     """Every level of `pyramid` (coarsest first, the last of stride 1) split by scene.
 
-    `position_m` (M, 3) are the positions of the finest voxels. Returns levels[level][scene].
+    `position_m` (M, 3) are the positions of the finest voxels, `sizes` those of `level_sizes` at the
+    pyramid's strides. Returns levels[level][scene].
 
     Pooling is linear, so instead of averaging a map of all queries over voxels level by level, as
     the official code does, the shares of the superpoints in each voxel are averaged once.
@@ -54,16 +86,17 @@ def scene_levels(
     superpoint = superpoint_of_voxel(batch)
     weight = torch.ones(len(superpoint), device=superpoint.device)
     ancestor = torch.arange(len(superpoint), device=superpoint.device)
-    levels = []
-    for x in reversed(pyramid):
+    levels, count = [], batch.num_superpoints
+    for x, size in zip(reversed(pyramid), reversed(sizes), strict=True):
         if x.stride > 1:
             parent = _parents(x)
-            children = torch.bincount(parent, minlength=len(x.coords))
+            children = parent.new_zeros(len(x.coords)).index_add(0, parent, torch.ones_like(parent))
             sums = position_m.new_zeros(len(x.coords), 3).index_add(0, parent, position_m)
             position_m = sums / children[:, None]
             ancestor = parent.index_select(0, ancestor)
             weight = weight / children.index_select(0, ancestor)
-        levels.append(_split(x, position_m, _pairs(ancestor, superpoint, weight, batch), batch))
+        pairs = _pairs(ancestor * count + superpoint, weight, size, count)
+        levels.append(_split(x, position_m, pairs, size, batch))
     return levels[::-1]
 
 
@@ -73,25 +106,37 @@ def _parents(x: SparseTensor) -> Tensor:
     return finer.neighbors.amax(dim=1).long()  # all -1 but one
 
 
-def _pairs(ancestor: Tensor, superpoint: Tensor, weight: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-    """(voxel, superpoint, weight) of every pair that occurs, sorted by voxel."""
-    count = batch.num_superpoints
-    keys, pair = (ancestor * count + superpoint).unique(return_inverse=True)
-    weights = weight.new_zeros(len(keys)).index_add(0, pair, weight)
-    return keys // count, keys % count, weights
+def _pairs(
+    keys: Tensor, weight: Tensor, size: LevelSize, superpoints: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(voxel, superpoint, weight) of every pair that occurs, sorted by voxel, of the keys voxel ·
+    superpoints + superpoint of the finest voxels; `unique` would make the host wait."""
+    ascending, order = keys.sort(stable=True)
+    number = _first_of_equal(ascending).long().cumsum(0) - 1
+    pair = torch.empty_like(number).index_copy_(0, order, number)
+    occurring = keys.new_zeros(sum(size.pairs)).scatter_(0, pair, keys)
+    weights = weight.new_zeros(sum(size.pairs)).index_add(0, pair, weight)
+    return occurring // superpoints, occurring % superpoints, weights
+
+
+def _first_of_equal(*ascending: Tensor) -> Tensor:
+    """(M,) bool: rows that differ, in one of the (M,) tensors, from the row before."""
+    first = torch.ones_like(ascending[0], dtype=torch.bool)
+    first[1:] = torch.stack([rows[1:] != rows[:-1] for rows in ascending]).any(0)
+    return first
 
 
 def _split(
-    x: SparseTensor, position_m: Tensor, pairs: tuple[Tensor, ...], batch: Batch
+    x: SparseTensor,
+    position_m: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor],
+    size: LevelSize,
+    batch: Batch,
 ) -> list[SceneLevel]:
-    scenes = len(batch.names)
-    sizes = torch.bincount(x.coords[:, 0], minlength=scenes).tolist()
-    pair_scene = x.coords[:, 0].index_select(0, pairs[0])
-    pair_sizes = torch.bincount(pair_scene, minlength=scenes).tolist()
     parts = zip(
-        x.feats.split(sizes),
-        position_m.split(sizes),
-        *(values.split(pair_sizes) for values in pairs),
+        x.feats.split(size.voxels),
+        position_m.split(size.voxels),
+        *(values.split(size.pairs) for values in pairs),
         strict=True,
     )
     levels, first_voxel, first_superpoint = [], 0, 0
@@ -99,6 +144,6 @@ def _split(
         levels.append(
             SceneLevel(feats, position, voxel - first_voxel, superpoint - first_superpoint, weight)
         )
-        first_voxel += sizes[b]
+        first_voxel += size.voxels[b]
         first_superpoint += batch.superpoints_per_scene[b]
     return levels

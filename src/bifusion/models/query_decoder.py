@@ -131,7 +131,7 @@ class QueryDecoder(nn.Module):
         chosen = [
             self._choose_queries(len(x), seed) for x, seed in zip(scenes, batch.seeds, strict=True)
         ]
-        chosen = [rows.to(superpoint_features.device) for rows in chosen]
+        chosen = [rows.to(superpoint_features.device, non_blocking=True) for rows in chosen]
         decoded = [self._decode_scene(x, rows) for x, rows in zip(scenes, chosen, strict=True)]
         layers = [_gather_scenes(depth) for depth in zip(*(heads for heads, _ in decoded), strict=True)]
         semantic = [logits for _, logits in decoded if logits is not None]

@@ -6,7 +6,7 @@ host must know of a batch's coordinates in one transfer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,10 +91,12 @@ class Survey:
     xyz: tuple[int, int]
     counts: tuple[int, ...]
     """Voxels of each level that was asked for."""
+    others: tuple[int, ...]
+    """Whatever else was asked for."""
 
     @classmethod
-    def of(cls, coords: Tensor, levels: Iterable[Level]) -> Survey:
-        """coords: (M, 4), M > 0. The only wait for the device."""
+    def of(cls, coords: Tensor, levels: Sequence[Level], others: Sequence[Tensor] = ()) -> Survey:
+        """coords: (M, 4), M > 0; others: () integers each. The only wait for the device."""
         scene, xyz = coords[:, 0], coords[:, 1:]
         figures = [
             scene.amin(),
@@ -102,9 +104,11 @@ class Survey:
             xyz.amin(),
             xyz.amax(),
             *(level.count for level in levels),
+            *others,
         ]
-        first, last, low, high, *counts = torch.stack([figure.long() for figure in figures]).tolist()
-        return cls((first, last), (low, high), tuple(counts))
+        first, last, low, high, *more = torch.stack([figure.long() for figure in figures]).tolist()
+        counts, asked = more[: len(levels)], more[len(levels) :]
+        return cls((first, last), (low, high), tuple(counts), tuple(asked))
 
     def check(self, min_grid: int) -> None:
         """InputError unless scenes, coordinates and, for a finite grid, their signs are in range."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -76,8 +77,18 @@ class KernelMaps:
             self._maps[key] = strided_map(index, len(fine), coarse, kernel_size, step)
         return self._maps[key]
 
+    def survey(self, others: Sequence[Tensor] = ()) -> tuple[int, ...]:
+        """Checks the coordinates, the first time; the only place where the host waits for a GPU.
+
+        `others`, () integers each, come to the host in the same copy, if they are asked for before the
+        first map is.
+        """
+        if self._surveyed:
+            return tuple(torch.stack(list(others)).tolist()) if others else ()
+        return self._survey(others)
+
     def _index(self, stride: int) -> VoxelIndex:
-        self._survey()
+        self.survey()
         if stride not in self._indices:
             coords = self._coords[stride]
             self._indices[stride] = backend_for(coords.device).index_voxels(coords)
@@ -96,15 +107,12 @@ class KernelMaps:
             return None
         return finite_grid(self._coords[1], self._min_grid) // stride
 
-    def _survey(self) -> None:
-        """Checks the coordinates, the first time; the only place where the host waits for a GPU."""
-        if self._surveyed:
-            return
+    def _survey(self, others: Sequence[Tensor]) -> tuple[int, ...]:
         coords, level, levels = self._coords[1], as_level(self._coords[1]), {}
         for stride in _surveyed_strides(coords.device):
             step = 1 if stride == 1 else 2  # by a step of 1 equal voxels become one
             levels[stride] = level = level.coarser(step, None if stride == 1 else self._sides(stride))
-        survey = Survey.of(coords, levels.values())
+        survey = Survey.of(coords, list(levels.values()), others)
         survey.check(self._min_grid)
         for (stride, level), count in zip(levels.items(), survey.counts, strict=True):
             if stride > 1:
@@ -112,6 +120,7 @@ class KernelMaps:
             elif count < len(coords):
                 raise InputError(DUPLICATE_VOXELS.format(len(coords)))
         self._surveyed = True
+        return survey.others
 
 
 @dataclass

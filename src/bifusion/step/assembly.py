@@ -26,6 +26,6 @@ def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
         wrapped_optimizer,
         Criterion(config.criterion, get_label_set(config.data.label_set)),
         groups,
-        Guard(model, config.trainer.guard),
+        Guard(config.trainer.guard),
         Clipping(config.optim),
     )

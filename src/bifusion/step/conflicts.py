@@ -10,25 +10,28 @@ every cosine towards zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
+from bifusion.step.figures import is_finite
+
 OTHERS = "others"
 
 
-def term_conflicts(
+def conflict_figures(
     model: nn.Module, terms: dict[str, Tensor], weights: dict[str, float]
-) -> dict[str, float]:
-    """Cosine in [-1, 1] of every pair of weighted loss terms that act; "semantic|mask_bce" -> cosine.
+) -> dict[str, Tensor]:
+    """For `conflicts_of`: the cosine of every pair of weighted loss terms that act, "semantic|mask_bce",
+    and the norm of each of their gradients, "semantic"; () each.
 
     The alignment loss does not reach the decoder. It meets the other terms at the 2D head: there it is
     compared with the sum of all others, "alignment|others".
 
     Call it between the loss and its backward pass: the graph is kept, no `.grad` is touched, no random
-    number drawn. A pair in which one gradient is zero or not finite is left out; {} where there is none.
+    number drawn.
 
     Args:
         model: OneFormer3D, Mask3D or BiFusion, or Fabric's wrapper of one.
@@ -43,12 +46,21 @@ def term_conflicts(
     }
     alignment = acting.pop("alignment", None)
     shared = _trained(model.decoder.shared_weights())  # type: ignore[union-attr]
-    cosines = _cosines({name: _gradient(term, shared) for name, term in acting.items()})
+    figures = _cosines({name: _gradient(term, shared) for name, term in acting.items()})
     if alignment is not None and acting:
         head = _trained(model.fusion.head_2d[-1].parameters())  # type: ignore[union-attr,index]
         others = torch.stack(list(acting.values())).sum()
-        cosines |= _cosines({"alignment": _gradient(alignment, head), OTHERS: _gradient(others, head)})
-    return cosines
+        figures |= _cosines({"alignment": _gradient(alignment, head), OTHERS: _gradient(others, head)})
+    return figures
+
+
+def conflicts_of(figures: Mapping[str, float]) -> dict[str, float]:
+    """Cosine in [-1, 1] of every pair; one in which a gradient is zero or not finite is left out."""
+    return {
+        pair: max(-1.0, min(1.0, cosine))
+        for pair, cosine in figures.items()
+        if "|" in pair and all(figures[n] > 0 and is_finite(figures[n]) for n in pair.split("|"))
+    }
 
 
 def _trained(parameters) -> list[nn.Parameter]:
@@ -64,17 +76,15 @@ def _gradient(term: Tensor, weights: Sequence[nn.Parameter]) -> Tensor | None:
     return torch.cat([g.flatten().float() for g in found])
 
 
-def _cosines(gradients: dict[str, Tensor | None]) -> dict[str, float]:
-    """Cosine of every pair of gradients that are neither zero nor non-finite."""
+def _cosines(gradients: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    """Cosine of every pair of gradients, and their norms."""
     present = {name: g for name, g in gradients.items() if g is not None}
     if len(present) < 2:
         return {}
     stacked = torch.stack(list(present.values()))
     norms = stacked.norm(dim=1)
-    products = (stacked @ stacked.T / (norms[:, None] * norms)).tolist()
-    sound = [norm > 0 and norm - norm == 0 for norm in norms.tolist()]
-    return {
-        f"{first}|{second}": max(-1.0, min(1.0, products[i][j]))
-        for (i, first), (j, second) in combinations(enumerate(present), 2)
-        if sound[i] and sound[j]
+    products = stacked @ stacked.T / (norms[:, None] * norms)
+    pairs = combinations(enumerate(present), 2)
+    return dict(zip(present, norms.unbind(), strict=True)) | {
+        f"{first}|{second}": products[i, j] for (i, first), (j, second) in pairs
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Phase = Literal["input", "activation", "loss", "matching", "gradient", "optimizer", "buffers"]
+Phase = Literal["input", "activation", "buffers", "matching", "loss", "gradient", "optimizer"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""In the order in which a step passes them; the first one in which something is bad names a fault."""
 Action = Literal["skip", "rollback", "stop"]
 NONFINITE = "nonfinite"
 

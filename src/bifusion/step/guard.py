@@ -1,19 +1,15 @@
 """Keeps faulty steps away from the weights, counts them, and says when to go back or to stop.
 
-A step with a fault is dropped whole: no optimiser step is taken and buffers that the forward pass
-has moved (BatchNorm's running statistics) are put back; neither the rules nor any average takes its
-figures in. Counted is what came raw, before the guard acts. Several faults in a row send the run back
-to its last healthy state, with learning rates that ramp up again; too many rollbacks end it: that is
-a result.
+A step with a fault is dropped whole: no optimiser step is taken, the statistics that the forward pass
+has moved are put back (`checks.Statistics`), and neither the rules nor any average takes its figures
+in. Counted is what came raw, before the guard acts. Several faults in a row send the run back to its
+last healthy state, with learning rates that ramp up again; too many rollbacks end it: that is a result.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
-from torch import nn
 
 from bifusion.config.guard import GuardConfig
 from bifusion.config.stages import StageState
@@ -49,36 +45,16 @@ class GuardCounts:
 
 
 class Guard:
-    """Counts faults, decides what follows, and restores the model's buffers after one.
+    """Counts faults and decides what follows.
 
-    Use a step: `remember` before the forward pass, `judge` after the backward pass; then `passed`, or
-    `put_back` and `dropped` if the step met a fault, or `overflowed`.
+    Use a step: `judge` after the backward pass; then `passed`, or `dropped` if the step met a fault, or
+    `overflowed`.
     """
 
-    def __init__(self, model: nn.Module, config: GuardConfig | None = None):
+    def __init__(self, config: GuardConfig | None = None):
         self.config = config or GuardConfig()
         self.counts = GuardCounts()
         self.rules = Rules(self.config.rules)
-        self._buffers = list(model.buffers())
-        self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
-        self._remembers = False
-        """All buffers are kept, and may have moved since. A signal may end a step at any point."""
-
-    @torch.no_grad()
-    def remember(self) -> None:
-        """Keeps a copy of all buffers as they are now."""
-        self._remembers = False
-        for kept, buffer in zip(self._kept, self._buffers, strict=True):
-            kept.copy_(buffer)
-        self._remembers = True
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Gives all buffers the values remembered for this step, if they are."""
-        if self._remembers:
-            for kept, buffer in zip(self._kept, self._buffers, strict=True):
-                buffer.copy_(kept)
-        self._remembers = False
 
     def judge(self, outcome: StepOutcome, state: StageState) -> None:
         """Looks for spikes before the optimiser acts: a warning, or a fault where they are to skip."""
@@ -94,7 +70,6 @@ class Guard:
         outcome.alarms += self.rules.accept(outcome, state)
         self.counts.warnings += len(outcome.alarms)
         self.counts.in_a_row = 0
-        self._remembers = False
 
     def dropped(self, outcome: StepOutcome, fault: Fault) -> None:
         """The step met a fault and is not taken; sets the fault's action."""

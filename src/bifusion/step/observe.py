@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,60 +53,73 @@ def rms_and_max(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def observe(prediction: Prediction, control: FusionControl) -> dict:
-    """`observe_fusion`, and "decoder_in", the range of the superpoint features that enter the decoder:
-    every model has these, with or without a 2D branch."""
-    rms, largest = torch.stack(rms_and_max(prediction.superpoint_features)).tolist()
-    return {
-        **observe_fusion(prediction.fusion, control),
-        "decoder_in": {"rms": rms, "max": largest},
-    }
-
-
-@torch.no_grad()
-def observe_fusion(trace: FusionTrace | None, control: FusionControl) -> dict:
-    """ "ranges", "cosine", "gate" and "seen_share" of a step's record; None where not measurable.
+def observe(prediction: Prediction) -> dict[str, Tensor]:
+    """Figures of a prediction, () each, for `record_of`: of "decoder_in", the range of the superpoint
+    features that enter the decoder, which every model has, and of the fusion where views saw something.
 
     2D features are measured on the voxels that a view sees, 3D features before the heads on all.
-    One device synchronisation in all.
     """
-    nothing = {"ranges": None, "cosine": None, "gate": None, "seen_share": None}
-    if trace is None:
-        return nothing
-    seen = trace.seen.nonzero()[:, 0]
-    if len(seen) == 0:
-        return nothing | {"seen_share": 0.0}
+    figures = _range("decoder_in", prediction.superpoint_features)
+    trace = prediction.fusion
+    if trace is None or len(trace.seen_rows) == 0:
+        return figures
+    seen = trace.seen_rows
     f2d, f3d = trace.f2d.index_select(0, seen).float(), trace.f3d.index_select(0, seen).float()
     alpha, gate = trace.alpha.index_select(0, seen).float(), trace.gate.index_select(0, seen).float()
-    measured = {
-        "f2d_in": trace.f2d_in.index_select(0, seen),
-        "f3d_in": trace.f3d_in,
-        "f2d": f2d,
-        "f3d": trace.f3d,
+    figures |= _range("f2d_in", trace.f2d_in.index_select(0, seen)) | _range("f3d_in", trace.f3d_in)
+    figures |= _range("f2d", f2d) | _range("f3d", trace.f3d)
+    return figures | {
+        "cosine": F.cosine_similarity(f2d, f3d, dim=1).mean(),
+        "alpha_mean": alpha.mean(),
+        "alpha_std": alpha.std(correction=0),
+        "gate_mean": gate.mean(),
+        "share_2d": share_of_2d(gate, f2d, f3d).mean(),
     }
-    figures = [figure for features in measured.values() for figure in rms_and_max(features)]
-    figures += [F.cosine_similarity(f2d, f3d, dim=1).mean(), alpha.mean(), alpha.std(correction=0)]
-    figures += [gate.mean(), share_of_2d(gate, f2d, f3d).mean()]
-    values = torch.stack([figure.to(f2d.dtype) for figure in figures]).tolist()
-    ranges: dict = {
-        name: {"rms": values[2 * i], "max": values[2 * i + 1]} for i, name in enumerate(measured)
-    }
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What the host knows of a fusion without asking a device."""
+
+    seen_share: float
+    """Of the voxels, by at least one view."""
+    learned: bool
+
+    @classmethod
+    def of(cls, trace: FusionTrace | None) -> Fused | None:
+        """None where no 2D branch ran."""
+        if trace is None:
+            return None
+        return cls(len(trace.seen_rows) / len(trace.seen), trace.learned)
+
+
+def record_of(
+    figures: Mapping[str, float], fused: Fused | None, control: FusionControl
+) -> dict[str, Any]:
+    """ "ranges", "cosine", "gate", "seen_share" and "decoder_in" of a step's record, of the figures that
+    `observe` made, fetched; None where not measurable."""
+    record: dict[str, Any] = dict.fromkeys(("ranges", "cosine", "gate", "seen_share"))
+    record["decoder_in"] = _range_of("decoder_in", figures)
+    if fused is None:
+        return record
+    record["seen_share"] = fused.seen_share
+    if fused.seen_share == 0:
+        return record
+    ranges: dict[str, Any] = {n: _range_of(n, figures) for n in ("f2d_in", "f3d_in", "f2d", "f3d")}
     ranges["ratio_in"] = _ratio(ranges["f2d_in"]["rms"], ranges["f3d_in"]["rms"])
     ranges["ratio_out"] = _ratio(ranges["f2d"]["rms"], ranges["f3d"]["rms"])
-    cosine, alpha_mean, alpha_std, gate_mean, share_2d = values[2 * len(measured) :]
-    return {
-        "ranges": ranges,
-        "cosine": cosine,
-        "gate": {
-            "scale": control.scale,
-            "alpha_mean": alpha_mean,
-            "alpha_std": alpha_std,
-            "gate_mean": gate_mean,
-            "share_2d": share_2d,
-            "learned": trace.learned,
-        },
-        "seen_share": len(seen) / len(trace.seen),
-    }
+    gate = {name: figures[name] for name in ("alpha_mean", "alpha_std", "gate_mean", "share_2d")}
+    gate = {"scale": control.scale, **gate, "learned": fused.learned}
+    return record | {"ranges": ranges, "cosine": figures["cosine"], "gate": gate}
+
+
+def _range(name: str, features: Tensor) -> dict[str, Tensor]:
+    rms, largest = rms_and_max(features)
+    return {f"{name}.rms": rms, f"{name}.max": largest}
+
+
+def _range_of(name: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {"rms": figures[f"{name}.rms"], "max": figures[f"{name}.max"]}
 
 
 def peak_memory_mb(device: torch.device) -> float:

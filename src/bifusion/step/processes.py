@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from bifusion.step.events import Fault
+from bifusion.step.events import PHASES, Fault
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.runtime import average_gradients, on_any_process
 
@@ -39,11 +39,14 @@ class Processes:
     def agree(self, fault: Fault | None) -> Fault | None:
         """The fault that any process met, the same on all of them: they must leave a step together.
 
-        The first process's phase counts; places and scenes are those of all.
+        The earliest phase that one of them names counts: what one process met before the gradients are
+        averaged, all of them see in the gradients. Places and scenes are those of all that name it.
         """
         if not self.several or not on_any_process(self.fabric, fault is not None):
             return fault
-        faults = [fault for fault in self.gather(fault) if fault is not None]
+        met = [fault for fault in self.gather(fault) if fault is not None]
+        first = min((fault.phase for fault in met), key=PHASES.index)
+        faults = [fault for fault in met if fault.phase == first]
         return Fault(
             phase=faults[0].phase,
             where=_union(fault.where for fault in faults),

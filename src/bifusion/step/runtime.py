@@ -65,6 +65,8 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> Non
     has_gradient = torch.tensor([float(p.grad is not None) for p in trained], device=fabric.device)
     has_gradient = torch.as_tensor(fabric.all_reduce(has_gradient, reduce_op="sum"))
     used = [p for p, count in zip(trained, has_gradient.tolist(), strict=True) if count > 0]
+    if not used:
+        return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     flat = torch.as_tensor(fabric.all_reduce(flat, reduce_op="mean"))

@@ -23,12 +23,18 @@ _logger = logging.getLogger(__name__)
 class Saving:
     """Checkpoints of one run; the first process writes, all of them read."""
 
-    def __init__(self, config: Config, folder: RunFolder, stepper: Stepper, response: Response):
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        stepper: Stepper,
+        response: Response,
+        healthy_file: HealthyFile,
+    ):
         self.config, self.folder, self.stepper, self.response = config, folder, stepper, response
         self.fabric, self.model = stepper.fabric, stepper.model.module
         self.optimizer = stepper.optimizer.optimizer
-        self.healthy_file = HealthyFile(folder.checkpoints)
-        response.before_copy = self.healthy_file.let_go
+        self.healthy_file = healthy_file
         self.saved_at = (0, 0)
         """Epoch and batch of the last checkpoint; a run that has just begun needs none."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -58,6 +58,17 @@ class StopRequest:
             self._at_once = False
         # Where an exception cannot spread, as in a destructor, Python drops it.
         self._raise_if_asked()
+
+    @property
+    def asked(self) -> bool:
+        """A signal has come."""
+        return self.signal_name is not None
+
+    def heed(self, on_any: Callable[[bool], bool]) -> None:
+        """Raises Interrupted if a signal has come, here or, as `on_any` process says, in another one."""
+        if on_any(self.asked):
+            self.signal_name = self.signal_name or "a signal in another process"
+            raise Interrupted
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal_name = self.signal_name or signal.Signals(number).name

@@ -1,8 +1,7 @@
 """Trains one run: epochs of optimiser steps, validation, checkpoints.
 
-What trains when comes from the stages (`stages.py`), a single step is `step.py`, non-finite numbers
-are the guard's business (`guard.py`), figures the monitor's (`monitor.py`), files the recorder's
-(`recorder.py`). Only the trainer acts.
+What trains when comes from the stages (`stages.py`), a single step is `step/step.py`, what follows one
+`diagnosis/response.py`, what stays of it `saving.py` and `recorder.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from bifusion.diagnosis.summary import stop_reason
 from bifusion.evaluation.fusion_figures import warn_if_unseen
 from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
+from bifusion.runs.healthy_file import HealthyFile
 from bifusion.runs.run_folder import RunFolder, RunStatus
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
-from bifusion.step.outcome import StepInputs, StepOutcome
+from bifusion.step.outcome import StepInputs
 from bifusion.step.runtime import deterministic, make_fabric, on_any_process
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
@@ -100,8 +101,17 @@ class Trainer:
         self.base_rates = group_rates(config.optim, list(self.groups))
         self.take_step = make_stepper(config, fabric, self.model)
         self.guard, self.optimizer = self.take_step.guard, self.take_step.optimizer.optimizer
-        self.response = Response(config, folder, self.take_step, self.batches.of_step)
-        self.saving = Saving(config, folder, self.take_step, self.response)
+        self.stop, healthy_file = StopRequest(), HealthyFile(folder.checkpoints)
+        self.response = Response(
+            config,
+            folder,
+            self.take_step,
+            self.guard,
+            self.batches.of_step,
+            should_stop=lambda: self.stop.asked,
+            before_copy=healthy_file.let_go,
+        )
+        self.saving = Saving(config, folder, self.take_step, self.response, healthy_file)
 
     def run(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> RunStatus:
         """Trains from the last checkpoint, or the start, to the end, a stop or an interruption."""
@@ -117,8 +127,7 @@ class Trainer:
             write_json(self.folder.config, description)
         display = Display(name, self.config.trainer.epochs, self.steps_per_epoch, quiet=not first)
         recorder = Recorder(self.folder, name, self.progress, display, active=first, on_epoch=on_epoch)
-        with recorder as self.recorder, StopRequest() as self.stop:
-            self.response.should_stop = lambda: self.stop.signal_name is not None
+        with recorder as self.recorder, self.stop:
             tower = f"; {description['tower']}" if description["tower"] else ""
             display.line(f"{name}: {description['parameters']['total']:,} parameters{tower}")
             try:
@@ -162,9 +171,7 @@ class Trainer:
 
     def _heed_signals(self) -> None:
         """Raises Interrupted, on all processes, if one of them has received a signal."""
-        if on_any_process(self.fabric, self.stop.signal_name is not None):
-            self.stop.signal_name = self.stop.signal_name or "a signal in another process"
-            raise Interrupted
+        self.stop.heed(partial(on_any_process, self.fabric))
 
     def _train_epoch(self) -> Fault | None:
         """Takes the rest of the epoch's steps, up to a fault that ends the run; that is returned."""
@@ -177,8 +184,7 @@ class Trainer:
             with self._restartable(not self.several):
                 of_step = list(islice(batches, trainer.accumulate))
             inputs, state = self._prepare(of_step)
-            outcome = self._compute(inputs, state)
-            self.take_step.act(outcome, inputs, state)
+            outcome = self.take_step(inputs, state, self.stop.at_once(not self.several))
             self.response.after(outcome, inputs, state, place)
             self.saving.follow()
             seconds = time.perf_counter() - started
@@ -192,15 +198,6 @@ class Trainer:
             if within and trainer.save_every and progress.step % trainer.save_every == 0:
                 self._save([LAST])
         return None
-
-    def _compute(self, inputs: StepInputs, state: StageState) -> StepOutcome:
-        """The step up to its gradients, or Interrupted as if nothing of it had happened."""
-        try:
-            with self.stop.at_once(not self.several):
-                return self.take_step.compute(inputs, state)
-        except Interrupted:
-            self.take_step.discard()
-            raise
 
     def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
         """Sets what trains and how fast in the next step, which reads `batches`."""

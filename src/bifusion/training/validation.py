@@ -126,7 +126,9 @@ def seen_points(batch: Batch, config: Config) -> list[np.ndarray]:
     """
     lifting = config.model.lifting if isinstance(config.model, BiFusionConfig) else LiftingConfig()
     scene = batch.voxel_coords[:, 0]
-    sightings = find_sightings(batch.voxel_position_m, scene, batch.views, lifting)
+    sightings = find_sightings(
+        batch.voxel_position_m, scene, batch.views, lifting, batch.voxels_per_scene
+    )
     points = sightings.seen.index_select(0, batch.point_to_voxel)
     return [part.cpu().numpy() for part in points.split(batch.points_per_scene)]
 
