@@ -17,7 +17,8 @@ NEEDS = {
     "reference": "numbers computed with the official code (BIFUSION_REFERENCE)",
     "cases": "small inputs that users met trouble with (BIFUSION_CASES)",
     "engine": "the compiled C++ engine",
-    "spconv": "spconv",
+    "triton": "Triton, which torch brings on Linux",
+    "gpu": "a GPU",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",
 }
