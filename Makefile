@@ -1,10 +1,15 @@
 # make demo   set everything up and run the main job on generated rooms
 # make test   set everything up and run the tests
+# make check  set everything up and look at the code: style, types, layers
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow lint format setup sanitize bench gpu resume-test replay-test faults attribution healthy
+CODE := src tests benchmarks laboratory tools
+# Unit tests that run once more with every argument and result held against its annotation.
+TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,files folders geometry))
+
+.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test faults attribution healthy
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -24,15 +29,24 @@ $(READY): pyproject.toml CMakeLists.txt $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-lint: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/ruff check src tests benchmarks laboratory tools
-	$(BIN)/ruff format --check src tests benchmarks laboratory tools
-	$(BIN)/pyright
+TOOLS := .venv/.tools
+tools: $(TOOLS)
+$(TOOLS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
 
-format: setup
-	$(BIN)/ruff format src tests benchmarks laboratory tools
-	$(BIN)/ruff check --fix src tests benchmarks laboratory tools
+check: tools types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+types: tools
+	$(BIN)/python -m pytest --jaxtyping-packages=bifusion,beartype.beartype $(TYPED)
+
+format: tools
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 sanitize: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind

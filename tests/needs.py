@@ -4,8 +4,10 @@
 of them fails instead, so that a run that was meant to show something cannot pass without showing it.
 """
 
+import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -15,7 +17,8 @@ NEEDS = {
     "reference": "numbers computed with the official code (BIFUSION_REFERENCE)",
     "cases": "small inputs that users met trouble with (BIFUSION_CASES)",
     "engine": "the compiled C++ engine",
-    "spconv": "spconv",
+    "triton": "Triton, which torch brings on Linux",
+    "gpu": "a GPU",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",
 }
@@ -34,7 +37,7 @@ def lacking(need: str, what: object) -> NoReturn:
     reason = f"needs {NEEDS[need]}: {what}"
     if need in required():
         pytest.fail(f"{reason} (BIFUSION_REQUIRE names {need})", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def folder(variable: str, below: str) -> Path:
@@ -42,17 +45,9 @@ def folder(variable: str, below: str) -> Path:
     return Path(os.environ.get(variable, f"../shared/{below}"))
 
 
-def real_data() -> Path:
-    """Folder of real scans; the test ends here where there is none."""
-    return _there("real_data", folder("BIFUSION_REAL_DATA", "data"))
-
-
-def reference() -> Path:
-    """Folder of the official code's numbers; the test ends here where there is none."""
-    return _there("reference", folder("BIFUSION_REFERENCE", "reference"))
-
-
-def _there(need: str, path: Path) -> Path:
-    if not path.is_dir():
-        lacking(need, f"{path} is no folder")
-    return path.resolve()
+def module(need: str, name: str) -> ModuleType:
+    """The module `name`; the tests that ask for it end here where it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        lacking(need, error)

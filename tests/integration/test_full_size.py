@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+import needs
 from bifusion.config.run import Config, build_model
 from bifusion.config.stages import StagePlan, at_once
 from bifusion.data.dataset import SceneDataset, collate
@@ -20,7 +20,7 @@ from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import get_recipe
 from bifusion.training.trainer import train
 
-REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
+REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 SCENE = "scene0000_00"
 VOXELS = 80_080
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 def data(tmp_path_factory) -> Path:
     """The real scan with its two views as training and as validation split."""
     if not (REAL / "scans" / SCENE).is_dir():
-        pytest.skip(f"no real scan in {REAL} (BIFUSION_REAL_DATA)")
+        needs.lacking("real_data", REAL)
     root = tmp_path_factory.mktemp("scannet")
     prepare_scannet(
         REAL / "scans",

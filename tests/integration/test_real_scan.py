@@ -7,17 +7,17 @@ so that no figure of it means anything; the comparison has to say so.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from plyfile import PlyData
 
+import needs
 from bifusion import cli
 from bifusion.data.scene_folder import load_scene
 
-REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
+REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 SCENE = "scene0000_00"
 VERTICES = 81_369
 EPOCHS = 3
@@ -34,7 +34,7 @@ def command(name: str, *args: object) -> int:
 def data(tmp_path_factory) -> Path:
     """The scan as a data set whose training and validation split both hold it."""
     if not REAL.is_dir():
-        pytest.skip(f"no real scan in {REAL} (BIFUSION_REAL_DATA)")
+        needs.lacking("real_data", REAL)
     splits = tmp_path_factory.mktemp("splits")
     for split in ("train", "val"):
         (splits / f"scannetv2_{split}.txt").write_text(f"{SCENE}\n")

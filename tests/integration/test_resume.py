@@ -209,7 +209,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 def test_a_repeated_comparison_starts_such_a_run_again(data, tmp_path, monkeypatch):
     run = PlannedRun(seldom_saved(data), tmp_path / "run")
     killed_after(monkeypatch, 5, run.config, run.folder)
-    crashed = train_runs([run], tmp_path, jobs=1, title="", console=Console(quiet=True))
+    crashed = train_runs([run], tmp_path, jobs=2, title="", console=Console(quiet=True))
     assert crashed == [] and run.finished
     assert "starts again from the beginning" in (run.folder / "log.txt").read_text()
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import needs
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
 from bifusion.official.models import official_to_ours
 from bifusion.runs.checkpoint import load_model
@@ -42,7 +43,7 @@ def official(kind: str) -> dict[str, Tensor]:
     """The state dict of a published model."""
     path = REFERENCE / "models" / f"{kind}.tensors.json"
     if not path.is_file():
-        pytest.skip(f"{path} is missing")
+        needs.lacking("reference", path)
     shapes = json.loads(path.read_text())["tensors"]
     return {
         name: torch.as_tensor(weight_by_name(name.removeprefix("model."), tuple(shape)))
@@ -96,7 +97,7 @@ def test_imported_checkpoint_predicts_what_the_official_code_does(kind: str, tmp
     tensors = official(kind)
     case = next(iter(sorted((REFERENCE / "models").glob(f"{kind}.case*.npz"))), None)
     if case is None:
-        pytest.skip(f"no case of {kind}")
+        needs.lacking("reference", f"no case of {kind} in {REFERENCE}")
     imported = read_checkpoint(save(kind, dict(tensors), tmp_path / "x.pth"))
     model, config = load_model(write_imported(imported, tmp_path / "run"))
     assert config.model == imported.config.model

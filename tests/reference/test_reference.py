@@ -1,6 +1,6 @@
 """Every case of the reference folder against our models, losses and evaluators.
 
-The folder is named by BIFUSION_REFERENCE, else it is `shared/reference` beside the project. Each check
+The folder is named by BIFUSION_REFERENCE, else it is `../shared/reference`. Each check
 returns named errors, which are printed beside their bound (`pytest -s`).
 """
 
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("BIFUSION_REFERENCE", PROJECT.parent / "shared" / "reference"))
-CASES = sorted(REFERENCE.rglob("*.case*.npz"))
-if not CASES:
-    CASES = [pytest.param(None, marks=pytest.mark.skip(reason=f"no reference cases in {REFERENCE}"))]
+import needs
+
+REFERENCE = needs.folder("BIFUSION_REFERENCE", "reference")
+CASES = sorted(REFERENCE.rglob("*.case*.npz")) or [None]
 
 
 def check_model(path: Path) -> dict[str, float]:
@@ -72,7 +70,9 @@ def bound(family: str, name: str) -> float:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem if path else "none")
-def test_case(path: Path) -> None:
+def test_case(path: Path | None) -> None:
+    if path is None:
+        needs.lacking("reference", f"no cases in {REFERENCE}")
     family = path.name.split(".")[0]
     assert family in CHECKS, f"no check for {path.name}; known are {', '.join(sorted(CHECKS))}"
     errors = CHECKS[family](path)
@@ -90,7 +90,7 @@ def test_parameter_count(name: str) -> None:
     """Our network has the official number of parameters, in as many tensors."""
     path = REFERENCE / "models" / f"{name}.tensors.json"
     if not path.is_file():
-        pytest.skip(f"{path} is missing")
+        needs.lacking("reference", path)
     from bifusion.official.models import official_models
 
     official = json.loads(path.read_text())

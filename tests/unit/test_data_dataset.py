@@ -1,14 +1,13 @@
 """Voxels, targets and samples: brute-force comparisons and the named edge cases."""
 
 import dataclasses
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import needs
 from bifusion.data.dataset import Cache, DataConfig, SceneDataset, collate, scene_sample
 from bifusion.data.scene_folder import write_scene
 from bifusion.data.transforms import AugmentConfig, SceneStream
@@ -17,7 +16,7 @@ from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError, Scene
 from scene_factory import make_tiny_scene
 
-REFERENCE = Path(os.environ.get("BIFUSION_REFERENCE", "../shared/reference"))
+REFERENCE = needs.folder("BIFUSION_REFERENCE", "reference")
 STREAM = SceneStream(0, 0, "room")
 
 
@@ -82,7 +81,7 @@ def test_coordinates_in_millimetres_are_noticed():
 def test_voxel_count_is_the_official_one(model):
     cases = sorted((REFERENCE / "models").glob(f"{model}.case*.npz"))
     if not cases:
-        pytest.skip(f"no reference case of {model} in {REFERENCE}")
+        needs.lacking("reference", f"no case of {model} in {REFERENCE}")
     for path in cases:
         case = np.load(path)
         voxels = voxelize(case["points"], 0.02, "min" if model.endswith("20") else "world")

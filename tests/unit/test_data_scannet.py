@@ -1,15 +1,14 @@
 """ScanNet as released into scene folders: a made-up scan, every bad input, and the real one."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
+import needs
 from bifusion.data.scene_folder import load_scene, load_view
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.scan import mesh_normals
@@ -17,7 +16,7 @@ from bifusion.labels.sets import SCANNET20
 from bifusion.types import InputError
 from scene_factory import look_at
 
-REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
+REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 NAME = "scene0001_00"
 ALIGNMENT = np.array([[0, -1, 0, 1.5], [1, 0, 0, -0.5], [0, 0, 1, 0.1], [0, 0, 0, 1]], float)
 COLOR_TO_DEPTH = np.array([[1, 0, 0, -0.04], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float)
@@ -429,7 +428,7 @@ def test_the_next_call_takes_up_what_a_killed_one_left(released, new):
 @pytest.mark.real_data
 def test_real_scan_agrees_with_its_published_labels(tmp_path):
     if not REAL.is_dir():
-        pytest.skip(f"no real scan in {REAL} (BIFUSION_REAL_DATA)")
+        needs.lacking("real_data", REAL)
     meta = REAL / "meta"
     prepare_scannet(
         REAL / "scans",

@@ -15,7 +15,7 @@ OPERATIONS = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink"
 NOTES = {
     "notes.txt": "mine",
     "views/marks.json": "mine too",
-    "segment.npy": "mine as well",
+    "segment.npy": "as well",
     "a/b/c": "x",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
 
+import needs
 from bifusion.cli import main
 from bifusion.data.scene_folder import load_scene
 from bifusion.datasets.scannet.scan import mesh_normals, read_mesh
@@ -18,7 +18,7 @@ from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
 from bifusion.types import InputError
 
-REAL = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
+REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 SIDE = 8
 
 
@@ -174,7 +174,7 @@ def test_normals_of_hardly_any_points_are_finite(count) -> None:
 def test_real_scan(tmp_path) -> None:
     scan = REAL / "scans" / "scene0000_00"
     if not scan.is_dir():
-        pytest.skip(f"no real scan in {REAL} (BIFUSION_REAL_DATA)")
+        needs.lacking("real_data", REAL)
     coord, color, faces = read_mesh(scan / f"{scan.name}_vh_clean_2.ply")
     scene = tmp_path / "train" / scan.name
     scene.mkdir(parents=True)

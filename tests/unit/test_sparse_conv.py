@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import needs
 from bifusion.sparse import kernel_map as kernel_map_module
 from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
 from bifusion.sparse.modules import AvgPool3d, InverseConv3d, StridedConv3d, SubmanifoldConv3d
@@ -28,7 +29,7 @@ SIDE = 8
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test here runs on each backend that the CPU has."""
     if request.param == "native":
-        pytest.importorskip("bifusion.sparse.native", exc_type=ImportError)
+        needs.module("engine", "bifusion.sparse.native")
     monkeypatch.setenv("BIFUSION_SPARSE_BACKEND", request.param)
 
 

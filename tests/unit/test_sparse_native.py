@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+import needs
 from bifusion.sparse import backends, reference
 from bifusion.sparse.functional import sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
@@ -21,9 +22,7 @@ from bifusion.sparse.tensor import KernelMaps
 from bifusion.sparse.voxel_index import CoordinateIndex
 from bifusion.types import InputError
 
-native = pytest.importorskip(
-    "bifusion.sparse.native", reason="the native engine is not built", exc_type=ImportError
-)
+native = needs.module("engine", "bifusion.sparse.native")
 
 
 def random_generator(seed: int = 0) -> torch.Generator:
@@ -100,9 +99,7 @@ def compare(kernel_map: KernelMap, channels_in: int, channels_out: int, dtype: t
 
 
 def test_native_engine_is_loaded() -> None:
-    """CI runs where a compiler is: there the fallback would be a failure that no other test shows."""
-    if os.environ.get("BIFUSION_ALLOW_NO_NATIVE") == "1":
-        pytest.skip("BIFUSION_ALLOW_NO_NATIVE=1")
+    """Where it could be built it is used."""
     assert backends.backend_for(torch.device("cpu")) is native
 
 
@@ -285,8 +282,9 @@ def test_forked_data_workers_do_not_hang(two_threads: None) -> None:
     assert [item.item() for item in loader] == expected
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
 def test_one_openmp_runtime_in_the_process() -> None:
+    if not Path("/proc/self/maps").exists():
+        needs.lacking("proc", "/proc/self/maps")
     code = (
         "import torch; from bifusion.sparse import native; torch.ones(9, 9) @ torch.ones(9, 9); "
         "print(open('/proc/self/maps').read())"

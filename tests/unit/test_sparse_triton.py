@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import needs
 from bifusion.sparse import backends
 from bifusion.sparse.functional import compute_dtype
 from bifusion.sparse.kernel_map import KernelMap
@@ -20,7 +21,7 @@ from bifusion.sparse.precision import dot_precision, use_matmul
 from bifusion.sparse.tensor import KernelMaps
 from bifusion.types import InputError
 
-pytest.importorskip("triton", reason="Triton is not installed (torch brings it on Linux)")
+needs.module("triton", "triton")
 from bifusion.sparse.triton import configurations, plan  # noqa: E402
 
 INTERPRETED = Path(__file__).parents[1] / "triton_interpreted.py"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed (torch brings it on Linux)")
+import needs
+
+needs.module("triton", "triton")
 from bifusion.sparse.triton.configurations import (  # noqa: E402
     CONVOLVE,
     WEIGHT_GRADIENT,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import needs
 from bifusion.sparse import reference
 from bifusion.sparse.backends import backend_for
 from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
@@ -17,11 +18,15 @@ from bifusion.sparse.precision import use_matmul
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 from bifusion.types import InputError
 
-triton = pytest.importorskip("bifusion.sparse.triton", exc_type=ImportError)
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+triton = needs.module("triton", "bifusion.sparse.triton")
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device() -> None:
+    if not torch.cuda.is_available():
+        needs.lacking("gpu", "torch finds no CUDA device")
+
 
 MAPS = ["kernel 2", "kernel 3", "kernel 5", "strided 2", "strided 3", "inverse 2", "inverse 3"]
 TOLERANCES = {

@@ -1,8 +1,6 @@
 """Superpoints: the segmentation itself against a plain one, its edge weights, real segments."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +8,11 @@ from plyfile import PlyData
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+import needs
 from bifusion.datasets.superpoints.superpoints import edge_weights, graph_superpoints, vertex_normals
 from bifusion.types import InputError
 
-REAL_DATA = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data"))
+REAL_DATA = needs.folder("BIFUSION_REAL_DATA", "data")
 
 
 def plain_superpoints(coord, normal, edges, kthresh, min_points):
@@ -141,7 +140,7 @@ def test_neither_normals_nor_faces_is_refused():
 def test_equals_scannets_own_segments_on_a_real_scan():
     folder = REAL_DATA / "scannet" / "scans" / "scene0000_00"
     if not folder.exists():
-        pytest.skip(f"{folder} is not there; set BIFUSION_REAL_DATA")
+        needs.lacking("real_data", folder)
     mesh = PlyData.read(str(folder / "scene0000_00_vh_clean_2.ply"))
     coord = np.stack([mesh["vertex"][axis] for axis in "xyz"], axis=1)
     faces = np.stack(mesh["face"]["vertex_indices"])

@@ -60,16 +60,33 @@ def test_complete_rooms_are_kept_and_those_of_another_config_are_made_again(tmp_
     make_rooms(tmp_path, TINY, lambda done, total: steps.append((done, total)), workers=1)
     assert steps == [(1, 2), (2, 2)]
     before = contents(tmp_path)
-    marker = tmp_path / "train/rooms0_train_0000/marker"
-    marker.touch()
+    room = tmp_path / "train/rooms0_train_0000"
+    made, notes = (room / "scene.json").stat().st_ino, room / "notes.txt"
+    notes.write_text("mine")
     (tmp_path / "audit.json").touch()
     make_rooms(tmp_path, TINY, workers=1)
-    assert marker.exists()
+    assert (room / "scene.json").stat().st_ino == made
     assert (tmp_path / "audit.json").exists()
+    notes.rename(tmp_path / "notes.txt")
     make_rooms(tmp_path, dataclasses.replace(TINY, color_noise=0.0), workers=1)
-    assert not marker.exists()
     assert not (tmp_path / "audit.json").exists()
-    assert contents(tmp_path) != before
+    changed = contents(tmp_path)
+    assert all(before[path] != changed[path] for path in before if path.endswith("scene.json"))
+
+
+def test_a_users_files_are_kept_among_rooms(tmp_path):
+    """In a room that is made again, and in the place of one."""
+    make_rooms(tmp_path, TINY, workers=1)
+    room = tmp_path / "train/rooms0_train_0000"
+    (room / "notes.txt").write_text("mine")
+    make_rooms(tmp_path, dataclasses.replace(TINY, color_noise=0.0), workers=1)
+    assert (room / "notes.txt").read_text() == "mine"
+    (room / "scene.json").unlink()
+    with pytest.raises(
+        InputError, match="rooms0_train_0000: holds .* nothing tells that"
+    ):
+        make_rooms(tmp_path, TINY, workers=1)
+    assert (room / "notes.txt").read_text() == "mine" and (room / "coord.npy").exists()
 
 
 def test_foreign_scenes_are_refused(tmp_path):

@@ -1,7 +1,6 @@
 """Views laid over their scan: right ones pass, however they look; wrong ones are named."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import needs
 from bifusion import cli
 from bifusion.data.batching import collate
 from bifusion.data.dataset import DataConfig, SceneDataset
@@ -235,9 +235,9 @@ def test_the_check_can_be_switched_off(tmp_path):
 @pytest.mark.real_data
 def test_real_views(tmp_path):
     """Two frames of ScanNet: right as they are, and wrong in each of the ways above."""
-    real = Path(os.environ.get("BIFUSION_REAL_DATA", "../shared/data")) / "scannet"
+    real = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
     if not real.is_dir():
-        pytest.skip(f"no real scan in {real} (BIFUSION_REAL_DATA)")
+        needs.lacking("real_data", real)
     for split, names in (("train", "scene0000_00\n"), ("val", "")):
         (tmp_path / f"scannetv2_{split}.txt").write_text(names)
     options = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ _REMEDIES = {
 _logger = logging.getLogger("bifusion.sparse")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What computes the operations; gradients included. The functions of reference.py say what."""
 

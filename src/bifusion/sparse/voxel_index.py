@@ -8,7 +8,7 @@ within the column, because four numbers of 21 bits do not fit one int64.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from bifusion.sparse.coordinates import BIAS, BITS, DUPLICATE_VOXELS, NOWHERE, c
 from bifusion.types import InputError
 
 
+@runtime_checkable
 class VoxelIndex(Protocol):
     """A set of voxel coordinates, searchable; CoordinateIndex or a backend's own."""
 

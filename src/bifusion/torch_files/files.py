@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ _MAX_MODULES = 100_000
 _MAX_DEPTH = 64
 
 
+@runtime_checkable
 class _Container(Protocol):
     """Where the numbers of storages lie."""
 

@@ -129,9 +129,8 @@ def _new_epochs(row: _Row) -> list[dict]:
     if (stat.st_ino, stat.st_size) == row.file:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
-    same = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lines, row.lines, strict=False))
-    )
+    pairs = zip(lines, row.lines, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     row.file, row.lines = (stat.st_ino, stat.st_size), lines
     return [json.loads(line) for line in lines[same:]]
 

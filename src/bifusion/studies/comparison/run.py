@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -44,6 +44,7 @@ NAMED_RUNS = 30
 FINISHED = ("completed", "guard_stopped")
 
 
+@runtime_checkable
 class Process(Protocol):
     """A run in progress, as `subprocess.Popen` and `forked_runs.ForkedRun` are."""
 
@@ -55,6 +56,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Shows what runs have written since it was last asked to; a context manager."""
 
