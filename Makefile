@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 CODE := src tests benchmarks laboratory tools
 # Unit tests that run once more with every argument and result held against its annotation.
-TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,files folders geometry))
+TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,files folders geometry data_scene_folder data_transforms matcher robust stages))
 
 .PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test faults attribution healthy
 
@@ -42,7 +42,7 @@ check: tools types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 types: tools
-	$(BIN)/python -m pytest --jaxtyping-packages=bifusion,beartype.beartype $(TYPED)
+	$(BIN)/python -m pytest --jaxtyping-packages=bifusion,typed.check $(TYPED)
 
 format: tools
 	$(BIN)/ruff format $(CODE)

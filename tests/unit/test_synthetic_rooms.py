@@ -82,9 +82,7 @@ def test_a_users_files_are_kept_among_rooms(tmp_path):
     make_rooms(tmp_path, dataclasses.replace(TINY, color_noise=0.0), workers=1)
     assert (room / "notes.txt").read_text() == "mine"
     (room / "scene.json").unlink()
-    with pytest.raises(
-        InputError, match="rooms0_train_0000: holds .* nothing tells that"
-    ):
+    with pytest.raises(InputError, match="rooms0_train_0000: holds .* nothing tells that"):
         make_rooms(tmp_path, TINY, workers=1)
     assert (room / "notes.txt").read_text() == "mine" and (room / "coord.npy").exists()
 
