@@ -21,7 +21,8 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bifusion.config.run import Config, build_model, load_config
+from bifusion.config.run import Config, load_config
+from bifusion.models.build import build_model
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
@@ -105,7 +106,7 @@ def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> P
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already: choose a folder that is new or empty")
-    model = build_model(imported.config, load_pretrained=False)
+    model = build_model(imported.config.model, imported.config.seed, load_pretrained=False)
     model.load_state_dict({**model.state_dict(), **conversion.state})
     folder = RunFolder(out)
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def _read_own(path: Path) -> Imported:
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
     with torch.device("meta"):
-        wanted = build_model(config, load_pretrained=False).state_dict()
+        wanted = build_model(config.model, config.seed, load_pretrained=False).state_dict()
     result = Conversion(state={})
     with _open_tensors(folder / WEIGHTS) as stored:
         for name in wanted:

@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bifusion.config.run import Config, build_model, load_config, save_config
+from bifusion.config.run import Config, load_config, save_config
+from bifusion.models.build import build_model
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
     WrittenFile,
@@ -131,7 +132,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
-    model = build_model(config, load_pretrained=False)
+    model = build_model(config.model, config.seed, load_pretrained=False)
     load_weights(model, folder)
     return model.to(device).eval(), config
 
