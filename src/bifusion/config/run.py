@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bifusion.bounds import Count, PositiveFloat, PositiveInt
+from bifusion.config import old_names
 from bifusion.config.guard import GuardConfig
 from bifusion.config.optim import OptimConfig
 from bifusion.config.plain import from_plain, to_plain
@@ -114,7 +115,7 @@ def config_from_dict(value: dict[str, Any], where: str = "configuration") -> Con
     """Inverse of `config_to_dict`. Raises InputError naming `where`, the field and what was expected."""
     if not isinstance(value, dict):
         raise InputError(f"{where}: found {type(value).__name__}, expected a JSON object")
-    fields = dict(value)
+    fields = old_names.CONFIG.updated(value)
     kind = fields.pop("model_kind", None)
     if kind not in MODEL_KINDS:
         raise InputError(f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}")

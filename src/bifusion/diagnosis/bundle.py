@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bifusion.config import old_names
+from bifusion.config.old_names import update_tensor_names
 from bifusion.config.plain import from_plain
 from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import StageState
@@ -153,7 +155,7 @@ def read_bundle(path: Path) -> Bundle:
     content = _content(path, metadata)
     config = config_from_dict(content["config"], f"{path}: config")
     check_config(config)
-    weights = _under(tensors, "weight.")
+    weights = update_tensor_names(_under(tensors, "weight."))
     with torch.device("meta"):
         wanted = build_model(config.model, config.seed, load_pretrained=False)
     check_same_tensors(wanted.state_dict(), weights, path)
@@ -207,7 +209,7 @@ def _content(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         )
     if not isinstance(content.get("config"), dict):
         raise InputError(f"{path}: has no configuration; {AGAIN}")
-    return content
+    return old_names.BUNDLE.updated(content)
 
 
 def _field(content: dict[str, Any], name: str, kind: Any, where: str) -> Any:
@@ -223,7 +225,7 @@ def _moments(
 ) -> dict[str, dict[str, Tensor]]:
     """Adam's state by parameter: moments of its shape, and the count of its steps."""
     moments: dict[str, dict[str, Tensor]] = {}
-    for full, tensor in _under(tensors, "optimizer.").items():
+    for full, tensor in update_tensor_names(_under(tensors, "optimizer.")).items():
         name, _, key = full.rpartition(".")
         shape = torch.Size([]) if key == "step" else shapes.get(name)
         if name not in shapes or key not in ADAM or tensor.shape != shape:

@@ -21,6 +21,7 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bifusion.config.old_names import update_tensor_names
 from bifusion.config.run import Config, load_config
 from bifusion.models.build import build_model
 from bifusion.official.models import Conversion, convert, official_models
@@ -152,16 +153,17 @@ def _read_own(path: Path) -> Imported:
         wanted = build_model(config.model, config.seed, load_pretrained=False).state_dict()
     result = Conversion(state={})
     with _open_tensors(folder / WEIGHTS) as stored:
+        names = update_tensor_names({name: name for name in stored})
         for name in wanted:
-            if name not in stored:
+            if name not in names:
                 result.missing[name] = name
-            elif (tensor := stored[name]).shape != wanted[name].shape:
+            elif (tensor := stored[names[name]]).shape != wanted[name].shape:
                 shapes = f"{tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
                 result.misshapen[name] = f"has shape {shapes}"
             else:
                 result.state[name] = tensor
                 result.matched[name] = name
-        result.unexpected = sorted(set(stored) - set(wanted))
+        result.unexpected = sorted(set(names) - set(wanted))
     return Imported(path, "bifusion", config, result)
 
 
