@@ -6,6 +6,7 @@ from typing import Annotated
 import pytest
 
 from bifusion.bounds import Count, Interval, MultipleOf, PositiveInt, Share, check_bounds
+from bifusion.config.stages import Ramp, StagePlan
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.types import InputError
@@ -63,6 +64,14 @@ class Outer:
     inner: Inner = dataclasses.field(default_factory=Inner)
     several: tuple[Inner, ...] = (Inner(),)
     by_name: dict[str, Inner] = dataclasses.field(default_factory=dict)
+
+
+def test_the_ramps_of_stages_are_looked_at():
+    config = get_recipe("bifusion_small")
+    stage = dataclasses.replace(config.stages.stages[1], gate_scale=Ramp(1.0, begin=0.5, end=1.5))
+    config.stages = StagePlan((stage,))
+    with pytest.raises(InputError, match=r"gate_scale\.end: found 1.5, expected from 0 to 1"):
+        check_config(config)
 
 
 def test_what_is_in_bounds_passes():
