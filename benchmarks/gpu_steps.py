@@ -20,10 +20,11 @@ import torch
 
 from benchmarks import steps
 from benchmarks.gpu_timing import wall
-from bifusion.config.run import Config, Model, build_model
+from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset, collate
 from bifusion.labels.sets import get_label_set
-from bifusion.models.postprocess_mask3d import scene_results
+from bifusion.models.build import build_model
+from bifusion.models.model import Model
 from bifusion.step.runtime import deterministic
 from bifusion.types import Batch, FusionControl
 
@@ -38,7 +39,7 @@ def run(recipe: str, data: Path, precision: str) -> dict[str, Any]:
     config.trainer.accelerator = "cuda"
     config.trainer.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(0)
-    model = build_model(config)
+    model = build_model(config.model, config.seed)
     take_step, prepare = steps.middle_of_last_stage(config, model)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batches = [steps.make_batch(dataset, 1, index) for index in range(3)]
@@ -137,7 +138,7 @@ def inference(model: Model, config: Config, precision: str) -> dict[str, Any]:
             return model(batch, FusionControl())
 
     def whole() -> None:
-        scene_results(forward(), batch, label_set, config.postprocess)
+        config.postprocess.results(forward(), batch, label_set)
 
     model.eval()
     with torch.inference_mode():

@@ -24,8 +24,9 @@ import torch
 
 from benchmarks.steps import configured, make_batch, middle_of_last_stage
 from benchmarks.timing import clock, timing_of
-from bifusion.config.run import Config, build_model
+from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
+from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import HEALTHY, LAST, save_checkpoint
 from bifusion.runs.healthy import HealthyState
 from bifusion.runs.healthy_file import HealthyFile
@@ -73,7 +74,7 @@ def run_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
     every = {"updates": rules.updates_every, "conflicts": rules.conflicts_every}
     rules.updates_every = rules.conflicts_every = 0
     torch.manual_seed(0)
-    stepper, prepare = middle_of_last_stage(config, build_model(config))
+    stepper, prepare = middle_of_last_stage(config, build_model(config.model, config.seed))
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batch = make_batch(dataset, scenes, step=0)
     step = 0

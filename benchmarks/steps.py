@@ -22,11 +22,13 @@ from torch import nn
 
 from benchmarks.timing import clock, timing_of
 from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
-from bifusion.config.run import Config, Model, build_model
+from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset, collate
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
+from bifusion.models.build import build_model
+from bifusion.models.model import Model
 from bifusion.recipes import get_recipe
 from bifusion.step.assembly import make_stepper
 from bifusion.step.outcome import StepInputs
@@ -53,7 +55,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
     """Times steps of `recipe` at the middle of its last stage, on `scenes` scenes a step."""
     config = configured(recipe, data)
     torch.manual_seed(0)
-    model = build_model(config)
+    model = build_model(config.model, config.seed)
     take_step, prepare = middle_of_last_stage(config, model)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     parts: dict[str, float] = defaultdict(float)

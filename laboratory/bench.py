@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bifusion.config.run import Config, check_consistent
+from bifusion.config.run import Config
 from bifusion.data.batching import Sample
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
+from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import RunFolder
 from bifusion.step.runtime import make_fabric
 from bifusion.training.trainer import Trainer, train
@@ -99,7 +100,7 @@ class Workshop:
 
 def _trainer(config: Config, folder: Path) -> Trainer:
     """As `train` makes it, which would refuse a folder whose configuration has changed meanwhile."""
-    check_consistent(config)
+    check_config(config)
     return Trainer(config, RunFolder(folder), make_fabric(config.trainer))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from bifusion.config.run import Config, ModelConfig, TrainerConfig
+from bifusion.config.run import Config, TrainerConfig
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.datasets.rooms.rooms import make_rooms
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.mask_decoder import MaskDecoderConfig
+from bifusion.models.model import ModelConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.unet import UNetConfig

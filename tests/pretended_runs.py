@@ -24,12 +24,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.accelerators import CPUAccelerator
 from lightning_fabric.strategies import SingleDeviceStrategy
 
-from bifusion.config.run import Config, build_model
+from bifusion.config.run import Config
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.replay import replay
 from bifusion.diagnosis.response import Response
 from bifusion.inference.predict import predict_scene
 from bifusion.losses.criterion import Criterion
+from bifusion.models.build import build_model
 from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
 from bifusion.training import trainer, validation
@@ -109,8 +110,8 @@ def on_the_device() -> Iterator[list[Stall]]:
         strategy = SingleDeviceStrategy(torch.device(DEVICE), accelerator=Accelerator())
         return Fabric(strategy=strategy)
 
-    def built(config: Config) -> Any:
-        return build_model(config).to(DEVICE)  # its parameters become others on the way
+    def built(*described: Any) -> Any:
+        return build_model(*described).to(DEVICE)  # its parameters become others on the way
 
     with pretended() as stalls, pretended_engine(), ExitStack() as stack:
         stack.enter_context(patch.object(trainer, "make_fabric", fabric))
@@ -152,7 +153,7 @@ def _bad_loss_in(step: int) -> Iterator[None]:
 
 def failures(config: Config) -> dict[str, Any]:
     """What the device says of a tensor that was left on the CPU, and of ways to wait."""
-    model = build_model(config)
+    model = build_model(config.model, config.seed)
     with pretended() as stalls:
         x = torch.arange(4.0).to(DEVICE, non_blocking=True)
         model.to(DEVICE)

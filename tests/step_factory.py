@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
-from bifusion.config.run import Config, build_model
+from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
+from bifusion.models.build import build_model
 from bifusion.step.assembly import make_stepper
 from bifusion.step.outcome import StepInputs
 from bifusion.step.runtime import make_fabric
@@ -40,7 +41,7 @@ def tiny_step(
     torch.set_num_threads(1)
     time = config.trainer.epochs - 0.5 if time is None else time
     fabric = make_fabric(config.trainer)
-    model = build_model(config)
+    model = build_model(config.model, config.seed)
     stepper = make_stepper(config, fabric, model)
     groups, optimizer = stepper.groups, stepper.optimizer.optimizer
     state = Timeline(config.stages, config.trainer.epochs).at(time)

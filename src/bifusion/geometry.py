@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bifusion.bounds import NotNegative
 from bifusion.types import BatchView
 
 NEAREST_DEPTH_M = 1e-3
@@ -35,9 +36,9 @@ def fetch_together(figures: Sequence[Tensor]) -> Sequence[int]:
 class LiftingConfig:
     """When a voxel counts as not occluded: |z - depth map| <= absolute + relative * z."""
 
-    depth_tolerance_m: float = 0.05
+    depth_tolerance_m: NotNegative = 0.05
     """Noise of a near surface plus half a voxel."""
-    depth_tolerance_relative: float = 0.02
+    depth_tolerance_relative: NotNegative = 0.02
     """Per metre of distance: depth noise and the slope of a slanted surface within one pixel grow."""
 
 

@@ -11,12 +11,13 @@ import pytest
 from safetensors.torch import load_file
 
 import needs
-from bifusion.config.run import Config, build_model
+from bifusion.config.run import Config
 from bifusion.config.stages import StagePlan, at_once
 from bifusion.data.dataset import SceneDataset, collate
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.models.bifusion import BiFusionConfig
+from bifusion.models.build import build_model
 from bifusion.recipes import get_recipe
 from bifusion.training.trainer import train
 
@@ -85,7 +86,10 @@ def without_ramps(plan: StagePlan) -> StagePlan:
 )
 def test_trains_and_evaluates(recipe: str, data: Path, tmp_path: Path) -> None:
     config = three_steps(recipe, data)
-    before = {name: tensor.clone() for name, tensor in build_model(config).state_dict().items()}
+    before = {
+        name: tensor.clone()
+        for name, tensor in build_model(config.model, config.seed).state_dict().items()
+    }
     status = train(config, tmp_path / "run")
     assert (status.state, status.steps, status.raw_nonfinite) == ("completed", 3, 0)
 

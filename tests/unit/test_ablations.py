@@ -7,10 +7,12 @@ import math
 import pytest
 
 from bifusion.commands.info import parameter_counts
-from bifusion.config.run import build_model, check_consistent, config_from_dict, config_to_dict
+from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.config.stages import Timeline, unmatched_patterns
+from bifusion.models.build import build_model
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
+from bifusion.runs.check_config import check_config
 from bifusion.training.trainer import train
 from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
@@ -54,7 +56,7 @@ def test_every_ablation_is_a_complete_recipe(name):
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
     assert unmatched_patterns(config.stages, parameter_counts(config)) == []
     Timeline(config.stages, config.trainer.epochs)
-    check_consistent(config)
+    check_config(config)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -144,7 +146,9 @@ def test_the_towers_rates():
 
 
 def test_a_start_that_is_not_silent_draws_the_rest_of_the_model_alike():
-    silent, loud = (build_model(c).state_dict() for c in (get_recipe(BASE), changed("silent_start")))
+    silent, loud = (
+        build_model(c.model, c.seed).state_dict() for c in (get_recipe(BASE), changed("silent_start"))
+    )
     different = {name for name in silent if not silent[name].equal(loud[name])}
     assert different == {
         f"fusion.{part}.{kind}"
@@ -189,7 +193,7 @@ def test_a_range_must_be_above_zero(data):
     config = tiny_config(BASE, data)
     config.model.fusion.range_2d = 0.0
     with pytest.raises(InputError, match="range_2d"):
-        check_consistent(config)
+        check_config(config)
 
 
 def test_mixed_precision_leaves_positions_and_cameras_alone(data, tmp_path):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.config.run import build_model
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion, CriterionConfig
+from bifusion.models.build import build_model
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.step.conflicts import conflict_figures, conflicts_of
 from bifusion.types import FusionControl
@@ -77,7 +77,7 @@ def annotated_step(recipe: str, root: Path) -> tuple[nn.Module, dict, dict]:
     """A tiny model of the recipe, and the loss terms and weights of a batch of two rooms."""
     config = tiny_mask3d(root) if recipe.startswith("mask3d") else tiny_config(recipe, root)
     torch.manual_seed(0)
-    model = build_model(config).train()
+    model = build_model(config.model, config.seed).train()
     dataset = SceneDataset(config.data, "train", 0, training=True)
     batch = collate([dataset.sample(index, 1) for index in range(2)])
     terms = Criterion(config.criterion, SCANNET20)(model(batch, FusionControl()), batch)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from bifusion.cli import main
-from bifusion.config.run import Config, build_model
+from bifusion.config.run import Config
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.inference.export_submission import export_submission, write_instances, write_semantic
 from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
+from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.types import InputError, SceneResult, SceneTruth
 from scene_factory import make_tiny_scene
@@ -113,7 +114,7 @@ def test_scene_without_instances_has_an_empty_list(tmp_path) -> None:
 
 def saved_run(root: Path, config: Config) -> Path:
     """A run folder with nothing but an untrained last checkpoint."""
-    model = build_model(config)
+    model = build_model(config.model, config.seed)
     save_checkpoint(root / "checkpoints", model, config, {"time": 3.0}, step=1, links=["last"])
     return root
 

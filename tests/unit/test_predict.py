@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from plyfile import PlyData
 
-from bifusion.config.run import Config, TrainerConfig, build_model
+from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import DataConfig
 from bifusion.inference.export import INSTANCES_SCHEMA
 from bifusion.inference.predict import predict_scene, scene_batch, trained_control
 from bifusion.models.bifusion import BiFusionConfig
+from bifusion.models.build import build_model
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
@@ -62,7 +63,7 @@ def tiny_config(model: OneFormer3DConfig | BiFusionConfig, max_views: int) -> Co
 
 def save_run(root: Path, config: Config, epoch: float = 4.0) -> Path:
     """A run folder with nothing but an untrained last checkpoint."""
-    model = build_model(config)
+    model = build_model(config.model, config.seed)
     save_checkpoint(root / "checkpoints", model, config, {"time": epoch}, step=1, links=["last"])
     return root
 

@@ -6,14 +6,9 @@ import json
 import pytest
 
 from bifusion.commands.info import parameter_counts
-from bifusion.config.run import (
-    build_model,
-    config_from_dict,
-    config_to_dict,
-    load_config,
-    save_config,
-)
+from bifusion.config.run import config_from_dict, config_to_dict, load_config, save_config
 from bifusion.config.stages import Timeline, unmatched_patterns
+from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.types import InputError
 
@@ -81,16 +76,15 @@ def test_who_uses_views():
 
 
 def test_paired_seeds_start_from_the_same_backbone_and_decoder():
-    baseline = build_model(get_recipe("oneformer3d_small"))
-    fused = build_model(get_recipe("bifusion_small"))
+    baseline = build_model(get_recipe("oneformer3d_small").model, 0)
+    fused = build_model(get_recipe("bifusion_small").model, 0)
     shared = {n: t for n, t in baseline.state_dict().items() if n in fused.state_dict()}
     same_shape = {n: t for n, t in shared.items() if t.shape == fused.state_dict()[n].shape}
     assert len(same_shape) > 100
     assert [n for n in same_shape if not same_shape[n].equal(fused.state_dict()[n])] == []
-    other = get_recipe("oneformer3d_small")
-    other.seed = 1
+    other = build_model(get_recipe("oneformer3d_small").model, 1)
     weight = "decoder.out_cls.0.weight"
-    assert not build_model(other).state_dict()[weight].equal(baseline.state_dict()[weight])
+    assert not other.state_dict()[weight].equal(baseline.state_dict()[weight])
 
 
 def test_get_recipe_gives_a_fresh_configuration():

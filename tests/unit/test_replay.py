@@ -74,6 +74,28 @@ def test_replay_meets_the_same_fault_with_the_same_bits(bundle):
     assert torch.get_num_threads() == threads
 
 
+def test_a_bundle_of_old_names_is_replayed_to_the_bit(bundle, tmp_path):
+    """The image tower was called "clip" (config/old_names.py)."""
+    with safe_open(bundle, framework="pt") as file:
+        content = json.loads(file.metadata()[KEY])
+    config = content["config"]
+    config["model"]["clip"] = config["model"].pop("tower")
+    config["optim"]["clip_layer_decay"] = config["optim"].pop("tower_layer_decay")
+    for stage in config["stages"]["stages"]:
+        stage["trains"] = {
+            name.replace("tower.", "clip."): ramp for name, ramp in stage["trains"].items()
+        }
+    content["rates"] = {name.replace("tower.", "clip."): r for name, r in content["rates"].items()}
+    tensors = {name.replace(".tower.", ".clip."): t for name, t in load_file(bundle).items()}
+    old, today = tmp_path / "old.safetensors", read_bundle(bundle)
+    save_file(tensors, old, {KEY: json.dumps(content)})
+    read = read_bundle(old)
+    assert "weight.clip.conv1_rgb.weight" in tensors and read.weights.keys() == today.weights.keys()
+    assert read.config == today.config and read.inputs.rates == today.inputs.rates
+    assert read.optimizer.keys() == today.optimizer.keys()
+    assert replay(old).identical
+
+
 @pytest.mark.parametrize("name", ["oneformer3d_small", "mask3d_small", "bifusion_small"])
 def test_a_fresh_process_reproduces_every_model(root, tmp_path, name):
     config = tiny_mask3d(root) if name == "mask3d_small" else tiny_config(name, root)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.config.run import TrainerConfig, build_model
+from bifusion.config.run import TrainerConfig
 from bifusion.models.bifusion import BiFusion
+from bifusion.models.build import build_model
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.view_cache import ViewCache, tower_key, view_key
 from bifusion.runs.checkpoint import find_checkpoint
@@ -208,7 +209,7 @@ def test_folder_that_cannot_be_written_is_announced_once(tmp_path) -> None:
     [("auto", "cpu", True), ("auto", "cuda", False), ("on", "cuda", True), ("off", "cpu", False)],
 )
 def test_switch(tmp_path, mode, device, expected) -> None:
-    model = build_model(tiny_config("bifusion_small", tmp_path))
+    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0)
     trainer = TrainerConfig(tower_cache=mode)
     attach_view_cache(model, trainer, tmp_path / "runs" / "a", torch.device(device))
     assert isinstance(model, BiFusion)
@@ -218,7 +219,7 @@ def test_switch(tmp_path, mode, device, expected) -> None:
 
 
 def test_size_must_be_positive(tmp_path) -> None:
-    model = build_model(tiny_config("bifusion_small", tmp_path))
+    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0)
     with pytest.raises(InputError, match="tower_cache_gb"):
         attach_view_cache(model, TrainerConfig(tower_cache_gb=0), tmp_path, torch.device("cpu"))
 

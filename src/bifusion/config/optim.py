@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from bifusion.bounds import Count, Decay, NotNegative, PositiveFloat, PositiveInt, Share
 from bifusion.config.stages import StageState, find_pattern
 from bifusion.models.parts import is_of_tower, tower_block
 
@@ -23,36 +24,36 @@ Schedule = Literal["poly", "cosine", "one_cycle", "constant"]
 class OptimConfig:
     """AdamW and its schedule; rates of single groups are relative to `lr`."""
 
-    lr: float = 1e-4
-    weight_decay: float = 0.05
+    lr: PositiveFloat = 1e-4
+    weight_decay: NotNegative = 0.05
     """Decoupled; biases, norms and other vectors are decayed only with `decay_vectors`."""
     decay_vectors: bool = False
     """As the official trainings of OneFormer3D and Mask3D, which decay everything."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_norm: float = 10.0
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    clip_norm: PositiveFloat = 10.0
     """Largest total gradient norm; larger gradients are scaled down to it."""
     clip_mode: Literal["fixed", "adaptive", "off"] = "fixed"
     """fixed: at `clip_norm`; adaptive: at what is usual in this run (`clipping.py`), `clip_norm` holds
     only until that is known; off: gradients are taken as they are."""
-    clip_window: int = 100
+    clip_window: PositiveInt = 100
     """adaptive: taken steps that say what is usual."""
-    clip_history: int = 10
+    clip_history: PositiveInt = 10
     """adaptive: fewer taken steps than this say nothing yet."""
-    clip_deviations: float = 3.0
+    clip_deviations: NotNegative = 3.0
     """adaptive: robust standard deviations above the median that are still usual; of norms that
     scatter normally one in 700 is clipped."""
     schedule: Schedule = "poly"
-    poly_power: float = 0.9
-    final_factor: float = 0.0
+    poly_power: NotNegative = 0.9
+    final_factor: Share = 0.0
     """The schedule ends at this fraction of the rate (poly, cosine, one_cycle)."""
-    one_cycle_rise: float = 0.3
+    one_cycle_rise: Share = 0.3
     """Fraction of the run in which a one_cycle schedule rises, from 1/25 of the rate."""
-    warmup_steps: int = 0
+    warmup_steps: Count = 0
     """The rate rises linearly from 0 over this many steps."""
-    rates: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, NotNegative] = field(default_factory=dict)
     """Pattern of parameter group names -> factor on their rate; the last match counts."""
-    tower_layer_decay: float = 1.0
+    tower_layer_decay: NotNegative = 1.0
     """Factor on the rate of the CLIP tower per block of depth below its last one; patch and
     position embeddings count as one below block 0."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bifusion.bounds import Count, Interval, PositiveInt
 from bifusion.types import InputError
 
 RuleAction = Literal["warn", "skip", "off"]
@@ -31,18 +32,18 @@ class RulesConfig:
     statistics_spike, which are judged before the optimiser acts, "skip": nothing of the step is kept."""
 
     # ------------------------------------------------------------------------------- how to look
-    window: int = 64
+    window: PositiveInt = 64
     """Steps whose median is the usual: some epochs of a small set, short beside any schedule."""
-    reach: int = 200
+    reach: PositiveInt = 200
     """Steps over which the worst value so far is known; Mask3D's gradient norm has a heavy tail (a
     hundred times the usual, once in some hundred steps) that a median and MAD do not tell."""
-    min_history: int = 20
+    min_history: PositiveInt = 20
     """Steps before a usual is trusted; until then the caps alone judge."""
-    recent: int = 8
+    recent: PositiveInt = 8
     """Trends are judged by the median of so many steps: five odd ones are needed to raise an alarm."""
-    calm: int = 20
+    calm: PositiveInt = 20
     """Looks in order until a trend's alarm has cleared and can be raised again."""
-    spike_calm: int = 400
+    spike_calm: PositiveInt = 400
     """Steps without a spike until another of the same rule is told, unless it is twice as large; where
     spikes skip the step, all are. Some networks have one now and then, as Mask3D does."""
 
@@ -82,16 +83,16 @@ class RulesConfig:
     exploding_ratio: float = 20.0
     """A path's gradient norm has grown to so many times its usual, for steps in a row (healthy: up to
     6.8)."""
-    balance: tuple[float, float] = (1e-3, 30.0)
+    balance: Interval = (1e-3, 30.0)
     """Range of the 2D branch's gradient norm relative to the 3D network's, once the gate is open
     (healthy: about 0.2, single steps from 6e-3 to 11): outside it, clipping by the common norm lets only
     one of them learn."""
 
     # ---------------------------------------------------------------------------------- updates
-    updates_every: int = 50
+    updates_every: Count = 50
     """Steps between measurements of ‖Δw‖/‖w‖ by path, 0: never. Each costs a copy of the trained weights
     (some tenths of a second for 90 M on a CPU)."""
-    update_range: tuple[float, float] = (1e-9, 0.1)
+    update_range: Interval = (1e-9, 0.1)
     """A tenth of the weights in one step leaves nothing of them in ten; below 1e-9 float32 weights do
     not move at all: its resolution is 6e-8, and single weights move more than the mean. Healthy: 8e-6 to
     1e-2 (2e-7 in the image tower at the rate of Plan B)."""
@@ -100,12 +101,12 @@ class RulesConfig:
     feature_change: float = 10.0
     """Factor by which the root mean square of features at the input of the heads or of the decoder may
     differ from its usual, either way (healthy: up to 1.7)."""
-    feature_ratio: tuple[float, float] = (0.01, 100.0)
+    feature_ratio: Interval = (0.01, 100.0)
     """Range of 2D over 3D features before the heads (healthy: 2.5 to 6.5). Beyond a hundred, one of them
     is lost in the other's rounding in bfloat16 (8 bits) where they are added without normalisation."""
 
     # -------------------------------------------------------------------------------- conflicts
-    conflicts_every: int = 50
+    conflicts_every: Count = 50
     """Steps between measurements of the cosines between loss terms, 0: never."""
     conflict_cosine: float = -0.8
     """Two terms undo each other where the median cosine of their gradients is below this: of two equally
@@ -116,7 +117,7 @@ class RulesConfig:
     their median down to -0.95 where a rate is so low that masks stay as they began (Plan B)."""
 
     # ------------------------------------------------------------------------------- fusion, data
-    gate_mean: tuple[float, float] = (0.3, 0.7)
+    gate_mean: Interval = (0.3, 0.7)
     """Mean α of the seen points, while it is learned; the range of SPEC's fusion criterion."""
     gate_spread: float = 2e-3
     """Standard deviation of α among the seen points below which the gate tells no point from another

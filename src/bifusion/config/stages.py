@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+from bifusion.bounds import PositiveFloat, Share
 from bifusion.types import FusionControl, InputError
 
 T = TypeVar("T")
@@ -22,9 +23,9 @@ class Ramp:
     """A value and when it is reached: linearly between two fractions of the stage."""
 
     value: float
-    begin: float = 0.0
+    begin: Share = 0.0
     """Fraction of the stage, in [0, 1], until which the value of the stage before holds."""
-    end: float = 0.25
+    end: Share = 0.25
     """Fraction of the stage, in [begin, 1], from which `value` holds; 0: at once."""
 
     def at(self, previous: float, fraction: float) -> float:
@@ -46,7 +47,7 @@ class Stage:
     """One stage of training."""
 
     name: str
-    share: float
+    share: PositiveFloat
     """Length relative to the other stages."""
     trains: dict[str, Ramp]
     """Pattern of parameter group names (fnmatch) -> factor on their learning rate; the last pattern
@@ -55,9 +56,9 @@ class Stage:
     """Loss term -> weight; a term not named ramps to 0."""
     gate_scale: Ramp = field(default_factory=lambda: at_once(0.0))
     """s: the gate that acts is s · alpha."""
-    fixed_alpha: float | None = None
+    fixed_alpha: Share | None = None
     """alpha on seen points until `fixed_alpha_until`; None: learned throughout."""
-    fixed_alpha_until: float = 1.0
+    fixed_alpha_until: Share = 1.0
     """Fraction of the stage from which alpha is learned after all; 1: never in this stage."""
     run_2d: bool = True
     """Run the 2D branch at all."""

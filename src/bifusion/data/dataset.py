@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.bounds import Count, PositiveFloat, PositiveInt
 from bifusion.data.batching import Sample, collate
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
@@ -55,23 +56,23 @@ class DataConfig:
     root: Path = Path("data")
     """Folder with train/ and val/, each holding scene folders."""
     label_set: str = "scannet20"
-    voxel_size_m: float = 0.02
+    voxel_size_m: PositiveFloat = 0.02
     origin: Origin = "min"
     """Where the voxel grid starts: at the smallest coordinate, or at the world's zero."""
     color_mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     """Of 0 … 255; colour features are (colour − mean) / std."""
-    color_std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    color_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (127.5, 127.5, 127.5)
     use_xyz: bool = True
     """Append xyz − mean(xyz) in metres, after the rigid augmentation and before the elastic one."""
-    max_views: int = 0
+    max_views: Count = 0
     """Most views of a scene; 0: no image is read."""
-    image_size: int = 320
+    image_size: PositiveInt = 320
     """Long side in pixels of images for the encoder."""
-    patch_size: int = 16
+    patch_size: PositiveInt = 16
     """Both image sides are multiples of it."""
-    depth_size: int = 640
+    depth_size: PositiveInt = 640
     """Longest side of the depth maps for the occlusion test."""
-    cache_mb: int = 1024
+    cache_mb: Count = 1024
     """Decoded scenes and views kept in memory, by each process that loads; 0: none."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     agreement: ViewAgreementConfig = field(default_factory=ViewAgreementConfig)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from scipy import ndimage
 
+from bifusion.bounds import ASCENDING, NotNegative, PositiveFloat, Share
 from bifusion.rng import numpy_rng
 
 
@@ -21,34 +23,34 @@ class AugmentConfig:
     `ElasticTransfrom`, in metres), plus colour jitter and view dropout."""
 
     enabled: bool = True
-    flip_probability: float = 0.5
+    flip_probability: Share = 0.5
     """Of mirroring x, and independently y."""
-    rotation_rad: float = math.pi
+    rotation_rad: NotNegative = math.pi
     """Rotation about z, uniform in ± this."""
-    tilt_rad: float = 0.0
+    tilt_rad: NotNegative = 0.0
     """Rotation about y and then about x, each uniform in ± this."""
-    scale: tuple[float, float] = (0.8, 1.2)
+    scale: Annotated[tuple[PositiveFloat, PositiveFloat], ASCENDING] = (0.8, 1.2)
     scale_each_axis: bool = False
     """Draw a scale for each axis instead of one for all."""
-    translation_std_m: float = 0.1
+    translation_std_m: NotNegative = 0.1
     subvoxel_shift: bool = True
     """Shift the voxel grid by a uniform share of a voxel along each axis; a translation alone is
     undone where the grid starts at the smallest coordinate."""
-    elastic_probability: float = 0.5
-    elastic_m: tuple[tuple[float, float], ...] = ((0.12, 0.8), (0.4, 3.2))
+    elastic_probability: Share = 0.5
+    elastic_m: tuple[tuple[PositiveFloat, PositiveFloat], ...] = ((0.12, 0.8), (0.4, 3.2))
     """(granularity, magnitude) of each pass: 6 and 40, then 20 and 160 voxels of 2 cm. The noise is
     smoothed: typical displacements are about a tenth of the magnitude."""
-    color_gain_std: float = 0.05
+    color_gain_std: NotNegative = 0.05
     """Spread of a factor around 1 on each colour channel."""
-    color_offset_std: float = 0.05
+    color_offset_std: NotNegative = 0.05
     """Spread of an offset of each colour channel, as a share of 255."""
-    brightness_std: float = 0.0
+    brightness_std: NotNegative = 0.0
     """Spread of an offset that the channels share, as a share of 255."""
-    color_noise_std: float = 0.02
+    color_noise_std: NotNegative = 0.02
     """Spread of the noise of every point, as a share of 255."""
-    no_views_probability: float = 0.1
+    no_views_probability: Share = 0.1
     """Of a scene shown without any view."""
-    fewer_views_probability: float = 0.3
+    fewer_views_probability: Share = 0.3
     """Of a scene shown with a random number of views from 1 to the maximum."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bifusion.bounds import PositiveInt
 from bifusion.data.images import EncoderView
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth, unhidden
 from bifusion.types import Batch, DisagreeingView
@@ -42,7 +43,7 @@ class ViewAgreementConfig:
     hand-held Kinects, and on each of them with some 25 mistakes."""
 
     check: bool = True
-    points: int = 2000
+    points: PositiveInt = 2000
     """Most points of a scan that a view is laid over; more of them tell no more."""
     margin: float = 1.15
     """A mistake must fit so many times as well as what the files say (right: below 0.85; focal length

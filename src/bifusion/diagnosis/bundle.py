@@ -19,12 +19,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bifusion.config import old_names
+from bifusion.config.old_names import update_tensor_names
 from bifusion.config.plain import from_plain
-from bifusion.config.run import Config, build_model, check_consistent, config_from_dict, config_to_dict
+from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
 from bifusion.labels.sets import get_label_set
+from bifusion.models.build import build_model
+from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import check_same_tensors
 from bifusion.sparse.backends import describe_backend
 from bifusion.step.events import Alarm, Fault
@@ -150,10 +154,10 @@ def read_bundle(path: Path) -> Bundle:
         raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from error
     content = _content(path, metadata)
     config = config_from_dict(content["config"], f"{path}: config")
-    check_consistent(config)
-    weights = _under(tensors, "weight.")
+    check_config(config)
+    weights = update_tensor_names(_under(tensors, "weight."))
     with torch.device("meta"):
-        wanted = build_model(config, load_pretrained=False)
+        wanted = build_model(config.model, config.seed, load_pretrained=False)
     check_same_tensors(wanted.state_dict(), weights, path)
     shapes = {name: parameter.shape for name, parameter in wanted.named_parameters()}
     where, label_set = str(path), get_label_set(config.data.label_set)
@@ -205,7 +209,7 @@ def _content(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         )
     if not isinstance(content.get("config"), dict):
         raise InputError(f"{path}: has no configuration; {AGAIN}")
-    return content
+    return old_names.BUNDLE.updated(content)
 
 
 def _field(content: dict[str, Any], name: str, kind: Any, where: str) -> Any:
@@ -221,7 +225,7 @@ def _moments(
 ) -> dict[str, dict[str, Tensor]]:
     """Adam's state by parameter: moments of its shape, and the count of its steps."""
     moments: dict[str, dict[str, Tensor]] = {}
-    for full, tensor in _under(tensors, "optimizer.").items():
+    for full, tensor in update_tensor_names(_under(tensors, "optimizer.")).items():
         name, _, key = full.rpartition(".")
         shape = torch.Size([]) if key == "step" else shapes.get(name)
         if name not in shapes or key not in ADAM or tensor.shape != shape:

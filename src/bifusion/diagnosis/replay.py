@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.config.optim import freeze_outside_stage
-from bifusion.config.run import Config, build_model
+from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.diagnosis.bundle import Bundle, Circumstances, read_bundle
 from bifusion.diagnosis.calls import Call, Origin
 from bifusion.diagnosis.ranges import Range
 from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
 from bifusion.diagnosis.tracing import Tracer
+from bifusion.models.build import build_model
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.runtime import deterministic, make_fabric
@@ -85,7 +86,7 @@ def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
     """The bundle's model, optimiser and stage on the CPU, ready to take its step."""
     config = _on_cpu(bundle.config)
     fabric = make_fabric(config.trainer)
-    model = build_model(config, load_pretrained=False)
+    model = build_model(config.model, config.seed, load_pretrained=False)
     model.load_state_dict(bundle.weights)
     stepper = make_stepper(config, fabric, model)
     optimizer = stepper.optimizer.optimizer

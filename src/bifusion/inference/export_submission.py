@@ -26,7 +26,6 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.inference.predict import trained_control
 from bifusion.labels.sets import LabelSet, get_label_set
-from bifusion.models.postprocess_mask3d import scene_results
 from bifusion.runs.checkpoint import find_checkpoint, load_model
 from bifusion.storage.files import full_disk_named, write_text, written_beside
 from bifusion.types import FusionControl, InputError, SceneResult
@@ -147,4 +146,4 @@ def _predict(
         dataset, epoch=0, batch_size=1, workers=workers, shuffle=False, seed=config.seed
     ):
         batch = batch.to(device)
-        yield from scene_results(model(batch, control), batch, label_set, config.postprocess)
+        yield from config.postprocess.results(model(batch, control), batch, label_set)

@@ -14,7 +14,6 @@ from bifusion.data.scene_folder import load_scene
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.labels.sets import get_label_set
-from bifusion.models.postprocess_mask3d import scene_results
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
 from bifusion.types import Batch, FusionControl, InputError
 
@@ -47,7 +46,7 @@ def predict_scene(
         prediction = model(batch, control)
         if config.uses_views and control.run_2d:
             warn_if_unseen(str(scene_folder), seen_share(prediction.fusion, batch))
-        (result,) = scene_results(prediction, batch, label_set, config.postprocess)
+        (result,) = config.postprocess.results(prediction, batch, label_set)
     return write_result(Path(out_dir), result, scene.coord, label_set)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bifusion.bounds import NotNegative
 from bifusion.labels.sets import LabelSet
 from bifusion.losses.mask_losses import bce_loss, dice_loss, mask_iou
 from bifusion.losses.matcher import MatcherConfig, matching_cost
@@ -28,7 +29,7 @@ class CriterionConfig:
     """How terms are computed; defaults are OneFormer3D's, save its Dice scaling."""
 
     matcher: MatcherConfig = field(default_factory=MatcherConfig)
-    no_object_weight: float = 0.1
+    no_object_weight: NotNegative = 0.1
     """Weight of the class "no object" in the cross-entropy of the queries."""
     score_min_iou: float = 0.5
     """The score head learns only from matched masks whose IoU is above this."""

@@ -14,8 +14,10 @@ from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_fea
 from bifusion.labels.sets import get_label_set
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
 from bifusion.models.geometric_code import geometric_code
+from bifusion.models.model import Model, ModelConfig
 from bifusion.models.pooling import pool_superpoints
-from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
+from bifusion.models.postprocess import PostprocessConfig
+from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.pixels import PixelColors
 from bifusion.models.unet import UNetConfig, build_unet
@@ -32,10 +34,9 @@ def _decoder_with_scores() -> DecoderConfig:
 
 
 @dataclass
-class BiFusionConfig:
+class BiFusionConfig(ModelConfig):
     """Defaults are the full size: half of CLIP ViT-B/16, Res16UNet34C, fusion at 256 channels."""
 
-    label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=_published_unet)
     decoder: DecoderConfig = field(default_factory=_decoder_with_scores)
     tower: ClipConfig = field(default_factory=ClipConfig)
@@ -46,8 +47,36 @@ class BiFusionConfig:
     image_features: Literal["clip", "rgb"] = "clip"
     """What is lifted: patch tokens of the tower, or, without a tower, the pixels' own RGB."""
 
+    results_config = PostprocessConfig
 
-class BiFusion(nn.Module):
+    def build(self, *, load_pretrained: bool = True) -> BiFusion:
+        if load_pretrained:
+            return BiFusion(self)
+        return BiFusion(
+            dataclasses.replace(self, tower=dataclasses.replace(self.tower, pretrained=None))
+        )
+
+    def twin_decoder(self) -> QueryDecoder:
+        return twin_decoder(self.decoder, get_label_set(self.label_set))
+
+    @property
+    def uses_views(self) -> bool:
+        return self.use_clip
+
+    @property
+    def patch_size(self) -> int | None:
+        return self.tower.patch_size if self.tower.architecture == "small" else None
+
+    @property
+    def occlusion(self) -> LiftingConfig:
+        return self.lifting
+
+    @property
+    def fusion_kind(self) -> str:
+        return self.fusion.fusion_type
+
+
+class BiFusion(Model):
     """2D and 3D branch, fused per voxel, decoded as in OneFormer3D."""
 
     def __init__(self, config: BiFusionConfig) -> None:
@@ -105,8 +134,7 @@ class BiFusion(nn.Module):
         return {
             **(self.tower.parameter_groups() if self.tower is not None else {}),
             **self.fusion.parameter_groups(),
-            "backbone": list(self.unet.parameters()),
-            "decoder": list(self.decoder.parameters()),
+            **super().parameter_groups(),
         }
 
     def describe_tower(self) -> str | None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bifusion.bounds import PositiveFloat, PositiveInt
 from bifusion.models.geometric_code import CODE_CHANNELS
 from bifusion.rng import torch_rng
 from bifusion.types import FusionControl, FusionTrace
@@ -22,24 +23,24 @@ from bifusion.types import FusionControl, FusionTrace
 
 @dataclass
 class FusionConfig:
-    dim: int = 256
-    hidden: int = 512
+    dim: PositiveInt = 256
+    hidden: PositiveInt = 512
     """Width of the heads' inner layer."""
     fusion_type: Literal["simple", "gate"] = "gate"
     """simple: α = 0.5 on seen voxels; gate: α learned."""
     head_norm: bool = True
     """LayerNorm at the end of both heads (off: raw ranges meet, as in the naive formula)."""
-    range_2d: float = 1.0
+    range_2d: PositiveFloat = 1.0
     """Factor on the lifted features that enter the 2D head: how the fusion bears another range."""
     silent_start: bool = True
     """FiLM, gate and excitation start by saying nothing, their last layers at zero; off: at random."""
     film: bool = True
-    film_hidden: int = 128
-    gate_hidden: int = 64
+    film_hidden: PositiveInt = 128
+    gate_hidden: PositiveInt = 64
     squeeze_excitation: bool = True
     alignment: bool = True
     """Make pairs for the alignment loss; without them it has nothing to measure."""
-    alignment_hidden: int = 64
+    alignment_hidden: PositiveInt = 64
     alignment_predictor: bool = True
     """Off: no predictor stands between, 2D itself is to equal 3D."""
     alignment_stop_gradient: bool = True

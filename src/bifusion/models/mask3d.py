@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bifusion.labels.sets import get_label_set
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
+from bifusion.models.model import Model, ModelConfig
+from bifusion.models.postprocess_mask3d import Mask3DPostprocessConfig
 from bifusion.models.pyramid_geometry import level_sizes
 from bifusion.models.unet import Res16UNet, UNetConfig
 from bifusion.sparse.tensor import SparseTensor
@@ -19,12 +21,13 @@ def _published_unet() -> UNetConfig:
 
 
 @dataclass
-class Mask3DConfig:
+class Mask3DConfig(ModelConfig):
     """Defaults are the published ScanNet network (39,616,583 parameters)."""
 
-    label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=_published_unet)
     decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
+
+    results_config = Mask3DPostprocessConfig
 
     def __post_init__(self) -> None:
         if self.unet.kind != "res16":
@@ -32,8 +35,11 @@ class Mask3DConfig:
                 f"model.unet.kind: found {self.unet.kind!r}; Mask3D reads the feature pyramid of 'res16'"
             )
 
+    def build(self, *, load_pretrained: bool = True) -> Mask3D:
+        return Mask3D(self)
 
-class Mask3D(nn.Module):
+
+class Mask3D(Model):
     """Schult et al., ICRA 2023: instances only; walls and floors are no classes of it."""
 
     def __init__(self, config: Mask3DConfig) -> None:
@@ -60,10 +66,3 @@ class Mask3D(nn.Module):
         rows = self.decoder.choose_queries(batch)
         scene = batch.voxel_coords[:, 0]
         return [batch.voxel_position_m[scene == b].index_select(0, r) for b, r in enumerate(rows)]
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the part of the network that owns them; each is in one group."""
-        return {
-            "backbone": list(self.unet.parameters()),
-            "decoder": list(self.decoder.parameters()),
-        }

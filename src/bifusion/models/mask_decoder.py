@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bifusion.bounds import Count, MultipleOf, PositiveInt, Share
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
 from bifusion.models.query_decoder import attention_mask
@@ -27,17 +29,17 @@ from bifusion.types import Batch, InputError, LayerPrediction, Prediction
 class MaskDecoderConfig:
     """Defaults are the published sizes."""
 
-    dim: int = 128
-    heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.0
-    rounds: int = 3
+    dim: Annotated[PositiveInt, MultipleOf("heads")] = 128
+    heads: PositiveInt = 8
+    ffn_dim: PositiveInt = 1024
+    dropout: Share = 0.0
+    rounds: Count = 3
     """Passes over the levels, with the same weights."""
-    num_queries: int = 100
+    num_queries: PositiveInt = 100
     """In training."""
-    eval_queries: int = 150
+    eval_queries: PositiveInt = 150
     """In the published validation."""
-    key_samples: tuple[int, ...] = (200, 800, 3200, 12800)
+    key_samples: tuple[PositiveInt, ...] = (200, 800, 3200, 12800)
     """For each pyramid level that a round visits, coarsest first, the most of its voxels that a query
     attends to in training. In evaluation it attends to all."""
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
 from bifusion.labels.sets import get_label_set
+from bifusion.models.model import Model, ModelConfig
 from bifusion.models.pooling import pool_superpoints
-from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
-from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.models.postprocess import PostprocessConfig
+from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
+from bifusion.models.unet import build_unet
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import Batch, FusionControl, Prediction
 
 
 @dataclass
-class OneFormer3DConfig:
+class OneFormer3DConfig(ModelConfig):
     """Defaults are the published ScanNet network (17,515,048 parameters)."""
 
-    label_set: str = "scannet20"
-    unet: UNetConfig = field(default_factory=UNetConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
+    results_config = PostprocessConfig
 
-class OneFormer3D(nn.Module):
+    def build(self, *, load_pretrained: bool = True) -> OneFormer3D:
+        return OneFormer3D(self)
+
+    def twin_decoder(self) -> QueryDecoder:
+        return twin_decoder(self.decoder, get_label_set(self.label_set))
+
+
+class OneFormer3D(Model):
     """Kolodiazhnyi et al., CVPR 2024, for ScanNet and ScanNet200."""
 
     def __init__(self, config: OneFormer3DConfig) -> None:
@@ -45,10 +51,3 @@ class OneFormer3D(nn.Module):
         voxel_features = self.unet(voxels)
         superpoint_features = pool_superpoints(voxel_features, batch)
         return self.decoder(superpoint_features, batch)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the part of the network that owns them; each is in one group."""
-        return {
-            "backbone": list(self.unet.parameters()),
-            "decoder": list(self.decoder.parameters()),
-        }

@@ -75,12 +75,12 @@ def path_of_module(module: str) -> NetworkPath | None:
     """The path that a module (dotted) or a step between modules lies on: that of the most special
     entry, as the heads lie within the fusion."""
     found = [
-        (len(name), part.path)
+        (name, part)
         for part in PARTS
         for name in part.modules
         if module == name or module.startswith(f"{name}.")
     ]
-    return max(found)[1] if found else None
+    return max(found, key=lambda entry: len(entry[0]))[1].path if found else None
 
 
 def is_of_tower(group: str) -> bool:

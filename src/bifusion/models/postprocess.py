@@ -13,17 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bifusion.bounds import Count, PositiveInt
 from bifusion.labels.sets import LabelSet
+from bifusion.models.model import ResultsConfig
 from bifusion.types import Batch, Prediction, SceneResult
 
 POINT_MASKS_AT_ONCE = 32
 
 
 @dataclass
-class PostprocessConfig:
+class PostprocessConfig(ResultsConfig):
     """Defaults are the published ScanNet settings."""
 
-    top_k: int = 600
+    top_k: PositiveInt = 600
     """(query, class) pairs kept, by class probability."""
     score_threshold: float = 0.0
     """An instance is kept if its score is above this."""
@@ -31,12 +33,15 @@ class PostprocessConfig:
     """The same, for instances that enter the panoptic labelling."""
     superpoint_threshold: float = 0.4
     """A superpoint is part of a mask if its probability is above this."""
-    min_points: int = 100
+    min_points: Count = 100
     """An instance must have more points than this."""
     object_normalization: bool = True
     """Multiply scores by the mean probability inside the mask."""
     matrix_nms: bool = True
     """Let scores decay with the overlap of better instances of the same class (linear kernel)."""
+
+    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
+        return postprocess(prediction, batch, label_set, self)
 
 
 @dataclass

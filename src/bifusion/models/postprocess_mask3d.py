@@ -12,36 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bifusion.bounds import PositiveFloat, PositiveInt
 from bifusion.labels.sets import LabelSet
 from bifusion.models.distance_clusters import distance_clusters
-from bifusion.models.postprocess import PostprocessConfig, pack_point_masks, postprocess
+from bifusion.models.model import ResultsConfig
+from bifusion.models.postprocess import pack_point_masks
 from bifusion.models.pyramid_geometry import superpoint_of_voxel
 from bifusion.types import Batch, Prediction, SceneResult
 
 
 @dataclass
-class Mask3DPostprocessConfig:
+class Mask3DPostprocessConfig(ResultsConfig):
     """Defaults are the published ScanNet validation settings (`scripts/scannet/scannet_val.sh`)."""
 
-    top_k: int = 500
+    top_k: PositiveInt = 500
     """(mask, class) pairs kept, by class probability."""
     split_masks: bool = True
     """Split masks whose parts lie apart, each part with the classes of the whole (DBSCAN)."""
-    dbscan_eps_m: float = 0.95
+    dbscan_eps_m: PositiveFloat = 0.95
     """Parts further apart than this are split; every point is a core point (min_points 1)."""
 
-
-@torch.no_grad()
-def scene_results(
-    prediction: Prediction,
-    batch: Batch,
-    label_set: LabelSet,
-    config: PostprocessConfig | Mask3DPostprocessConfig,
-) -> list[SceneResult]:
-    """One `SceneResult` a scene from a prediction in evaluation mode, as the model's kind asks."""
-    if isinstance(config, PostprocessConfig):
-        return postprocess(prediction, batch, label_set, config)
-    return postprocess_mask3d(prediction, batch, label_set, config)
+    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
+        return postprocess_mask3d(prediction, batch, label_set, self)
 
 
 @torch.no_grad()

@@ -7,11 +7,15 @@ post-norm cross-attention). Scenes differ in size, so each is decoded on its own
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from bifusion.bounds import ASCENDING, Count, MultipleOf, PositiveInt, Share
+from bifusion.labels.sets import LabelSet
 from bifusion.rng import torch_rng
 from bifusion.types import Batch, LayerPrediction, Prediction
 
@@ -20,16 +24,23 @@ from bifusion.types import Batch, LayerPrediction, Prediction
 class DecoderConfig:
     """Defaults are the published sizes."""
 
-    num_layers: int = 6
-    dim: int = 256
-    heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.0
+    num_layers: Count = 6
+    dim: Annotated[PositiveInt, MultipleOf("heads")] = 256
+    heads: PositiveInt = 8
+    ffn_dim: PositiveInt = 1024
+    dropout: Share = 0.0
     score_head: bool = False
     """Predict the IoU of each mask (off in the published ScanNet models)."""
     semantic_head: bool = True
-    query_share: tuple[float, float] = (0.5, 1.0)
+    query_share: Annotated[tuple[Share, Share], ASCENDING] = (0.5, 1.0)
     """In training the share of a scene's superpoints that become queries is uniform in this range."""
+
+
+def twin_decoder(config: DecoderConfig, label_set: LabelSet) -> QueryDecoder:
+    """A decoder with the input width and the heads that all models of these sizes share: an arm's own
+    would shift the draws that come after."""
+    common = dataclasses.replace(config, score_head=True, semantic_head=True)
+    return QueryDecoder(common, common.dim, label_set.num_things, label_set.num_classes)
 
 
 class CrossAttentionLayer(nn.Module):

@@ -21,7 +21,9 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bifusion.config.run import Config, build_model, load_config
+from bifusion.config.old_names import update_tensor_names
+from bifusion.config.run import Config, load_config
+from bifusion.models.build import build_model
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
@@ -105,7 +107,7 @@ def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> P
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already: choose a folder that is new or empty")
-    model = build_model(imported.config, load_pretrained=False)
+    model = build_model(imported.config.model, imported.config.seed, load_pretrained=False)
     model.load_state_dict({**model.state_dict(), **conversion.state})
     folder = RunFolder(out)
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -148,19 +150,20 @@ def _read_own(path: Path) -> Imported:
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
     with torch.device("meta"):
-        wanted = build_model(config, load_pretrained=False).state_dict()
+        wanted = build_model(config.model, config.seed, load_pretrained=False).state_dict()
     result = Conversion(state={})
     with _open_tensors(folder / WEIGHTS) as stored:
+        names = update_tensor_names({name: name for name in stored})
         for name in wanted:
-            if name not in stored:
+            if name not in names:
                 result.missing[name] = name
-            elif (tensor := stored[name]).shape != wanted[name].shape:
+            elif (tensor := stored[names[name]]).shape != wanted[name].shape:
                 shapes = f"{tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
                 result.misshapen[name] = f"has shape {shapes}"
             else:
                 result.state[name] = tensor
                 result.matched[name] = name
-        result.unexpected = sorted(set(stored) - set(wanted))
+        result.unexpected = sorted(set(names) - set(wanted))
     return Imported(path, "bifusion", config, result)
 
 

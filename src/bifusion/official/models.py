@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bifusion.models.mask3d import Mask3D, Mask3DConfig
-from bifusion.models.oneformer3d import OneFormer3D, OneFormer3DConfig
+from bifusion.models.mask3d import Mask3DConfig
+from bifusion.models.model import ModelConfig
+from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.official import names as official_names
 from bifusion.official.layouts import Layout, ShapeError, same
@@ -32,7 +33,7 @@ _LISTED = 10
 class OfficialModel:
     """A published model: our configuration of it, its names, classes that change places."""
 
-    config: OneFormer3DConfig | Mask3DConfig
+    config: ModelConfig
     official_name: Callable[[str], tuple[str, Layout]]
     swapped_classes: tuple[int, int] | None = None
     ignored: tuple[str, ...] = ()
@@ -40,9 +41,7 @@ class OfficialModel:
 
     def build(self) -> nn.Module:
         """Our network of this configuration."""
-        if isinstance(self.config, Mask3DConfig):
-            return Mask3D(self.config)
-        return OneFormer3D(self.config)
+        return self.config.build()
 
 
 @dataclass

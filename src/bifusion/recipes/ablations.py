@@ -13,9 +13,9 @@ from typing import Any
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
-from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.parts import is_of_tower
+from bifusion.recipes.bifusion import bifusion_model
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def _fusion(**changes: Any) -> Callable[[Config], dict[str, Any]]:
     """Changes in the fusion; parts that are then not built are trained by no stage."""
 
     def change(base: Config) -> dict[str, Any]:
-        assert isinstance(base.model, BiFusionConfig)
-        fusion = dataclasses.replace(base.model.fusion, **changes)
+        model = bifusion_model(base)
+        fusion = dataclasses.replace(model.fusion, **changes)
         plan = _each_stage(base, lambda stage: _without(stage, _not_built(fusion)))
-        return {"model": dataclasses.replace(base.model, fusion=fusion), "stages": plan}
+        return {"model": dataclasses.replace(model, fusion=fusion), "stages": plan}
 
     return change
 

@@ -22,6 +22,7 @@ from bifusion.recipes.oneformer3d import (
     small_trainer,
     small_unet,
 )
+from bifusion.types import InputError
 
 S4_WEIGHTS = {
     "semantic": 0.4,
@@ -36,6 +37,7 @@ STAGE_SHARES = (21.0, 40.0, 67.0)
 ALIGNMENT_WEIGHT = 0.3
 TRAINED_TOWER_BLOCKS = 2
 
+BRANCH_2D = ("head_2d", "film", "gate", "align")
 BRANCH_3D = {"backbone": at_once(1.0), "head_3d": at_once(1.0), "decoder": at_once(1.0)}
 
 
@@ -59,7 +61,7 @@ def _stability() -> Stage:
 
 def _alignment() -> Stage:
     """2D comes in at a fixed half share while s ramps, then the gate learns; CLIP stays frozen."""
-    parts_2d = {name: Ramp(1.0, end=0.1) for name in ("head_2d", "film", "gate", "align")}
+    parts_2d = {name: Ramp(1.0, end=0.1) for name in BRANCH_2D}
     return Stage(
         name="alignment",
         share=STAGE_SHARES[1],
@@ -74,7 +76,7 @@ def _alignment() -> Stage:
 def _enhancement(tower_blocks: int) -> Stage:
     """The tower's last blocks and its depth channel adapt, slowly."""
     adapted = [f"tower.block{i}" for i in range(tower_blocks)][-TRAINED_TOWER_BLOCKS:]
-    parts_2d = {name: at_once(1.0) for name in ("head_2d", "film", "gate", "align")}
+    parts_2d = {name: at_once(1.0) for name in BRANCH_2D}
     tower = {name: Ramp(1.0, end=0.25) for name in (*adapted, "tower.conv1_depth")}
     return Stage(
         name="enhancement",
@@ -152,7 +154,7 @@ def baseline(base: Config) -> Config:
     The published recipe of OneFormer3D differs in length and augmentation, and for ScanNet20 in its
     network. Here only what makes it OneFormer3D remains: its decoder without scores, its losses.
     """
-    bifusion = _bifusion(base)
+    bifusion = bifusion_model(base)
     decoder = dataclasses.replace(bifusion.decoder, score_head=False)
     model = OneFormer3DConfig(label_set=bifusion.label_set, unet=bifusion.unet, decoder=decoder)
     semantic_weight = 0.2 if bifusion.label_set == "scannet20" else 0.5
@@ -188,8 +190,8 @@ def without_views(base: Config) -> Config:
 def naive(base: Config) -> Config:
     """S3's formula as it stands: projections without normalisation, everything trained at one rate
     and all losses on from the first step, no isolation, no ramp."""
-    fusion = dataclasses.replace(_bifusion(base).fusion, head_norm=False)
-    model = dataclasses.replace(base.model, fusion=fusion)
+    model = bifusion_model(base)
+    model = dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, head_norm=False))
     stage = Stage(
         name="naive",
         share=1.0,
@@ -204,8 +206,9 @@ def naive(base: Config) -> Config:
 
 def plan_a(base: Config) -> Config:
     """S7: no CLIP, simple fusion, semantic loss only, "as simple as the baseline"."""
-    fusion = dataclasses.replace(_bifusion(base).fusion, fusion_type="simple")
-    model = dataclasses.replace(base.model, use_clip=False, fusion=fusion)
+    model = bifusion_model(base)
+    fusion = dataclasses.replace(model.fusion, fusion_type="simple")
+    model = dataclasses.replace(model, use_clip=False, fusion=fusion)
     stage = Stage(
         name="plan_a", share=1.0, trains={"*": at_once(1.0)}, weights={"semantic": at_once(1.0)}
     )
@@ -220,8 +223,10 @@ def plan_b(base: Config) -> Config:
     return variant(base, "plan_b", optim=optim)
 
 
-def _bifusion(base: Config) -> BiFusionConfig:
-    assert isinstance(base.model, BiFusionConfig)
+def bifusion_model(base: Config) -> BiFusionConfig:
+    """The model of a BiFusion recipe; InputError for another's, which has no such arms."""
+    if not isinstance(base.model, BiFusionConfig):
+        raise InputError(f"{base.name} is a {base.model_kind} recipe, expected one of BiFusion's")
     return base.model
 
 

@@ -9,9 +9,8 @@ import dataclasses
 
 from bifusion.config.run import Config
 from bifusion.config.stages import StagePlan
-from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.parts import is_of_tower
-from bifusion.recipes.bifusion import variant
+from bifusion.recipes.bifusion import bifusion_model, variant
 from bifusion.recipes.oneformer3d import oneformer3d_small
 
 FINE_VOXEL_M = 0.03
@@ -32,7 +31,7 @@ def lifted_rgb(base: Config) -> Config:
     stages = tuple(
         dataclasses.replace(stage, trains=_without_tower(stage.trains)) for stage in base.stages.stages
     )
-    model = dataclasses.replace(_bifusion(base), image_features="rgb")
+    model = dataclasses.replace(bifusion_model(base), image_features="rgb")
     optim = dataclasses.replace(
         base.optim, rates=_without_tower(base.optim.rates), tower_layer_decay=1.0
     )
@@ -42,7 +41,7 @@ def lifted_rgb(base: Config) -> Config:
 def random_tower(base: Config) -> Config:
     """The inverse control: the tower starts from random weights, whatever weights a comparison
     gives to the others; else it is treated as theirs."""
-    model = _bifusion(base)
+    model = bifusion_model(base)
     tower = dataclasses.replace(model.tower, pretrained=None)
     return variant(base, "random_tower", model=dataclasses.replace(model, tower=tower))
 
@@ -57,11 +56,6 @@ def oneformer3d_small_fine() -> Config:
     name = "oneformer3d_small_fine"
     data = dataclasses.replace(base.data, voxel_size_m=FINE_VOXEL_M)
     return dataclasses.replace(base, name=name, recipe=name, arm="fine_voxels", data=data)
-
-
-def _bifusion(base: Config) -> BiFusionConfig:
-    assert isinstance(base.model, BiFusionConfig)
-    return base.model
 
 
 def _without_tower(table: dict) -> dict:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from bifusion.config.run import Config
-from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.unet import UNetConfig
-from bifusion.recipes.bifusion import bifusion_small
+from bifusion.recipes.bifusion import bifusion_model, bifusion_small
 from bifusion.recipes.mask3d import mask3d_small
 
 VOXEL_SIZE_M = 0.15
@@ -29,12 +28,12 @@ def bifusion_tiny() -> Config:
     Its image tower is that of `bifusion_small`, whose weights it takes.
     """
     small = bifusion_small()
-    assert isinstance(small.model, BiFusionConfig)
+    model = bifusion_model(small)
     model = dataclasses.replace(
-        small.model,
+        model,
         unet=UNetConfig(kind="residual", in_channels=6, planes=(16, 32, 48)),
-        decoder=dataclasses.replace(small.model.decoder, num_layers=2, dim=64, ffn_dim=128),
-        fusion=dataclasses.replace(small.model.fusion, dim=48, hidden=96),
+        decoder=dataclasses.replace(model.decoder, num_layers=2, dim=64, ffn_dim=128),
+        fusion=dataclasses.replace(model.fusion, dim=48, hidden=96),
     )
     return _short(dataclasses.replace(small, model=model), "bifusion_tiny", VIEWS)
 

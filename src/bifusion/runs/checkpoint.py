@@ -23,7 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bifusion.config.run import Config, build_model, load_config, save_config
+from bifusion.config import old_names
+from bifusion.config.run import Config, load_config, save_config
+from bifusion.models.build import build_model
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
     WrittenFile,
@@ -131,7 +133,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
-    model = build_model(config, load_pretrained=False)
+    model = build_model(config.model, config.seed, load_pretrained=False)
     load_weights(model, folder)
     return model.to(device).eval(), config
 
@@ -176,12 +178,13 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
     state = _read_tensors(path)
     if not isinstance(state, dict) or "time" not in state:
         raise InputError(f"{path}: holds no training state of ours; {TRAIN_AGAIN}")
-    return state
+    return old_names.TRAINING_STATE.updated(state)
 
 
 def load_healthy_state(checkpoint: Path) -> dict[str, Any]:
     """The healthy state saved with a checkpoint, on the CPU; InputError if it cannot be read."""
-    return _read_tensors(checkpoint / HEALTHY)
+    state = _read_tensors(checkpoint / HEALTHY)
+    return {**state, "model": old_names.update_tensor_names(state["model"])}
 
 
 def trained_epochs(checkpoint: Path, config: Config) -> float:
@@ -220,7 +223,7 @@ def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return old_names.update_tensor_names(load_file(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
 

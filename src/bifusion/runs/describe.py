@@ -13,7 +13,7 @@ from bifusion.config.run import Config, config_to_dict
 from bifusion.config.stages import Timeline
 from bifusion.data.scene_folder import read_description
 from bifusion.labels.sets import get_label_set
-from bifusion.models.bifusion import BiFusion
+from bifusion.models.model import Model
 
 PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
 
@@ -21,7 +21,7 @@ PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
 def describe_run(
     config: Config,
     groups: dict[str, list[nn.Parameter]],
-    model: nn.Module,
+    model: Model,
     train_scenes: list[str],
     val_scenes: list[str],
 ) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def describe_run(
             for stage, (first, end) in zip(config.stages.stages, bounds, strict=True)
         ],
         "views_used": config.uses_views,
-        "fusion_type": model.config.fusion.fusion_type if isinstance(model, BiFusion) else None,
+        "fusion_type": config.model.fusion_kind,
         "class_names": list(get_label_set(config.data.label_set).class_names),
-        "tower": model.describe_tower() if isinstance(model, BiFusion) else None,
+        "tower": model.describe_tower(),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bifusion.config import old_names
 from bifusion.config.plain import from_plain
 from bifusion.storage.files import append_line, flush, remove_stale, write_text
 from bifusion.storage.json_files import to_json
@@ -92,7 +93,7 @@ class RunFolder:
         for number, record in enumerate(records, 1):
             if "epoch" not in record:
                 raise InputError(f'{path}, line {number}: has no "epoch"; {RESTORE}')
-        return records
+        return [old_names.RECORD.updated(record) for record in records]
 
     def keep_lines_before(self, path: Path, key: str, limit: int) -> None:
         """Drops records with record[key] >= limit: steps that a resumed run is going to repeat."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from lightning_fabric import Fabric
 
 from bifusion.config.optim import make_optimizer
-from bifusion.config.run import Config, Model
+from bifusion.config.run import Config
 from bifusion.labels.sets import get_label_set
 from bifusion.losses.criterion import Criterion
+from bifusion.models.model import Model
 from bifusion.step.clipping import Clipping
 from bifusion.step.guard import Guard
 from bifusion.step.step import Stepper

@@ -18,12 +18,14 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
-from bifusion.config.run import Config, build_model, check_consistent
+from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset
 from bifusion.diagnosis.response import Response
 from bifusion.diagnosis.summary import stop_reason
 from bifusion.evaluation.fusion_figures import warn_if_unseen
+from bifusion.models.build import build_model
+from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
 from bifusion.runs.healthy_file import HealthyFile
@@ -66,7 +68,7 @@ def train(
             checkpoints is intact; bad data or a dead data worker (then the run is saved first).
         DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
     """
-    check_consistent(config)
+    check_config(config)
     folder = RunFolder(run_dir)
     check_folder(folder, config, resume)
     status = folder.read_status() if resume else None
@@ -94,7 +96,7 @@ class Trainer:
         check_devices(self.batches_per_epoch, fabric.world_size)
         self.steps_per_epoch = math.ceil(len(self.batches.left(0, 0)) / config.trainer.accumulate)
 
-        self.model = build_model(config)
+        self.model = build_model(config.model, config.seed)
         attach_view_cache(self.model, config.trainer, folder.root, fabric.device)
         self.groups = self.model.parameter_groups()
         check_patterns(config, list(self.groups))

@@ -16,10 +16,8 @@ from bifusion.data.loader import EpochLoader, make_loader
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
 from bifusion.evaluation.semantic import SemanticConfusion
-from bifusion.geometry import LiftingConfig, find_sightings
+from bifusion.geometry import find_sightings
 from bifusion.labels.sets import LabelSet, get_label_set
-from bifusion.models.bifusion import BiFusionConfig
-from bifusion.models.postprocess_mask3d import scene_results
 from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
 
 PICTURED_SCENES = 2
@@ -105,7 +103,7 @@ class _Counted:
             return
         batch = batch.to(device)
         prediction = model(batch, control)
-        results = scene_results(prediction, batch, self.label_set, self.config.postprocess)
+        results = self.config.postprocess.results(prediction, batch, self.label_set)
         if prediction.fusion is not None:
             self.fusion.add(prediction.fusion, batch)
         seen = seen_points(batch, self.config)
@@ -124,10 +122,9 @@ def seen_points(batch: Batch, config: Config) -> list[np.ndarray]:
 
     Found from the cameras alone, so that models that read no images are split the same way.
     """
-    lifting = config.model.lifting if isinstance(config.model, BiFusionConfig) else LiftingConfig()
     scene = batch.voxel_coords[:, 0]
     sightings = find_sightings(
-        batch.voxel_position_m, scene, batch.views, lifting, batch.voxels_per_scene
+        batch.voxel_position_m, scene, batch.views, config.model.occlusion, batch.voxels_per_scene
     )
     points = sightings.seen.index_select(0, batch.point_to_voxel)
     return [part.cpu().numpy() for part in points.split(batch.points_per_scene)]

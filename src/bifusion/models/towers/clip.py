@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from bifusion.bounds import MultipleOf, PositiveInt
 from bifusion.models.towers.clip_weights import (
     fit_tensors,
     locate_weights,
@@ -40,11 +42,11 @@ class ClipConfig:
     blocks: int = 6
     """Transformer blocks used; the others are not built."""
     depth_channel: bool = True
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    patch_size: int = 16
-    image_size: int = 224
+    width: Annotated[PositiveInt, MultipleOf("heads")] = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    patch_size: PositiveInt = 16
+    image_size: PositiveInt = 224
 
 
 @dataclass(frozen=True)

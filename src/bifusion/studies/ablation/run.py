@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.config.run import Config
-from bifusion.models.bifusion import BiFusionConfig
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
+from bifusion.recipes.bifusion import bifusion_model
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
 from bifusion.studies.ablation.report import Measured, write_ablation
 from bifusion.studies.ablation.terminal import print_ablation
@@ -138,8 +138,7 @@ def _planned(wanted: AblationConfig, arm: AblationArm, point: GridPoint, seed: i
     config.trainer.precision = point.precision  # pyright: ignore[reportAttributeAccessIssue]
     name = point.key
     if arm.has_range:
-        assert isinstance(config.model, BiFusionConfig)
-        config.model.fusion.range_2d = point.range_2d
+        bifusion_model(config).fusion.range_2d = point.range_2d
     else:
         name = f"lr{point.lr:g}-{point.precision}"
     return PlannedRun(config, wanted.out / f"{arm.recipe}-{name}-seed{seed}")
@@ -179,7 +178,7 @@ def _rival(recipe: str, what: str) -> AblationArm:
 
 def has_range(config: Config) -> bool:
     """Whether lifted image features enter a 2D head of this configuration."""
-    return config.uses_views and isinstance(config.model, BiFusionConfig)
+    return config.uses_views
 
 
 def _chosen(every_arm: tuple[AblationArm, ...], wanted: AblationConfig) -> tuple[AblationArm, ...]:

@@ -21,13 +21,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from rich.console import Console
 
-from bifusion.config.run import Config, check_consistent, load_config, save_config
+from bifusion.config.run import Config, load_config, save_config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import SceneDataset
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.recipes import get_recipe
+from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.studies.comparison.forked_runs import start_forked
 from bifusion.studies.comparison.progress import RunTable
@@ -121,7 +122,7 @@ def tower_for_weights(config: Config) -> ClipConfig | None:
 def check_runs(runs: Sequence[PlannedRun]) -> None:
     """InputError for what would end a run as it starts: its numbers, length, data or weights."""
     for config in (run.config for run in runs):
-        check_consistent(config)
+        check_config(config)
         Timeline(config.stages, config.trainer.epochs)
         for split in ("train", "val"):
             SceneDataset(config.data, split, config.seed, training=False)

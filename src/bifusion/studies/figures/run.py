@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bifusion.config import old_names
 from bifusion.types import InputError
 
 Record = dict[str, Any]
@@ -111,6 +112,7 @@ def load_run(folder: Path) -> Run:
         raise InputError(
             f"{folder} is no run folder: it has no config.json; name a folder that a run wrote"
         )
+    config = old_names.DESCRIPTION.updated(config)
     status = read_json(folder / "status.json", {"state": str}) or {"state": "running"}
     if status["state"] not in STATES:
         found = status["state"]
@@ -129,11 +131,15 @@ def load_run(folder: Path) -> Run:
         state=status["state"],
         stop_reason=status.get("reason"),
         status=status,
-        steps=read_jsonl(folder / "steps.jsonl", STEP_KEYS, growing=growing),
-        epoch_records=read_jsonl(folder / "epochs.jsonl", EPOCH_KEYS, growing=growing),
+        steps=_records(folder / "steps.jsonl", STEP_KEYS, growing),
+        epoch_records=_records(folder / "epochs.jsonl", EPOCH_KEYS, growing),
         evaluation=read_json(folder / "evaluation.json", {"full": dict}),
         prediction_files=sorted((folder / "predictions").glob("*.npz")),
     )
+
+
+def _records(path: Path, keys: Mapping[str, type], growing: bool) -> list[Record]:
+    return [old_names.RECORD.updated(record) for record in read_jsonl(path, keys, growing=growing)]
 
 
 def read_json(path: Path, keys: Mapping[str, type]) -> Record | None:

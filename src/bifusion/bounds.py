@@ -1,0 +1,111 @@
+"""Bounds of a configuration's numbers, said beside its fields, and the walk that holds them.
+
+A field is annotated with one of the types below (`lr: PositiveFloat = 1e-4`), which to a type checker
+and to the command line are the plain ones. Every number of a configuration must be finite besides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from bifusion.types import InputError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a value must be."""
+
+    fits: Callable[[Any], bool]
+    expected: str
+
+
+@dataclass(frozen=True)
+class MultipleOf:
+    """A whole number of times another field of the same dataclass, which has a bound of its own."""
+
+    field: str
+
+
+ABOVE_ZERO = Bound(lambda number: number > 0, "above 0")
+NOT_NEGATIVE = Bound(lambda number: number >= 0, "0 or more")
+ASCENDING = Bound(lambda pair: pair[0] <= pair[1], "the smaller number first")
+SHARE = Bound(lambda number: 0 <= number <= 1, "from 0 to 1")
+
+PositiveInt = Annotated[int, ABOVE_ZERO]
+PositiveFloat = Annotated[float, ABOVE_ZERO]
+Count = Annotated[int, NOT_NEGATIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+Share = Annotated[float, SHARE]
+Decay = Annotated[float, Bound(lambda number: 0 <= number < 1, "from 0 to below 1")]
+"""What an average keeps of itself."""
+Interval = Annotated[tuple[float, float], ASCENDING]
+
+
+def check_bounds(config: Any, path: str = "") -> None:
+    """InputError, naming field and option, for a number out of its bounds or not finite.
+
+    Args:
+        config: a dataclass; those that its fields hold are looked at too, each as what it is.
+        path: the dotted path it has in the whole.
+    """
+    for name, hint in _hints(type(config)).items():
+        where, value = f"{path}.{name}" if path else name, getattr(config, name)
+        for number, bounds in _bounded(hint, value):
+            if isinstance(number, int | float):
+                _require(math.isfinite(number), where, number, "a finite number")
+            for bound in bounds:
+                if isinstance(bound, Bound):
+                    _require(bound.fits(number), where, number, bound.expected)
+                elif isinstance(bound, MultipleOf):
+                    divisor, other = getattr(config, bound.field), where.removesuffix(name) + bound.field
+                    expected = f"a multiple of {other}, {divisor}"
+                    _require(divisor < 1 or number % divisor == 0, where, number, expected)
+        for part in _members(value):
+            if dataclasses.is_dataclass(part):
+                check_bounds(part, where)
+
+
+def _bounded(hint: Any, value: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Every number within a field's value, and what else is bounded, with its bounds."""
+    origin, args = get_origin(hint), get_args(hint)
+    if value is None or isinstance(value, bool):
+        return
+    if origin is Annotated:
+        if not isinstance(value, int | float):
+            yield from _bounded(args[0], value)
+        yield value, args[1:]
+    elif origin in (Union, UnionType):
+        yield from _bounded(next(kind for kind in args if kind is not NoneType), value)
+    elif isinstance(value, int | float):
+        yield value, ()
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _bounded(args[1], item)
+    elif isinstance(value, list | tuple):
+        same = args[:1] * len(value) if len(args) == 1 or args[-1] is Ellipsis else args
+        for kind, item in zip(same, value, strict=True):
+            yield from _bounded(kind, item)
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _require(fits: bool, path: str, found: Any, expected: str) -> None:
+    if not fits:
+        option = path.replace("_", "-")
+        raise InputError(f"{path}: found {found}, expected {expected}; change --{option}")

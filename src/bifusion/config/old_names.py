@@ -1,0 +1,89 @@
+"""Names that files of earlier versions use: the only table of them, and its use on what is read.
+
+Run folders, checkpoints and bundles written before a rename load as if written after it. Only the places
+named here are looked at, so that a scene or class of the same name stays as it is. What is read is not
+changed on disk, but for the records that a resumed run is going to write anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OldNames:
+    """What has another name in one kind of file. Paths are dotted, "*" is every item of a list."""
+
+    fields: Mapping[str, str]
+    """Path of a field as it was -> its name now."""
+    parts: tuple[str, ...] = ()
+    """Paths (of the new names) of text that names parts of the model or their parameter groups, of lists
+    of such text, and of objects with such keys."""
+
+    def updated(self, value: Any, path: str = "") -> Any:
+        """A copy of `value` with the names of today."""
+        if path in self.parts:
+            return _update_parts(value)
+        if isinstance(value, Mapping):
+            items = ((*self._field(path, key), item) for key, item in value.items())
+            return {name: self.updated(item, at) for name, at, item in items}
+        if isinstance(value, list):
+            return [self.updated(item, f"{path}.*" if path else "*") for item in value]
+        return value
+
+    def _field(self, path: str, key: Any) -> tuple[Any, str]:
+        prefix = f"{path}." if path else ""
+        name = self.fields.get(f"{prefix}{key}", key)
+        return name, f"{prefix}{name}"
+
+
+CONFIG = OldNames(
+    fields={
+        "model.clip": "tower",
+        "optim.clip_layer_decay": "tower_layer_decay",
+        "trainer.clip_cache": "tower_cache",
+        "trainer.clip_cache_gb": "tower_cache_gb",
+        "trainer.clip_cache_dir": "tower_cache_dir",
+        "stages.stages.*.clip_gradient_scale": "tower_gradient_scale",
+    },
+    parts=("optim.rates", "stages.stages.*.trains"),
+)
+"""A configuration."""
+DESCRIPTION = OldNames(
+    fields={"clip": "tower", **{f"config.{path}": name for path, name in CONFIG.fields.items()}},
+    parts=("parameters", *(f"config.{path}" for path in CONFIG.parts)),
+)
+"""A run's config.json."""
+RECORD = OldNames(
+    fields={},
+    parts=(
+        *("grad_norm", "lr", "update_ratio", "alarms.*.where"),
+        *("event.where", "event.diagnosis.module"),
+    ),
+)
+"""A line of steps.jsonl or epochs.jsonl."""
+TRAINING_STATE = OldNames(
+    fields={},
+    parts=("optimizer.param_groups.*.name", "guard.rules.windows", "guard.rules.latches"),
+)
+"""A checkpoint's training state."""
+
+
+BUNDLE = OldNames(fields={}, parts=("rates", "events.*.where", "events.*.diagnosis.module"))
+"""The description of a step to replay, but for its configuration."""
+
+
+def update_tensor_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors of a model's state dict by their names of today."""
+    return {re.sub(r"^clip\.", "tower.", name): tensor for name, tensor in tensors.items()}
+
+
+def _update_parts(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"\bclip\b", "tower", value)
+    if isinstance(value, Mapping):
+        return {_update_parts(key): item for key, item in value.items()}
+    return [_update_parts(item) for item in value] if isinstance(value, list) else value

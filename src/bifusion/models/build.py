@@ -1,0 +1,40 @@
+"""A model with the initial weights of its seed."""
+
+from __future__ import annotations
+
+import torch
+
+from bifusion.models.model import Model, ModelConfig
+from bifusion.models.parts import check_groups
+from bifusion.models.unet import build_unet
+from bifusion.rng import derive_seed
+
+
+def build_model(config: ModelConfig, seed: int, *, load_pretrained: bool = True) -> Model:
+    """The network, with the initial weights that belong to `seed`.
+
+    `load_pretrained` False: the image tower's weights are not read, a checkpoint will bring them.
+    Backbone and decoder draw from streams of their own, so that arms with the same seed start from
+    the same values wherever their shapes agree (runs are compared paired by seed). The global
+    generator is left as it was. Raises InputError for a parameter that no part of `parts.py` has.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "init"))
+        model = config.build(load_pretrained=load_pretrained)
+        if not next(model.parameters()).is_meta:
+            _pair_initial_weights(model, config, seed)
+    check_groups(model, model.parameter_groups())
+    return model
+
+
+def _pair_initial_weights(model: Model, config: ModelConfig, seed: int) -> None:
+    torch.manual_seed(derive_seed(seed, "init", "backbone"))
+    model.get_submodule("unet").load_state_dict(build_unet(config.unet).state_dict())
+    torch.manual_seed(derive_seed(seed, "init", "decoder"))
+    twin = config.twin_decoder()
+    if twin is None:
+        return
+    decoder = model.get_submodule("decoder")
+    own = decoder.state_dict()
+    shared = {n: t for n, t in twin.state_dict().items() if n in own and own[n].shape == t.shape}
+    decoder.load_state_dict({**own, **shared})

@@ -1,0 +1,81 @@
+"""What all models are to those who build, train and evaluate them: nobody asks which one it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+
+from bifusion.geometry import LiftingConfig
+from bifusion.labels.sets import LabelSet
+from bifusion.models.unet import UNetConfig
+from bifusion.types import Batch, Prediction, SceneResult
+
+
+class Model(nn.Module):
+    """A 3D network `unet` and a `decoder`, and whatever else its kind has: `Batch` → `Prediction`."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the group they are in (`parts.py`), each in one."""
+        return {
+            "backbone": list(self.get_submodule("unet").parameters()),
+            "decoder": list(self.get_submodule("decoder").parameters()),
+        }
+
+    def describe_tower(self) -> str | None:
+        """Where the image tower's weights come from, in one line; None without one."""
+        return None
+
+
+@dataclass
+class ResultsConfig(ABC):
+    """How a prediction becomes instances and labels at the points of a scene."""
+
+    @abstractmethod
+    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
+        """One `SceneResult` a scene from a prediction in evaluation mode."""
+
+
+@dataclass
+class ModelConfig(ABC):
+    """What a model is built from; it answers for its kind."""
+
+    label_set: str = "scannet20"
+    unet: UNetConfig = field(default_factory=UNetConfig)
+
+    results_config: ClassVar[type[ResultsConfig]]
+    """Kind of `Config.postprocess` that reads its predictions."""
+
+    @abstractmethod
+    def build(self, *, load_pretrained: bool = True) -> Model:
+        """The network, its weights drawn from the global generator.
+
+        `load_pretrained` False: weights of an image tower are not read, a checkpoint will bring them.
+        """
+
+    def twin_decoder(self) -> nn.Module | None:
+        """A decoder drawn as in every model that has this one's kind, whatever this one adds to it or
+        leaves out; None where no other model has it."""
+        return None
+
+    @property
+    def uses_views(self) -> bool:
+        """It has a branch that reads images."""
+        return False
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side in pixels of the patches that images must be cut into; None where any will do."""
+        return None
+
+    @property
+    def occlusion(self) -> LiftingConfig:
+        """When a point counts as seen by a view, also in figures of models that read none."""
+        return LiftingConfig()
+
+    @property
+    def fusion_kind(self) -> str | None:
+        """How 2D and 3D are fused; None where they are not."""
+        return None

@@ -1,0 +1,31 @@
+"""A configuration that cannot make a run is refused before anything is built from it."""
+
+from __future__ import annotations
+
+from bifusion.bounds import check_bounds
+from bifusion.config.run import Config
+from bifusion.types import InputError
+
+
+def check_config(config: Config) -> None:
+    """InputError where a number makes no sense, or where fields that must agree do not: a network
+    and the data it is to read."""
+    check_bounds(config)
+    model, data = config.model, config.data
+    channels = "channels of data.use_xyz"
+    pairs = [
+        ("model.label_set", model.label_set, "data.label_set", data.label_set),
+        ("model.unet.in_channels", model.unet.in_channels, channels, data.feature_channels),
+    ]
+    if config.uses_views and model.patch_size is not None:
+        pairs.append(("model.tower.patch_size", model.patch_size, "data.patch_size", data.patch_size))
+    for ours, value, theirs, other in pairs:
+        if value != other:
+            raise InputError(
+                f"{ours} is {value!r}, but {theirs} is {other!r}: set both to the same value"
+            )
+    if type(config.postprocess) is not model.results_config:
+        raise InputError(
+            f"postprocess is a {type(config.postprocess).__name__}, which does not belong to a "
+            f"{config.model_kind} model: take both from one recipe"
+        )
