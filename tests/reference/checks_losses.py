@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bifusion.labels.sets import SCANNET20
-from bifusion.losses.criterion import Criterion, CriterionConfig
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion
 from bifusion.models.postprocess import PostprocessConfig, postprocess
 from bifusion.types import Batch, LayerPrediction, Prediction, Targets
 from small_batches import batch_of_superpoints

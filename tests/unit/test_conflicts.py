@@ -10,7 +10,8 @@ from bifusion.config.run import build_model
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
 from bifusion.labels.sets import SCANNET20
-from bifusion.losses.criterion import Criterion, CriterionConfig
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.step.conflicts import term_conflicts
 from bifusion.types import FusionControl
@@ -76,7 +77,9 @@ def annotated_step(recipe: str, root: Path) -> tuple[nn.Module, dict, dict]:
     model = build_model(config).train()
     dataset = SceneDataset(config.data, "train", 0, training=True)
     batch = collate([dataset.sample(index, 1) for index in range(2)])
-    terms = Criterion(config.criterion, SCANNET20)(model(batch, FusionControl()), batch)
+    prediction = model(batch, FusionControl())
+    assert prediction.optional_outputs() == model.optional_outputs()
+    terms = Criterion(config.criterion, SCANNET20)(prediction, batch)
     return model, terms, dict.fromkeys(terms, 1.0)
 
 

@@ -17,7 +17,7 @@ from bifusion.config.ranges import check_ranges
 from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import DataConfig
 from bifusion.labels.sets import get_label_set
-from bifusion.losses.criterion import CriterionConfig
+from bifusion.losses.context import CriterionConfig
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
 from bifusion.models.oneformer3d import OneFormer3D, OneFormer3DConfig

@@ -20,7 +20,7 @@ from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.pixels import PixelColors
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, FusionControl, Prediction
+from bifusion.types import Batch, FusionControl, Output, Prediction
 
 
 def _published_unet() -> UNetConfig:
@@ -88,6 +88,12 @@ class BiFusion(nn.Module):
             fused, trace = self.fusion(f3d_in, f2d_in, sightings.seen, scene, code, control)
         prediction = self.decoder(pool_superpoints(fused, batch), batch)
         return dataclasses.replace(prediction, fusion=trace)
+
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of its predictions; of the alignment in steps that run the 2D branch."""
+        aligned = self._images is not None and self.config.fusion.alignment
+        outputs: set[Output] = {"alignment_pairs"} if aligned else set()
+        return outputs | self.decoder.optional_outputs()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the part that owns them, each in one group: "tower.conv1_rgb",

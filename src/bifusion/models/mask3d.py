@@ -10,7 +10,7 @@ from bifusion.labels.sets import get_label_set
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
 from bifusion.models.unet import Res16UNet, UNetConfig
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, FusionControl, InputError, Prediction
+from bifusion.types import Batch, FusionControl, InputError, Output, Prediction
 
 
 def _published_unet() -> UNetConfig:
@@ -56,6 +56,10 @@ class Mask3D(nn.Module):
         rows = self.decoder.choose_queries(batch)
         scene = batch.voxel_coords[:, 0]
         return [batch.voxel_position_m[scene == b].index_select(0, r) for b, r in enumerate(rows)]
+
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of its predictions: none."""
+        return set()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the part of the network that owns them; each is in one group."""

@@ -11,7 +11,7 @@ from bifusion.models.pooling import pool_superpoints
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, FusionControl, Prediction
+from bifusion.types import Batch, FusionControl, Output, Prediction
 
 
 @dataclass
@@ -45,6 +45,10 @@ class OneFormer3D(nn.Module):
         voxel_features = self.unet(voxels)
         superpoint_features = pool_superpoints(voxel_features, batch)
         return self.decoder(superpoint_features, batch)
+
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of its predictions."""
+        return self.decoder.optional_outputs()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the part of the network that owns them; each is in one group."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.rng import torch_rng
-from bifusion.types import Batch, LayerPrediction, Prediction
+from bifusion.types import Batch, LayerPrediction, Output, Prediction
 
 
 @dataclass
@@ -141,6 +141,11 @@ class QueryDecoder(nn.Module):
             query_superpoints=chosen,
             superpoint_features=superpoint_features,
         )
+
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of the predictions that it makes."""
+        outputs: set[Output] = {"scores"} if self.out_score is not None else set()
+        return outputs | ({"semantic_logits"} if self.out_sem is not None else set())
 
     def shared_weights(self) -> list[nn.Parameter]:
         """The last weights that all loss terms of the decoder depend on: the norm before the heads."""

@@ -16,6 +16,8 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from bifusion.losses.terms import acts_on_fusion
+
 OTHERS = "others"
 
 
@@ -24,8 +26,8 @@ def term_conflicts(
 ) -> dict[str, float]:
     """Cosine in [-1, 1] of every pair of weighted loss terms that act; "semantic|mask_bce" -> cosine.
 
-    The alignment loss does not reach the decoder. It meets the other terms at the 2D head: there it is
-    compared with the sum of all others, "alignment|others".
+    A term that acts on the fusion, as the alignment does, does not reach the decoder. It meets the
+    others at the 2D head: there it is compared with the sum of those, "alignment|others".
 
     Call it between the loss and its backward pass: the graph is kept, no `.grad` is touched, no random
     number drawn. A pair in which one gradient is zero or not finite is left out; {} where there is none.
@@ -41,13 +43,14 @@ def term_conflicts(
         for name, term in terms.items()
         if weights.get(name, 0.0) != 0.0 and term.requires_grad
     }
-    alignment = acting.pop("alignment", None)
+    past_decoder = {name: acting.pop(name) for name in list(acting) if acts_on_fusion(name)}
     shared = _trained(model.decoder.shared_weights())  # type: ignore[union-attr]
     cosines = _cosines({name: _gradient(term, shared) for name, term in acting.items()})
-    if alignment is not None and acting:
+    if past_decoder and acting:
         head = _trained(model.fusion.head_2d[-1].parameters())  # type: ignore[union-attr,index]
-        others = torch.stack(list(acting.values())).sum()
-        cosines |= _cosines({"alignment": _gradient(alignment, head), OTHERS: _gradient(others, head)})
+        others = _gradient(torch.stack(list(acting.values())).sum(), head)
+        for name, term in past_decoder.items():
+            cosines |= _cosines({name: _gradient(term, head), OTHERS: others})
     return cosines
 
 

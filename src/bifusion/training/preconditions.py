@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from bifusion.config.run import Config, config_to_dict, load_config
+from bifusion.config.run import Config, Model, config_to_dict, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.runs.run_folder import RunFolder
 from bifusion.types import InputError
 
@@ -78,10 +79,14 @@ def _was_saved(folder: RunFolder, config: Config) -> bool:
     )
 
 
-def check_patterns(config: Config, groups: list[str]) -> None:
-    """InputError for a pattern of the stages that matches no parameter group of the model."""
+def check_stages(config: Config, model: Model, criterion: Criterion) -> None:
+    """InputError for a pattern of the stages that matches no parameter group of the model, or a weight
+    of a loss term that there is not or that its predictions do not give."""
+    groups = list(model.parameter_groups())
     unmatched = unmatched_patterns(config.stages, groups)
     if unmatched:
         raise InputError(
             f"stages: {', '.join(unmatched)} match no parameter group; the model has {', '.join(groups)}"
         )
+    weighted = dict.fromkeys(term for stage in config.stages.stages for term in stage.weights)
+    check_weights(weighted, criterion, model.optional_outputs(), config.name)
