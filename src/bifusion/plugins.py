@@ -48,6 +48,31 @@ def load(name: str, where: str) -> Callable[..., Any]:
         InputError: not of that form, a package that the user has not named, a module that cannot be
             imported, no such function in it, something that cannot be called.
     """
+    module, attribute = _module_of(name, where), name.partition(":")[2]
+    found = getattr(module, attribute, None)
+    if found is None:
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise InputError(
+            f"{where}: {module.__name__} ({module.__file__}) has no {attribute!r}"
+            f"{did_you_mean(attribute, public)}"
+        )
+    if not callable(found):
+        raise InputError(f"{where}: {name} is of type {type(found).__name__}, expected a function")
+    return found
+
+
+def exists(name: str, where: str) -> bool:
+    """Whether the module of `name` has what it names; InputError as `load` where there is no module."""
+    return hasattr(_module_of(name, where), name.partition(":")[2])
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ "; did you mean 'mask_dice'?" where something like `name` is known, else nothing."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _module_of(name: str, where: str) -> ModuleType:
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{where}: found {name!r}, expected module:function, such as my_rooms.losses:edge"
@@ -58,26 +83,7 @@ def load(name: str, where: str) -> Callable[..., Any]:
             f"{where}: {name} is code of the package {package}, which runs when it is imported; if you "
             f"trust it, say so: {VARIABLE}={','.join([*_allowed(), package])} bifusion …"
         )
-    module_name, _, attribute = name.partition(":")
-    module = _import(module_name, where)
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise InputError(
-            f"{where}: {module_name} ({module.__file__}) has no {attribute!r}"
-            + did_you_mean(attribute, [known for known in vars(module) if not known.startswith("_")])
-        )
-    if not callable(found):
-        raise InputError(f"{where}: {name} is a {type(found).__name__}, expected a function")
-    return found
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """ "; did you mean 'mask_dice'?" where something like `name` is known, else nothing."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _import(module: str, where: str) -> ModuleType:
+    module = name.partition(":")[0]
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)  # at the end: no file of this folder stands in for an installed module

@@ -129,10 +129,12 @@ def check_consistent(config: Config) -> None:
             data.feature_channels,
         ),
     ]
-    if isinstance(model, BiFusionConfig) and config.uses_views and model.tower.architecture == "small":
-        pairs.append(
-            ("model.tower.patch_size", model.tower.patch_size, "data.patch_size", data.patch_size)
-        )
+    if isinstance(model, BiFusionConfig) and config.uses_views and model.image_features == "clip":
+        tower = model.tower
+        if tower.architecture == "small":
+            pairs.append(
+                ("model.tower.patch_size", tower.patch_size, "data.patch_size", data.patch_size)
+            )
     for ours, value, theirs, other in pairs:
         if value != other:
             raise InputError(

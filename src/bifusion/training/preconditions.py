@@ -18,18 +18,18 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
 
     Single scenes without labels or views are fine.
     """
-    folders = [dataset.folder / name for name in dataset.names]
-    file = SEGMENT_FILES[config.data.label_set]
-    if not any((folder / file).exists() for folder in folders):
+    scenes = dataset.scenes
+    if not any(scenes.has_labels(name) for name in scenes.names):
+        file = SEGMENT_FILES[config.data.label_set]
         raise InputError(
-            f"{dataset.folder}: no scene has {file}, the labels of {config.data.label_set}; prepare "
+            f"{scenes.place}: no scene has {file}, the labels of {config.data.label_set}; prepare "
             "the scenes with annotation, or choose the label set they have"
         )
-    has_views = any((folder / "views" / "cameras.npz").exists() for folder in folders)
+    has_views = any(scenes.has_views(name) for name in scenes.names)
     if config.uses_views and not (has_views and config.data.max_views):
         found = "no scene has views" if not has_views else "data.max_views is 0"
         raise InputError(
-            f"{dataset.folder}: {found}, but {config.name} is trained with images; prepare the scenes "
+            f"{scenes.place}: {found}, but {config.name} is trained with images; prepare the scenes "
             "with views (--posed-images), or train the recipe that ends in _without_views"
         )
 
