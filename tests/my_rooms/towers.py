@@ -46,10 +46,10 @@ class Forgetful(Stripes):
 
 
 class OddName(Stripes):
-    """A mistake: a group of a name that nobody knows."""
+    """A mistake: a group that is not called a tower's."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"tower.stripes": list(self.parameters())}
+        return {"stripes": list(self.parameters())}
 
 
 class WrongMaps(Stripes):

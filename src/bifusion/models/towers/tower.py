@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from bifusion import plugins
+from bifusion.models.parts import check_groups, is_of_tower
 from bifusion.types import BatchView, InputError
 
 FIELD = "model.image_features"
-_GROUP = re.compile(r"tower\.(embed|conv1_\w+|block\d+)")
 
 
 class ImageTower(nn.Module):
@@ -33,8 +32,8 @@ class ImageTower(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All its parameters, each in one group: "tower.embed", "tower.conv1_NAME" and "tower.block0",
-        "tower.block1" … in order of depth. Stages, rates and the monitor know groups by these names."""
+        """All its parameters, each in one group "tower.NAME". Rates that decay with depth know
+        "tower.block0", "tower.block1" … as the blocks from the input on, and take others as below."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -53,25 +52,12 @@ def outside_tower(name: str, pretrained: str | None) -> ImageTower:
     channels = getattr(tower, "out_channels", None)
     if not isinstance(channels, int) or channels < 1:
         raise InputError(f"{where} whose out_channels is {channels!r}, expected a number above 0")
-    _check_groups(tower, where)
-    return tower
-
-
-def _check_groups(tower: ImageTower, where: str) -> None:
     groups = tower.parameter_groups()
-    for group in groups:
-        if not _GROUP.fullmatch(group):
-            raise InputError(
-                f"{where} with a parameter group {group!r}; expected tower.embed, tower.conv1_NAME or "
-                "tower.blockNUMBER"
-            )
-    grouped = [id(parameter) for group in groups.values() for parameter in group]
-    for name, parameter in tower.named_parameters():
-        if grouped.count(id(parameter)) != 1:
-            raise InputError(
-                f"{where} whose parameter {name} is in {grouped.count(id(parameter))} of its groups, "
-                "expected one"
-            )
+    foreign = [group for group in groups if not is_of_tower(group)]
+    if foreign:
+        raise InputError(f"{where} with parameter groups {', '.join(foreign)}; expected tower.NAME")
+    check_groups(tower, groups)
+    return tower
 
 
 def check_maps(maps: Sequence[Tensor], views: Sequence[BatchView], tower: ImageTower) -> None:
