@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -288,6 +288,10 @@ class LayerPrediction:
     """B × (Q_b, 1) predicted IoU, None without a score head."""
 
 
+Output = Literal["scores", "semantic_logits", "alignment_pairs"]
+"""A part of a prediction that not every model gives."""
+
+
 @dataclass
 class Prediction:
     """What every model returns from `forward(batch, control)`."""
@@ -304,3 +308,12 @@ class Prediction:
     """(S, D) features entering the decoder."""
     fusion: FusionTrace | None = None
     """None where no 2D branch ran."""
+
+    def optional_outputs(self) -> set[Output]:
+        """The optional parts that are there."""
+        outputs: dict[Output, bool] = {
+            "scores": self.layers[-1].scores is not None,
+            "semantic_logits": self.semantic_logits is not None,
+            "alignment_pairs": self.fusion is not None and bool(self.fusion.alignment_pairs),
+        }
+        return {name for name, there in outputs.items() if there}

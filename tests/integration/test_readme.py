@@ -6,17 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from bifusion import cli
+from bifusion import cli, plugins
 from bifusion.commands import parsing
+from bifusion.labels.sets import SCANNET20
+from bifusion.losses.criterion import Criterion
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _commands() -> list[str]:
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "RECIPES.md"))
-    blocks = re.findall(r"```\n(.*?)```", text, flags=re.S)
+    blocks = [block for name in ("README.md", "RECIPES.md") for block in _blocks(name, "")]
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("bifusion ")]
+    return [line for line in lines if re.match(r"(\w+=\S+ )*bifusion ", line)]
+
+
+def _blocks(name: str, language: str) -> list[str]:
+    text = (ROOT / name).read_text()
+    return [
+        block
+        for of, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.S | re.M)
+        if of == language
+    ]
 
 
 class _Understood(Exception):
@@ -32,13 +42,27 @@ def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch):
         raise _Understood
 
     monkeypatch.setattr(parsing, "parse", parse_and_stop)
-    name, *arguments = shlex.split(command)[1:]
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    words = shlex.split(command)
+    while words[0] != "bifusion":
+        monkeypatch.setenv(*words.pop(0).split("="))
+    name, *arguments = words[1:]
     with pytest.raises(_Understood):
         cli.COMMANDS[name](arguments)
 
 
 def test_readme_shows_commands():
     assert len(_commands()) >= 5
+
+
+def test_python_that_readme_shows_runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    (block,) = _blocks("README.md", "python")
+    shown: dict = {}
+    exec(block, shown)
+    config = shown["small"]()
+    assert list(Criterion(config.criterion, SCANNET20).terms)[-1] == "confident"
+    assert all(stage.weights["confident"].value == 0.2 for stage in config.stages.stages)
 
 
 def test_make_targets_exist():

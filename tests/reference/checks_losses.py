@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bifusion.labels.sets import SCANNET20
-from bifusion.losses.criterion import Criterion, CriterionConfig
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion
 from bifusion.models.postprocess import PostprocessConfig, postprocess
 from bifusion.types import Batch, LayerPrediction, Prediction, Targets
 from small_batches import batch_of_superpoints
@@ -35,7 +36,7 @@ def check_losses(path: Path) -> dict[str, float]:
         found = _official_numbers(criterion, prediction, batch)
         wanted = dict(expected[variant])
         pairs = [{tuple(pair) for pair in scene} for scene in wanted.pop("matches")]
-        matches = criterion.match(prediction, batch, len(prediction.layers) - 1)
+        matches = criterion.match(prediction, batch, [len(prediction.layers) - 1])[0]
         found_pairs = [set(zip(q.tolist(), g.tolist(), strict=True)) for q, g in matches]
         differing = [len(a ^ b) for a, b in zip(found_pairs, pairs, strict=True)]
         errors[f"{variant}.matches"] = float(sum(differing))

@@ -9,7 +9,8 @@ from torch import nn
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
 from bifusion.labels.sets import SCANNET20
-from bifusion.losses.criterion import Criterion, CriterionConfig
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion
 from bifusion.models.build import build_model
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.step.conflicts import conflict_figures, conflicts_of
@@ -80,7 +81,9 @@ def annotated_step(recipe: str, root: Path) -> tuple[nn.Module, dict, dict]:
     model = build_model(config.model, config.seed).train()
     dataset = SceneDataset(config.data, "train", 0, training=True)
     batch = collate([dataset.sample(index, 1) for index in range(2)])
-    terms = Criterion(config.criterion, SCANNET20)(model(batch, FusionControl()), batch)
+    prediction = model(batch, FusionControl())
+    assert prediction.optional_outputs() == model.optional_outputs()
+    terms = Criterion(config.criterion, SCANNET20)(prediction, batch)
     return model, terms, dict.fromkeys(terms, 1.0)
 
 

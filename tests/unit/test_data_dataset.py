@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import needs
-from bifusion.data.dataset import Cache, DataConfig, SceneDataset, collate, scene_sample
+from bifusion.data.dataset import Cache, DataConfig, SceneDataset, collate, open_scenes, scene_sample
 from bifusion.data.scene_folder import write_scene
 from bifusion.data.transforms import AugmentConfig, SceneStream
 from bifusion.data.voxels import clean_labels, compact_ids, superpoint_labels, voxelize
@@ -232,12 +232,13 @@ def test_poor_scenes_just_work(tmp_path, count, segment, instance):
         "instance": None if instance is None else np.array(instance),
     }
     grey = np.full((count, 3), 128, np.uint8)
-    folder = write_points(tmp_path / "train" / "poor", count, color=grey, **arrays)
+    write_points(tmp_path / "train" / "poor", count, color=grey, **arrays)
     sample = SceneDataset(config(tmp_path, voxel_size_m=9.0), "train", 0, training=True).sample(0, 0)
     batch = collate([sample])
     assert torch.isfinite(batch.voxel_feats).all() and batch.views == []
     assert batch.targets[0].masks.shape == (1 if segment == [4] else 0, 1)
-    assert len(scene_sample(folder, config(tmp_path), STREAM).voxel_coords) >= 1
+    scenes = open_scenes(config(tmp_path), "train")
+    assert len(scene_sample(scenes, "poor", config(tmp_path), STREAM).voxel_coords) >= 1
 
 
 def test_what_is_not_used_is_not_read(root, tmp_path):

@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from bifusion.config.run import build_model
 from bifusion.labels.sets import SCANNET20
-from bifusion.losses.criterion import Criterion, CriterionConfig, alignment_term
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.losses.matcher import MatcherConfig, NonFiniteCostError
-from bifusion.types import Batch, FusionTrace, LayerPrediction, Prediction, Targets
+from bifusion.losses.terms import LOSS_TERMS, acts_on_fusion, alignment_loss
+from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
+from bifusion.types import Batch, FusionTrace, InputError, LayerPrediction, Prediction, Targets
 from small_batches import batch_of_superpoints, targets_of
 
 INSTANCE_TERMS = {"instance_class", "mask_bce", "mask_dice", "score"}
@@ -142,7 +146,7 @@ def test_scene_without_match_does_not_dilute_the_others():
 def test_instance_without_query_is_skipped_and_the_other_learned():
     prediction, batch, leaves = make_case([TWO_INSTANCES], queries=[[2, 3, 4]])
     criterion = Criterion(CriterionConfig(), SCANNET20)
-    ((_, instances),) = criterion.match(prediction, batch, 0)
+    ((_, instances),) = criterion.match(prediction, batch, [0])[0]
     assert instances.tolist() == [1]
     assert_trainable(criterion(prediction, batch), leaves)
 
@@ -236,7 +240,7 @@ def test_no_object_weight_of_zero_is_no_division_by_zero():
 def test_hungarian_matcher_uses_queries_outside_the_instance():
     prediction, batch, leaves = make_case([TWO_INSTANCES], queries=[[3, 0]])
     criterion = Criterion(CriterionConfig(matcher=MatcherConfig(kind="hungarian")), SCANNET20)
-    ((queries, instances),) = criterion.match(prediction, batch, 0)
+    ((queries, instances),) = criterion.match(prediction, batch, [0])[0]
     assert queries.tolist() == [0, 1]
     assert sorted(instances.tolist()) == [0, 1]
     prediction.query_superpoints, prediction.semantic_logits = None, None
@@ -271,21 +275,21 @@ def make_trace(seen: list[bool], pairs: list[tuple[Tensor, Tensor]]) -> FusionTr
 def test_alignment_is_negative_cosine_times_the_share_seen():
     same = torch.tensor([[1.0, 0], [0, 2]])
     trace = make_trace([True, True, False, False], [(same, 3 * same)])
-    assert alignment_term(trace).item() == pytest.approx(-0.5)
+    assert alignment_loss(trace).item() == pytest.approx(-0.5)
     trace = make_trace([True, True], [(same, same), (same, -same)])
-    assert alignment_term(trace).item() == pytest.approx(0.0)
+    assert alignment_loss(trace).item() == pytest.approx(0.0)
 
 
 def test_alignment_of_no_seen_voxel_is_zero_with_a_graph():
     predicted = torch.zeros(0, 2, requires_grad=True)
-    term = alignment_term(make_trace([False, False], [(predicted, torch.zeros(0, 2))]))
+    term = alignment_loss(make_trace([False, False], [(predicted, torch.zeros(0, 2))]))
     assert term.item() == 0
     assert term.requires_grad
 
 
 def test_alignment_of_zero_features_has_a_bounded_gradient():
     predicted = torch.zeros(1, 2, requires_grad=True)
-    alignment_term(make_trace([True], [(predicted, torch.ones(1, 2))])).backward()
+    alignment_loss(make_trace([True], [(predicted, torch.ones(1, 2))])).backward()
     assert predicted.grad.abs().max() <= 1e3
 
 
@@ -295,3 +299,54 @@ def test_alignment_joins_the_terms_where_the_trace_has_pairs():
     assert "alignment" not in terms_of(prediction, batch)
     prediction.fusion = make_trace([True], [(torch.ones(1, 2), torch.ones(1, 2))])
     assert terms_of(prediction, batch)["alignment"].item() == pytest.approx(-1.0)
+
+
+# --------------------------------------------------------------------------------- table and weights
+
+
+def test_over_outputs_mean_does_not_grow_with_the_decoder():
+    prediction, batch, _ = make_case([TWO_INSTANCES], layers=3)
+    summed, mean = terms_of(prediction, batch), terms_of(prediction, batch, over_outputs="mean")
+    for name in INSTANCE_TERMS:
+        assert mean[name].item() == pytest.approx(summed[name].item() / 3, rel=1e-6)
+    assert mean["semantic"] == summed["semantic"], "one output has semantic logits"
+
+
+def test_order_of_the_terms_is_the_order_of_their_sum():
+    prediction, batch, _ = make_case([TWO_INSTANCES])
+    assert list(terms_of(prediction, batch)) == [
+        "instance_class",
+        "mask_bce",
+        "mask_dice",
+        "score",
+        "semantic",
+    ]
+
+
+def test_a_misspelt_weight_is_refused_with_the_name_that_was_meant():
+    criterion = Criterion(CriterionConfig(), SCANNET20)
+    with pytest.raises(InputError, match="'mask_dcie', which is no loss term; did you mean 'mask_dice'"):
+        check_weights(["mask_bce", "mask_dcie"], criterion, {"scores", "semantic_logits"}, "a run")
+
+
+@pytest.mark.parametrize("term", ["score", "semantic", "alignment"])
+def test_a_weight_of_what_the_model_does_not_predict_is_refused(term):
+    criterion = Criterion(CriterionConfig(), SCANNET20)
+    with pytest.raises(InputError, match=f"'{term}', but predictions of a run have no"):
+        check_weights(["mask_bce", term], criterion, set(), "a run")
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *ABLATIONS])
+def test_every_recipe_weighs_terms_that_its_model_gives(name):
+    config = get_recipe(name)
+    with torch.device("meta"):
+        model = build_model(config)
+    criterion = Criterion(config.criterion, SCANNET20)
+    weighted = [term for stage in config.stages.stages for term in stage.weights]
+    check_weights(weighted, criterion, model.optional_outputs(), name)
+
+
+def test_the_alignment_may_be_negative_and_acts_past_the_gate():
+    special = {name for name, term in LOSS_TERMS.items() if term.may_be_negative}
+    assert special == {name for name in LOSS_TERMS if acts_on_fusion(name)} == {"alignment"}
+    assert not acts_on_fusion("from_outside")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bifusion.labels.sets import SCANNET20
-from bifusion.losses.criterion import Criterion, CriterionConfig
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion
 from bifusion.models.oneformer3d import OneFormer3D, OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig, postprocess
 from bifusion.models.query_decoder import DecoderConfig

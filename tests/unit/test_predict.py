@@ -14,7 +14,7 @@ from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import DataConfig
 from bifusion.inference.export import INSTANCES_SCHEMA
-from bifusion.inference.predict import predict_scene, scene_batch, trained_control
+from bifusion.inference.predict import dataset_of, predict_scene, trained_control
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
 from bifusion.models.fusion import FusionConfig
@@ -96,7 +96,8 @@ def test_annotation_does_not_change_the_prediction(tmp_path) -> None:
 def test_scene_is_found_among_others_and_by_a_relative_path(tmp_path, monkeypatch) -> None:
     for name in ("a", "b", "c"):
         make_tiny_scene(tmp_path / name, num_views=0)
-    assert scene_batch(tmp_path / "b", baseline().data).names == ["b"]
+    dataset, index = dataset_of(tmp_path / "b", baseline().data)
+    assert dataset.names[index] == "b" and dataset.sample(index, 0).name == "b"
     monkeypatch.chdir(tmp_path / "c")
     paths = predict_scene(
         save_run(tmp_path / "run", baseline()), Path("."), tmp_path / "out", device="cpu"

@@ -14,7 +14,7 @@ from bifusion.config.optim import OptimConfig
 from bifusion.config.plain import from_plain, to_plain
 from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import DataConfig
-from bifusion.losses.criterion import CriterionConfig
+from bifusion.losses.context import CriterionConfig
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig, ResultsConfig

@@ -14,7 +14,7 @@ from bifusion.bounds import Count, PositiveFloat, PositiveInt
 from bifusion.data.batching import Sample, collate
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
-from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.scene_source import OutsideScenes, SceneFolders
 from bifusion.data.transforms import (
     AugmentConfig,
     SceneStream,
@@ -55,6 +55,9 @@ class DataConfig:
 
     root: Path = Path("data")
     """Folder with train/ and val/, each holding scene folders."""
+    source: str | None = None
+    """"module:function" from outside the package, which makes the scenes of (root, split) in a layout of
+    its own (data/scene_source.py); None: scene folders."""
     label_set: str = "scannet20"
     voxel_size_m: PositiveFloat = 0.02
     origin: Origin = "min"
@@ -121,8 +124,16 @@ class Cache:
         return value
 
 
+def open_scenes(config: DataConfig, split: str) -> SceneFolders | OutsideScenes:
+    """The scenes of root/`split`. InputError: no such folder, no scene, a source that cannot be had."""
+    root, read_views = Path(config.root), config.max_views > 0
+    if config.source is not None:
+        return OutsideScenes(config.source, root, split, read_views=read_views)
+    return SceneFolders(root / split, config.label_set, read_views=read_views)
+
+
 class SceneDataset:
-    """The scene folders of root/`split`, by name.
+    """The scenes of root/`split`, by name.
 
     Args:
         config: what to make of them.
@@ -130,24 +141,13 @@ class SceneDataset:
         seed: run seed; the random streams of a sample are named by it, the epoch and the scene.
         training: augment, drop views, and make targets; else fill `truths` instead of augmenting.
     Raises:
-        InputError: no such folder, no scene in it.
+        InputError: no such folder, no scene in it, a source that cannot be had.
     """
 
     def __init__(self, config: DataConfig, split: str, seed: int, training: bool):
         self.config, self.split, self.seed, self.training = config, split, seed, training
-        self.folder = Path(config.root) / split
-        if not self.folder.is_dir():
-            raise InputError(
-                f"{self.folder}: no such folder; expected scene folders there (`bifusion prepare` "
-                "makes them)"
-            )
-        # Folders that are still being written begin with a dot.
-        self.names = sorted(path.name for path in self.folder.glob("[!.]*") if path.is_dir())
-        if not self.names:
-            raise InputError(
-                f"{self.folder}: holds no scene folder; expected at least one (`bifusion prepare` "
-                "makes them)"
-            )
+        self.scenes = open_scenes(config, split)
+        self.names = self.scenes.names
         self.cache = Cache(config.cache_mb * 2**20)
 
     def __len__(self) -> int:
@@ -158,30 +158,31 @@ class SceneDataset:
         name = self.names[index]
         stream = SceneStream(self.seed, epoch, name)
         return scene_sample(
-            self.folder / name, self.config, stream, training=self.training, cache=self.cache
+            self.scenes, name, self.config, stream, training=self.training, cache=self.cache
         )
 
 
 def scene_sample(
-    folder: Path,
+    scenes: SceneFolders | OutsideScenes,
+    name: str,
     config: DataConfig,
     stream: SceneStream,
     *,
     training: bool = False,
     cache: Cache | None = None,
 ) -> Sample:
-    """The sample of one scene folder, wherever it lies; see SceneDataset.
+    """The sample of the scene `name`; see SceneDataset.
 
     Raises:
         InputError: whatever is wrong with its arrays or with the views chosen from it.
     """
     kept = cache or Cache(0)
-    data: SceneData = kept.get(folder.name, lambda: _load_data(folder, config))
+    data: SceneData = kept.get(name, lambda: _load_data(scenes, name, config))
     augment = config.augment if training and config.augment.enabled else None
     chosen = choose_views(data.scene.view_names, config.max_views, augment, stream)
     views: list[EncoderView] = [
-        kept.get((folder.name, name), lambda name=name: _load_view(folder, name, config, data, kept))
-        for name in chosen
+        kept.get((name, view), lambda view=view: _load_view(scenes, view, config, data, kept))
+        for view in chosen
     ]
     sample = build_sample(data, config, views, augment, stream)
     if not training:
@@ -233,18 +234,22 @@ def build_sample(
     )
 
 
-def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
+def _load_data(
+    scenes: SceneFolders | OutsideScenes, name: str, config: DataConfig
+) -> tuple[SceneData, int]:
     """A scene's arrays and targets, and their size in bytes."""
-    scene = load_scene(folder, config.label_set, read_views=config.max_views > 0)
+    scene = scenes.scene(name)
     label_set = get_label_set(config.label_set)
     scene.coord, scene.color = np.array(scene.coord), np.array(scene.color)  # out of the memory maps
-    check_finite(scene.coord, folder / "coord.npy")
+    check_finite(scene.coord, scenes.where(name, "coord"))
     try:
         grid_cells(scene.coord, config.voxel_size_m, config.origin)
     except InputError as error:
         raise InputError(f"{scene.name}: {error}") from None
-    superpoint, count = compact_ids(scene.superpoint, folder / "superpoint.npy")
-    segment, instance = clean_labels(scene.segment, scene.instance, label_set, folder, len(scene.coord))
+    superpoint, count = compact_ids(scene.superpoint, scenes.where(name, "superpoint"))
+    segment, instance = clean_labels(
+        scene.segment, scene.instance, label_set, scenes.where(name, "segment"), len(scene.coord)
+    )
     targets = superpoint_labels(segment, instance, superpoint, count, label_set)
     arrays = (scene.coord, scene.color, superpoint, segment, instance, targets.masks)
     data = SceneData(scene, superpoint, targets, SceneTruth(scene.name, segment, instance))
@@ -252,13 +257,20 @@ def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
 
 
 def _load_view(
-    folder: Path, name: str, config: DataConfig, data: SceneData, cache: Cache
+    scenes: SceneFolders | OutsideScenes,
+    name: str,
+    config: DataConfig,
+    data: SceneData,
+    cache: Cache,
 ) -> tuple[EncoderView, int]:
     """A view at the encoder's size, compared with its scan, and its size in bytes."""
-    view = encoder_view(load_view(folder, name), config.image_size, config.patch_size, config.depth_size)
-    key = (folder.name, name)
+    scene = data.scene.name
+    key = (scene, name)
+    view = encoder_view(
+        scenes.view(scene, name), config.image_size, config.patch_size, config.depth_size
+    )
     if config.agreement.check and key not in cache.disagreements:
         data.scan = data.scan or ScanSample(data.scene.coord, data.scene.color)
-        cache.disagreements[key] = find_disagreement(folder.name, data.scan, view, config.agreement)
+        cache.disagreements[key] = find_disagreement(scene, data.scan, view, config.agreement)
     view.disagreement = cache.disagreements.get(key)
     return view, view.nbytes

@@ -103,7 +103,7 @@ def untouched(stepper: Stepper) -> Iterator[None]:
     scaler = precision.state_dict()
     devices = [device] if device.type == "cuda" else []
     tower = getattr(model, "tower", None)
-    no_cache = _replaced(tower, "cache", None) if tower is not None else nullcontext()
+    no_cache = _replaced(tower, "cache", None) if hasattr(tower, "cache") else nullcontext()
     with torch.random.fork_rng(devices=devices), stepper.processes.alone(), no_cache:
         model.train()
         for parameter, _ in gradients:

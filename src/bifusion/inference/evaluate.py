@@ -12,7 +12,7 @@ import torch
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
-from bifusion.data.scene_folder import load_scene
+from bifusion.data.dataset import open_scenes
 from bifusion.inference.export import point_segments
 from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.runs.run_folder import RunFolder
@@ -92,8 +92,9 @@ def alignment_by_stage(folder: RunFolder) -> dict[str, dict[str, Any]]:
 
 def write_predictions(folder: RunFolder, config: Config, results: list[SceneResult]) -> None:
     """predictions/SCENE.npz: points, annotation and prediction of each scene."""
+    scenes = open_scenes(config.data, "val")
     for result in results:
-        scene = load_scene(config.data.root / "val" / result.name, config.data.label_set)
+        scene = scenes.scene(result.name)
         none = np.full(result.num_points, -1, dtype=np.int32)
         arrays = {
             "coord": np.asarray(scene.coord, dtype=np.float32),

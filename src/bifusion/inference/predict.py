@@ -10,12 +10,11 @@ import torch
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
-from bifusion.data.scene_folder import load_scene
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.labels.sets import get_label_set
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
-from bifusion.types import Batch, FusionControl, InputError
+from bifusion.types import FusionControl, InputError
 
 
 def predict_scene(
@@ -25,7 +24,8 @@ def predict_scene(
 
     Args:
         run: run folder (its last checkpoint is taken) or checkpoint folder.
-        scene_folder: scene, with or without annotation and views. Views are read only by models
+        scene_folder: scene folder, with or without annotation and views; or, where the run was trained
+            on scenes from outside, root/split/name of one of them. Views are read only by models
             that were trained with them; where they see next to nothing, a warning says so.
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
@@ -38,9 +38,10 @@ def predict_scene(
     checkpoint = find_checkpoint(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, config = load_model(checkpoint, device)
-    scene = load_scene(scene_folder, config.data.label_set)
     label_set = get_label_set(config.data.label_set)
-    batch = scene_batch(scene_folder, config.data).to(device)
+    dataset, index = dataset_of(scene_folder, config.data)
+    scene = dataset.scenes.scene(dataset.names[index])
+    batch = collate([dataset.sample(index, epoch=0)]).to(device)
     control = trained_control(checkpoint, config)
     with torch.inference_mode():
         prediction = model(batch, control)
@@ -50,13 +51,23 @@ def predict_scene(
     return write_result(Path(out_dir), result, scene.coord, label_set)
 
 
-def scene_batch(scene_folder: Path, config: DataConfig) -> Batch:
-    """The scene in `scene_folder` alone as a batch, not augmented, read as `config` says."""
-    config = dataclasses.replace(config, root=scene_folder.parent)
-    dataset = SceneDataset(config, split=".", seed=0, training=False)
-    if scene_folder.name not in dataset.names:
-        raise InputError(f"{scene_folder}: names with a leading dot are no scenes; rename the folder")
-    return collate([dataset.sample(dataset.names.index(scene_folder.name), epoch=0)])
+def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:
+    """A data set, not augmented and read as `config` says, that holds the scene, and its number there.
+
+    Raises InputError where there is no such scene.
+    """
+    name, split = scene_folder.name, scene_folder.parent
+    if config.source is None or (scene_folder / "coord.npy").is_file():
+        inside = dataclasses.replace(config, root=split, source=None)
+        dataset = SceneDataset(inside, split=".", seed=0, training=False)
+        advice = "`bifusion prepare` makes scene folders (one whose name begins with a dot is none)"
+    else:
+        inside = dataclasses.replace(config, root=split.parent)
+        dataset = SceneDataset(inside, split=split.name, seed=0, training=False)
+        advice = f"{config.source} gives {', '.join(dataset.names[:8])}"
+    if name not in dataset.names:
+        raise InputError(f"{scene_folder}: no such scene; {advice}")
+    return dataset, dataset.names.index(name)
 
 
 def trained_control(checkpoint: Path, config: Config) -> FusionControl:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from bifusion import plugins
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
 from bifusion.labels.sets import get_label_set
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
@@ -20,9 +20,10 @@ from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.pixels import PixelColors
+from bifusion.models.towers.tower import FIELD, ImageTower, check_maps, outside_tower
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
-from bifusion.types import Batch, FusionControl, Prediction
+from bifusion.types import Batch, FusionControl, InputError, Output, Prediction
 
 
 def _published_unet() -> UNetConfig:
@@ -44,8 +45,9 @@ class BiFusionConfig(ModelConfig):
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
     use_clip: bool = True
     """False (Plan A): no 2D branch is built, the decoder sees the 3D head's features."""
-    image_features: Literal["clip", "rgb"] = "clip"
-    """What is lifted: patch tokens of the tower, or, without a tower, the pixels' own RGB."""
+    image_features: str = "clip"
+    """What is lifted: "clip", patch tokens of the tower; "rgb", without a tower, the pixels' own RGB; or
+    "module:function" from outside the package, which makes an `ImageTower` (towers/tower.py)."""
 
     results_config = PostprocessConfig
 
@@ -65,7 +67,8 @@ class BiFusionConfig(ModelConfig):
 
     @property
     def patch_size(self) -> int | None:
-        return self.tower.patch_size if self.tower.architecture == "small" else None
+        own_clip = self.image_features == "clip" and self.tower.architecture == "small"
+        return self.tower.patch_size if own_clip else None
 
     @property
     def occlusion(self) -> LiftingConfig:
@@ -80,14 +83,14 @@ class BiFusion(Model):
     """2D and 3D branch, fused per voxel, decoded as in OneFormer3D."""
 
     def __init__(self, config: BiFusionConfig) -> None:
-        """Raises InputError for an unknown label set or CLIP weights that cannot be had."""
+        """Raises InputError for an unknown label set, unknown image features, or a tower or weights
+        that cannot be had."""
         super().__init__()
         label_set = get_label_set(config.label_set)
         self.config = config
         self.unet = build_unet(config.unet)
-        has_tower = config.use_clip and config.image_features == "clip"
+        self.tower = _make_tower(config) if config.use_clip else None
         has_pixels = config.use_clip and config.image_features == "rgb"
-        self.tower = ClipEncoder(config.tower) if has_tower else None
         self.pixels = PixelColors() if has_pixels else None
         channels_2d = self._images.out_channels if self._images is not None else None
         self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
@@ -127,6 +130,12 @@ class BiFusion(Model):
         prediction = self.decoder(pool_superpoints(fused, batch), batch)
         return dataclasses.replace(prediction, fusion=trace)
 
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of its predictions; of the alignment in steps that run the 2D branch."""
+        aligned = self._images is not None and self.config.fusion.alignment
+        outputs: set[Output] = {"alignment_pairs"} if aligned else set()
+        return outputs | self.decoder.optional_outputs()
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the part that owns them, each in one group: "tower.conv1_rgb",
         "tower.conv1_depth", "tower.embed", "tower.block0" …, "head_2d", "head_3d", "film", "gate",
@@ -143,7 +152,7 @@ class BiFusion(Model):
         return self._images.describe() if self._images is not None else None
 
     @property
-    def _images(self) -> ClipEncoder | PixelColors | None:
+    def _images(self) -> ImageTower | None:
         """What makes feature maps of the views."""
         return self.tower if self.tower is not None else self.pixels
 
@@ -168,9 +177,24 @@ class BiFusion(Model):
             return batch.voxel_feats.new_zeros(len(batch.voxel_feats), images.out_channels)
         isolated = control.tower_gradient_scale == 0
         with torch.no_grad() if isolated else contextlib.nullcontext():
-            maps = scale_gradient(images.encode_views(batch.views), control.tower_gradient_scale)
+            maps = images.encode_views(batch.views)
+            check_maps(maps, batch.views, images)
+            maps = scale_gradient(maps, control.tower_gradient_scale)
             lifted = lift_features(maps, batch.views, sightings)
         if control.shuffle_seed is None:
             return lifted
         scene = batch.voxel_coords[:, 0]
         return shuffle_seen(lifted, sightings.seen, scene, control.shuffle_seed)
+
+
+def _make_tower(config: BiFusionConfig) -> ImageTower | None:
+    """The tower that `config.image_features` names; None where pixels stand in for it."""
+    if config.image_features == "clip":
+        return ClipEncoder(config.tower)
+    if plugins.is_outside(config.image_features):
+        return outside_tower(config.image_features, config.tower.pretrained)
+    if config.image_features != "rgb":
+        raise InputError(
+            f"{FIELD}: found {config.image_features!r}, expected clip, rgb or module:function"
+        )
+    return None

@@ -11,7 +11,7 @@ from torch import nn
 from bifusion.geometry import LiftingConfig
 from bifusion.labels.sets import LabelSet
 from bifusion.models.unet import UNetConfig
-from bifusion.types import Batch, Prediction, SceneResult
+from bifusion.types import Batch, Output, Prediction, SceneResult
 
 
 class Model(nn.Module):
@@ -23,6 +23,10 @@ class Model(nn.Module):
             "backbone": list(self.get_submodule("unet").parameters()),
             "decoder": list(self.get_submodule("decoder").parameters()),
         }
+
+    def optional_outputs(self) -> set[Output]:
+        """Parts of its predictions that not every model gives."""
+        return set()
 
     def describe_tower(self) -> str | None:
         """Where the image tower's weights come from, in one line; None without one."""

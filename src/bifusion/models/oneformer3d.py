@@ -11,7 +11,7 @@ from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
 from bifusion.models.unet import build_unet
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, FusionControl, Prediction
+from bifusion.types import Batch, FusionControl, Output, Prediction
 
 
 @dataclass
@@ -51,3 +51,7 @@ class OneFormer3D(Model):
         voxel_features = self.unet(voxels)
         superpoint_features = pool_superpoints(voxel_features, batch)
         return self.decoder(superpoint_features, batch)
+
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of its predictions."""
+        return self.decoder.optional_outputs()

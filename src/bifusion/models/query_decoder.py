@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bifusion.bounds import ASCENDING, Count, MultipleOf, PositiveInt, Share
 from bifusion.labels.sets import LabelSet
 from bifusion.rng import torch_rng
-from bifusion.types import Batch, LayerPrediction, Prediction
+from bifusion.types import Batch, LayerPrediction, Output, Prediction
 
 
 @dataclass
@@ -152,6 +152,11 @@ class QueryDecoder(nn.Module):
             query_superpoints=chosen,
             superpoint_features=superpoint_features,
         )
+
+    def optional_outputs(self) -> set[Output]:
+        """Optional parts of the predictions that it makes."""
+        outputs: set[Output] = {"scores"} if self.out_score is not None else set()
+        return outputs | ({"semantic_logits"} if self.out_sem is not None else set())
 
     def shared_weights(self) -> list[nn.Parameter]:
         """The last weights that all loss terms of the decoder depend on: the norm before the heads."""

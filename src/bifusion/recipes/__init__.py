@@ -1,9 +1,15 @@
-"""Recipes: functions that return the complete configuration of a run, by name."""
+"""Recipes: functions that return the complete configuration of a run, by name.
+
+A recipe of one's own is a function in any module, named as "my_rooms.recipes:small"; arms and ablations
+of a staged one are named as those of ours are, "my_rooms.recipes:small_without_views".
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny
 from bifusion.recipes.ablations import MEASURES
@@ -60,12 +66,46 @@ ABLATIONS: dict[str, Recipe] = {
 """Staged recipes with one stabilising measure changed, by name, as `RECIPES`."""
 
 
+_CHANGES: dict[str, Callable[[Config], Config]] = {
+    **{f"_{arm_name}": arm for arm_name, arm in (_BASELINE_ARM | _ARMS).items()},
+    **{measure.recipe_name(""): measure.apply for measure in MEASURES.values()},
+}
+"""What follows the name of a staged recipe -> the arm or ablation that is made of it."""
+
+
 def get_recipe(name: str) -> Config:
-    """A fresh configuration of the recipe `name`; InputError names the known ones."""
+    """A fresh configuration of the recipe `name`; InputError names the known ones.
+
+    "module:function" runs that function: to be called with what a user asks for, never with what a
+    stored run says.
+    """
+    if plugins.is_outside(name):
+        return _from_outside(name)
     recipe = RECIPES.get(name) or ABLATIONS.get(name)
     if recipe is None:
-        raise InputError(f"recipe {name!r} is unknown; known are {known_recipes()}")
+        close = plugins.did_you_mean(name, [*RECIPES, *ABLATIONS])
+        raise InputError(f"recipe {name!r} is unknown{close}; known are {known_recipes()}")
     return recipe()
+
+
+def _from_outside(name: str) -> Config:
+    """What the function called `name` returns, under that name, or an arm or ablation of it."""
+    plugins.allow(name)
+    base, change, where = name, None, f"recipe {name}"
+    if not plugins.exists(name, where):
+        for suffix, found in _CHANGES.items():
+            if name.endswith(suffix) and plugins.exists(name.removesuffix(suffix), where):
+                base, change = name.removesuffix(suffix), found
+    config = plugins.load(base, where)()
+    if not isinstance(config, Config):
+        raise InputError(f"{where}: {base} returned {type(config).__name__}, expected a Config")
+    if change is not None:
+        if config.arm != "staged":
+            raise InputError(
+                f"{where}: {base} is {config.arm!r}; arms and ablations are made of staged recipes"
+            )
+        config = change(config)
+    return dataclasses.replace(config, name=name.replace(":", "."), recipe=name)
 
 
 def known_recipes() -> str:
@@ -74,5 +114,5 @@ def known_recipes() -> str:
     added = "".join(f", BASE_{measure.name}" for measure in MEASURES.values() if measure.adds)
     return (
         f"{', '.join(RECIPES)}; and, with BASE one of {', '.join(_BIFUSION)}, BASE_no_MEASURE{added} "
-        f"(MEASURE: {removed})"
+        f"(MEASURE: {removed}); or module:function, a recipe of your own"
     )

@@ -8,7 +8,7 @@ from bifusion.config.optim import OptimConfig
 from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import AugmentConfig, DataConfig
-from bifusion.losses.criterion import CriterionConfig
+from bifusion.losses.context import CriterionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig

@@ -39,7 +39,9 @@ def describe_run(
         "parameters": {**counts, "total": sum(counts.values())},
         "train_scenes": train_scenes,
         "val_scenes": val_scenes,
-        "sources": scene_sources(config.data.root, train_scenes, val_scenes),
+        "sources": [config.data.source]
+        if config.data.source
+        else scene_sources(config.data.root, train_scenes, val_scenes),
         "stages": [
             {"name": stage.name, "first_epoch": first, "end_epoch": end}
             for stage, (first, end) in zip(config.stages.stages, bounds, strict=True)

@@ -16,6 +16,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from bifusion.losses.terms import acts_on_fusion
 from bifusion.step.figures import is_finite
 
 OTHERS = "others"
@@ -27,8 +28,8 @@ def conflict_figures(
     """For `conflicts_of`: the cosine of every pair of weighted loss terms that act, "semantic|mask_bce",
     and the norm of each of their gradients, "semantic"; () each.
 
-    The alignment loss does not reach the decoder. It meets the other terms at the 2D head: there it is
-    compared with the sum of all others, "alignment|others".
+    A term that acts on the fusion, as the alignment does, does not reach the decoder. It meets the
+    others at the 2D head: there it is compared with the sum of those, "alignment|others".
 
     Call it between the loss and its backward pass: the graph is kept, no `.grad` is touched, no random
     number drawn.
@@ -44,13 +45,14 @@ def conflict_figures(
         for name, term in terms.items()
         if weights.get(name, 0.0) != 0.0 and term.requires_grad
     }
-    alignment = acting.pop("alignment", None)
+    past_decoder = {name: acting.pop(name) for name in list(acting) if acts_on_fusion(name)}
     shared = _trained(model.decoder.shared_weights())  # type: ignore[union-attr]
     figures = _cosines({name: _gradient(term, shared) for name, term in acting.items()})
-    if alignment is not None and acting:
+    if past_decoder and acting:
         head = _trained(model.fusion.head_2d[-1].parameters())  # type: ignore[union-attr,index]
-        others = torch.stack(list(acting.values())).sum()
-        figures |= _cosines({"alignment": _gradient(alignment, head), OTHERS: _gradient(others, head)})
+        others = _gradient(torch.stack(list(acting.values())).sum(), head)
+        for name, term in past_decoder.items():
+            figures |= _cosines({name: _gradient(term, head), OTHERS: others})
     return figures
 
 

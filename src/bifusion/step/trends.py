@@ -13,6 +13,7 @@ from math import hypot
 
 from bifusion.config.rules import RulesConfig
 from bifusion.config.stages import StageState
+from bifusion.losses.terms import acts_on_fusion
 from bifusion.models.parts import BY_NAME, Part, is_of_tower, part_of_group
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.robust import Windows, finite, median
@@ -52,8 +53,8 @@ def gradient_drive(part: Part, state: StageState) -> float:
     if not control.run_2d:
         return 0.0
     through_gate = 0.0 if control.fixed_alpha == 0 else control.scale
-    by_alignment = abs(state.weights.get("alignment", 0.0)) / max(weight_sum(state), 1e-12)
-    drive = through_gate + by_alignment
+    past_gate = sum(abs(weight) for term, weight in state.weights.items() if acts_on_fusion(term))
+    drive = through_gate + past_gate / max(weight_sum(state), 1e-12)
     return drive * control.tower_gradient_scale if is_of_tower(part.groups[0]) else drive
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from bifusion.config.run import Config, config_to_dict, load_config
+from bifusion.config.run import Config, Model, config_to_dict, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.runs.run_folder import RunFolder
 from bifusion.types import InputError
 
@@ -17,18 +18,18 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
 
     Single scenes without labels or views are fine.
     """
-    folders = [dataset.folder / name for name in dataset.names]
-    file = SEGMENT_FILES[config.data.label_set]
-    if not any((folder / file).exists() for folder in folders):
+    scenes = dataset.scenes
+    if not any(scenes.has_labels(name) for name in scenes.names):
+        file = SEGMENT_FILES[config.data.label_set]
         raise InputError(
-            f"{dataset.folder}: no scene has {file}, the labels of {config.data.label_set}; prepare "
+            f"{scenes.place}: no scene has {file}, the labels of {config.data.label_set}; prepare "
             "the scenes with annotation, or choose the label set they have"
         )
-    has_views = any((folder / "views" / "cameras.npz").exists() for folder in folders)
+    has_views = any(scenes.has_views(name) for name in scenes.names)
     if config.uses_views and not (has_views and config.data.max_views):
         found = "no scene has views" if not has_views else "data.max_views is 0"
         raise InputError(
-            f"{dataset.folder}: {found}, but {config.name} is trained with images; prepare the scenes "
+            f"{scenes.place}: {found}, but {config.name} is trained with images; prepare the scenes "
             "with views (--posed-images), or train the recipe that ends in _without_views"
         )
 
@@ -78,10 +79,14 @@ def _was_saved(folder: RunFolder, config: Config) -> bool:
     )
 
 
-def check_patterns(config: Config, groups: list[str]) -> None:
-    """InputError for a pattern of the stages that matches no parameter group of the model."""
+def check_stages(config: Config, model: Model, criterion: Criterion) -> None:
+    """InputError for a pattern of the stages that matches no parameter group of the model, or a weight
+    of a loss term that there is not or that its predictions do not give."""
+    groups = list(model.parameter_groups())
     unmatched = unmatched_patterns(config.stages, groups)
     if unmatched:
         raise InputError(
             f"stages: {', '.join(unmatched)} match no parameter group; the model has {', '.join(groups)}"
         )
+    weighted = dict.fromkeys(term for stage in config.stages.stages for term in stage.weights)
+    check_weights(weighted, criterion, model.optional_outputs(), config.name)

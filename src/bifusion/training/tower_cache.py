@@ -9,6 +9,7 @@ from torch import nn
 
 from bifusion.config.run import TrainerConfig
 from bifusion.models.bifusion import BiFusion
+from bifusion.models.towers.clip import ClipEncoder
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.types import InputError
 
@@ -18,7 +19,7 @@ FOLDER = ".tower-cache"
 def attach_view_cache(
     model: nn.Module, trainer: TrainerConfig, run_dir: Path, device: torch.device
 ) -> None:
-    """Gives the model's tower, if it has one, a cache where `trainer` asks for it.
+    """Gives the model's CLIP tower, if it has one, a cache where `trainer` asks for it.
 
     The tower uses it only while nothing of it is trained: in the stages before enhancement, for
     training and validation alike. Entries are found by content, so a view whose image were augmented
@@ -28,7 +29,7 @@ def attach_view_cache(
         InputError: a size that is not positive.
     """
     wanted = trainer.tower_cache == "on" or (trainer.tower_cache == "auto" and device.type == "cpu")
-    if not wanted or not isinstance(model, BiFusion) or model.tower is None:
+    if not wanted or not isinstance(model, BiFusion) or not isinstance(model.tower, ClipEncoder):
         return
     if trainer.tower_cache_gb <= 0:
         raise InputError(

@@ -39,7 +39,7 @@ from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
 from bifusion.training.batches import EpochBatches
 from bifusion.training.display import Display
-from bifusion.training.preconditions import check_data, check_devices, check_folder, check_patterns
+from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
 from bifusion.training.recorder import Progress, Recorder
 from bifusion.training.saving import Saving
 from bifusion.training.signals import Interrupted, StopRequest
@@ -99,9 +99,9 @@ class Trainer:
         self.model = build_model(config.model, config.seed)
         attach_view_cache(self.model, config.trainer, folder.root, fabric.device)
         self.groups = self.model.parameter_groups()
-        check_patterns(config, list(self.groups))
         self.base_rates = group_rates(config.optim, list(self.groups))
         self.take_step = make_stepper(config, fabric, self.model)
+        check_stages(config, self.model, self.take_step.criterion)
         self.guard, self.optimizer = self.take_step.guard, self.take_step.optimizer.optimizer
         self.stop, healthy_file = StopRequest(), HealthyFile(folder.checkpoints)
         self.response = Response(

@@ -23,6 +23,7 @@ from bifusion.models.towers.clip_weights import (
     read_image_tower,
 )
 from bifusion.models.towers.position_grid import resize_positions
+from bifusion.models.towers.tower import ImageTower
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.types import BatchView, InputError
 
@@ -106,7 +107,7 @@ def _size_from_table(architecture: str) -> TowerSize:
     )
 
 
-class ClipEncoder(nn.Module):
+class ClipEncoder(ImageTower):
     """Images (V, 3, H, W) and their depth to patch tokens (V, H/p, W/p, width) before ln_post.
 
     Depth has a convolution of its own, `conv1_depth`, without bias and starting at zero. As
@@ -135,7 +136,7 @@ class ClipEncoder(nn.Module):
             mlp_ratio=4.0,
             act_layer=QuickGELU if size.quick_gelu else nn.GELU,
         )
-        self.config, self.size = config, size
+        self.config, self.size, self.out_channels = config, size, size.width
         self.conv1_rgb = tower.conv1
         self.conv1_depth = _zero_depth_conv(size) if config.depth_channel else None
         self.class_embedding = tower.class_embedding
@@ -149,10 +150,6 @@ class ClipEncoder(nn.Module):
         self.weights_from = "from scratch"
         if config.pretrained is not None and not self.class_embedding.is_meta:
             self.weights_from = self._load(config.pretrained)
-
-    @property
-    def out_channels(self) -> int:
-        return self.size.width
 
     def describe(self) -> str:
         """One line: architecture, size, and where the weights come from."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD
+from bifusion.models.towers.tower import ImageTower
 from bifusion.types import BatchView
 
 
-class PixelColors(nn.Module):
+class PixelColors(ImageTower):
     """Views to maps (H, W, 3) of their RGB, normalised as a CLIP tower's input. Nothing is learned."""
 
     mean: Tensor
@@ -26,6 +27,10 @@ class PixelColors(nn.Module):
     def encode_views(self, views: Sequence[BatchView]) -> list[Tensor]:
         """One map a view, as fine as its image."""
         return [(view.image.permute(1, 2, 0) - self.mean) / self.std for view in views]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """None: nothing is learned."""
+        return {}
 
     def describe(self) -> str:
         """One line for run descriptions, where others say what their tower is."""

@@ -141,7 +141,7 @@ def _planned(wanted: AblationConfig, arm: AblationArm, point: GridPoint, seed: i
         bifusion_model(config).fusion.range_2d = point.range_2d
     else:
         name = f"lr{point.lr:g}-{point.precision}"
-    return PlannedRun(config, wanted.out / f"{arm.recipe}-{name}-seed{seed}")
+    return PlannedRun(config, wanted.out / f"{config.name}-{name}-seed{seed}")
 
 
 # -------------------------------------------------------------------------------------- the arms

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bifusion.losses.terms import LOSS_TERMS, LossTerm
 from bifusion.models.parts import BY_NAME
 from bifusion.studies.comparison.curves import (
     Draw,
@@ -22,14 +23,6 @@ from bifusion.studies.figures.run import StageSpan
 
 HEIGHT = 240
 """Pixels."""
-LOSS_TITLES = {
-    "semantic": "Semantic",
-    "instance_class": "Instance class",
-    "mask_bce": "Mask BCE",
-    "mask_dice": "Mask Dice",
-    "score": "Instance score",
-    "alignment": "Alignment",
-}
 PATH_TITLES = {"total": "All parameters", **{name: part.label for name, part in BY_NAME.items()}}
 Scale = Literal["linear", "log", "unit"]
 
@@ -84,10 +77,6 @@ def _plans(arms: list[Arm]) -> list[Plan]:
     found = dict.fromkeys(
         term for arm in arms for run in arm.runs for step in run.steps for term in step["losses"]
     )
-    terms = [
-        *(term for term in LOSS_TITLES if term in found),
-        *(t for t in found if t not in LOSS_TITLES),
-    ]
     return [
         Plan("Validation", "mIoU", validation_draw("miou")),
         Plan("Validation", "AP50", validation_draw("ap50")),
@@ -106,10 +95,7 @@ def _plans(arms: list[Arm]) -> list[Plan]:
         Plan("Fusion", "Cosine of 2D and 3D features", step_draw(["cosine"])),
         Plan("Fusion", "Share of points seen", step_draw(["seen_share"]), "unit"),
         Plan("Losses", "Weighted total", step_draw(["total"]), "log"),
-        *(
-            Plan("Losses", LOSS_TITLES.get(str(t), str(t)), step_draw(["losses", t]), "log")
-            for t in terms
-        ),
+        *_loss_plans(list(found)),
         *(
             Plan("Gradient norms", title, step_draw(["grad_norm", path]), "log")
             for path, title in PATH_TITLES.items()
@@ -153,6 +139,21 @@ def _layout(plan: Plan, traces: list[Trace], stages: list[StageSpan], epochs: in
         "yaxis": _value_axis(plan.scale, traces),
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
     }
+
+
+def _loss_plans(found: list[str]) -> list[Plan]:
+    """A chart a loss term, in the table's order; those from outside the package last."""
+    plans = [
+        Plan("Losses", term.title, step_draw(["losses", name]), _scale_of(term))
+        for name, term in LOSS_TERMS.items()
+        if name in found
+    ]
+    outside = [name for name in found if name not in LOSS_TERMS]
+    return plans + [Plan("Losses", name, step_draw(["losses", name])) for name in outside]
+
+
+def _scale_of(term: LossTerm) -> Scale:
+    return "linear" if term.may_be_negative else "log"
 
 
 def _value_axis(scale: Scale, traces: list[Trace]) -> dict[str, Any]:

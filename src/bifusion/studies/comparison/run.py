@@ -90,7 +90,7 @@ def plan_runs(
     tower_weights: Path | None = None,
     epochs: int | None = None,
 ) -> list[PlannedRun]:
-    """The runs of a comparison, seed by seed, in folders `out/RECIPE-seedK`.
+    """The runs of a comparison, seed by seed, in folders `out/NAME-seedK`.
 
     All of them read `data`; `tower_weights` initialises the image tower of those that have one (but
     for the control whose tower is to be random), `epochs` overrides the length of all. InputError
@@ -107,7 +107,7 @@ def plan_runs(
             tower = tower_for_weights(config)
             if tower is not None and tower_weights is not None:
                 tower.pretrained = str(tower_weights)
-            runs.append(PlannedRun(config, out / f"{recipe}-seed{seed}"))
+            runs.append(PlannedRun(config, out / f"{config.name}-seed{seed}"))
     return runs
 
 

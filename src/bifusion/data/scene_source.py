@@ -1,0 +1,129 @@
+"""Where a split's scenes come from: folders of our own format, or code from outside the package."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from bifusion import plugins
+from bifusion.data.checks import check_scene, check_view
+from bifusion.data.scene_folder import SEGMENT_FILES, load_scene, load_view
+from bifusion.types import InputError, Scene, View
+
+
+class SceneSource(Protocol):
+    """What a function from outside, "module:function" of (root, split), returns: the scenes of a split.
+
+    Asked for again and again, by several processes: nothing may change from one time to the next. A
+    worker process may get a copy by pickle.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all scenes, each once."""
+        ...
+
+    def scene(self, name: str) -> Scene:
+        """Points, superpoints, annotation and the names of the views, in the frames and units of
+        `types.Scene`."""
+        ...
+
+    def view(self, scene: str, view: str) -> View:
+        """One of the scene's `view_names`; never asked for where there are none."""
+        ...
+
+
+class SceneFolders:
+    """The scene folders of root/`split` (CONVENTIONS.md)."""
+
+    def __init__(self, folder: Path, label_set: str, *, read_views: bool):
+        """Raises InputError: no such folder, no scene in it."""
+        self.folder, self.label_set, self.read_views = folder, label_set, read_views
+        self.place = str(folder)
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: no such folder; expected scene folders there (`bifusion prepare` makes them)"
+            )
+        # Folders that are still being written begin with a dot.
+        self.names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+        if not self.names:
+            raise InputError(
+                f"{folder}: holds no scene folder; expected at least one (`bifusion prepare` makes them)"
+            )
+
+    def scene(self, name: str) -> Scene:
+        """See `load_scene`."""
+        return load_scene(self.folder / name, self.label_set, read_views=self.read_views)
+
+    def view(self, scene: str, view: str) -> View:
+        """See `load_view`."""
+        return load_view(self.folder / scene, view)
+
+    def where(self, name: str, array: str) -> str:
+        """What errors call an array of the scene `name`."""
+        return str(self.folder / name / f"{array}.npy")
+
+    def has_labels(self, name: str) -> bool:
+        return (self.folder / name / SEGMENT_FILES[self.label_set]).exists()
+
+    def has_views(self, name: str) -> bool:
+        return (self.folder / name / "views" / "cameras.npz").exists()
+
+
+class OutsideScenes:
+    """The scenes that a function from outside gives, each checked as it comes."""
+
+    def __init__(self, source: str, root: Path, split: str, *, read_views: bool):
+        """`source`: "module:function". InputError where what it returns is no `SceneSource`."""
+        self.place, self.read_views = f"data.source {source} of {root}, {split}", read_views
+        self._scenes = plugins.load(source, "data.source")(root, split)
+        names = getattr(self._scenes, "names", None)
+        missing = [m for m in ("scene", "view") if not callable(getattr(self._scenes, m, None))]
+        if not isinstance(names, Sequence) or isinstance(names, str) or missing:
+            raise InputError(
+                f"{self.place}: returned a {type(self._scenes).__name__}; expected names, scene(name) "
+                "and view(scene, view), see bifusion.data.scene_source.SceneSource"
+            )
+        self.names = sorted(names)
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise InputError(
+                f"{self.place}: names are {self.names[:8]}; expected one or more, each once"
+            )
+
+    def scene(self, name: str) -> Scene:
+        """The scene, its arrays in the types of ours. InputError for whatever is wrong with them."""
+        scene, where = self._scenes.scene(name), f"{self.place}: scene {name}"
+        if not isinstance(scene, Scene):
+            raise InputError(f"{where} is a {type(scene).__name__}; expected a bifusion.types.Scene")
+        if scene.color.dtype != np.uint8:
+            raise InputError(f"{where}: color holds {scene.color.dtype}; expected uint8")
+        check_scene(scene, where)
+        return dataclasses.replace(
+            scene,
+            name=name,
+            coord=scene.coord.astype(np.float32),
+            superpoint=scene.superpoint.astype(np.int32),
+            view_names=list(scene.view_names) if self.read_views else [],
+        )
+
+    def view(self, scene: str, view: str) -> View:
+        """The view. InputError for whatever is wrong with it."""
+        found, where = self._scenes.view(scene, view), f"{self.place}: scene {scene}, view {view}"
+        if not isinstance(found, View):
+            raise InputError(f"{where} is a {type(found).__name__}; expected a bifusion.types.View")
+        check_view(found, where)
+        return dataclasses.replace(found, name=view)
+
+    def where(self, name: str, array: str) -> str:
+        """What errors call an array of the scene `name`."""
+        return f"{self.place}: scene {name}, {array}"
+
+    def has_labels(self, name: str) -> bool:
+        return self.scene(name).segment is not None
+
+    def has_views(self, name: str) -> bool:
+        return bool(self._scenes.scene(name).view_names)

@@ -1,0 +1,104 @@
+"""Code from outside the package, named as `module:function`: recipes, loss terms, image towers, scenes.
+
+Importing a module runs it, and a name may come from a run folder that someone else made. So only
+packages that the user has named are imported: those listed in the environment variable BIFUSION_PLUGINS,
+and that of a recipe asked for by name. The list lies in the environment because processes that a run
+starts (arms of a comparison, data workers) inherit it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any
+
+from bifusion.types import InputError
+
+VARIABLE = "BIFUSION_PLUGINS"
+"""Names of trusted top-level packages, separated by commas."""
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_outside(name: str) -> bool:
+    """Whether `name` is meant as `module:function` rather than as one of our own names."""
+    return ":" in name
+
+
+def allow(name: str) -> None:
+    """Lets this process and those it starts import the package of `name` ("my_rooms.losses:edge", or
+    "my_rooms")."""
+    package = _package(name)
+    if package not in _allowed():
+        os.environ[VARIABLE] = ",".join([*_allowed(), package])
+
+
+def load(name: str, where: str) -> Callable[..., Any]:
+    """The function (or class) that `name`, "module:function", stands for.
+
+    A module is looked for as Python does, and last in the current folder.
+
+    Args:
+        where: the argument or field that names it, for errors.
+    Raises:
+        InputError: not of that form, a package that the user has not named, a module that cannot be
+            imported, no such function in it, something that cannot be called.
+    """
+    module, attribute = _module_of(name, where), name.partition(":")[2]
+    found = getattr(module, attribute, None)
+    if found is None:
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise InputError(
+            f"{where}: {module.__name__} ({module.__file__}) has no {attribute!r}"
+            f"{did_you_mean(attribute, public)}"
+        )
+    if not callable(found):
+        raise InputError(f"{where}: {name} is of type {type(found).__name__}, expected a function")
+    return found
+
+
+def exists(name: str, where: str) -> bool:
+    """Whether the module of `name` has what it names; InputError as `load` where there is no module."""
+    return hasattr(_module_of(name, where), name.partition(":")[2])
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ "; did you mean 'mask_dice'?" where something like `name` is known, else nothing."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _module_of(name: str, where: str) -> ModuleType:
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{where}: found {name!r}, expected module:function, such as my_rooms.losses:edge"
+        )
+    package = _package(name)
+    if package not in _allowed():
+        raise InputError(
+            f"{where}: {name} is code of the package {package}, which runs when it is imported; if you "
+            f"trust it, say so: {VARIABLE}={','.join([*_allowed(), package])} bifusion …"
+        )
+    module = name.partition(":")[0]
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # at the end: no file of this folder stands in for an installed module
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{where}: the module {module} cannot be imported ({error}); install it, or put its folder "
+            "on PYTHONPATH or into the current folder"
+        ) from error
+
+
+def _package(name: str) -> str:
+    return name.partition(":")[0].partition(".")[0]
+
+
+def _allowed() -> list[str]:
+    return [part.strip() for part in os.environ.get(VARIABLE, "").split(",") if part.strip()]

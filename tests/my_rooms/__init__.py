@@ -1,0 +1,1 @@
+"""A user's own package, outside BiFusion: a recipe, a loss term, an image tower, scenes."""

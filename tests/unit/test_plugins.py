@@ -1,0 +1,202 @@
+"""Code from outside the package: what is imported, for whom, and what is said of what is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bifusion import plugins
+from bifusion.config.run import Config, build_model, check_consistent, config_from_dict, config_to_dict
+from bifusion.config.stages import unmatched_patterns
+from bifusion.data.dataset import DataConfig, open_scenes
+from bifusion.labels.sets import SCANNET20
+from bifusion.losses.context import CriterionConfig
+from bifusion.losses.criterion import Criterion
+from bifusion.models.towers.tower import outside_tower
+from bifusion.recipes import get_recipe
+from bifusion.studies.ablation.run import AblationConfig, plan_ablation
+from bifusion.studies.comparison.run import plan_runs
+from bifusion.types import InputError
+from outside_rooms import make_own_rooms
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(plugins.VARIABLE, "")
+
+
+@pytest.fixture
+def allowed() -> None:
+    plugins.allow("my_rooms")
+
+
+# ----------------------------------------------------------------------------------------- names
+
+
+def test_what_the_user_has_not_named_is_not_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "my_rooms.losses", raising=False)
+    with pytest.raises(InputError, match="BIFUSION_PLUGINS=my_rooms bifusion"):
+        plugins.load("my_rooms.losses:confident", "criterion.extra.confident")
+    assert "my_rooms.losses" not in sys.modules
+
+
+def test_packages_are_allowed_one_by_one(allowed):
+    plugins.allow("other.part:function")
+    assert os.environ[plugins.VARIABLE] == "my_rooms,other"
+    assert callable(plugins.load("my_rooms.losses:confident", "a field"))
+    with pytest.raises(InputError, match="code of the package os"):
+        plugins.load("os:system", "a field")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_rooms.losses:confidant", "a field: my_rooms.losses .* did you mean 'confident'"),
+        ("my_rooms.looses:confident", "a field: the module my_rooms.looses cannot be imported"),
+        ("my_rooms.losses:weight", "is of type float, expected a function"),
+        ("my_rooms.losses:os.system", "expected module:function"),
+        ("my_rooms.losses:", "expected module:function"),
+        (":confident", "expected module:function"),
+    ],
+)
+def test_a_wrong_name_is_told(name, message, allowed):
+    with pytest.raises(InputError, match=message):
+        plugins.load(name, "a field")
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path):
+    """As `bifusion` is a script, Python by itself does not look there."""
+    (tmp_path / "here_only.py").write_text("def small():\n    print('called')\n")
+    code = (
+        "import sys; from bifusion import plugins; sys.path = [p for p in sys.path if p]; "
+        "plugins.load('here_only:small', 'a field')(); print(sys.path[-1])"
+    )
+    path = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
+    environment = os.environ | {"PYTHONPATH": path, plugins.VARIABLE: "here_only"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["called", str(tmp_path)], done.stderr
+
+
+# ---------------------------------------------------------------------------------------- recipes
+
+
+def test_a_recipe_from_outside():
+    config = get_recipe("my_rooms.recipes:small")
+    assert (config.name, config.recipe) == ("my_rooms.recipes.small", "my_rooms.recipes:small")
+    check_consistent(config)
+    assert config_from_dict(config_to_dict(config)) == config
+    groups = build_model(config).parameter_groups()
+    assert {"tower.embed", "tower.block0"} < set(groups)
+    assert unmatched_patterns(config.stages, groups) == []
+    assert os.environ[plugins.VARIABLE] == "my_rooms", "asking for it is consent"
+
+
+@pytest.mark.parametrize("ending", ["without_views", "naive", "lifted_rgb", "no_film", "no_isolation"])
+def test_arms_and_ablations_of_a_recipe_from_outside(ending):
+    name = f"my_rooms.recipes:small_{ending}"
+    config = get_recipe(name)
+    assert config.recipe == name and config.data.source == "my_rooms.data:scenes"
+    assert config.arm != "staged"
+    assert unmatched_patterns(config.stages, build_model(config).parameter_groups()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_rooms.recipes:smal", "did you mean 'small'"),
+        ("my_rooms.recipes:nothing", "returned NoneType, expected a Config"),
+        ("my_rooms.recipes:plain_no_film", "made of staged recipes"),
+        ("no_rooms.recipes:small", "cannot be imported"),
+        ("bifusion_smal", "did you mean 'bifusion_small'"),
+    ],
+)
+def test_a_wrong_recipe_is_told(name, message):
+    with pytest.raises(InputError, match=message):
+        get_recipe(name)
+
+
+def test_runs_and_ablations_of_a_recipe_from_outside_are_planned(tmp_path):
+    (run,) = plan_runs(["my_rooms.recipes:small"], [1], tmp_path / "data", tmp_path / "out")
+    assert run.folder.name == "my_rooms.recipes.small-seed1"
+    wanted = AblationConfig(
+        data=tmp_path, base="my_rooms.recipes:small", grid=("lr=1", "range=1", "precision=32-true")
+    )
+    plan, runs = plan_ablation(wanted)
+    assert {"my_rooms.recipes:small_no_film", "my_rooms.recipes:small_naive"} <= {
+        arm.recipe for arm in plan.arms
+    }
+    assert all(":" not in run.folder.name for run in runs)
+
+
+# ------------------------------------------------------------------------- losses, towers, scenes
+
+
+def test_a_loss_term_must_return_a_scalar_and_have_a_name_of_its_own(allowed):
+    with pytest.raises(InputError, match="criterion.extra.score: score is a loss term of the package"):
+        Criterion(CriterionConfig(extra={"score": "my_rooms.losses:confident"}), SCANNET20)
+    extra = {"odd": "my_rooms.losses:not_a_scalar"}
+    term = Criterion(CriterionConfig(extra=extra), SCANNET20).terms["odd"]
+    context = type("Context", (), {"matched": [type("Matched", (), {"logits": torch.zeros(3, 5)})]})
+    with pytest.raises(
+        InputError, match=r"criterion.extra.odd, .* shape \(3,\), expected .* shape \(\)"
+    ):
+        term.function(None, None, context)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_tower", "my_rooms.towers:no_tower returned a Identity, expected a bifusion.models.towers"),
+        ("forgetful", "Forgetful.parameter_groups: block.weight, block.bias must be in one group"),
+        ("odd_name", "OddName with parameter groups stripes; expected tower.NAME"),
+    ],
+)
+def test_a_wrong_tower_is_told(function, message, allowed):
+    with pytest.raises(InputError, match=message):
+        outside_tower(f"my_rooms.towers:{function}", None)
+
+
+def test_unknown_image_features_are_told():
+    config = _small_with(image_features="dino")
+    with pytest.raises(InputError, match="found 'dino', expected clip, rgb or module:function"):
+        build_model(config)
+
+
+def _small_with(**model) -> Config:
+    config = get_recipe("my_rooms.recipes:small")
+    for name, value in model.items():
+        setattr(config.model, name, value)
+    return config
+
+
+def test_scenes_from_outside(tmp_path, allowed):
+    make_own_rooms(tmp_path, train=2, val=1)
+    data = DataConfig(root=tmp_path, source="my_rooms.data:scenes", max_views=2)
+    scenes = open_scenes(data, "train")
+    scene = scenes.scene(scenes.names[0])
+    assert scenes.names == ["roomtrain0", "roomtrain1"] and len(scene.view_names) == 2
+    assert scenes.view(scene.name, scene.view_names[0]).color.shape == (48, 64, 3)
+    assert scenes.has_labels(scene.name) and scenes.has_views(scene.name)
+
+
+@pytest.mark.parametrize(
+    ("function", "split", "message"),
+    [
+        ("no_scenes", "train", "returned a dict; expected names, scene"),
+        ("scenes", "test", "names are \\[\\]; expected one or more"),
+        ("wrong_scenes", "train", "scene roomtrain0 is a dict; expected a bifusion.types.Scene"),
+    ],
+)
+def test_wrong_scenes_are_told(function, split, message, tmp_path, allowed):
+    make_own_rooms(tmp_path, train=1, val=1)
+    data = DataConfig(root=tmp_path, source=f"my_rooms.data:{function}")
+    with pytest.raises(InputError, match=f"data.source my_rooms.data:{function} of .*{message}"):
+        scenes = open_scenes(data, split)
+        scenes.scene(scenes.names[0])
