@@ -25,6 +25,7 @@ from bifusion.studies.ablation.run import (
 from bifusion.studies.ablation.terminal import print_ablation
 from bifusion.types import InputError
 from run_factory import FakeRun
+from stored_reports import assert_as_stored
 
 POINTS = (
     GridPoint.at(1, 1, "32-true"),
@@ -268,6 +269,10 @@ def test_the_file_is_what_was_returned_and_the_schema_is_strict(told):
     del broken["cells"][0]["figures"]["gate"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, schema)
+
+
+def test_content_and_keys_are_as_they_were(told):
+    assert_as_stored("ablation", told[2])
 
 
 def test_the_terminal_tells_the_findings(told):

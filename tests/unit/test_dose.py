@@ -21,6 +21,7 @@ from bifusion.studies.dose.run import KNOBS, DoseConfig, KnobName, plan_levels, 
 from bifusion.studies.dose.terminal import print_dose
 from bifusion.types import InputError
 from run_factory import AUDIT, FakeRun
+from stored_reports import assert_as_stored
 
 TEXTURE = KNOBS["texture_contrast"]
 RECIPES = ("bifusion_small", "bifusion_small_without_views")
@@ -87,6 +88,10 @@ def test_the_file_is_what_was_returned_and_the_schema_is_documented_and_strict(t
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, schema)
     assert not list(root.glob(".*")), "nothing half-written stays"
+
+
+def test_content_and_keys_are_as_they_were(told):
+    assert_as_stored("dose", told[1])
 
 
 def test_the_page_says_where_the_expected_gain_is_zero_and_what_was_measured(told):

@@ -25,6 +25,7 @@ from bifusion.studies.page.render import embed_json
 from bifusion.studies.page.style import arm_looks
 from bifusion.types import InputError
 from run_factory import AUDIT, CLASSES, FakeRun
+from stored_reports import assert_as_stored
 
 ARMS = ("baseline", "without_views", "naive", "staged")
 
@@ -67,6 +68,10 @@ def test_what_is_written_is_what_is_returned_and_fits_the_schema(compared):
     assert written["synthetic"]
     assert written["complete"]
     assert [arm["key"] for arm in written["arms"]] == list(ARMS)
+
+
+def test_content_and_keys_are_as_they_were(compared):
+    assert_as_stored("report", compared[1])
 
 
 def test_generated_rooms_are_called_synthetic_without_an_audit_too(tmp_path):

@@ -97,7 +97,8 @@ def _schema(kind: Any, classes: dict[str, Schema]) -> Schema:
     if origin is list or (origin is tuple and inner[-1] is Ellipsis):
         return {"type": "array", "items": _schema(inner[0], classes)}
     if origin is tuple:
-        return {"type": "array", "prefixItems": [_schema(one, classes) for one in inner], "items": False}
+        items = [_schema(one, classes) for one in inner]
+        return {"type": "array", "prefixItems": items, "items": False, "minItems": len(items)}
     if origin is dict:
         return {"type": "object", "additionalProperties": _schema(inner[1], classes)}
     raise TypeError(f"{kind} has no JSON schema here")

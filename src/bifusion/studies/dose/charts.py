@@ -139,7 +139,7 @@ def _line(
 
 def _layout(dose: DoseReport, traces: list[Trace], value_axis: dict[str, Any]) -> dict[str, Any]:
     knob, values = dose.knob, [level.value for level in dose.levels]
-    label = knob.label + (f" ({knob.unit})" if knob.unit else "")
+    label = plain(knob.label + (f" ({knob.unit})" if knob.unit else ""))
     ticks = {"tickvals": values} if len(values) <= MAX_TICKS else {}
     named = sum(trace.get("showlegend", True) for trace in traces)
     return {
