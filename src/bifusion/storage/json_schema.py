@@ -12,12 +12,21 @@ import inspect
 import types
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 Schema = dict[str, Any]
-Count = Annotated[int, {"minimum": 0}]
-Finite = Annotated[float, {"type": "number"}]
-"""A float that is never null. What stands beside a type in `Annotated` is merged into its schema."""
+
+
+class Keyword(NamedTuple):
+    """Beside a type in `Annotated`: a keyword of its schema."""
+
+    name: str
+    value: Any
+
+
+Count = Annotated[int, Keyword("minimum", 0)]
+Finite = Annotated[float, Keyword("type", "number")]
+"""A float that is never null."""
 PLAIN: Mapping[Any, Schema] = {
     str: {"type": "string"},
     bool: {"type": "boolean"},
@@ -85,8 +94,8 @@ def _reference(cls: type, classes: dict[str, Schema]) -> Schema:
 def _schema(kind: Any, classes: dict[str, Schema]) -> Schema:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _schema(inner[0], classes) | inner[1]
-    if origin is None and kind in PLAIN:
+        return _schema(inner[0], classes) | {word.name: word.value for word in inner[1:]}
+    if kind in PLAIN:
         return dict(PLAIN[kind])
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _reference(kind, classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from bifusion.storage.json_schema import Count
+from bifusion.storage.json_schema import Count, Keyword
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.run import State
 from bifusion.studies.page.files import StudyReport
@@ -231,9 +231,9 @@ class ComparisonReport(StudyReport):
     scenes_refused: str | None
     """Whose results must not be compared and why (scenes in both splits, unequal data or length), or
     null."""
-    arms: Annotated[list[ArmEntry], {"minItems": 1}]
+    arms: Annotated[list[ArmEntry], Keyword("minItems", 1)]
     """One entry a model and recipe, in the order of tables."""
-    runs: Annotated[list[RunEntry], {"minItems": 1}]
+    runs: Annotated[list[RunEntry], Keyword("minItems", 1)]
     """One entry a run folder."""
     verdicts: list[Verdict]
     """Every judgement; the arm the comparison is about comes first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from bifusion.storage.json_schema import Finite
+from bifusion.storage.json_schema import Finite, Keyword
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.run import State
 from bifusion.studies.page.files import StudyReport
@@ -144,7 +144,7 @@ class DoseReport(StudyReport):
     """Key of the arm that gains are measured from; null before a run of it started."""
     arms: list[DoseArm]
     """The models, in the order of tables."""
-    levels: Annotated[list[LevelEntry], {"minItems": 1}]
+    levels: Annotated[list[LevelEntry], Keyword("minItems", 1)]
     """One entry a value of the knob, in rising order."""
 
     @property
