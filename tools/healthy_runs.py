@@ -19,10 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bifusion.recipes import get_recipe
-from bifusion.studies.comparison.run import default_jobs, plan_runs, train_runs
+from bifusion.studies.comparison.run import report_so_far
 from bifusion.studies.demo import DemoConfig, make_ground
 from bifusion.studies.figures.metrics import UpdateCounts, update_counts
 from bifusion.studies.figures.run import Run, load_run
+from bifusion.studies.training_runs.plan import default_jobs, plan_runs
+from bifusion.studies.training_runs.train import train_runs
 
 RECIPES = (
     "oneformer3d_small",
@@ -105,7 +107,12 @@ def main() -> int:
         epochs=wanted.epochs,
     )
     title = "Healthy runs"
-    crashed = train_runs(planned, wanted.out, jobs=default_jobs(), title=title, console=console)
+    crashed = train_runs(
+        planned,
+        jobs=default_jobs(),
+        console=console,
+        report=lambda: report_so_far(planned, wanted.out, title),
+    )
     runs = [load_run(run.folder) for run in planned if run.folder.name not in crashed]
     report(runs, console)
     problems = [f"{name} crashed" for name in crashed]

@@ -69,7 +69,8 @@ def test_recipe_names_are_what_the_issue_names():
 
 def test_configuration_of_another_run_is_not_overwritten(tmp_path: Path):
     from bifusion.config.run import save_config
-    from bifusion.studies.comparison.run import plan_runs, train_runs
+    from bifusion.studies.training_runs.plan import plan_runs
+    from bifusion.studies.training_runs.train import train_runs
     from bifusion.types import InputError
 
     (planned,) = plan_runs(["oneformer3d_small"], [0], tmp_path, tmp_path / "out", epochs=3)
@@ -77,4 +78,4 @@ def test_configuration_of_another_run_is_not_overwritten(tmp_path: Path):
     save_config(planned.config, planned.folder / "run.json")
     (other,) = plan_runs(["oneformer3d_small"], [0], tmp_path, tmp_path / "out", epochs=4)
     with pytest.raises(InputError, match="another configuration"):
-        train_runs([other], tmp_path / "out", jobs=1, title="", console=None)
+        train_runs([other], jobs=1, console=None, report=lambda: None)

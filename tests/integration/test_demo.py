@@ -10,8 +10,8 @@ from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
-from bifusion.studies.comparison.run import plan_runs
 from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo
+from bifusion.studies.training_runs.plan import plan_runs
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
-from bifusion.studies.comparison.report import write_report
+from bifusion.studies.comparison.run import write_report
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_mask3d
 
@@ -52,7 +52,7 @@ def test_prediction_of_one_scene(run, tmp_path):
 
 def test_report_shows_a_dash_for_miou(run, tmp_path):
     report = write_report([run], tmp_path, title="Mask3D alone")
-    (arm,) = report["arms"]
-    assert arm["label"] == "Mask3D" and arm["figures"]["miou"]["mean"] is None
-    assert arm["figures"]["ap"]["mean"] is not None
+    (arm,) = report.arms
+    assert arm.label == "Mask3D" and not arm.figures.miou.by_seed
+    assert arm.figures.ap.by_seed
     assert "Mask3D" in (tmp_path / "report.html").read_text()

@@ -1,6 +1,5 @@
 """The ablation: planning its grid, the rule on known figures, the page shown whole."""
 
-import copy
 import dataclasses
 import json
 import math
@@ -10,29 +9,36 @@ import jsonschema
 import pytest
 from rich.console import Console
 
+from bifusion.storage.json_files import to_json
 from bifusion.studies.ablation import rules
 from bifusion.studies.ablation.figures import NO_RUN, measure_run
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
-from bifusion.studies.ablation.report import load_schema, write_ablation
+from bifusion.studies.ablation.report import Finding
 from bifusion.studies.ablation.run import (
     AblationConfig,
     all_arms,
     grid_points,
     parse_grid,
     plan_ablation,
+    write_ablation,
 )
 from bifusion.studies.ablation.terminal import print_ablation
 from bifusion.types import InputError
 from run_factory import FakeRun
+from stored_reports import assert_as_stored
 
-POINTS = (GridPoint(1, 1, "32-true"), GridPoint(5, 1, "32-true"), GridPoint(5, 30, "bf16-mixed"))
+POINTS = (
+    GridPoint.at(1, 1, "32-true"),
+    GridPoint.at(5, 1, "32-true"),
+    GridPoint.at(5, 30, "bf16-mixed"),
+)
 SEEDS = (0, 1, 2)
 ARMS = (
-    AblationArm("staged_small", "Staged BiFusion", "staged", "all measures", True),
-    AblationArm("no_norm", "LayerNorm of the heads", "removed", "raw <ranges> meet", True),
-    AblationArm("no_film", "FiLM", "removed", "features know no place", True),
-    AblationArm("adaptive", "Adaptive clipping", "added", "the limit follows", True),
-    AblationArm("baseline_small", "OneFormer3D", "rival", "3D alone", False),
+    AblationArm("staged_small", "staged_small", "Staged BiFusion", "staged", "all measures", True),
+    AblationArm("no_norm", "no_norm", "LayerNorm of the heads", "removed", "raw <ranges> meet", True),
+    AblationArm("no_film", "no_film", "FiLM", "removed", "features know no place", True),
+    AblationArm("adaptive", "adaptive", "Adaptive clipping", "added", "the limit follows", True),
+    AblationArm("baseline_small", "baseline_small", "OneFormer3D", "rival", "3D alone", False),
 )
 
 
@@ -52,7 +58,7 @@ def fake_plan(root, write):
                 fake = write(arm.recipe, index, seed)
                 folder = fake.write(inside) if fake else inside / f"seed{seed}"
                 folders[arm.recipe, point.key, seed] = folder
-    return AblationPlan("staged_small", ARMS, POINTS, SEEDS, folders, (GridPoint(1, 30, "32-true"),))
+    return AblationPlan("staged_small", ARMS, POINTS, SEEDS, folders, (GridPoint.at(1, 30, "32-true"),))
 
 
 def fake(recipe, point, seed):
@@ -151,7 +157,7 @@ def pairs(signs):
     ],
 )
 def test_the_rule_on_known_pairs(signs, outcome):
-    assert rules.judge("stability", pairs(signs)).outcome == outcome
+    assert rules.judge_aspect("stability", pairs(signs)).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -169,14 +175,14 @@ def test_the_rule_on_known_pairs(signs, outcome):
 )
 def test_a_rivals_headline_says_who(outcomes, headline):
     stability, accuracy = (
-        rules.Finding(aspect, outcome, 0, 0, 0, 1.0, [])
+        Finding(aspect, outcome, 0, 0, 0, 1.0, [], 0)
         for aspect, outcome in zip(("stability", "accuracy"), outcomes, strict=True)
     )
     assert rules.rival_headline(stability, accuracy) == headline
 
 
 def test_points_at_which_every_seed_agrees_are_named():
-    finding = rules.judge("stability", pairs([1, 1, 1, 1, 0, 1, 1, 1, 1]))
+    finding = rules.judge_aspect("stability", pairs([1, 1, 1, 1, 0, 1, 1, 1, 1]))
     assert finding.points == ["p0", "p2"] and finding.ties == 1
 
 
@@ -184,24 +190,24 @@ def test_points_at_which_every_seed_agrees_are_named():
 
 
 def found(report, arm):
-    return next(finding for finding in report["findings"] if finding["arm"] == arm)
+    return next(finding for finding in report.findings if finding.arm == arm)
 
 
 def test_findings_follow_from_the_figures(told):
     report = told[2]
     norm, film, adaptive = (found(report, name) for name in ("no_norm", "no_film", "adaptive"))
-    assert norm["stability"]["outcome"] == "matters" and norm["stability"]["better"] == 9
-    assert norm["accuracy"]["outcome"] == "too few pairs", "no pair came to its end"
-    assert "27 raw non-finite steps against 0" in norm["sentence"]
-    assert "9 runs stopped against 0" in norm["sentence"] and "at every point" in norm["sentence"]
-    assert film["stability"]["outcome"] == "does not show" and film["accuracy"]["outcome"] == "matters"
-    assert film["headline"] == "It matters for accuracy; for stability it does not show"
-    assert "Accuracy changes by −0.100 ± 0.000 over 9 pairs: lower in 9" in film["sentence"]
-    assert film["difference"]["mean"] == pytest.approx(-0.1)
-    assert adaptive["headline"] == "It does not show"
-    assert "the staged recipe as it is" in adaptive["sentence"]
-    assert found(report, "baseline_small")["sentence"].startswith("With OneFormer3D in its place, 0 of")
-    assert found(report, "baseline_small")["headline"].endswith("no difference in accuracy shows")
+    assert norm.stability.outcome == "matters" and norm.stability.better == 9
+    assert norm.accuracy.outcome == "too few pairs", "no pair came to its end"
+    assert "27 raw non-finite steps against 0" in norm.sentence
+    assert "9 runs stopped against 0" in norm.sentence and "at every point" in norm.sentence
+    assert film.stability.outcome == "does not show" and film.accuracy.outcome == "matters"
+    assert film.headline == "It matters for accuracy; for stability it does not show"
+    assert "Accuracy changes by −0.100 ± 0.000 over 9 pairs: lower in 9" in film.sentence
+    assert film.difference.mean == pytest.approx(-0.1)
+    assert adaptive.headline == "It does not show"
+    assert "the staged recipe as it is" in adaptive.sentence
+    assert found(report, "baseline_small").sentence.startswith("With OneFormer3D in its place, 0 of")
+    assert found(report, "baseline_small").headline.endswith("no difference in accuracy shows")
 
 
 def test_a_measure_that_harms_is_said_to_harm(tmp_path):
@@ -213,25 +219,25 @@ def test_a_measure_that_harms_is_said_to_harm(tmp_path):
 
     report = write_ablation(fake_plan(tmp_path, better_without), tmp_path, title="")
     norm = found(report, "no_norm")
-    assert norm["headline"] == "It harms, both stability and accuracy"
-    assert "0 raw non-finite steps against 9" in norm["sentence"]
+    assert norm.headline == "It harms, both stability and accuracy"
+    assert "0 raw non-finite steps against 9" in norm.sentence
 
 
 def test_a_run_stopped_by_its_guard_is_shown(told):
     _, _, report, page = told
-    cell = next(c for c in report["cells"] if c["arm"] == "no_norm")
-    assert set(cell["states"].values()) == {"guard_stopped"} and report["complete"]
+    cell = next(c for c in report.cells if c.arm == "no_norm")
+    assert set(cell.states.values()) == {"guard_stopped"} and report.complete
     assert "3 stopped" in page and "3 non-finite steps in a row" in page
 
 
 def test_every_arm_stands_at_every_point(told):
     _, _, report, page = told
-    assert {(c["arm"], c["point"]) for c in report["cells"]} == {
+    assert {(c.arm, c.point) for c in report.cells} == {
         (arm.recipe, point.key) for arm in ARMS for point in POINTS
     }
-    shared = [c for c in report["cells"] if c["arm"] == "baseline_small"]
-    assert all(c["shared"] for c in shared)
-    assert shared[1]["figures"] == shared[2]["figures"], "trained once, shown at both ranges"
+    shared = [c for c in report.cells if c.arm == "baseline_small"]
+    assert all(c.shared for c in shared)
+    assert shared[1].figures == shared[2].figures, "trained once, shown at both ranges"
     assert page.count("one run for every range") == len(POINTS)
     for point in POINTS:
         assert f"<h3>{point.label}</h3>" in page
@@ -239,7 +245,7 @@ def test_every_arm_stands_at_every_point(told):
 
 def test_the_page_says_what_was_not_run_and_by_which_rule(told):
     _, _, report, page = told
-    assert report["not_run"]["points"] == ["lr ×1, range ×30, 32-true"]
+    assert report.not_run.points == ["lr ×1, range ×30, 32-true"]
     assert "Points of the default grid: lr ×1, range ×30, 32-true." in page
     assert "two-sided sign test" in page and "no seed alone says the opposite" in page
     assert "about 0.1 would come out of chance" in page
@@ -256,12 +262,17 @@ def test_the_page_stands_alone_and_escapes(told):
 
 def test_the_file_is_what_was_returned_and_the_schema_is_strict(told):
     root, _, report, _ = told
-    assert json.loads((root / "ablation.json").read_text()) == report
-    jsonschema.Draft202012Validator.check_schema(load_schema())
-    broken = copy.deepcopy(report)
+    assert json.loads((root / "ablation.json").read_text()) == to_json(report)
+    schema = json.loads((root / "ablation.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    broken = to_json(report)
     del broken["cells"][0]["figures"]["gate"]
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(broken, load_schema())
+        jsonschema.validate(broken, schema)
+
+
+def test_content_and_keys_are_as_they_were(told):
+    assert_as_stored("ablation", told[2])
 
 
 def test_the_terminal_tells_the_findings(told):
@@ -282,8 +293,8 @@ def test_what_has_not_ended_is_left_open(tmp_path):
 
     plan = dataclasses.replace(fake_plan(tmp_path, few), crashed=("staged_small-seed0",))
     report = write_ablation(plan, tmp_path, title="")
-    assert not report["complete"] and report["runs"]["not started"] == 6 * 4 + 3
-    assert found(report, "no_film")["headline"] == "Too few pairs to say"
+    assert not report.complete and report.runs["not started"] == 6 * 4 + 3
+    assert found(report, "no_film").headline == "Too few pairs to say"
     assert "partial" in (tmp_path / "ablation.html").read_text()
     print_ablation(report, Console(quiet=True))
 
@@ -295,10 +306,10 @@ def test_scenes_used_twice_refuse_accuracy_but_not_stability(tmp_path):
         return run
 
     report = write_ablation(fake_plan(tmp_path, leaking), tmp_path, title="")
-    assert "used both in training and in validation" in report["refused"]
-    assert found(report, "no_norm")["stability"]["outcome"] == "matters"
-    assert found(report, "no_film")["accuracy"]["outcome"] == "too few pairs"
-    assert all(not cell["difference"]["by_seed"] for cell in report["cells"])
+    assert "used both in training and in validation" in report.refused
+    assert found(report, "no_norm").stability.outcome == "matters"
+    assert found(report, "no_film").accuracy.outcome == "too few pairs"
+    assert all(not cell.difference.by_seed for cell in report.cells)
 
 
 def test_alarms_are_counted_as_raised(tmp_path):
@@ -341,9 +352,9 @@ def test_the_default_plan_holds_every_arm_and_the_whole_grid(tmp_path):
 def test_a_point_sets_rate_range_and_precision_and_nothing_else(tmp_path):
     plan, runs = plan_ablation(config(tmp_path, arms=("bifusion_tiny_plan_a",)))
     by_folder = {run.folder: run.config for run in runs}
-    point = GridPoint(5.0, 30.0, "bf16-mixed")
+    point = GridPoint.at(5.0, 30.0, "bf16-mixed")
     staged = by_folder[plan.folders["bifusion_tiny", point.key, 1]]
-    usual = by_folder[plan.folders["bifusion_tiny", GridPoint(1.0, 1.0, "32-true").key, 1]]
+    usual = by_folder[plan.folders["bifusion_tiny", GridPoint.at(1.0, 1.0, "32-true").key, 1]]
     assert staged.optim.lr == pytest.approx(5 * usual.optim.lr) and staged.seed == 1
     assert (staged.model.fusion.range_2d, staged.trainer.precision) == (30, "bf16-mixed")
     staged.optim.lr, staged.model.fusion.range_2d = usual.optim.lr, 1.0

@@ -8,12 +8,12 @@ import pytest
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.recipes import get_recipe
 from bifusion.studies.comparison.performance import judge_performance
-from bifusion.studies.comparison.report import write_report
-from bifusion.studies.comparison.run import plan_runs
+from bifusion.studies.comparison.run import write_report
 from bifusion.studies.comparison.verdicts import judge_fusion
 from bifusion.studies.figures.arms import CONTROLS, ROLES, find_role, group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.style import COLORS, DASHES
+from bifusion.studies.training_runs.plan import plan_runs
 from bifusion.training.trainer import train
 from run_factory import AUDIT, FakeRun
 from tiny_runs import make_tiny_data, tiny_config
@@ -141,15 +141,15 @@ def test_controls_are_shown_and_are_no_rivals(tmp_path):
     staged = judge_performance(find_role(arms, "staged"), arms)
     assert staged.outcome == "indicative pass", "only baseline and without_views are to be beaten"
     assert set(staged.figures) == {"metric", "vs baseline", "vs without_views"}
-    assert report["scenes_refused"] is None, "a finer voxel is what this control is about"
-    told = {arm["role"]: arm["control"] for arm in report["arms"]}
+    assert report.scenes_refused is None, "a finer voxel is what this control is about"
+    told = {arm.role: arm.control for arm in report.arms}
     assert told["staged"] is None and told["random_tower"].startswith("inverse control")
     for role, what in CONTROLS.items():
-        assert ROLES[role] in page and what.replace("'", "&#x27;") in page
+        assert ROLES[role] in page and what.replace("'", "&#39;") in page
         verdict = judge_performance(find_role(arms, role), arms)
         assert verdict.outcome == "not judged" and "No rival" in verdict.evidence
         assert verdict.figures[f"staged minus {role}"]["mean_difference"] == pytest.approx(-0.24)
-    assert not any(v["arm"] in CONTROLS for v in report["verdicts"] if v["criterion"] == "stage 1")
+    assert not any(v.arm in CONTROLS for v in report.verdicts if v.criterion == "stage 1")
 
 
 def test_a_control_on_other_terms_is_not_set_beside_it(tmp_path):
@@ -161,10 +161,10 @@ def test_a_control_on_other_terms_is_not_set_beside_it(tmp_path):
 def test_every_arm_is_split_by_texture_and_by_points_seen(tmp_path):
     report, arms, page = compared(tmp_path)
     for arm in arms:
-        texture, split = report["texture"]["arms"][arm.key], report["seen_split"][arm.key]
+        texture, split = report.texture.arms[arm.key], report.seen_split[arm.key]
         # The factory sets points seen 0.03 above, points not seen 0.06 below the whole.
-        assert texture["texture_seen"] - texture["texture_unseen"] == pytest.approx(0.09, abs=0.02)
-        assert split["seen"] - split["unseen"] == pytest.approx(0.09)
-        assert texture["texture"] != texture["other"]
+        assert texture.texture_seen - texture.texture_unseen == pytest.approx(0.09, abs=0.02)
+        assert split.seen - split.unseen == pytest.approx(0.09)
+        assert texture.texture != texture.other
     for column in ("Texture classes, points seen", "Other classes", "Points not seen (mIoU)"):
         assert column in page

@@ -1,8 +1,8 @@
 """Dose and response: planning, gains paired by seed, dose.json against its schema, the page."""
 
-import copy
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import get_args
@@ -13,12 +13,15 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
-from bifusion.studies.comparison.terminal import print_dose
+from bifusion.storage.json_files import to_json
 from bifusion.studies.dose.charts import PART_LABELS
-from bifusion.studies.dose.report import PARTS, Level, load_schema, write_dose
-from bifusion.studies.dose.run import KNOBS, DoseConfig, KnobName, plan_levels, run_dose
+from bifusion.studies.dose.judge import PARTS, Level
+from bifusion.studies.dose.report import Probe
+from bifusion.studies.dose.run import KNOBS, DoseConfig, KnobName, plan_levels, run_dose, write_dose
+from bifusion.studies.dose.terminal import print_dose
 from bifusion.types import InputError
 from run_factory import AUDIT, FakeRun
+from stored_reports import assert_as_stored
 
 TEXTURE = KNOBS["texture_contrast"]
 RECIPES = ("bifusion_small", "bifusion_small_without_views")
@@ -56,35 +59,39 @@ def told(tmp_path_factory):
 
 def test_gains_are_paired_and_in_rising_order(told):
     _, dose, _ = told
-    assert [level["value"] for level in dose["levels"]] == [0.0, 1.0]
-    assert dose["complete"] and dose["reference"] == "without_views"
-    off, full = (level["arms"]["staged"]["gain"] for level in dose["levels"])
-    assert full["all"]["mean"] == pytest.approx(0.2) and full["all"]["spread"] == pytest.approx(0.1)
-    assert full["all"]["by_seed"] == pytest.approx({"0": 0.1, "1": 0.2, "2": 0.3})
-    assert off["all"]["mean"] == pytest.approx(0, abs=1e-9)
-    assert full["seen"]["mean"] == pytest.approx(0.2) and full["texture_seen"]["mean"] > 0
-    assert dose["levels"][0]["arms"]["without_views"]["gain"] is None
+    assert [level.value for level in dose.levels] == [0.0, 1.0]
+    assert dose.complete and dose.reference == "without_views"
+    off, full = (level.arms["staged"].gain for level in dose.levels)
+    assert full.all.mean == pytest.approx(0.2) and full.all.spread == pytest.approx(0.1)
+    assert full.all.by_seed == pytest.approx({0: 0.1, 1: 0.2, 2: 0.3})
+    assert off.all.mean == pytest.approx(0, abs=1e-9)
+    assert full.seen.mean == pytest.approx(0.2) and full.texture_seen.mean > 0
+    assert dose.levels[0].arms["without_views"].gain is None
 
 
 def test_probe_oracle_and_share_seen_stand_beside_each_value(told):
-    audit = told[1]["levels"][0]["audit"]
-    assert audit["oracle_miou"] == 0.93 and audit["seen_share"] == 0.47
-    assert audit["probe"]["voxels"] == {"accuracy": 0.52, "standard_error": 0.03, "chance": 0.5}
-    assert audit["probe"]["images"]["accuracy"] == 0.94
+    audit = told[1].levels[0].audit
+    assert audit.oracle_miou == 0.93 and audit.seen_share == 0.47
+    assert audit.probe.voxels == Probe(accuracy=0.52, standard_error=0.03, chance=0.5)
+    assert audit.probe.images.accuracy == 0.94
 
 
 def test_the_file_is_what_was_returned_and_the_schema_is_documented_and_strict(told):
     root, dose, _ = told
-    assert json.loads((root / "dose.json").read_text()) == dose
-    schema = load_schema()
+    assert json.loads((root / "dose.json").read_text()) == to_json(dose)
+    schema = json.loads((root / "dose.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    parts = schema["$defs"]["parts"]
+    parts = schema["$defs"]["Parts"]
     assert set(parts["required"]) == set(parts["properties"]) == set(PARTS) == set(PART_LABELS)
-    broken = copy.deepcopy(dose)
+    broken = to_json(dose)
     del broken["levels"][0]["arms"]["staged"]["gain"]["seen"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, schema)
     assert not list(root.glob(".*")), "nothing half-written stays"
+
+
+def test_content_and_keys_are_as_they_were(told):
+    assert_as_stored("dose", told[1])
 
 
 def test_the_page_says_where_the_expected_gain_is_zero_and_what_was_measured(told):
@@ -110,7 +117,7 @@ def test_the_page_stands_alone_and_escapes(told):
 
 def test_one_seed_has_no_spread(tmp_path):
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 0.0, pairs((0.1,)))], tmp_path, title="")
-    assert dose["levels"][0]["arms"]["staged"]["gain"]["all"]["spread"] is None
+    assert math.isnan(dose.levels[0].arms["staged"].gain.all.spread)
     assert "+0.100, 1 seed." in (tmp_path / "dose.html").read_text()
 
 
@@ -119,8 +126,8 @@ def test_what_is_not_there_yet_is_left_open(tmp_path):
     level = fake_level(tmp_path, 0.0, running, planned=(tmp_path / "not-started",))
     later = Level(1.0, tmp_path / "later", (tmp_path / "later" / "run",), tmp_path / "later/audit.json")
     dose = write_dose(TEXTURE, [later, level], tmp_path, title="")
-    assert not dose["complete"] and dose["levels"][1]["arms"] == {}
-    assert dose["levels"][0]["arms"]["staged"]["gain"]["all"]["mean"] is None
+    assert not dose.complete and dose.levels[1].arms == {}
+    assert math.isnan(dose.levels[0].arms["staged"].gain.all.mean)
     assert "partial" in (tmp_path / "dose.html").read_text()
     print_dose(dose, Console(quiet=True))
 
@@ -128,27 +135,25 @@ def test_what_is_not_there_yet_is_left_open(tmp_path):
 def test_runs_without_their_counterpart_give_no_gain(tmp_path):
     alone = [FakeRun(arm="staged", epochs=2), FakeRun(arm="without_views", seed=1, epochs=2)]
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, alone)], tmp_path, title="")
-    assert dose["levels"][0]["arms"]["staged"]["gain"]["all"] == {
-        "mean": None, "spread": None, "by_seed": {},
-    }  # fmt: skip
+    assert dose.levels[0].arms["staged"].gain.all.by_seed == {}
 
 
 def test_unfair_pairs_are_refused_and_said_so(tmp_path):
     unfair = [FakeRun(arm="staged", epochs=3), FakeRun(arm="without_views", epochs=2)]
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, unfair)], tmp_path, title="")
-    staged = dose["levels"][0]["arms"]["staged"]
-    assert staged["gain"] is None and "length" in staged["refused"]
+    staged = dose.levels[0].arms["staged"]
+    assert staged.gain is None and "length" in staged.refused
     assert "A gain is left out" in (tmp_path / "dose.html").read_text()
 
 
 def test_controls_gain_from_the_same_reference(tmp_path):
     runs = [*pairs((0.2,)), FakeRun(arm="lifted_rgb", epochs=2, miou=0.55)]
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, runs)], tmp_path, title="")
-    gain = dose["levels"][0]["arms"]["lifted_rgb"]["gain"]["all"]["mean"]
+    gain = dose.levels[0].arms["lifted_rgb"].gain.all.mean
     assert gain == pytest.approx(0.05)
     page = (tmp_path / "dose.html").read_text()
     assert "BiFusion on lifted RGB, all points" in page
-    assert "control: the pixels&#x27; RGB" in page
+    assert "control: the pixels&#39; RGB" in page
 
 
 def test_the_table_tells_gain_probe_and_oracle(told):

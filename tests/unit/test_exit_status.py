@@ -10,8 +10,8 @@ import bifusion.training.trainer
 from bifusion.commands import runs
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunStatus
-from bifusion.studies.comparison import run as compare
-from bifusion.studies.comparison.run import PlannedRun, train_runs
+from bifusion.studies.training_runs import train
+from bifusion.studies.training_runs.plan import PlannedRun
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ class Ended:
 def test_of_the_runs_of_a_comparison(monkeypatch, tmp_path, returncode, crashed):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").touch()
-    monkeypatch.setattr(compare, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(compare, "_start", lambda *args: Ended(returncode))
+    monkeypatch.setattr(train, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "_start", lambda *args: Ended(returncode))
     planned = [PlannedRun(get_recipe("oneformer3d_small"), tmp_path / "run")]
     console = Console(file=io.StringIO())
-    assert train_runs(planned, tmp_path, jobs=1, title="", console=console) == crashed
+    assert train.train_runs(planned, jobs=1, console=console, report=lambda: None) == crashed

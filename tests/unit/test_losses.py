@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.config.run import build_model
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.losses.matcher import MatcherConfig, NonFiniteCostError
 from bifusion.losses.terms import LOSS_TERMS, acts_on_fusion, alignment_loss
+from bifusion.models.build import build_model
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.types import Batch, FusionTrace, InputError, LayerPrediction, Prediction, Targets
 from small_batches import batch_of_superpoints, targets_of
@@ -340,7 +340,7 @@ def test_a_weight_of_what_the_model_does_not_predict_is_refused(term):
 def test_every_recipe_weighs_terms_that_its_model_gives(name):
     config = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(config)
+        model = build_model(config.model, config.seed)
     criterion = Criterion(config.criterion, SCANNET20)
     weighted = [term for stage in config.stages.stages for term in stage.weights]
     check_weights(weighted, criterion, model.optional_outputs(), name)

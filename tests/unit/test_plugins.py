@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from bifusion import plugins
-from bifusion.config.run import Config, build_model, check_consistent, config_from_dict, config_to_dict
+from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import DataConfig, open_scenes
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
+from bifusion.models.build import build_model
 from bifusion.models.towers.tower import outside_tower
 from bifusion.recipes import get_recipe
+from bifusion.runs.check_config import check_config
 from bifusion.studies.ablation.run import AblationConfig, plan_ablation
 from bifusion.studies.comparison.run import plan_runs
 from bifusion.types import InputError
@@ -90,9 +92,9 @@ def test_a_module_in_the_current_folder_is_found(tmp_path):
 def test_a_recipe_from_outside():
     config = get_recipe("my_rooms.recipes:small")
     assert (config.name, config.recipe) == ("my_rooms.recipes.small", "my_rooms.recipes:small")
-    check_consistent(config)
+    check_config(config)
     assert config_from_dict(config_to_dict(config)) == config
-    groups = build_model(config).parameter_groups()
+    groups = build_model(config.model, config.seed).parameter_groups()
     assert {"tower.embed", "tower.block0"} < set(groups)
     assert unmatched_patterns(config.stages, groups) == []
     assert os.environ[plugins.VARIABLE] == "my_rooms", "asking for it is consent"
@@ -104,7 +106,8 @@ def test_arms_and_ablations_of_a_recipe_from_outside(ending):
     config = get_recipe(name)
     assert config.recipe == name and config.data.source == "my_rooms.data:scenes"
     assert config.arm != "staged"
-    assert unmatched_patterns(config.stages, build_model(config).parameter_groups()) == []
+    groups = build_model(config.model, config.seed).parameter_groups()
+    assert unmatched_patterns(config.stages, groups) == []
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_a_wrong_tower_is_told(function, message, allowed):
 def test_unknown_image_features_are_told():
     config = _small_with(image_features="dino")
     with pytest.raises(InputError, match="found 'dino', expected clip, rgb or module:function"):
-        build_model(config)
+        build_model(config.model, config.seed)
 
 
 def _small_with(**model) -> Config:

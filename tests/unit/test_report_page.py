@@ -1,7 +1,6 @@
 """report.json against its schema, report.html on its own, the table in the terminal."""
 
 import base64
-import copy
 import io
 import json
 import re
@@ -17,13 +16,16 @@ from rich.console import Console
 from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.json_files import to_json
 from bifusion.studies.comparison.charts import all_charts
-from bifusion.studies.comparison.page import embed_json
-from bifusion.studies.comparison.report import audit_of, load_schema, print_table, write_report
+from bifusion.studies.comparison.run import audit_of, write_report
+from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
+from bifusion.studies.page.render import embed_json
+from bifusion.studies.page.style import arm_looks
 from bifusion.types import InputError
 from run_factory import AUDIT, CLASSES, FakeRun
+from stored_reports import assert_as_stored
 
 ARMS = ("baseline", "without_views", "naive", "staged")
 
@@ -61,25 +63,32 @@ def compared(tmp_path_factory):
 def test_what_is_written_is_what_is_returned_and_fits_the_schema(compared):
     root, report, _ = compared
     written = json.loads((root / "report.json").read_text())
-    assert written == report
-    jsonschema.validate(written, load_schema())
+    assert written == to_json(report)
+    jsonschema.validate(written, json.loads((root / "report.schema.json").read_text()))
     assert written["synthetic"]
     assert written["complete"]
     assert [arm["key"] for arm in written["arms"]] == list(ARMS)
 
 
+def test_content_and_keys_are_as_they_were(compared):
+    assert_as_stored("report", compared[1])
+
+
 def test_generated_rooms_are_called_synthetic_without_an_audit_too(tmp_path):
     rooms = FakeRun(epochs=2, sources=["generated room, config 0123"]).write(tmp_path / "rooms")
     scans = FakeRun(epochs=2, sources=["ScanNet v2"]).write(tmp_path / "scans")
-    assert write_report([rooms], tmp_path / "a")["synthetic"]
-    assert not write_report([scans], tmp_path / "b")["synthetic"]
+    assert write_report([rooms], tmp_path / "a").synthetic
+    assert not write_report([scans], tmp_path / "b").synthetic
 
 
 def test_the_schema_is_valid_documented_and_strict(compared):
-    schema = load_schema()
+    schema = json.loads((compared[0] / "report.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert all("description" in entry or "$ref" in entry for entry in schema["properties"].values())
-    broken = copy.deepcopy(compared[1])
+    for entry in (schema, *schema["$defs"].values()):
+        assert entry["description"] and all(key["description"] for key in entry["properties"].values())
+        assert entry["required"] == list(entry["properties"]) and not entry["additionalProperties"]
+    assert "report.schema.json" in compared[2]
+    broken = to_json(compared[1])
     broken["verdicts"][0]["outcome"] = "maybe"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, schema)
@@ -90,8 +99,8 @@ def test_non_finite_numbers_become_null():
 
 
 def test_mask3d_has_no_miou(tmp_path):
-    report = write_report([FakeRun(arm="mask3d", epochs=4).write(tmp_path)], tmp_path)
-    figures = report["arms"][0]["figures"]
+    write_report([FakeRun(arm="mask3d", epochs=4).write(tmp_path)], tmp_path)
+    figures = json.loads((tmp_path / "report.json").read_text())["arms"][0]["figures"]
     assert figures["miou"] == {"mean": None, "spread": None, "by_seed": {}}
     assert figures["ap"]["mean"] > 0
     assert ">—<" in (tmp_path / "report.html").read_text()
@@ -121,24 +130,24 @@ def test_the_page_shows_verdicts_study_table_oracle_and_pictures(compared):
     page = compared[2]
     for text in ("Stability", "Gradient explosion", "Superpoint oracle", "texture class", "synthetic"):
         assert text in page
-    assert page.count("<figure><img") == 5  # colour, 2 annotations, 2 predictions of the one arm
+    assert page.count("<figure>") == 5  # colour, 2 annotations, 2 predictions of the one arm
     assert page.count('class="plot"') >= 15
 
 
 def test_texture_classes_stand_apart(compared):
-    texture = compared[1]["texture"]
-    assert texture["classes"] == ["cabinet", "door"]
-    ious = compared[1]["classes"]["iou"]["staged"]
-    assert texture["arms"]["staged"]["texture"] == pytest.approx((ious["cabinet"] + ious["door"]) / 2)
+    texture = compared[1].texture
+    assert texture.classes == ["cabinet", "door"]
+    ious = compared[1].classes.iou["staged"]
+    assert texture.arms["staged"].texture == pytest.approx((ious["cabinet"] + ious["door"]) / 2)
 
 
 def test_every_dimension_of_the_study_is_measured(compared):
-    rows = compared[1]["study_table"]
+    rows = compared[1].study_table
     names = ["Feature space", "Gradient flow", "Parameters", "CLIP", "Fusion"]
-    assert [row["dimension"] for row in rows] == names
-    assert all(row["cells"][arm] for row in rows for arm in ARMS)
-    assert all(row["measured_risk"] for row in rows)
-    staged = {row["dimension"]: dict(row["cells"]["staged"]) for row in rows}
+    assert [row.dimension for row in rows] == names
+    assert all(row.cells[arm] for row in rows for arm in ARMS)
+    assert all(row.measured_risk for row in rows)
+    staged = {row.dimension: dict(row.cells["staged"]) for row in rows}
     assert staged["Feature space"]["2D from the image tower"].startswith("128 channels, RMS 4.")
     assert staged["Gradient flow"]["paths to the loss"].startswith("two")
     assert staged["CLIP"]["trained in stability"] == "nothing, frozen"
@@ -151,9 +160,10 @@ def test_a_partial_report_can_be_written_again_and_again(tmp_path):
     (other / "steps.jsonl").write_text("")
     for _ in range(2):
         report = write_report([folder, other], tmp_path)
-    assert not report["complete"]
+    assert not report.complete
     assert "partial" in (tmp_path / "report.html").read_text()
-    assert sorted(path.name for path in tmp_path.glob("*report*")) == ["report.html", "report.json"]
+    left = sorted(path.name for path in tmp_path.glob("*report*"))
+    assert left == ["report.html", "report.json", "report.schema.json"]
     assert not list(tmp_path.glob(".report*"))
 
 
@@ -161,15 +171,15 @@ def test_a_guard_stopped_run_is_a_result(tmp_path):
     stopped = FakeRun(arm="naive", epochs=8, epochs_done=3, state="guard_stopped", nonfinite={3: 3})
     folders = [stopped.write(tmp_path), FakeRun(epochs=8).write(tmp_path)]
     report = write_report(folders, tmp_path)
-    assert report["complete"]
-    assert report["runs"][0]["reason"] == "3 non-finite steps in a row"
+    assert report.complete
+    assert report.runs[0].reason == "3 non-finite steps in a row"
     assert "stopped by its guard in epoch 3" in (tmp_path / "report.html").read_text()
 
 
 def test_non_finite_steps_and_stages_are_marked_in_the_curves(tmp_path):
     fakes = [FakeRun(arm="naive", epochs=8, nonfinite={5: 2}), FakeRun(epochs=8)]
     arms = group_runs([load_run(fake.write(tmp_path)) for fake in fakes])
-    chart = next(chart for chart in all_charts(arms) if chart.title == "Weighted total")
+    chart = next(chart for chart in all_charts(arms, arm_looks(arms)) if chart.title == "Weighted total")
     marks = [trace for trace in chart.figure["data"] if trace["mode"] == "markers"]
     assert [mark["meta"] for mark in marks] == ["naive"]
     assert all(5 <= x < 6 for x in marks[0]["x"])
@@ -282,5 +292,5 @@ def decode(url):
 def test_a_run_that_crashed_is_told(tmp_path):
     folder = FakeRun("baseline").write(tmp_path)
     report = write_report([folder], tmp_path / "out", crashed=["bifusion_small-seed0"])
-    assert report["crashed"] == ["bifusion_small-seed0"] and not report["complete"]
+    assert report.crashed == ["bifusion_small-seed0"] and not report.complete
     assert "bifusion_small-seed0" in (tmp_path / "out" / "report.html").read_text()

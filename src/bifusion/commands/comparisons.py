@@ -80,36 +80,21 @@ def _ablate(wanted: Compare, console: Console) -> int:
 
 
 def _compare(wanted: Compare, console: Console) -> int:
-    from bifusion.studies.comparison.report import audit_of, print_table, write_report
-    from bifusion.studies.comparison.run import check_runs, default_jobs, plan_runs, train_runs
+    from bifusion.studies.comparison.run import ComparisonConfig, run_comparison
 
-    out = wanted.out or Path("runs/compare")
     if wanted.grid:
         raise InputError("--grid goes with --ablate")
-    if not wanted.recipes and not wanted.runs:
-        raise InputError("nothing to compare: name recipes to train, or finished runs with --runs")
-    planned, crashed = [], []
-    if wanted.recipes:
-        if wanted.data is None:
-            raise InputError(
-                "--data is missing: recipes to train need a data set (train/ and val/ folders)"
-            )
-        planned = plan_runs(
-            wanted.recipes,
-            wanted.seeds if wanted.seeds is not None else (0,),
-            wanted.data,
-            out,
-            tower_weights=wanted.tower_weights,
-            epochs=wanted.epochs,
-        )
-        check_runs(planned)
-        jobs = wanted.jobs or default_jobs()
-        crashed = train_runs(planned, out, jobs=jobs, title=out.name, console=console)
-    folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
-    report = write_report(folders, out, audit=audit_of(folders), crashed=crashed, title=out.name)
-    print_table(report, console)
-    console.print(f"report: {out / 'report.html'}")
-    return 1 if crashed else 0
+    comparison = ComparisonConfig(
+        recipes=wanted.recipes,
+        data=wanted.data,
+        out=wanted.out or Path("runs/compare"),
+        seeds=wanted.seeds if wanted.seeds is not None else (0,),
+        epochs=wanted.epochs,
+        tower_weights=wanted.tower_weights,
+        jobs=wanted.jobs,
+        runs=wanted.runs,
+    )
+    return run_comparison(comparison, console)
 
 
 def dose(args: list[str]) -> int:

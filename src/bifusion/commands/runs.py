@@ -127,7 +127,7 @@ class ExportSubmission:
 def export_submission(args: list[str]) -> int:
     """Write the ScanNet benchmark's submission files of a split."""
     from bifusion.inference.export_submission import export_submission
-    from bifusion.studies.comparison.progress import progress_bar
+    from bifusion.studies.training_runs.progress import progress_bar
 
     wanted = parsing.parse(ExportSubmission, args, "export-submission")
     console = Console()

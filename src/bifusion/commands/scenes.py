@@ -56,7 +56,7 @@ def prepare(args: list[str]) -> int:
 def _prepare_synthetic(args: list[str]) -> int:
     from bifusion.datasets.rooms import RoomsConfig, make_rooms
     from bifusion.datasets.rooms.audit import audit
-    from bifusion.studies.comparison.progress import progress_bar
+    from bifusion.studies.training_runs.progress import progress_bar
 
     @dataclass
     class PrepareSynthetic:
@@ -78,7 +78,7 @@ def _prepare_synthetic(args: list[str]) -> int:
 
 def _prepare_scannet(args: list[str]) -> int:
     from bifusion.datasets.scannet.prepare import prepare_scannet
-    from bifusion.studies.comparison.progress import progress_bar
+    from bifusion.studies.training_runs.progress import progress_bar
 
     wanted = parsing.parse(PrepareScanNet, args, "prepare scannet")
     console = Console()
@@ -116,7 +116,7 @@ class PrepareSuperpoints:
 
 def _prepare_superpoints(args: list[str]) -> int:
     from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
-    from bifusion.studies.comparison.progress import progress_bar
+    from bifusion.studies.training_runs.progress import progress_bar
 
     wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints")
     if not wanted.folders:

@@ -13,9 +13,12 @@ from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
 from bifusion.inference.predict import predict_scene
-from bifusion.studies.comparison.progress import progress_bar
-from bifusion.studies.comparison.report import print_table, write_report
-from bifusion.studies.comparison.run import PlannedRun, default_jobs, plan_runs, train_runs
+from bifusion.studies.comparison.report import ComparisonReport
+from bifusion.studies.comparison.run import report_so_far, write_report
+from bifusion.studies.comparison.terminal import print_table
+from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, plan_runs
+from bifusion.studies.training_runs.progress import progress_bar
+from bifusion.studies.training_runs.train import train_runs
 
 DEMO_RECIPES = (
     "oneformer3d_small",
@@ -104,7 +107,10 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
     console.print(f"set up after {_minutes(started)}; training {len(runs)} runs")
     trained = time.monotonic()
     crashed = train_runs(
-        runs, wanted.out, jobs=wanted.jobs or default_jobs(), title=TITLE, console=console
+        runs,
+        jobs=wanted.jobs or default_jobs(),
+        console=console,
+        report=lambda: report_so_far(runs, wanted.out, TITLE),
     )
     console.print(f"trained in {_minutes(trained)}")
     complete = [run for run in runs if run.folder.name not in crashed]
@@ -121,7 +127,9 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
     return 1 if crashed else 0
 
 
-def _show_end(out: Path, runs: list[PlannedRun], report: dict, scene: Path, console: Console) -> None:
+def _show_end(
+    out: Path, runs: list[PlannedRun], report: ComparisonReport, scene: Path, console: Console
+) -> None:
     """Predicted scan, comparison table, where everything lies, what to try next."""
     best = next((run for run in runs if run.config.recipe == "bifusion_small"), None)
     print_table(report, console)

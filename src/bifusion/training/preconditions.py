@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from bifusion.config.run import Config, Model, config_to_dict, load_config
+from bifusion.config.run import Config, config_to_dict, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import SEGMENT_FILES
 from bifusion.losses.criterion import Criterion, check_weights
+from bifusion.models.model import Model
 from bifusion.runs.run_folder import RunFolder
 from bifusion.types import InputError
 

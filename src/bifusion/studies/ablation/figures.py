@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bifusion.storage.json_schema import field_docs
+from bifusion.studies.ablation.report import CellFigures, RunsSample, RunState
 from bifusion.studies.figures.metrics import (
     final_value,
     log_scatter,
     median_of,
+    over_seeds,
     series,
     spikes,
     update_counts,
@@ -25,18 +27,7 @@ UNSTEADY_RULES = (
     "loss_scale",
 )  # fmt: skip
 """Alarms over the numbers of training itself, not over what it learns or is fed."""
-FIGURES: dict[str, str] = {
-    "raw_nonfinite": "steps with a non-finite value, before any guard acted",
-    "spikes": "alarms over a spike of the loss or the gradient norm",
-    "unsteady": "alarms over gradients, updates, feature ranges and the loss scale",
-    "warnings": "all alarms of the run, whatever they are over",
-    "gradient_spread": "scatter of the gradient norm from step to step: standard deviation of its log10",
-    "range_in": "range of 2D over 3D features entering the heads, median over steps",
-    "range_out": "the same after heads and FiLM",
-    "gate": "mean gate over validation points that a view sees, last checkpoint",
-    "miou": "validation mIoU of the last checkpoint",
-    "ap": "validation AP of the last checkpoint",
-}
+FIGURES = field_docs(CellFigures)
 """Figure of a run → what it is."""
 
 
@@ -44,7 +35,7 @@ FIGURES: dict[str, str] = {
 class RunFigures:
     """One run; a figure that was not measured is NaN."""
 
-    state: str
+    state: RunState
     """As in status.json; "crashed" or "not started" where there is no result."""
     reason: str | None
     """Why its guard stopped it."""
@@ -72,12 +63,10 @@ def measure_run(folder: Path, *, crashed: bool = False) -> tuple[RunFigures, Run
     """The figures of the run in `folder` so far, and the run without its records; InputError for a
     damaged folder."""
     if not (folder / "config.json").exists():
-        state = "crashed" if crashed else "not started"
-        return RunFigures(state, None, 0, 0, 0, NO_RUN.figures), None
+        return RunFigures("crashed" if crashed else "not started", None, 0, 0, 0, NO_RUN.figures), None
     run = load_run(folder)
     counts = update_counts(run)
     alarms = _alarms(run)
-    evaluated = run.state in ("completed", "guard_stopped") and run.evaluation is not None
     figures = {
         "raw_nonfinite": float(counts.nonfinite),
         "spikes": float(sum(rule in SPIKE_RULES for rule in alarms)),
@@ -90,7 +79,9 @@ def measure_run(folder: Path, *, crashed: bool = False) -> tuple[RunFigures, Run
         "miou": final_value(run, "full", "miou"),
         "ap": final_value(run, "full", "ap"),
     }
-    state = run.state if evaluated else "crashed" if crashed else "running"
+    state: RunState = "crashed" if crashed else "running"
+    if run.state in ("completed", "guard_stopped") and run.evaluation is not None:
+        state = run.state
     rollbacks = int(run.status.get("rollbacks") or 0)
     told = RunFigures(state, run.stop_reason, len(run.steps), counts.skipped, rollbacks, figures)
     return told, run
@@ -117,13 +108,9 @@ def _rules_of(step: Record) -> list[str]:
     return fault + [alarm["rule"] for alarm in step.get("alarms") or []]
 
 
-def over_runs(by_seed: dict[int, float]) -> dict[str, Any]:
-    """Median and spread over seeds of the finite values, as JSON has them."""
-    finite = {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
-    values = list(finite.values())
-    return {
-        "median": float(np.median(values)) if values else math.nan,
-        "mean": float(np.mean(values)) if values else math.nan,
-        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
-        "by_seed": finite,
-    }
+def over_runs(by_seed: dict[int, float]) -> RunsSample:
+    """The finite values over the seeds."""
+    sample = over_seeds(by_seed)
+    finite = list(sample.by_seed.values())
+    median = float(np.median(finite)) if finite else math.nan
+    return RunsSample(sample.mean, sample.spread, sample.by_seed, median)

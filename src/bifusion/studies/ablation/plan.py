@@ -14,29 +14,40 @@ Role = Literal["staged", "removed", "added", "rival"]
 class GridPoint:
     """One setting that all arms are trained with."""
 
+    key: str
+    """Its name in reports."""
+    label: str
+    """As shown."""
     lr: float
     """Factor on every arm's own learning rate."""
     range_2d: float
     """Factor on the lifted 2D features that enter the 2D head."""
     precision: str
+    """trainer.precision."""
 
-    @property
-    def key(self) -> str:
-        return f"lr{self.lr:g}-range{self.range_2d:g}-{self.precision}"
-
-    @property
-    def label(self) -> str:
-        return f"lr ×{self.lr:g}, range ×{self.range_2d:g}, {self.precision}"
+    @classmethod
+    def at(cls, lr: float, range_2d: float, precision: str) -> GridPoint:
+        return cls(
+            f"lr{lr:g}-range{range_2d:g}-{precision}",
+            f"lr ×{lr:g}, range ×{range_2d:g}, {precision}",
+            lr,
+            range_2d,
+            precision,
+        )
 
 
 @dataclass(frozen=True)
 class AblationArm:
     """One recipe of the ablation."""
 
+    key: str
+    """Its name in reports: the recipe."""
     recipe: str
+    """Recipe."""
     label: str
-    """Of a measure removed or added: the measure's."""
+    """As shown; of a measure removed or added, the measure's."""
     role: Role
+    """Its part in the ablation."""
     instead: str
     """What the recipe does instead of the staged one; a phrase."""
     has_range: bool

@@ -1,244 +1,181 @@
-"""The ablation report: from the run folders of a grid to ablation.json and ablation.html.
-
-Everything is computed from the runs' own records (`ablation_figures`), judged by a rule fixed before
-(`ablation_rules`) and shown whole, what was not run included. May be written again and again while the
-runs train.
-"""
+"""The content of ablation.json, typed; its schema is made from these classes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-import jsonschema
+from bifusion.storage.json_schema import Count
+from bifusion.studies.ablation.plan import AblationArm, GridPoint
+from bifusion.studies.figures.metrics import Sample
+from bifusion.studies.page.files import StudyReport
 
-from bifusion.storage.files import write_text
-from bifusion.storage.json_files import to_json
-from bifusion.studies.ablation import rules
-from bifusion.studies.ablation.figures import (
-    FIGURES,
-    NO_RUN,
-    RunFigures,
-    measure_run,
-    over_runs,
-)
-from bifusion.studies.ablation.page import render_ablation
-from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
-from bifusion.studies.comparison.performance import why_refused
-from bifusion.studies.figures.arms import Arm
-from bifusion.studies.figures.run import Run
+Aspect = Literal["stability", "accuracy"]
+Outcome = Literal["matters", "harms", "does not show", "too few pairs"]
+RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
 
 
-@dataclass
-class Measured:
-    """Figures of runs that have ended, which need not be read again while the others train."""
+@dataclass(frozen=True)
+class RunsSample(Sample):
+    """A figure over the runs of one arm at one point, by seed."""
 
-    ended: dict[Path, tuple[RunFigures, Run | None]] = field(default_factory=dict)
-
-    def of(self, folder: Path, crashed: bool) -> tuple[RunFigures, Run | None]:
-        """Figures of the run in `folder`, and the run without its records."""
-        if folder in self.ended:
-            return self.ended[folder]
-        figures, run = measure_run(folder, crashed=crashed)
-        if run is not None:
-            run = replace(run, steps=[], epoch_records=[], evaluation=None)
-        if figures.state in ("completed", "guard_stopped"):
-            self.ended[folder] = figures, run
-        return figures, run
+    median: float
+    """Median over seeds."""
 
 
-def write_ablation(
-    plan: AblationPlan, out: Path, *, title: str, measured: Measured | None = None
-) -> dict[str, Any]:
-    """Writes ablation.json and ablation.html to `out`; returns the content of the former.
+@dataclass(frozen=True)
+class CellFigures:
+    """Each figure over the seeds."""
 
-    Each file appears complete or not at all. `measured` keeps what was read from one call to the next.
-    InputError for a damaged run folder.
-    """
-    report = build_ablation(plan, title, measured or Measured())
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "ablation.json", json.dumps(report, indent=1, allow_nan=False))
-    write_text(out / "ablation.html", render_ablation(report))
-    return report
-
-
-def build_ablation(plan: AblationPlan, title: str, measured: Measured) -> dict[str, Any]:
-    """The content of ablation.json, checked against its schema."""
-    crashed = set(plan.crashed)
-    read = {folder: measured.of(folder, folder.name in crashed) for folder in plan.folders.values()}
-    figures = {where: read[folder][0] for where, folder in plan.folders.items()}
-    runs = [run for _, run in read.values() if run is not None]
-    refused = _refused(plan, read)
-    states = {folder: told.state for folder, (told, _) in read.items()}
-    report = {
-        "schema_version": 1,
-        "title": title,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": all(told.ended for told in figures.values()),
-        "synthetic": any("generated" in s for run in runs for s in run.config.get("sources") or []),
-        "base": plan.base,
-        "seeds": list(plan.seeds),
-        "setting": _setting(runs),
-        "points": [asdict(point) | {"key": point.key, "label": point.label} for point in plan.points],
-        "arms": [_arm_entry(arm) for arm in plan.arms],
-        "not_run": {
-            "points": [point.label for point in plan.points_left_out],
-            "arms": list(plan.arms_left_out),
-            "waiting": sorted(
-                f.name for f, state in states.items() if state in ("running", "not started")
-            ),
-            "crashed": sorted(f.name for f, state in states.items() if state == "crashed"),
-        },
-        "runs": {state: list(states.values()).count(state) for state in sorted(set(states.values()))},
-        "figures": FIGURES,
-        "rule": list(rules.RULE),
-        "refused": refused,
-        "findings": [_finding(arm, plan, figures, refused) for arm in plan.arms if arm.role != "staged"],
-        "cells": [
-            _cell(arm, point, plan, figures, refused) for point in plan.points for arm in plan.arms
-        ],
-    }
-    report = to_json(report)
-    jsonschema.validate(report, load_schema())
-    return report
+    raw_nonfinite: RunsSample
+    """steps with a non-finite value, before any guard acted"""
+    spikes: RunsSample
+    """alarms over a spike of the loss or the gradient norm"""
+    unsteady: RunsSample
+    """alarms over gradients, updates, feature ranges and the loss scale"""
+    warnings: RunsSample
+    """all alarms of the run, whatever they are over"""
+    gradient_spread: RunsSample
+    """scatter of the gradient norm from step to step: standard deviation of its log10"""
+    range_in: RunsSample
+    """range of 2D over 3D features entering the heads, median over steps"""
+    range_out: RunsSample
+    """the same after heads and FiLM"""
+    gate: RunsSample
+    """mean gate over validation points that a view sees, last checkpoint"""
+    miou: RunsSample
+    """validation mIoU of the last checkpoint"""
+    ap: RunsSample
+    """validation AP of the last checkpoint"""
 
 
-def load_schema() -> dict[str, Any]:
-    """The JSON schema of ablation.json."""
-    text = (
-        resources.files("bifusion.studies.ablation").joinpath("ablation.schema.json").read_text("utf-8")
-    )
-    return json.loads(text)
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one arm at one point."""
+
+    arm: str
+    """Key of the arm."""
+    point: str
+    """Key of the point."""
+    shared: bool
+    """The same runs stand at other ranges too."""
+    states: dict[int, RunState]
+    """Seed → how its run stands."""
+    reasons: dict[int, str]
+    """Seed → why its guard stopped it."""
+    steps: Count
+    """Optimiser steps attempted, all seeds."""
+    skipped: Count
+    """Steps not taken."""
+    rollbacks: Count
+    """Returns to the last healthy state."""
+    figures: CellFigures
+    """Each figure over the seeds."""
+    difference: RunsSample
+    """Accuracy minus that of the staged recipe at the same point, by seed; empty for the staged one."""
 
 
-def _arm_entry(arm: AblationArm) -> dict[str, Any]:
-    return {"key": arm.recipe, **asdict(arm)}
+@dataclass(frozen=True)
+class Finding:
+    """What the pairs say on one aspect of one measure."""
+
+    aspect: Aspect
+    """What is judged."""
+    outcome: Outcome
+    """By the rule. Of a rival: whether the staged recipe is better (matters) or worse (harms)."""
+    better: Count
+    """Pairs that are better with the measure (of a rival: with the staged recipe)."""
+    worse: Count
+    """Pairs that are worse with it."""
+    ties: Count
+    """Pairs that say nothing."""
+    p: float
+    """Two-sided sign test; null without a pair that says anything."""
+    points: list[str]
+    """Points at which every seed is better with the measure."""
+    pairs: Count
+    """All pairs that have come to a result."""
 
 
-def _setting(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Scenes, length and image tower that all runs share; None before the first started."""
-    if not runs:
-        return None
-    towers = [run.tower for run in runs if run.tower]
-    return {
-        "epochs": runs[0].epochs,
-        "train_scenes": len(runs[0].train_scenes),
-        "val_scenes": len(runs[0].val_scenes),
-        "label_set": runs[0].label_set,
-        "tower": towers[0] if towers else None,
-    }
+@dataclass(frozen=True)
+class ArmFinding:
+    """What the rule says of one arm."""
+
+    arm: str
+    """Key of the arm."""
+    headline: str
+    """What came out."""
+    sentence: str
+    """The figures behind it."""
+    stability: Finding
+    """Stability."""
+    accuracy: Finding
+    """Accuracy."""
+    difference: RunsSample
+    """Accuracy of the arm minus that of the staged recipe by seed, mean over the grid."""
 
 
-def _refused(plan: AblationPlan, read: Mapping[Path, tuple[RunFigures, Run | None]]) -> str | None:
-    """Why accuracies must not be compared, from one run of each arm; None where they may."""
-    first: dict[str, Run] = {}
-    for (recipe, _, _), folder in plan.folders.items():
-        run = read[folder][1]
-        if run is not None:
-            first.setdefault(recipe, run)
-    arms = [Arm(recipe, run.arm, recipe, (run,)) for recipe, run in first.items()]
-    return why_refused(arms) if arms else None
+@dataclass(frozen=True)
+class Setting:
+    """What all runs share."""
+
+    epochs: Count
+    """Length."""
+    train_scenes: Count
+    """Training scenes."""
+    val_scenes: Count
+    """Validation scenes."""
+    label_set: str
+    """Label set."""
+    tower: str | None
+    """Where the image tower's weights come from."""
 
 
-# ------------------------------------------------------------------------------------ the findings
+@dataclass(frozen=True)
+class NotRun:
+    """What the figures do not hold."""
+
+    points: list[str]
+    """Labels of points of the default grid that were left out."""
+    arms: list[str]
+    """Recipes that were left out."""
+    waiting: list[str]
+    """Run folders that have not ended."""
+    crashed: list[str]
+    """Run folders without a result because the run crashed."""
 
 
-def _pairs(
-    arm: AblationArm, plan: AblationPlan, figures: Mapping[tuple[str, str, int], RunFigures]
-) -> dict[tuple[str, int], rules.Pair]:
-    """(with the measure, without it) at each point with each seed; of a rival, (staged, rival)."""
-    pairs = {}
-    for point in plan.points:
-        for seed in plan.seeds:
-            staged = figures.get((plan.base, point.key, seed), NO_RUN)
-            other = figures.get((arm.recipe, point.key, seed), NO_RUN)
-            pairs[point.key, seed] = (other, staged) if arm.role == "added" else (staged, other)
-    return pairs
+@dataclass(frozen=True, kw_only=True)
+class AblationReport(StudyReport):
+    """Content of ablation.json: staged BiFusion with each stabilising measure removed in turn, and its
+    rivals, over a grid of settings that is the same for all. Accuracy is mIoU (AP for models without a
+    semantic head), a fraction in [0, 1]. Numbers that were not measured are null."""
 
-
-def _finding(
-    arm: AblationArm,
-    plan: AblationPlan,
-    figures: Mapping[tuple[str, str, int], RunFigures],
-    refused: str | None,
-) -> dict[str, Any]:
-    pairs = _pairs(arm, plan, figures)
-    stability = rules.judge("stability", pairs)
-    accuracy = rules.judge("accuracy", {} if refused else pairs)
-    headline = rules.rival_headline if arm.role == "rival" else rules.headline
-    return {
-        "arm": arm.recipe,
-        "headline": headline(stability, accuracy),
-        "sentence": rules.sentence(
-            pairs,
-            stability,
-            accuracy,
-            without=_without(arm),
-            points={point.key: point.label for point in plan.points},
-        ),
-        "stability": asdict(stability) | {"pairs": stability.pairs},
-        "accuracy": asdict(accuracy) | {"pairs": accuracy.pairs},
-        "difference": over_runs(_mean_differences(arm, plan, figures) if refused is None else {}),
-    }
-
-
-def _mean_differences(
-    arm: AblationArm, plan: AblationPlan, figures: Mapping[tuple[str, str, int], RunFigures]
-) -> dict[int, float]:
-    """Accuracy of the arm minus that of the staged recipe, by seed, mean over the grid."""
-    told = {}
-    for seed in plan.seeds:
-        told[seed] = rules.mean_gain(
-            [
-                (
-                    figures.get((arm.recipe, point.key, seed), NO_RUN),
-                    figures.get((plan.base, point.key, seed), NO_RUN),
-                )
-                for point in plan.points
-            ]
-        )
-    return told
-
-
-def _without(arm: AblationArm) -> str:
-    if arm.role == "rival":
-        return f"With {arm.label} in its place"
-    return f"Without it ({'the staged recipe as it is' if arm.role == 'added' else arm.instead})"
-
-
-# --------------------------------------------------------------------------------------- the cells
-
-
-def _cell(
-    arm: AblationArm,
-    point: GridPoint,
-    plan: AblationPlan,
-    figures: Mapping[tuple[str, str, int], RunFigures],
-    refused: str | None,
-) -> dict[str, Any]:
-    """The runs of one arm at one point of the grid."""
-    mine = {seed: figures.get((arm.recipe, point.key, seed), NO_RUN) for seed in plan.seeds}
-    staged = {seed: figures.get((plan.base, point.key, seed), NO_RUN) for seed in plan.seeds}
-    return {
-        "arm": arm.recipe,
-        "point": point.key,
-        "shared": not arm.has_range and len({p.range_2d for p in plan.points}) > 1,
-        "states": {seed: run.state for seed, run in mine.items()},
-        "reasons": {seed: run.reason for seed, run in mine.items() if run.reason},
-        "steps": sum(run.steps for run in mine.values()),
-        "skipped": sum(run.skipped for run in mine.values()),
-        "rollbacks": sum(run.rollbacks for run in mine.values()),
-        "figures": {
-            name: over_runs({seed: run.figures[name] for seed, run in mine.items()}) for name in FIGURES
-        },
-        "difference": over_runs(
-            {seed: rules.accuracy_gain(mine[seed], staged[seed]) for seed in plan.seeds}
-            if arm.role != "staged" and refused is None
-            else {}
-        ),
-    }
+    complete: bool
+    """Every planned run ended and was evaluated, was stopped by its guard, or crashed."""
+    synthetic: bool
+    """The scenes are generated rooms."""
+    base: str
+    """The staged recipe; key of its arm."""
+    seeds: list[int]
+    """Seeds of every arm at every point."""
+    setting: Setting | None
+    """What all runs share; null before the first started."""
+    points: list[GridPoint]
+    """Points of the grid that were planned."""
+    arms: list[AblationArm]
+    """In the order of tables, the staged recipe first."""
+    not_run: NotRun
+    """What the figures do not hold."""
+    runs: dict[str, Count]
+    """State → number of runs."""
+    figures: dict[str, str]
+    """Figure → what it is."""
+    rule: list[str]
+    """The rule that findings follow, fixed before the runs."""
+    refused: str | None
+    """Why accuracies are not compared; null where they are."""
+    findings: list[ArmFinding]
+    """One for every arm but the staged recipe."""
+    cells: list[Cell]
+    """Every arm at every point."""

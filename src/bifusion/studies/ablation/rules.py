@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from bifusion.studies.ablation.figures import RunFigures
-from bifusion.studies.page.text import number, plural, signed
+from bifusion.studies.ablation.report import Aspect, Finding, Outcome
+from bifusion.studies.figures.text import number, plural, signed
 
 LEVEL = 0.01
 """A sign test below this is no chance."""
@@ -27,8 +26,6 @@ STEADY_FIGURES = ("raw_nonfinite", "spikes", "unsteady")
 MIN_PAIRS = 1 + math.ceil(math.log2(1 / LEVEL))
 """Fewer pairs cannot reach LEVEL, even if all agree."""
 
-Outcome = Literal["matters", "harms", "does not show", "too few pairs"]
-Aspect = Literal["stability", "accuracy"]
 Pair = tuple[RunFigures, RunFigures]
 """(with the measure, without it)."""
 Pairs = Mapping[tuple[str, int], Pair]
@@ -55,27 +52,7 @@ RULE = (
 """Shown on the page, above what it was applied to."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What the pairs say on one aspect of one measure."""
-
-    aspect: Aspect
-    outcome: Outcome
-    better: int
-    """Pairs that are better with the measure."""
-    worse: int
-    ties: int
-    p: float
-    """Two-sided sign test; NaN without a pair that says anything."""
-    points: list[str]
-    """Points of the grid at which every seed is better with the measure."""
-
-    @property
-    def pairs(self) -> int:
-        return self.better + self.worse + self.ties
-
-
-def judge(aspect: Aspect, pairs: Pairs) -> Finding:
+def judge_aspect(aspect: Aspect, pairs: Pairs) -> Finding:
     """Applies the rule to all pairs that have come to a result."""
     prefer = steadier if aspect == "stability" else more_accurate
     signs = {
@@ -93,6 +70,7 @@ def judge(aspect: Aspect, pairs: Pairs) -> Finding:
         len(signs) - better - worse,
         sign_test(better, worse),
         [p for p in points if all(sign == 1 for (point, _), sign in signs.items() if point == p)],
+        len(signs),
     )
 
 

@@ -1,4 +1,5 @@
-"""Staged BiFusion without each of its stabilising measures, and its rivals, over a grid of settings."""
+"""The ablation: staged BiFusion without each of its stabilising measures, and its rivals, over a grid of
+settings. Plan, train, judge, show."""
 
 from __future__ import annotations
 
@@ -15,13 +16,17 @@ from bifusion.config.run import Config
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import bifusion_model
+from bifusion.studies.ablation.judge import Measured, judge_ablation
+from bifusion.studies.ablation.page import render_ablation
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
-from bifusion.studies.ablation.report import Measured, write_ablation
+from bifusion.studies.ablation.report import AblationReport
 from bifusion.studies.ablation.terminal import print_ablation
-from bifusion.studies.comparison.forked_runs import can_fork
-from bifusion.studies.comparison.progress import RunCount
-from bifusion.studies.comparison.run import PlannedRun, check_runs, default_jobs, plan_runs, train_runs
 from bifusion.studies.figures.arms import ROLES
+from bifusion.studies.page.files import write_study
+from bifusion.studies.training_runs.forked import can_fork
+from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
+from bifusion.studies.training_runs.progress import RunCount
+from bifusion.studies.training_runs.train import train_runs
 from bifusion.types import InputError
 
 DEFAULT_GRID: dict[str, tuple[str, ...]] = {
@@ -75,15 +80,13 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
         f"{len(plan.seeds)} seeds"
     )
 
-    def report(crashed: Sequence[str] = ()) -> dict:
+    def report(crashed: Sequence[str] = ()) -> AblationReport:
         told = dataclasses.replace(plan, crashed=tuple(crashed))
         return write_ablation(told, wanted.out, title=title, measured=measured)
 
     crashed = train_runs(
         runs,
-        wanted.out,
         jobs=wanted.jobs or default_jobs(),
-        title=title,
         console=console,
         report=report,
         watch=RunCount([run.folder for run in runs], console, time.monotonic),
@@ -92,6 +95,18 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     print_ablation(report(crashed), console)
     console.print(f"ablation: {wanted.out / 'ablation.html'} (ablation.json beside it)")
     return 1 if crashed else 0
+
+
+def write_ablation(
+    plan: AblationPlan, out: Path, *, title: str, measured: Measured | None = None
+) -> AblationReport:
+    """Judges what there is so far, writes ablation.json, its schema and ablation.html to `out`.
+
+    `measured` keeps what was read from one call to the next. InputError for a damaged run folder.
+    """
+    report = judge_ablation(plan, title, measured or Measured())
+    write_study(out, "ablation", "BiFusion ablation", report, render_ablation(report))
+    return report
 
 
 def plan_ablation(wanted: AblationConfig) -> tuple[AblationPlan, list[PlannedRun]]:
@@ -156,11 +171,11 @@ def all_arms(base: str) -> tuple[AblationArm, ...]:
             f"--base {base} is {ROLES.get(staged.arm, staged.arm)}; expected a staged recipe, such as "
             "bifusion_small: measures are removed from it"
         )
-    arms = [AblationArm(base, ROLES["staged"], "staged", "all measures", True)]
+    arms = [AblationArm(base, base, ROLES["staged"], "staged", "all measures", True)]
     for measure in MEASURES.values():
         recipe = measure.recipe_name(base)
         role = "added" if measure.adds else "removed"
-        arms.append(AblationArm(recipe, measure.label, role, measure.instead, True))
+        arms.append(AblationArm(recipe, recipe, measure.label, role, measure.instead, True))
     for name, what in RIVALS.items():
         arms.append(_rival(f"{base}_{name}", what))
     for kind, what in BASELINES.items():
@@ -173,7 +188,7 @@ def all_arms(base: str) -> tuple[AblationArm, ...]:
 
 def _rival(recipe: str, what: str) -> AblationArm:
     config = get_recipe(recipe)
-    return AblationArm(recipe, ROLES[config.arm], "rival", what, has_range(config))
+    return AblationArm(recipe, recipe, ROLES[config.arm], "rival", what, has_range(config))
 
 
 def has_range(config: Config) -> bool:
@@ -217,7 +232,7 @@ def grid_points(grid: dict[str, tuple[str, ...]]) -> tuple[GridPoint, ...]:
     for precision, lr, span in itertools.product(grid["precision"], grid["lr"], grid["range"]):
         if precision not in ("32-true", "bf16-mixed", "16-mixed"):
             raise InputError(f"--grid precision={precision}: expected 32-true, bf16-mixed or 16-mixed")
-        points.append(GridPoint(_factor("lr", lr), _factor("range", span), precision))
+        points.append(GridPoint.at(_factor("lr", lr), _factor("range", span), precision))
     return tuple(points)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from bifusion.studies.page.markup import nan
-from bifusion.studies.page.text import NONE, number, plural, signed
+from bifusion.studies.ablation.plan import AblationArm
+from bifusion.studies.ablation.report import AblationReport, ArmFinding, Cell
+from bifusion.studies.figures.terminal import plain_table
+from bifusion.studies.figures.text import NONE, number, plural, signed
 
 STYLES = {
     "matters": "bold green",
@@ -24,71 +22,62 @@ SHORT_RIVALS = SHORT | {"matters": "worse", "harms": "better"}
 SUMS = {"raw_nonfinite": "non-\nfinite", "spikes": "spikes", "unsteady": "alarms"}
 
 
-def print_ablation(report: dict[str, Any], console: Console) -> None:
-    """Arms × what the rule says, with sums over the grid, from the content of ablation.json."""
-    table = Table(
-        title=escape(report["title"]), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("without", min_width=13)
+def print_ablation(report: AblationReport, console: Console) -> None:
+    """Arms × what the rule says, with sums over the grid."""
+    table = plain_table(report.title, "without", ())
     for name in ("stable", "accu-\nrate"):
         table.add_column(name, no_wrap=True)
     for name in (*SUMS.values(), "stop-\nped", "mIoU", "−staged"):
         table.add_column(name, justify="right", no_wrap=True)
-    findings = {finding["arm"]: finding for finding in report["findings"]}
-    for arm in report["arms"]:
+    table.columns[0].min_width = 13
+    findings = {finding.arm: finding for finding in report.findings}
+    for arm in report.arms:
         cells = _cells(report, arm)
-        table.add_row(*_row(arm, cells, findings.get(arm["key"])))
+        table.add_row(*_row(arm, cells, findings.get(arm.key)))
     console.print(table)
     console.print(
-        f"Sums and means over {plural(len(report['points']), 'point')} of the grid × "
-        f"{plural(len(report['seeds']), 'seed')}, by the rule on the page; “no sign”: it does not show. "
+        f"Sums and means over {plural(len(report.points), 'point')} of the grid × "
+        f"{plural(len(report.seeds), 'seed')}, by the rule on the page; “no sign”: it does not show. "
         "A rival is worse or better than the staged recipe."
     )
-    left = report["not_run"]
+    left = report.not_run
     for what in ("points", "arms", "crashed"):
-        if left[what]:
-            console.print(f"[yellow]Not run[/yellow], {what}: {escape('; '.join(left[what]))}.")
-    if report["refused"]:
-        console.print(f"[yellow]Accuracy not judged[/yellow]: {escape(report['refused'])}")
-    if report["synthetic"]:
+        if getattr(left, what):
+            console.print(f"[yellow]Not run[/yellow], {what}: {escape('; '.join(getattr(left, what)))}.")
+    if report.refused:
+        console.print(f"[yellow]Accuracy not judged[/yellow]: {escape(report.refused)}")
+    if report.synthetic:
         console.print("All figures are of generated (synthetic) rooms.")
-    if not report["complete"]:
-        console.print(f"Partial: {plural(len(left['waiting']), 'run')} still to be trained.")
+    if not report.complete:
+        console.print(f"Partial: {plural(len(left.waiting), 'run')} still to be trained.")
 
 
-def _cells(report: dict[str, Any], arm: dict[str, Any]) -> list[dict[str, Any]]:
+def _cells(report: AblationReport, arm: AblationArm) -> list[Cell]:
     """The arm's runs, those that stand at several ranges once."""
-    once = {p["key"] for p in report["points"] if p["range_2d"] == report["points"][0]["range_2d"]}
-    mine = [cell for cell in report["cells"] if cell["arm"] == arm["key"]]
-    return [cell for cell in mine if not cell["shared"] or cell["point"] in once]
+    once = {p.key for p in report.points if p.range_2d == report.points[0].range_2d}
+    mine = [cell for cell in report.cells if cell.arm == arm.key]
+    return [cell for cell in mine if not cell.shared or cell.point in once]
 
 
-def _row(arm: dict[str, Any], cells: list[dict[str, Any]], finding: dict[str, Any] | None) -> list[str]:
-    before = {"added": "(with) ", "staged": "(nothing) "}.get(arm["role"], "")
+def _row(arm: AblationArm, cells: list[Cell], finding: ArmFinding | None) -> list[str]:
+    before = {"added": "(with) ", "staged": "(nothing) "}.get(arm.role, "")
     told = [NONE, NONE]
     if finding is not None:
-        words = SHORT_RIVALS if arm["role"] == "rival" else SHORT
-        outcomes = [finding[aspect]["outcome"] for aspect in ("stability", "accuracy")]
+        words = SHORT_RIVALS if arm.role == "rival" else SHORT
+        outcomes = [finding.stability.outcome, finding.accuracy.outcome]
         told = [f"[{STYLES[outcome]}]{words.get(outcome, outcome)}[/]" for outcome in outcomes]
     sums = [
-        f"{sum(sum(cell['figures'][figure]['by_seed'].values()) for cell in cells):.0f}"
+        f"{sum(sum(getattr(cell.figures, figure).by_seed.values()) for cell in cells):.0f}"
         for figure in SUMS
     ]
-    states = [state for cell in cells for state in cell["states"].values()]
-    miou = [value for cell in cells for value in cell["figures"]["miou"]["by_seed"].values()]
+    states = [state for cell in cells for state in cell.states.values()]
+    miou = [value for cell in cells for value in cell.figures.miou.by_seed.values()]
     mean = number(sum(miou) / len(miou)) if miou else NONE
     return [
-        escape(before + arm["label"]),
+        escape(before + arm.label),
         *told,
         *sums,
         str(states.count("guard_stopped")),
         mean,
-        _gain(finding),
+        signed(finding.difference.mean) if finding else NONE,
     ]
-
-
-def _gain(finding: dict[str, Any] | None) -> str:
-    """How much less or more accurate the arm is than the staged recipe."""
-    if finding is None:
-        return NONE
-    return signed(nan(finding["difference"]["mean"]))

@@ -10,7 +10,6 @@ from bifusion.losses.terms import LOSS_TERMS, LossTerm
 from bifusion.models.parts import BY_NAME
 from bifusion.studies.comparison.curves import (
     Draw,
-    Trace,
     gate_draw,
     nonfinite_marks,
     pair_draw,
@@ -20,9 +19,9 @@ from bifusion.studies.comparison.curves import (
 from bifusion.studies.comparison.verdicts import GATE_RANGE
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
 from bifusion.studies.figures.run import StageSpan
+from bifusion.studies.page.charts import HEIGHT, Chart, Trace, plain
+from bifusion.studies.page.style import Looks
 
-HEIGHT = 240
-"""Pixels."""
 PATH_TITLES = {"total": "All parameters", **{name: part.label for name, part in BY_NAME.items()}}
 Scale = Literal["linear", "log", "unit"]
 
@@ -40,24 +39,17 @@ class Plan:
     """Range of values that a criterion asks for, marked in the chart."""
 
 
-@dataclass(frozen=True)
-class Chart:
-    """One plotly figure of a section of the page."""
-
-    section: str
-    title: str
-    figure: dict[str, Any]
-
-
-def all_charts(arms: list[Arm]) -> list[Chart]:
+def all_charts(arms: list[Arm], looks: Looks) -> list[Chart]:
     """Every chart that has something to show, in the order of the page."""
     staged = stages_from(arms)
     stages = staged.first.stages if staged else []
     epochs = max(arm.first.epochs for arm in arms)
-    marks = [mark for index, arm in enumerate(arms) for mark in nonfinite_marks(arm, index)]
+    marks = [
+        mark for index, arm in enumerate(arms) for mark in nonfinite_marks(arm, looks[arm.key], index)
+    ]
     charts = []
     for plan in _plans(arms):
-        traces = [trace for index, arm in enumerate(arms) for trace in plan.draw(arm, index)]
+        traces = [trace for arm in arms for trace in plan.draw(arm, looks[arm.key])]
         if not traces:
             continue
         layout = _layout(plan, traces, stages, epochs)
@@ -203,5 +195,5 @@ def _wanted(low: float, high: float) -> dict[str, Any]:
 def _stage_name(stage: StageSpan) -> dict[str, Any]:
     return {
         "xref": "x", "yref": "paper", "x": (stage.first_epoch + stage.end_epoch) / 2, "y": 1.0,
-        "yanchor": "bottom", "showarrow": False, "text": stage.name, "font": {"size": 10},
+        "yanchor": "bottom", "showarrow": False, "text": plain(stage.name), "font": {"size": 10},
     }  # fmt: skip

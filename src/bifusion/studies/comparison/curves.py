@@ -10,7 +10,8 @@ import numpy as np
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.metrics import epoch_axis, nonfinite_steps, running_median, series
 from bifusion.studies.figures.run import Run
-from bifusion.studies.page.style import arm_color, arm_dash
+from bifusion.studies.page.charts import Trace, plain
+from bifusion.studies.page.style import Look
 
 BUCKETS = 350
 """Buckets of a long curve; each keeps its smallest and its largest value."""
@@ -19,9 +20,8 @@ SMOOTH_POINTS = 160
 MARKERS = 250
 """At most so many places of non-finite steps are marked per arm."""
 Curve = tuple[np.ndarray, np.ndarray]
-Trace = dict[str, Any]
-Draw = Callable[[Arm, int], list[Trace]]
-"""(arm, its place in the comparison) → its traces."""
+Draw = Callable[[Arm, Look], list[Trace]]
+"""(arm, its look) → its traces."""
 
 
 def downsample(x: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> Curve:
@@ -60,7 +60,7 @@ def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> 
     0 is left out of losses and gradient norms: a loss that is off, a path that is frozen.
     """
 
-    def draw(arm: Arm, index: int) -> list[Trace]:
+    def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
         for run in arm.runs:
             x, y = epoch_axis(run), series(run.steps, *keys)
@@ -69,11 +69,11 @@ def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> 
             if not np.isfinite(y).any():
                 continue
             if raw:
-                line = {"color": arm_color(arm, index), "width": 1}
+                line = {"color": look.color, "width": 1}
                 traces.append(
                     _trace(arm, run, downsample(x, y), line=line, opacity=0.35, hoverinfo="skip")
                 )
-            line = {"color": arm_color(arm, index), "width": 2, "dash": dash or arm_dash(arm)}
+            line = {"color": look.color, "width": 2, "dash": dash or look.dash}
             traces.append(_trace(arm, run, smooth(x, y), line=line))
         return traces
 
@@ -86,15 +86,14 @@ def pair_draw(solid: str, dotted: str) -> Draw:
         step_draw(["ranges", solid, "rms"], dash="solid"),
         step_draw(["ranges", dotted, "rms"], dash="dot"),
     ]
-    return lambda arm, index: [trace for draw in draws for trace in draw(arm, index)]
+    return lambda arm, look: [trace for draw in draws for trace in draw(arm, look)]
 
 
 def gate_draw(mean_key: str, spread_key: str) -> Draw:
     """Mean of the gate with a band of ± one standard deviation over the seen points."""
 
-    def draw(arm: Arm, index: int) -> list[Trace]:
+    def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
-        color = arm_color(arm, index)
         for run in arm.runs:
             x, mean = epoch_axis(run), series(run.steps, "gate", mean_key)
             keep = np.isfinite(mean)
@@ -104,9 +103,9 @@ def gate_draw(mean_key: str, spread_key: str) -> Draw:
             spread = np.nan_to_num(series(run.steps, "gate", spread_key)[keep])
             (low_x, low), (_, high) = smooth(x, mean - spread), smooth(x, mean + spread)
             band = (np.concatenate([low_x, low_x[::-1]]), np.concatenate([low, high[::-1]]))
-            fill = {"fill": "toself", "fillcolor": color, "opacity": 0.15, "line": {"width": 0}}
+            fill = {"fill": "toself", "fillcolor": look.color, "opacity": 0.15, "line": {"width": 0}}
             traces.append(_trace(arm, run, band, hoverinfo="skip", **fill))
-            line = {"color": color, "width": 2, "dash": arm_dash(arm)}
+            line = {"color": look.color, "width": 2, "dash": look.dash}
             traces.append(_trace(arm, run, downsample(x, mean), line=line))
         return traces
 
@@ -116,15 +115,15 @@ def gate_draw(mean_key: str, spread_key: str) -> Draw:
 def validation_draw(key: str) -> Draw:
     """A figure of each validation, at the end of its epoch."""
 
-    def draw(arm: Arm, index: int) -> list[Trace]:
+    def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
         for run in arm.runs:
             records = [record for record in run.epoch_records if record.get("val")]
             x = np.array([record["epoch"] + 1.0 for record in records])
             y = series(records, "val", key)
             if np.isfinite(y).any():
-                line = {"color": arm_color(arm, index), "width": 2, "dash": arm_dash(arm)}
-                marker = {"color": arm_color(arm, index), "size": 5 if len(x) <= 30 else 3}
+                line = {"color": look.color, "width": 2, "dash": look.dash}
+                marker = {"color": look.color, "size": 5 if len(x) <= 30 else 3}
                 style = {"line": line, "marker": marker, "cliponaxis": False}
                 traces.append(_trace(arm, run, (x, y), mode="lines+markers", **style))
         return traces
@@ -132,7 +131,7 @@ def validation_draw(key: str) -> Draw:
     return draw
 
 
-def nonfinite_marks(arm: Arm, index: int) -> list[Trace]:
+def nonfinite_marks(arm: Arm, look: Look, index: int) -> list[Trace]:
     """Crosses along the upper edge where a step was non-finite."""
     times: dict[int, list[float]] = {}
     for run in arm.runs:
@@ -144,14 +143,14 @@ def nonfinite_marks(arm: Arm, index: int) -> list[Trace]:
     mark: Trace = {
         "type": "scatter",
         "mode": "markers",
-        "name": f"{arm.label}: non-finite",
+        "name": plain(f"{arm.label}: non-finite"),
         "meta": arm.key,
         "x": [round(group[0], 3) for group in times.values()],
         "y": [0.96 - 0.06 * index] * len(times),
         "yaxis": "y2",
         "text": [f"{len(group)} non-finite" for group in times.values()],
         "hovertemplate": "%{text} at epoch %{x:.2f}",
-        "marker": {"symbol": "x", "size": 7, "color": arm_color(arm, index)},
+        "marker": {"symbol": "x", "size": 7, "color": look.color},
     }
     return [mark]
 
@@ -162,7 +161,7 @@ def _trace(arm: Arm, run: Run, curve: Curve, mode: str = "lines", **style: Any) 
     trace: Trace = {
         "type": "scatter",
         "mode": mode,
-        "name": name,
+        "name": plain(name),
         "meta": arm.key,
         "x": [round(float(value), 3) for value in x],
         "y": [float(f"{value:.4g}") if np.isfinite(value) else None for value in y],

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from bifusion.studies.comparison.verdicts import MIN_SEEDS, Outcome, Verdict, indicative, worst
-from bifusion.studies.figures.arms import FIRST_ROLE, ROLES, Arm, find_role
+from bifusion.studies.comparison.report import Outcome, Verdict
+from bifusion.studies.comparison.verdicts import indicative, worst
+from bifusion.studies.figures.arms import FIRST_ROLE, MIN_SEEDS, ROLES, Arm, find_role
+from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.metrics import Sample, final_value, latest_value, over_seeds
-from bifusion.studies.figures.run import Run
-from bifusion.studies.page.text import listing, mean_spread, number, plural, signed
+from bifusion.studies.figures.text import listing, mean_spread, number, plural, signed
 
 DECISIVE = "without_views"
 """The same network, losses and stages without images: only what images add is compared."""
 YARDSTICKS = ("baseline", DECISIVE)
-VOXEL_SIZE = ("data", "voxel_size_m")
-FINE = "fine_voxels"
-"""The control whose voxels are meant to differ."""
-SHARED_SETTINGS = (
-    ("data", "augment"),
-    VOXEL_SIZE,
-    ("trainer", "guard"),
-)
-"""Settings that have to be equal for a fair comparison, where runs record them."""
-SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
-"""What makes two networks the same size; Mask3D is another network by nature."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
     there is; without the decisive rival, or under three seeds, that is indicative.
     """
     if arm.role == "baseline":
-        return Verdict("performance", arm.key, "not judged", "The yardstick itself.")
+        return Verdict("performance", arm.key, "not judged", "The yardstick itself.", {})
     if arm.control is not None:
         return _beside_control(arm, arms)
     metric = "ap" if arm.first.model_kind == "mask3d" else "miou"
@@ -54,9 +43,9 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
     rivals = [rival for role in roles if (rival := find_role(arms, role)) is not None]
     reason = why_refused([arm, *rivals])
     if reason:
-        return Verdict("performance", arm.key, "refused", reason)
+        return Verdict("performance", arm.key, "refused", reason, {})
     if not rivals:
-        return Verdict("performance", arm.key, "not judged", "No 3D baseline in this comparison.")
+        return Verdict("performance", arm.key, "not judged", "No 3D baseline in this comparison.", {})
     if any(run.state == "guard_stopped" for run in arm.runs):
         stopped = [
             f"seed {run.seed} in epoch {run.epochs_done}"
@@ -68,6 +57,7 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
             arm.key,
             "fail",
             f"Its guard stopped {listing(stopped)}: there is no end result.",
+            {},
         )
     comparisons = [compare(arm, rival, metric) for rival in rivals]
     outcome = worst([c.outcome for c in comparisons])
@@ -147,77 +137,3 @@ def _so_far(arm: Arm, rival: Arm, metric: str, name: str) -> str:
             f"against {number(theirs.mean)} after {done[1]}"
         )
     return text + "."
-
-
-# ------------------------------------------------------------------------------ is it a fair pair?
-
-
-def why_refused(arms: list[Arm]) -> str | None:
-    """Why results of `arms` must not be compared, or None: leaking scenes, unequal data or length."""
-    runs = [run for arm in arms for run in arm.runs]
-    train = {_room(scene) for run in runs for scene in run.train_scenes}
-    validation = {scene for run in runs for scene in run.val_scenes}
-    shared = sorted(scene for scene in validation if _room(scene) in train)
-    if shared:
-        return (
-            f"{plural(len(shared), 'scene')} used both in training and in validation "
-            f"({listing(shared, 3)}): figures on them say nothing about new scenes."
-        )
-    first = runs[0]
-    for run in runs[1:]:
-        unequal = _unequal(first, run)
-        if unequal:
-            pair = f"{first.folder.name} and {run.folder.name}"
-            return f"{pair} differ in {listing(unequal)}: no fair comparison."
-    return None
-
-
-def _room(scene: str) -> str:
-    """The room that a scan shows: ScanNet's sceneNNNN_00, sceneNNNN_01 … are scans of one room."""
-    return re.sub(r"^(scene\d{4})_\d{2}$", r"\1", scene)
-
-
-def _differences(name: str, one: Any, other: Any) -> list[str]:
-    """The settings that differ, by their full names; within groups of settings, those alone."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = dict.fromkeys((*one, *other))
-        absent = "absent"
-        nested = [
-            _differences(f"{name}.{key}", one.get(key, absent), other.get(key, absent)) for key in keys
-        ]
-        return [text for texts in nested for text in texts]
-    return [] if one == other else [f"{name} ({one}, {other})"]
-
-
-def _unequal(one: Run, other: Run) -> list[str]:
-    """What has to be equal between two runs and is not."""
-    found = []
-    if set(one.train_scenes) != set(other.train_scenes):
-        found.append("their training scenes")
-    if set(one.val_scenes) != set(other.val_scenes):
-        found.append("their validation scenes")
-    sources = [run.config.get("sources") for run in (one, other)]
-    if None not in sources and sources[0] != sources[1]:
-        found.append("where their scenes come from")
-    if one.label_set != other.label_set:
-        found.append(f"label set ({one.label_set}, {other.label_set})")
-    if one.epochs != other.epochs:
-        found.append(f"length ({one.epochs} and {other.epochs} epochs)")
-    another_network = "mask3d" in (one.model_kind, other.model_kind)
-    for keys in SHARED_SETTINGS + (() if another_network else SHARED_NETWORK):
-        if keys == VOXEL_SIZE and FINE in (one.arm, other.arm):
-            continue
-        mine, theirs = (_setting(run, keys) for run in (one, other))
-        if mine is not None and theirs is not None:
-            found += _differences(".".join(keys), mine, theirs)
-    return found
-
-
-def _setting(run: Run, keys: tuple[str, ...]) -> Any:
-    """A setting of the run's configuration; view dropout, which 3D models have not, left out."""
-    value: Any = run.settings
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, dict):
-        return {key: item for key, item in value.items() if "view" not in key}
-    return value

@@ -1,216 +1,249 @@
-"""The report of a comparison: from run folders to report.json, report.html and a terminal table.
-
-May be written again and again while the runs train: it shows what there is so far.
-"""
+"""The content of report.json, typed; its schema is made from these classes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-import jsonschema
+from bifusion.storage.json_schema import Count, Keyword
+from bifusion.studies.figures.metrics import Sample
+from bifusion.studies.figures.run import State
+from bifusion.studies.page.files import StudyReport
 
-from bifusion.storage.files import write_text
-from bifusion.storage.json_files import to_json
-from bifusion.studies.comparison.classes import class_table, seen_split, texture_split
-from bifusion.studies.comparison.page import render_page
-from bifusion.studies.comparison.performance import judge_performance
-from bifusion.studies.comparison.stage_verdicts import judge_stages
-from bifusion.studies.comparison.study_table import study_table
-from bifusion.studies.comparison.terminal import print_table
-from bifusion.studies.comparison.verdicts import Verdict, judge_fusion, judge_stability
-from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role, group_runs
-from bifusion.studies.figures.metrics import (
-    Sample,
-    finite_epochs,
-    latest_value,
-    longest_row,
-    series,
-    spikes,
-    training_seconds,
-    update_counts,
-)
-from bifusion.studies.figures.model_parts import part_counts
-from bifusion.studies.figures.run import Record, Run, load_run, read_json
-from bifusion.studies.page.text import listing
-from bifusion.types import InputError
-
-__all__ = ["build_report", "print_table", "write_report"]
-
-SCHEMA_VERSION = 1
-RESULT_FIGURES = ("miou", "ap", "ap50", "ap25", "pq", "fusion_2d_ratio", "share_2d")
+Criterion = Literal["stability", "performance", "fusion", "stage 1", "stage 2", "stage 3"]
+Outcome = Literal["pass", "fail", "indicative pass", "indicative fail", "not judged", "refused"]
+Cell = list[tuple[str, str]]
 
 
-def write_report(
-    run_dirs: Sequence[Path],
-    out_dir: Path,
-    *,
-    audit: Path | None = None,
-    crashed: Sequence[str] = (),
-    title: str = "BiFusion comparison",
-) -> dict[str, Any]:
-    """Writes report.json and report.html of the runs in `run_dirs` to `out_dir`; returns the former.
+@dataclass(frozen=True)
+class Verdict:
+    """One judgement on one arm."""
 
-    `audit` is a benchmark's audit.json, shown beside the results; `crashed` names runs that have no
-    result because they crashed, which the report tells. Each file is written beside and
-    renamed, so that a reader never meets half of one. `InputError` for a folder that is no run, a
-    damaged file, or two runs that are the same arm and seed.
-    """
-    if not run_dirs:
-        raise InputError("no run folder was given; name at least one that `bifusion train` wrote")
-    runs = [load_run(Path(folder)) for folder in run_dirs]
-    arms = group_runs(runs)
-    told = _read_audit(audit)
-    report = build_report(arms, audit=told, title=title, crashed=crashed)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_text(out_dir / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    write_text(out_dir / "report.html", render_page(report, arms))
-    return report
+    criterion: Criterion
+    """What is judged."""
+    arm: str
+    """Key of the arm."""
+    outcome: Outcome
+    """Indicative: the figures point there but are too few (under 20 epochs, under 3 seeds, a gain within
+    its own spread)."""
+    evidence: str
+    """Sentences with the figures that led there."""
+    figures: dict[str, Any]
+    """The same figures for machines; seeds as keys."""
 
 
-def audit_of(run_dirs: Sequence[Path]) -> Path | None:
-    """The audit.json of the data set that all runs were trained on; None where they differ, or there
-    is none there."""
-    configs = [read_json(Path(folder) / "config.json", {}) or {} for folder in run_dirs]
-    roots = {str(config.get("config", {}).get("data", {}).get("root")) for config in configs}
-    audit = Path(roots.pop()) / "audit.json" if len(roots) == 1 else None
-    return audit if audit is not None and audit.is_file() else None
+@dataclass(frozen=True)
+class Results:
+    """Results on the validation split; IoU, AP and PQ are fractions in [0, 1]."""
+
+    miou: Sample
+    """Mean IoU over the classes."""
+    ap: Sample
+    """Average precision of instances, mean over IoU thresholds from 0.5 to 0.95."""
+    ap50: Sample
+    """Average precision at IoU 0.5."""
+    ap25: Sample
+    """Average precision at IoU 0.25."""
+    pq: Sample
+    """Panoptic quality."""
+    fusion_2d_ratio: Sample
+    """Mean gate over the points that a view sees."""
+    share_2d: Sample
+    """2D's share of the fused features, weighted by how large the features are."""
 
 
-def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
-    """Whose performance is not judged and why; None if nobody's was refused."""
-    labels = {arm.key: arm.label for arm in arms}
-    reasons: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        if verdict.criterion == "performance" and verdict.outcome == "refused":
-            reasons.setdefault(verdict.evidence, []).append(labels[verdict.arm])
-    return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
+@dataclass(frozen=True, kw_only=True)
+class FaultCounts:
+    """What became of the steps attempted; of an arm, over all its seeds."""
+
+    raw_nonfinite: Count
+    """Steps with a non-finite loss, activation or gradient before any guard acted."""
+    skipped: Count
+    """Steps that the guard did not let reach the weights."""
+    rollbacks: Count
+    """Times that a run went back to its last healthy state."""
+    warnings: Count
+    """Warnings of the rules that watch spikes and trends."""
+    scaler_overflows: Count
+    """Overflows of the precision scaler, which are its normal work."""
 
 
-def build_report(
-    arms: list[Arm], *, audit: Record | None, title: str, crashed: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The content of report.json, checked against its schema (report.schema.json)."""
-    baseline = find_role(arms, "baseline")
-    verdicts = []
-    for arm in sorted(arms, key=lambda arm: arm.role != FIRST_ROLE):
-        performance = judge_performance(arm, arms)
-        verdicts += [judge_stability(arm), performance, judge_fusion(arm)]
-        verdicts += judge_stages(arm, baseline, performance)
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        "title": title,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": not crashed and all(arm.finished for arm in arms),
-        "crashed": list(crashed),
-        "synthetic": _is_synthetic(arms, audit),
-        "scenes_refused": _refusals(arms, verdicts),
-        "arms": [_arm_entry(arm) for arm in arms],
-        "runs": [_run_entry(run, arm) for arm in arms for run in arm.runs],
-        "verdicts": [verdict.as_dict() for verdict in verdicts],
-        "study_table": study_table(arms),
-        "classes": class_table(arms),
-        "texture": texture_split(arms, audit),
-        "seen_split": seen_split(arms),
-        "audit": audit,
-    }
-    report = to_json(report)
-    jsonschema.validate(report, load_schema())
-    return report
+@dataclass(frozen=True)
+class Stage:
+    """A training stage; an epoch belongs to [first_epoch, end_epoch)."""
+
+    name: str
+    """Name."""
+    first_epoch: Count
+    """First epoch, from 0."""
+    end_epoch: Count
+    """First epoch after it."""
 
 
-def load_schema() -> dict[str, Any]:
-    """The JSON schema of report.json."""
-    text = (
-        resources.files("bifusion.studies.comparison")
-        .joinpath("report.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    return json.loads(text)
+@dataclass(frozen=True, kw_only=True)
+class ArmEntry(FaultCounts):
+    """One model and recipe over its seeds."""
+
+    key: str
+    """Its name in the rest of this file."""
+    role: str
+    """baseline, staged, without_views, naive, plan_a, plan_b, mask3d, or a control: fine_voxels,
+    2d_only, lifted_rgb, random_tower."""
+    label: str
+    """As shown."""
+    control: str | None
+    """What the arm is a control of; controls are shown, not judged on performance, and no rivals. null
+    for models and rivals."""
+    model_kind: str
+    """oneformer3d, bifusion or mask3d."""
+    seeds: list[int]
+    """Seeds of its runs."""
+    states: list[State]
+    """How each run stands, in the order of the seeds."""
+    final: bool
+    """The figures are of the last checkpoints; otherwise of the last validation so far."""
+    epochs: Count
+    """Epochs planned."""
+    epochs_done: Count
+    """Fewest epochs that a run of it finished."""
+    figures: Results
+    """Results on the validation split."""
+    parameters: Count
+    """Parameters of the model."""
+    seconds: Sample
+    """Training time."""
+    stages: list[Stage]
+    """Training stages."""
 
 
-def _read_audit(path: Path | None) -> Record | None:
-    if path is None:
-        return None
-    audit = read_json(path, {})
-    if audit is None:
-        raise InputError(
-            f"{path}: there is no such audit; leave it out, or make it with the benchmark's rooms"
-        )
-    return audit
+@dataclass(frozen=True, kw_only=True)
+class RunEntry(FaultCounts):
+    """One run folder."""
+
+    name: str
+    """Name of the folder."""
+    arm: str
+    """Key of its arm."""
+    recipe: str
+    """Recipe."""
+    seed: int
+    """Seed."""
+    state: State
+    """How it stands."""
+    reason: str | None
+    """Why it stopped early."""
+    epochs: Count
+    """Epochs planned."""
+    epochs_done: Count
+    """Epochs finished."""
+    steps: Count
+    """Optimiser steps attempted."""
+    finite_epochs_in_a_row: Count
+    """Longest row of epochs without a non-finite step."""
+    loss_spikes: Count
+    """Steps whose loss lies over 10 median deviations, and twice the median, above the 101 before it."""
+    gradient_spikes: Count
+    """The same of the total gradient norm."""
+    train_scenes: Count
+    """Training scenes."""
+    val_scenes: Count
+    """Validation scenes."""
+    label_set: str
+    """Label set."""
+    tower: str | None
+    """Where the weights of the image tower come from."""
+    seconds: float
+    """Training time."""
+    versions: dict[str, Any]
+    """Versions of the software that trained it."""
+    settings: dict[str, Any]
+    """Its complete configuration."""
 
 
-def _is_synthetic(arms: list[Arm], audit: Record | None) -> bool:
-    """Generated rooms: only those come with an audit, or their scenes say so themselves."""
-    sources = [source for arm in arms for run in arm.runs for source in run.config.get("sources") or []]
-    return audit is not None or any(source.startswith("generated") for source in sources)
+@dataclass(frozen=True)
+class Dimension:
+    """One row of the study's table."""
+
+    dimension: str
+    """Feature space, Gradient flow, Parameters, CLIP or Fusion."""
+    cells: dict[str, Cell]
+    """Arm → (what, figure) pairs, as shown."""
+    risk: str
+    """What the study fears."""
+    measured_risk: Cell
+    """(arm's label, what was measured of the risk) pairs."""
 
 
-def _sample(sample: Sample) -> dict[str, Any]:
-    return {"mean": sample.mean, "spread": sample.spread, "by_seed": sample.by_seed}
+@dataclass(frozen=True)
+class ClassTable:
+    """IoU of each class, mean over seeds."""
+
+    names: list[str]
+    """Classes that at least one arm was scored on."""
+    iou: dict[str, dict[str, float]]
+    """Arm → class → IoU."""
 
 
-def _arm_entry(arm: Arm) -> dict[str, Any]:
-    counts = [update_counts(run) for run in arm.runs]
-    run = arm.first
-    return {
-        "key": arm.key,
-        "role": arm.role,
-        "label": arm.label,
-        "control": arm.control,
-        "model_kind": run.model_kind,
-        "seeds": [r.seed for r in arm.runs],
-        "states": [r.state for r in arm.runs],
-        "final": all(r.evaluation is not None for r in arm.runs),
-        "epochs": run.epochs,
-        "epochs_done": min(r.epochs_done for r in arm.runs),
-        "figures": {
-            key: _sample(arm.over_seeds(lambda r, key=key: latest_value(r, key)))
-            for key in RESULT_FIGURES
-        },
-        "raw_nonfinite": sum(c.nonfinite for c in counts),
-        "skipped": sum(c.skipped for c in counts),
-        "rollbacks": sum(c.rollbacks for c in counts),
-        "warnings": sum(c.warnings for c in counts),
-        "scaler_overflows": sum(c.scaler_overflows for c in counts),
-        "parameters": run.parameters.get("total", sum(part_counts(run).values())),
-        "seconds": _sample(arm.over_seeds(training_seconds)),
-        "stages": [
-            {"name": stage.name, "first_epoch": stage.first_epoch, "end_epoch": stage.end_epoch}
-            for stage in run.stages
-        ],
-    }
+@dataclass(frozen=True)
+class TextureIoU:
+    """Mean IoU of one arm over classes that only texture tells apart, and over the others."""
+
+    texture: float
+    """Over texture classes."""
+    other: float
+    """Over the other classes."""
+    texture_seen: float
+    """Over texture classes, on points that at least one view sees."""
+    texture_unseen: float
+    """Over texture classes, on points that no view sees: images cannot help there but through
+    neighbours."""
 
 
-def _run_entry(run: Run, arm: Arm) -> dict[str, Any]:
-    counts = update_counts(run)
-    return {
-        "name": run.folder.name,
-        "arm": arm.key,
-        "recipe": run.recipe,
-        "seed": run.seed,
-        "state": run.state,
-        "reason": run.stop_reason,
-        "epochs": run.epochs,
-        "epochs_done": run.epochs_done,
-        "steps": counts.attempted,
-        "raw_nonfinite": counts.nonfinite,
-        "skipped": counts.skipped,
-        "rollbacks": counts.rollbacks,
-        "warnings": counts.warnings,
-        "scaler_overflows": counts.scaler_overflows,
-        "finite_epochs_in_a_row": longest_row(finite_epochs(run))[0],
-        "loss_spikes": int(spikes(series(run.steps, "total")).sum()),
-        "gradient_spikes": int(spikes(series(run.steps, "grad_norm", "total")).sum()),
-        "train_scenes": len(run.train_scenes),
-        "val_scenes": len(run.val_scenes),
-        "label_set": run.label_set,
-        "tower": run.tower,
-        "seconds": training_seconds(run),
-        "versions": run.config.get("versions") or {},
-        "settings": run.settings,
-    }
+@dataclass(frozen=True)
+class TextureSplit:
+    """Classes that only texture tells apart against the others."""
+
+    classes: list[str]
+    """The texture classes, named by the audit."""
+    arms: dict[str, TextureIoU]
+    """Arm → mean IoU over both groups."""
+
+
+@dataclass(frozen=True)
+class SeenSplit:
+    """mIoU of one arm on points seen and not seen."""
+
+    seen: float
+    """On points that at least one view sees."""
+    unseen: float
+    """On points that no view sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonReport(StudyReport):
+    """Content of report.json: what was compared, the verdicts with their evidence, and every figure
+    behind them. Numbers that are not finite, or were not measured, are null."""
+
+    crashed: list[str]
+    """Names of runs that crashed and have no result."""
+    synthetic: bool
+    """The scenes are generated rooms."""
+    scenes_refused: str | None
+    """Whose results must not be compared and why (scenes in both splits, unequal data or length), or
+    null."""
+    arms: Annotated[list[ArmEntry], Keyword("minItems", 1)]
+    """One entry a model and recipe, in the order of tables."""
+    runs: Annotated[list[RunEntry], Keyword("minItems", 1)]
+    """One entry a run folder."""
+    verdicts: list[Verdict]
+    """Every judgement; the arm the comparison is about comes first."""
+    study_table: list[Dimension]
+    """The study's five dimensions, measured."""
+    classes: ClassTable
+    """IoU of each class."""
+    texture: TextureSplit | None
+    """null where no audit names texture classes."""
+    seen_split: dict[str, SeenSplit] | None
+    """Arm → mIoU on points seen and not seen; null before the first evaluation."""
+    audit: dict[str, Any] | None
+    """The benchmark's audit.json as it is: probe, superpoint oracle, share of points seen."""

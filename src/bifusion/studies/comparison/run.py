@@ -1,283 +1,124 @@
-"""Train the arms of a comparison side by side and keep its report up to date.
+"""The comparison: plan its runs, train them, judge their folders, show what came out.
 
-Every run is a process of its own (`bifusion train CONFIG`), so that one that crashes takes no other
-with it, and two of them use two cores better than one does. The parent only reads run folders.
+Judging and showing may be done again and again while the runs train: they tell what there is so far.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import torch
 from rich.console import Console
 
-from bifusion.config.run import Config, load_config, save_config
-from bifusion.config.stages import Timeline
-from bifusion.data.dataset import SceneDataset
-from bifusion.models.bifusion import BiFusionConfig
-from bifusion.models.towers.clip import ClipConfig
-from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
-from bifusion.recipes import get_recipe
-from bifusion.runs.check_config import check_config
-from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
-from bifusion.studies.comparison.forked_runs import start_forked
-from bifusion.studies.comparison.progress import RunTable
-from bifusion.studies.comparison.report import audit_of, write_report
-from bifusion.training.signals import terminated_as_interrupted
+from bifusion.studies.comparison.judge import judge_comparison
+from bifusion.studies.comparison.page import render_page
+from bifusion.studies.comparison.report import ComparisonReport
+from bifusion.studies.comparison.terminal import print_table
+from bifusion.studies.figures.arms import group_runs
+from bifusion.studies.figures.run import Record, load_run, read_json
+from bifusion.studies.page.files import write_study
+from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
+from bifusion.studies.training_runs.train import train_runs
 from bifusion.types import InputError
 
-POLL_SECONDS = 0.25
-REPORT_SECONDS = 60.0
-"""A partial report at most this often, and never in more than a twentieth of the time."""
-STOP_SECONDS = 30.0
-NAMED_RUNS = 30
-"""Finished runs that are named one by one."""
-FINISHED = ("completed", "guard_stopped")
+
+@dataclass
+class ComparisonConfig:
+    """What `bifusion compare` was asked for."""
+
+    recipes: tuple[str, ...] = ()
+    """To train; none: report on `runs` alone."""
+    data: Path | None = None
+    out: Path = Path("runs/compare")
+    seeds: tuple[int, ...] = (0,)
+    epochs: int | None = None
+    tower_weights: Path | None = None
+    jobs: int = 0
+    runs: tuple[Path, ...] = ()
+    """Finished run folders, beside those trained here."""
 
 
-@runtime_checkable
-class Process(Protocol):
-    """A run in progress, as `subprocess.Popen` and `forked_runs.ForkedRun` are."""
-
-    @property
-    def returncode(self) -> int | None: ...
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float) -> int: ...
-    def send_signal(self, number: int, /) -> None: ...
-    def kill(self) -> None: ...
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """Shows what runs have written since it was last asked to; a context manager."""
-
-    def __enter__(self) -> Watch: ...
-    def __exit__(self, *error: object) -> None: ...
-    def update(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One arm with one seed, and the folder it trains in."""
-
-    config: Config
-    folder: Path
-
-    @property
-    def finished(self) -> bool:
-        """Trained to its end (or stopped by its guard) and evaluated."""
-        status = RunFolder(self.folder).read_status()
-        evaluated = (self.folder / "evaluation.json").exists()
-        return status is not None and status.state in FINISHED and evaluated
-
-
-def plan_runs(
-    recipes: Sequence[str],
-    seeds: Sequence[int],
-    data: Path,
-    out: Path,
-    *,
-    tower_weights: Path | None = None,
-    epochs: int | None = None,
-) -> list[PlannedRun]:
-    """The runs of a comparison, seed by seed, in folders `out/NAME-seedK`.
-
-    All of them read `data`; `tower_weights` initialises the image tower of those that have one (but
-    for the control whose tower is to be random), `epochs` overrides the length of all. InputError
-    for an unknown recipe.
-    """
-    runs = []
-    for seed in seeds:
-        for recipe in recipes:
-            config = get_recipe(recipe)
-            config.seed = seed
-            config.data.root = data
-            if epochs is not None:
-                config.trainer.epochs = epochs
-            tower = tower_for_weights(config)
-            if tower is not None and tower_weights is not None:
-                tower.pretrained = str(tower_weights)
-            runs.append(PlannedRun(config, out / f"{config.name}-seed{seed}"))
-    return runs
-
-
-def tower_for_weights(config: Config) -> ClipConfig | None:
-    """The image tower that pretrained weights are for; not that of the control with a random one."""
-    model = config.model
-    if not isinstance(model, BiFusionConfig) or model.image_features != "clip":
-        return None
-    return None if config.arm == "random_tower" else model.tower
-
-
-def check_runs(runs: Sequence[PlannedRun]) -> None:
-    """InputError for what would end a run as it starts: its numbers, length, data or weights."""
-    for config in (run.config for run in runs):
-        check_config(config)
-        Timeline(config.stages, config.trainer.epochs)
-        for split in ("train", "val"):
-            SceneDataset(config.data, split, config.seed, training=False)
-        tower = tower_for_weights(config)
-        if tower is not None and Path(tower.pretrained or "").suffix in FILE_SUFFIXES:
-            locate_weights(tower.architecture, str(tower.pretrained), quick_gelu=False)
-
-
-def train_runs(
-    runs: Sequence[PlannedRun],
-    out: Path,
-    *,
-    jobs: int,
-    title: str,
-    console: Console,
-    report: Callable[[], object] | None = None,
-    watch: Watch | None = None,
-    forked: bool = False,
-) -> list[str]:
-    """Trains and evaluates every run that is not finished yet, `jobs` at a time.
-
-    `report` writes what there is so far, by default the comparison's report; `watch` shows progress,
-    by default a table of all runs; `forked`: runs of seconds, which are forks of one process and keep
-    no checkpoint.
-
-    Returns the names of the runs that crashed; the others are complete. A run stopped by its guard
-    is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
-    and raises KeyboardInterrupt; the same call then goes on where it was.
-    """
-    if jobs < 1:
-        raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
-    report = report or (lambda: partial_report(runs, out, title))
-    taken = {run.folder for run in runs if _taken(run)}
-    waiting = [run for run in runs if run.folder not in taken]
-    _tell_taken([run for run in runs if run.folder in taken], console)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    running: dict[str, Process] = {}
-    slots: dict[str, int] = {}
-    crashed: list[str] = []
-    next_report = time.monotonic() + REPORT_SECONDS
-    table = watch or RunTable([run.folder for run in runs], console)
-    with terminated_as_interrupted(), _interrupted_too(running), table:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                slots[run.folder.name] = min(set(range(jobs)) - set(slots.values()))
-                start = _start_forked if forked else _start
-                running[run.folder.name] = start(run, threads, slots[run.folder.name])
-            time.sleep(POLL_SECONDS)
-            for name, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[name], slots[name]
-                    if process.returncode not in (0, GUARD_STOPPED_EXIT):
-                        crashed.append(name)
-            table.update()
-            if time.monotonic() > next_report:
-                began = time.monotonic()
-                report()
-                spent = time.monotonic() - began
-                next_report = time.monotonic() + max(REPORT_SECONDS, 19 * spent)
-    for name in crashed:
-        console.print(f"[red]{name} crashed[/red]; the end of {out / name / 'log.txt'}:")
-        console.print(_tail(out / name / "log.txt"), markup=False, highlight=False)
-    return crashed
-
-
-def default_jobs() -> int:
-    """Runs at a time: one a GPU; without one two, which use two cores better than one run does."""
-    return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
-
-
-def partial_report(runs: Sequence[PlannedRun], out: Path, title: str) -> dict | None:
-    """Writes the report over the runs that have logged at least one epoch; None if none has."""
-    started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
-    if not started:
-        return None
-    return write_report(started, out, audit=audit_of(started), title=title)
-
-
-def _taken(run: PlannedRun) -> bool:
-    """True if the run need not be trained; InputError if its folder holds another configuration."""
-    stored = run.folder / "run.json"
-    if stored.exists():
-        _check_same(load_config(stored), run.config, run.folder)
-    return run.finished
-
-
-def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
-    was, now = dataclasses.asdict(stored), dataclasses.asdict(wanted)
-    if was == now:
-        return
-    fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]
-    raise InputError(
-        f"{folder} holds a run of another configuration ({'; '.join(fields)}): "
-        "choose another --out, or remove that folder"
-    )
-
-
-def _start(run: PlannedRun, threads: int, slot: int) -> Process:
-    """The run as a process."""
-    config_file = _prepare(run)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "bifusion.cli", "train", str(config_file)]
-    with open(run.folder / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            [*command, "--out", str(run.folder), "--resume"],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment | _own_gpu(slot),
+def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
+    """Trains what is not trained yet and reports; returns the exit status (1 if a run crashed)."""
+    planned = plan_comparison(wanted)
+    title, crashed = wanted.out.name, []
+    if planned:
+        crashed = train_runs(
+            planned,
+            jobs=wanted.jobs or default_jobs(),
+            console=console,
+            report=lambda: report_so_far(planned, wanted.out, title),
         )
+    folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
+    report = write_report(folders, wanted.out, audit=audit_of(folders), crashed=crashed, title=title)
+    print_table(report, console)
+    console.print(f"report: {wanted.out / 'report.html'}")
+    return 1 if crashed else 0
 
 
-def _start_forked(run: PlannedRun, threads: int, slot: int) -> Process:
-    """The run as a fork; see `forked_runs`."""
-    return start_forked(_prepare(run), run.folder, threads, _own_gpu(slot))
+def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
+    """The runs to train; InputError, before anything is trained, for a request that makes none."""
+    if not wanted.recipes and not wanted.runs:
+        raise InputError("nothing to compare: name recipes to train, or finished runs with --runs")
+    if not wanted.recipes:
+        return []
+    if wanted.data is None:
+        raise InputError("--data is missing: recipes to train need a data set (train/ and val/ folders)")
+    planned = plan_runs(
+        wanted.recipes,
+        wanted.seeds,
+        wanted.data,
+        wanted.out,
+        tower_weights=wanted.tower_weights,
+        epochs=wanted.epochs,
+    )
+    check_runs(planned)
+    return planned
 
 
-def _prepare(run: PlannedRun) -> Path:
-    """The run's folder with its configuration, whose file is returned."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    save_config(run.config, run.folder / "run.json")
-    return run.folder / "run.json"
+def write_report(
+    run_dirs: Sequence[Path],
+    out: Path,
+    *,
+    audit: Path | None = None,
+    crashed: Sequence[str] = (),
+    title: str = "BiFusion comparison",
+) -> ComparisonReport:
+    """Judges the runs in `run_dirs`, writes report.json, its schema and report.html to `out`.
+
+    `audit` is a benchmark's audit.json, shown beside the results; `crashed` names runs that have no
+    result because they crashed. `InputError` for a folder that is no run, a damaged file, or two
+    runs that are the same arm and seed.
+    """
+    if not run_dirs:
+        raise InputError("no run folder was given; name at least one that `bifusion train` wrote")
+    arms = group_runs([load_run(Path(folder)) for folder in run_dirs])
+    report = judge_comparison(arms, audit=_read_audit(audit), title=title, crashed=crashed)
+    write_study(out, "report", "BiFusion comparison report", report, render_page(report, arms))
+    return report
 
 
-def _own_gpu(slot: int) -> dict[str, str]:
-    """Runs in different slots use different GPUs, where there are several."""
-    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return {"CUDA_VISIBLE_DEVICES": str(slot % torch.cuda.device_count())}
-    return {}
+def report_so_far(runs: Sequence[PlannedRun], out: Path, title: str) -> None:
+    """Writes the report over the runs that have logged at least one epoch, if any has."""
+    started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
+    if started:
+        write_report(started, out, audit=audit_of(started), title=title)
 
 
-def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
-    for run in runs[:NAMED_RUNS]:
-        console.print(f"{run.folder.name}: finished before, taken as it is")
-    if len(runs) > NAMED_RUNS:
-        console.print(f"{len(runs) - NAMED_RUNS} more finished before, taken as they are")
+def audit_of(run_dirs: Sequence[Path]) -> Path | None:
+    """The audit.json of the data set that all runs were trained on; None where they differ, or there
+    is none there."""
+    configs = [read_json(Path(folder) / "config.json", {}) or {} for folder in run_dirs]
+    roots = {str(config.get("config", {}).get("data", {}).get("root")) for config in configs}
+    audit = Path(roots.pop()) / "audit.json" if len(roots) == 1 else None
+    return audit if audit is not None and audit.is_file() else None
 
 
-@contextmanager
-def _interrupted_too(running: Mapping[str, Process]) -> Iterator[None]:
-    """An interruption of the block is passed on to the runs, which are given time to save."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        for process in running.values():
-            process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in running.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-        raise
-
-
-def _tail(path: Path, lines: int = 25) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+def _read_audit(path: Path | None) -> Record | None:
+    audit = None if path is None else read_json(path, {})
+    if path is not None and audit is None:
+        raise InputError(
+            f"{path}: there is no such audit; leave it out, or make it with the benchmark's rooms"
+        )
+    return audit

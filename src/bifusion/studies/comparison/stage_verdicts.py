@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from bifusion.studies.comparison.verdicts import MIN_SEEDS, Verdict, indicative
-from bifusion.studies.figures.arms import Arm
+from bifusion.studies.comparison.report import Verdict
+from bifusion.studies.comparison.verdicts import indicative
+from bifusion.studies.figures.arms import MIN_SEEDS, Arm
 from bifusion.studies.figures.metrics import (
     Sample,
     final_value,
@@ -18,7 +19,7 @@ from bifusion.studies.figures.metrics import (
     value_at,
 )
 from bifusion.studies.figures.run import Run, StageSpan
-from bifusion.studies.page.text import mean_spread, number, plural
+from bifusion.studies.figures.text import mean_spread, number, plural
 
 LIKE_BASELINE = 1.5
 """Gradient norms scatter like the baseline's up to this multiple of its scatter."""
@@ -81,7 +82,7 @@ def judge_stage_2(arm: Arm) -> Verdict:
     nothing: 2D features shuffled among the points, which keep their place, must be found less often.
     """
     if not arm.first.views_used:
-        return Verdict("stage 2", arm.key, "not judged", "Trained without views: nothing to align.")
+        return Verdict("stage 2", arm.key, "not judged", "Trained without views: nothing to align.", {})
     name = arm.first.stages[1].name
     samples = {
         (figure, moment): arm.over_seeds(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from bifusion.models.parts import BY_NAME, is_of_tower
+from bifusion.studies.comparison.report import Cell, Dimension
 from bifusion.studies.figures.arms import Arm, find_role
 from bifusion.studies.figures.metrics import (
     final_value,
@@ -25,9 +25,16 @@ from bifusion.studies.figures.metrics import (
 )
 from bifusion.studies.figures.model_parts import feature_dims, part_counts
 from bifusion.studies.figures.run import Record, Run
-from bifusion.studies.page.text import NONE, listing, mean_spread, millions, number, plural, significant
+from bifusion.studies.figures.text import (
+    NONE,
+    listing,
+    mean_spread,
+    millions,
+    number,
+    plural,
+    significant,
+)
 
-Cell = list[tuple[str, str]]
 FEATURES = {
     "f2d_in": "2D from the image tower",
     "f3d_in": "3D from the U-Net",
@@ -36,8 +43,8 @@ FEATURES = {
 }
 
 
-def study_table(arms: list[Arm]) -> list[dict[str, Any]]:
-    """Five rows: {"dimension", "cells": {arm: cell}, "risk", "measured_risk": cell}."""
+def study_table(arms: list[Arm]) -> list[Dimension]:
+    """Five rows, one a dimension."""
     baseline = find_role(arms, "baseline")
     rows: list[tuple[str, str, Callable[[Arm], Cell], Callable[[Arm], str]]] = [
         ("Feature space", "Dimensions and ranges do not match", _feature_space, _range_risk),
@@ -52,12 +59,12 @@ def study_table(arms: list[Arm]) -> list[dict[str, Any]]:
         ("Fusion", "One more source of instability", _fusion, _fusion_risk),
     ]
     return [
-        {
-            "dimension": dimension,
-            "cells": {arm.key: cell(arm) for arm in arms},
-            "risk": risk,
-            "measured_risk": [(arm.label, text) for arm in arms if (text := measured(arm))],
-        }
+        Dimension(
+            dimension,
+            {arm.key: cell(arm) for arm in arms},
+            risk,
+            [(arm.label, text) for arm in arms if (text := measured(arm))],
+        )
         for dimension, risk, cell, measured in rows
     ]
 

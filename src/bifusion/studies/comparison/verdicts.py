@@ -1,4 +1,4 @@
-"""The verdicts of success: stability and fusion, and the form every verdict has.
+"""The verdicts of stability and fusion.
 
 A verdict must not be able to fool its reader: it is judged on raw figures, carries them, and says
 "indicative" where they are too few.
@@ -7,12 +7,12 @@ A verdict must not be able to fool its reader: it is judged on raw figures, carr
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from bifusion.studies.figures.arms import Arm
+from bifusion.studies.comparison.report import Outcome, Verdict
+from bifusion.studies.figures.arms import MIN_SEEDS, Arm
 from bifusion.studies.figures.metrics import (
     final_value,
     finite_epochs,
@@ -21,9 +21,8 @@ from bifusion.studies.figures.metrics import (
     update_counts,
 )
 from bifusion.studies.figures.run import Run
-from bifusion.studies.page.text import listing, mean_spread, number, plural, signed
+from bifusion.studies.figures.text import listing, mean_spread, number, plural, signed
 
-Outcome = Literal["pass", "fail", "indicative pass", "indicative fail", "not judged", "refused"]
 WORST_FIRST: tuple[Outcome, ...] = (
     "refused",
     "fail",
@@ -34,27 +33,8 @@ WORST_FIRST: tuple[Outcome, ...] = (
 )
 STABLE_EPOCHS = 20
 """Consecutive epochs without a non-finite value that stability asks for."""
-MIN_SEEDS = 3
-"""Fewer seeds make a verdict indicative."""
 GATE_RANGE = (0.3, 0.7)
 """Where the mean gate over seen validation points has to lie."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One judgement on one arm."""
-
-    criterion: str
-    """"stability", "performance", "fusion", "stage 1", "stage 2" or "stage 3"."""
-    arm: str
-    outcome: Outcome
-    evidence: str
-    """Sentences with the figures that led to the outcome."""
-    figures: dict[str, Any] = field(default_factory=dict)
-    """The same figures for machines."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def worst(outcomes: list[Outcome]) -> Outcome:
@@ -154,7 +134,7 @@ def judge_fusion(arm: Arm) -> Verdict:
     """
     reason = _why_no_fusion(arm)
     if reason:
-        return Verdict("fusion", arm.key, "not judged", reason)
+        return Verdict("fusion", arm.key, "not judged", reason, {})
     ratio = arm.over_seeds(lambda run: final_value(run, "full", "fusion_2d_ratio"))
     miou = arm.over_seeds(lambda run: final_value(run, "full", "miou"))
     cost = arm.over_seeds(lambda run: _miou_cost(run, "views_withheld"))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from bifusion.studies.comparison.charts import HEIGHT, Chart
-from bifusion.studies.comparison.curves import Trace
-from bifusion.studies.page.markup import Looks
+from bifusion.studies.dose.report import DoseReport, RoomsAudit
+from bifusion.studies.figures.metrics import Sample
+from bifusion.studies.page.charts import HEIGHT, Chart, Trace, plain
+from bifusion.studies.page.style import Looks
 
-Dose = dict[str, Any]
 PART_LABELS = {
     "all": "all points",
     "seen": "points seen",
@@ -31,16 +32,15 @@ MAX_TICKS = 8
 """More values than these share the axis' own ticks."""
 
 
-def dose_charts(dose: Dose, looks: Looks) -> list[Chart]:
+def dose_charts(dose: DoseReport, looks: Looks) -> list[Chart]:
     """Every chart that has something to show, section by section."""
-    gaining = [arm["key"] for arm in dose["arms"] if arm["key"] != dose["reference"]]
     charts = []
     for title, parts in GAIN_CHARTS.items():
         traces = [
             trace
-            for key in gaining
-            for place, part in enumerate(parts)
-            for trace in _gain(dose, looks, key, part, ("solid", "dot")[place])
+            for arm in dose.gaining
+            for part, dash in zip(parts, ("solid", "dot"), strict=False)
+            for trace in _gain(dose, looks, arm.key, part, dash)
         ]
         charts.append(("Gain", title, traces, {"zeroline": True, "zerolinewidth": 2}))
     unit = {"range": [-0.02, 1.02], "zeroline": False, "dtick": 0.25}
@@ -54,84 +54,92 @@ def dose_charts(dose: Dose, looks: Looks) -> list[Chart]:
     ]
 
 
-def _gain(dose: Dose, looks: Looks, key: str, part: str, dash: str) -> list[Trace]:
+def _gain(dose: DoseReport, looks: Looks, key: str, part: str, dash: str) -> list[Trace]:
     """A part's line of one model: the dash tells the part, the colour the model."""
-    samples = [((level["arms"].get(key) or {}).get("gain") or {}).get(part) for level in dose["levels"]]
+    entries = [level.arms.get(key) for level in dose.levels]
+    samples = [getattr(entry.gain, part) if entry and entry.gain else None for entry in entries]
     traces = _samples(dose, samples, PART_LABELS[part], looks[key].color, dash, key)
-    hover = f"{looks[key].label}, {PART_LABELS[part]}: %{{y:+.3f}} at %{{x:.4g}}<extra></extra>"
-    first = next(arm["key"] for arm in dose["arms"] if arm["key"] != dose["reference"])
-    return [{**trace, "showlegend": key == first, "hovertemplate": hover} for trace in traces]
+    hover = f"{plain(looks[key].label)}, {PART_LABELS[part]}: %{{y:+.3f}} at %{{x:.4g}}<extra></extra>"
+    first = key == dose.gaining[0].key
+    return [{**trace, "showlegend": first, "hovertemplate": hover} for trace in traces]
 
 
-def _miou(dose: Dose, looks: Looks) -> list[Trace]:
+def _miou(dose: DoseReport, looks: Looks) -> list[Trace]:
     traces = []
     for key, look in looks.items():
-        samples = [
-            (level["arms"].get(key) or {"miou": {}})["miou"].get("all") for level in dose["levels"]
-        ]
-        traces += _samples(dose, samples, look.label, look.color, look.dash, key)
-    oracle = [(level["audit"] or {}).get("oracle_miou") for level in dose["levels"]]
+        entries = [level.arms.get(key) for level in dose.levels]
+        samples = [entry.miou.all if entry else None for entry in entries]
+        traces += _samples(dose, samples, plain(look.label), look.color, look.dash, key)
+    oracle = [audit.oracle_miou if audit else math.nan for audit in _audits(dose)]
     return traces + _line(dose, oracle, "superpoint oracle", GREY, "dash")
 
 
-def _probes(dose: Dose) -> list[Trace]:
-    probes = [level["audit"]["probe"] if level["audit"] else {} for level in dose["levels"]]
+def _probes(dose: DoseReport) -> list[Trace]:
     traces = []
     for sense, (name, color) in SENSE_LOOKS.items():
-        told = [probe.get(sense) for probe in probes]
-        values = [entry["accuracy"] if entry else None for entry in told]
-        errors = [entry["standard_error"] if entry else None for entry in told]
+        probes = [getattr(audit.probe, sense) if audit else None for audit in _audits(dose)]
+        values = [probe.accuracy if probe else math.nan for probe in probes]
+        errors = [probe.standard_error if probe else math.nan for probe in probes]
         traces += _line(dose, values, name, color, "solid", errors)
-    chance = [next((e["chance"] for e in probe.values() if e), None) for probe in probes]
+    found = [(audit.probe.voxels or audit.probe.images) if audit else None for audit in _audits(dose)]
+    chance = [probe.chance if probe else math.nan for probe in found]
     return traces + _line(dose, chance, "chance", GREY, "dot")
 
 
-def _seen(dose: Dose) -> list[Trace]:
-    shares = [(level["audit"] or {}).get("seen_share") for level in dose["levels"]]
+def _seen(dose: DoseReport) -> list[Trace]:
+    shares = [audit.seen_share if audit else math.nan for audit in _audits(dose)]
     return _line(dose, shares, "points seen", GREY, "solid")
 
 
+def _audits(dose: DoseReport) -> list[RoomsAudit | None]:
+    return [level.audit for level in dose.levels]
+
+
 def _samples(
-    dose: Dose, samples: list[dict[str, Any] | None], name: str, color: str, dash: str, arm: str
+    dose: DoseReport, samples: list[Sample | None], name: str, color: str, dash: str, arm: str
 ) -> list[Trace]:
-    means = [sample["mean"] if sample else None for sample in samples]
-    spreads = [sample["spread"] if sample else None for sample in samples]
+    means = [sample.mean if sample else math.nan for sample in samples]
+    spreads = [sample.spread if sample else math.nan for sample in samples]
     return _line(dose, means, name, color, dash, spreads, arm)
 
 
 def _line(
-    dose: Dose,
-    values: Sequence[float | None],
+    dose: DoseReport,
+    values: Sequence[float],
     name: str,
     color: str,
     dash: str,
-    spreads: Sequence[float | None] = (),
+    spreads: Sequence[float] = (),
     arm: str | None = None,
 ) -> list[Trace]:
     """One line with ± bars over the knob's values; none where nothing was measured."""
-    if all(value is None for value in values):
+    if not any(map(math.isfinite, values)):
         return []
-    bars = {"type": "data", "array": [s or 0.0 for s in spreads], "thickness": 1.2, "width": 4}
+    bars = {"type": "data", "thickness": 1.2, "width": 4, "color": color}
     return [
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": name,
             "meta": arm,
-            "x": [level["value"] for level in dose["levels"]],
-            "y": list(values),
+            "x": [level.value for level in dose.levels],
+            "y": [value if math.isfinite(value) else None for value in values],
             "line": {"color": color, "width": 2, "dash": dash},
             "marker": {"color": color, "size": 6},
-            "error_y": {**bars, "color": color, "visible": any(spreads)},
+            "error_y": {
+                **bars,
+                "array": [spread if math.isfinite(spread) else 0.0 for spread in spreads],
+                "visible": any(spread > 0 for spread in spreads),
+            },
             "cliponaxis": False,
             "hovertemplate": "%{y:.3f} at %{x:.4g}",
         }
     ]
 
 
-def _layout(dose: Dose, traces: list[Trace], value_axis: dict[str, Any]) -> dict[str, Any]:
-    knob, values = dose["knob"], [level["value"] for level in dose["levels"]]
-    label = knob["label"] + (f" ({knob['unit']})" if knob["unit"] else "")
+def _layout(dose: DoseReport, traces: list[Trace], value_axis: dict[str, Any]) -> dict[str, Any]:
+    knob, values = dose.knob, [level.value for level in dose.levels]
+    label = plain(knob.label + (f" ({knob.unit})" if knob.unit else ""))
     ticks = {"tickvals": values} if len(values) <= MAX_TICKS else {}
     named = sum(trace.get("showlegend", True) for trace in traces)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,19 +17,23 @@ from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
 from bifusion.recipes import get_recipe
-from bifusion.studies.comparison.progress import progress_bar
-from bifusion.studies.comparison.report import write_report
-from bifusion.studies.comparison.run import (
+from bifusion.studies.comparison.run import report_so_far, write_report
+from bifusion.studies.demo import PretrainTower, run_pretraining
+from bifusion.studies.dose.judge import REFERENCE, Level, arms_of, judge_dose, measure_levels
+from bifusion.studies.dose.page import render_dose
+from bifusion.studies.dose.report import DoseReport, Knob
+from bifusion.studies.dose.terminal import print_dose
+from bifusion.studies.page.files import write_study
+from bifusion.studies.page.style import arm_looks
+from bifusion.studies.training_runs.plan import (
     PlannedRun,
     check_runs,
     default_jobs,
     plan_runs,
     tower_for_weights,
-    train_runs,
 )
-from bifusion.studies.comparison.terminal import print_dose
-from bifusion.studies.demo import PretrainTower, run_pretraining
-from bifusion.studies.dose.report import REFERENCE, Knob, Level, write_dose
+from bifusion.studies.training_runs.progress import progress_bar
+from bifusion.studies.training_runs.train import train_runs
 from bifusion.types import InputError
 
 KnobName = Literal[
@@ -136,22 +141,42 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     dose = write_dose(knob, told, wanted.out, title=title)
     crashed: list[str] = []
     for level in levels:
-        name = f"{wanted.knob} {level.value:g}"
-        console.rule(name)
         _make_data(level, wanted.probe_rooms, console)
-        check_runs(level.runs)
-        jobs = wanted.jobs or default_jobs()
-        failed = train_runs(level.runs, level.folder, jobs=jobs, title=name, console=console)
-        crashed += failed
-        finished = [run.folder for run in level.runs if run.folder.name not in failed]
-        if finished:
-            audited = level.data / "audit.json"
-            write_report(finished, level.folder, audit=audited, crashed=failed, title=name)
+        crashed += _train_level(level, f"{wanted.knob} {level.value:g}", wanted.jobs, console)
         dose = write_dose(knob, told, wanted.out, title=title)
     print_dose(dose, console)
     console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)")
     console.print(f"each value          {wanted.out}/{wanted.knob}-*/report.html")
     return 1 if crashed else 0
+
+
+def _train_level(level: PlannedLevel, name: str, jobs: int, console: Console) -> list[str]:
+    """Trains a level's runs and compares them; names of those that crashed."""
+    console.rule(name)
+    check_runs(level.runs)
+    crashed = train_runs(
+        level.runs,
+        jobs=jobs or default_jobs(),
+        console=console,
+        report=lambda: report_so_far(level.runs, level.folder, name),
+    )
+    finished = [run.folder for run in level.runs if run.folder.name not in crashed]
+    if finished:
+        audited = level.data / "audit.json"
+        write_report(finished, level.folder, audit=audited, crashed=crashed, title=name)
+    return crashed
+
+
+def write_dose(knob: Knob, levels: Sequence[Level], out: Path, *, title: str) -> DoseReport:
+    """Judges the levels as they are, writes dose.json, its schema and dose.html to `out`.
+
+    InputError for a damaged run folder or audit.
+    """
+    measured = measure_levels(levels)
+    dose = judge_dose(knob, measured, title)
+    looks = arm_looks(arms_of(measured))
+    write_study(out, "dose", "BiFusion dose and response", dose, render_dose(dose, looks))
+    return dose
 
 
 # ------------------------------------------------------------------------------------- planning

@@ -34,6 +34,8 @@ CONTROLS: dict[str, str] = {
 FIRST_ROLE = "staged"
 """The arm the comparison is about; its verdicts come first."""
 NUM_STAGES = 3
+MIN_SEEDS = 3
+"""Fewer seeds make a verdict indicative."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.storage.json_schema import Finite
 from bifusion.studies.figures.run import Record, Run
 
 SPIKE_WINDOW = 101
@@ -235,19 +236,17 @@ def training_seconds(run: Run) -> float:
 class Sample:
     """One figure over the seeds of an arm."""
 
-    by_seed: dict[int, float]
-    """Finite values only."""
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(list(self.by_seed.values()))) if self.by_seed else math.nan
-
-    @property
-    def spread(self) -> float:
-        """Sample standard deviation over the seeds; NaN under two of them."""
-        return float(np.std(list(self.by_seed.values()), ddof=1)) if len(self.by_seed) > 1 else math.nan
+    mean: float
+    """Mean over seeds."""
+    spread: float
+    """Sample standard deviation over seeds; null under two seeds."""
+    by_seed: dict[int, Finite]
+    """Seed (as text) → value; measured ones only."""
 
 
 def over_seeds(values: dict[int, float]) -> Sample:
-    """A sample of the finite ones among `values` (seed → value)."""
-    return Sample({seed: value for seed, value in sorted(values.items()) if math.isfinite(value)})
+    """A sample of the finite ones among `values` (seed → value); NaN where there are too few."""
+    by_seed = {seed: value for seed, value in sorted(values.items()) if math.isfinite(value)}
+    finite = list(by_seed.values())
+    mean = float(np.mean(finite)) if finite else math.nan
+    return Sample(mean, float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan, by_seed)

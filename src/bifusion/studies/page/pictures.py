@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bifusion.labels.palette import color_classes, color_instances
+from bifusion.labels.palette import class_palette, color_classes, color_instances
 from bifusion.labels.sets import LabelSet, get_label_set
 from bifusion.studies.figures.arms import Arm
 from bifusion.types import InputError
@@ -49,11 +49,10 @@ class Room:
     """All pictures of one scene."""
 
     scene: str
-    label_set: LabelSet
     semantic: list[Picture]
     instances: list[Picture]
-    classes: list[int]
-    """Classes that occur, for the legend."""
+    classes: list[tuple[str, tuple[int, int, int]]]
+    """(name, colour) of the classes that occur, for the legend."""
 
 
 def picture_rooms(arms: list[Arm]) -> list[Room]:
@@ -92,8 +91,13 @@ def _picture_room(scene: str, files: list[tuple[Arm, Path]]) -> Room:
         if "panoptic_instance" in data:
             color = _color_things(data["panoptic_instance"])
             instances.append(Picture(arm.label, arm.key, camera.draw(data["coord"], color)))
+    return Room(scene, semantic, instances, _legend(classes, label_set))
+
+
+def _legend(classes: set[int], label_set: LabelSet) -> list[tuple[str, tuple[int, int, int]]]:
+    palette = class_palette(label_set).tolist()
     known = sorted(c for c in classes if 0 <= c < label_set.num_classes)
-    return Room(scene, label_set, semantic, instances, known)
+    return [(label_set.class_names[c], tuple(palette[c])) for c in known]
 
 
 def _color_known(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:

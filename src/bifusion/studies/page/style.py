@@ -1,10 +1,13 @@
-"""Colours and line styles: the same for an arm in every chart, chip and table of the report.
+"""Colours and line styles: the same for an arm in every chart, chip and table of a page.
 
 Mid-lightness hues that are told apart with colour-blindness and on light and dark grounds; dashes
 tell them apart without colour.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from bifusion.studies.figures.arms import Arm
 
@@ -35,13 +38,35 @@ DASHES = {
 }
 
 
-def arm_color(arm: Arm, index: int) -> str:
-    """Colour of an arm, the `index`-th of a comparison; where a role occurs twice, one of its own."""
-    if arm.key in COLORS:
-        return COLORS[arm.key]
-    return OTHER_COLORS[index % len(OTHER_COLORS)]
+DASH_ARRAYS = {"dash": "5 3", "dot": "2 2.5", "dashdot": "5 2 1.5 2", "longdash": "8 3"}
+"""Plotly's dashes in SVG's words."""
 
 
-def arm_dash(arm: Arm) -> str:
-    """Plotly's dash of an arm's lines."""
-    return DASHES.get(arm.role, "solid")
+@dataclass(frozen=True)
+class Look:
+    """How an arm, or whatever else lines stand for, appears throughout a page."""
+
+    label: str
+    color: str
+    dash: str
+    """Plotly's word for it."""
+
+    @property
+    def dash_array(self) -> str:
+        return DASH_ARRAYS.get(self.dash, "none")
+
+
+Looks = Mapping[str, Look]
+"""Key of an arm → its look, in the order of tables."""
+
+
+def arm_looks(arms: Sequence[Arm]) -> dict[str, Look]:
+    """Looks of the arms of a comparison; where a role occurs twice, each has a colour of its own."""
+    return {
+        arm.key: Look(
+            arm.label,
+            COLORS.get(arm.key, OTHER_COLORS[index % len(OTHER_COLORS)]),
+            DASHES.get(arm.role, "solid"),
+        )
+        for index, arm in enumerate(arms)
+    }

@@ -22,7 +22,7 @@ from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.run_folder import RunFolder
 from bifusion.training.trainer import train
 
-PRELOADED = ["bifusion.studies.comparison.forked_runs", "open_clip", "torch.utils.tensorboard"]
+PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
 """What a run needs; the last ones are imported late and slow to import."""
 
 

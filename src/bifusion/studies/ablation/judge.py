@@ -1,0 +1,204 @@
+"""From the run folders of a grid to the ablation's report, by a rule fixed before (`rules`).
+
+What was not run is told too. May be judged again and again while the runs train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bifusion.studies.ablation import rules
+from bifusion.studies.ablation.figures import FIGURES, NO_RUN, RunFigures, measure_run, over_runs
+from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
+from bifusion.studies.ablation.report import (
+    AblationReport,
+    ArmFinding,
+    Cell,
+    CellFigures,
+    NotRun,
+    Setting,
+)
+from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.run import Run
+
+Figures = Mapping[tuple[str, str, int], RunFigures]
+"""(recipe, key of the point, seed) → figures of the run."""
+
+
+@dataclass
+class Measured:
+    """Figures of runs that have ended, which need not be read again while the others train."""
+
+    ended: dict[Path, tuple[RunFigures, Run | None]] = field(default_factory=dict)
+
+    def of(self, folder: Path, crashed: bool) -> tuple[RunFigures, Run | None]:
+        """Figures of the run in `folder`, and the run without its records."""
+        if folder in self.ended:
+            return self.ended[folder]
+        figures, run = measure_run(folder, crashed=crashed)
+        if run is not None:
+            run = replace(run, steps=[], epoch_records=[], evaluation=None)
+        if figures.state in ("completed", "guard_stopped"):
+            self.ended[folder] = figures, run
+        return figures, run
+
+
+def judge_ablation(plan: AblationPlan, title: str, measured: Measured) -> AblationReport:
+    """The report of the runs of `plan` so far. `measured` keeps what was read from one call to the
+    next. InputError for a damaged run folder."""
+    crashed = set(plan.crashed)
+    read = {folder: measured.of(folder, folder.name in crashed) for folder in plan.folders.values()}
+    figures = {where: read[folder][0] for where, folder in plan.folders.items()}
+    runs = [run for _, run in read.values() if run is not None]
+    refused = _refused(plan, read)
+    states = [told.state for told, _ in read.values()]
+    return AblationReport(
+        title=title,
+        complete=all(told.ended for told in figures.values()),
+        synthetic=any("generated" in s for run in runs for s in run.config.get("sources") or []),
+        base=plan.base,
+        seeds=list(plan.seeds),
+        setting=_setting(runs),
+        points=list(plan.points),
+        arms=list(plan.arms),
+        not_run=_not_run(plan, [(folder.name, told.state) for folder, (told, _) in read.items()]),
+        runs={state: states.count(state) for state in sorted(set(states))},
+        figures=FIGURES,
+        rule=list(rules.RULE),
+        refused=refused,
+        findings=[_finding(arm, plan, figures, refused) for arm in plan.arms if arm.role != "staged"],
+        cells=[_cell(arm, point, plan, figures, refused) for point in plan.points for arm in plan.arms],
+    )
+
+
+def _not_run(plan: AblationPlan, states: Sequence[tuple[str, str]]) -> NotRun:
+    """`states`: (name, state) of each run folder."""
+    return NotRun(
+        points=[point.label for point in plan.points_left_out],
+        arms=list(plan.arms_left_out),
+        waiting=sorted(name for name, state in states if state in ("running", "not started")),
+        crashed=sorted(name for name, state in states if state == "crashed"),
+    )
+
+
+def _setting(runs: Sequence[Run]) -> Setting | None:
+    """Scenes, length and image tower that all runs share; None before the first started."""
+    if not runs:
+        return None
+    towers = [run.tower for run in runs if run.tower]
+    return Setting(
+        epochs=runs[0].epochs,
+        train_scenes=len(runs[0].train_scenes),
+        val_scenes=len(runs[0].val_scenes),
+        label_set=runs[0].label_set,
+        tower=towers[0] if towers else None,
+    )
+
+
+def _refused(plan: AblationPlan, read: Mapping[Path, tuple[RunFigures, Run | None]]) -> str | None:
+    """Why accuracies must not be compared, from one run of each arm; None where they may."""
+    first: dict[str, Run] = {}
+    for (recipe, _, _), folder in plan.folders.items():
+        run = read[folder][1]
+        if run is not None:
+            first.setdefault(recipe, run)
+    arms = [Arm(recipe, run.arm, recipe, (run,)) for recipe, run in first.items()]
+    return why_refused(arms) if arms else None
+
+
+# ------------------------------------------------------------------------------------ the findings
+
+
+def _pairs(arm: AblationArm, plan: AblationPlan, figures: Figures) -> dict[tuple[str, int], rules.Pair]:
+    """(with the measure, without it) at each point with each seed; of a rival, (staged, rival)."""
+    pairs = {}
+    for point in plan.points:
+        for seed in plan.seeds:
+            staged = figures.get((plan.base, point.key, seed), NO_RUN)
+            other = figures.get((arm.recipe, point.key, seed), NO_RUN)
+            pairs[point.key, seed] = (other, staged) if arm.role == "added" else (staged, other)
+    return pairs
+
+
+def _finding(
+    arm: AblationArm,
+    plan: AblationPlan,
+    figures: Figures,
+    refused: str | None,
+) -> ArmFinding:
+    pairs = _pairs(arm, plan, figures)
+    stability = rules.judge_aspect("stability", pairs)
+    accuracy = rules.judge_aspect("accuracy", {} if refused else pairs)
+    headline = rules.rival_headline if arm.role == "rival" else rules.headline
+    return ArmFinding(
+        arm=arm.key,
+        headline=headline(stability, accuracy),
+        sentence=rules.sentence(
+            pairs,
+            stability,
+            accuracy,
+            without=_without(arm),
+            points={point.key: point.label for point in plan.points},
+        ),
+        stability=stability,
+        accuracy=accuracy,
+        difference=over_runs(_mean_differences(arm, plan, figures) if refused is None else {}),
+    )
+
+
+def _mean_differences(arm: AblationArm, plan: AblationPlan, figures: Figures) -> dict[int, float]:
+    """Accuracy of the arm minus that of the staged recipe, by seed, mean over the grid."""
+    told = {}
+    for seed in plan.seeds:
+        told[seed] = rules.mean_gain(
+            [
+                (
+                    figures.get((arm.recipe, point.key, seed), NO_RUN),
+                    figures.get((plan.base, point.key, seed), NO_RUN),
+                )
+                for point in plan.points
+            ]
+        )
+    return told
+
+
+def _without(arm: AblationArm) -> str:
+    if arm.role == "rival":
+        return f"With {arm.label} in its place"
+    return f"Without it ({'the staged recipe as it is' if arm.role == 'added' else arm.instead})"
+
+
+# --------------------------------------------------------------------------------------- the cells
+
+
+def _cell(
+    arm: AblationArm,
+    point: GridPoint,
+    plan: AblationPlan,
+    figures: Figures,
+    refused: str | None,
+) -> Cell:
+    """The runs of one arm at one point of the grid."""
+    mine = {seed: figures.get((arm.recipe, point.key, seed), NO_RUN) for seed in plan.seeds}
+    staged = {seed: figures.get((plan.base, point.key, seed), NO_RUN) for seed in plan.seeds}
+    gains = {seed: rules.accuracy_gain(mine[seed], staged[seed]) for seed in plan.seeds}
+    return Cell(
+        arm=arm.key,
+        point=point.key,
+        shared=not arm.has_range and len({p.range_2d for p in plan.points}) > 1,
+        states={seed: run.state for seed, run in mine.items()},
+        reasons={seed: run.reason for seed, run in mine.items() if run.reason},
+        steps=sum(run.steps for run in mine.values()),
+        skipped=sum(run.skipped for run in mine.values()),
+        rollbacks=sum(run.rollbacks for run in mine.values()),
+        figures=CellFigures(
+            **{
+                name: over_runs({seed: run.figures[name] for seed, run in mine.items()})
+                for name in FIGURES
+            }
+        ),
+        difference=over_runs(gains if arm.role != "staged" and refused is None else {}),
+    )

@@ -1,0 +1,142 @@
+"""From the arms of a comparison to its report: verdicts, tables, what every run shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+from bifusion.studies.comparison.classes import class_table, seen_split, texture_split
+from bifusion.studies.comparison.performance import judge_performance
+from bifusion.studies.comparison.report import (
+    ArmEntry,
+    ComparisonReport,
+    Results,
+    RunEntry,
+    Stage,
+    Verdict,
+)
+from bifusion.studies.comparison.stage_verdicts import judge_stages
+from bifusion.studies.comparison.study_table import study_table
+from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
+from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
+from bifusion.studies.figures.metrics import (
+    finite_epochs,
+    latest_value,
+    longest_row,
+    series,
+    spikes,
+    training_seconds,
+    update_counts,
+)
+from bifusion.studies.figures.model_parts import part_counts
+from bifusion.studies.figures.run import Record, Run
+from bifusion.studies.figures.text import listing
+
+
+def judge_comparison(
+    arms: list[Arm], *, audit: Record | None, title: str, crashed: Sequence[str] = ()
+) -> ComparisonReport:
+    """The report of `arms`. `audit` is the content of a benchmark's audit.json, shown beside the
+    results; `crashed` names runs that have no result because they crashed."""
+    verdicts = judge_all(arms)
+    return ComparisonReport(
+        title=title,
+        complete=not crashed and all(arm.finished for arm in arms),
+        crashed=list(crashed),
+        synthetic=_is_synthetic(arms, audit),
+        scenes_refused=_refusals(arms, verdicts),
+        arms=[_arm_entry(arm) for arm in arms],
+        runs=[_run_entry(run, arm) for arm in arms for run in arm.runs],
+        verdicts=verdicts,
+        study_table=study_table(arms),
+        classes=class_table(arms),
+        texture=texture_split(arms, audit),
+        seen_split=seen_split(arms),
+        audit=audit,
+    )
+
+
+def judge_all(arms: list[Arm]) -> list[Verdict]:
+    """Every verdict on every arm; the arm the comparison is about comes first."""
+    baseline, verdicts = find_role(arms, "baseline"), []
+    for arm in sorted(arms, key=lambda arm: arm.role != FIRST_ROLE):
+        performance = judge_performance(arm, arms)
+        verdicts += [judge_stability(arm), performance, judge_fusion(arm)]
+        verdicts += judge_stages(arm, baseline, performance)
+    return verdicts
+
+
+def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
+    """Whose performance is not judged and why; None if nobody's was refused."""
+    labels = {arm.key: arm.label for arm in arms}
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.criterion == "performance" and verdict.outcome == "refused":
+            reasons.setdefault(verdict.evidence, []).append(labels[verdict.arm])
+    return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
+
+
+def _is_synthetic(arms: list[Arm], audit: Record | None) -> bool:
+    """Generated rooms: only those come with an audit, or their scenes say so themselves."""
+    sources = [source for arm in arms for run in arm.runs for source in run.config.get("sources") or []]
+    return audit is not None or any(source.startswith("generated") for source in sources)
+
+
+def _arm_entry(arm: Arm) -> ArmEntry:
+    counts = [update_counts(run) for run in arm.runs]
+    run = arm.first
+    figures = {
+        field.name: arm.over_seeds(lambda r, key=field.name: latest_value(r, key))
+        for field in fields(Results)
+    }
+    return ArmEntry(
+        key=arm.key,
+        role=arm.role,
+        label=arm.label,
+        control=arm.control,
+        model_kind=run.model_kind,
+        seeds=[r.seed for r in arm.runs],
+        states=[r.state for r in arm.runs],
+        final=all(r.evaluation is not None for r in arm.runs),
+        epochs=run.epochs,
+        epochs_done=min(r.epochs_done for r in arm.runs),
+        figures=Results(**figures),
+        raw_nonfinite=sum(c.nonfinite for c in counts),
+        skipped=sum(c.skipped for c in counts),
+        rollbacks=sum(c.rollbacks for c in counts),
+        warnings=sum(c.warnings for c in counts),
+        scaler_overflows=sum(c.scaler_overflows for c in counts),
+        parameters=run.parameters.get("total", sum(part_counts(run).values())),
+        seconds=arm.over_seeds(training_seconds),
+        stages=[Stage(**asdict(stage)) for stage in run.stages],
+    )
+
+
+def _run_entry(run: Run, arm: Arm) -> RunEntry:
+    counts = update_counts(run)
+    return RunEntry(
+        name=run.folder.name,
+        arm=arm.key,
+        recipe=run.recipe,
+        seed=run.seed,
+        state=run.state,
+        reason=run.stop_reason,
+        epochs=run.epochs,
+        epochs_done=run.epochs_done,
+        steps=counts.attempted,
+        raw_nonfinite=counts.nonfinite,
+        skipped=counts.skipped,
+        rollbacks=counts.rollbacks,
+        warnings=counts.warnings,
+        scaler_overflows=counts.scaler_overflows,
+        finite_epochs_in_a_row=longest_row(finite_epochs(run))[0],
+        loss_spikes=int(spikes(series(run.steps, "total")).sum()),
+        gradient_spikes=int(spikes(series(run.steps, "grad_norm", "total")).sum()),
+        train_scenes=len(run.train_scenes),
+        val_scenes=len(run.val_scenes),
+        label_set=run.label_set,
+        tower=run.tower,
+        seconds=training_seconds(run),
+        versions=run.config.get("versions") or {},
+        settings=run.settings,
+    )

@@ -1,0 +1,93 @@
+"""Whether results of runs may be compared: nothing leaks between splits, data and length are equal."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.run import Run
+from bifusion.studies.figures.text import listing, plural
+
+VOXEL_SIZE = ("data", "voxel_size_m")
+FINE = "fine_voxels"
+"""The control whose voxels are meant to differ."""
+SHARED_SETTINGS = (
+    ("data", "augment"),
+    VOXEL_SIZE,
+    ("trainer", "guard"),
+)
+"""Settings that have to be equal for a fair comparison, where runs record them."""
+SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
+"""What makes two networks the same size; Mask3D is another network by nature."""
+
+
+def why_refused(arms: list[Arm]) -> str | None:
+    """Why results of `arms` must not be compared, or None: leaking scenes, unequal data or length."""
+    runs = [run for arm in arms for run in arm.runs]
+    train = {_room(scene) for run in runs for scene in run.train_scenes}
+    validation = {scene for run in runs for scene in run.val_scenes}
+    shared = sorted(scene for scene in validation if _room(scene) in train)
+    if shared:
+        return (
+            f"{plural(len(shared), 'scene')} used both in training and in validation "
+            f"({listing(shared, 3)}): figures on them say nothing about new scenes."
+        )
+    first = runs[0]
+    for run in runs[1:]:
+        unequal = _unequal(first, run)
+        if unequal:
+            pair = f"{first.folder.name} and {run.folder.name}"
+            return f"{pair} differ in {listing(unequal)}: no fair comparison."
+    return None
+
+
+def _room(scene: str) -> str:
+    """The room that a scan shows: ScanNet's sceneNNNN_00, sceneNNNN_01 … are scans of one room."""
+    return re.sub(r"^(scene\d{4})_\d{2}$", r"\1", scene)
+
+
+def _differences(name: str, one: Any, other: Any) -> list[str]:
+    """The settings that differ, by their full names; within groups of settings, those alone."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = dict.fromkeys((*one, *other))
+        absent = "absent"
+        nested = [
+            _differences(f"{name}.{key}", one.get(key, absent), other.get(key, absent)) for key in keys
+        ]
+        return [text for texts in nested for text in texts]
+    return [] if one == other else [f"{name} ({one}, {other})"]
+
+
+def _unequal(one: Run, other: Run) -> list[str]:
+    """What has to be equal between two runs and is not."""
+    found = []
+    if set(one.train_scenes) != set(other.train_scenes):
+        found.append("their training scenes")
+    if set(one.val_scenes) != set(other.val_scenes):
+        found.append("their validation scenes")
+    sources = [run.config.get("sources") for run in (one, other)]
+    if None not in sources and sources[0] != sources[1]:
+        found.append("where their scenes come from")
+    if one.label_set != other.label_set:
+        found.append(f"label set ({one.label_set}, {other.label_set})")
+    if one.epochs != other.epochs:
+        found.append(f"length ({one.epochs} and {other.epochs} epochs)")
+    another_network = "mask3d" in (one.model_kind, other.model_kind)
+    for keys in SHARED_SETTINGS + (() if another_network else SHARED_NETWORK):
+        if keys == VOXEL_SIZE and FINE in (one.arm, other.arm):
+            continue
+        mine, theirs = (_setting(run, keys) for run in (one, other))
+        if mine is not None and theirs is not None:
+            found += _differences(".".join(keys), mine, theirs)
+    return found
+
+
+def _setting(run: Run, keys: tuple[str, ...]) -> Any:
+    """A setting of the run's configuration; view dropout, which 3D models have not, left out."""
+    value: Any = run.settings
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if "view" not in key}
+    return value

@@ -1,0 +1,30 @@
+"""Tables of figures in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from bifusion.studies.figures.metrics import Sample
+from bifusion.studies.figures.text import number
+
+
+def plain_table(
+    title: str, first: str, figures: Sequence[str], *, first_is_number: bool = False
+) -> Table:
+    """An empty table: a column of names (or numbers), then columns of numbers."""
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, justify="right" if first_is_number else "left", no_wrap=first_is_number)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def sample_lines(sample: Sample, show: Callable[[float], str] = number) -> str:
+    """Mean and, below it, spread."""
+    text = show(sample.mean)
+    return text if math.isnan(sample.spread) else f"{text}\n± {number(sample.spread)}"

@@ -1,0 +1,209 @@
+"""Trains the runs of a study side by side.
+
+Every run is a process of its own (`bifusion train CONFIG`), so that one that crashes takes no other
+with it, and two of them use two cores better than one does. The parent only reads run folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from rich.console import Console
+
+from bifusion.config.run import Config, load_config, save_config
+from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+from bifusion.studies.training_runs.forked import start_forked
+from bifusion.studies.training_runs.plan import PlannedRun
+from bifusion.studies.training_runs.progress import RunTable
+from bifusion.training.signals import terminated_as_interrupted
+from bifusion.types import InputError
+
+POLL_SECONDS = 0.25
+REPORT_SECONDS = 60.0
+"""A partial report at most this often, and never in more than a twentieth of the time."""
+STOP_SECONDS = 30.0
+NAMED_RUNS = 30
+"""Finished runs that are named one by one."""
+
+
+@runtime_checkable
+class Process(Protocol):
+    """A run in progress, as `subprocess.Popen` and `forked.ForkedRun` are."""
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Shows what runs have written since it was last asked to; a context manager."""
+
+    def __enter__(self) -> Watch: ...
+    def __exit__(self, *error: object) -> None: ...
+    def update(self) -> None: ...
+
+
+def train_runs(
+    runs: Sequence[PlannedRun],
+    *,
+    jobs: int,
+    console: Console,
+    report: Callable[[], object],
+    watch: Watch | None = None,
+    forked: bool = False,
+) -> list[str]:
+    """Trains and evaluates every run that is not finished yet, `jobs` at a time.
+
+    `report` shows what there is so far and is called now and then; `watch` shows progress, by default
+    a table of all runs; `forked`: runs of seconds, which are forks of one process and keep no
+    checkpoint.
+
+    Returns the names of the runs that crashed; the others are complete. A run stopped by its guard
+    is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
+    and raises KeyboardInterrupt; the same call then goes on where it was.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
+    taken = {run.folder for run in runs if _taken(run)}
+    _tell_taken([run for run in runs if run.folder in taken], console)
+    waiting = [run for run in runs if run.folder not in taken]
+    table = watch or RunTable([run.folder for run in runs], console)
+    crashed = _side_by_side(waiting, jobs, _start_forked if forked else _start, table, report)
+    for folder in crashed:
+        console.print(f"[red]{folder.name} crashed[/red]; the end of {folder / 'log.txt'}:")
+        console.print(_tail(folder / "log.txt"), markup=False, highlight=False)
+    return [folder.name for folder in crashed]
+
+
+def _side_by_side(
+    waiting: list[PlannedRun],
+    jobs: int,
+    start: Callable[[PlannedRun, int, int], Process],
+    table: Watch,
+    report: Callable[[], object],
+) -> list[Path]:
+    """Keeps `jobs` runs going until none waits; folders of those that crashed."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    running: dict[Path, Process] = {}
+    slots: dict[Path, int] = {}
+    crashed: list[Path] = []
+    next_report = time.monotonic() + REPORT_SECONDS
+    with terminated_as_interrupted(), _interrupted_too(running), table:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                slots[run.folder] = min(set(range(jobs)) - set(slots.values()))
+                running[run.folder] = start(run, threads, slots[run.folder])
+            time.sleep(POLL_SECONDS)
+            for folder, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[folder], slots[folder]
+                    if process.returncode not in (0, GUARD_STOPPED_EXIT):
+                        crashed.append(folder)
+            table.update()
+            if time.monotonic() > next_report:
+                next_report = _reported(report)
+    return crashed
+
+
+def _reported(report: Callable[[], object]) -> float:
+    """Calls `report`; when it is due again."""
+    began = time.monotonic()
+    report()
+    ended = time.monotonic()
+    return ended + max(REPORT_SECONDS, 19 * (ended - began))
+
+
+def _taken(run: PlannedRun) -> bool:
+    """True if the run need not be trained; InputError if its folder holds another configuration."""
+    stored = run.folder / "run.json"
+    if stored.exists():
+        _check_same(load_config(stored), run.config, run.folder)
+    return run.finished
+
+
+def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
+    was, now = dataclasses.asdict(stored), dataclasses.asdict(wanted)
+    if was == now:
+        return
+    fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]
+    raise InputError(
+        f"{folder} holds a run of another configuration ({'; '.join(fields)}): "
+        "choose another --out, or remove that folder"
+    )
+
+
+def _start(run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a process."""
+    config_file = _prepare(run)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "bifusion.cli", "train", str(config_file)]
+    with open(run.folder / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            [*command, "--out", str(run.folder), "--resume"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment | _own_gpu(slot),
+        )
+
+
+def _start_forked(run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a fork; see `forked`."""
+    return start_forked(_prepare(run), run.folder, threads, _own_gpu(slot))
+
+
+def _prepare(run: PlannedRun) -> Path:
+    """The run's folder with its configuration, whose file is returned."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    save_config(run.config, run.folder / "run.json")
+    return run.folder / "run.json"
+
+
+def _own_gpu(slot: int) -> dict[str, str]:
+    """Runs in different slots use different GPUs, where there are several."""
+    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return {"CUDA_VISIBLE_DEVICES": str(slot % torch.cuda.device_count())}
+    return {}
+
+
+def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
+    for run in runs[:NAMED_RUNS]:
+        console.print(f"{run.folder.name}: finished before, taken as it is")
+    if len(runs) > NAMED_RUNS:
+        console.print(f"{len(runs) - NAMED_RUNS} more finished before, taken as they are")
+
+
+@contextmanager
+def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
+    """An interruption of the block is passed on to the runs, which are given time to save."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        raise
+
+
+def _tail(path: Path, lines: int = 25) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
