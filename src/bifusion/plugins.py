@@ -67,9 +67,9 @@ def exists(name: str, where: str) -> bool:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """ "; did you mean 'mask_dice'?" where something like `name` is known, else nothing."""
+    """ " (did you mean 'mask_dice'?)" where something like `name` is known, else nothing."""
     close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _module_of(name: str, where: str) -> ModuleType:

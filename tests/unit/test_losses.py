@@ -325,7 +325,7 @@ def test_order_of_the_terms_is_the_order_of_their_sum():
 
 def test_a_misspelt_weight_is_refused_with_the_name_that_was_meant():
     criterion = Criterion(CriterionConfig(), SCANNET20)
-    with pytest.raises(InputError, match="'mask_dcie', which is no loss term; did you mean 'mask_dice'"):
+    with pytest.raises(InputError, match="'mask_dcie', which is no loss term .did you mean 'mask_dice'"):
         check_weights(["mask_bce", "mask_dcie"], criterion, {"scores", "semantic_logits"}, "a run")
 
 

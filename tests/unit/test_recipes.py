@@ -93,7 +93,7 @@ def test_get_recipe_gives_a_fresh_configuration():
 
 
 def test_unknown_recipe_names_the_known_ones():
-    with pytest.raises(InputError, match="'bifusion_smal' is unknown; did you mean 'bifusion_small'.*known are .*bifusion_small"):
+    with pytest.raises(InputError, match="'bifusion_smal' is unknown .did you mean 'bifusion_small'.*known are .*bifusion_small"):
         get_recipe("bifusion_smal")
 
 

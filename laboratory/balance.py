@@ -1,0 +1,119 @@
+"""How the balance of losses moves every arm: `python -m laboratory.balance --ground runs/demo`.
+
+Each recipe is trained with several weights of its loss terms, whatever its stages ramp, on the rooms and
+the image tower that `bifusion demo` made, and evaluated at its last checkpoint. A finished run is taken
+as it is. Generated rooms; a figure of one seed says little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bifusion.config.stages import StagePlan
+from bifusion.datasets.rooms.audit import TEXTURE_CLASSES
+from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
+from bifusion.studies.training_runs.train import train_runs
+from bifusion.types import InputError
+
+TERMS = ("semantic", "instance_class", "mask_bce", "mask_dice", "score")
+BALANCES: dict[str, tuple[float, ...]] = {
+    "S4": (0.4, 1.0, 0.8, 0.6, 0.3),
+    "means": (0.4, 0.25, 0.2, 0.15, 0.075),  # S4 with instance terms as means over four outputs
+    "S2": (1.0, 0.37, 0.30, 0.22, 0.11),  # semantic 1, instances 1, S4's proportions among these
+    "even": (1.0, 0.5, 1.0, 1.0, 0.3),
+}
+"""Weights of `TERMS`; those of the instances act on the sum over the decoder's outputs."""
+FIGURES = ("miou", "ap", "agnostic_ap", "fusion_2d_ratio", "texture", "other")
+
+
+@dataclass
+class Arguments:
+    """Trains recipes with several balances of their losses and prints one line an arm."""
+
+    ground: Path = Path("runs/demo")
+    """Folder of `bifusion demo`: its rooms/ and tower-small.safetensors are used."""
+    out: Path = Path("runs/balance")
+    recipes: tuple[str, ...] = (
+        "bifusion_small",
+        "bifusion_small_naive",
+        "bifusion_small_without_views",
+        "oneformer3d_small",
+    )
+    balances: tuple[str, ...] = ("even",)
+    """Of S4, means, S2, even."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 0
+
+
+def main() -> int:
+    wanted, console = tyro.cli(Arguments), Console()
+    unknown = [name for name in wanted.balances if name not in BALANCES]
+    if unknown:
+        raise InputError(f"--balances: {unknown[0]!r} is unknown; known are {', '.join(BALANCES)}")
+    runs = {balance: _runs(wanted, balance) for balance in wanted.balances}
+    every = [run for of_balance in runs.values() for run in of_balance]
+    check_runs(every)
+    jobs = wanted.jobs or default_jobs()
+    crashed = train_runs(every, jobs=jobs, console=console, report=lambda: None)
+    table = Table("recipe", "balance", "seeds", *FIGURES)
+    for balance, of_balance in runs.items():
+        for recipe in wanted.recipes:
+            mine = [run for run in of_balance if run.config.recipe == recipe and run.finished]
+            table.add_row(recipe, balance, str(len(mine)), *(_spread(mine, name) for name in FIGURES))
+    console.print(table)
+    return 1 if crashed else 0
+
+
+def _runs(wanted: Arguments, balance: str) -> list[PlannedRun]:
+    """All recipes and seeds with one balance."""
+    rooms, tower = wanted.ground / "rooms", wanted.ground / "tower-small.safetensors"
+    planned = plan_runs(wanted.recipes, wanted.seeds, rooms, wanted.out / balance, tower_weights=tower)
+    for run in planned:
+        run.config.stages = balanced(run.config.stages, BALANCES[balance])
+    return planned
+
+
+def balanced(plan: StagePlan, values: tuple[float, ...]) -> StagePlan:
+    """`plan` with other weights of the terms that its stages weigh; when they ramp stays."""
+    weights = dict(zip(TERMS, values, strict=True))
+    stages = []
+    for stage in plan.stages:
+        changed = {
+            term: dataclasses.replace(ramp, value=weights[term])
+            for term, ramp in stage.weights.items()
+            if term in weights and ramp.value != 0.0
+        }
+        stages.append(dataclasses.replace(stage, weights=stage.weights | changed))
+    return StagePlan(tuple(stages))
+
+
+def _spread(runs: list[PlannedRun], name: str) -> str:
+    values = [value for run in runs if (value := _figure(run, name)) is not None]
+    if not values:
+        return "–"
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
+def _figure(run: PlannedRun, name: str) -> float | None:
+    full = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))["full"]
+    if name not in ("texture", "other"):
+        return full[name]
+    wanted = name == "texture"
+    values = [
+        v for label, v in full["iou"].items() if v is not None and (label in TEXTURE_CLASSES) == wanted
+    ]
+    return statistics.mean(values) if values else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
