@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from bifusion import cli
-from bifusion.config.run import load_config, save_config
+from bifusion.config.run import save_config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
+from bifusion.runs.stored_config import load_config
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config
 

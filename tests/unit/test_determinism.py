@@ -9,7 +9,6 @@ import torch
 
 from bifusion.config.run import build_model
 from bifusion.data.dataset import SceneDataset, collate
-from bifusion.labels.sets import get_label_set
 from bifusion.losses.criterion import Criterion
 from bifusion.step.step import weighted_total
 from bifusion.types import FusionControl
@@ -43,7 +42,7 @@ def test_no_banned_operation_on_the_training_path(data, recipe):
     batch = collate([dataset.sample(index, epoch=0) for index in range(len(dataset))])
     model = build_model(config).train()
     prediction = model(batch, FusionControl(tower_gradient_scale=1.0))
-    terms = Criterion(config.criterion, get_label_set(config.data.label_set))(prediction, batch)
+    terms = Criterion(config.criterion, config.labels)(prediction, batch)
     nodes = backward_nodes(weighted_total(terms, dict.fromkeys(terms, 1.0)))
     assert len(nodes) > 10
     if recipe != "oneformer3d_small":

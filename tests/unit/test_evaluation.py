@@ -11,11 +11,11 @@ from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.instance import average_precision, count_overlaps
 from bifusion.evaluation.panoptic import PanopticQuality
 from bifusion.evaluation.semantic import SemanticConfusion
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult, SceneTruth
 
 # Classes: 0 wall (stuff), 1 chair, 2 table.
-LABELS = LabelSet("tiny", ("wall", "chair", "table"), (1, 5, 7), stuff_classes=(0,))
+LABELS = LabelSet.of("tiny", ("wall", "chair", "table"), (1, 5, 7), stuff_classes=(0,))
 NAN = float("nan")
 
 

@@ -11,7 +11,8 @@ from bifusion.cli import main
 from bifusion.config.run import Config, build_model
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.inference.export_submission import export_submission, write_instances, write_semantic
-from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.types import InputError, SceneResult, SceneTruth
 from scene_factory import make_tiny_scene

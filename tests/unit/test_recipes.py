@@ -10,11 +10,11 @@ from bifusion.config.run import (
     build_model,
     config_from_dict,
     config_to_dict,
-    load_config,
     save_config,
 )
 from bifusion.config.stages import Timeline, unmatched_patterns
 from bifusion.recipes import RECIPES, get_recipe
+from bifusion.runs.stored_config import load_config
 from bifusion.types import InputError
 
 
@@ -23,7 +23,7 @@ def test_every_recipe_is_complete_and_survives_json(name):
     config = get_recipe(name)
     assert config.recipe == config.name == name
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
-    assert config.model.label_set == config.data.label_set
+    assert config.data.labels is None and config.labels.name == config.data.label_set
     assert config.model.unet.in_channels == config.data.feature_channels
     counts = parameter_counts(config)
     assert unmatched_patterns(config.stages, counts) == []

@@ -35,10 +35,11 @@ def train(args: list[str]) -> int:
 
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
-    from bifusion.config.run import Config, load_config
+    from bifusion.config.run import Config
     from bifusion.inference.evaluate import evaluate_run
     from bifusion.recipes import get_recipe, known_recipes
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+    from bifusion.runs.stored_config import load_config
     from bifusion.training.trainer import train as run_training
 
     if not args or args[0].startswith("-"):
@@ -59,6 +60,7 @@ def train(args: list[str]) -> int:
             default_factory=lambda: base
         )
 
+    _refuse_label_set_of_model(args)
     wanted = parsing.parse(Train, args[1:], f"train {args[0]}")
     if wanted.init is not None:
         wanted.config.trainer.init = wanted.init
@@ -67,6 +69,17 @@ def train(args: list[str]) -> int:
         return 130
     evaluate_run(wanted.out)
     return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
+
+
+def _refuse_label_set_of_model(args: list[str]) -> None:
+    """An option of earlier versions: what stands in its place, in one line."""
+    from bifusion.labels.sets import known_sets
+
+    if any(arg.partition("=")[0] in ("--model.label-set", "--model.label_set") for arg in args):
+        raise InputError(
+            "--model.label-set is no more: a model takes its classes from its data, which are those of "
+            f"labels.json in --data.root, or the built-in --data.label-set NAME, one of {known_sets()}"
+        )
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from bifusion.config.plain import from_plain, to_plain
 from bifusion.config.ranges import check_ranges
 from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import DataConfig
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.losses.criterion import CriterionConfig
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
@@ -108,6 +107,11 @@ class Config:
         return next(kind for kind, cls in MODEL_KINDS.items() if type(self.model) is cls)
 
     @property
+    def labels(self) -> LabelSet:
+        """The classes that the model tells apart, which are its data's."""
+        return self.data.classes
+
+    @property
     def uses_views(self) -> bool:
         """Some stage lets images into the network."""
         if not isinstance(self.model, BiFusionConfig) or not self.model.use_clip:
@@ -121,7 +125,6 @@ def check_consistent(config: Config) -> None:
     check_ranges(config_to_dict(config))
     model, data = config.model, config.data
     pairs = [
-        ("model.label_set", model.label_set, "data.label_set", data.label_set),
         (
             "model.unet.in_channels",
             model.unet.in_channels,
@@ -169,22 +172,6 @@ def save_config(config: Config, path: Path) -> None:
     write_json(path, config_to_dict(config))
 
 
-def load_config(path: Path) -> Config:
-    """Reads what `save_config` wrote, or a run's config.json (its "config" is taken).
-
-    Raises InputError if the file is missing, no JSON, or does not describe a configuration.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a configuration that a run or `compare` wrote")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); write it again") from error
-    if isinstance(value, dict) and isinstance(value.get("config"), dict):
-        value = value["config"]
-    return config_from_dict(value, str(path))
-
-
 def build_model(config: Config, *, load_pretrained: bool = True) -> Model:
     """The network, with the initial weights that belong to `config.seed`.
 
@@ -196,11 +183,12 @@ def build_model(config: Config, *, load_pretrained: bool = True) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "init"))
         if isinstance(config.model, BiFusionConfig):
-            model = BiFusion(config.model if load_pretrained else _from_scratch(config.model))
+            own = config.model if load_pretrained else _from_scratch(config.model)
+            model = BiFusion(own, config.labels)
         elif isinstance(config.model, Mask3DConfig):
-            model = Mask3D(config.model)
+            model = Mask3D(config.model, config.labels)
         else:
-            model = OneFormer3D(config.model)
+            model = OneFormer3D(config.model, config.labels)
         if not next(model.parameters()).is_meta:
             _pair_initial_weights(model, config)
     check_groups(model, model.parameter_groups())
@@ -217,10 +205,9 @@ def _pair_initial_weights(model: Model, config: Config) -> None:
     if isinstance(config.model, Mask3DConfig):  # its decoder has no counterpart
         return
     torch.manual_seed(derive_seed(config.seed, "init", "decoder"))
-    label_set = get_label_set(config.model.label_set)
     # Input width and heads that all arms share: an arm's own would shift the draws that come after.
     common = dataclasses.replace(config.model.decoder, score_head=True, semantic_head=True)
-    twin = QueryDecoder(common, common.dim, label_set.num_things, label_set.num_classes)
+    twin = QueryDecoder(common, common.dim, config.labels.num_things, config.labels.num_classes)
     own = model.decoder.state_dict()
     shared = {n: t for n, t in twin.state_dict().items() if n in own and own[n].shape == t.shape}
     model.decoder.load_state_dict({**own, **shared})

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
+from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
 from bifusion.data.batching import Sample, collate
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
-from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.scene_folder import load_scene, load_view, segment_file
 from bifusion.data.transforms import (
     AugmentConfig,
     SceneStream,
@@ -33,6 +36,8 @@ from bifusion.data.voxels import (
     superpoint_labels,
     voxelize,
 )
+from bifusion.labels.files import labels_of_data
+from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import get_label_set
 from bifusion.rng import derive_seed
 from bifusion.types import DisagreeingView, InputError, Scene, SceneTruth
@@ -55,6 +60,10 @@ class DataConfig:
     root: Path = Path("data")
     """Folder with train/ and val/, each holding scene folders."""
     label_set: str = "scannet20"
+    """Name of the classes: a built-in label set's, or, where root has a labels.json, that one's."""
+    labels: Annotated[LabelSet | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """The classes themselves. None in a recipe: a run takes them from its data when it starts
+    (`with_labels`) and stores them whole."""
     voxel_size_m: float = 0.02
     origin: Origin = "min"
     """Where the voxel grid starts: at the smallest coordinate, or at the world's zero."""
@@ -81,6 +90,25 @@ class DataConfig:
     def feature_channels(self) -> int:
         """Channels of `Batch.voxel_feats`."""
         return 6 if self.use_xyz else 3
+
+    @property
+    def classes(self) -> LabelSet:
+        """`labels`; in a recipe that has met no data yet, the built-in set called `label_set`."""
+        return self.labels if self.labels is not None else get_label_set(self.label_set)
+
+
+def with_labels(config: DataConfig, of_run: str = "the configuration") -> DataConfig:
+    """`config` with the classes of the data set in its root, where it has none yet.
+
+    Raises InputError: a damaged labels.json, no such label set; or, naming the classes that differ,
+    where `config` (of `of_run`) has other classes already than the data set.
+    """
+    found = labels_of_data(config.root, config.label_set)
+    if config.labels is not None:
+        advice = "Use data of the classes the model was trained with, or train a recipe anew."
+        require_same_classes(config.labels, of_run, found, str(config.root), advice)
+        return config
+    return dataclasses.replace(config, labels=found, label_set=found.name)
 
 
 @dataclass
@@ -128,11 +156,14 @@ class SceneDataset:
         split: "train" or "val".
         seed: run seed; the random streams of a sample are named by it, the epoch and the scene.
         training: augment, drop views, and make targets; else fill `truths` instead of augmenting.
+        annotated: False: labels are not looked at, whatever they are.
     Raises:
         InputError: no such folder, no scene in it.
     """
 
-    def __init__(self, config: DataConfig, split: str, seed: int, training: bool):
+    def __init__(
+        self, config: DataConfig, split: str, seed: int, training: bool, *, annotated: bool = True
+    ):
         self.config, self.split, self.seed, self.training = config, split, seed, training
         self.folder = Path(config.root) / split
         if not self.folder.is_dir():
@@ -148,6 +179,9 @@ class SceneDataset:
                 "makes them)"
             )
         self.cache = Cache(config.cache_mb * 2**20)
+        self.annotation = (
+            find_annotation(config.root, config.classes) if annotated else Annotation(read=False)
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -157,7 +191,12 @@ class SceneDataset:
         name = self.names[index]
         stream = SceneStream(self.seed, epoch, name)
         return scene_sample(
-            self.folder / name, self.config, stream, training=self.training, cache=self.cache
+            self.folder / name,
+            self.config,
+            stream,
+            training=self.training,
+            cache=self.cache,
+            annotation=self.annotation,
         )
 
 
@@ -168,6 +207,7 @@ def scene_sample(
     *,
     training: bool = False,
     cache: Cache | None = None,
+    annotation: Annotation = AS_OURS,
 ) -> Sample:
     """The sample of one scene folder, wherever it lies; see SceneDataset.
 
@@ -175,7 +215,7 @@ def scene_sample(
         InputError: whatever is wrong with its arrays or with the views chosen from it.
     """
     kept = cache or Cache(0)
-    data: SceneData = kept.get(folder.name, lambda: _load_data(folder, config))
+    data: SceneData = kept.get(folder.name, lambda: _load_data(folder, config, annotation))
     augment = config.augment if training and config.augment.enabled else None
     chosen = choose_views(data.scene.view_names, config.max_views, augment, stream)
     views: list[EncoderView] = [
@@ -232,10 +272,10 @@ def build_sample(
     )
 
 
-def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
+def _load_data(folder: Path, config: DataConfig, annotation: Annotation) -> tuple[SceneData, int]:
     """A scene's arrays and targets, and their size in bytes."""
-    scene = load_scene(folder, config.label_set, read_views=config.max_views > 0)
-    label_set = get_label_set(config.label_set)
+    labels = config.classes
+    scene = load_scene(folder, labels if annotation.read else None, read_views=config.max_views > 0)
     scene.coord, scene.color = np.array(scene.coord), np.array(scene.color)  # out of the memory maps
     check_finite(scene.coord, folder / "coord.npy")
     try:
@@ -243,8 +283,15 @@ def _load_data(folder: Path, config: DataConfig) -> tuple[SceneData, int]:
     except InputError as error:
         raise InputError(f"{scene.name}: {error}") from None
     superpoint, count = compact_ids(scene.superpoint, folder / "superpoint.npy")
-    segment, instance = clean_labels(scene.segment, scene.instance, label_set, folder, len(scene.coord))
-    targets = superpoint_labels(segment, instance, superpoint, count, label_set)
+    segment, instance = clean_labels(
+        scene.segment,
+        scene.instance,
+        labels,
+        folder / segment_file(labels),
+        len(scene.coord),
+        zero_is_none=annotation.zero_is_none,
+    )
+    targets = superpoint_labels(segment, instance, superpoint, count, labels)
     arrays = (scene.coord, scene.color, superpoint, segment, instance, targets.masks)
     data = SceneData(scene, superpoint, targets, SceneTruth(scene.name, segment, instance))
     return data, sum(array.nbytes for array in arrays)

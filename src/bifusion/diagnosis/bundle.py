@@ -24,8 +24,8 @@ from bifusion.config.run import Config, build_model, check_consistent, config_fr
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
-from bifusion.labels.sets import get_label_set
 from bifusion.runs.checkpoint import check_same_tensors
+from bifusion.runs.old_names import current_config
 from bifusion.sparse.backends import describe_backend
 from bifusion.step.events import Alarm, Fault
 from bifusion.step.outcome import StepInputs
@@ -149,17 +149,17 @@ def read_bundle(path: Path) -> Bundle:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from error
     content = _content(path, metadata)
-    config = config_from_dict(content["config"], f"{path}: config")
+    config = config_from_dict(current_config(content["config"]), f"{path}: config")
     check_consistent(config)
     weights = _under(tensors, "weight.")
     with torch.device("meta"):
         wanted = build_model(config, load_pretrained=False)
     check_same_tensors(wanted.state_dict(), weights, path)
     shapes = {name: parameter.shape for name, parameter in wanted.named_parameters()}
-    where, label_set = str(path), get_label_set(config.data.label_set)
+    where = str(path)
     plain_batches = _field(content, "batches", list[Any], where)
     batches = [
-        batch_from_tensors(tensors, plain, f"batch{index}", label_set, where)
+        batch_from_tensors(tensors, plain, f"batch{index}", config.labels, where)
         for index, plain in enumerate(plain_batches)
     ]
     inputs = StepInputs(

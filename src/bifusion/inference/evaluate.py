@@ -12,14 +12,14 @@ import torch
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
-from bifusion.data.scene_folder import load_scene
+from bifusion.data.dataset import with_labels
+from bifusion.data.scene_folder import load_points
 from bifusion.inference.export import point_segments
 from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.training.validation import Validation, validate, validation_loader
-from bifusion.types import SceneResult
 
 
 def evaluate_run(
@@ -31,7 +31,8 @@ def evaluate_run(
     among the points (for models that use views), points seen and not seen apart, and the alignment
     at the start and end of every stage. Writes predictions/ of two scenes for pictures.
 
-    `data`: a data set other than the one it was trained on. Its figures go to
+    `data`: a data set other than the one it was trained on, of the same classes (InputError names
+    those that differ). Its figures go to
     evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
     result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
     """
@@ -45,6 +46,7 @@ def evaluate_run(
         if trained_here and data.resolve() != config.data.root.resolve():
             target = folder.root / f"evaluation-{data.resolve().name}.json"
         config.data.root = data
+    config.data = with_labels(config.data, of_run=str(run_dir))
     time = trained_epochs(checkpoint, config)
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
     views = config.data.max_views or config.trainer.evaluation_views
@@ -64,7 +66,7 @@ def evaluate_run(
     }
     write_json(target, evaluation)
     if target == folder.evaluation:
-        write_predictions(folder, config, full.first_results)
+        write_predictions(folder, config, full)
     return evaluation
 
 
@@ -90,16 +92,16 @@ def alignment_by_stage(folder: RunFolder) -> dict[str, dict[str, Any]]:
     return table
 
 
-def write_predictions(folder: RunFolder, config: Config, results: list[SceneResult]) -> None:
-    """predictions/SCENE.npz: points, annotation and prediction of each scene."""
-    for result in results:
-        scene = load_scene(config.data.root / "val" / result.name, config.data.label_set)
+def write_predictions(folder: RunFolder, config: Config, validation: Validation) -> None:
+    """predictions/SCENE.npz: points, annotation and prediction of each of the first scenes."""
+    for result, truth in zip(validation.first_results, validation.first_truths, strict=True):
+        coord, color, _ = load_points(config.data.root / "val" / result.name)
         none = np.full(result.num_points, -1, dtype=np.int32)
         arrays = {
-            "coord": np.asarray(scene.coord, dtype=np.float32),
-            "color": np.asarray(scene.color, dtype=np.uint8),
-            "truth_semantic": none if scene.segment is None else np.asarray(scene.segment),
-            "truth_instance": none if scene.instance is None else np.asarray(scene.instance),
+            "coord": np.asarray(coord, dtype=np.float32),
+            "color": np.asarray(color, dtype=np.uint8),
+            "truth_semantic": truth.semantic.astype(np.int16),
+            "truth_instance": truth.instance.astype(np.int32),
             "semantic": none if result.semantic is None else result.semantic,
             "panoptic_instance": point_segments(result)[1],
         }

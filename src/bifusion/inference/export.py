@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from plyfile import PlyData, PlyElement
 
+from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import color_classes, color_instances
-from bifusion.labels.sets import LabelSet
 from bifusion.storage.files import write_text, written_beside
 from bifusion.types import SceneResult
 

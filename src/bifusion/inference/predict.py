@@ -13,7 +13,6 @@ from bifusion.data.dataset import DataConfig, SceneDataset, collate
 from bifusion.data.scene_folder import load_scene
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
-from bifusion.labels.sets import get_label_set
 from bifusion.models.postprocess_mask3d import scene_results
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
 from bifusion.types import Batch, FusionControl, InputError
@@ -26,8 +25,9 @@ def predict_scene(
 
     Args:
         run: run folder (its last checkpoint is taken) or checkpoint folder.
-        scene_folder: scene, with or without annotation and views. Views are read only by models
-            that were trained with them; where they see next to nothing, a warning says so.
+        scene_folder: scene, with or without views. Its annotation is not looked at, whatever its
+            classes. Views are read only by models that were trained with them; where they see next to
+            nothing, a warning says so.
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
     Returns:
@@ -39,22 +39,22 @@ def predict_scene(
     checkpoint = find_checkpoint(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, config = load_model(checkpoint, device)
-    scene = load_scene(scene_folder, config.data.label_set)
-    label_set = get_label_set(config.data.label_set)
+    scene = load_scene(scene_folder, None)
     batch = scene_batch(scene_folder, config.data).to(device)
     control = trained_control(checkpoint, config)
     with torch.inference_mode():
         prediction = model(batch, control)
         if config.uses_views and control.run_2d:
             warn_if_unseen(str(scene_folder), seen_share(prediction.fusion, batch))
-        (result,) = scene_results(prediction, batch, label_set, config.postprocess)
-    return write_result(Path(out_dir), result, scene.coord, label_set)
+        (result,) = scene_results(prediction, batch, config.labels, config.postprocess)
+    return write_result(Path(out_dir), result, scene.coord, config.labels)
 
 
 def scene_batch(scene_folder: Path, config: DataConfig) -> Batch:
-    """The scene in `scene_folder` alone as a batch, not augmented, read as `config` says."""
+    """The scene in `scene_folder` alone as a batch, not augmented, without annotation, read as `config`
+    says."""
     config = dataclasses.replace(config, root=scene_folder.parent)
-    dataset = SceneDataset(config, split=".", seed=0, training=False)
+    dataset = SceneDataset(config, split=".", seed=0, training=False, annotated=False)
     if scene_folder.name not in dataset.names:
         raise InputError(f"{scene_folder}: names with a leading dot are no scenes; rename the folder")
     return collate([dataset.sample(dataset.names.index(scene_folder.name), epoch=0)])

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.losses.mask_losses import bce_loss, dice_loss, mask_iou
 from bifusion.losses.matcher import MatcherConfig, matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints

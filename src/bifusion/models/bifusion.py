@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
 from bifusion.models.geometric_code import geometric_code
 from bifusion.models.pooling import pool_superpoints
@@ -35,7 +35,6 @@ def _decoder_with_scores() -> DecoderConfig:
 class BiFusionConfig:
     """Defaults are the full size: half of CLIP ViT-B/16, Res16UNet34C, fusion at 256 channels."""
 
-    label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=_published_unet)
     decoder: DecoderConfig = field(default_factory=_decoder_with_scores)
     tower: ClipConfig = field(default_factory=ClipConfig)
@@ -50,10 +49,10 @@ class BiFusionConfig:
 class BiFusion(nn.Module):
     """2D and 3D branch, fused per voxel, decoded as in OneFormer3D."""
 
-    def __init__(self, config: BiFusionConfig) -> None:
-        """Raises InputError for an unknown label set or CLIP weights that cannot be had."""
+    def __init__(self, config: BiFusionConfig, labels: LabelSet) -> None:
+        """`labels`: the classes its heads tell apart. Raises InputError for CLIP weights that cannot be
+        had."""
         super().__init__()
-        label_set = get_label_set(config.label_set)
         self.config = config
         self.unet = build_unet(config.unet)
         has_tower = config.use_clip and config.image_features == "clip"
@@ -63,7 +62,7 @@ class BiFusion(nn.Module):
         channels_2d = self._images.out_channels if self._images is not None else None
         self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
         self.decoder = QueryDecoder(
-            config.decoder, config.fusion.dim, label_set.num_things, label_set.num_classes
+            config.decoder, config.fusion.dim, labels.num_things, labels.num_classes
         )
 
     def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
 from bifusion.models.pyramid_geometry import level_sizes
 from bifusion.models.unet import Res16UNet, UNetConfig
@@ -22,7 +22,6 @@ def _published_unet() -> UNetConfig:
 class Mask3DConfig:
     """Defaults are the published ScanNet network (39,616,583 parameters)."""
 
-    label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=_published_unet)
     decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
 
@@ -36,11 +35,10 @@ class Mask3DConfig:
 class Mask3D(nn.Module):
     """Schult et al., ICRA 2023: instances only; walls and floors are no classes of it."""
 
-    def __init__(self, config: Mask3DConfig) -> None:
+    def __init__(self, config: Mask3DConfig, labels: LabelSet) -> None:
         super().__init__()
-        num_things = get_label_set(config.label_set).num_things
         self.unet = Res16UNet(config.unet)
-        self.decoder = MaskDecoder(config.decoder, self.unet.level_channels, num_things)
+        self.decoder = MaskDecoder(config.decoder, self.unet.level_channels, labels.num_things)
 
     def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:
         """Predict a batch from its voxels alone.

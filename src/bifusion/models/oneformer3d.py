@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder
 from bifusion.models.unet import UNetConfig, build_unet
@@ -18,7 +18,6 @@ from bifusion.types import Batch, FusionControl, Prediction
 class OneFormer3DConfig:
     """Defaults are the published ScanNet network (17,515,048 parameters)."""
 
-    label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=UNetConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
@@ -26,12 +25,11 @@ class OneFormer3DConfig:
 class OneFormer3D(nn.Module):
     """Kolodiazhnyi et al., CVPR 2024, for ScanNet and ScanNet200."""
 
-    def __init__(self, config: OneFormer3DConfig) -> None:
+    def __init__(self, config: OneFormer3DConfig, labels: LabelSet) -> None:
         super().__init__()
-        label_set = get_label_set(config.label_set)
         self.unet = build_unet(config.unet)
         self.decoder = QueryDecoder(
-            config.decoder, self.unet.out_channels, label_set.num_things, label_set.num_classes
+            config.decoder, self.unet.out_channels, labels.num_things, labels.num_classes
         )
 
     def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:

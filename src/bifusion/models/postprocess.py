@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import Batch, Prediction, SceneResult
 
 POINT_MASKS_AT_ONCE = 32

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.postprocess import PostprocessConfig, pack_point_masks, postprocess
 from bifusion.models.pyramid_geometry import superpoint_of_voxel

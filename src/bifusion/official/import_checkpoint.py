@@ -21,12 +21,13 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bifusion.config.run import Config, build_model, load_config
+from bifusion.config.run import Config, build_model
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
 from bifusion.runs.describe import describe_run
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.stored_config import load_config
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.state_dicts import find_tensors
@@ -59,8 +60,9 @@ def read_checkpoint(path: Path) -> Imported:
     with _open_tensors(path) as tensors:
         kind, prefix = recognise(list(tensors), path)
         conversion = convert(kind, tensors.renamed(prefix, official_models()[kind].ignored))
-    config = get_recipe(kind)
-    config = dataclasses.replace(config, model=official_models()[kind].config)
+    config, official = get_recipe(kind), official_models()[kind]
+    data = dataclasses.replace(config.data, label_set=official.labels.name, labels=official.labels)
+    config = dataclasses.replace(config, model=official.config, data=data)
     return Imported(path, kind, config, conversion)
 
 

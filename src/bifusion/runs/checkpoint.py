@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bifusion.config.run import Config, build_model, load_config, save_config
+from bifusion.config.run import Config, build_model, save_config
+from bifusion.runs.stored_config import load_config
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
     WrittenFile,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bifusion.config.run import load_config
 from bifusion.runs.checkpoint import (
     CONFIG,
     HEALTHY,
@@ -21,6 +20,7 @@ from bifusion.runs.checkpoint import (
     remove_unlinked,
 )
 from bifusion.runs.healthy import HealthyState
+from bifusion.runs.stored_config import load_config
 from bifusion.storage.files import flush
 from bifusion.storage.folders import switch_link, tidy
 from bifusion.types import InputError

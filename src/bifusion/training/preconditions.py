@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
+from pathlib import Path
 
-from bifusion.config.run import Config, config_to_dict, load_config
+from bifusion.config.run import Config, config_to_dict
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
-from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.data.scene_folder import load_labels, segment_file
+from bifusion.labels.label_set import require_same_classes
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.stored_config import load_config
 from bifusion.types import InputError
 
 
 def check_data(dataset: SceneDataset, config: Config) -> None:
-    """InputError if no scene has labels, or none the views that the model is trained with.
+    """InputError if no scene has a labelled point, or none the views that the model is trained with.
 
     Single scenes without labels or views are fine.
     """
     folders = [dataset.folder / name for name in dataset.names]
-    file = SEGMENT_FILES[config.data.label_set]
-    if not any((folder / file).exists() for folder in folders):
+    file = segment_file(config.labels)
+    annotated = [folder for folder in folders if (folder / file).exists()]
+    if not annotated:
         raise InputError(
-            f"{dataset.folder}: no scene has {file}, the labels of {config.data.label_set}; prepare "
-            "the scenes with annotation, or choose the label set they have"
+            f"{dataset.folder}: no scene has {file}, the labels of {config.labels.describe()}; prepare "
+            "the scenes with annotation, or choose the label set they have (--data.label-set, or "
+            f"labels.json in {config.data.root})"
+        )
+    if not any(_has_labels(folder, config) for folder in annotated):
+        raise InputError(
+            f"{dataset.folder}: {file} labels no point in any of its {len(annotated)} scenes, -1 is "
+            f"unlabelled; expected classes 0 … {config.labels.num_classes - 1} of {config.labels.name}"
         )
     has_views = any((folder / "views" / "cameras.npz").exists() for folder in folders)
     if config.uses_views and not (has_views and config.data.max_views):
@@ -31,6 +42,15 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
             f"{dataset.folder}: {found}, but {config.name} is trained with images; prepare the scenes "
             "with views (--posed-images), or train the recipe that ends in _without_views"
         )
+
+
+def _has_labels(folder: Path, config: Config) -> bool:
+    """Whether a scene has a labelled point; a damaged file is told where the scene is loaded."""
+    try:
+        segment, _ = load_labels(folder, config.labels)
+    except InputError:
+        return True
+    return segment is not None and bool((segment >= 0).any())
 
 
 def check_devices(batches_per_epoch: int, processes: int) -> None:
@@ -50,7 +70,13 @@ def check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
         raise InputError(
             f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
         )
-    stored, wanted = config_to_dict(load_config(folder.config)), config_to_dict(config)
+    started = load_config(folder.config)
+    advice = "Train on the data that the run began with, or into another folder."
+    require_same_classes(started.labels, str(folder.root), config.labels, str(config.data.root), advice)
+    # Colours and groups may have changed since; they change nothing that is trained.
+    same_data = dataclasses.replace(config.data, labels=started.data.labels)
+    stored = config_to_dict(started)
+    wanted = config_to_dict(dataclasses.replace(config, data=same_data))
     changed = [key for key in wanted if stored[key] != wanted[key]]
     if changed:
         raise InputError(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from bifusion.config.run import load_config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.stored_config import load_config
 from bifusion.training.trainer import train
 
 PRELOADED = ["bifusion.studies.comparison.forked_runs", "open_clip", "torch.utils.tensorboard"]

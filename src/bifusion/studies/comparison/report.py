@@ -212,5 +212,13 @@ def _run_entry(run: Run, arm: Arm) -> dict[str, Any]:
         "tower": run.tower,
         "seconds": training_seconds(run),
         "versions": run.config.get("versions") or {},
-        "settings": run.settings,
+        "settings": _settings(run),
     }
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The run's settings; its classes by name, as `labels` of them all would hide the rest."""
+    data = run.settings.get("data")
+    if not isinstance(data, dict) or "labels" not in data:
+        return run.settings
+    return {**run.settings, "data": {**data, "labels": run.class_names}}

@@ -21,14 +21,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from rich.console import Console
 
-from bifusion.config.run import Config, check_consistent, load_config, save_config
+from bifusion.config.run import Config, check_consistent, save_config
 from bifusion.config.stages import Timeline
-from bifusion.data.dataset import SceneDataset
+from bifusion.data.dataset import SceneDataset, with_labels
+from bifusion.labels.label_set import require_same_classes
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
+from bifusion.runs.stored_config import load_config
 from bifusion.studies.comparison.forked_runs import start_forked
 from bifusion.studies.comparison.progress import RunTable
 from bifusion.studies.comparison.report import audit_of, write_report
@@ -93,7 +95,7 @@ def plan_runs(
 
     All of them read `data`; `tower_weights` initialises the image tower of those that have one (but
     for the control whose tower is to be random), `epochs` overrides the length of all. InputError
-    for an unknown recipe.
+    for an unknown recipe, or a damaged labels.json in `data`.
     """
     runs = []
     for seed in seeds:
@@ -101,6 +103,7 @@ def plan_runs(
             config = get_recipe(recipe)
             config.seed = seed
             config.data.root = data
+            config.data = with_labels(config.data)
             if epochs is not None:
                 config.trainer.epochs = epochs
             tower = tower_for_weights(config)
@@ -210,7 +213,11 @@ def _taken(run: PlannedRun) -> bool:
 
 
 def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
-    was, now = dataclasses.asdict(stored), dataclasses.asdict(wanted)
+    advice = "Choose another --out, or remove that folder."
+    require_same_classes(stored.labels, str(folder), wanted.labels, str(wanted.data.root), advice)
+    same_data = dataclasses.replace(wanted.data, labels=stored.data.labels)
+    was = dataclasses.asdict(stored)
+    now = dataclasses.asdict(dataclasses.replace(wanted, data=same_data))
     if was == now:
         return
     fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]
