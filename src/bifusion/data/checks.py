@@ -134,11 +134,11 @@ def check_labels(segment: np.ndarray, labels: LabelSet, where: str | Path) -> No
     """InputError if a semantic label is neither −1 nor a class of the set."""
     if not len(segment) or (segment.min() >= -1 and segment.max() < labels.num_classes):
         return
-    outside = np.unique(segment[(segment < -1) | (segment >= labels.num_classes)])
-    points = int(np.isin(segment, outside).sum())
+    outside = segment[(segment < -1) | (segment >= labels.num_classes)]
     last = labels.num_classes - 1
     raise InputError(
-        f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; {points} points have "
-        f"one that {labels.describe()} has not (first: {int(outside[0])}); expected -1 (unlabelled) to "
-        f"{last} ({labels.class_names[last]}), a class's position in the set: map them to it first"
+        f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
+        f"(unlabelled) to {last} ({labels.class_names[last]}), positions in {labels.describe()}; "
+        f"{len(outside)} of {len(segment)} points have others (first: {int(outside[0])}); map them to "
+        "positions first"
     )

@@ -36,9 +36,9 @@ from bifusion.data.voxels import (
     superpoint_labels,
     voxelize,
 )
-from bifusion.labels.files import labels_of_data
+from bifusion.labels.files import LABELS_FILE, labels_of_data
 from bifusion.labels.label_set import LabelSet, require_same_classes
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
 from bifusion.types import DisagreeingView, InputError, Scene, SceneTruth
 
@@ -100,14 +100,20 @@ class DataConfig:
 def with_labels(config: DataConfig, of_run: str = "the configuration") -> DataConfig:
     """`config` with the classes of the data set in its root, where it has none yet.
 
-    Raises InputError: a damaged labels.json, no such label set; or, naming the classes that differ,
-    where `config` (of `of_run`) has other classes already than the data set.
+    A labels.json goes before a built-in `label_set`, which is what recipes come with. Raises
+    InputError: a damaged labels.json, no such label set; or, naming the classes that differ, where
+    `config` (of `of_run`) has other classes already than the data set.
     """
     found = labels_of_data(config.root, config.label_set)
     if config.labels is not None:
         advice = "Use data of the classes the model was trained with, or train a recipe anew."
         require_same_classes(config.labels, of_run, found, str(config.root), advice)
         return config
+    if config.label_set not in (found.name, *LABEL_SETS):
+        raise InputError(
+            f"label set {config.label_set!r} is not that of {config.root / LABELS_FILE}, which is "
+            f"{found.name!r}; built in are {known_sets()}"
+        )
     return dataclasses.replace(config, labels=found, label_set=found.name)
 
 

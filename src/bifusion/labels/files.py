@@ -19,18 +19,11 @@ CLASS_FIELDS = {field.name: field for field in dataclasses.fields(LabelClass)}
 def labels_of_data(root: Path, name: str) -> LabelSet:
     """The classes of the data set in `root`: its labels.json's; without one, the built-in `name`'s.
 
-    A built-in name gives way to the file: it is what recipes come with. Raises InputError for a file
-    that is no label set, and for a name that is neither the file's nor built in.
+    Raises InputError for a file that is no label set, and, without one, for a name not built in.
     """
     path = Path(root) / LABELS_FILE
     if path.is_file():
-        labels = read_labels(path)
-        if name not in (labels.name, *LABEL_SETS):
-            raise InputError(
-                f"label set {name!r} is not that of {path}, which is {labels.name!r}; built in are "
-                f"{known_sets()}"
-            )
-        return labels
+        return read_labels(path)
     if name not in LABEL_SETS:
         raise InputError(
             f"label set {name!r} is not built in ({known_sets()}), and {root} has no {LABELS_FILE}: "
