@@ -283,3 +283,13 @@ def test_scenes_accumulate() -> None:
     # Two of four found, none wrong: (P, R) = (1, 1/2) (1, 1/4) (1, 0), area 1/2.
     assert figures["ap50"] == pytest.approx(0.5)
     assert figures["mask_coverage"] == pytest.approx(0.5)
+
+
+def test_label_set_without_stuff_has_no_figures_of_stuff() -> None:
+    labels = LabelSet.of("things", ("chair", "table"))
+    metric = PanopticQuality(labels)
+    classes, instances = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
+    metric.add(classes, instances, classes, instances)
+    figures = metric.compute()
+    assert figures["pq"] == figures["pq_things"] == figures["pq_dagger"] == 1.0
+    assert math.isnan(figures["pq_stuff"]) and math.isnan(figures["rq_stuff"])

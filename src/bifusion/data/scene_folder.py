@@ -52,7 +52,7 @@ def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True
     """The scene in `folder`; its arrays are read-only memory maps where the stored dtype is ours.
 
     Args:
-        folder: scene folder of this project or of Pointcept's preprocessed data sets.
+        folder: scene folder of this project or of Pointcept's preprocessed ScanNet.
         labels: chooses the file of semantic labels (`segment_file`); where it is absent, segment is
             None. None: annotation is not looked at, segment and instance are None.
         read_views: False leaves `view_names` empty and opens nothing under views/
