@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.labels.sets import LabelSet, get_label_set
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import get_label_set
 from bifusion.models.postprocess import pack_point_masks
 from bifusion.rng import numpy_rng
 from bifusion.types import SceneResult, SceneTruth

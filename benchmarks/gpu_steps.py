@@ -22,7 +22,6 @@ from benchmarks import steps
 from benchmarks.gpu_timing import wall
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset, collate
-from bifusion.labels.sets import get_label_set
 from bifusion.models.build import build_model
 from bifusion.models.model import Model
 from bifusion.step.runtime import deterministic
@@ -39,7 +38,7 @@ def run(recipe: str, data: Path, precision: str) -> dict[str, Any]:
     config.trainer.accelerator = "cuda"
     config.trainer.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(0)
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     take_step, prepare = steps.middle_of_last_stage(config, model)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batches = [steps.make_batch(dataset, 1, index) for index in range(3)]
@@ -131,14 +130,14 @@ def inference(model: Model, config: Config, precision: str) -> dict[str, Any]:
     """The whole scan, from voxels on the device to masks and classes of its points on the host."""
     dataset = SceneDataset(config.data, "val", config.seed, training=False)
     batch: Batch = collate([dataset.sample(0, 0)]).to("cuda")
-    dtype, label_set = AUTOCAST[precision], get_label_set(config.data.label_set)
+    dtype = AUTOCAST[precision]
 
     def forward() -> Any:
         with torch.autocast("cuda", dtype or torch.bfloat16, enabled=dtype is not None):
             return model(batch, FusionControl())
 
     def whole() -> None:
-        config.postprocess.results(forward(), batch, label_set)
+        config.postprocess.results(forward(), batch, config.labels)
 
     model.eval()
     with torch.inference_mode():

@@ -74,7 +74,8 @@ def run_overhead(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
     every = {"updates": rules.updates_every, "conflicts": rules.conflicts_every}
     rules.updates_every = rules.conflicts_every = 0
     torch.manual_seed(0)
-    stepper, prepare = middle_of_last_stage(config, build_model(config.model, config.seed))
+    model = build_model(config.model, config.seed, config.labels)
+    stepper, prepare = middle_of_last_stage(config, model)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batch = make_batch(dataset, scenes, step=0)
     step = 0

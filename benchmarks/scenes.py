@@ -12,6 +12,7 @@ from torch import Tensor
 from bifusion.data.scene_folder import load_scene
 from bifusion.data.voxels import voxelize
 from bifusion.datasets.scannet.prepare import prepare_scannet
+from bifusion.labels.sets import SCANNET20
 from bifusion.rng import numpy_rng
 
 WALL_VOXELS = 125
@@ -86,5 +87,5 @@ def real_dataset(out: Path) -> Path | None:
 def real_voxels(dataset: Path, voxel_size_m: float = 0.02) -> Tensor:
     """(M, 4) int32 voxels of the real scan."""
     (folder,) = (dataset / "train").iterdir()
-    scene = load_scene(folder, "scannet20", read_views=False)
+    scene = load_scene(folder, SCANNET20, read_views=False)
     return with_scene(voxelize(np.asarray(scene.coord), voxel_size_m).coords)

@@ -55,7 +55,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
     """Times steps of `recipe` at the middle of its last stage, on `scenes` scenes a step."""
     config = configured(recipe, data)
     torch.manual_seed(0)
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     take_step, prepare = middle_of_last_stage(config, model)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     parts: dict[str, float] = defaultdict(float)

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.labels.sets import SCANNET20
 from my_rooms.data import CAMERA
 from scene_factory import make_tiny_scene
 
@@ -24,7 +25,7 @@ def make_own_rooms(root: Path, *, train: int, val: int) -> Path:
 def _make_room(path: Path, seed: int) -> None:
     with TemporaryDirectory() as folder:
         made = make_tiny_scene(Path(folder) / path.stem, seed=seed)
-        scene = load_scene(made, "scannet20")
+        scene = load_scene(made, SCANNET20)
         views = {name: load_view(made, name) for name in scene.view_names}
         np.savez(
             path,

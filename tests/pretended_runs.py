@@ -153,7 +153,7 @@ def _bad_loss_in(step: int) -> Iterator[None]:
 
 def failures(config: Config) -> dict[str, Any]:
     """What the device says of a tensor that was left on the CPU, and of ways to wait."""
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     with pretended() as stalls:
         x = torch.arange(4.0).to(DEVICE, non_blocking=True)
         model.to(DEVICE)

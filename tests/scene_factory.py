@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.scene_folder import write_scene
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import Scene, View
 
 ROOM = np.array([[0.0, 0.0, 0.0], [2.4, 2.0, 1.5]])
@@ -15,8 +16,8 @@ ROOM = np.array([[0.0, 0.0, 0.0], [2.4, 2.0, 1.5]])
 BOXES = np.array([[[0.3, 0.4, 0.0], [0.9, 1.0, 0.5]], [[1.5, 1.2, 0.0], [1.9, 1.6, 0.8]]])
 """A table and a chair, as boxes."""
 
-BOX_CLASSES = {"scannet20": (6, 4), "scannet200": (3, 1)}
-FLOOR_CLASS = {"scannet20": 1, "scannet200": 2}
+BOX_CLASSES = {SCANNET20: (6, 4), SCANNET200: (3, 1)}
+FLOOR_CLASS = {SCANNET20: 1, SCANNET200: 2}
 SURFACE_COLORS = np.array(
     [[150, 110, 60], [200, 200, 190], [180, 200, 200], [200, 180, 200], [190, 190, 160],
      [220, 40, 40], [160, 30, 30], [40, 60, 220], [30, 40, 160]], dtype=np.uint8,
@@ -43,9 +44,9 @@ def make_tiny_scene(
     coord, surface = sample_surfaces(rng)
     instance = np.where(surface < 5, -1, (surface - 5) // 2)
     segments = {}
-    for label_set, box_classes in BOX_CLASSES.items():
-        of_surface = [FLOOR_CLASS[label_set], 0, 0, 0, 0, *np.repeat(box_classes, 2)]
-        segments[label_set] = np.array(of_surface)[surface]
+    for labels, box_classes in BOX_CLASSES.items():
+        of_surface = [FLOOR_CLASS[labels], 0, 0, 0, 0, *np.repeat(box_classes, 2)]
+        segments[labels] = np.array(of_surface)[surface]
     scene = Scene(
         name=folder.name,
         coord=coord.astype(np.float32),

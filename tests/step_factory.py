@@ -41,7 +41,7 @@ def tiny_step(
     torch.set_num_threads(1)
     time = config.trainer.epochs - 0.5 if time is None else time
     fabric = make_fabric(config.trainer)
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     stepper = make_stepper(config, fabric, model)
     groups, optimizer = stepper.groups, stepper.optimizer.optimizer
     state = Timeline(config.stages, config.trainer.epochs).at(time)

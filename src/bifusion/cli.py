@@ -10,13 +10,14 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bifusion.commands import comparisons, replay, runs, scenes
+from bifusion.commands import comparisons, labels, replay, runs, scenes
 from bifusion.training.signals import terminated_as_interrupted
 from bifusion.types import InputError
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": comparisons.demo,
     "prepare": scenes.prepare,
+    "labels": labels.labels,
     "info": runs.info,
     "train": runs.train,
     "evaluate": runs.evaluate,

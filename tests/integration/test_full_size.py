@@ -88,7 +88,7 @@ def test_trains_and_evaluates(recipe: str, data: Path, tmp_path: Path) -> None:
     config = three_steps(recipe, data)
     before = {
         name: tensor.clone()
-        for name, tensor in build_model(config.model, config.seed).state_dict().items()
+        for name, tensor in build_model(config.model, config.seed, config.labels).state_dict().items()
     }
     status = train(config, tmp_path / "run")
     assert (status.state, status.steps, status.raw_nonfinite) == ("completed", 3, 0)

@@ -15,6 +15,7 @@ from bifusion.config.run import Config
 from bifusion.data.scene_folder import write_scene
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
+from bifusion.labels.sets import SCANNET20
 from bifusion.training.trainer import train
 from bifusion.types import Scene, View
 from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
@@ -67,7 +68,7 @@ def write_poor(
         instance=None if segment is None else instance.astype(np.int32),
     )
     shown = [] if views is None else [views(make_view(i, rng, (64, 48), (40, 30), 0.0)) for i in (0, 1)]
-    segments = {} if segment is None else {"scannet20": segment}
+    segments = {} if segment is None else {SCANNET20: segment}
     write_scene(folder, scene, segments=segments, views=shown, source="test")
 
 

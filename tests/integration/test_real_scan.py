@@ -16,6 +16,7 @@ from plyfile import PlyData
 import needs
 from bifusion import cli
 from bifusion.data.scene_folder import load_scene
+from bifusion.labels.sets import SCANNET20
 
 REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 SCENE = "scene0000_00"
@@ -64,7 +65,7 @@ def runs(data, tmp_path_factory) -> dict[str, Path]:
 
 def test_both_splits_hold_the_scan(data):
     for split in ("train", "val"):
-        scene = load_scene(data / split / SCENE, "scannet20")
+        scene = load_scene(data / split / SCENE, SCANNET20)
         assert len(scene.coord) == VERTICES and len(scene.view_names) == 2
         assert scene.segment is not None and scene.segment.max() > 0
 
@@ -100,7 +101,7 @@ def test_comparison_refuses_to_judge_performance(runs, tmp_path):
 
 def test_prediction_has_a_label_for_every_vertex(data, runs, tmp_path):
     assert command("predict", runs["bifusion_small"], data / "val" / SCENE, "--out", tmp_path) == 0
-    scene = load_scene(data / "val" / SCENE, "scannet20")
+    scene = load_scene(data / "val" / SCENE, SCANNET20)
     for name in ("semantic.ply", "instance.ply"):
         vertex = PlyData.read(tmp_path / name)["vertex"]
         assert len(vertex) == VERTICES

@@ -40,7 +40,8 @@ def check_mask3d(path: Path) -> dict[str, float]:
 
 def official_mask3d(folder: Path, queries: int) -> Mask3D:
     """The published network in eval mode, weights by name in the shapes of NAME.tensors.json."""
-    model = Mask3D(official_models()[NAME].config)
+    official = official_models()[NAME]
+    model = Mask3D(official.config, official.labels)
     model.decoder.config.eval_queries = queries
     model.load_state_dict(official_to_ours(NAME, official_tensors(folder)))
     return model.eval()

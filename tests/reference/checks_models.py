@@ -47,8 +47,8 @@ def official_model(name: str, folder: Path) -> OneFormer3D:
     """The published network in eval mode, weights by name in the shapes of NAME.tensors.json."""
     shapes = json.loads((folder / f"{name}.tensors.json").read_text())["tensors"]
     tensors = {key: weight_by_name(key, tuple(shape)) for key, shape in shapes.items()}
-    config = official_models()[name].config
-    model = OneFormer3D(config)
+    official = official_models()[name]
+    model = OneFormer3D(official.config, official.labels)
     model.load_state_dict(official_to_ours(name, tensors))
     return model.eval()
 

@@ -147,7 +147,8 @@ def test_the_towers_rates():
 
 def test_a_start_that_is_not_silent_draws_the_rest_of_the_model_alike():
     silent, loud = (
-        build_model(c.model, c.seed).state_dict() for c in (get_recipe(BASE), changed("silent_start"))
+        build_model(c.model, c.seed, c.labels).state_dict()
+        for c in (get_recipe(BASE), changed("silent_start"))
     )
     different = {name for name in silent if not silent[name].equal(loud[name])}
     assert different == {

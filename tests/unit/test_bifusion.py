@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.query_decoder import DecoderConfig
@@ -32,7 +33,7 @@ def small_config(**changes) -> BiFusionConfig:
 
 def make_model(**changes) -> BiFusion:
     torch.manual_seed(0)
-    model = BiFusion(small_config(**changes)).eval()
+    model = BiFusion(small_config(**changes), SCANNET20).eval()
     for group in ("film", "gate"):
         for parameter in model.parameter_groups().get(group, []):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -67,9 +68,9 @@ def same(first: Prediction, second: Prediction) -> bool:
 
 
 def test_full_size_has_89_million_parameters_each_in_one_group() -> None:
-    for label_set in ("scannet20", "scannet200"):
+    for labels in (SCANNET20, SCANNET200):
         with torch.device("meta"):
-            model = BiFusion(BiFusionConfig(label_set=label_set))
+            model = BiFusion(BiFusionConfig(), labels)
         grouped = [p for group in model.parameter_groups().values() for p in group]
         assert len({id(p) for p in grouped}) == len(grouped) == len(list(model.parameters()))
         assert abs(sum(p.numel() for p in grouped) - 89e6) < 1e6

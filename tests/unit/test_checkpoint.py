@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import (
     check_intact,
@@ -40,7 +41,7 @@ def config(tmp_path):
 
 
 def save(folder, config, step=1, links=("last",), state=None):
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     state = state or {"step": step, "time": 0.0}
     save_checkpoint(folder, model, config, state, step=step, links=links)
     return model
@@ -292,7 +293,7 @@ def test_pretrained_weights_are_not_needed_to_load(tmp_path, config):
 
 def test_checkpoint_of_another_model_names_what_matched(tmp_path, config):
     save(tmp_path, config)
-    other = build_model(tiny_config("oneformer3d_small", tmp_path).model, 0)
+    other = build_model(tiny_config("oneformer3d_small", tmp_path).model, 0, SCANNET20)
     with pytest.raises(
         InputError, match=r"another model: \d+ of \d+ tensors match; missing: .*unknown: "
     ):

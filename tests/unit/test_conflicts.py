@@ -78,7 +78,7 @@ def annotated_step(recipe: str, root: Path) -> tuple[nn.Module, dict, dict]:
     """A tiny model of the recipe, and the loss terms and weights of a batch of two rooms."""
     config = tiny_mask3d(root) if recipe.startswith("mask3d") else tiny_config(recipe, root)
     torch.manual_seed(0)
-    model = build_model(config.model, config.seed).train()
+    model = build_model(config.model, config.seed, config.labels).train()
     dataset = SceneDataset(config.data, "train", 0, training=True)
     batch = collate([dataset.sample(index, 1) for index in range(2)])
     prediction = model(batch, FusionControl())

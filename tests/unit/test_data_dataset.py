@@ -45,7 +45,7 @@ def write_points(folder, count, *, segment=None, instance=None, color=None):
         superpoint=np.zeros(count, np.int32),
         instance=instance,
     )
-    segments = {} if segment is None else {"scannet20": segment}
+    segments = {} if segment is None else {SCANNET20: segment}
     write_scene(folder, scene, segments=segments, source="test")
     return folder
 
@@ -122,7 +122,7 @@ def test_scannet200_stuff_is_wall_and_floor():
         == len(set(SCANNET200.source_ids))
     )
     assert SCANNET200.class_names[:6] == ("wall", "chair", "floor", "table", "door", "couch")
-    splits = dict(SCANNET200.frequency_splits)
+    splits = SCANNET200.groups
     assert {name: len(classes) for name, classes in splits.items()} == {
         "head": 66,
         "common": 68,

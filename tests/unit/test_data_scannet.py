@@ -12,7 +12,7 @@ import needs
 from bifusion.data.scene_folder import load_scene, load_view
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.scan import mesh_normals
-from bifusion.labels.sets import SCANNET20
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError
 from scene_factory import look_at
 
@@ -108,9 +108,9 @@ def fails(root, message, **changes):
 def test_labels_superpoints_and_alignment(released):
     assert prepare(released).written == [NAME]
     folder = released / "out" / "train" / NAME
-    scene = load_scene(folder, "scannet20")
+    scene = load_scene(folder, SCANNET20)
     assert scene.segment.tolist() == [0] * 9 + [4] * 6 + [-1] * 3  # the first row of a category counts
-    assert load_scene(folder, "scannet200").segment.tolist() == [0] * 9 + [9] * 6 + [-1] * 3
+    assert load_scene(folder, SCANNET200).segment.tolist() == [0] * 9 + [9] * 6 + [-1] * 3
     assert scene.instance.tolist() == [-1] * 9 + [0] * 6 + [-1] * 3  # walls have no instance
     assert scene.superpoint.tolist() == [1] * 9 + [0] * 6 + [2] * 3
     assert np.allclose(scene.coord[5], ALIGNMENT[:3] @ [0.1, 0.2, 0, 1])
@@ -150,7 +150,7 @@ def test_layout_of_a_sens_export(released, posed):
     write_matrix(posed / "intrinsic" / "extrinsic_depth.txt", np.linalg.inv(COLOR_TO_DEPTH))
     prepare(released)
     folder = released / "out" / "train" / NAME
-    assert load_scene(folder, "scannet20").view_names == ["0", "10"]
+    assert load_scene(folder, SCANNET20).view_names == ["0", "10"]
     view = load_view(folder, "10")
     assert view.depth_K.tolist() == [[29, 0, 15], [0, 31, 12], [0, 0, 1]]
     assert np.allclose(
@@ -168,15 +168,15 @@ def test_large_images_can_be_reduced(released):
 def test_lost_poses_are_left_out_and_counted(released, posed):
     write_matrix(posed / "00000.txt", np.full((4, 4), -np.inf))
     assert prepare(released).lost_views == {NAME: 1}
-    assert load_scene(released / "out" / "train" / NAME, "scannet20").view_names == ["00010"]
+    assert load_scene(released / "out" / "train" / NAME, SCANNET20).view_names == ["00010"]
 
 
 def test_frame_skip_and_no_views(released):
     prepare(released, frame_skip=2)
     folder = released / "out" / "train" / NAME
-    assert load_scene(folder, "scannet20").view_names == ["00000"]
+    assert load_scene(folder, SCANNET20).view_names == ["00000"]
     prepare(released, posed_images=None, overwrite=True)
-    assert load_scene(folder, "scannet20").view_names == [] and not (folder / "views").exists()
+    assert load_scene(folder, SCANNET20).view_names == [] and not (folder / "views").exists()
 
 
 def test_complete_scenes_are_kept_and_others_written(released, scan):
@@ -196,7 +196,7 @@ def test_one_bad_scan_does_not_stop_the_others(released, scan):
         InputError, match="1 of 2 scans could not be prepared:\n.*scene0000_00.txt: missing"
     ):
         prepare(released)
-    assert load_scene(released / "out" / "train" / NAME, "scannet20").view_names == ["00000", "00010"]
+    assert load_scene(released / "out" / "train" / NAME, SCANNET20).view_names == ["00000", "00010"]
 
 
 def test_splits_and_unlabelled_test_scans(released, scan):
@@ -206,7 +206,7 @@ def test_splits_and_unlabelled_test_scans(released, scan):
     (scan / f"{NAME}_vh_clean_2.0.010000.segs.json").unlink()
     (scan / f"{NAME}.txt").write_text("sceneType = Office\n")
     prepare(released, splits=released)
-    scene = load_scene(released / "out" / "test" / NAME, "scannet20")
+    scene = load_scene(released / "out" / "test" / NAME, SCANNET20)
     assert scene.segment is None and scene.instance is None
     assert len(np.unique(scene.superpoint)) == 2  # the two squares are not connected
 
@@ -215,7 +215,7 @@ def test_scan_in_two_lists_goes_to_both_splits(released):
     for split in ("train", "val"):
         (released / f"scannetv2_{split}.txt").write_text(f"{NAME}\n")
     assert prepare(released, splits=released).written == [NAME, NAME]
-    ours = [load_scene(released / "out" / split / NAME, "scannet20") for split in ("train", "val")]
+    ours = [load_scene(released / "out" / split / NAME, SCANNET20) for split in ("train", "val")]
     assert ours[0].view_names == ours[1].view_names == ["00000", "00010"]
     assert np.array_equal(ours[0].segment, ours[1].segment)
 
@@ -395,7 +395,7 @@ def test_a_folder_that_was_not_written_here_stays_and_is_named(released, overwri
         prepare(released, posed_images=None, overwrite=overwrite)
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in folder.iterdir()) == ["coord.npy", "notes.txt"]
-    assert len(load_scene(folder.with_name("scene0002_00"), "scannet20").coord) == 18
+    assert len(load_scene(folder.with_name("scene0002_00"), SCANNET20).coord) == 18
 
 
 def test_overwriting_keeps_what_else_is_in_a_scene_folder(released):
@@ -404,7 +404,7 @@ def test_overwriting_keeps_what_else_is_in_a_scene_folder(released):
     (folder / "notes.txt").write_text("mine")
     assert prepare(released, posed_images=None, overwrite=True).written == [NAME]
     assert (folder / "notes.txt").read_text() == "mine"
-    assert not (folder / "views").exists() and load_scene(folder, "scannet20").view_names == []
+    assert not (folder / "views").exists() and load_scene(folder, SCANNET20).view_names == []
 
 
 @pytest.mark.parametrize("new", ["there", "beside"])
@@ -419,7 +419,7 @@ def test_the_next_call_takes_up_what_a_killed_one_left(released, new):
     assert prepare(released, posed_images=None).kept == [NAME]
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in folder.parent.iterdir()] == [NAME]
-    assert len(load_scene(folder, "scannet20").coord) == 18
+    assert len(load_scene(folder, SCANNET20).coord) == 18
 
 
 # ---------------------------------------------------------------------------------------- real scan
@@ -438,7 +438,7 @@ def test_real_scan_agrees_with_its_published_labels(tmp_path):
         splits=meta,
     )
     folder = tmp_path / "train" / "scene0000_00"
-    scene = load_scene(folder, "scannet20")
+    scene = load_scene(folder, SCANNET20)
     published = np.load(REAL / "labelled_points" / "scene0000_00.npz")
     assert np.abs(scene.coord - published["coord"]).max() < 1e-4
     assert np.array_equal(scene.color, published["color"])

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bifusion.data.scene_folder import load_scene, load_view, write_scene
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError, Scene
 from scene_factory import make_tiny_scene
 
@@ -38,11 +39,11 @@ def small_scene(**changes):
 
 
 def test_round_trip_is_memory_mapped_and_complete(folder):
-    scene = load_scene(folder, "scannet20")
+    scene = load_scene(folder, SCANNET20)
     assert isinstance(scene.coord, np.memmap) and scene.coord.shape == (len(scene.color), 3)
     assert scene.view_names == ["00000", "00001"]
     assert set(np.unique(scene.segment)) == {0, 1, 4, 6} and scene.segment.dtype == np.int16
-    assert set(np.unique(load_scene(folder, "scannet200").segment)) == {0, 1, 2, 3}
+    assert set(np.unique(load_scene(folder, SCANNET200).segment)) == {0, 1, 2, 3}
     view = load_view(folder, "00001")
     assert view.color.shape == (48, 64, 3) and view.depth_m.shape == (30, 40)
     assert 0.5 < view.depth_m.max() < 4 and view.depth_m.dtype == np.float32
@@ -59,7 +60,7 @@ def test_rewriting_replaces_the_whole_folder(folder):
         "scene.json",
         "superpoint.npy",
     ]
-    assert load_scene(folder, "scannet20").segment is None
+    assert load_scene(folder, SCANNET20).segment is None
     assert [p.name for p in folder.parent.iterdir()] == ["room"]
 
 
@@ -80,7 +81,7 @@ def test_pointcept_variants_load(tmp_path):
     np.save(tmp_path / "superpoint.npy", np.zeros(5, np.int64))
     np.save(tmp_path / "segment20.npy", np.full(shape, -1, np.int64))
     np.save(tmp_path / "instance.npy", np.full(shape, 7, np.int64))
-    scene = load_scene(tmp_path, "scannet20")
+    scene = load_scene(tmp_path, SCANNET20)
     assert scene.segment.shape == (5,) and scene.instance.tolist() == [7] * 5 and scene.view_names == []
     assert scene.color.dtype == np.uint8 and scene.coord.dtype == np.float32
 
@@ -88,14 +89,14 @@ def test_pointcept_variants_load(tmp_path):
 def test_missing_superpoints_say_how_to_make_them(folder):
     (folder / "superpoint.npy").unlink()
     with pytest.raises(InputError, match="superpoint.npy is missing.*prepare superpoints"):
-        load_scene(folder, "scannet20")
+        load_scene(folder, SCANNET20)
 
 
 @pytest.mark.parametrize("name", ["coord.npy", "color.npy"])
 def test_missing_array(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name}: missing"):
-        load_scene(folder, "scannet20")
+        load_scene(folder, SCANNET20)
 
 
 @pytest.mark.parametrize("keep", [0, 40, 5000])
@@ -103,30 +104,28 @@ def test_truncated_array(folder, keep):
     path = folder / "coord.npy"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="coord.npy: truncated"):
-        load_scene(folder, "scannet20")
+        load_scene(folder, SCANNET20)
 
 
-def test_no_folder_and_unknown_label_set(folder):
+def test_no_folder(folder):
     with pytest.raises(InputError, match="no such scene folder"):
-        load_scene(folder / "absent", "scannet20")
-    with pytest.raises(InputError, match="label set 'nyu40' is unknown"):
-        load_scene(folder, "nyu40")
+        load_scene(folder / "absent", SCANNET20)
 
 
 def test_counts_that_disagree(folder):
     np.save(folder / "segment20.npy", np.zeros(7, np.int16))
     with pytest.raises(InputError, match=r"segment20.npy: has shape \(7,\)"):
-        load_scene(folder, "scannet20")
+        load_scene(folder, SCANNET20)
     with pytest.raises(InputError, match="color has shape"):
         write_scene(folder, small_scene(color=np.zeros((2, 3), np.uint8)), segments={}, source="test")
     with pytest.raises(InputError, match="segment20.npy: has shape"):
-        write_scene(folder, small_scene(), segments={"scannet20": np.zeros(2)}, source="test")
+        write_scene(folder, small_scene(), segments={SCANNET20: np.zeros(2)}, source="test")
 
 
 def test_colors_must_be_bytes(folder):
-    np.save(folder / "color.npy", np.full((len(load_scene(folder, "scannet20").coord), 3), 0.5))
+    np.save(folder / "color.npy", np.full((len(load_scene(folder, SCANNET20).coord), 3), 0.5))
     with pytest.raises(InputError, match="color.npy: holds float64 from 0.5"):
-        load_scene(folder, "scannet20")
+        load_scene(folder, SCANNET20)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_bad_content_is_not_written(tmp_path, changes, message):
 def test_label_outside_the_set(tmp_path):
     with pytest.raises(InputError, match="labels go from 0 to 20; expected -1"):
         write_scene(
-            tmp_path / "bad", small_scene(), segments={"scannet20": np.array([0, 1, 20])}, source="test"
+            tmp_path / "bad", small_scene(), segments={SCANNET20: np.array([0, 1, 20])}, source="test"
         )
 
 
@@ -211,4 +210,4 @@ def test_unknown_view_and_missing_cameras(folder):
         load_view(folder, "x")
     (folder / "views" / "cameras.npz").write_bytes(b"PK")
     with pytest.raises(InputError, match="cameras.npz: cannot be read"):
-        load_scene(folder, "scannet20")
+        load_scene(folder, SCANNET20)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bifusion.data.dataset import SceneDataset, collate
-from bifusion.labels.sets import get_label_set
 from bifusion.losses.criterion import Criterion
 from bifusion.models.build import build_model
 from bifusion.step.step import weighted_total
@@ -41,9 +40,9 @@ def test_no_banned_operation_on_the_training_path(data, recipe):
     config = tiny_config(recipe, data)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batch = collate([dataset.sample(index, epoch=0) for index in range(len(dataset))])
-    model = build_model(config.model, config.seed).train()
+    model = build_model(config.model, config.seed, config.labels).train()
     prediction = model(batch, FusionControl(tower_gradient_scale=1.0))
-    terms = Criterion(config.criterion, get_label_set(config.data.label_set))(prediction, batch)
+    terms = Criterion(config.criterion, config.labels)(prediction, batch)
     nodes = backward_nodes(weighted_total(terms, dict.fromkeys(terms, 1.0)))
     assert len(nodes) > 10
     if recipe != "oneformer3d_small":

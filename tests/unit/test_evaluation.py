@@ -11,11 +11,11 @@ from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.instance import average_precision, count_overlaps
 from bifusion.evaluation.panoptic import PanopticQuality
 from bifusion.evaluation.semantic import SemanticConfusion
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult, SceneTruth
 
 # Classes: 0 wall (stuff), 1 chair, 2 table.
-LABELS = LabelSet("tiny", ("wall", "chair", "table"), (1, 5, 7), stuff_classes=(0,))
+LABELS = LabelSet.of("tiny", ("wall", "chair", "table"), (1, 5, 7), stuff_classes=(0,))
 NAN = float("nan")
 
 
@@ -283,3 +283,13 @@ def test_scenes_accumulate() -> None:
     # Two of four found, none wrong: (P, R) = (1, 1/2) (1, 1/4) (1, 0), area 1/2.
     assert figures["ap50"] == pytest.approx(0.5)
     assert figures["mask_coverage"] == pytest.approx(0.5)
+
+
+def test_label_set_without_stuff_has_no_figures_of_stuff() -> None:
+    labels = LabelSet.of("things", ("chair", "table"))
+    metric = PanopticQuality(labels)
+    classes, instances = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
+    metric.add(classes, instances, classes, instances)
+    figures = metric.compute()
+    assert figures["pq"] == figures["pq_things"] == figures["pq_dagger"] == 1.0
+    assert math.isnan(figures["pq_stuff"]) and math.isnan(figures["rq_stuff"])

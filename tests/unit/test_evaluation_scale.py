@@ -12,18 +12,19 @@ import pytest
 from torch import nn
 
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.build import build_model
 from bifusion.training.validation import VALIDATION_CACHE_MB, validate, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction, SceneResult, SceneTruth
 from tiny_runs import make_tiny_data, tiny_config
 
-SPLIT = LabelSet(
+SPLIT = LabelSet.of(
     "split",
     ("wall", "chair", "table", "bowl"),
     (1, 5, 7, 9),
     stuff_classes=(0,),
-    frequency_splits=(("head", (0, 1)), ("tail", (2, 3))),
+    group_of={"wall": "head", "chair": "head", "table": "tail", "bowl": "tail"},
 )
 
 
@@ -103,7 +104,7 @@ def one_class_each(semantic: list[int], guess: list[int]) -> dict:
 def test_splits_average_their_own_classes() -> None:
     # The table is taken for a chair: IoU chair 1/2, table 0; AP chair falls, table 0.
     figures = one_class_each([0, 1, 2], [0, 1, 1])
-    head, tail = figures["by_frequency"]["head"], figures["by_frequency"]["tail"]
+    head, tail = figures["by_group"]["head"], figures["by_group"]["tail"]
     assert head["miou"] == pytest.approx((1 + 1 / 2) / 2)
     assert tail["miou"] == 0.0  # the bowl never occurs and is not part of the mean
     assert head["ap50"] == figures["per_class"]["chair"][1]
@@ -111,7 +112,7 @@ def test_splits_average_their_own_classes() -> None:
 
 
 def test_split_without_any_annotation_is_nan() -> None:
-    figures = one_class_each([0, 1], [0, 1])["by_frequency"]
+    figures = one_class_each([0, 1], [0, 1])["by_group"]
     assert figures["head"] == {"miou": 1.0, "ap": 1.0, "ap50": 1.0, "ap25": 1.0}
     assert all(math.isnan(value) for value in figures["tail"].values())
 
@@ -122,19 +123,19 @@ def test_split_of_a_model_without_semantic_head_has_ap_alone() -> None:
         SceneResult("a", 8, np.zeros((0, 1), np.uint8), np.zeros(0, np.int16), np.zeros(0, np.float32)),
         SceneTruth("a", np.full(8, 1), np.zeros(8, int)),
     )
-    figures = evaluator.compute()["by_frequency"]
+    figures = evaluator.compute()["by_group"]
     assert list(figures) == ["head", "common", "tail"]
     assert figures["head"]["miou"] is None
 
 
 def test_scannet200_splits_cover_all_classes_once() -> None:
-    classes = [c for _, split in SCANNET200.frequency_splits for c in split]
+    classes = [c for split in SCANNET200.groups.values() for c in split]
     assert sorted(classes) == list(range(200))
-    assert [len(split) for _, split in SCANNET200.frequency_splits] == [66, 68, 66]
+    assert [len(split) for split in SCANNET200.groups.values()] == [66, 68, 66]
 
 
 def test_label_set_without_splits_has_no_such_figures() -> None:
-    assert Evaluator(SCANNET20).compute()["by_frequency"] == {}
+    assert Evaluator(SCANNET20).compute()["by_group"] == {}
 
 
 class Watched(nn.Module):
@@ -155,7 +156,7 @@ class Watched(nn.Module):
 
 def test_validation_drops_a_prediction_before_the_next_one(tmp_path) -> None:
     config = tiny_config("oneformer3d_small", make_tiny_data(tmp_path, train=1, val=4))
-    model = Watched(build_model(config.model, config.seed))
+    model = Watched(build_model(config.model, config.seed, config.labels))
     loader = validation_loader(config, max_views=0)
     outcome = validate(model, loader, config, FusionControl())
     assert len(model.answers) == 4 * (1 + config.model.decoder.num_layers)

@@ -10,6 +10,7 @@ import pytest
 from plyfile import PlyData
 
 from bifusion.inference.export import INSTANCES_SCHEMA, point_segments, write_result, written_beside
+from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import (
     NONE_COLOR,
     class_palette,
@@ -120,3 +121,18 @@ def test_colors_of_labels() -> None:
     assert colors[0].tolist() == colors[2].tolist() == list(distinct_color(5))
     assert colors[1].tolist() == list(NONE_COLOR)
     assert color_instances(np.zeros(0, int)).shape == (0, 3)
+
+
+def test_class_names_of_any_language(tmp_path) -> None:
+    """A PLY header is ASCII; the list of instances is not."""
+    labels = LabelSet.of("Räume", ("Wände", "机器"), stuff_classes=(0,))
+    result = SceneResult(
+        name="room",
+        num_points=2,
+        masks=np.packbits([[False, True]], axis=1),
+        labels=np.array([1], np.int16),
+        scores=np.array([0.5], np.float32),
+    )
+    paths = write_result(tmp_path, result, COORD[:2], labels)
+    assert "label 1 \\u673a\\u5668" in PlyData.read(str(paths[0])).comments
+    assert json.loads(paths[2].read_text())["instances"][0]["class"] == "机器"

@@ -11,7 +11,8 @@ from bifusion.cli import main
 from bifusion.config.run import Config
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.inference.export_submission import export_submission, write_instances, write_semantic
-from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.types import InputError, SceneResult, SceneTruth
@@ -114,7 +115,7 @@ def test_scene_without_instances_has_an_empty_list(tmp_path) -> None:
 
 def saved_run(root: Path, config: Config) -> Path:
     """A run folder with nothing but an untrained last checkpoint."""
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     save_checkpoint(root / "checkpoints", model, config, {"time": 3.0}, step=1, links=["last"])
     return root
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bifusion.data.scene_folder import load_scene, scene_files, write_scene
+from bifusion.labels.sets import SCANNET20
 from bifusion.runs.checkpoint import checkpoint_files
 from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link, tidy
 from bifusion.types import InputError, Scene, View
@@ -82,7 +83,7 @@ def notes_of(folder):
 
 def points_of(folder):
     """The scene's points, read whole: all of one scene."""
-    scene = load_scene(folder, "scannet20")
+    scene = load_scene(folder, SCANNET20)
     assert len(scene.coord) == len(scene.color) == len(scene.superpoint)
     for name in scene.view_names:
         assert (folder / "views" / f"{name}.jpg").is_file()

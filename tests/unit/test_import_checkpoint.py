@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bifusion.config.run import Config
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.official.import_checkpoint import (
     Imported,
@@ -133,7 +134,7 @@ def test_partial_import_keeps_initial_values(tmp_path: Path):
     imported = broken(tmp_path)
     out = write_imported(imported, tmp_path / "out", partial=True)
     model, config = load_model(out)
-    initial = build_model(config.model, config.seed).state_dict()
+    initial = build_model(config.model, config.seed, config.labels).state_dict()
     found = model.state_dict()
     assert torch.equal(
         found["unet.stem.norm.running_var"], imported.conversion.state["unet.stem.norm.running_var"]
@@ -158,7 +159,7 @@ def own(tmp_path: Path) -> tuple[Path, Config]:
     config = tiny_config("oneformer3d_small", tmp_path)
     folder = save_checkpoint(
         tmp_path / "run" / "checkpoints",
-        build_model(config.model, config.seed),
+        build_model(config.model, config.seed, config.labels),
         config,
         None,
         step=0,
@@ -187,7 +188,7 @@ def test_init_fills_the_backbone_and_nothing_else(own, tmp_path: Path):
     folder, _ = own
     config = tiny_config("bifusion_small", tmp_path)
     config.seed = 5
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_backbone(model, folder)
     source = load_model(folder)[0].state_dict()
@@ -198,7 +199,7 @@ def test_init_fills_the_backbone_and_nothing_else(own, tmp_path: Path):
 
 def test_init_from_a_published_file_of_another_network(tmp_path: Path):
     with pytest.raises(InputError) as error:
-        model = build_model(tiny_config("oneformer3d_small", tmp_path).model, 0)
+        model = build_model(tiny_config("oneformer3d_small", tmp_path).model, 0, SCANNET20)
         load_backbone(model, saved(some_tensors(), tmp_path))
     assert "another 3D network" in str(error.value)
     assert "unet.input_conv.weight is missing" in str(error.value)
@@ -209,7 +210,7 @@ def test_init_from_another_size_lists_the_shapes(own, tmp_path: Path):
     config = tiny_config("oneformer3d_small", tmp_path)
     config.model.unet = dataclasses.replace(config.model.unet, planes=(8, 16))
     with pytest.raises(InputError) as error:
-        load_backbone(build_model(config.model, config.seed), folder)
+        load_backbone(build_model(config.model, config.seed, config.labels), folder)
     message = str(error.value)
     assert "has shape (27, 12, 12), expected (27, 16, 16)" in message
     assert "--model.unet" in message

@@ -340,7 +340,7 @@ def test_a_weight_of_what_the_model_does_not_predict_is_refused(term):
 def test_every_recipe_weighs_terms_that_its_model_gives(name):
     config = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(config.model, config.seed)
+        model = build_model(config.model, config.seed, config.labels)
     criterion = Criterion(config.criterion, SCANNET20)
     weighted = [term for stage in config.stages.stages for term in stage.weights]
     check_weights(weighted, criterion, model.optional_outputs(), name)

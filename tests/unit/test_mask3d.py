@@ -29,7 +29,7 @@ CRITERION = mask3d_criterion(sum_over_scenes=False)
 
 def small_model() -> Mask3D:
     torch.manual_seed(0)
-    return Mask3D(SMALL)
+    return Mask3D(SMALL, SCANNET20)
 
 
 def two_scenes() -> Batch:
@@ -210,4 +210,4 @@ def test_residual_network_is_refused():
 def test_more_visited_levels_than_there_are_is_refused():
     decoder = dataclasses.replace(SMALL.decoder, key_samples=(1, 2, 3, 4))
     with pytest.raises(InputError, match="key_samples: 4 numbers; the network has 3"):
-        Mask3D(dataclasses.replace(SMALL, decoder=decoder))
+        Mask3D(dataclasses.replace(SMALL, decoder=decoder), SCANNET20)

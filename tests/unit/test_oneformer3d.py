@@ -10,7 +10,7 @@ from bifusion.models.oneformer3d import OneFormer3D, OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig, postprocess
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
-from bifusion.types import FusionControl, InputError
+from bifusion.types import FusionControl
 from small_batches import batch_of_superpoints, targets_of
 
 SMALL = OneFormer3DConfig(
@@ -21,7 +21,7 @@ SMALL = OneFormer3DConfig(
 
 def small_model() -> OneFormer3D:
     torch.manual_seed(0)
-    return OneFormer3D(SMALL)
+    return OneFormer3D(SMALL, SCANNET20)
 
 
 def two_scenes():
@@ -113,8 +113,3 @@ def test_can_overfit_one_scene():
         optimiser.step()
         totals.append(total.item())
     assert totals[-1] < 0.3 * totals[0]
-
-
-def test_unknown_label_set():
-    with pytest.raises(InputError, match="scannet21"):
-        OneFormer3D(OneFormer3DConfig(label_set="scannet21"))

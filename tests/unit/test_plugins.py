@@ -94,7 +94,7 @@ def test_a_recipe_from_outside():
     assert (config.name, config.recipe) == ("my_rooms.recipes.small", "my_rooms.recipes:small")
     check_config(config)
     assert config_from_dict(config_to_dict(config)) == config
-    groups = build_model(config.model, config.seed).parameter_groups()
+    groups = build_model(config.model, config.seed, config.labels).parameter_groups()
     assert {"tower.embed", "tower.block0"} < set(groups)
     assert unmatched_patterns(config.stages, groups) == []
     assert os.environ[plugins.VARIABLE] == "my_rooms", "asking for it is consent"
@@ -106,7 +106,7 @@ def test_arms_and_ablations_of_a_recipe_from_outside(ending):
     config = get_recipe(name)
     assert config.recipe == name and config.data.source == "my_rooms.data:scenes"
     assert config.arm != "staged"
-    groups = build_model(config.model, config.seed).parameter_groups()
+    groups = build_model(config.model, config.seed, config.labels).parameter_groups()
     assert unmatched_patterns(config.stages, groups) == []
 
 
@@ -169,7 +169,7 @@ def test_a_wrong_tower_is_told(function, message, allowed):
 def test_unknown_image_features_are_told():
     config = _small_with(image_features="dino")
     with pytest.raises(InputError, match="found 'dino', expected clip, rgb or module:function"):
-        build_model(config.model, config.seed)
+        build_model(config.model, config.seed, config.labels)
 
 
 def _small_with(**model) -> Config:

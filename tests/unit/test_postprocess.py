@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bifusion.labels.sets import SCANNET20, LabelSet
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.postprocess import (
     POINT_MASKS_AT_ONCE,
     PostprocessConfig,
@@ -191,14 +192,16 @@ def test_only_confident_instances_enter_the_panoptic_labels():
 
 
 def test_label_set_whose_stuff_is_not_at_the_front():
-    label_set = LabelSet("odd", ("a", "floor", "b", "wall", "c"), (1, 2, 3, 4, 5), stuff_classes=(1, 3))
+    label_set = LabelSet.of(
+        "odd", ("a", "floor", "b", "wall", "c"), (1, 2, 3, 4, 5), stuff_classes=(1, 3)
+    )
     result = predict([1, 1], [[9.0, -9.0]], [{2: 0.9}], label_set, stuff=3)
     assert result.labels.tolist() == [4]
     assert result.panoptic_semantic.tolist() == [4, 3]
 
 
 def test_label_set_without_stuff():
-    label_set = LabelSet("things", ("a", "b"), (1, 2), stuff_classes=())
+    label_set = LabelSet.of("things", ("a", "b"), (1, 2), stuff_classes=())
     result = predict([1, 1], [[9.0, -9.0]], [{1: 0.9}], label_set)
     assert result.panoptic_semantic.tolist() == [1, -1]
 

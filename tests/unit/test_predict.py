@@ -63,7 +63,7 @@ def tiny_config(model: OneFormer3DConfig | BiFusionConfig, max_views: int) -> Co
 
 def save_run(root: Path, config: Config, epoch: float = 4.0) -> Path:
     """A run folder with nothing but an untrained last checkpoint."""
-    model = build_model(config.model, config.seed)
+    model = build_model(config.model, config.seed, config.labels)
     save_checkpoint(root / "checkpoints", model, config, {"time": epoch}, step=1, links=["last"])
     return root
 

@@ -16,6 +16,7 @@ from bifusion.data.scene_folder import load_scene
 from bifusion.datasets.scannet.scan import mesh_normals, read_mesh
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
+from bifusion.labels.sets import SCANNET20
 from bifusion.types import InputError
 
 REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
@@ -75,10 +76,10 @@ def split_by_wall(superpoint: np.ndarray) -> bool:
 def test_cloud_without_a_mesh(tmp_path, normals) -> None:
     scene = pointcept_scene(tmp_path / "room", normals=normals)
     with pytest.raises(InputError, match=f"prepare superpoints {scene}"):
-        load_scene(scene, "scannet20")
+        load_scene(scene, SCANNET20)
     (source,) = prepare_superpoints([scene])
     assert ("estimated" in source) != normals
-    loaded = load_scene(scene, "scannet20")
+    loaded = load_scene(scene, SCANNET20)
     assert loaded.superpoint.dtype == np.int32
     assert split_by_wall(loaded.superpoint)
     assert sorted(path.name for path in scene.glob(".*")) == []

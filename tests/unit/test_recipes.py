@@ -8,6 +8,7 @@ import pytest
 from bifusion.commands.info import parameter_counts
 from bifusion.config.run import config_from_dict, config_to_dict, load_config, save_config
 from bifusion.config.stages import Timeline, unmatched_patterns
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.types import InputError
@@ -18,7 +19,7 @@ def test_every_recipe_is_complete_and_survives_json(name):
     config = get_recipe(name)
     assert config.recipe == config.name == name
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
-    assert config.model.label_set == config.data.label_set
+    assert config.data.labels is None and config.labels.name == config.data.label_set
     assert config.model.unet.in_channels == config.data.feature_channels
     counts = parameter_counts(config)
     assert unmatched_patterns(config.stages, counts) == []
@@ -76,13 +77,13 @@ def test_who_uses_views():
 
 
 def test_paired_seeds_start_from_the_same_backbone_and_decoder():
-    baseline = build_model(get_recipe("oneformer3d_small").model, 0)
-    fused = build_model(get_recipe("bifusion_small").model, 0)
+    baseline = build_model(get_recipe("oneformer3d_small").model, 0, SCANNET20)
+    fused = build_model(get_recipe("bifusion_small").model, 0, SCANNET20)
     shared = {n: t for n, t in baseline.state_dict().items() if n in fused.state_dict()}
     same_shape = {n: t for n, t in shared.items() if t.shape == fused.state_dict()[n].shape}
     assert len(same_shape) > 100
     assert [n for n in same_shape if not same_shape[n].equal(fused.state_dict()[n])] == []
-    other = build_model(get_recipe("oneformer3d_small").model, 1)
+    other = build_model(get_recipe("oneformer3d_small").model, 1, SCANNET20)
     weight = "decoder.out_cls.0.weight"
     assert not other.state_dict()[weight].equal(baseline.state_dict()[weight])
 
@@ -93,7 +94,8 @@ def test_get_recipe_gives_a_fresh_configuration():
 
 
 def test_unknown_recipe_names_the_known_ones():
-    with pytest.raises(InputError, match="'bifusion_smal' is unknown .did you mean 'bifusion_small'.*known are .*bifusion_small"):
+    known = "'bifusion_smal' is unknown .did you mean 'bifusion_small'.*known are .*bifusion_small"
+    with pytest.raises(InputError, match=known):
         get_recipe("bifusion_smal")
 
 

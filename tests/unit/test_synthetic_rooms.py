@@ -45,7 +45,7 @@ def test_same_seed_same_bytes_and_another_seed_other_rooms(tmp_path):
     assert any(name.endswith("views/01.png") for name in first)
     other, _ = make_room(dataclasses.replace(TINY, seed=1), "train", 0)
     assert not np.array_equal(
-        other.coord, load_scene(tmp_path / "a/train/rooms0_train_0000", "scannet20").coord
+        other.coord, load_scene(tmp_path / "a/train/rooms0_train_0000", SCANNET20).coord
     )
 
 
@@ -283,7 +283,7 @@ def test_color_and_depth_camera_differ_unless_asked_not_to():
 def test_empty_room_without_views_works(tmp_path):
     bare = dataclasses.replace(TINY, panels=(0, 0), boxes=(0, 0), furniture=(0, 0), views=0, val_rooms=0)
     make_rooms(tmp_path, bare, workers=1)
-    scene = load_scene(tmp_path / "train/rooms0_train_0000", "scannet20")
+    scene = load_scene(tmp_path / "train/rooms0_train_0000", SCANNET20)
     assert set(np.unique(scene.segment)) == {0, 1}
     assert scene.view_names == []
 

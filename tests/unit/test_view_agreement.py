@@ -17,6 +17,7 @@ from bifusion.data.scene_folder import load_scene, load_view
 from bifusion.data.view_agreement import ViewAgreementConfig, disagreeing_views, find_disagreement
 from bifusion.data.view_files import load_cameras
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth
+from bifusion.labels.sets import SCANNET20
 from bifusion.types import DisagreeingView, View
 from scene_factory import SURFACE_COLORS, make_tiny_scene, make_view, sample_surfaces
 
@@ -251,7 +252,7 @@ def test_real_views(tmp_path):
     args = [str(part) for pair in options.items() for part in pair]
     assert cli.COMMANDS["prepare"](["scannet", *args]) == 0
     folder = tmp_path / "data" / "train" / "scene0000_00"
-    scene = load_scene(folder, "scannet20")
+    scene = load_scene(folder, SCANNET20)
     scan = ScanSample(np.array(scene.coord), np.array(scene.color))
     for view in [load_view(folder, name) for name in scene.view_names]:
         assert look(scan, view) is None

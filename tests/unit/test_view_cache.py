@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bifusion.config.run import TrainerConfig
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.bifusion import BiFusion
 from bifusion.models.build import build_model
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
@@ -209,7 +210,7 @@ def test_folder_that_cannot_be_written_is_announced_once(tmp_path) -> None:
     [("auto", "cpu", True), ("auto", "cuda", False), ("on", "cuda", True), ("off", "cpu", False)],
 )
 def test_switch(tmp_path, mode, device, expected) -> None:
-    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0)
+    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0, SCANNET20)
     trainer = TrainerConfig(tower_cache=mode)
     attach_view_cache(model, trainer, tmp_path / "runs" / "a", torch.device(device))
     assert isinstance(model, BiFusion)
@@ -219,7 +220,7 @@ def test_switch(tmp_path, mode, device, expected) -> None:
 
 
 def test_size_must_be_positive(tmp_path) -> None:
-    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0)
+    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0, SCANNET20)
     with pytest.raises(InputError, match="tower_cache_gb"):
         attach_view_cache(model, TrainerConfig(tower_cache_gb=0), tmp_path, torch.device("cpu"))
 

@@ -14,7 +14,8 @@ from bifusion.models.parts import PATH_LABELS, part_of_group
 def parameter_counts(config: Config) -> dict[str, int]:
     """Parameters of each group of the recipe's model; nothing is allocated (meta device)."""
     with torch.device("meta"):
-        groups = build_model(config.model, config.seed, load_pretrained=False).parameter_groups()
+        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+    groups = model.parameter_groups()
     return {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
 
 

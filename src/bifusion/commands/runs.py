@@ -59,6 +59,7 @@ def train(args: list[str]) -> int:
             default_factory=lambda: base
         )
 
+    _refuse_label_set_of_model(args)
     wanted = parsing.parse(Train, args[1:], f"train {args[0]}")
     if wanted.init is not None:
         wanted.config.trainer.init = wanted.init
@@ -67,6 +68,17 @@ def train(args: list[str]) -> int:
         return 130
     evaluate_run(wanted.out)
     return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
+
+
+def _refuse_label_set_of_model(args: list[str]) -> None:
+    """An option of earlier versions: what stands in its place, in one line."""
+    from bifusion.labels.sets import known_sets
+
+    if any(arg.partition("=")[0] in ("--model.label-set", "--model.label_set") for arg in args):
+        raise InputError(
+            "--model.label-set is no more: a model takes its classes from its data, which are those of "
+            f"labels.json in --data.root, or the built-in --data.label-set NAME, one of {known_sets()}"
+        )
 
 
 @dataclass

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bifusion.labels.files import label_set_to_json
+from bifusion.labels.sets import get_label_set
+
 
 @dataclass(frozen=True)
 class OldNames:
@@ -74,6 +77,25 @@ TRAINING_STATE = OldNames(
 
 BUNDLE = OldNames(fields={}, parts=("rates", "events.*.where", "events.*.diagnosis.module"))
 """The description of a step to replay, but for its configuration."""
+
+
+def update_config(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as this version writes it. InputError for a label set that is not built in."""
+    return with_whole_labels(CONFIG.updated(value))
+
+
+def with_whole_labels(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose classes were the name of a built-in set, told to the model and to the data;
+    now the data has them whole."""
+    model, data = config.get("model"), config.get("data")
+    if not isinstance(model, dict) or not isinstance(data, dict) or "label_set" not in model:
+        return config
+    name = model["label_set"]
+    if data.get("label_set", name) != name:
+        return config  # never was consistent; refused with the field named
+    model = {key: item for key, item in model.items() if key != "label_set"}
+    data = {**data, "label_set": name, "labels": label_set_to_json(get_label_set(name))}
+    return {**config, "model": model, "data": data}
 
 
 def update_tensor_names(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bifusion.config.optim import OptimConfig
 from bifusion.config.plain import from_plain, to_plain
 from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import DataConfig
+from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import CriterionConfig
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.mask3d import Mask3DConfig
@@ -100,6 +101,11 @@ class Config:
         return next(kind for kind, cls in MODEL_KINDS.items() if type(self.model) is cls)
 
     @property
+    def labels(self) -> LabelSet:
+        """The classes that the model tells apart, which are its data's."""
+        return self.data.classes
+
+    @property
     def uses_views(self) -> bool:
         """Some stage lets images into the network."""
         opened = any(stage.run_2d and stage.fixed_alpha != 0.0 for stage in self.stages.stages)
@@ -115,7 +121,7 @@ def config_from_dict(value: dict[str, Any], where: str = "configuration") -> Con
     """Inverse of `config_to_dict`. Raises InputError naming `where`, the field and what was expected."""
     if not isinstance(value, dict):
         raise InputError(f"{where}: found {type(value).__name__}, expected a JSON object")
-    fields = old_names.CONFIG.updated(value)
+    fields = old_names.update_config(value)
     kind = fields.pop("model_kind", None)
     if kind not in MODEL_KINDS:
         raise InputError(f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}")

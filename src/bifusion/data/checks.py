@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import InputError, Scene, View
 
 ROTATION_TOLERANCE = 1e-3
@@ -129,10 +130,15 @@ def check_finite(coord: np.ndarray, where: str | Path) -> None:
         )
 
 
-def check_labels(segment: np.ndarray, num_classes: int, where: str | Path) -> None:
-    """InputError if a semantic label lies outside −1 … num_classes − 1."""
-    if len(segment) and (segment.min() < -1 or segment.max() >= num_classes):
-        raise InputError(
-            f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
-            f"(unlabelled) to {num_classes - 1}; map them to the label set's order first"
-        )
+def check_labels(segment: np.ndarray, labels: LabelSet, where: str | Path) -> None:
+    """InputError if a semantic label is neither −1 nor a class of the set."""
+    if not len(segment) or (segment.min() >= -1 and segment.max() < labels.num_classes):
+        return
+    outside = segment[(segment < -1) | (segment >= labels.num_classes)]
+    last = labels.num_classes - 1
+    raise InputError(
+        f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
+        f"(unlabelled) to {last} ({labels.class_names[last]}), positions in {labels.describe()}; "
+        f"{len(outside)} of {len(segment)} points have others (first: {int(outside[0])}); map them to "
+        "positions first"
+    )

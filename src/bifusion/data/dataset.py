@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from bifusion.bounds import Count, PositiveFloat, PositiveInt
+from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
 from bifusion.data.batching import Sample, collate
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
@@ -34,7 +37,9 @@ from bifusion.data.voxels import (
     superpoint_labels,
     voxelize,
 )
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.files import LABELS_FILE, labels_of_data
+from bifusion.labels.label_set import LabelSet, require_same_classes
+from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
 from bifusion.types import DisagreeingView, InputError, Scene, SceneTruth
 
@@ -59,6 +64,10 @@ class DataConfig:
     """"module:function" from outside the package, which makes the scenes of (root, split) in a layout of
     its own (data/scene_source.py); None: scene folders."""
     label_set: str = "scannet20"
+    """Name of the classes: a built-in label set's, or, where root has a labels.json, that one's."""
+    labels: Annotated[LabelSet | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """The classes themselves. None in a recipe: a run takes them from its data when it starts
+    (`with_labels`) and stores them whole."""
     voxel_size_m: PositiveFloat = 0.02
     origin: Origin = "min"
     """Where the voxel grid starts: at the smallest coordinate, or at the world's zero."""
@@ -85,6 +94,31 @@ class DataConfig:
     def feature_channels(self) -> int:
         """Channels of `Batch.voxel_feats`."""
         return 6 if self.use_xyz else 3
+
+    @property
+    def classes(self) -> LabelSet:
+        """`labels`; in a recipe that has met no data yet, the built-in set called `label_set`."""
+        return self.labels if self.labels is not None else get_label_set(self.label_set)
+
+
+def with_labels(config: DataConfig, of_run: str = "the configuration") -> DataConfig:
+    """`config` with the classes of the data set in its root, where it has none yet.
+
+    A labels.json goes before a built-in `label_set`, which is what recipes come with. Raises
+    InputError: a damaged labels.json, no such label set; or, naming the classes that differ, where
+    `config` (of `of_run`) has other classes already than the data set.
+    """
+    found = labels_of_data(config.root, config.label_set)
+    if config.labels is not None:
+        advice = "Use data of the classes the model was trained with, or train a recipe anew."
+        require_same_classes(config.labels, of_run, found, str(config.root), advice)
+        return config
+    if config.label_set not in (found.name, *LABEL_SETS):
+        raise InputError(
+            f"label set {config.label_set!r} is not that of {config.root / LABELS_FILE}, which is "
+            f"{found.name!r}; built in are {known_sets()}"
+        )
+    return dataclasses.replace(config, labels=found, label_set=found.name)
 
 
 @dataclass
@@ -124,12 +158,18 @@ class Cache:
         return value
 
 
-def open_scenes(config: DataConfig, split: str) -> SceneFolders | OutsideScenes:
-    """The scenes of root/`split`. InputError: no such folder, no scene, a source that cannot be had."""
+def open_scenes(
+    config: DataConfig, split: str, *, annotated: bool = True
+) -> SceneFolders | OutsideScenes:
+    """The scenes of root/`split`; not `annotated`: without their labels, whatever they are.
+
+    InputError: no such folder, no scene, a source that cannot be had.
+    """
     root, read_views = Path(config.root), config.max_views > 0
     if config.source is not None:
-        return OutsideScenes(config.source, root, split, read_views=read_views)
-    return SceneFolders(root / split, config.label_set, read_views=read_views)
+        return OutsideScenes(config.source, root, split, read_views=read_views, read_labels=annotated)
+    labels = config.classes if annotated else None
+    return SceneFolders(root / split, labels, read_views=read_views)
 
 
 class SceneDataset:
@@ -140,15 +180,21 @@ class SceneDataset:
         split: "train" or "val".
         seed: run seed; the random streams of a sample are named by it, the epoch and the scene.
         training: augment, drop views, and make targets; else fill `truths` instead of augmenting.
+        annotated: False: labels are not looked at, whatever they are.
     Raises:
         InputError: no such folder, no scene in it, a source that cannot be had.
     """
 
-    def __init__(self, config: DataConfig, split: str, seed: int, training: bool):
+    def __init__(
+        self, config: DataConfig, split: str, seed: int, training: bool, *, annotated: bool = True
+    ):
         self.config, self.split, self.seed, self.training = config, split, seed, training
-        self.scenes = open_scenes(config, split)
+        self.scenes = open_scenes(config, split, annotated=annotated)
         self.names = self.scenes.names
         self.cache = Cache(config.cache_mb * 2**20)
+        # Scenes from outside are numbered as `types.Scene` says.
+        ours = isinstance(self.scenes, SceneFolders)
+        self.annotation = find_annotation(config.root, config.classes) if annotated and ours else AS_OURS
 
     def __len__(self) -> int:
         return len(self.names)
@@ -158,7 +204,13 @@ class SceneDataset:
         name = self.names[index]
         stream = SceneStream(self.seed, epoch, name)
         return scene_sample(
-            self.scenes, name, self.config, stream, training=self.training, cache=self.cache
+            self.scenes,
+            name,
+            self.config,
+            stream,
+            training=self.training,
+            cache=self.cache,
+            annotation=self.annotation,
         )
 
 
@@ -170,6 +222,7 @@ def scene_sample(
     *,
     training: bool = False,
     cache: Cache | None = None,
+    annotation: Annotation = AS_OURS,
 ) -> Sample:
     """The sample of the scene `name`; see SceneDataset.
 
@@ -177,7 +230,7 @@ def scene_sample(
         InputError: whatever is wrong with its arrays or with the views chosen from it.
     """
     kept = cache or Cache(0)
-    data: SceneData = kept.get(name, lambda: _load_data(scenes, name, config))
+    data: SceneData = kept.get(name, lambda: _load_data(scenes, name, config, annotation))
     augment = config.augment if training and config.augment.enabled else None
     chosen = choose_views(data.scene.view_names, config.max_views, augment, stream)
     views: list[EncoderView] = [
@@ -235,11 +288,10 @@ def build_sample(
 
 
 def _load_data(
-    scenes: SceneFolders | OutsideScenes, name: str, config: DataConfig
+    scenes: SceneFolders | OutsideScenes, name: str, config: DataConfig, annotation: Annotation
 ) -> tuple[SceneData, int]:
     """A scene's arrays and targets, and their size in bytes."""
-    scene = scenes.scene(name)
-    label_set = get_label_set(config.label_set)
+    scene, labels = scenes.scene(name), config.classes
     scene.coord, scene.color = np.array(scene.coord), np.array(scene.color)  # out of the memory maps
     check_finite(scene.coord, scenes.where(name, "coord"))
     try:
@@ -248,9 +300,14 @@ def _load_data(
         raise InputError(f"{scene.name}: {error}") from None
     superpoint, count = compact_ids(scene.superpoint, scenes.where(name, "superpoint"))
     segment, instance = clean_labels(
-        scene.segment, scene.instance, label_set, scenes.where(name, "segment"), len(scene.coord)
+        scene.segment,
+        scene.instance,
+        labels,
+        scenes.where(name, "segment"),
+        len(scene.coord),
+        zero_is_none=annotation.zero_is_none,
     )
-    targets = superpoint_labels(segment, instance, superpoint, count, label_set)
+    targets = superpoint_labels(segment, instance, superpoint, count, labels)
     arrays = (scene.coord, scene.color, superpoint, segment, instance, targets.masks)
     data = SceneData(scene, superpoint, targets, SceneTruth(scene.name, segment, instance))
     return data, sum(array.nbytes for array in arrays)

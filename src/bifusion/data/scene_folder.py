@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,41 +18,47 @@ import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
 from bifusion.data.view_files import load_cameras, load_view, write_views
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import InputError, Scene, View
 
 __all__ = [
-    "SEGMENT_FILES",
     "load_cameras",
+    "load_labels",
     "load_points",
     "load_scene",
     "load_view",
     "read_description",
     "scene_complete",
     "scene_files",
+    "segment_file",
     "write_scene",
 ]
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
-"""File with the semantic classes of each label set."""
+"""Files with the semantic classes of the two sets that Pointcept's ScanNet folders hold side by side."""
 
 ARRAYS = ("coord", "color", "normal", "segment20", "segment200", "instance", "superpoint")
 """What a scene.json without a list of files was written with."""
 FORMAT_VERSION = 1
 
 
-def load_scene(folder: Path, label_set: str, *, read_views: bool = True) -> Scene:
+def segment_file(labels: LabelSet) -> str:
+    """Name of the file with a scene's semantic classes in the order of `labels`."""
+    return SEGMENT_FILES.get(labels.name, "segment.npy")
+
+
+def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True) -> Scene:
     """The scene in `folder`; its arrays are read-only memory maps where the stored dtype is ours.
 
     Args:
         folder: scene folder of this project or of Pointcept's preprocessed ScanNet.
-        label_set: chooses the file of semantic labels (`SEGMENT_FILES`); absent: segment is None.
+        labels: chooses the file of semantic labels (`segment_file`); where it is absent, segment is
+            None. None: annotation is not looked at, segment and instance are None.
         read_views: False leaves `view_names` empty and opens nothing under views/
     Raises:
-        InputError: a missing, truncated or misshapen array, an unknown label set.
+        InputError: a missing, truncated or misshapen array.
     """
-    get_label_set(label_set)
     folder = Path(folder)
     coord, color, normal = load_points(folder)
     count = len(coord)
@@ -61,14 +67,15 @@ def load_scene(folder: Path, label_set: str, *, read_views: bool = True) -> Scen
             f"{folder}: superpoint.npy is missing (Pointcept's folders have none); compute it with "
             f"`bifusion prepare superpoints {folder}` (a whole data set at once: name its folder)"
         )
+    segment, instance = (None, None) if labels is None else load_labels(folder, labels, count)
     has_views = read_views and (folder / "views" / "cameras.npz").exists()
     return Scene(
         name=folder.name,
         coord=coord,
         color=color,
         superpoint=_load(folder / "superpoint.npy", count, (), np.int32),
-        segment=_load_if_there(folder / SEGMENT_FILES[label_set], count, (), np.int16),
-        instance=_load_if_there(folder / "instance.npy", count, (), np.int32),
+        segment=segment,
+        instance=instance,
         normal=normal,
         view_names=load_cameras(folder).names if has_views else [],
     )
@@ -88,11 +95,22 @@ def load_points(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None
     return coord, color, _load_if_there(folder / "normal.npy", len(coord), (3,), np.float32)
 
 
+def load_labels(
+    folder: Path, labels: LabelSet, count: int | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(N,) int16 classes and (N,) int32 instances of a scene folder as stored, None where there is no
+    such file. `count`: points that both must be of. InputError as in `load_scene`."""
+    return (
+        _load_if_there(folder / segment_file(labels), count, (), np.int16),
+        _load_if_there(folder / "instance.npy", count, (), np.int32),
+    )
+
+
 def write_scene(
     folder: Path,
     scene: Scene,
     *,
-    segments: dict[str, np.ndarray],
+    segments: Mapping[LabelSet, np.ndarray],
     views: Iterable[View] = (),
     source: str,
     axis_alignment: np.ndarray | None = None,
@@ -104,7 +122,7 @@ def write_scene(
     Args:
         folder: target, e.g. root/train/NAME.
         scene: arrays; its `segment`, `view_names` are not used (see `segments`, `views`).
-        segments: label set name → (N,) semantic classes in that set's order, −1 unlabelled; may be
+        segments: label set → (N,) semantic classes in that set's order, −1 unlabelled; may be
             empty for scans without annotation.
         views: written one at a time; may be a generator.
         source: where the scene comes from, for scene.json.
@@ -126,8 +144,8 @@ def write_scene(
         arrays["normal"] = scene.normal.astype(np.float32)
     if scene.instance is not None:
         arrays["instance"] = scene.instance.astype(np.int32)
-    for label_set, segment in segments.items():
-        arrays[Path(SEGMENT_FILES[label_set]).stem] = _checked_segment(segment, label_set, scene, folder)
+    for labels, segment in segments.items():
+        arrays[Path(segment_file(labels)).stem] = _checked_segment(segment, labels, scene, folder)
 
     with folder_written_beside(folder, scene_files) as beside:
         for name, array in arrays.items():
@@ -186,15 +204,17 @@ def read_description(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _checked_segment(segment: np.ndarray, label_set: str, scene: Scene, folder: Path) -> np.ndarray:
-    where = folder / SEGMENT_FILES[label_set]
+def _checked_segment(segment: np.ndarray, labels: LabelSet, scene: Scene, folder: Path) -> np.ndarray:
+    where = folder / segment_file(labels)
     if segment.shape != (len(scene.coord),):
         raise InputError(f"{where}: has shape {segment.shape}; coord has {len(scene.coord)} points")
-    check_labels(segment, get_label_set(label_set).num_classes, where)
+    check_labels(segment, labels, where)
     return segment.astype(np.int16)
 
 
-def _load_if_there(path: Path, count: int, row: tuple[int, ...], dtype: type) -> np.ndarray | None:
+def _load_if_there(
+    path: Path, count: int | None, row: tuple[int, ...], dtype: type
+) -> np.ndarray | None:
     return _load(path, count, row, dtype) if path.exists() else None
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from bifusion import plugins
 from bifusion.data.checks import check_scene, check_view
-from bifusion.data.scene_folder import SEGMENT_FILES, load_scene, load_view
+from bifusion.data.scene_folder import load_labels, load_scene, load_view, segment_file
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import InputError, Scene, View
 
 
@@ -40,9 +41,10 @@ class SceneSource(Protocol):
 class SceneFolders:
     """The scene folders of root/`split` (CONVENTIONS.md)."""
 
-    def __init__(self, folder: Path, label_set: str, *, read_views: bool):
-        """Raises InputError: no such folder, no scene in it."""
-        self.folder, self.label_set, self.read_views = folder, label_set, read_views
+    def __init__(self, folder: Path, labels: LabelSet | None, *, read_views: bool):
+        """`labels` None: annotation is not looked at. Raises InputError: no such folder, no scene in
+        it."""
+        self.folder, self.labels, self.read_views = folder, labels, read_views
         self.place = str(folder)
         if not folder.is_dir():
             raise InputError(
@@ -57,7 +59,7 @@ class SceneFolders:
 
     def scene(self, name: str) -> Scene:
         """See `load_scene`."""
-        return load_scene(self.folder / name, self.label_set, read_views=self.read_views)
+        return load_scene(self.folder / name, self.labels, read_views=self.read_views)
 
     def view(self, scene: str, view: str) -> View:
         """See `load_view`."""
@@ -65,10 +67,23 @@ class SceneFolders:
 
     def where(self, name: str, array: str) -> str:
         """What errors call an array of the scene `name`."""
+        if array == "segment" and self.labels is not None:
+            return str(self.folder / name / segment_file(self.labels))
         return str(self.folder / name / f"{array}.npy")
 
     def has_labels(self, name: str) -> bool:
-        return (self.folder / name / SEGMENT_FILES[self.label_set]).exists()
+        """Whether the scene is annotated."""
+        return self.labels is not None and (self.folder / name / segment_file(self.labels)).exists()
+
+    def has_labelled_points(self, name: str) -> bool:
+        """Whether a point of it has a class; a damaged file is told where the scene is loaded."""
+        if self.labels is None:
+            return False
+        try:
+            segment, _ = load_labels(self.folder / name, self.labels)
+        except InputError:
+            return True
+        return segment is not None and bool((segment >= 0).any())
 
     def has_views(self, name: str) -> bool:
         return (self.folder / name / "views" / "cameras.npz").exists()
@@ -77,9 +92,12 @@ class SceneFolders:
 class OutsideScenes:
     """The scenes that a function from outside gives, each checked as it comes."""
 
-    def __init__(self, source: str, root: Path, split: str, *, read_views: bool):
+    def __init__(
+        self, source: str, root: Path, split: str, *, read_views: bool, read_labels: bool = True
+    ):
         """`source`: "module:function". InputError where what it returns is no `SceneSource`."""
-        self.place, self.read_views = f"data.source {source} of {root}, {split}", read_views
+        self.place = f"data.source {source} of {root}, {split}"
+        self.read_views, self.read_labels = read_views, read_labels
         self._scenes = plugins.load(source, "data.source")(root, split)
         names = getattr(self._scenes, "names", None)
         missing = [m for m in ("scene", "view") if not callable(getattr(self._scenes, m, None))]
@@ -101,6 +119,8 @@ class OutsideScenes:
             raise InputError(f"{where} is a {type(scene).__name__}; expected a bifusion.types.Scene")
         if scene.color.dtype != np.uint8:
             raise InputError(f"{where}: color holds {scene.color.dtype}; expected uint8")
+        if not self.read_labels:
+            scene = dataclasses.replace(scene, segment=None, instance=None)
         check_scene(scene, where)
         return dataclasses.replace(
             scene,
@@ -123,7 +143,13 @@ class OutsideScenes:
         return f"{self.place}: scene {name}, {array}"
 
     def has_labels(self, name: str) -> bool:
+        """Whether the scene is annotated."""
         return self.scene(name).segment is not None
+
+    def has_labelled_points(self, name: str) -> bool:
+        """Whether a point of it has a class."""
+        segment = self.scene(name).segment
+        return segment is not None and bool((segment >= 0).any())
 
     def has_views(self, name: str) -> bool:
         return bool(self._scenes.scene(name).view_names)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from bifusion.data.checks import check_labels
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import InputError
 
 Origin = Literal["min", "world"]
@@ -122,22 +122,26 @@ def clean_labels(
     label_set: LabelSet,
     where: str | Path,
     count: int,
+    *,
+    zero_is_none: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Point labels as the evaluators want them: (N,) int64 semantic and instance, −1 none.
 
     Instances of stuff and of unlabelled points are dropped (Pointcept's folders and ScanNet's files
-    number walls and floors too). What is not annotated is −1 everywhere.
+    number walls and floors too). What is not annotated is −1 everywhere. `zero_is_none`: instances
+    are numbered from 1 (see `annotation.py`).
     """
     none = np.full(count, -1, np.int64)
     if segment is None:
         return none, none
-    check_labels(segment, label_set.num_classes, where)
+    check_labels(segment, label_set, where)
     segment = segment.astype(np.int64)
     if instance is None:
         return segment, none
     is_thing = np.zeros(label_set.num_classes + 1, bool)  # the last entry answers for −1
     is_thing[list(label_set.thing_classes)] = True
-    return segment, np.where(is_thing[segment] & (instance >= 0), instance, -1).astype(np.int64)
+    first = 1 if zero_is_none else 0
+    return segment, np.where(is_thing[segment] & (instance >= first), instance, -1).astype(np.int64)
 
 
 def superpoint_labels(

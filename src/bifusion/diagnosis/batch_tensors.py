@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bifusion.config.plain import from_plain
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import annotation
 from bifusion.step.checks import VIEW_TENSORS
 from bifusion.types import Batch, BatchView, InputError, Targets

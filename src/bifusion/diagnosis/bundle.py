@@ -26,7 +26,6 @@ from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
-from bifusion.labels.sets import get_label_set
 from bifusion.models.build import build_model
 from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import check_same_tensors
@@ -157,13 +156,13 @@ def read_bundle(path: Path) -> Bundle:
     check_config(config)
     weights = update_tensor_names(_under(tensors, "weight."))
     with torch.device("meta"):
-        wanted = build_model(config.model, config.seed, load_pretrained=False)
+        wanted = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     check_same_tensors(wanted.state_dict(), weights, path)
     shapes = {name: parameter.shape for name, parameter in wanted.named_parameters()}
-    where, label_set = str(path), get_label_set(config.data.label_set)
+    where = str(path)
     plain_batches = _field(content, "batches", list[Any], where)
     batches = [
-        batch_from_tensors(tensors, plain, f"batch{index}", label_set, where)
+        batch_from_tensors(tensors, plain, f"batch{index}", config.labels, where)
         for index, plain in enumerate(plain_batches)
     ]
     inputs = StepInputs(

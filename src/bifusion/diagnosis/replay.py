@@ -86,7 +86,7 @@ def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
     """The bundle's model, optimiser and stage on the CPU, ready to take its step."""
     config = _on_cpu(bundle.config)
     fabric = make_fabric(config.trainer)
-    model = build_model(config.model, config.seed, load_pretrained=False)
+    model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     model.load_state_dict(bundle.weights)
     stepper = make_stepper(config, fabric, model)
     optimizer = stepper.optimizer.optimizer

@@ -15,7 +15,7 @@ from bifusion.evaluation.instance import (
 )
 from bifusion.evaluation.panoptic import PanopticQuality
 from bifusion.evaluation.semantic import SemanticConfusion, mean_of_present
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult, SceneTruth
 
 PANOPTIC_FIGURES = (
@@ -147,8 +147,8 @@ class Evaluator:
         Returns a flat dict: `miou`, `acc`, `acc_cls`, `iou` {class: IoU}; `ap`, `ap50`, `ap25`,
         `per_class` {thing class: [AP, AP50, AP25]}; the figures of `PanopticQuality.compute`;
         `agnostic_ap`, `agnostic_ap50`, `agnostic_ap25`, `mask_purity`, `mask_coverage`;
-        `by_frequency` {split: {`miou`, `ap`, `ap50`, `ap25`}} where the label set is split by how
-        often classes occur (ScanNet200's head, common, tail), else empty. A class that never occurs,
+        `by_group` {group: {`miou`, `ap`, `ap50`, `ap25`}} where the label set has groups (ScanNet200's
+        head, common, tail), else empty. A class that never occurs,
         and a figure without any class, is NaN. Figures of a head that the model does not have are
         None.
         """
@@ -173,19 +173,19 @@ class Evaluator:
             "agnostic_ap50": agnostic[1],
             "agnostic_ap25": agnostic[2],
             **self.quality.compute(),
-            "by_frequency": self._by_frequency(table, semantic["iou"]),
+            "by_group": self._by_group(table, semantic["iou"]),
         }
 
-    def _by_frequency(
+    def _by_group(
         self, table: np.ndarray, iou: dict[str, float] | None
     ) -> dict[str, dict[str, float | None]]:
-        """Means over the classes of each split, from (num_things, 3) AP figures and IoU by class."""
+        """Means over the classes of each group, from (num_things, 3) AP figures and IoU by class."""
         figures = {}
-        for split, classes in self.label_set.frequency_splits:
+        for group, classes in self.label_set.groups.items():
             things = self._thing_of_class[list(classes)]
             ap = table[things[things >= 0]]
             names = [self.label_set.class_names[c] for c in classes]
-            figures[split] = {
+            figures[group] = {
                 "miou": None if iou is None else mean_of_present(np.array([iou[n] for n in names])),
                 **{key: mean_of_present(ap[:, i]) for i, key in enumerate(("ap", "ap50", "ap25"))},
             }

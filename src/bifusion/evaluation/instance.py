@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bifusion.evaluation.semantic import ratio_or_nan
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneTruth
 
 OVERLAPS = np.append(np.arange(0.5, 0.95, 0.05), 0.25)

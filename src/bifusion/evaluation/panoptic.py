@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.evaluation.semantic import SemanticConfusion, ratio_or_nan
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 
 
 class PanopticQuality:
@@ -82,7 +82,8 @@ class PanopticQuality:
 
     def compute(self) -> dict[str, Any]:
         """`pq`, `sq_mean`, `rq_mean`, the same for things and stuff (`pq_things` …), `pq_dagger`
-        (PQ of things, IoU of stuff), `panoptic_miou`, `pq_per_class`; NaN if nothing was counted."""
+        (PQ of things, IoU of stuff), `panoptic_miou`, `pq_per_class`; NaN if nothing was counted, and
+        for stuff in a label set without any."""
         errors = self.unmatched_predictions + self.unmatched_truths
         sq = np.nan_to_num(ratio_or_nan(self.iou_sum, self.matched))
         rq = np.nan_to_num(ratio_or_nan(self.matched, self.matched + 0.5 * errors))
@@ -97,7 +98,7 @@ class PanopticQuality:
         }
         for name, values in (("pq", pq), ("sq", sq), ("rq", rq)):
             figures[f"{name}_things"] = values[things].mean()
-            figures[f"{name}_stuff"] = values[stuff].mean()
+            figures[f"{name}_stuff"] = values[stuff].mean() if stuff else np.nan
         figures["pq_dagger"] = np.concatenate([pq[things], iou[stuff]]).mean()
         per_class = np.where(self.occurs, pq, np.nan).tolist()
         if not self.occurs.any():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 
 
 def mean_of_present(values: np.ndarray) -> float:

@@ -12,14 +12,13 @@ import torch
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
-from bifusion.data.dataset import open_scenes
+from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.inference.export import point_segments
 from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.training.validation import Validation, validate, validation_loader
-from bifusion.types import SceneResult
 
 
 def evaluate_run(
@@ -31,7 +30,8 @@ def evaluate_run(
     among the points (for models that use views), points seen and not seen apart, and the alignment
     at the start and end of every stage. Writes predictions/ of two scenes for pictures.
 
-    `data`: a data set other than the one it was trained on. Its figures go to
+    `data`: a data set other than the one it was trained on, of the same classes (InputError names
+    those that differ). Its figures go to
     evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
     result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
     """
@@ -45,6 +45,7 @@ def evaluate_run(
         if trained_here and data.resolve() != config.data.root.resolve():
             target = folder.root / f"evaluation-{data.resolve().name}.json"
         config.data.root = data
+    config.data = with_labels(config.data, of_run=str(run_dir))
     time = trained_epochs(checkpoint, config)
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
     views = config.data.max_views or config.trainer.evaluation_views
@@ -64,7 +65,7 @@ def evaluate_run(
     }
     write_json(target, evaluation)
     if target == folder.evaluation:
-        write_predictions(folder, config, full.first_results)
+        write_predictions(folder, config, full)
     return evaluation
 
 
@@ -90,17 +91,17 @@ def alignment_by_stage(folder: RunFolder) -> dict[str, dict[str, Any]]:
     return table
 
 
-def write_predictions(folder: RunFolder, config: Config, results: list[SceneResult]) -> None:
-    """predictions/SCENE.npz: points, annotation and prediction of each scene."""
-    scenes = open_scenes(config.data, "val")
-    for result in results:
+def write_predictions(folder: RunFolder, config: Config, validation: Validation) -> None:
+    """predictions/SCENE.npz: points, annotation and prediction of each of the first scenes."""
+    scenes = open_scenes(config.data, "val", annotated=False)
+    for result, truth in zip(validation.first_results, validation.first_truths, strict=True):
         scene = scenes.scene(result.name)
         none = np.full(result.num_points, -1, dtype=np.int32)
         arrays = {
             "coord": np.asarray(scene.coord, dtype=np.float32),
             "color": np.asarray(scene.color, dtype=np.uint8),
-            "truth_semantic": none if scene.segment is None else np.asarray(scene.segment),
-            "truth_instance": none if scene.instance is None else np.asarray(scene.instance),
+            "truth_semantic": truth.semantic.astype(np.int16),
+            "truth_instance": truth.instance.astype(np.int32),
             "semantic": none if result.semantic is None else result.semantic,
             "panoptic_instance": point_segments(result)[1],
         }

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from plyfile import PlyData, PlyElement
 
+from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import color_classes, color_instances
-from bifusion.labels.sets import LabelSet
 from bifusion.storage.files import write_text, written_beside
 from bifusion.types import SceneResult
 
@@ -92,7 +92,8 @@ def write_labelled_ply(
         color: (N, 3) uint8 RGB.
         semantic: (N,) class in the label set's order, -1 none (`label`, int16).
         instance: (N,) instance id, -1 none (`instance`, int32).
-        label_set: its class names are listed in the header's comments.
+        label_set: its class names are listed in the header's comments, which are ASCII: other letters
+            as \\xNN or \\uNNNN.
     """
     kinds = [(axis, "f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
     vertices = np.empty(len(coord), dtype=[*kinds, ("label", "i2"), ("instance", "i4")])
@@ -103,7 +104,8 @@ def write_labelled_ply(
     vertices["label"] = semantic
     vertices["instance"] = instance
     names = [f"label {index} {name}" for index, name in enumerate(label_set.class_names)]
-    comments = [f"label set {label_set.name}; -1 is none", *names]
+    told = [f"label set {label_set.name}; -1 is none", *names]
+    comments = [line.encode("ascii", "backslashreplace").decode("ascii") for line in told]
     with written_beside(path) as beside:
         PlyData([PlyElement.describe(vertices, "vertex")], comments=comments).write(str(beside))
 

@@ -25,7 +25,7 @@ from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.inference.predict import trained_control
-from bifusion.labels.sets import LabelSet, get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import find_checkpoint, load_model
 from bifusion.storage.files import full_disk_named, write_text, written_beside
 from bifusion.types import FusionControl, InputError, SceneResult
@@ -56,15 +56,20 @@ def export_submission(
     Returns:
         SCENE.txt of each scene.
     Raises:
-        InputError: no checkpoint, no scene, a scene folder that cannot be read, a scene name with a
-            space (the format has no place for it), or the semantic task with a model that has no
-            semantic head.
+        InputError: no checkpoint, classes without ids, no scene, a scene folder that cannot be read, a
+            scene name with a space (the format has no place for it), or the semantic task with a model
+            that has no semantic head.
     """
     checkpoint = find_checkpoint(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, config = load_model(checkpoint, device)
+    label_set = config.labels
+    if not label_set.source_ids:
+        raise InputError(
+            f"{run}: the classes of {label_set.describe()} have no ids, and the benchmark's files are "
+            "made of ids; train on data whose labels.json gives each class its id"
+        )
     dataset = _split(Path(split_folder), config)
-    label_set = get_label_set(config.data.label_set)
     control = trained_control(checkpoint, config)
     paths = []
     for result in _predict(model, dataset, config, control, device):
@@ -121,7 +126,7 @@ def _split(folder: Path, config: Config) -> SceneDataset:
     """The scenes of `folder`, each read once, not augmented."""
     folder = folder.resolve()
     data = dataclasses.replace(config.data, root=folder.parent, cache_mb=0)
-    dataset = SceneDataset(data, folder.name, config.seed, training=False)
+    dataset = SceneDataset(data, folder.name, config.seed, training=False, annotated=False)
     spaced = [name for name in dataset.names if " " in name]
     if spaced:
         raise InputError(
@@ -140,10 +145,9 @@ def _predict(
     device: torch.device | str,
 ) -> Iterator[SceneResult]:
     """The result of each scene, one at a time."""
-    label_set = get_label_set(config.data.label_set)
     workers = min(config.trainer.workers, len(dataset))
     for batch in make_loader(
         dataset, epoch=0, batch_size=1, workers=workers, shuffle=False, seed=config.seed
     ):
         batch = batch.to(device)
-        yield from config.postprocess.results(model(batch, control), batch, label_set)
+        yield from config.postprocess.results(model(batch, control), batch, config.labels)

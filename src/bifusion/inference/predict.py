@@ -12,7 +12,6 @@ from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
-from bifusion.labels.sets import get_label_set
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
 from bifusion.types import FusionControl, InputError
 
@@ -24,9 +23,10 @@ def predict_scene(
 
     Args:
         run: run folder (its last checkpoint is taken) or checkpoint folder.
-        scene_folder: scene folder, with or without annotation and views; or, where the run was trained
-            on scenes from outside, root/split/name of one of them. Views are read only by models
-            that were trained with them; where they see next to nothing, a warning says so.
+        scene_folder: scene folder, with or without views; or, where the run was trained on scenes from
+            outside, root/split/name of one of them. Its annotation is not looked at, whatever its
+            classes. Views are read only by models that were trained with them; where they see next
+            to nothing, a warning says so.
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
     Returns:
@@ -38,7 +38,6 @@ def predict_scene(
     checkpoint = find_checkpoint(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, config = load_model(checkpoint, device)
-    label_set = get_label_set(config.data.label_set)
     dataset, index = dataset_of(scene_folder, config.data)
     scene = dataset.scenes.scene(dataset.names[index])
     batch = collate([dataset.sample(index, epoch=0)]).to(device)
@@ -47,23 +46,24 @@ def predict_scene(
         prediction = model(batch, control)
         if config.uses_views and control.run_2d:
             warn_if_unseen(str(scene_folder), seen_share(prediction.fusion, batch))
-        (result,) = config.postprocess.results(prediction, batch, label_set)
-    return write_result(Path(out_dir), result, scene.coord, label_set)
+        (result,) = config.postprocess.results(prediction, batch, config.labels)
+    return write_result(Path(out_dir), result, scene.coord, config.labels)
 
 
 def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:
-    """A data set, not augmented and read as `config` says, that holds the scene, and its number there.
+    """A data set, not augmented and without annotation, read as `config` says, that holds the scene, and
+    its number there.
 
     Raises InputError where there is no such scene.
     """
     name, split = scene_folder.name, scene_folder.parent
     if config.source is None or (scene_folder / "coord.npy").is_file():
         inside = dataclasses.replace(config, root=split, source=None)
-        dataset = SceneDataset(inside, split=".", seed=0, training=False)
+        dataset = SceneDataset(inside, split=".", seed=0, training=False, annotated=False)
         advice = "`bifusion prepare` makes scene folders (one whose name begins with a dot is none)"
     else:
         inside = dataclasses.replace(config, root=split.parent)
-        dataset = SceneDataset(inside, split=split.name, seed=0, training=False)
+        dataset = SceneDataset(inside, split=split.name, seed=0, training=False, annotated=False)
         advice = f"{config.source} gives {', '.join(dataset.names[:8])}"
     if name not in dataset.names:
         raise InputError(f"{scene_folder}: no such scene; {advice}")

@@ -6,34 +6,10 @@ import colorsys
 
 import numpy as np
 
-from bifusion.labels.sets import SCANNET20, LabelSet
+from bifusion.labels.label_set import LabelSet
 
 NONE_COLOR = (64, 64, 64)
 """RGB of points without a class or an instance."""
-
-SCANNET20_COLORS = {
-    "wall": (174, 199, 232),
-    "floor": (152, 223, 138),
-    "cabinet": (31, 119, 180),
-    "bed": (255, 187, 120),
-    "chair": (188, 189, 34),
-    "sofa": (140, 86, 75),
-    "table": (255, 152, 150),
-    "door": (214, 39, 40),
-    "window": (197, 176, 213),
-    "bookshelf": (148, 103, 189),
-    "picture": (196, 156, 148),
-    "counter": (23, 190, 207),
-    "desk": (247, 182, 210),
-    "curtain": (219, 219, 141),
-    "refrigerator": (255, 127, 14),
-    "shower curtain": (158, 218, 229),
-    "toilet": (44, 160, 44),
-    "sink": (112, 128, 144),
-    "bathtub": (227, 119, 194),
-    "otherfurniture": (82, 84, 163),
-}
-"""The ScanNet benchmark's own colours."""
 
 GOLDEN_RATIO = 0.618033988749895
 """Steps of this share of the colour circle keep any number of hues apart."""
@@ -48,10 +24,9 @@ def distinct_color(index: int) -> tuple[int, int, int]:
 
 
 def class_palette(label_set: LabelSet) -> np.ndarray:
-    """(C, 3) uint8 RGB: ScanNet's colours for its 20 classes, generated ones for other label sets."""
-    if label_set.class_names == SCANNET20.class_names:
-        return np.array([SCANNET20_COLORS[name] for name in label_set.class_names], dtype=np.uint8)
-    return np.array([distinct_color(index) for index in range(label_set.num_classes)], dtype=np.uint8)
+    """(C, 3) uint8 RGB: each class's own colour, or one made from its position."""
+    colors = [one.color or distinct_color(index) for index, one in enumerate(label_set.classes)]
+    return np.array(colors, dtype=np.uint8)
 
 
 def color_classes(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bifusion import plugins
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import CriterionConfig, LossContext, Matched, annotation
 from bifusion.losses.matcher import matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints

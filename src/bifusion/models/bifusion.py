@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bifusion import plugins
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
 from bifusion.models.geometric_code import geometric_code
 from bifusion.models.model import Model, ModelConfig
@@ -51,15 +51,14 @@ class BiFusionConfig(ModelConfig):
 
     results_config = PostprocessConfig
 
-    def build(self, *, load_pretrained: bool = True) -> BiFusion:
+    def build(self, labels: LabelSet, *, load_pretrained: bool = True) -> BiFusion:
         if load_pretrained:
-            return BiFusion(self)
-        return BiFusion(
-            dataclasses.replace(self, tower=dataclasses.replace(self.tower, pretrained=None))
-        )
+            return BiFusion(self, labels)
+        tower = dataclasses.replace(self.tower, pretrained=None)
+        return BiFusion(dataclasses.replace(self, tower=tower), labels)
 
-    def twin_decoder(self) -> QueryDecoder:
-        return twin_decoder(self.decoder, get_label_set(self.label_set))
+    def twin_decoder(self, labels: LabelSet) -> QueryDecoder:
+        return twin_decoder(self.decoder, labels)
 
     @property
     def uses_views(self) -> bool:
@@ -82,11 +81,10 @@ class BiFusionConfig(ModelConfig):
 class BiFusion(Model):
     """2D and 3D branch, fused per voxel, decoded as in OneFormer3D."""
 
-    def __init__(self, config: BiFusionConfig) -> None:
-        """Raises InputError for an unknown label set, unknown image features, or a tower or weights
-        that cannot be had."""
+    def __init__(self, config: BiFusionConfig, labels: LabelSet) -> None:
+        """`labels`: the classes its heads tell apart. Raises InputError for unknown image features, or a
+        tower or weights that cannot be had."""
         super().__init__()
-        label_set = get_label_set(config.label_set)
         self.config = config
         self.unet = build_unet(config.unet)
         self.tower = _make_tower(config) if config.use_clip else None
@@ -95,7 +93,7 @@ class BiFusion(Model):
         channels_2d = self._images.out_channels if self._images is not None else None
         self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
         self.decoder = QueryDecoder(
-            config.decoder, config.fusion.dim, label_set.num_things, label_set.num_classes
+            config.decoder, config.fusion.dim, labels.num_things, labels.num_classes
         )
 
     def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.parts import check_groups
 from bifusion.models.unet import build_unet
 from bifusion.rng import derive_seed
 
 
-def build_model(config: ModelConfig, seed: int, *, load_pretrained: bool = True) -> Model:
-    """The network, with the initial weights that belong to `seed`.
+def build_model(
+    config: ModelConfig, seed: int, labels: LabelSet, *, load_pretrained: bool = True
+) -> Model:
+    """The network for the classes `labels`, with the initial weights that belong to `seed`.
 
     `load_pretrained` False: the image tower's weights are not read, a checkpoint will bring them.
     Backbone and decoder draw from streams of their own, so that arms with the same seed start from
@@ -20,18 +23,18 @@ def build_model(config: ModelConfig, seed: int, *, load_pretrained: bool = True)
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
-        model = config.build(load_pretrained=load_pretrained)
+        model = config.build(labels, load_pretrained=load_pretrained)
         if not next(model.parameters()).is_meta:
-            _pair_initial_weights(model, config, seed)
+            _pair_initial_weights(model, config, seed, labels)
     check_groups(model, model.parameter_groups())
     return model
 
 
-def _pair_initial_weights(model: Model, config: ModelConfig, seed: int) -> None:
+def _pair_initial_weights(model: Model, config: ModelConfig, seed: int, labels: LabelSet) -> None:
     torch.manual_seed(derive_seed(seed, "init", "backbone"))
     model.get_submodule("unet").load_state_dict(build_unet(config.unet).state_dict())
     torch.manual_seed(derive_seed(seed, "init", "decoder"))
-    twin = config.twin_decoder()
+    twin = config.twin_decoder(labels)
     if twin is None:
         return
     decoder = model.get_submodule("decoder")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.postprocess_mask3d import Mask3DPostprocessConfig
@@ -35,18 +35,17 @@ class Mask3DConfig(ModelConfig):
                 f"model.unet.kind: found {self.unet.kind!r}; Mask3D reads the feature pyramid of 'res16'"
             )
 
-    def build(self, *, load_pretrained: bool = True) -> Mask3D:
-        return Mask3D(self)
+    def build(self, labels: LabelSet, *, load_pretrained: bool = True) -> Mask3D:
+        return Mask3D(self, labels)
 
 
 class Mask3D(Model):
     """Schult et al., ICRA 2023: instances only; walls and floors are no classes of it."""
 
-    def __init__(self, config: Mask3DConfig) -> None:
+    def __init__(self, config: Mask3DConfig, labels: LabelSet) -> None:
         super().__init__()
-        num_things = get_label_set(config.label_set).num_things
         self.unet = Res16UNet(config.unet)
-        self.decoder = MaskDecoder(config.decoder, self.unet.level_channels, num_things)
+        self.decoder = MaskDecoder(config.decoder, self.unet.level_channels, labels.num_things)
 
     def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:
         """Predict a batch from its voxels alone.

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from bifusion.geometry import LiftingConfig
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.unet import UNetConfig
 from bifusion.types import Batch, Output, Prediction, SceneResult
 
@@ -46,20 +46,20 @@ class ResultsConfig(ABC):
 class ModelConfig(ABC):
     """What a model is built from; it answers for its kind."""
 
-    label_set: str = "scannet20"
     unet: UNetConfig = field(default_factory=UNetConfig)
 
     results_config: ClassVar[type[ResultsConfig]]
     """Kind of `Config.postprocess` that reads its predictions."""
 
     @abstractmethod
-    def build(self, *, load_pretrained: bool = True) -> Model:
+    def build(self, labels: LabelSet, *, load_pretrained: bool = True) -> Model:
         """The network, its weights drawn from the global generator.
 
-        `load_pretrained` False: weights of an image tower are not read, a checkpoint will bring them.
+        `labels`: the classes that its heads tell apart. `load_pretrained` False: weights of an image
+        tower are not read, a checkpoint will bring them.
         """
 
-    def twin_decoder(self) -> nn.Module | None:
+    def twin_decoder(self, labels: LabelSet) -> nn.Module | None:
         """A decoder drawn as in every model that has this one's kind, whatever this one adds to it or
         leaves out; None where no other model has it."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bifusion.labels.sets import get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.postprocess import PostprocessConfig
@@ -22,22 +22,21 @@ class OneFormer3DConfig(ModelConfig):
 
     results_config = PostprocessConfig
 
-    def build(self, *, load_pretrained: bool = True) -> OneFormer3D:
-        return OneFormer3D(self)
+    def build(self, labels: LabelSet, *, load_pretrained: bool = True) -> OneFormer3D:
+        return OneFormer3D(self, labels)
 
-    def twin_decoder(self) -> QueryDecoder:
-        return twin_decoder(self.decoder, get_label_set(self.label_set))
+    def twin_decoder(self, labels: LabelSet) -> QueryDecoder:
+        return twin_decoder(self.decoder, labels)
 
 
 class OneFormer3D(Model):
     """Kolodiazhnyi et al., CVPR 2024, for ScanNet and ScanNet200."""
 
-    def __init__(self, config: OneFormer3DConfig) -> None:
+    def __init__(self, config: OneFormer3DConfig, labels: LabelSet) -> None:
         super().__init__()
-        label_set = get_label_set(config.label_set)
         self.unet = build_unet(config.unet)
         self.decoder = QueryDecoder(
-            config.decoder, self.unet.out_channels, label_set.num_things, label_set.num_classes
+            config.decoder, self.unet.out_channels, labels.num_things, labels.num_classes
         )
 
     def forward(self, batch: Batch, control: FusionControl | None = None) -> Prediction:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bifusion.bounds import Count, PositiveInt
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.model import ResultsConfig
 from bifusion.types import Batch, Prediction, SceneResult
 

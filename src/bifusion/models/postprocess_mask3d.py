@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bifusion.bounds import PositiveFloat, PositiveInt
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.model import ResultsConfig
 from bifusion.models.postprocess import pack_point_masks

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.bounds import ASCENDING, Count, MultipleOf, PositiveInt, Share
-from bifusion.labels.sets import LabelSet
+from bifusion.labels.label_set import LabelSet
 from bifusion.rng import torch_rng
 from bifusion.types import Batch, LayerPrediction, Output, Prediction
 

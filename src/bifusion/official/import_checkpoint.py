@@ -61,8 +61,9 @@ def read_checkpoint(path: Path) -> Imported:
     with _open_tensors(path) as tensors:
         kind, prefix = recognise(list(tensors), path)
         conversion = convert(kind, tensors.renamed(prefix, official_models()[kind].ignored))
-    config = get_recipe(kind)
-    config = dataclasses.replace(config, model=official_models()[kind].config)
+    config, official = get_recipe(kind), official_models()[kind]
+    data = dataclasses.replace(config.data, label_set=official.labels.name, labels=official.labels)
+    config = dataclasses.replace(config, model=official.config, data=data)
     return Imported(path, kind, config, conversion)
 
 
@@ -107,12 +108,13 @@ def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> P
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already: choose a folder that is new or empty")
-    model = build_model(imported.config.model, imported.config.seed, load_pretrained=False)
+    config = imported.config
+    model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     model.load_state_dict({**model.state_dict(), **conversion.state})
     folder = RunFolder(out)
     folder.root.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder.checkpoints, model, imported.config, None, step=0, links=["last"])
-    write_json(folder.config, describe_run(imported.config, model.parameter_groups(), model, [], []))
+    save_checkpoint(folder.checkpoints, model, config, None, step=0, links=["last"])
+    write_json(folder.config, describe_run(config, model.parameter_groups(), model, [], []))
     record = {f.name: getattr(conversion, f.name) for f in dataclasses.fields(conversion)}
     record["state"] = sorted(conversion.state)
     write_json(out / "import.json", {"source": imported.source, "kind": imported.kind, **record})
@@ -150,7 +152,8 @@ def _read_own(path: Path) -> Imported:
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
     with torch.device("meta"):
-        wanted = build_model(config.model, config.seed, load_pretrained=False).state_dict()
+        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+    wanted = model.state_dict()
     result = Conversion(state={})
     with _open_tensors(folder / WEIGHTS) as stored:
         names = update_tensor_names({name: name for name in stored})

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
@@ -31,9 +33,10 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class OfficialModel:
-    """A published model: our configuration of it, its names, classes that change places."""
+    """A published model: our configuration of it, its classes, its names, classes that change places."""
 
     config: ModelConfig
+    labels: LabelSet
     official_name: Callable[[str], tuple[str, Layout]]
     swapped_classes: tuple[int, int] | None = None
     ignored: tuple[str, ...] = ()
@@ -41,7 +44,7 @@ class OfficialModel:
 
     def build(self) -> nn.Module:
         """Our network of this configuration."""
-        return self.config.build()
+        return self.config.build(self.labels)
 
 
 @dataclass
@@ -81,16 +84,18 @@ def official_models() -> dict[str, OfficialModel]:
     res16 = UNetConfig(kind="res16", in_channels=3)
     return {
         "oneformer3d_scannet20": OfficialModel(
-            OneFormer3DConfig(label_set="scannet20", unet=residual),
+            OneFormer3DConfig(unet=residual),
+            SCANNET20,
             official_names.oneformer3d_scannet20,
         ),
         "oneformer3d_scannet200": OfficialModel(
-            OneFormer3DConfig(label_set="scannet200", unet=res16),
+            OneFormer3DConfig(unet=res16),
+            SCANNET200,
             official_names.oneformer3d_scannet200,
             _SWAPPED_SCANNET200,
         ),
         "mask3d_scannet20": OfficialModel(
-            Mask3DConfig(), official_names.mask3d, ignored=("criterion.empty_weight",)
+            Mask3DConfig(), SCANNET20, official_names.mask3d, ignored=("criterion.empty_weight",)
         ),
     }
 

@@ -112,7 +112,7 @@ def _full_size(label_set: str) -> Config:
         name=name,
         recipe=name,
         arm="staged",
-        model=BiFusionConfig(label_set=label_set, tower=tower),
+        model=BiFusionConfig(tower=tower),
         stages=three_stages(tower.blocks),
         data=scannet200_data(label_set, max_views=VIEWS_FULL),
         optim=OptimConfig(lr=1e-4, weight_decay=0.05, clip_norm=1.0, warmup_steps=500, **_tower_rates()),
@@ -128,7 +128,6 @@ def bifusion_small() -> Config:
         recipe="bifusion_small",
         arm="staged",
         model=BiFusionConfig(
-            label_set="scannet20",
             unet=small_unet(),
             decoder=small_decoder(score_head=True),
             tower=tower,
@@ -156,8 +155,8 @@ def baseline(base: Config) -> Config:
     """
     bifusion = bifusion_model(base)
     decoder = dataclasses.replace(bifusion.decoder, score_head=False)
-    model = OneFormer3DConfig(label_set=bifusion.label_set, unet=bifusion.unet, decoder=decoder)
-    semantic_weight = 0.2 if bifusion.label_set == "scannet20" else 0.5
+    model = OneFormer3DConfig(unet=bifusion.unet, decoder=decoder)
+    semantic_weight = 0.2 if base.data.label_set == "scannet20" else 0.5
     return variant(
         base,
         "baseline",

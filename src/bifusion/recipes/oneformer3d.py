@@ -59,7 +59,7 @@ def oneformer3d_scannet20() -> Config:
         name="oneformer3d_scannet20",
         recipe="oneformer3d_scannet20",
         arm="baseline",
-        model=OneFormer3DConfig(label_set="scannet20", unet=UNetConfig(spconv_min_grid=128)),
+        model=OneFormer3DConfig(unet=UNetConfig(spconv_min_grid=128)),
         stages=baseline_plan(semantic_weight=0.2),
         data=DataConfig(label_set="scannet20", augment=official_augmentation()),
         criterion=CriterionConfig(official_dice_scaling=True),
@@ -83,7 +83,7 @@ def oneformer3d_scannet200() -> Config:
         base,
         name="oneformer3d_scannet200",
         recipe="oneformer3d_scannet200",
-        model=OneFormer3DConfig(label_set="scannet200", unet=UNetConfig(kind="res16", in_channels=3)),
+        model=OneFormer3DConfig(unet=UNetConfig(kind="res16", in_channels=3)),
         stages=baseline_plan(semantic_weight=0.5),
         data=dataclasses.replace(data, augment=official_augmentation()),
     )
@@ -102,9 +102,7 @@ def oneformer3d_small() -> Config:
         name="oneformer3d_small",
         recipe="oneformer3d_small",
         arm="baseline",
-        model=OneFormer3DConfig(
-            label_set="scannet20", unet=small_unet(), decoder=small_decoder(score_head=False)
-        ),
+        model=OneFormer3DConfig(unet=small_unet(), decoder=small_decoder(score_head=False)),
         stages=baseline_plan(semantic_weight=0.5),
         data=small_data(max_views=0),
         optim=small_optim(),

@@ -14,7 +14,6 @@ def check_config(config: Config) -> None:
     model, data = config.model, config.data
     channels = "channels of data.use_xyz"
     pairs = [
-        ("model.label_set", model.label_set, "data.label_set", data.label_set),
         ("model.unet.in_channels", model.unet.in_channels, channels, data.feature_channels),
     ]
     if config.uses_views and model.patch_size is not None:

@@ -133,7 +133,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
-    model = build_model(config.model, config.seed, load_pretrained=False)
+    model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     load_weights(model, folder)
     return model.to(device).eval(), config
 

@@ -12,7 +12,6 @@ from torch import nn
 from bifusion.config.run import Config, config_to_dict
 from bifusion.config.stages import Timeline
 from bifusion.data.scene_folder import read_description
-from bifusion.labels.sets import get_label_set
 from bifusion.models.model import Model
 
 PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
@@ -34,7 +33,7 @@ def describe_run(
         "arm": config.arm,
         "model_kind": config.model_kind,
         "seed": config.seed,
-        "label_set": config.data.label_set,
+        "label_set": config.labels.name,
         "epochs": config.trainer.epochs,
         "parameters": {**counts, "total": sum(counts.values())},
         "train_scenes": train_scenes,
@@ -48,7 +47,7 @@ def describe_run(
         ],
         "views_used": config.uses_views,
         "fusion_type": config.model.fusion_kind,
-        "class_names": list(get_label_set(config.data.label_set).class_names),
+        "class_names": list(config.labels.class_names),
         "tower": model.describe_tower(),
         "versions": {
             "python": platform.python_version(),

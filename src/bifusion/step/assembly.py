@@ -6,7 +6,6 @@ from lightning_fabric import Fabric
 
 from bifusion.config.optim import make_optimizer
 from bifusion.config.run import Config
-from bifusion.labels.sets import get_label_set
 from bifusion.losses.criterion import Criterion
 from bifusion.models.model import Model
 from bifusion.step.clipping import Clipping
@@ -25,7 +24,7 @@ def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
         fabric,
         wrapped_model,
         wrapped_optimizer,
-        Criterion(config.criterion, get_label_set(config.data.label_set)),
+        Criterion(config.criterion, config.labels),
         groups,
         Guard(config.trainer.guard),
         Clipping(config.optim),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 from bifusion.config.run import Config, config_to_dict, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
-from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.data.scene_folder import segment_file
+from bifusion.data.scene_source import SceneFolders
+from bifusion.labels.label_set import require_same_classes
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
 from bifusion.runs.run_folder import RunFolder
@@ -15,16 +18,23 @@ from bifusion.types import InputError
 
 
 def check_data(dataset: SceneDataset, config: Config) -> None:
-    """InputError if no scene has labels, or none the views that the model is trained with.
+    """InputError if no scene has a labelled point, or none the views that the model is trained with.
 
     Single scenes without labels or views are fine.
     """
-    scenes = dataset.scenes
-    if not any(scenes.has_labels(name) for name in scenes.names):
-        file = SEGMENT_FILES[config.data.label_set]
+    scenes, labels = dataset.scenes, config.labels
+    what = segment_file(labels) if isinstance(scenes, SceneFolders) else "segment"
+    annotated = [name for name in scenes.names if scenes.has_labels(name)]
+    if not annotated:
         raise InputError(
-            f"{scenes.place}: no scene has {file}, the labels of {config.data.label_set}; prepare "
-            "the scenes with annotation, or choose the label set they have"
+            f"{scenes.place}: no scene has {what}, the labels of {labels.describe()}; prepare "
+            "the scenes with annotation, or choose the label set they have (--data.label-set, or "
+            f"labels.json in {config.data.root})"
+        )
+    if not any(scenes.has_labelled_points(name) for name in annotated):
+        raise InputError(
+            f"{scenes.place}: {what} labels no point in any of its {len(annotated)} scenes, -1 is "
+            f"unlabelled; expected classes 0 … {labels.num_classes - 1} of {labels.name}"
         )
     has_views = any(scenes.has_views(name) for name in scenes.names)
     if config.uses_views and not (has_views and config.data.max_views):
@@ -52,7 +62,13 @@ def check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
         raise InputError(
             f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
         )
-    stored, wanted = config_to_dict(load_config(folder.config)), config_to_dict(config)
+    started = load_config(folder.config)
+    advice = "Train on the data that the run began with, or into another folder."
+    require_same_classes(started.labels, str(folder.root), config.labels, str(config.data.root), advice)
+    # Colours and groups may have changed since; they change nothing that is trained.
+    same_data = dataclasses.replace(config.data, labels=started.data.labels)
+    stored = config_to_dict(started)
+    wanted = config_to_dict(dataclasses.replace(config, data=same_data))
     changed = [key for key in wanted if stored[key] != wanted[key]]
     if changed:
         raise InputError(

@@ -6,6 +6,7 @@ What trains when comes from the stages (`stages.py`), a single step is `step/ste
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from lightning_fabric import Fabric
 from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
-from bifusion.data.dataset import SceneDataset
+from bifusion.data.dataset import SceneDataset, with_labels
 from bifusion.diagnosis.response import Response
 from bifusion.diagnosis.summary import stop_reason
 from bifusion.evaluation.fusion_figures import warn_if_unseen
@@ -64,11 +65,13 @@ def train(
     leave with state "interrupted", at once but for the moment in which weights change or are saved.
 
     Raises:
-        InputError: the folder holds another run, another process trains in it, or none of its
-            checkpoints is intact; bad data or a dead data worker (then the run is saved first).
+        InputError: the data has other classes than `config`; the folder holds another run, another
+            process trains in it, or none of its checkpoints is intact; bad data or a dead data worker
+            (then the run is saved first).
         DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
     """
     check_config(config)
+    config = dataclasses.replace(config, data=with_labels(config.data))
     folder = RunFolder(run_dir)
     check_folder(folder, config, resume)
     status = folder.read_status() if resume else None
@@ -96,7 +99,7 @@ class Trainer:
         check_devices(self.batches_per_epoch, fabric.world_size)
         self.steps_per_epoch = math.ceil(len(self.batches.left(0, 0)) / config.trainer.accumulate)
 
-        self.model = build_model(config.model, config.seed)
+        self.model = build_model(config.model, config.seed, config.labels)
         attach_view_cache(self.model, config.trainer, folder.root, fabric.device)
         self.groups = self.model.parameter_groups()
         self.base_rates = group_rates(config.optim, list(self.groups))
@@ -131,7 +134,8 @@ class Trainer:
         recorder = Recorder(self.folder, name, self.progress, display, active=first, on_epoch=on_epoch)
         with recorder as self.recorder, self.stop:
             tower = f"; {description['tower']}" if description["tower"] else ""
-            display.line(f"{name}: {description['parameters']['total']:,} parameters{tower}")
+            size = f"{description['parameters']['total']:,} parameters"
+            display.line(f"{name}: {size}, {self.config.labels.describe()}{tower}")
             try:
                 return self._run_epochs()
             finally:

@@ -17,7 +17,7 @@ from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
 from bifusion.evaluation.semantic import SemanticConfusion
 from bifusion.geometry import find_sightings
-from bifusion.labels.sets import LabelSet, get_label_set
+from bifusion.labels.label_set import LabelSet
 from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
 
 PICTURED_SCENES = 2
@@ -54,6 +54,8 @@ class Validation:
     """"seen" and "unseen" points, `SeenSplit.compute`."""
     first_results: list[SceneResult]
     """Of the first scenes, for pictures."""
+    first_truths: list[SceneTruth]
+    """Their annotation."""
 
 
 @torch.no_grad()
@@ -89,10 +91,11 @@ class _Counted:
 
     def __init__(self, config: Config):
         self.config = config
-        self.label_set = get_label_set(config.data.label_set)
+        self.label_set = config.labels
         self.evaluator, self.fusion = Evaluator(self.label_set), FusionFigures(config.seed)
         self.split = SeenSplit(self.label_set)
         self.first_results: list[SceneResult] = []
+        self.first_truths: list[SceneTruth] = []
 
     def add(
         self, model: nn.Module, batch: Batch, control: FusionControl, device: torch.device | str
@@ -110,11 +113,13 @@ class _Counted:
         for result, truth, seen_here in zip(results, truths, seen, strict=True):
             self.evaluator.add(result, truth)
             self.split.add(result, truth, seen_here)
-        self.first_results += results[: PICTURED_SCENES - len(self.first_results)]
+        wanted = PICTURED_SCENES - len(self.first_results)
+        self.first_results += results[:wanted]
+        self.first_truths += truths[:wanted]
 
     def outcome(self) -> Validation:
         metrics = {**self.evaluator.compute(), **self.fusion.compute()}
-        return Validation(metrics, self.split.compute(), self.first_results)
+        return Validation(metrics, self.split.compute(), self.first_results, self.first_truths)
 
 
 def seen_points(batch: Batch, config: Config) -> list[np.ndarray]:

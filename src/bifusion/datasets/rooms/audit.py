@@ -86,7 +86,7 @@ def audit(root: Path, voxel_size_m: float, fresh_rooms: int = 30) -> dict[str, A
     totals = {split: _Totals() for split in SPLITS}
     oracle = Evaluator(SCANNET20)
     for room, (split, folder) in enumerate(folders):
-        scene = load_scene(folder, "scannet20")
+        scene = load_scene(folder, SCANNET20)
         truth = _annotation(scene, folder)
         cameras = load_cameras(folder) if scene.view_names else None
         views = [load_view(folder, name, cameras) for name in scene.view_names]

@@ -165,7 +165,7 @@ def _write(job: tuple[Path, RoomsConfig, str, int]) -> None:
     root, config, split, index = job
     scene, views = make_room(config, split, index)
     assert scene.segment is not None
-    segments = {"scannet20": scene.segment}
+    segments = {SCANNET20: scene.segment}
     write_scene(root / split / scene.name, scene, segments=segments, views=views, source=_source(config))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import DepthFrame, find_posed_images, iterate_views, pose_is_lost
+from bifusion.labels.sets import get_label_set
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
 from bifusion.types import InputError
@@ -127,7 +128,7 @@ def _prepare_scan(
     write_scene(
         target,
         scene,
-        segments=segments,
+        segments={get_label_set(name): segment for name, segment in segments.items()},
         views=views,
         source="ScanNet v2",
         axis_alignment=meta.axis_alignment,

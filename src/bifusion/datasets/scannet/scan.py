@@ -17,7 +17,8 @@ from plyfile import PlyData, PlyParseError
 
 from bifusion.data.checks import check_finite, check_pose
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
-from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError, Scene
 
 LABEL_SETS = {"scannet20": (SCANNET20, "nyu40id"), "scannet200": (SCANNET200, "id")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 from bifusion.studies.comparison.classes import class_table, seen_split, texture_split
 from bifusion.studies.comparison.performance import judge_performance
@@ -138,5 +139,13 @@ def _run_entry(run: Run, arm: Arm) -> RunEntry:
         tower=run.tower,
         seconds=training_seconds(run),
         versions=run.config.get("versions") or {},
-        settings=run.settings,
+        settings=_settings(run),
     )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The run's settings; its classes by name, as `labels` of them all would hide the rest."""
+    data = run.settings.get("data")
+    if not isinstance(data, dict) or "labels" not in data:
+        return run.settings
+    return {**run.settings, "data": {**data, "labels": run.class_names}}

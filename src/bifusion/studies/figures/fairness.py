@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from bifusion.labels.label_set import named_differences
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.text import listing, plural
@@ -69,8 +70,9 @@ def _unequal(one: Run, other: Run) -> list[str]:
     sources = [run.config.get("sources") for run in (one, other)]
     if None not in sources and sources[0] != sources[1]:
         found.append("where their scenes come from")
-    if one.label_set != other.label_set:
-        found.append(f"label set ({one.label_set}, {other.label_set})")
+    classes = named_differences(one.labels, other.labels)
+    if classes:
+        found.append(f"label set ({one.label_set}, {other.label_set}: {classes})")
     if one.epochs != other.epochs:
         found.append(f"length ({one.epochs} and {other.epochs} epochs)")
     another_network = "mask3d" in (one.model_kind, other.model_kind)

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bifusion.config import old_names
+from bifusion.labels.files import label_set_from_json
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import get_label_set
 from bifusion.types import InputError
 
 Record = dict[str, Any]
@@ -91,6 +94,14 @@ class Run:
     def settings(self) -> Record:
         """The complete configuration the run was started with, as nested dictionaries."""
         return self.config.get("config") or {}
+
+    @property
+    def labels(self) -> LabelSet:
+        """The classes it was trained on, as it stored them."""
+        stored = (old_names.with_whole_labels(self.settings).get("data") or {}).get("labels")
+        if stored is None:
+            return get_label_set(self.label_set)
+        return label_set_from_json(stored, f"{self.folder / 'config.json'}: config.data.labels")
 
     @property
     def fixed_alpha(self) -> float | None:

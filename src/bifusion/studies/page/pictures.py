@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import class_palette, color_classes, color_instances
-from bifusion.labels.sets import LabelSet, get_label_set
 from bifusion.studies.figures.arms import Arm
 from bifusion.types import InputError
 
@@ -67,7 +67,7 @@ def picture_rooms(arms: list[Arm]) -> list[Room]:
 
 def _picture_room(scene: str, files: list[tuple[Arm, Path]]) -> Room:
     first = _load(files[0][1])
-    label_set = get_label_set(files[0][0].first.label_set)
+    label_set = files[0][0].first.labels
     camera = Camera.above(first["coord"])
     truth = _color_known(first["truth_semantic"], label_set)
     semantic = [

@@ -11,7 +11,7 @@ import torch
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
-from bifusion.data.dataset import SceneDataset
+from bifusion.data.dataset import SceneDataset, with_labels
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
@@ -50,7 +50,7 @@ def plan_runs(
 
     All of them read `data`; `tower_weights` initialises the image tower of those that have one (but
     for the control whose tower is to be random), `epochs` overrides the length of all. InputError
-    for an unknown recipe.
+    for an unknown recipe, or a damaged labels.json in `data`.
     """
     runs = []
     for seed in seeds:
@@ -58,6 +58,7 @@ def plan_runs(
             config = get_recipe(recipe)
             config.seed = seed
             config.data.root = data
+            config.data = with_labels(config.data)
             if epochs is not None:
                 config.trainer.epochs = epochs
             tower = tower_for_weights(config)

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from bifusion.config.run import Config, load_config, save_config
+from bifusion.labels.label_set import require_same_classes
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
 from bifusion.studies.training_runs.forked import start_forked
 from bifusion.studies.training_runs.plan import PlannedRun
@@ -137,7 +138,11 @@ def _taken(run: PlannedRun) -> bool:
 
 
 def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
-    was, now = dataclasses.asdict(stored), dataclasses.asdict(wanted)
+    advice = "Choose another --out, or remove that folder."
+    require_same_classes(stored.labels, str(folder), wanted.labels, str(wanted.data.root), advice)
+    same_data = dataclasses.replace(wanted.data, labels=stored.data.labels)
+    was = dataclasses.asdict(stored)
+    now = dataclasses.asdict(dataclasses.replace(wanted, data=same_data))
     if was == now:
         return
     fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]

@@ -1,0 +1,64 @@
+"""A label set from a table of classes: a .csv (commas) or .tsv (tabs) with a line of column names."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+from bifusion.labels.files import label_set_from_json
+from bifusion.labels.label_set import LabelSet
+from bifusion.types import InputError
+
+COLUMNS = ("name", "kind", "color", "id", "group")
+"""Of a class, as in labels.json; `name` is needed, the others may be missing or empty."""
+
+
+def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
+    """The label set called `name` of the table in `path`, one class a line in its order, and the
+    columns that are none of `COLUMNS`, which say nothing.
+
+    A colour is #rrggbb or three numbers 0 … 255. Raises InputError naming file, line and column.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            columns, rows = list(lines.fieldnames or []), [(lines.line_num, row) for row in lines]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error}); expected .csv or .tsv") from None
+    if "name" not in columns:
+        found = ", ".join(columns) or "none"
+        raise InputError(
+            f"{path}: has the columns {found}; expected name and, if wanted, {', '.join(COLUMNS[1:])}, "
+            "separated by commas (.csv) or tabs (.tsv)"
+        )
+    classes = [_class(row, f"{path}, line {line}") for line, row in rows]
+    labels = label_set_from_json({"name": name, "classes": classes}, str(path))
+    return labels, [column for column in columns if column not in COLUMNS]
+
+
+def _class(row: dict[str | Any, Any], where: str) -> dict[str, Any]:
+    """A line as labels.json has it; empty fields are left out."""
+    if None in row or None in row.values():
+        raise InputError(f"{where}: has another number of fields than the line of column names")
+    told = {key: row[key].strip() for key in COLUMNS if row.get(key, "").strip()}
+    if "name" not in told:
+        raise InputError(f"{where}: the name is empty; expected one")
+    value: dict[str, Any] = dict(told)
+    if "id" in told:
+        if not re.fullmatch(r"-?\d+", told["id"]):
+            raise InputError(f"{where} {told['name']!r}: id is {told['id']!r}; expected a whole number")
+        value["id"] = int(told["id"])
+    if "color" in told:
+        value["color"] = _color(told["color"], f"{where} {told['name']!r}")
+    return value
+
+
+def _color(text: str, where: str) -> list[int]:
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        return [int(text[at : at + 2], 16) for at in (1, 3, 5)]
+    numbers = re.findall(r"\d+", text)
+    if len(numbers) != 3 or re.search(r"[^\d\s,;()\[\]]", text):
+        raise InputError(f"{where}: colour is {text!r}; expected #rrggbb, or three numbers 0 … 255")
+    return [int(number) for number in numbers]

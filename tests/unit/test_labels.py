@@ -1,0 +1,208 @@
+"""Label sets: what they refuse, labels.json, tables, and those that are built in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from bifusion.cli import main
+from bifusion.config.old_names import update_config
+from bifusion.config.run import config_from_dict, config_to_dict
+from bifusion.data.dataset import DataConfig, with_labels
+from bifusion.labels.files import label_set_from_json, labels_of_data, labels_text, read_labels
+from bifusion.labels.label_set import LabelClass, LabelSet, differences
+from bifusion.labels.palette import class_palette
+from bifusion.labels.sets import BUILT_IN, LABEL_SETS, REPLICA, S3DIS, SCANNET20, SCANNETPP100
+from bifusion.labels.table import read_table
+from bifusion.recipes import get_recipe
+from bifusion.types import InputError
+from own_classes import ROOMS7
+
+DOOR, LAMP = LabelClass("door"), LabelClass("lamp")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((DOOR,), r"'own': has 1 classes \('door'\); expected two or more"),
+        ((), r"has 0 classes \(none\)"),
+        ((DOOR, LAMP, DOOR), r"classes 0, 2 are all called 'door'"),
+        ((LabelClass("wall", "stuff"), LabelClass("floor", "stuff")), "all 2 classes are stuff"),
+        ((DOOR, LabelClass("lamp", color=(0, 256, 0))), r"class 1 'lamp': colour is \[0, 256, 0\]"),
+        ((DOOR, LabelClass("a\nb")), r"class 1 'a\\nb': expected a name of one line"),
+        ((LabelClass("a", id=3), LabelClass("b", id=3)), "id 3 is that of 'a' and 'b'"),
+        ((LabelClass("a", id=3), DOOR), "class 'door' has no id, though others have"),
+    ],
+)
+def test_sets_that_nothing_can_be_trained_on(classes, message):
+    with pytest.raises(InputError, match=message):
+        LabelSet("own", classes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "labels.json: cannot be read as JSON"),
+        ("[]", 'labels.json: found list; expected an object with "name"'),
+        ('{"classes": []}', 'labels.json: found classes; expected an object with "name"'),
+        ('{"name": "x", "classes": {}}', "labels.json: classes is no list"),
+        ('{"name": "x", "classes": ["door"]}', "class 0: found 'door'; expected an object, such as"),
+        ('{"name": "x", "classes": [{"colour": 1, "name": "door"}]}', "class 0 'door': unknown colour"),
+        (
+            '{"name": "x", "classes": [{"name": "door", "color": "red"}]}',
+            "class 0 'door': colour is 'red'",
+        ),
+        ('{"name": "x", "classes": [{"name": "door", "kind": "both"}]}', "'door': kind is 'both'"),
+        ('{"name": "x", "classes": [{"name": "door"}]}', "labels.json: label set 'x': has 1 classes"),
+        ('{"name": "nyu40", "classes": [{"name": "a"}, {"name": "b"}]}', "Give these classes a name of"),
+    ],
+)
+def test_files_that_are_no_label_set(tmp_path, content, message):
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        labels_of_data(tmp_path, "scannet20")
+
+
+def test_a_file_keeps_all_of_a_set(tmp_path):
+    full = LabelSet(
+        "Räume",
+        (LabelClass("Stühle", "thing", (1, 2, 3), 7, "häufig"), LabelClass("b", "stuff", id=8)),
+    )
+    (tmp_path / "labels.json").write_text(labels_text(full), encoding="utf-8")
+    assert read_labels(tmp_path / "labels.json") == full
+    assert full.groups == {"häufig": (0,)} and full.source_ids == (7, 8) and full.stuff_classes == (1,)
+
+
+def test_the_file_of_the_data_goes_before_the_recipe(tmp_path):
+    assert labels_of_data(tmp_path, "scannet20") is SCANNET20
+    (tmp_path / "labels.json").write_text(labels_text(ROOMS7))
+    found = with_labels(DataConfig(root=tmp_path))
+    assert found.labels == ROOMS7 and found.label_set == "rooms7"
+    assert with_labels(found) is found
+    with pytest.raises(InputError, match="'rooms8' is not that of .*labels.json, which is 'rooms7'"):
+        with_labels(DataConfig(root=tmp_path, label_set="rooms8"))
+
+
+def test_an_unknown_name_is_told_what_there_is(tmp_path):
+    with pytest.raises(
+        InputError, match=r"'rooms7' is not built in \(scannet20, .*replica\), and .*has no"
+    ):
+        labels_of_data(tmp_path, "rooms7")
+
+
+def test_differences_name_the_classes():
+    names = ("ceiling", "floor", "wall", "gate", "desk", "chair")
+    other = LabelSet.of("rooms6", names, stuff_classes=(0, 1))
+    assert differences(ROOMS7, other) == [
+        "2 'wall' is a stuff class and a thing class",
+        "3 is 'door' and 'gate'",
+        "6 is 'machine' and none",
+    ]
+    looks = [dataclasses.replace(one, color=None, group="x") for one in ROOMS7.classes]
+    assert differences(ROOMS7, LabelSet("renamed", tuple(looks))) == []
+
+
+# ------------------------------------------------------------------------------------- built in
+
+
+def test_every_built_in_set_has_source_terms_and_distinct_colours():
+    assert list(LABEL_SETS) == ["scannet20", "scannet200", "nyu40", "s3dis", "scannetpp100", "replica"]
+    assert [one.num_classes for one in LABEL_SETS.values()] == [20, 200, 40, 13, 100, 101]
+    for one in BUILT_IN:
+        assert one.source and one.stuff and one.licence
+        assert len(np.unique(class_palette(one.labels), axis=0)) == one.labels.num_classes
+
+
+def test_what_the_benchmarks_count_as_instances():
+    assert SCANNETPP100.num_things == 84
+    assert [S3DIS.class_names[c] for c in S3DIS.thing_classes] == [
+        "table", "chair", "sofa", "bookcase", "board",
+    ]  # fmt: skip
+    assert REPLICA.source_ids[REPLICA.class_names.index("wall")] == 93
+    nyu40 = LABEL_SETS["nyu40"]
+    assert [nyu40.class_names[i - 1] for i in SCANNET20.source_ids[:14]] == [*SCANNET20.class_names[:14]]
+
+
+# ---------------------------------------------------------------------------- tables, the command
+
+
+def test_a_table_makes_a_set(tmp_path):
+    path = tmp_path / "rooms.csv"
+    path.write_text("id,name,kind,color,note\n3,wall,stuff,#0a0B0c,x\n5,lamp,,1 2 3,\n")
+    labels, unused = read_table(path, "rooms")
+    wall = LabelClass("wall", "stuff", (10, 11, 12), 3)
+    assert labels == LabelSet("rooms", (wall, LabelClass("lamp", "thing", (1, 2, 3), 5)))
+    assert unused == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("label;kind\nwall;stuff\n", "has the columns label;kind; expected name"),
+        ("name,id\nwall,x\nlamp,2\n", "line 2 'wall': id is 'x'"),
+        ("name,color\nwall,red\nlamp,\n", "line 2 'wall': colour is 'red'"),
+        ("name,kind\nwall\n", "line 2: has another number of fields"),
+        ("name,kind\n,stuff\n", "line 2: the name is empty"),
+        ("name\nwall\n", "rooms.csv: label set 'rooms': has 1 classes"),
+    ],
+)
+def test_tables_that_make_none(tmp_path, content, message):
+    (tmp_path / "rooms.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_table(tmp_path / "rooms.csv", "rooms")
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    table, out = tmp_path / "rooms.tsv", tmp_path / "data" / "labels.json"
+    out.parent.mkdir()
+    table.write_text("name\tkind\nwall\tstuff\nlamp\tthing\n")
+    assert run(monkeypatch, "labels", "--from", table, "--out", out) == 0
+    assert labels_of_data(out.parent, "scannet20").class_names == ("wall", "lamp")
+    capsys.readouterr()
+    assert run(monkeypatch, "labels", "s3dis") == 0
+    assert label_set_from_json(json.loads(capsys.readouterr().out), "printed") == S3DIS
+    assert run(monkeypatch, "labels", "s3dis", "--out", out) == 2
+    assert "says something else" in capsys.readouterr().err
+    assert run(monkeypatch, "labels") == 0
+    assert "top100.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model_too", [True, False])
+def test_train_with_an_unknown_label_set(tmp_path, monkeypatch, capsys, model_too):
+    options = ["--data.root", "ANY", "--data.label-set", "rooms7", "--out", tmp_path / "x"]
+    options += ["--model.label-set", "rooms7"] if model_too else []
+    assert run(monkeypatch, "train", "oneformer3d_small", *options) == 2
+    told = capsys.readouterr().err
+    assert "scannet20, scannet200, nyu40, s3dis, scannetpp100, replica" in told
+    assert told.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def run(monkeypatch, *args) -> int:
+    monkeypatch.setattr(sys, "argv", ["bifusion", *map(str, args)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+# --------------------------------------------------------------------------- in configurations
+
+
+def test_a_configuration_keeps_the_set_whole(tmp_path):
+    (tmp_path / "labels.json").write_text(labels_text(ROOMS7))
+    config = get_recipe("bifusion_small")
+    config.data = with_labels(dataclasses.replace(config.data, root=tmp_path))
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))).labels == ROOMS7
+
+
+def test_configurations_of_earlier_versions_load():
+    config = get_recipe("oneformer3d_scannet200")
+    stored = config_to_dict(config)
+    del stored["data"]["labels"]
+    stored["model"]["label_set"] = "scannet200"
+    loaded = config_from_dict(update_config(stored))
+    assert loaded.data.labels == LABEL_SETS["scannet200"] and loaded.model == config.model
+    assert update_config(config_to_dict(config)) == config_to_dict(config)
