@@ -13,8 +13,8 @@ from plyfile import PlyData, PlyElement
 import needs
 from bifusion.cli import main
 from bifusion.data.scene_folder import load_scene
-from bifusion.datasets.scannet.scan import mesh_normals, read_mesh
-from bifusion.datasets.superpoints.normals import estimate_normals
+from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.datasets.superpoints.normals import estimate_normals, mesh_normals
 from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
 from bifusion.types import InputError
 
@@ -109,6 +109,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(tmp_path) -> None:
     assert np.load(scene / "superpoint.npy").max() == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*little for a room")
 def test_failures_are_listed_after_the_others_are_done(tmp_path) -> None:
     for name in ("a", "b"):
         pointcept_scene(tmp_path / "train" / name)
@@ -175,7 +176,8 @@ def test_real_scan(tmp_path) -> None:
     scan = REAL / "scans" / "scene0000_00"
     if not scan.is_dir():
         needs.lacking("real_data", REAL)
-    coord, color, faces = read_mesh(scan / f"{scan.name}_vh_clean_2.ply")
+    mesh = read_mesh(scan / f"{scan.name}_vh_clean_2.ply")
+    coord, color, faces = mesh.coord, mesh.color, mesh.faces
     scene = tmp_path / "train" / scan.name
     scene.mkdir(parents=True)
     np.save(scene / "coord.npy", coord)

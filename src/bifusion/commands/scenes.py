@@ -13,6 +13,8 @@ from rich.console import Console
 from bifusion.commands import parsing
 from bifusion.types import InputError
 
+MOST_NOTES = 20
+
 
 @dataclass
 class PrepareScanNet:
@@ -35,6 +37,10 @@ class PrepareScanNet:
     """Whether depth images are registered to the colour camera (as released) or the sensor's own."""
     long_side: int | None = None
     """Shrink colour images to this long side in pixels (640 saves disk and decoding time)."""
+    depth_scale: float = 1000.0
+    """Units of the depth images a metre: 1000 for millimetres, 5000 as in TUM's recordings."""
+    scale: float = 1.0
+    """Metres a unit of meshes, axis alignments and poses: 0.001 for millimetres."""
     overwrite: bool = False
     """Write scenes again that are there already."""
 
@@ -78,28 +84,50 @@ def _prepare_synthetic(args: list[str]) -> int:
 
 def _prepare_scannet(args: list[str]) -> int:
     from bifusion.datasets.scannet.prepare import prepare_scannet
+    from bifusion.datasets.scannet.views import ViewOptions
     from bifusion.studies.training_runs.progress import progress_bar
 
     wanted = parsing.parse(PrepareScanNet, args, "prepare scannet")
     console = Console()
-    with progress_bar("scans", console) as progress:
-        prepared = prepare_scannet(
-            wanted.scans,
-            wanted.out,
-            labels=wanted.labels,
-            posed_images=wanted.posed_images,
-            splits=wanted.splits,
-            frame_skip=wanted.frame_skip,
-            overwrite=wanted.overwrite,
-            depth_frame=wanted.depth_frame,
-            long_side=wanted.long_side,
-            progress=progress,
-        )
+    notes: dict[str, list[str]] = {}
+    options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
+    try:
+        with progress_bar("scans", console) as progress:
+            prepared = prepare_scannet(
+                wanted.scans,
+                wanted.out,
+                labels=wanted.labels,
+                posed_images=wanted.posed_images,
+                splits=wanted.splits,
+                view_options=options,
+                scale=wanted.scale,
+                overwrite=wanted.overwrite,
+                notes=notes,
+                progress=progress,
+            )
+    finally:
+        _print_notes(notes, console)
     console.print(
         f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept, "
         f"{sum(prepared.lost_views.values())} views left out because their pose is lost"
     )
     return 0
+
+
+def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
+    """Each line once, with the scenes that it is about; not more lines than one reads."""
+    scenes_of: dict[str, list[str]] = {}
+    for scene, lines in notes.items():
+        for line in lines:
+            scenes_of.setdefault(line, []).append(scene)
+    lines = []
+    for line, scenes in scenes_of.items():
+        more = f" and {len(scenes) - 3} more" if len(scenes) > 3 else ""
+        lines.append(f"{', '.join(scenes[:3])}{more}: {line}")
+    if len(lines) > MOST_NOTES:
+        lines[MOST_NOTES:] = [f"… and {len(lines) - MOST_NOTES} lines of this kind more"]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
+from bifusion.data.scene_folder import read_offset
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.labels.sets import get_label_set
@@ -20,7 +21,8 @@ from bifusion.types import FusionControl, InputError
 def predict_scene(
     run: Path, scene_folder: Path, out_dir: Path, *, device: torch.device | str | None = None
 ) -> list[Path]:
-    """Write semantic.ply, instance.ply and instances.json (see export.py) of one scene.
+    """Write semantic.ply, instance.ply and instances.json (see export.py) of one scene, where its files
+    had it: with the offset that its scene.json states.
 
     Args:
         run: run folder (its last checkpoint is taken) or checkpoint folder.
@@ -48,7 +50,9 @@ def predict_scene(
         if config.uses_views and control.run_2d:
             warn_if_unseen(str(scene_folder), seen_share(prediction.fusion, batch))
         (result,) = config.postprocess.results(prediction, batch, label_set)
-    return write_result(Path(out_dir), result, scene.coord, label_set)
+    offset_m = read_offset(scene_folder)
+    coord = scene.coord + offset_m if offset_m.any() else scene.coord
+    return write_result(Path(out_dir), result, coord, label_set)
 
 
 def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:
