@@ -147,6 +147,8 @@ class ImportCheckpoint:
     """Run folder to write, for predict, evaluate --data and train --init."""
     partial: bool = False
     """Take what fits; the rest keeps its initial value."""
+    weights: str | None = None
+    """Which of several state dicts in the file, such as ema_state_dict; without it those as trained."""
 
 
 def import_checkpoint(args: list[str]) -> int:
@@ -155,7 +157,7 @@ def import_checkpoint(args: list[str]) -> int:
 
     wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint")
     console = Console()
-    imported = read_checkpoint(wanted.file)
+    imported = read_checkpoint(wanted.file, wanted.weights)
     print_conversion(imported, console)
     print(f"run folder: {write_imported(imported, wanted.out, partial=wanted.partial)}")
     return 0
