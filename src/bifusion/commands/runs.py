@@ -95,18 +95,24 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Run folder (its last checkpoint) or checkpoint folder."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, see CONVENTIONS.md."""
+    """Scene folder, see CONVENTIONS.md, or a PLY file, mesh or cloud, with z up."""
+    scale: float = 1.0
+    """Metres a unit of a PLY file: 0.001 for millimetres."""
     out: Path = Path("predictions")
     """Folder for semantic.ply, instance.ply and instances.json."""
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder: coloured PLY files and a list of instances."""
-    from bifusion.inference.predict import predict_scene
+    """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
+    from bifusion.inference.predict import predict_mesh, predict_scene
 
     wanted = parsing.parse(Predict, args, "predict")
-    for path in predict_scene(wanted.run, wanted.scene, wanted.out):
-        print(path)
+    if wanted.scene.suffix.lower() == ".ply":
+        paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
+    else:
+        paths, notes = predict_scene(wanted.run, wanted.scene, wanted.out), []
+    for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
+        print(line)
     return 0
 
 

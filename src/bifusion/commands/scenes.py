@@ -1,4 +1,4 @@
-"""Commands that make scene folders: prepare synthetic, scannet, superpoints.
+"""Commands that make scene folders: prepare synthetic, scannet, mesh, superpoints.
 
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
@@ -46,10 +46,11 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders (`prepare synthetic`, `prepare scannet`) or complete them (`… superpoints`)."""
+    """Make scene folders (`prepare synthetic`, `scannet`, `mesh`) or complete them (`superpoints`)."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
+        "mesh": _prepare_mesh,
         "superpoints": _prepare_superpoints,
     }
     if not args or args[0] not in kinds:
@@ -128,6 +129,36 @@ def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
         lines[MOST_NOTES:] = [f"… and {len(lines) - MOST_NOTES} lines of this kind more"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass
+class PrepareMesh:
+    """PLY files, meshes or clouds with colours and z up, as scene folders without views and labels."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """.ply files."""
+    out: Path
+    """Folder to write: out/NAME for NAME.ply."""
+    scale: float = 1.0
+    """Metres a unit of the files: 0.001 for millimetres."""
+    overwrite: bool = False
+    """Write scenes again that are there already."""
+
+
+def _prepare_mesh(args: list[str]) -> int:
+    from bifusion.datasets.mesh_scene import prepare_meshes
+
+    wanted = parsing.parse(PrepareMesh, args, "prepare mesh")
+    console = Console()
+    notes: dict[str, list[str]] = {}
+    try:
+        written, kept = prepare_meshes(
+            wanted.files, wanted.out, scale=wanted.scale, overwrite=wanted.overwrite, notes=notes
+        )
+    finally:
+        _print_notes(notes, console)
+    console.print(f"{written} scenes written, {kept} kept")
+    return 0
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
 from bifusion.data.scene_folder import read_offset
+from bifusion.datasets.mesh_scene import write_mesh_scene
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.labels.sets import get_label_set
@@ -53,6 +55,22 @@ def predict_scene(
     offset_m = read_offset(scene_folder)
     coord = scene.coord + offset_m if offset_m.any() else scene.coord
     return write_result(Path(out_dir), result, coord, label_set)
+
+
+def predict_mesh(
+    run: Path, mesh: Path, out_dir: Path, *, scale: float = 1.0, device: torch.device | str | None = None
+) -> tuple[list[Path], list[str]]:
+    """As `predict_scene` of a PLY file, mesh or cloud, z up; nothing else is left behind.
+
+    Returns the paths, and what the user should know of how the file was understood.
+
+    Raises InputError as `predict_scene` and `write_mesh_scene`.
+    """
+    find_checkpoint(run)  # before the work
+    with tempfile.TemporaryDirectory(prefix="bifusion-") as folder:
+        scene = Path(folder) / mesh.stem
+        notes = write_mesh_scene(mesh, scene, scale=scale)
+        return predict_scene(run, scene, out_dir, device=device), notes or []
 
 
 def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_pose
-from bifusion.datasets.placement import Placement, far_offset, placement_notes
-from bifusion.datasets.ply.mesh import Mesh, read_mesh
-from bifusion.datasets.superpoints.normals import surface_normals
-from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.datasets.mesh_scene import add_surface_superpoints, place_mesh
+from bifusion.datasets.placement import Placement
+from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.labels.sets import SCANNET20, SCANNET200, LabelSet
 from bifusion.types import InputError, Scene
 
@@ -88,11 +87,18 @@ def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> 
     meta = read_meta(folder / f"{name}.txt")
     path = folder / f"{name}_vh_clean_2.ply"
     mesh = read_mesh(path)
-    scan = _placed(name, mesh, path, meta, scale)
-    coord = scan.placement.points(mesh.coord)
+    placed = place_mesh(name, mesh, meta.axis_alignment, scale)
+    coord = placed.placement.points(mesh.coord)
+    notes = placed.notes
+    if meta.unread:
+        notes.append(
+            f"{meta.path.name}: {len(meta.unread)} lines are no 'key = value' and were not read, the "
+            f"first is {meta.unread[0][:60]!r}"
+        )
+    scan = Scan(placed.scene, {}, meta, path, placed.faces, placed.placement, notes)
     segs = folder / f"{name}_vh_clean_2.0.010000.segs.json"
     if table is None and not segs.exists():
-        scan.scene.superpoint = surface_superpoints(coord, scan.scene.normal, mesh.faces)
+        add_surface_superpoints(placed, coord)
         return scan
     raw = read_segments(segs, len(coord))
     scan.scene.superpoint = np.unique(raw, return_inverse=True)[1].astype(np.int32)
@@ -103,30 +109,6 @@ def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> 
         aggregation = folder / f"{name}_vh_clean.aggregation.json"
     scan.segments, scan.scene.instance = read_annotation(aggregation, raw, table)
     return scan
-
-
-def _placed(name: str, mesh: Mesh, path: Path, meta: ScanMeta, scale: float) -> Scan:
-    """The points of a scan in their scene's frame, without superpoints and labels yet."""
-    alignment = Placement(scale, meta.axis_alignment)
-    placement = Placement(scale, meta.axis_alignment, far_offset(alignment.points(mesh.coord)))
-    coord = placement.points(mesh.coord)
-    normal, source = surface_normals(coord, mesh.faces, mesh.normal, meta.axis_alignment[:3, :3])
-    notes = [*mesh.notes, *placement_notes(placement, coord, mesh.spacing * scale)]
-    if len(mesh.faces) == 0:
-        notes.append(f"the file has no faces: superpoints of the cloud, its normals {source}")
-    if meta.unread:
-        notes.append(
-            f"{meta.path.name}: {len(meta.unread)} lines are no 'key = value' and were not read, the "
-            f"first is {meta.unread[0][:60]!r}"
-        )
-    scene = Scene(
-        name=name,
-        coord=coord.astype(np.float32),
-        color=mesh.color,
-        superpoint=np.zeros(len(coord), np.int32),
-        normal=normal.astype(np.float32),
-    )
-    return Scan(scene, {}, meta, path, mesh.faces, placement, notes)
 
 
 def read_meta(path: Path) -> ScanMeta:
