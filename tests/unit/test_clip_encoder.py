@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
@@ -339,3 +340,13 @@ def test_unknown_names_are_refused() -> None:
         ClipEncoder(ClipConfig(blocks=13))
     with pytest.raises(InputError, match="'nonsense' is neither.*openai"):
         ClipEncoder(ClipConfig(blocks=1, pretrained="nonsense"))
+
+
+@pytest.mark.filterwarnings("ignore:.*no config.json of the transformers library")
+def test_case_clip_from_transformers(cases: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(cases / "clip_from_transformers" / "make.py"))
+    ours = ClipEncoder(ClipConfig(pretrained="model.safetensors")).state_dict()
+    stored, at = load_file("model.safetensors"), "vision_model.encoder.layers.5.self_attn."
+    joined = torch.cat([stored[f"{at}{letter}_proj.weight"] for letter in "qkv"])
+    assert torch.equal(ours["blocks.5.attn.in_proj_weight"], joined)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from plyfile import PlyData, PlyElement
 
 import needs
 from bifusion.cli import main
-from bifusion.data.scene_folder import load_scene
+from bifusion.data.scene_folder import load_points, load_scene
 from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.superpoints.normals import estimate_normals, mesh_normals
 from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
@@ -196,3 +197,12 @@ def test_real_scan(tmp_path) -> None:
     agreement = (estimate_normals(coord) * mesh_normals(coord.astype(np.float64), faces)).sum(axis=1)
     assert np.median(np.abs(agreement)) > 0.98
     assert (agreement > 0).mean() > 0.8
+
+
+def test_case_mean_colours(cases, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(cases / "mean_colours_npy" / "make.py"))
+    means = np.load("data/val/room/color.npy")
+    with pytest.warns(UserWarning, match="color.npy holds float32 of 0 … 255 with fractions"):
+        prepare_superpoints([Path("data")])
+        assert np.array_equal(load_points(Path("data/val/room"))[1], np.round(means))

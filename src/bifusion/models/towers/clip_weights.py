@@ -115,12 +115,8 @@ def read_image_tower(path: Path, architecture: str, quick_gelu: bool) -> tuple[d
         tower = _choose_tower({short: name for name, short in names.items()}, path)
         if tower.kind == TRANSFORMERS:
             _check_activation(path, architecture, quick_gelu)
-        tensors = {
-            name: torch.cat([weights.tensor(part) for part in parts])
-            if len(parts) > 1
-            else weights.tensor(parts[0])
-            for name, parts in tower.sources.items()
-        }
+        parts = {name: [weights.tensor(at) for at in places] for name, places in tower.sources.items()}
+        tensors = {name: torch.cat(some) if len(some) > 1 else some[0] for name, some in parts.items()}
         return tensors, weights.note
 
 
