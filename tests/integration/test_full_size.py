@@ -15,6 +15,7 @@ from bifusion.config.run import Config
 from bifusion.config.stages import StagePlan, at_once
 from bifusion.data.dataset import SceneDataset, collate
 from bifusion.datasets.scannet.prepare import prepare_scannet
+from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
@@ -39,7 +40,7 @@ def data(tmp_path_factory) -> Path:
         root,
         labels=REAL / "meta" / "scannetv2-labels.combined.tsv",
         posed_images=REAL / "posed_images",
-        long_side=640,
+        view_options=ViewOptions(long_side=640),
     )
     (root / "val").symlink_to(root / "train")
     return root

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
@@ -148,12 +149,14 @@ def test_image_that_is_no_multiple_of_the_patch_is_refused() -> None:
         ClipEncoder(small_config()).encode_views([view_of(torch.rand(3, 16, 20))])
 
 
-@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "float16"])
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "compiled", "float16"])
 def test_formats_of_pt_files(wrap: str, tmp_path: Path) -> None:
     tower = open_clip_tower()
     state: dict = visual_state(tower)
     if wrap == "module":
         state = {f"module.{name}": tensor for name, tensor in state.items()}
+    if wrap == "compiled":
+        state = {f"module._orig_mod.model.{name}": tensor for name, tensor in state.items()}
     if wrap == "float16":
         state = {name: tensor.half() for name, tensor in state.items()}
     if wrap == "state_dict":
@@ -162,6 +165,92 @@ def test_formats_of_pt_files(wrap: str, tmp_path: Path) -> None:
     ours = ClipEncoder(small_config(pretrained=str(tmp_path / "clip.pt")))
     assert ours.conv1_rgb.weight.dtype == torch.float32
     assert torch.allclose(ours.conv1_rgb.weight, tower.conv1.weight, atol=1e-3)
+
+
+def as_transformers(tower: nn.Module, leading: str = "vision_model.") -> dict[str, Tensor]:
+    """The tower under the names of the transformers library's CLIPVisionModel."""
+    plain = {
+        "class_embedding": "embeddings.class_embedding",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        "conv1.weight": "embeddings.patch_embedding.weight",
+    }
+    words = {
+        "transformer.resblocks.": "encoder.layers.",
+        "ln_pre": "pre_layrnorm", "ln_post": "post_layernorm",
+        ".ln_1.": ".layer_norm1.", ".ln_2.": ".layer_norm2.", ".attn.": ".self_attn.",
+        ".c_fc.": ".fc1.", ".c_proj.": ".fc2.",
+    }  # fmt: skip
+    state = {"embeddings.position_ids": torch.arange(5)}
+    for name, tensor in tower.state_dict().items():
+        theirs = plain.get(name, name)
+        for ours, word in words.items():
+            theirs = theirs.replace(ours, word)
+        if ".in_proj_" in theirs:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                state[theirs.replace("in_proj_", f"{letter}_proj.")] = part.clone()
+        else:
+            state[theirs] = tensor
+    return {leading + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "leading", ["vision_model.", "", "model.vision_model.", "module.clip.vision_model."]
+)
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+@pytest.mark.filterwarnings("ignore:.*no config.json of the transformers library")
+def test_names_of_the_transformers_library(leading: str, ending: str, tmp_path: Path) -> None:
+    tower = open_clip_tower()
+    path = tmp_path / f"model.{ending}"
+    text = {
+        "text_model.embeddings.token_embedding.weight": torch.ones(3, 2),
+        "logit_scale": torch.ones(1),
+    }
+    state = {**text, **as_transformers(tower, leading)}
+    save_file(state, path) if ending == "safetensors" else torch.save(state, path)
+    ours, theirs = (
+        ClipEncoder(small_config(pretrained=str(at))) for at in (path, saved(tower, tmp_path))
+    )
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_activation_of_the_transformers_library(tmp_path: Path) -> None:
+    path, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    save_file(as_transformers(open_clip_tower()), path)
+    settings = small_config(pretrained=str(path))  # computes GELU
+    with pytest.warns(UserWarning, match="no config.json.*whether it was trained with QuickGELU"):
+        ClipEncoder(settings)
+    config.write_text('{"model_type": "clip", "vision_config": {"hidden_act": "gelu"}}')
+    ClipEncoder(settings)
+    for text in ('{"model_type": "clip", "vision_config": {}}', '{"model_type": "clip_vision_model"}'):
+        config.write_text(text)
+        with pytest.raises(InputError, match=r"config.json beside it\) were trained with QuickGELU"):
+            ClipEncoder(settings)
+
+
+def test_image_towers_that_are_not_meant(tmp_path: Path) -> None:
+    state, path = visual_state(open_clip_tower()), tmp_path / "x.safetensors"
+    two = {
+        f"{who}.{name}": tensor.clone()
+        for name, tensor in state.items()
+        for who in ("student", "teacher")
+    }
+    save_file(two, path)
+    with pytest.raises(
+        InputError, match="several image towers, under 'student.visual.', 'teacher.visual.'"
+    ):
+        ClipEncoder(small_config(pretrained=str(path)))
+    ema = {f"ema.{name}": tensor.clone() + 1 for name, tensor in state.items()}
+    save_file({**ema, **state, "conv1.weight": torch.ones(1)}, path)
+    with pytest.warns(
+        UserWarning, match="under 'visual.' is taken, not the averages under 'ema.visual.'"
+    ):
+        tower = ClipEncoder(small_config(pretrained=str(path)))
+    assert torch.equal(tower.conv1_rgb.weight, state["visual.conv1.weight"])
+    save_file({"vision_model.embeddings.patch_embedding.weight": torch.ones(32, 3, 8, 8)}, path)
+    with pytest.raises(InputError, match="without a class embedding, which is no CLIP"):
+        ClipEncoder(small_config(pretrained=str(path)))
 
 
 class _Evil:
@@ -251,3 +340,13 @@ def test_unknown_names_are_refused() -> None:
         ClipEncoder(ClipConfig(blocks=13))
     with pytest.raises(InputError, match="'nonsense' is neither.*openai"):
         ClipEncoder(ClipConfig(blocks=1, pretrained="nonsense"))
+
+
+@pytest.mark.filterwarnings("ignore:.*no config.json of the transformers library")
+def test_case_clip_from_transformers(cases: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(cases / "clip_from_transformers" / "make.py"))
+    ours = ClipEncoder(ClipConfig(pretrained="model.safetensors")).state_dict()
+    stored, at = load_file("model.safetensors"), "vision_model.encoder.layers.5.self_attn."
+    joined = torch.cat([stored[f"{at}{letter}_proj.weight"] for letter in "qkv"])
+    assert torch.equal(ours["blocks.5.attn.in_proj_weight"], joined)

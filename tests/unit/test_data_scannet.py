@@ -11,7 +11,8 @@ from plyfile import PlyData, PlyElement
 import needs
 from bifusion.data.scene_folder import load_scene, load_view
 from bifusion.datasets.scannet.prepare import prepare_scannet
-from bifusion.datasets.scannet.scan import mesh_normals
+from bifusion.datasets.scannet.views import ViewOptions
+from bifusion.datasets.superpoints.normals import mesh_normals
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError
 from scene_factory import look_at
@@ -28,14 +29,14 @@ def write_matrix(path, matrix):
     np.savetxt(path, matrix, fmt="%.6f")
 
 
-def write_mesh(path, coord, *, colored=True, color_type="u1"):
+def write_mesh(path, coord, *, colored=True, color_type="u1", color_step=1):
     """Two flat squares of 3×3 vertices each."""
     fields = [("x", "f4"), ("y", "f4"), ("z", "f4")]
     fields += [(c, color_type) for c in ("red", "green", "blue", "alpha")] if colored else []
     vertex = np.zeros(len(coord), fields)
     vertex["x"], vertex["y"], vertex["z"] = np.transpose(coord)
     if colored:
-        vertex["red"] = np.arange(len(coord))
+        vertex["red"] = np.arange(len(coord)) * color_step
     square = [[0, 1, 3], [1, 4, 3], [1, 2, 4], [2, 5, 4], [3, 4, 6], [4, 7, 6], [4, 5, 7], [5, 8, 7]]
     face = np.zeros(2 * len(square), [("vertex_indices", "i4", (3,))])
     face["vertex_indices"] = np.array(square + [[i + 9 for i in row] for row in square])
@@ -130,7 +131,7 @@ def test_views_are_aligned_and_depth_intrinsics_scaled_from_colour(released):
 
 
 def test_depth_of_the_sensor_uses_its_own_calibration(released):
-    prepare(released, depth_frame="sensor")
+    prepare(released, view_options=ViewOptions(depth_frame="sensor"))
     view = load_view(released / "out" / "train" / NAME, "00000")
     point = np.array([0.2, 0.1, 1.0, 1])
     in_depth_camera = np.linalg.inv(view.depth_cam2world) @ view.color_cam2world @ point
@@ -159,7 +160,7 @@ def test_layout_of_a_sens_export(released, posed):
 
 
 def test_large_images_can_be_reduced(released):
-    prepare(released, long_side=32)
+    prepare(released, view_options=ViewOptions(long_side=32))
     view = load_view(released / "out" / "train" / NAME, "00000")
     assert view.color.shape == (24, 32, 3)
     assert np.allclose(view.color_K, [[30, 0, 15.5], [0, 30.5, 11.5], [0, 0, 1]])
@@ -172,7 +173,7 @@ def test_lost_poses_are_left_out_and_counted(released, posed):
 
 
 def test_frame_skip_and_no_views(released):
-    prepare(released, frame_skip=2)
+    prepare(released, view_options=ViewOptions(frame_skip=2))
     folder = released / "out" / "train" / NAME
     assert load_scene(folder, SCANNET20).view_names == ["00000"]
     prepare(released, posed_images=None, overwrite=True)
@@ -243,10 +244,11 @@ def test_empty_folder_and_bad_frame_skip(released, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: holds no scan"):
         prepare_scannet(tmp_path / "empty", tmp_path / "out", labels=released / "labels.tsv")
-    with pytest.raises(InputError, match="frame_skip: found 0"):
-        prepare(released, frame_skip=0)
-    with pytest.raises(InputError, match="long_side: found -640"):
-        prepare(released, long_side=-640)
+    for option, wrong in (("frame_skip", 0), ("long_side", -640), ("depth_scale", 0.0)):
+        with pytest.raises(InputError, match=f"{option}: found {wrong}"):
+            prepare(released, view_options=ViewOptions(**{option: wrong}))
+    with pytest.raises(InputError, match="scale: found -1"):
+        prepare(released, scale=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -257,11 +259,19 @@ def test_missing_file(released, scan, ending):
     fails(released, f"{NAME}{ending}: missing")
 
 
-@pytest.mark.parametrize("keep", [0, 30, 300, -20])
-def test_truncated_mesh(released, scan, keep):
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        (0, "is empty"),
+        (30, "no line 'end_header' within 30 bytes; the file is cut short"),
+        (400, "18 × vertex of at least 16 bytes, but only"),
+        (-20, "declares more than the file has"),
+    ],
+)
+def test_truncated_mesh(released, scan, keep, words):
     mesh = scan / f"{NAME}_vh_clean_2.ply"
     mesh.write_bytes(mesh.read_bytes()[:keep])
-    fails(released, "_vh_clean_2.ply: truncated")
+    fails(released, f"_vh_clean_2.ply: .*{words}")
 
 
 @pytest.mark.parametrize("ending", ["_vh_clean_2.0.010000.segs.json", ".aggregation.json"])
@@ -303,8 +313,8 @@ def test_annotation_of_another_form(released, scan, ending, content, message):
 def test_mesh_without_colour(released, scan):
     write_mesh(scan / f"{NAME}_vh_clean_2.ply", np.zeros((18, 3)), colored=False)
     fails(released, "vertices lack red, green, blue")
-    write_mesh(scan / f"{NAME}_vh_clean_2.ply", np.zeros((18, 3)), color_type="f4")
-    fails(released, "colours are stored as float32; expected uchar")
+    write_mesh(scan / f"{NAME}_vh_clean_2.ply", np.zeros((18, 3)), color_type="i2", color_step=1000)
+    fails(released, "colours are stored as int16 from 0 to 17000; expected uchar")
 
 
 def test_non_finite_vertex(released, scan):

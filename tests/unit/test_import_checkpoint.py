@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bifusion.cli import main
 from bifusion.config.run import Config
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
@@ -19,11 +20,11 @@ from bifusion.official.import_checkpoint import (
     Imported,
     print_conversion,
     read_checkpoint,
-    recognise,
     write_imported,
 )
 from bifusion.official.initial_weights import load_backbone
 from bifusion.official.models import official_models
+from bifusion.official.recognition import recognise
 from bifusion.runs.checkpoint import load_model, save_checkpoint
 from bifusion.types import InputError
 from tiny_runs import tiny_config
@@ -59,12 +60,88 @@ def saved(tensors: dict[str, Tensor], folder: Path, **more) -> Path:
 
 @pytest.mark.parametrize("kind", official_models())
 def test_every_published_model_is_recognised(kind: str):
-    assert recognise(list(official_names(kind)), Path("x")) == (kind, "")
+    names = list(official_names(kind))
+    found = recognise(names, Path("x"))
+    assert found.kind == kind and found.places == {name: name for name in names} and not found.notes
 
 
-def test_mask3d_without_its_prefix_is_recognised():
-    names = [name.removeprefix("model.") for name in official_names(KIND)]
-    assert recognise(names, Path("x")) == (KIND, "model.")
+@pytest.mark.parametrize("kind", official_models())
+@pytest.mark.parametrize("leading", ["", "model.", "net.", "model.module.", "ema_model.module."])
+def test_every_published_model_is_recognised_behind_any_attribute(kind: str, leading: str):
+    names = {name: leading + name.removeprefix("model.") for name in official_names(kind)}
+    found = recognise([*names.values(), "n_averaged"], Path("x"))
+    assert found.kind == kind and found.places == names and not found.notes
+
+
+def test_of_two_copies_the_average_is_left_out_and_named():
+    names = list(official_names(KIND))
+    copies = [f"ema.{name}" for name in names]
+    found = recognise([*copies, *names, "extra.weight"], Path("x"))
+    assert found.places == {**{name: name for name in names}, "extra.weight": "extra.weight"}
+    assert found.notes == ["weights under 'model.' taken, not those under 'ema.model.'"]
+
+
+WRAPPED = {
+    "compiled": lambda state: {"state_dict": prefixed("_orig_mod.", state)},
+    "compiled and parallel": lambda state: {"state_dict": prefixed("module._orig_mod.", state)},
+    "Lightning": lambda state: {"state_dict": prefixed("model.", state)},
+    "Lightning, compiled": lambda state: {"state_dict": prefixed("model._orig_mod.", state)},
+    "averages": lambda state: {
+        "ema_state_dict": {**prefixed("module.", state), "steps": torch.tensor(5)}
+    },
+    "averages, nested": lambda state: {"ema": {"module": state, "updates": 7}, "epoch": 3},
+}
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_wrapped_files_convert_as_plain_ones(how: str, tmp_path: Path):
+    tensors = {name: tensor for name, tensor in some_tensors().items() if name.startswith("model.")}
+    plain = read_checkpoint(saved(tensors, tmp_path)).conversion
+    torch.save(WRAPPED[how](tensors), tmp_path / "wrapped.pth")
+    found = read_checkpoint(tmp_path / "wrapped.pth")
+    assert found.conversion.state.keys() == plain.state.keys() and not found.conversion.unexpected
+    assert all(torch.equal(found.conversion.state[name], plain.state[name]) for name in plain.state)
+    assert any("averaged weights taken" in note for note in found.notes) == how.startswith("averages")
+
+
+def test_command_says_which_weights_it_took(tmp_path: Path, monkeypatch, capsys):
+    tensors = some_tensors()
+    wrapped = prefixed("module._orig_mod.", tensors)
+    path = saved(wrapped, tmp_path, model_ema=prefixed("module.", tensors))
+    for options, words in (
+        ([], "weights taken from 'state_dict' of the file; it also has 'model_ema'"),
+        (["--weights", "model_ema"], "averaged weights taken from 'model_ema'"),
+    ):
+        out = tmp_path / f"run{len(options)}"
+        command = ["bifusion", "import-checkpoint", str(path), str(out), "--partial", *options]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert words in " ".join(capsys.readouterr().out.split())
+        record = json.loads((out / "import.json").read_text())
+        assert len(record["state"]) == 3 and record["unexpected"] == []
+
+
+def test_the_weights_that_are_asked_for_are_taken(tmp_path: Path):
+    tensors = some_tensors()
+    averages = {name: tensor + 1 for name, tensor in tensors.items()}
+    path = saved(tensors, tmp_path, state_dict_ema=averages)
+    imported = read_checkpoint(path)
+    assert imported.notes == [
+        "weights taken from 'state_dict' of the file; it also has 'state_dict_ema', which --weights "
+        "takes instead"
+    ]
+    norm = "decoder.norm.weight"
+    of_average = read_checkpoint(path, "state_dict_ema").conversion.state[norm]
+    assert torch.equal(of_average, imported.conversion.state[norm] + 1)
+    with pytest.raises(
+        InputError, match="no weights at 'swa'; it has some at 'state_dict', 'state_dict_ema'"
+    ):
+        read_checkpoint(path, "swa")
 
 
 def test_tensors_of_nothing_known(tmp_path: Path):

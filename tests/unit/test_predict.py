@@ -8,13 +8,16 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from plyfile import PlyData
+from plyfile import PlyData, PlyElement
 
+from bifusion.cli import main
 from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Stage, StagePlan, at_once
 from bifusion.data.dataset import DataConfig
+from bifusion.data.scene_folder import read_offset
+from bifusion.datasets.mesh_scene import prepare_meshes
 from bifusion.inference.export import INSTANCES_SCHEMA
-from bifusion.inference.predict import dataset_of, predict_scene, trained_control
+from bifusion.inference.predict import dataset_of, predict_mesh, predict_scene, trained_control
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
 from bifusion.models.fusion import FusionConfig
@@ -113,6 +116,85 @@ def test_fusion_acts_as_when_the_checkpoint_was_saved(tmp_path) -> None:
     assert trained_control(late, config).fixed_alpha == 0.25
     (late / "training.pt").unlink()
     assert trained_control(late, config).fixed_alpha == 0.25
+
+
+def write_cloud(path: Path, coord: np.ndarray) -> None:
+    vertex = np.zeros(
+        len(coord), [*((a, "f8") for a in "xyz"), *((c, "f4") for c in ("red", "green", "blue"))]
+    )
+    for column, axis in enumerate("xyz"):
+        vertex[axis] = coord[:, column]
+    vertex["green"] = np.linspace(0, 1, len(coord))
+    PlyData([PlyElement.describe(vertex, "vertex")]).write(str(path))
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (500_000.25, 4e6, 12)])
+def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys) -> None:
+    """In double precision if it is far from the origin; by the command, and as `prepare mesh` has it."""
+    run = save_run(tmp_path / "run", baseline())
+    coord = np.random.default_rng(0).random((600, 3)) * (2, 2, 0.02) + offset
+    write_cloud(tmp_path / "hall.ply", coord)
+    for args in (
+        ["predict", run, tmp_path / "hall.ply", "--out", tmp_path / "out"],
+        ["prepare", "mesh", tmp_path / "hall.ply", "--out", tmp_path / "data"],
+        ["predict", run, tmp_path / "data" / "hall", "--out", tmp_path / "again"],
+    ):
+        monkeypatch.setattr("sys.argv", ["bifusion", *map(str, args)])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "hall.ply: colours are stored as float32 from 0 to 1: scaled" in printed
+    assert "hall: colours" in printed and "1 scenes written, 0 kept" in printed
+    vertex = PlyData.read(str(tmp_path / "out" / "semantic.ply"))["vertex"]
+    assert np.abs(np.column_stack([vertex[axis] for axis in "xyz"]) - coord).max() < 1e-6
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert document["scene"] == "hall"
+    for segment in document["segments"]:
+        assert np.all(np.array(segment["bounds_m"]["min"]) >= coord.min(axis=0) - 1e-6)
+    for name in ("semantic.ply", "instance.ply", "instances.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_case_ply_to_predict(cases, tmp_path) -> None:
+    mesh = cases / "binary_ok" / "scans" / "room" / "room_vh_clean_2.ply"
+    run = save_run(tmp_path / "run", baseline())
+    paths, notes = predict_mesh(run, mesh, tmp_path / "out", device="cpu")
+    assert notes == [] and len(PlyData.read(str(paths[0]))["vertex"].data) == 512
+
+
+def test_meshes_are_prepared_although_one_fails(tmp_path) -> None:
+    write_cloud(tmp_path / "hall.ply", np.random.default_rng(0).random((60, 3)))
+    files, out, notes = [tmp_path / "no.ply", tmp_path / "hall.ply"], tmp_path / "data", {}
+    with pytest.raises(InputError, match=r"1 of 2 files could not be prepared:\n.*no.ply: missing"):
+        prepare_meshes(files, out, notes=notes)
+    assert len(notes["hall"]) == 2 and (out / "hall" / "superpoint.npy").exists()
+    (out / "hall" / "notes.txt").write_text("mine")
+    assert prepare_meshes(files[1:], out) == (0, 1)
+    assert prepare_meshes(files[1:], out, overwrite=True) == (1, 0)
+    assert (out / "hall" / "notes.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="no two of one name"):
+        prepare_meshes([files[1], files[1]], out)
+
+
+def test_ply_files_that_cannot_be_predicted(tmp_path) -> None:
+    run = save_run(tmp_path / "run", baseline())
+    with pytest.raises(InputError, match="no.ply: missing"):
+        predict_mesh(run, tmp_path / "no.ply", tmp_path / "out", device="cpu")
+    write_cloud(tmp_path / "hall.ply", np.zeros((3, 3)))
+    with pytest.raises(InputError, match="scale: found 0"):
+        predict_mesh(run, tmp_path / "hall.ply", tmp_path / "out", scale=0)
+    with pytest.raises(InputError, match="no checkpoint"):
+        predict_mesh(tmp_path, tmp_path / "hall.ply", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_offset_is_named(tmp_path) -> None:
+    scene = make_tiny_scene(tmp_path / "room", num_views=0)
+    described = json.loads((scene / "scene.json").read_text())
+    for wrong in ([1, 2], "far", [1, 2, None]):
+        (scene / "scene.json").write_text(json.dumps({**described, "offset_m": wrong}))
+        with pytest.raises(InputError, match="scene.json: offset_m is"):
+            read_offset(scene)
 
 
 def test_missing_scene_or_checkpoint_is_named(tmp_path) -> None:

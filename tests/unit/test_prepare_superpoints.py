@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from plyfile import PlyData, PlyElement
 
 import needs
 from bifusion.cli import main
-from bifusion.data.scene_folder import load_scene
-from bifusion.datasets.scannet.scan import mesh_normals, read_mesh
-from bifusion.datasets.superpoints.normals import estimate_normals
+from bifusion.data.scene_folder import load_points, load_scene
+from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.datasets.superpoints.normals import estimate_normals, mesh_normals
 from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
 from bifusion.labels.sets import SCANNET20
 from bifusion.types import InputError
@@ -110,6 +111,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(tmp_path) -> None:
     assert np.load(scene / "superpoint.npy").max() == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*little for a room")
 def test_failures_are_listed_after_the_others_are_done(tmp_path) -> None:
     for name in ("a", "b"):
         pointcept_scene(tmp_path / "train" / name)
@@ -176,7 +178,8 @@ def test_real_scan(tmp_path) -> None:
     scan = REAL / "scans" / "scene0000_00"
     if not scan.is_dir():
         needs.lacking("real_data", REAL)
-    coord, color, faces = read_mesh(scan / f"{scan.name}_vh_clean_2.ply")
+    mesh = read_mesh(scan / f"{scan.name}_vh_clean_2.ply")
+    coord, color, faces = mesh.coord, mesh.color, mesh.faces
     scene = tmp_path / "train" / scan.name
     scene.mkdir(parents=True)
     np.save(scene / "coord.npy", coord)
@@ -195,3 +198,12 @@ def test_real_scan(tmp_path) -> None:
     agreement = (estimate_normals(coord) * mesh_normals(coord.astype(np.float64), faces)).sum(axis=1)
     assert np.median(np.abs(agreement)) > 0.98
     assert (agreement > 0).mean() > 0.8
+
+
+def test_case_mean_colours(cases, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(cases / "mean_colours_npy" / "make.py"))
+    means = np.load("data/val/room/color.npy")
+    with pytest.warns(UserWarning, match="color.npy holds float32 of 0 … 255 with fractions"):
+        prepare_superpoints([Path("data")])
+        assert np.array_equal(load_points(Path("data/val/room"))[1], np.round(means))

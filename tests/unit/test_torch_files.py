@@ -17,13 +17,14 @@ import hostile_pickles as hostile
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import Inert, MalformedFileError
 from bifusion.torch_files.pickle_machine import PickleMachine
-from bifusion.torch_files.state_dicts import find_tensors
+from bifusion.torch_files.state_dicts import find_state_dict, unwrapped
 from bifusion.types import InputError
 
 
 def read(path: Path) -> dict[str, Tensor]:
     with open_torch_file(path) as file:
-        return {name: file.tensor(tensor) for name, tensor in find_tensors(file.content).items()}
+        found = find_state_dict(file.content)
+        return {name: file.tensor(tensor) for name, tensor in found.tensors.items()} if found else {}
 
 
 def many_tensors() -> dict[str, Tensor]:
@@ -87,6 +88,45 @@ def test_where_weights_lie(wrap: str, tmp_path: Path):
         content = {f"module.{name}": tensor for name, tensor in weights.items()}
     torch.save(content, tmp_path / "x.pt")
     assert read(tmp_path / "x.pt").keys() == weights.keys()
+
+
+def place_of(content: object, path: Path, wanted: str | None = None) -> tuple[str, tuple[str, ...]]:
+    torch.save(content, path)
+    with open_torch_file(path) as file:
+        found = find_state_dict(file.content, wanted)
+    assert found is not None and sorted(found.tensors) == ["a.weight", "b.bias"]
+    return found.place, found.others
+
+
+def test_averages_are_found_and_come_last(tmp_path: Path):
+    weights, path = {"a.weight": torch.ones(2), "b.bias": torch.zeros(1)}, tmp_path / "x.pt"
+    state = {0: {"exp_avg": torch.ones(2)}}
+    for key in ("ema_state_dict", "state_dict_ema", "model_ema", "ema"):
+        content = {"epoch": 3, "optimizer": {"state": state, "optim": weights}, key: weights}
+        assert place_of(content, path) == (key, ())
+        assert place_of({**content, "state_dict": weights}, path) == ("state_dict", (key,))
+        assert place_of({**content, "state_dict": weights}, path, key) == (key, ("state_dict",))
+    assert place_of({"ema": {"module": weights}, "module": weights}, path) == ("module", ("ema.module",))
+    assert place_of({"checkpoint": {"model": {"state_dict": weights}}}, path)[0].endswith("state_dict")
+
+
+def test_a_few_numbers_beside_the_weights_are_no_network(tmp_path: Path):
+    many = {f"layer{i}.weight": torch.ones(1) for i in range(30)}
+    torch.save({"ema_state_dict": many, "lr": torch.tensor(0.1)}, tmp_path / "x.pt")
+    assert read(tmp_path / "x.pt").keys() == many.keys()
+
+
+def test_what_wrappers_put_into_names_is_removed():
+    for wrapped in (
+        "module.a.b", "_orig_mod.a.b", "module._orig_mod.a.b", "_orig_mod.module.module.a.b",
+        "a._orig_mod.b", "_fsdp_wrapped_module.a._checkpoint_wrapped_module.b",
+    ):  # fmt: skip
+        assert unwrapped([wrapped]) == {wrapped: "a.b"}
+    assert unwrapped(["module.a", "a"]) == {"module.a": "module.a", "a": "a"}
+    assert unwrapped(["my_module.a", "a.module.b"]) == {
+        "my_module.a": "my_module.a",
+        "a.module.b": "a.module.b",
+    }
 
 
 # --------------------------------------------------------------------------------------- made to harm

@@ -107,18 +107,24 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Run folder (its last checkpoint) or checkpoint folder."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, see CONVENTIONS.md."""
+    """Scene folder, see CONVENTIONS.md, or a PLY file, mesh or cloud, with z up."""
+    scale: float = 1.0
+    """Metres a unit of a PLY file: 0.001 for millimetres."""
     out: Path = Path("predictions")
     """Folder for semantic.ply, instance.ply and instances.json."""
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder: coloured PLY files and a list of instances."""
-    from bifusion.inference.predict import predict_scene
+    """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
+    from bifusion.inference.predict import predict_mesh, predict_scene
 
     wanted = parsing.parse(Predict, args, "predict")
-    for path in predict_scene(wanted.run, wanted.scene, wanted.out):
-        print(path)
+    if wanted.scene.suffix.lower() == ".ply":
+        paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
+    else:
+        paths, notes = predict_scene(wanted.run, wanted.scene, wanted.out), []
+    for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
+        print(line)
     return 0
 
 
@@ -159,6 +165,8 @@ class ImportCheckpoint:
     """Run folder to write, for predict, evaluate --data and train --init."""
     partial: bool = False
     """Take what fits; the rest keeps its initial value."""
+    weights: str | None = None
+    """Which of several state dicts in the file, such as ema_state_dict; without it those as trained."""
 
 
 def import_checkpoint(args: list[str]) -> int:
@@ -167,7 +175,7 @@ def import_checkpoint(args: list[str]) -> int:
 
     wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint")
     console = Console()
-    imported = read_checkpoint(wanted.file)
+    imported = read_checkpoint(wanted.file, wanted.weights)
     print_conversion(imported, console)
     print(f"run folder: {write_imported(imported, wanted.out, partial=wanted.partial)}")
     return 0

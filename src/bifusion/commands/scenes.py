@@ -1,4 +1,4 @@
-"""Commands that make scene folders: prepare synthetic, scannet, superpoints.
+"""Commands that make scene folders: prepare synthetic, scannet, mesh, superpoints.
 
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
@@ -12,6 +12,8 @@ from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.types import InputError
+
+MOST_NOTES = 20
 
 
 @dataclass
@@ -35,15 +37,20 @@ class PrepareScanNet:
     """Whether depth images are registered to the colour camera (as released) or the sensor's own."""
     long_side: int | None = None
     """Shrink colour images to this long side in pixels (640 saves disk and decoding time)."""
+    depth_scale: float = 1000.0
+    """Units of the depth images a metre: 1000 for millimetres, 5000 as in TUM's recordings."""
+    scale: float = 1.0
+    """Metres a unit of meshes, axis alignments and poses: 0.001 for millimetres."""
     overwrite: bool = False
     """Write scenes again that are there already."""
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders (`prepare synthetic`, `prepare scannet`) or complete them (`… superpoints`)."""
+    """Make scene folders (`prepare synthetic`, `scannet`, `mesh`) or complete them (`superpoints`)."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
+        "mesh": _prepare_mesh,
         "superpoints": _prepare_superpoints,
     }
     if not args or args[0] not in kinds:
@@ -78,27 +85,79 @@ def _prepare_synthetic(args: list[str]) -> int:
 
 def _prepare_scannet(args: list[str]) -> int:
     from bifusion.datasets.scannet.prepare import prepare_scannet
+    from bifusion.datasets.scannet.views import ViewOptions
     from bifusion.studies.training_runs.progress import progress_bar
 
     wanted = parsing.parse(PrepareScanNet, args, "prepare scannet")
     console = Console()
-    with progress_bar("scans", console) as progress:
-        prepared = prepare_scannet(
-            wanted.scans,
-            wanted.out,
-            labels=wanted.labels,
-            posed_images=wanted.posed_images,
-            splits=wanted.splits,
-            frame_skip=wanted.frame_skip,
-            overwrite=wanted.overwrite,
-            depth_frame=wanted.depth_frame,
-            long_side=wanted.long_side,
-            progress=progress,
-        )
+    notes: dict[str, list[str]] = {}
+    options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
+    try:
+        with progress_bar("scans", console) as progress:
+            prepared = prepare_scannet(
+                wanted.scans,
+                wanted.out,
+                labels=wanted.labels,
+                posed_images=wanted.posed_images,
+                splits=wanted.splits,
+                view_options=options,
+                scale=wanted.scale,
+                overwrite=wanted.overwrite,
+                notes=notes,
+                progress=progress,
+            )
+    finally:
+        _print_notes(notes, console)
     console.print(
         f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept, "
         f"{sum(prepared.lost_views.values())} views left out because their pose is lost"
     )
+    return 0
+
+
+def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
+    """Each line once, with the scenes that it is about; not more lines than one reads."""
+    scenes_of: dict[str, list[str]] = {}
+    for scene, lines in notes.items():
+        for line in lines:
+            scenes_of.setdefault(line, []).append(scene)
+    lines = []
+    for line, scenes in scenes_of.items():
+        more = f" and {len(scenes) - 3} more" if len(scenes) > 3 else ""
+        lines.append(f"{', '.join(scenes[:3])}{more}: {line}")
+    if len(lines) > MOST_NOTES:
+        lines[MOST_NOTES:] = [f"… and {len(lines) - MOST_NOTES} lines of this kind more"]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass
+class PrepareMesh:
+    """PLY files, meshes or clouds with colours and z up, as scene folders without views and labels."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """.ply files."""
+    out: Path
+    """Folder to write: out/NAME for NAME.ply."""
+    scale: float = 1.0
+    """Metres a unit of the files: 0.001 for millimetres."""
+    overwrite: bool = False
+    """Write scenes again that are there already."""
+
+
+def _prepare_mesh(args: list[str]) -> int:
+    from bifusion.datasets.mesh_scene import prepare_meshes
+
+    wanted = parsing.parse(PrepareMesh, args, "prepare mesh")
+    console = Console()
+    notes: dict[str, list[str]] = {}
+    try:
+        written, kept = prepare_meshes(
+            wanted.files, wanted.out, scale=wanted.scale, overwrite=wanted.overwrite, notes=notes
+        )
+    finally:
+        _print_notes(notes, console)
+    console.print(f"{written} scenes written, {kept} kept")
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "load_scene",
     "load_view",
     "read_description",
+    "read_offset",
     "scene_complete",
     "scene_files",
     "segment_file",
@@ -114,6 +116,7 @@ def write_scene(
     views: Iterable[View] = (),
     source: str,
     axis_alignment: np.ndarray | None = None,
+    offset_m: np.ndarray | None = None,
 ) -> None:
     """Check and write one scene folder; it appears complete or not at all, replacing an older one.
 
@@ -126,8 +129,10 @@ def write_scene(
             empty for scans without annotation.
         views: written one at a time; may be a generator.
         source: where the scene comes from, for scene.json.
-        axis_alignment: (4, 4) transform from the recording's raw frame to the scene's frame, which
-            points and poses already went through; None: there is no raw frame.
+        axis_alignment: (4, 4) transform from the recording's raw frame, in metres, which points and
+            poses already went through; None: there is no raw frame.
+        offset_m: (3,) what was taken off points and poses afterwards, as they were far from the origin;
+            what is predicted gets it back. None: nothing.
     Raises:
         InputError: arrays that disagree, coordinates that are not finite, labels out of range,
             superpoint ids with gaps, a view that fails `check_view`; a folder at this place that was
@@ -155,6 +160,7 @@ def write_scene(
             "name": folder.name,
             "source": source,
             "axis_alignment": None if axis_alignment is None else np.asarray(axis_alignment).tolist(),
+            "offset_m": [0.0, 0.0, 0.0] if offset_m is None else np.asarray(offset_m, float).tolist(),
             "points": len(scene.coord),
             "superpoints": int(scene.superpoint.max()) + 1,
             "views": len(view_names),
@@ -202,6 +208,20 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path}: found {type(described).__name__}, expected a JSON object; prepare the scene again"
         )
     return described
+
+
+def read_offset(folder: Path) -> np.ndarray:
+    """(3,) float64 metres that were taken off a scene's points and poses; zeros where nothing says so.
+
+    Raises InputError where scene.json is damaged.
+    """
+    stored = read_description(folder).get("offset_m", [0, 0, 0])
+    numbers = isinstance(stored, list) and all(isinstance(x, int | float) for x in stored)
+    if not numbers or len(stored) != 3 or not np.isfinite(stored).all():
+        raise InputError(
+            f"{Path(folder) / 'scene.json'}: offset_m is {stored!r}; expected three finite numbers"
+        )
+    return np.array(stored, dtype=np.float64)
 
 
 def _checked_segment(segment: np.ndarray, labels: LabelSet, scene: Scene, folder: Path) -> np.ndarray:
@@ -254,14 +274,22 @@ def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
 
 
 def _as_bytes(color: np.ndarray, path: Path) -> np.ndarray:
-    """`color` as uint8, if it already is whole numbers of 0 … 255."""
+    """`color` as uint8, if it is of 0 … 255; means with fractions are rounded, and it is said."""
     if color.dtype == np.uint8:
         return color
     if color.dtype.kind not in "iuf":
         raise InputError(f"{path}: holds {color.dtype}; expected uint8")
-    if not (np.array_equal(color, np.round(color)) and color.min() >= 0 and color.max() <= 255):
+    whole = np.round(color)
+    fractions = not np.array_equal(color, whole)
+    if not (color.min() >= 0 and color.max() <= 255) or (fractions and color.max() <= 1):
         raise InputError(
-            f"{path}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or whole "
-            "numbers of 0 … 255 (multiply colours of 0 … 1 by 255 and round)"
+            f"{path}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or "
+            "numbers of 0 … 255 (multiply colours of 0 … 1 by 255)"
         )
-    return color.astype(np.uint8)
+    if fractions:
+        warnings.warn(
+            f"{path.name} holds {color.dtype} of 0 … 255 with fractions, like means over points: "
+            "rounded when read",
+            stacklevel=2,
+        )
+    return whole.astype(np.uint8)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from bifusion.data.checks import check_intrinsics, check_pose, check_view
 from bifusion.types import InputError, View
@@ -18,6 +18,9 @@ DEPTH_SCALE = 1000.0
 """Stored depth is uint16 millimetres."""
 
 JPEG_QUALITY = 95
+
+UPRIGHT = 1
+"""The orientation tag of pictures that are stored as they are to be seen."""
 
 EACH_VIEW_A_NAME = "give each view a name of its own"
 
@@ -168,12 +171,33 @@ def image_size(image: np.ndarray) -> tuple[int, int]:
 
 
 def read_color(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image file."""
-    return np.array(_decode(path).convert("RGB"))
+    """(H, W, 3) uint8 RGB of an image file, upright."""
+    return read_upright(path)[0]
 
 
-def read_depth_m(path: Path) -> np.ndarray:
-    """(H, W) float32 metres of a uint16 millimetre PNG, 0 where nothing was measured.
+def read_upright(path: Path) -> tuple[np.ndarray, int]:
+    """(H, W, 3) uint8 RGB of an image file, turned as its orientation tag says, and that tag, 1 … 8.
+
+    Of 16 bits a channel the upper 8 are taken. InputError for a single channel of more than 8 bits,
+    which nothing says how to map to 0 … 255.
+    """
+    image = _decode(path)
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"{path}: has image mode {image.mode}, one channel of more than 8 bits; expected a colour "
+            "picture: is it the depth?"
+        )
+    orientation = _orientation(image)
+    return np.array(ImageOps.exif_transpose(image).convert("RGB")), orientation
+
+
+def _orientation(image: Image.Image) -> int:
+    tag = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    return tag if tag in range(1, 9) else UPRIGHT
+
+
+def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray:
+    """(H, W) float32 metres of a uint16 PNG (of millimetres), 0 where nothing was measured.
 
     65535, which some Kinect exports write for "no reading", counts as not measured too.
     """
@@ -187,8 +211,13 @@ def read_depth_m(path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: depth has image mode {image.mode}; expected one 16-bit channel in millimetres"
         )
+    if _orientation(image) != UPRIGHT:
+        raise InputError(
+            f"{path}: depth has an orientation tag ({_orientation(image)}); store it as its intrinsics "
+            "see it, without the tag"
+        )
     raw = np.array(image)
-    return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(DEPTH_SCALE)
+    return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(units_per_metre)
 
 
 def _decode(path: Path) -> Image.Image:

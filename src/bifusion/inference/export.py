@@ -88,14 +88,17 @@ def write_labelled_ply(
 
     Args:
         path: file to write; complete or not at all.
-        coord: (N, 3) float32 metres.
+        coord: (N, 3) metres; float64, far from the origin, is stored as double.
         color: (N, 3) uint8 RGB.
         semantic: (N,) class in the label set's order, -1 none (`label`, int16).
         instance: (N,) instance id, -1 none (`instance`, int32).
         label_set: its class names are listed in the header's comments, which are ASCII: other letters
             as \\xNN or \\uNNNN.
     """
-    kinds = [(axis, "f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
+    precision = "f8" if coord.dtype == np.float64 else "f4"
+    kinds = [(axis, precision) for axis in "xyz"] + [
+        (channel, "u1") for channel in ("red", "green", "blue")
+    ]
     vertices = np.empty(len(coord), dtype=[*kinds, ("label", "i2"), ("instance", "i4")])
     for column, axis in enumerate("xyz"):
         vertices[axis] = coord[:, column]
@@ -117,7 +120,7 @@ def write_instances_json(
 
     Args:
         path: file to write; complete or not at all.
-        coord: (N, 3) float32 metres, the points of `result`.
+        coord: (N, 3) metres, the points of `result`.
     """
     instances = []
     for row, (packed, label) in enumerate(zip(result.masks, result.labels, strict=True)):

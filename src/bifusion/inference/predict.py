@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
+from bifusion.data.scene_folder import read_offset
+from bifusion.datasets.mesh_scene import write_mesh_scene
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
@@ -19,7 +22,8 @@ from bifusion.types import FusionControl, InputError
 def predict_scene(
     run: Path, scene_folder: Path, out_dir: Path, *, device: torch.device | str | None = None
 ) -> list[Path]:
-    """Write semantic.ply, instance.ply and instances.json (see export.py) of one scene.
+    """Write semantic.ply, instance.ply and instances.json (see export.py) of one scene, where its files
+    had it: with the offset that its scene.json states.
 
     Args:
         run: run folder (its last checkpoint is taken) or checkpoint folder.
@@ -47,7 +51,25 @@ def predict_scene(
         if config.uses_views and control.run_2d:
             warn_if_unseen(str(scene_folder), seen_share(prediction.fusion, batch))
         (result,) = config.postprocess.results(prediction, batch, config.labels)
-    return write_result(Path(out_dir), result, scene.coord, config.labels)
+    offset_m = read_offset(scene_folder)
+    coord = scene.coord + offset_m if offset_m.any() else scene.coord
+    return write_result(Path(out_dir), result, coord, config.labels)
+
+
+def predict_mesh(
+    run: Path, mesh: Path, out_dir: Path, *, scale: float = 1.0, device: torch.device | str | None = None
+) -> tuple[list[Path], list[str]]:
+    """As `predict_scene` of a PLY file, mesh or cloud, z up; nothing else is left behind.
+
+    Returns the paths, and what the user should know of how the file was understood.
+
+    Raises InputError as `predict_scene` and `write_mesh_scene`.
+    """
+    find_checkpoint(run)  # before the work
+    with tempfile.TemporaryDirectory(prefix="bifusion-") as folder:
+        scene = Path(folder) / mesh.stem
+        notes = write_mesh_scene(mesh, scene, scale=scale)
+        return predict_scene(run, scene, out_dir, device=device), notes or []
 
 
 def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:

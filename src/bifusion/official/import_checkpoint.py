@@ -8,7 +8,7 @@ Understood are the published OneFormer3D (ScanNet, ScanNet200) and Mask3D networ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,16 @@ from bifusion.config.old_names import update_tensor_names
 from bifusion.config.run import Config, load_config
 from bifusion.models.build import build_model
 from bifusion.official.models import Conversion, convert, official_models
+from bifusion.official.recognition import recognise
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
 from bifusion.runs.describe import describe_run
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import open_torch_file
-from bifusion.torch_files.state_dicts import find_tensors
+from bifusion.torch_files.state_dicts import StateDict, find_state_dict, is_averaged, unwrapped
 from bifusion.types import InputError
 
-LIGHTNING_PREFIX = "model."
 _SHOWN = 6
 _SHOWN_PROBLEMS = 1000
 
@@ -48,46 +48,31 @@ class Imported:
     """Published model's name, or "bifusion" for a checkpoint of ours."""
     config: Config
     conversion: Conversion
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """Which of several sets of weights were taken."""
 
 
-def read_checkpoint(path: Path) -> Imported:
+def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
     """The checkpoint in `path`: a file, or a run or checkpoint folder of ours.
+
+    Args:
+        path: names in it may carry what wrappers and Lightning put before them.
+        weights: which of the state dicts in a file, by the keys that lead to it ("ema_state_dict");
+            None: the weights as trained, averages where there is nothing else.
 
     Raises InputError if it cannot be read or holds no network that is known here.
     """
     path = Path(path)
     if path.is_dir() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         return _read_own(path)
-    with _open_tensors(path) as tensors:
-        kind, prefix = recognise(list(tensors), path)
-        conversion = convert(kind, tensors.renamed(prefix, official_models()[kind].ignored))
-    config, official = get_recipe(kind), official_models()[kind]
+    with _open_tensors(path, weights) as (tensors, notes):
+        tensors = tensors.renamed({short: name for name, short in unwrapped(tensors).items()})
+        found = recognise(list(tensors), path)
+        conversion = convert(found.kind, tensors.renamed(found.places))
+    config, official = get_recipe(found.kind), official_models()[found.kind]
     data = dataclasses.replace(config.data, label_set=official.labels.name, labels=official.labels)
     config = dataclasses.replace(config, model=official.config, data=data)
-    return Imported(path, kind, config, conversion)
-
-
-def recognise(names: Sequence[str], path: Path) -> tuple[str, str]:
-    """Which published model has most of these names, and what they lack in front.
-
-    Mask3D's are also found without the "model." that Lightning puts before them. Raises InputError if
-    no name is known.
-    """
-    best, found = 0, None
-    for kind, model in official_models().items():
-        with torch.device("meta"):
-            wanted = {model.official_name(ours)[0] for ours in model.build().state_dict()}
-        for prefix in ("", LIGHTNING_PREFIX):
-            hits = sum(prefix + name in wanted for name in names)
-            if hits > best:
-                best, found = hits, (kind, prefix)
-    if found is None:
-        raise InputError(
-            f"{path}: holds no network known here; its {len(names)} tensors begin with "
-            f"{', '.join(names[:3]) or 'none'}; known are {', '.join(official_models())} and "
-            "checkpoints of bifusion"
-        )
-    return found
+    return Imported(path, found.kind, config, conversion, [*notes, *found.notes])
 
 
 def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> Path:
@@ -142,6 +127,8 @@ def print_conversion(imported: Imported, console: Console) -> None:
         which = escape("\n".join(listed[:limit] + more))
         table.add_row(f"[{color}]{what}[/{color}]", str(len(listed)), which)
     console.print(table)
+    for note in imported.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------ sources
@@ -155,7 +142,7 @@ def _read_own(path: Path) -> Imported:
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     wanted = model.state_dict()
     result = Conversion(state={})
-    with _open_tensors(folder / WEIGHTS) as stored:
+    with _open_tensors(folder / WEIGHTS) as (stored, _):
         names = update_tensor_names({name: name for name in stored})
         for name in wanted:
             if name not in names:
@@ -176,10 +163,9 @@ class _LazyTensors(Mapping[str, Tensor]):
     def __init__(self, places: dict[str, Any], read: Callable[[Any], Tensor]) -> None:
         self._places, self._read = places, read
 
-    def renamed(self, prefix: str, kept: Sequence[str]) -> _LazyTensors:
-        """The same tensors with `prefix` before their names, save those that are `kept`."""
-        places = {n if n in kept else prefix + n: at for n, at in self._places.items()}
-        return _LazyTensors(places, self._read)
+    def renamed(self, names: Mapping[str, str]) -> _LazyTensors:
+        """Those of the tensors that `names`, new → present name, has."""
+        return _LazyTensors({new: self._places[old] for new, old in names.items()}, self._read)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._read(self._places[name])
@@ -195,8 +181,11 @@ class _LazyTensors(Mapping[str, Tensor]):
 
 
 @contextmanager
-def _open_tensors(path: Path) -> Iterator[_LazyTensors]:
-    """The tensors of a file, by the names in it; InputError if it has none."""
+def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_LazyTensors, list[str]]]:
+    """The tensors of a file, by the names in it, and which of several sets were taken.
+
+    InputError if it has none, or none at `weights`.
+    """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; give a checkpoint")
     with ExitStack() as resources:
@@ -207,10 +196,23 @@ def _open_tensors(path: Path) -> Iterator[_LazyTensors]:
                 raise InputError(
                     f"{path} is no readable safetensors file: {error}; copy it again"
                 ) from error
-            yield _LazyTensors({name: name for name in tensors.keys()}, tensors.get_tensor)  # noqa: SIM118
+            yield _LazyTensors({name: name for name in tensors.keys()}, tensors.get_tensor), []  # noqa: SIM118
             return
         file = resources.enter_context(open_torch_file(path))
-        stored = find_tensors(file.content)
-        if not stored:
+        found = find_state_dict(file.content, weights)
+        if found is None and (there := find_state_dict(file.content)):
+            places = ", ".join(repr(place) for place in (there.place, *there.others))
+            raise InputError(f"{path}: has no weights at {weights!r}; it has some at {places}")
+        if found is None:
             raise InputError(f"{path}: holds no tensors by name; expected a state dict, or a checkpoint")
-        yield _LazyTensors(stored, file.tensor)
+        yield _LazyTensors(found.tensors, file.tensor), taken_notes(found)
+
+
+def taken_notes(found: StateDict) -> list[str]:
+    """A line on which weights were taken where that is not plain."""
+    if not found.others and not is_averaged(found.place):
+        return []
+    kind = "averaged weights" if is_averaged(found.place) else "weights"
+    others = ", ".join(repr(place) for place in found.others)
+    more = f"; it also has {others}, which --weights takes instead" if others else ""
+    return [f"{kind} taken from {found.place or 'the top'!r} of the file{more}"]

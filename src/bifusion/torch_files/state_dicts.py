@@ -1,36 +1,92 @@
-"""Where the weights lie in what was saved."""
+"""Where the weights lie in what was saved, and under which names."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from bifusion.torch_files.objects import StoredTensor
 
 WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "net")
 """Under which projects put their weights; mmengine and Lightning use the first."""
+DEEPEST = 3
+FEW = 0.1
+"""Dicts with less than this share of the largest one's tensors are no networks (a learning rate)."""
+_OPTIMISER = re.compile(r"optim|sched|scaler", re.IGNORECASE)
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|shadow)([._]|$)", re.IGNORECASE)
+_WITHIN = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 
 
-def find_tensors(content: Any) -> dict[str, StoredTensor]:
-    """Tensors of the state dict in `content`, itself or under a usual key, by name; {} if none is there.
+@dataclass(frozen=True)
+class StateDict:
+    """A state dict found in a file."""
 
-    "module.", which data parallelism puts before names, is removed.
+    place: str
+    """Keys that lead to it, points between them; "" for the file's object itself."""
+    tensors: dict[str, StoredTensor]
+    """By name, without what wrappers put before names (`unwrapped`)."""
+    others: tuple[str, ...] = ()
+    """Places of the state dicts that were not taken."""
+
+
+def find_state_dict(content: Any, place: str | None = None) -> StateDict | None:
+    """The state dict at `place` of `content`, or, without it, the most likely one; None without any.
+
+    Weights as they were trained come before averages of them (EMA), known keys before others.
     """
-    candidates = [content]
-    if isinstance(content, dict):
-        candidates = [content[key] for key in WEIGHTS_KEYS if isinstance(content.get(key), dict)] + [
-            content
-        ]
-    for candidate in candidates:
-        tensors = _tensors_of(candidate)
+    found = _tensors_by_place(content)
+    ordered = sorted(found, key=lambda at: _rank(at, len(found[at])))
+    chosen = next((at for at in ordered if place in (None, at)), None)
+    if chosen is None:
+        return None
+    tensors = {short: found[chosen][name] for name, short in unwrapped(found[chosen]).items()}
+    most = max(len(tensors) for tensors in found.values())
+    others = [at for at in ordered if at != chosen and len(found[at]) >= FEW * most]
+    return StateDict(chosen, tensors, tuple(others))
+
+
+def is_averaged(place: str) -> bool:
+    """Whether a key or the beginning of a name says that weights are an average over steps."""
+    return _AVERAGED.search(place) is not None
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Name → the same without what torch.compile, data parallelism, FSDP and checkpointing put into it,
+    in any order and number; as they are if two would become one."""
+    short = {name: _without_wrappers(name) for name in names}
+    return short if len(set(short.values())) == len(short) else {name: name for name in short}
+
+
+def _without_wrappers(name: str) -> str:
+    shorter = _WITHIN.sub(r"\1", name).replace("..", ".").removeprefix(".")
+    while shorter.startswith("module."):
+        shorter = shorter.removeprefix("module.")
+    return shorter
+
+
+def _tensors_by_place(content: Any) -> dict[str, dict[str, StoredTensor]]:
+    """Every dict in `content` that holds tensors by name, not those of optimisers, nor dicts of few."""
+    found: dict[str, dict[str, StoredTensor]] = {}
+    waiting: list[tuple[str, Any, int]] = [("", content, 0)]
+    while waiting:
+        place, value, depth = waiting.pop()
+        if not isinstance(value, dict):
+            continue
+        named = {key: child for key, child in value.items() if isinstance(key, str)}
+        tensors = {key: child for key, child in named.items() if isinstance(child, StoredTensor)}
         if tensors:
-            return tensors
-    return {}
+            found[place] = tensors
+        for key, child in named.items() if depth < DEEPEST else ():
+            if not _OPTIMISER.search(key):
+                waiting.append((f"{place}.{key}" if place else key, child, depth + 1))
+    most = max(map(len, found.values()), default=0)
+    return {place: tensors for place, tensors in found.items() if len(tensors) >= FEW * most}
 
 
-def _tensors_of(value: Any) -> dict[str, StoredTensor]:
-    if not isinstance(value, dict):
-        return {}
-    tensors = {k: t for k, t in value.items() if isinstance(k, str) and isinstance(t, StoredTensor)}
-    if tensors and all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+def _rank(place: str, tensors: int) -> tuple[bool, int, int]:
+    keys = place.split(".")
+    known = [WEIGHTS_KEYS.index(key) for key in (keys[0], keys[-1]) if key in WEIGHTS_KEYS]
+    unknown = len(WEIGHTS_KEYS) + (place != "")
+    return is_averaged(place), min(known, default=unknown), -tensors

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
+from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
-from bifusion.datasets.scannet.views import DepthFrame, find_posed_images, iterate_views, pose_is_lost
+from bifusion.datasets.scannet.views import ViewOptions, iterate_views
 from bifusion.labels.sets import get_label_set
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
@@ -37,10 +38,10 @@ def prepare_scannet(
     labels: Path,
     posed_images: Path | None = None,
     splits: Path | None = None,
-    frame_skip: int = 1,
+    view_options: ViewOptions | None = None,
+    scale: float = 1.0,
     overwrite: bool = False,
-    depth_frame: DepthFrame = "registered",
-    long_side: int | None = None,
+    notes: dict[str, list[str]] | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Write out/SPLIT/SCENE for every scan in `scans`; complete scene folders are kept.
@@ -57,19 +58,19 @@ def prepare_scannet(
         splits: folder with scannetv2_train.txt, scannetv2_val.txt and maybe scannetv2_test.txt;
             None: all scans go to train. A scan that two of them list goes to both splits (to try
             things out on a single scan). Scans of the test split are prepared without labels.
-        frame_skip: take every n-th posed image.
+        view_options: how posed images are read; None: as released.
+        scale: metres a unit of length of meshes, axis alignments and poses.
         overwrite: write complete scene folders again; what else is in them stays.
-        depth_frame, long_side: see `iterate_views`.
+        notes: filled, scan → lines on what its files were taken for where they are not as released;
+            also if scans fail.
         progress: called after each scan.
     Raises:
         InputError: no scan; a scan in no list; another process writes to `out`; or, after all others
             are done, what is wrong with each scan that could not be prepared, or with the folder at
             its place.
     """
-    if frame_skip < 1:
-        raise InputError(f"frame_skip: found {frame_skip}; expected at least 1 (every image)")
-    if long_side is not None and long_side < 1:
-        raise InputError(f"long_side: found {long_side}; expected pixels, at least 1, or leave it out")
+    options = view_options or ViewOptions()
+    _check_options(options, scale)
     names = sorted(path.name for path in Path(scans).glob("[!.]*") if path.is_dir())
     if not names:
         raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
@@ -85,10 +86,12 @@ def prepare_scannet(
             return
         images = Path(posed_images) / name if posed_images else None
         scan, scan_table = Path(scans) / name, None if split == "test" else table
-        lost = _prepare_scan(scan, target, scan_table, images, frame_skip, depth_frame, long_side)
+        lost, said = _prepare_scan(scan, target, scan_table, images, options, scale)
         prepared.written.append(name)
         if lost:
             prepared.lost_views[name] = lost
+        if said and notes is not None:
+            notes[name] = list(dict.fromkeys(said))
 
     with locked(Path(out)):
         for split in {split for _, split in folders}:
@@ -111,29 +114,45 @@ def _prepare_scan(
     target: Path,
     table: LabelTable | None,
     image_folder: Path | None,
-    frame_skip: int,
-    depth_frame: DepthFrame,
-    long_side: int | None,
-) -> int:
-    """Write one scene folder; returns how many posed images were left out for their lost pose."""
+    options: ViewOptions,
+    scale: float,
+) -> tuple[int, list[str]]:
+    """Write one scene folder; returns how many posed images were left out for their lost pose, and what
+    the user should know of the scan."""
     check_replaceable(target, scene_files)
-    scene, segments, meta = read_scan(folder, table)
+    scan = read_scan(folder, table, scale=scale)
     views, lost = (), 0
     if image_folder is not None:
         images = find_posed_images(image_folder)
-        wanted = images.frames[::frame_skip]
+        wanted = images.frames[:: options.frame_skip]
         tracked = [frame for frame in wanted if not pose_is_lost(frame)]
         lost = len(wanted) - len(tracked)
-        views = iterate_views(images, tracked, meta, depth_frame=depth_frame, long_side=long_side)
+        views = iterate_views(images, tracked, scan, options)
     write_scene(
         target,
-        scene,
-        segments={get_label_set(name): segment for name, segment in segments.items()},
+        scan.scene,
+        segments={get_label_set(name): segment for name, segment in scan.segments.items()},
         views=views,
         source="ScanNet v2",
-        axis_alignment=meta.axis_alignment,
+        axis_alignment=scan.placement.aligned,
+        offset_m=scan.placement.offset_m,
     )
-    return lost
+    return lost, scan.notes
+
+
+def _check_options(options: ViewOptions, scale: float) -> None:
+    if options.frame_skip < 1:
+        raise InputError(f"frame_skip: found {options.frame_skip}; expected at least 1 (every image)")
+    if options.long_side is not None and options.long_side < 1:
+        raise InputError(
+            f"long_side: found {options.long_side}; expected pixels, at least 1, or leave it out"
+        )
+    if not 0 < options.depth_scale < float("inf"):
+        raise InputError(
+            f"depth_scale: found {options.depth_scale}; expected units a metre, 1000 for millimetres"
+        )
+    if not 0 < scale < float("inf"):
+        raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")
 
 
 def _read_splits(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
@@ -143,7 +162,7 @@ def _read_splits(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
         path = folder / f"scannetv2_{split}.txt"
         if path.exists():
             try:
-                listed[split] = set(path.read_text().split())
+                listed[split] = set(path.read_text(encoding="utf-8-sig").split())
             except UnicodeDecodeError as error:
                 raise InputError(f"{path}: is no list of scans ({error}); download it again") from None
     splits_of = {name: tuple(s for s, members in listed.items() if name in members) for name in names}

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plyfile import PlyData, PlyParseError
 
-from bifusion.data.checks import check_finite, check_pose
-from bifusion.datasets.superpoints.superpoints import graph_superpoints
+from bifusion.data.checks import check_pose
+from bifusion.datasets.mesh_scene import add_surface_superpoints, place_mesh
+from bifusion.datasets.placement import Placement
+from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError, Scene
 
 LABEL_SETS = {"scannet20": (SCANNET20, "nyu40id"), "scannet200": (SCANNET200, "id")}
 """Label sets written for each scan, with the column of the label table that holds their source ids."""
+
+
+NUMERIC = ("axisAlignment", "colorToDepthExtrinsics", "fx_depth", "fy_depth", "mx_depth", "my_depth",
+           "depthWidth", "depthHeight")  # fmt: skip
+"""Fields of NAME.txt that are used."""
 
 
 @dataclass
@@ -34,6 +40,25 @@ class ScanMeta:
     values: dict[str, np.ndarray]
     """All numeric fields: fx_depth, mx_depth, depthWidth, colorToDepthExtrinsics, …"""
     path: Path
+    unread: list[str] = field(default_factory=list)
+    """Lines that are no "key = value"."""
+
+
+@dataclass
+class Scan:
+    """A scan read, in its scene's frame."""
+
+    scene: Scene
+    segments: dict[str, np.ndarray]
+    """Label set name → (N,) classes; empty without annotation."""
+    meta: ScanMeta
+    mesh: Path
+    faces: np.ndarray
+    """(F, 3) int64, F is 0 for a cloud."""
+    placement: Placement
+    """How points, and so the poses of images, came from the files' frame into the scene's."""
+    notes: list[str]
+    """What the user should know of how its files were understood."""
 
 
 @dataclass
@@ -45,106 +70,74 @@ class LabelTable:
     """Label set name → raw category → class."""
 
 
-def read_scan(folder: Path, table: LabelTable | None) -> tuple[Scene, dict[str, np.ndarray], ScanMeta]:
-    """The scan in `folder`, axis-aligned, its labels by label set, and its metadata.
+def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> Scan:
+    """The scan in `folder`, axis-aligned, near the origin, with its labels.
 
     Args:
         folder: scan folder; its name is the scan's.
         table: None reads no annotation: no labels, and superpoints are computed by the same
             algorithm (ScanNet's Segmentator, 0.01) where segs.json is missing, as for test scans.
+        scale: metres a unit of length of mesh, axis alignment and poses.
     Raises:
-        InputError: a missing or truncated file, mesh without colour, counts that disagree, a label
+        InputError: a missing or truncated file, vertices without colour, counts that disagree, a label
             that the table does not have, coordinates that are not finite.
     """
     name = folder.name
     if not folder.is_dir():
         raise InputError(f"{folder}: no such scan folder")
-    mesh = folder / f"{name}_vh_clean_2.ply"
     meta = read_meta(folder / f"{name}.txt")
-    coord, color, faces = read_mesh(mesh)
-    coord = coord.astype(np.float64) @ meta.axis_alignment[:3, :3].T + meta.axis_alignment[:3, 3]
+    path = folder / f"{name}_vh_clean_2.ply"
+    mesh = read_mesh(path)
+    placed = place_mesh(name, mesh, meta.axis_alignment, scale)
+    coord = placed.placement.points(mesh.coord)
+    notes = placed.notes
+    if meta.unread:
+        notes.append(
+            f"{meta.path.name}: {len(meta.unread)} lines are no 'key = value' and were not read, the "
+            f"first is {meta.unread[0][:60]!r}"
+        )
+    scan = Scan(placed.scene, {}, meta, path, placed.faces, placed.placement, notes)
     segs = folder / f"{name}_vh_clean_2.0.010000.segs.json"
-    scene = Scene(
-        name=name,
-        coord=coord.astype(np.float32),
-        color=color,
-        superpoint=np.zeros(len(coord), np.int32),
-        normal=mesh_normals(coord, faces).astype(np.float32),
-    )
     if table is None and not segs.exists():
-        scene.superpoint = graph_superpoints(coord, faces=faces)
-        return scene, {}, meta
+        add_surface_superpoints(placed, coord)
+        return scan
     raw = read_segments(segs, len(coord))
-    scene.superpoint = np.unique(raw, return_inverse=True)[1].astype(np.int32)
+    scan.scene.superpoint = np.unique(raw, return_inverse=True)[1].astype(np.int32)
     if table is None:
-        return scene, {}, meta
+        return scan
     aggregation = folder / f"{name}.aggregation.json"
     if not aggregation.exists() and (folder / f"{name}_vh_clean.aggregation.json").exists():
         aggregation = folder / f"{name}_vh_clean.aggregation.json"
-    segments, scene.instance = read_annotation(aggregation, raw, table)
-    return scene, segments, meta
-
-
-def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (N, 3) float32, colours (N, 3) uint8 and triangles (F, 3) int64 of a PLY mesh."""
-    try:
-        ply = PlyData.read(path, known_list_len={"face": {"vertex_indices": 3}})
-        vertex, faces = ply["vertex"].data, np.array(ply["face"]["vertex_indices"], dtype=np.int64)
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; a scan needs its mesh, download it again") from None
-    except (PlyParseError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: truncated or no triangle mesh ({error}); download it again") from None
-    colors = ("red", "green", "blue")
-    lacking = [key for key in ("x", "y", "z", *colors) if key not in (vertex.dtype.names or ())]
-    if lacking:
-        raise InputError(
-            f"{path}: the mesh's vertices lack {', '.join(lacking)}; expected x, y, z and colours "
-            "(red, green, blue): take NAME_vh_clean_2.ply, not a mesh without colour"
-        )
-    stored = {vertex.dtype[key] for key in colors}
-    if stored != {np.dtype(np.uint8)}:
-        raise InputError(
-            f"{path}: colours are stored as {', '.join(map(str, stored))}; expected uchar, 0 … 255: "
-            "take NAME_vh_clean_2.ply as released"
-        )
-    coord = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float32)
-    if len(coord) == 0 or (len(faces) and not 0 <= faces.min() <= faces.max() < len(coord)):
-        raise InputError(f"{path}: {len(coord)} vertices, but faces name others; download it again")
-    check_finite(coord, path)
-    return coord, np.stack([vertex[c] for c in colors], axis=1), faces
-
-
-def mesh_normals(coord: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(N, 3) unit vertex normals, faces weighted by area; zero where a vertex has no face."""
-    a, b, c = (coord[faces[:, corner]] for corner in range(3))
-    doubled_area = np.cross(b - a, c - a)
-    corner, weight = faces.T.ravel(), np.tile(doubled_area, (3, 1))
-    normal = np.stack(
-        [np.bincount(corner, weight[:, i], minlength=len(coord)) for i in range(3)], axis=1
-    )
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return normal / np.where(length > 0, length, 1)
+    scan.segments, scan.scene.instance = read_annotation(aggregation, raw, table)
+    return scan
 
 
 def read_meta(path: Path) -> ScanMeta:
-    """NAME.txt: lines "key = value"."""
+    """NAME.txt: lines "key = value", with or without blanks round the sign."""
     if not path.exists():
         raise InputError(f"{path}: missing; it holds the scan's axis alignment and cameras")
-    values = {}
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text ({error}); download it again") from None
-    for line in lines:
-        key, _, text = line.partition(" = ")
+    values, unread = {}, []
+    for line in filter(str.strip, lines):
+        key, sign, text = line.partition("=")
+        key = key.strip()
+        if not sign or not key:
+            unread.append(line.strip())
+            continue
         try:
-            values[key.strip()] = np.array([float(number) for number in text.split()])
-        except ValueError:
-            continue  # fields of text, like sceneType
+            values[key] = np.array([float(number) for number in text.split()])
+        except ValueError as error:
+            if key in NUMERIC:
+                raise InputError(f"{path}: {key} is no list of numbers ({error})") from None
+            # Fields of text, like sceneType, are for people.
     alignment = values.get("axisAlignment", np.eye(4).ravel())
     if alignment.size != 16:
         raise InputError(f"{path}: axisAlignment has {alignment.size} numbers; expected 16 (4×4)")
-    return ScanMeta(check_pose(alignment.reshape(4, 4), f"{path}: axisAlignment"), values, path)
+    pose = check_pose(alignment.reshape(4, 4), f"{path}: axisAlignment")
+    return ScanMeta(pose, values, path, unread)
 
 
 def read_segments(path: Path, num_points: int) -> np.ndarray:
@@ -203,7 +196,7 @@ def read_annotation(
 def read_label_table(path: Path) -> LabelTable:
     """The label table as released; the first row of a category counts."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
@@ -236,7 +229,7 @@ def _class_of_source_id(label_set: LabelSet) -> dict[str, int]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: missing; download the scan's annotation again") from None
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Posed RGB-D images of a ScanNet scan, in the layouts they are exported in, as Views.
+"""Posed RGB-D images of a ScanNet scan as Views.
 
 Released depth images are already registered to the colour camera: the .sens files state depth
 intrinsics that are the colour camera's, scaled by the image sizes, and identity extrinsics
@@ -18,122 +18,65 @@ from PIL import Image
 
 from bifusion.data.checks import check_intrinsics, check_pose
 from bifusion.data.images import resize_intrinsics
-from bifusion.data.view_files import image_size, read_color, read_depth_m
-from bifusion.datasets.scannet.scan import ScanMeta
+from bifusion.data.view_files import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
+from bifusion.datasets.mesh_depth import MeshDepth
+from bifusion.datasets.scannet.depth_check import DepthCheck
+from bifusion.datasets.scannet.posed_images import Frame, PosedImages, read_matrix
+from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.types import InputError, View
 
 DepthFrame = Literal["registered", "sensor"]
 """Depth images seen from the colour camera, as released, or from the depth sensor itself."""
+RENDERED_LONG_SIDE = 320
+"""Pixels of depth maps that are rendered, at most."""
+QUARTER_TURNS = (5, 6, 7, 8)
+"""Orientation tags with which width and height change places."""
 
 
-@dataclass
-class Frame:
-    """Files of one posed image."""
+@dataclass(frozen=True)
+class ViewOptions:
+    """How posed images are read."""
 
-    name: str
-    color: Path
-    depth: Path
-    pose: Path
-
-
-@dataclass
-class PosedImages:
-    """Frames of one scan and their cameras' files."""
-
-    folder: Path
-    frames: list[Frame]
-    color_K: np.ndarray
-    """(3, 3), pixels of the colour images."""
-    depth_K: np.ndarray | None
-    """(3, 3), pixels of the depth images; None: the colour camera's, scaled by the image sizes."""
-    color_extrinsic: np.ndarray
-    """(4, 4) colour camera to the frame that poses speak of; nearly always the identity."""
-    depth_extrinsic: np.ndarray
-
-
-def find_posed_images(folder: Path) -> PosedImages:
-    """The posed images in `folder`, in either layout of export.
-
-    - `00000.jpg`, `00000.png` (or `00000.rendered_depth_WxH.png`), `00000.txt`, `intrinsic.txt` and,
-      optionally, `intrinsic_depth.txt`;
-    - `color/0.jpg`, `depth/0.png`, `pose/0.txt`, `intrinsic/intrinsic_color.txt` and
-      `intrinsic_depth.txt`, optionally `extrinsic_color.txt` and `extrinsic_depth.txt`.
-
-    Frames are those that have a pose file, in the order of their numbers.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
-    exported = (folder / "pose").is_dir()
-    poses = sorted((folder / "pose" if exported else folder).glob("[0-9]*.txt"), key=_frame_number)
-    if not poses:
-        raise InputError(
-            f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
-            "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
-        )
-    if exported:
-        cameras = folder / "intrinsic"
-        frames = [
-            Frame(p.stem, folder / "color" / f"{p.stem}.jpg", folder / "depth" / f"{p.stem}.png", p)
-            for p in poses
-        ]
-        color_K = read_intrinsics(cameras / "intrinsic_color.txt")
-    else:
-        cameras = folder
-        frames = [Frame(p.stem, p.with_suffix(".jpg"), _depth_path(p), p) for p in poses]
-        color_K = read_intrinsics(folder / "intrinsic.txt")
-    depth_file = cameras / "intrinsic_depth.txt"
-    return PosedImages(
-        folder=folder,
-        frames=frames,
-        color_K=color_K,
-        depth_K=read_intrinsics(depth_file) if depth_file.exists() else None,
-        color_extrinsic=_read_extrinsic(cameras / "extrinsic_color.txt"),
-        depth_extrinsic=_read_extrinsic(cameras / "extrinsic_depth.txt"),
-    )
-
-
-def pose_is_lost(frame: Frame) -> bool:
-    """Whether ScanNet's tracking lost this frame: it writes a pose of −inf then."""
-    return not np.isfinite(read_matrix(frame.pose)).all()
+    frame_skip: int = 1
+    """Take every n-th."""
+    depth_frame: DepthFrame = "registered"
+    """"sensor" for depth images that were not registered to the colour camera."""
+    depth_scale: float = DEPTH_SCALE
+    """Units of the depth images per metre."""
+    long_side: int | None = None
+    """Colour images larger than this many pixels are reduced to it, intrinsics with them."""
 
 
 def iterate_views(
-    images: PosedImages,
-    frames: list[Frame],
-    meta: ScanMeta,
-    *,
-    depth_frame: DepthFrame = "registered",
-    long_side: int | None = None,
+    images: PosedImages, frames: list[Frame], scan: Scan, options: ViewOptions
 ) -> Iterator[View]:
-    """The views of `frames`, axis-aligned, read one at a time.
+    """The views of `frames` in the scene's frame, read one at a time.
+
+    Where no frame has depth it is rendered from the mesh. `scan.notes` gets what the user should know.
 
     Args:
         images: cameras of the frames.
         frames: those of `images` that are wanted; a pose of −inf is an error here.
-        meta: its axis alignment is applied to the poses; with `depth_frame` "sensor" its depth
-            calibration is used.
-        depth_frame: "sensor" for depth images that were not registered to the colour camera.
-        long_side: colour images larger than this are reduced to it, intrinsics with them.
+        scan: its placement is applied to the poses; its metadata are used with `depth_frame` "sensor",
+            its mesh where depth is rendered.
     """
+    mesh = _mesh_depth(images, frames, scan)
+    check = DepthCheck(scan.scene.coord, options.depth_scale)
     for frame in frames:
-        color, depth_m = read_color(frame.color), read_depth_m(frame.depth)
-        color_size, depth_size = image_size(color), image_size(depth_m)
-        color_K = check_intrinsics(
-            images.color_K, color_size, f"{images.folder}: intrinsics for {frame.color.name}"
-        )
-        pose = meta.axis_alignment @ check_pose(read_matrix(frame.pose), frame.pose)
-        depth_K, depth_extrinsic = images.depth_K, images.depth_extrinsic
-        if depth_frame == "sensor":
-            depth_K, depth_extrinsic = sensor_calibration(meta, depth_size)
-        elif depth_K is None:
-            _check_aspect(frame.depth, color_size, depth_size)
-            depth_K = resize_intrinsics(color_K, color_size, depth_size)
-        if long_side and max(color_size) > long_side:
-            scale = long_side / max(color_size)
-            new_size = (max(1, round(color_size[0] * scale)), max(1, round(color_size[1] * scale)))
-            color_K = resize_intrinsics(color_K, color_size, new_size)
-            color = np.array(Image.fromarray(color).resize(new_size, Image.Resampling.BICUBIC))
-        yield View(
+        color, color_K = _read_color(frame.color, images, scan)
+        size = image_size(color)
+        pose = scan.placement.pose(check_pose(read_matrix(frame.pose), frame.pose))
+        if frame.depth is None:
+            assert mesh is not None
+            depth_K, depth_m = _rendered(mesh, color_K, size, pose @ images.color_extrinsic)
+            depth_extrinsic = images.color_extrinsic
+        else:
+            depth_m = read_depth_m(frame.depth, options.depth_scale)
+            depth_K, depth_extrinsic = _depth_camera(
+                frame, color_K, size, depth_m, images, scan, options
+            )
+        color, color_K = _reduced(color, color_K, options.long_side)
+        view = View(
             name=frame.name,
             color=color,
             depth_m=depth_m,
@@ -142,6 +85,88 @@ def iterate_views(
             color_cam2world=pose @ images.color_extrinsic,
             depth_cam2world=pose @ depth_extrinsic,
         )
+        if frame.depth is not None:
+            check.add(view)
+        yield view
+    scan.notes.extend(check.notes())
+
+
+def _mesh_depth(images: PosedImages, frames: list[Frame], scan: Scan) -> MeshDepth | None:
+    """What renders depth, if it must be rendered."""
+    lacking = sum(frame.depth is None for frame in frames)
+    if not lacking:
+        return None
+    if len(scan.faces) == 0:
+        raise InputError(
+            f"{images.folder}: holds no depth images, and without faces {scan.mesh} cannot be rendered; "
+            "export depth too, or leave --posed-images out"
+        )
+    scan.notes.append("the images have no depth: it was rendered from the mesh")
+    return MeshDepth(scan.scene.coord.astype(np.float64), scan.faces)
+
+
+def _rendered(
+    mesh: MeshDepth, color_K: np.ndarray, size: tuple[int, int], cam2world: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics and depth map of the colour camera, reduced."""
+    small = _fitting(size, RENDERED_LONG_SIDE)
+    depth_K = resize_intrinsics(color_K, size, small)
+    return depth_K, mesh.render(depth_K, cam2world, small)
+
+
+def _read_color(path: Path, images: PosedImages, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, upright, and the intrinsics, which must be those of the upright one."""
+    color, orientation = read_upright(path)
+    size = image_size(color)
+    if orientation != UPRIGHT:
+        scan.notes.append("pictures were turned as their orientation tag says")
+    as_stored = (size[1], size[0])
+    if orientation in QUARTER_TURNS and _off_centre(images.color_K, as_stored) < _off_centre(
+        images.color_K, size
+    ):
+        raise InputError(
+            f"{path}: its orientation tag ({orientation}) makes it {size[0]}×{size[1]} pixels, but the "
+            f"intrinsics fit the {as_stored[0]}×{as_stored[1]} that are stored; give the intrinsics of "
+            "the upright picture, or remove the tag from the files"
+        )
+    where = f"{images.folder}: intrinsics for {path.name}"
+    return color, check_intrinsics(images.color_K, size, where)
+
+
+def _off_centre(K: np.ndarray, size: tuple[int, int]) -> float:
+    return float(np.abs((K[:2, 2] + 0.5) / size - 0.5).max())
+
+
+def _depth_camera(
+    frame: Frame, color_K: np.ndarray, size: tuple[int, int], depth_m: np.ndarray, images: PosedImages,
+    scan: Scan, options: ViewOptions,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Intrinsics (3, 3) and extrinsic (4, 4) of the depth camera."""
+    depth_size = image_size(depth_m)
+    if options.depth_frame == "sensor":
+        return sensor_calibration(scan.meta, depth_size)
+    if images.depth_K is not None:
+        return images.depth_K, images.depth_extrinsic
+    assert frame.depth is not None
+    _check_aspect(frame.depth, size, depth_size)
+    return resize_intrinsics(color_K, size, depth_size), images.depth_extrinsic
+
+
+def _reduced(
+    color: np.ndarray, color_K: np.ndarray, long_side: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    size = image_size(color)
+    if not long_side or max(size) <= long_side:
+        return color, color_K
+    small = _fitting(size, long_side)
+    resized = Image.fromarray(color).resize(small, Image.Resampling.BICUBIC)
+    return np.array(resized), resize_intrinsics(color_K, size, small)
+
+
+def _fitting(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """`size` reduced to `long_side` where it is larger."""
+    scale = min(1.0, long_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def sensor_calibration(meta: ScanMeta, depth_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -165,44 +190,6 @@ def sensor_calibration(meta: ScanMeta, depth_size: tuple[int, int]) -> tuple[np.
     where = f"{meta.path}: colorToDepthExtrinsics"
     color_to_depth = check_pose(meta.values["colorToDepthExtrinsics"].reshape(-1, 4), where)
     return resize_intrinsics(K, (int(width), int(height)), depth_size), np.linalg.inv(color_to_depth)
-
-
-def read_intrinsics(path: Path) -> np.ndarray:
-    """(3, 3) pinhole matrix from a text file of 3×3 or 4×4 numbers."""
-    matrix = read_matrix(path)
-    if matrix.shape not in ((3, 3), (4, 4)):
-        raise InputError(
-            f"{path}: the intrinsics have shape {matrix.shape}; expected 3×3 or 4×4 numbers"
-        )
-    return matrix[:3, :3]
-
-
-def read_matrix(path: Path) -> np.ndarray:
-    """Numbers of a text file, one row a line."""
-    try:
-        return np.atleast_2d(
-            np.array([line.split() for line in path.read_text().splitlines() if line.strip()], float)
-        )
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; the posed images need it") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is no matrix of numbers ({error}); export it again") from None
-
-
-def _read_extrinsic(path: Path) -> np.ndarray:
-    return check_pose(read_matrix(path), path) if path.exists() else np.eye(4)
-
-
-def _depth_path(pose: Path) -> Path:
-    """The depth image beside a pose file: of the sensor, or rendered from the mesh."""
-    rendered = sorted(pose.parent.glob(f"{pose.stem}.rendered_depth_*.png"))
-    return rendered[0] if rendered else pose.with_suffix(".png")
-
-
-def _frame_number(path: Path) -> int:
-    if not path.stem.isdigit():
-        raise InputError(f"{path}: expected a frame number as the file's name, like 00000.txt")
-    return int(path.stem)
 
 
 def _check_aspect(path: Path, color_size: tuple[int, int], depth_size: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Normals of a point cloud that has neither normals nor faces."""
+"""Normals of a scan's points: of its faces, as its file has them, or estimated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,36 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 from scipy.spatial import KDTree
 
 NEIGHBORS = 8
+
+
+def surface_normals(
+    coord: np.ndarray, faces: np.ndarray, stored: np.ndarray | None, rotation: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """(N, 3) unit normals and where they come from.
+
+    Args:
+        coord: (N, 3) metres, scene frame.
+        faces: (F, 3) vertex indices; with any the normals are theirs.
+        stored: (N, 3) of the file, in its frame; None: it has none.
+        rotation: (3, 3) the file's frame to the scene's.
+    """
+    if len(faces):
+        return mesh_normals(coord, faces), "of the faces"
+    if stored is not None:
+        return stored @ rotation.T, "from the file"
+    return estimate_normals(coord), "estimated"
+
+
+def mesh_normals(coord: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(N, 3) unit vertex normals, faces weighted by area; zero where a vertex has no face."""
+    a, b, c = (coord[faces[:, corner]] for corner in range(3))
+    doubled_area = np.cross(b - a, c - a)
+    corner, weight = faces.T.ravel(), np.tile(doubled_area, (3, 1))
+    normal = np.stack(
+        [np.bincount(corner, weight[:, i], minlength=len(coord)) for i in range(3)], axis=1
+    )
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    return normal / np.where(length > 0, length, 1)
 
 
 def estimate_normals(coord: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,15 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.data.scene_folder import load_points
-from bifusion.datasets.scannet.scan import read_mesh, read_segments
+from bifusion.datasets.placement import extent_note, far_offset
+from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
-from bifusion.datasets.superpoints.superpoints import graph_superpoints
+from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
 from bifusion.storage.files import remove_stale, written_beside
 from bifusion.types import InputError
 
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
-CLOUD_NEIGHBORS = 6
-"""Of a vertex of a triangle mesh, on average."""
 
 
 def prepare_superpoints(
@@ -90,6 +91,9 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
     remove_stale(scene)
     coord, _, normal = load_points(scene)
     check_finite(coord, scene / "coord.npy")
+    note = extent_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}")
+    if note:
+        warnings.warn(f"{scene}: {note}", stacklevel=2)
     superpoint, source = _from_scan(scene, scan, len(coord))
     if superpoint is None:
         source = SOURCES[3] if normal is not None else SOURCES[4]
@@ -111,10 +115,12 @@ def _from_scan(scene: Path, scan: Path | None, count: int) -> tuple[np.ndarray |
         return np.unique(raw, return_inverse=True)[1], SOURCES[1]
     if not mesh.exists():
         return None, ""
-    vertices, _, faces = read_mesh(mesh)
-    if len(vertices) != count:
+    read = read_mesh(mesh)
+    if len(read.coord) != count:
         raise InputError(
-            f"{scene / 'coord.npy'}: has {count} points, but {mesh} has {len(vertices)} vertices; "
+            f"{scene / 'coord.npy'}: has {count} points, but {mesh} has {len(read.coord)} vertices; "
             "expected the same: the scene must be made from that mesh, or leave --scans out"
         )
-    return graph_superpoints(vertices, faces=faces), SOURCES[2]
+    if len(read.faces) == 0:
+        return None, ""
+    return graph_superpoints(read.coord - far_offset(read.coord), faces=read.faces), SOURCES[2]

@@ -16,6 +16,21 @@ KTHRESH = 0.01
 """Segmentator's kThresh: larger, larger superpoints."""
 SEG_MIN_VERTS = 20
 """Segmentator's segMinVerts: smaller superpoints are joined to a neighbour."""
+CLOUD_NEIGHBORS = 6
+"""Of a vertex of a triangle mesh, on average."""
+
+
+def surface_superpoints(coord: np.ndarray, normal: np.ndarray | None, faces: np.ndarray) -> np.ndarray:
+    """(N,) int32 superpoints of a scan: ScanNet's Segmentator on faces, the same on a cloud without.
+
+    Args:
+        coord: (N, 3) metres, near the origin (float32 is computed with).
+        normal: (N, 3) unit normals; not used with faces.
+        faces: (F, 3) vertex indices; F is 0 for a cloud.
+    """
+    if len(faces):
+        return graph_superpoints(coord, faces=faces)
+    return graph_superpoints(coord, normal, neighbors=CLOUD_NEIGHBORS)
 
 
 def graph_superpoints(

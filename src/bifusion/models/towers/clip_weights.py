@@ -1,21 +1,30 @@
 """Reading pretrained CLIP image towers: open_clip tags and local files, nothing unpickled freely.
 
-Understood are the state dicts of OpenAI and open_clip (`visual.conv1.weight`, …) as .safetensors,
-as .pt / .pth / .bin, alone or under the key "state_dict", and OpenAI's original files: TorchScript
+Understood are the state dicts of OpenAI and open_clip, and of the transformers library (`clip_names`),
+as .safetensors, as .pt / .pth / .bin, alone or under a key, and OpenAI's original files: TorchScript
 archives, whose tensors are read without running the program in them.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bifusion.models.towers.clip_names import TRANSFORMERS, TowerNames, tower_names, tower_places
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.torch_files.files import open_torch_file
-from bifusion.torch_files.state_dicts import find_tensors
+from bifusion.torch_files.objects import StoredTensor
+from bifusion.torch_files.state_dicts import find_state_dict, is_averaged, unwrapped
 from bifusion.types import InputError
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -91,46 +100,123 @@ def wrong_activation(what: str, architecture: str, needs_quick_gelu: bool) -> In
 def read_image_tower(path: Path, architecture: str, quick_gelu: bool) -> tuple[dict[str, Tensor], str]:
     """Tensors of the image tower in `path` by open_clip's names without "visual.", and a note.
 
-    The note is the "description" in the metadata of a safetensors file, else empty.
+    The note is the "description" in the metadata of a safetensors file, else empty. Of several sets of
+    weights those as trained are taken, and it is said.
 
     Raises:
-        InputError: unreadable, without an image tower, or of the other activation (OpenAI's own
-            files are recognised by their extra entries).
+        InputError: unreadable, without an image tower or with several, or of the other activation
+            (OpenAI's own files are recognised by their extra entries, the transformers library's by
+            the config.json beside them).
     """
-    tensors, note = _read_tensors(path)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    if not quick_gelu and all(mark in tensors for mark in OPENAI_MARKS):
-        raise wrong_activation(f"{path} (OpenAI's)", architecture, needs_quick_gelu=True)
-    visual = {
-        name.removeprefix("visual."): t for name, t in tensors.items() if name.startswith("visual.")
-    }
-    tower = visual or tensors
-    if "conv1.weight" not in tower:
+    with _open_weights(path) as weights:
+        names = unwrapped(weights.names)
+        if not quick_gelu and set(OPENAI_MARKS) <= set(names.values()):
+            raise wrong_activation(f"{path} (OpenAI's)", architecture, needs_quick_gelu=True)
+        tower = _choose_tower({short: name for name, short in names.items()}, path)
+        if tower.kind == TRANSFORMERS:
+            _check_activation(path, architecture, quick_gelu)
+        parts = {name: [weights.tensor(at) for at in places] for name, places in tower.sources.items()}
+        tensors = {name: torch.cat(some) if len(some) > 1 else some[0] for name, some in parts.items()}
+        return tensors, weights.note
+
+
+def _choose_tower(stored: dict[str, str], path: Path) -> TowerNames:
+    """The image tower among names without wrappers → names in the file."""
+    places = tower_places(stored)
+    plain = [leading for leading in places if not is_averaged(leading)]
+    if not places:
         raise InputError(
             f"tower.pretrained: {path} holds no CLIP image tower: 'visual.conv1.weight' is missing, "
-            f"found are {', '.join(list(tensors)[:3]) or 'no tensors'}; "
-            "expected OpenAI's or open_clip's state dict"
+            f"found are {', '.join(list(stored)[:3]) or 'no tensors'}; "
+            "expected a state dict of OpenAI, open_clip or the transformers library's CLIP"
         )
-    return tower, note
+    if len(plain) > 1:
+        raise InputError(
+            f"tower.pretrained: {path} holds several image towers, under {', '.join(map(repr, plain))}; "
+            "save the one that is meant alone"
+        )
+    leading, *others = places
+    if others:
+        warnings.warn(
+            f"{path}: the image tower under {leading!r} is taken, not the averages under "
+            f"{', '.join(map(repr, others))}",
+            stacklevel=2,
+        )
+    tower = tower_names(stored, leading, places[leading])
+    if tower.kind == TRANSFORMERS and "class_embedding" not in tower.sources:
+        raise InputError(
+            f"tower.pretrained: {path} holds an image tower of the transformers library without a class "
+            "embedding, which is no CLIP (SigLIP has none); give CLIP's weights"
+        )
+    sources = {name: tuple(stored[part] for part in parts) for name, parts in tower.sources.items()}
+    return TowerNames(tower.kind, sources)
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    if path.suffix == ".safetensors":
-        try:
+def _check_activation(path: Path, architecture: str, quick_gelu: bool) -> None:
+    """Compares with the config.json that the transformers library writes beside its weights."""
+    beside = path.with_name("config.json")
+    vision = _vision_config(beside)
+    if vision is None:
+        warnings.warn(
+            f"{path}: no config.json of the transformers library beside it says whether it was trained "
+            f"with QuickGELU (OpenAI's) or GELU; {architecture} computes "
+            f"{'QuickGELU' if quick_gelu else 'GELU'}",
+            stacklevel=2,
+        )
+        return
+    needs_quick_gelu = vision.get("hidden_act", "quick_gelu") == "quick_gelu"  # the library's default
+    if needs_quick_gelu != quick_gelu:
+        raise wrong_activation(f"{path} ({beside.name} beside it)", architecture, needs_quick_gelu)
+
+
+def _vision_config(path: Path) -> dict[str, Any] | None:
+    """What a CLIP's config.json says of its image tower; None where there is no such file."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or not str(config.get("model_type", "")).startswith("clip"):
+        return None
+    vision = config.get("vision_config", config)
+    return vision if isinstance(vision, dict) else None
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Names of an open file's tensors, a function that reads one, and the file's description."""
+
+    names: list[str]
+    tensor: Callable[[str], Tensor]
+    note: str = ""
+
+
+@contextmanager
+def _open_weights(path: Path) -> Iterator[_Weights]:
+    """InputError, naming the option, for whatever is wrong with the file."""
+    try:
+        if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 note = (file.metadata() or {}).get("description", "")
-                return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(
-                f"tower.pretrained: {path} is no readable safetensors file: {error}"
-            ) from error
-    try:
+                yield _Weights(list(file.keys()), file.get_tensor, note)
+            return
         with open_torch_file(path) as file:
-            stored = file.module_tensors() if file.is_torchscript else find_tensors(file.content)
-            needed = {n: t for n, t in stored.items() if "visual." in n or n in OPENAI_MARKS} or stored
-            return {name: file.tensor(tensor) for name, tensor in needed.items()}, ""
+            stored = file.module_tensors() if file.is_torchscript else _state_dict(file.content, path)
+            yield _Weights(list(stored), lambda name: file.tensor(stored[name]))
+    except SafetensorError as error:
+        raise InputError(f"tower.pretrained: {path} is no readable safetensors file: {error}") from error
     except InputError as error:
-        raise InputError(f"tower.pretrained: {error}") from error
+        words = str(error)
+        raise InputError(
+            words if words.startswith("tower.pretrained") else f"tower.pretrained: {words}"
+        ) from error
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, StoredTensor]:
+    found = find_state_dict(content)
+    if found is not None and (found.others or is_averaged(found.place)):
+        left = f", not from {', '.join(map(repr, found.others))}" if found.others else ""
+        warnings.warn(f"{path}: weights are taken from {found.place!r}{left}", stacklevel=2)
+    return found.tensors if found else {}
 
 
 def open_clip_name(name: str) -> str:

@@ -1,0 +1,135 @@
+"""A mesh or cloud file as a scene: placed, with normals and superpoints, without views and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
+from bifusion.datasets.placement import Placement, far_offset, placement_notes
+from bifusion.datasets.ply.mesh import Mesh, read_mesh
+from bifusion.datasets.superpoints.normals import surface_normals
+from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.storage.files import locked
+from bifusion.storage.folders import check_replaceable, tidy
+from bifusion.types import InputError, Scene
+
+
+@dataclass
+class PlacedMesh:
+    """A mesh in its scene's frame. `scene` has no superpoints and labels yet (zeros, None)."""
+
+    scene: Scene
+    faces: np.ndarray
+    """(F, 3) int64, F is 0 for a cloud."""
+    placement: Placement
+    """How points came from the file's frame and unit into the scene's."""
+    notes: list[str]
+    """What the user should know of how the file was understood."""
+
+
+def place_mesh(name: str, mesh: Mesh, alignment: np.ndarray, scale: float) -> PlacedMesh:
+    """The mesh aligned, in metres, near the origin.
+
+    Args:
+        name: the scene's.
+        alignment: (4, 4) rigid, the file's frame to one with z up, in the file's unit.
+        scale: metres a unit of the file.
+    """
+    aligned = Placement(scale, alignment)
+    placement = Placement(scale, alignment, far_offset(aligned.points(mesh.coord)))
+    coord = placement.points(mesh.coord)
+    normal, source = surface_normals(coord, mesh.faces, mesh.normal, alignment[:3, :3])
+    notes = [*mesh.notes, *placement_notes(placement, coord, mesh.spacing * scale)]
+    if len(mesh.faces) == 0:
+        notes.append(f"the file has no faces: superpoints of the cloud, its normals {source}")
+    scene = Scene(
+        name=name,
+        coord=coord.astype(np.float32),
+        color=mesh.color,
+        superpoint=np.zeros(len(coord), np.int32),
+        normal=normal.astype(np.float32),
+    )
+    return PlacedMesh(scene, mesh.faces, placement, notes)
+
+
+def add_surface_superpoints(placed: PlacedMesh, coord: np.ndarray | None = None) -> None:
+    """Superpoints as ScanNet's Segmentator makes them, of the faces or of the cloud.
+
+    `coord` are the points before they became float32, if at hand.
+    """
+    scene = placed.scene
+    points = scene.coord if coord is None else coord
+    scene.superpoint = surface_superpoints(points, scene.normal, placed.faces)
+
+
+def prepare_meshes(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    scale: float = 1.0,
+    overwrite: bool = False,
+    notes: dict[str, list[str]] | None = None,
+) -> tuple[int, int]:
+    """Writes out/NAME of every NAME.ply; a file that cannot be read does not stop the others.
+
+    Args:
+        scale, overwrite: as for `write_mesh_scene`.
+        notes: filled, scene → what the user should know; also if files fail.
+    Returns:
+        How many scenes were written, and how many were there and stayed.
+    Raises:
+        InputError: no file, two of one name; or, after all others, what is wrong with each that failed.
+    """
+    names = [path.stem for path in files]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"prepare mesh: found files {names}; expected some, no two of one name")
+    kept, failures = 0, []
+    with locked(out):
+        tidy(out, scene_files)
+        for path in files:
+            try:
+                said = write_mesh_scene(path, out / path.stem, scale=scale, overwrite=overwrite)
+            except InputError as error:
+                failures.append(str(error))
+                continue
+            kept += said is None
+            if notes is not None:
+                notes[path.stem] = said or []
+    if failures:
+        listed = "\n".join(failures)
+        raise InputError(f"{len(failures)} of {len(names)} files could not be prepared:\n{listed}")
+    return len(names) - kept, kept
+
+
+def write_mesh_scene(
+    path: Path, folder: Path, *, scale: float = 1.0, overwrite: bool = False
+) -> list[str] | None:
+    """Writes the scene folder `folder` of the PLY file `path`, which is taken to be z up.
+
+    Args:
+        scale: metres a unit of the file.
+        overwrite: write the folder again where it is complete; what else is in it stays.
+    Returns:
+        What the user should know; None where the scene was there and stayed.
+    Raises:
+        InputError: a file that cannot be read (`read_mesh`), a folder that was not written here.
+    """
+    if not 0 < scale < float("inf"):
+        raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")
+    if scene_complete(folder) and not overwrite:
+        return None
+    check_replaceable(folder, scene_files)
+    placed = place_mesh(folder.name, read_mesh(path), np.eye(4), scale)
+    add_surface_superpoints(placed)
+    write_scene(
+        folder,
+        placed.scene,
+        segments={},
+        source=f"{path.name}, {scale:g} m a unit",
+        offset_m=placed.placement.offset_m,
+    )
+    return placed.notes

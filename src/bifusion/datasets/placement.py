@@ -1,0 +1,103 @@
+"""From the frame and unit of a scan's files to those of its scene: scale, alignment, offset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+FAR_M = 1000.0
+"""Scans beyond it lose their offset before they become float32, whose step there is 0.06 mm."""
+COARSE_M = 1e-3
+"""Largest step of the stored numbers that is not worth a word."""
+UNITS = {"millimetres": 0.001, "centimetres": 0.01}
+LARGEST_M, LARGEST_HIGH_M, HIGH_M = 1000.0, 100.0, 30.0
+"""No building is a kilometre long; a floor may be 100 m long, but then no 30 m high."""
+SMALLEST_M = 0.3
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How points and poses of the files come into the scene: scaled, aligned, less the offset."""
+
+    scale: float = 1.0
+    """Metres a unit of length of the files."""
+    alignment: np.ndarray = field(default_factory=lambda: np.eye(4))
+    """(4, 4) rigid, its translation in the files' unit."""
+    offset_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    """(3,) metres, taken off last."""
+
+    @property
+    def aligned(self) -> np.ndarray:
+        """(4, 4) the alignment in metres, without the offset."""
+        return self._metres(self.alignment)
+
+    def points(self, coord: np.ndarray) -> np.ndarray:
+        """(N, 3) float64 metres in the scene's frame."""
+        aligned = self.aligned
+        scaled = coord.astype(np.float64) * self.scale
+        return scaled @ aligned[:3, :3].T + aligned[:3, 3] - self.offset_m
+
+    def pose(self, cam2world: np.ndarray) -> np.ndarray:
+        """(4, 4) camera to the scene's frame, of a pose in the files' frame."""
+        placed = self.aligned @ self._metres(cam2world)
+        placed[:3, 3] -= self.offset_m
+        return placed
+
+    def _metres(self, transform: np.ndarray) -> np.ndarray:
+        scaled = transform.astype(np.float64)
+        scaled[:3, 3] *= self.scale
+        return scaled
+
+
+def far_offset(coord_m: np.ndarray) -> np.ndarray:
+    """(3,) whole metres to take off coordinates as map projections have; zeros where all are near."""
+    low, high = coord_m.min(axis=0), coord_m.max(axis=0)
+    centre = (low + high) / 2
+    distance = np.abs(centre).max()
+    far = distance > FAR_M and distance > (high - low).max()  # not only large, as in millimetres
+    return np.round(centre) if far else np.zeros(3)
+
+
+def placement_notes(placement: Placement, coord_m: np.ndarray, spacing_m: float) -> list[str]:
+    """What is worth a word: an offset taken off, a step of the stored numbers that is coarse, an
+    extent that no indoor scan has."""
+    notes = []
+    if placement.offset_m.any():
+        x, y, z = placement.offset_m
+        notes.append(
+            f"coordinates are far from the origin: offset ({x:.0f}, {y:.0f}, {z:.0f}) m taken off, kept "
+            "in scene.json and added again to what predict writes"
+        )
+    if spacing_m > COARSE_M:
+        notes.append(
+            f"so far from the origin the file's numbers have steps of {spacing_m:.2g} m, and its points "
+            "with them; export it with double coordinates, or nearer to the origin"
+        )
+    extent = extent_note(coord_m, lambda factor: f"--scale {placement.scale * factor:g}")
+    return [*notes, extent] if extent else notes
+
+
+def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | None:
+    """What to say of a scan that is too large or too small for an indoor one; None if it is neither.
+
+    Args:
+        coord_m: (N, 3) metres, z up.
+        remedy: words for what scales it by a factor.
+    """
+    extent = coord_m.max(axis=0) - coord_m.min(axis=0)
+    longest = float(extent.max())
+    if longest > LARGEST_M:
+        unit = "millimetres"
+    elif longest > LARGEST_HIGH_M and extent[2] > HIGH_M:
+        unit = "centimetres"
+    elif len(coord_m) > 1 and longest < SMALLEST_M:
+        return f"the scan is {longest:.2g} m across, little for a room: is its unit larger than a metre?"
+    else:
+        return None
+    factor = UNITS[unit]
+    return (
+        f"the scan is {longest:,.0f} m across: an indoor scan of that size is likely in {unit} "
+        f"({longest * factor:.3g} m then); {remedy(factor)} makes metres of them"
+    )

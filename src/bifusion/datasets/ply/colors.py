@@ -1,0 +1,70 @@
+"""Vertex colours of PLY files, which programs store in several types and ranges, as uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.datasets.ply.body import Columns, stacked
+from bifusion.types import InputError
+
+CHANNELS = ("red", "green", "blue")
+NAMES = (CHANNELS, tuple(f"diffuse_{channel}" for channel in CHANNELS), ("r", "g", "b"))
+"""What writers call them, in the order in which they are looked for."""
+SLIGHTLY_MORE = 1e-3
+"""By how much colours of 0 … 1 may exceed 1, from rounding."""
+
+
+def read_colors(vertex: Columns, path: Path, comments: Sequence[str], notes: list[str]) -> np.ndarray:
+    """(N, 3) uint8 RGB of the vertices; alpha is passed over.
+
+    uchar as it is; ushort of 0 … 65535 and floats of 0 … 1 scaled to 0 … 255, floats of 0 … 255
+    rounded, all three said in `notes`.
+
+    Raises InputError: no colour, or values of no such range.
+    """
+    color = next((c for c in (stacked(vertex, names) for names in NAMES) if c is not None), None)
+    if color is None:
+        raise InputError(f"{path}: {_no_color(vertex, comments)}")
+    if color.dtype == np.uint8:
+        return color
+    low, high = color.min(), color.max()
+    found = f"colours are stored as {color.dtype} from {low:g} to {high:g}"
+    factor = _factor(color, float(low), float(high))
+    if factor is None:
+        raise InputError(
+            f"{path}: {found}; expected uchar of 0 … 255, ushort of 0 … 65535, or floats of 0 … 1 "
+            "or 0 … 255: export the file again"
+        )
+    if factor != 1:
+        notes.append(f"{found}: scaled to 0 … 255")
+    elif color.dtype.kind == "f":
+        notes.append(f"{found}: taken as 0 … 255, rounded")
+    return np.clip(np.rint(color.astype(np.float64) * factor), 0, 255).astype(np.uint8)
+
+
+def _factor(color: np.ndarray, low: float, high: float) -> float | None:
+    """What brings the values to 0 … 255; None for values of no known range."""
+    if not (np.isfinite(low) and np.isfinite(high)) or low < -SLIGHTLY_MORE:
+        return None
+    if color.dtype.kind == "f":
+        if high <= 1 + SLIGHTLY_MORE:
+            return 255.0
+        # A brightness of 1.5 may be 0 … 1 overexposed as well as 0 … 255 nearly black.
+        return 1.0 if 2 < high <= 255 or np.array_equal(color, np.round(color)) and high <= 255 else None
+    if high <= 255:
+        return 1.0
+    return 255 / 65535 if color.dtype == np.uint16 else None
+
+
+def _no_color(vertex: Columns, comments: Sequence[str]) -> str:
+    """Why there are no colours, as far as the file tells, and what to do."""
+    lacking = [name for name in CHANNELS if name not in vertex]
+    lacks = f"the vertices lack {', '.join(lacking)}; they have {', '.join(vertex)}"
+    if "f_dc_0" in vertex:
+        return f"{lacks}: Gaussian splats are no scanned surface; give the scan's mesh or cloud"
+    if any(comment.lower().startswith("texturefile") for comment in comments):
+        return f"{lacks}: its colours lie in a texture; transfer them to the vertices (as in MeshLab)"
+    return f"{lacks}: the networks need colours, export the file with them"

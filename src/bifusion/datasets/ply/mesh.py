@@ -1,0 +1,142 @@
+"""A triangle mesh or point cloud with colours from a PLY file, whichever program wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.checks import check_finite
+from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
+from bifusion.datasets.ply.colors import read_colors
+from bifusion.datasets.ply.header import Header, read_header
+from bifusion.types import InputError
+
+INDEX_NAMES = ("vertex_indices", "vertex_index")
+"""What writers call the corners of a face; a single list of whole numbers may be called anything."""
+NORMALS = ("nx", "ny", "nz")
+
+
+@dataclass
+class Mesh:
+    """What a PLY file holds, in the file's own frame and unit of length."""
+
+    coord: np.ndarray
+    """(N, 3) float64, finite."""
+    color: np.ndarray
+    """(N, 3) uint8 RGB."""
+    faces: np.ndarray
+    """(F, 3) int64 vertex indices; F is 0 for a cloud."""
+    normal: np.ndarray | None = None
+    """(N, 3) float64 unit vectors, if the file has one for each vertex."""
+    spacing: float = 0.0
+    """Distance of neighbouring numbers of the stored type at the farthest coordinate, in the file's
+    unit: nothing finer can be told there."""
+    notes: list[str] = field(default_factory=list)
+    """What was understood from the values, or left out, for the user to know."""
+
+
+def read_mesh(path: Path) -> Mesh:
+    """The mesh or cloud in `path`: ascii or binary of either byte order, any number type.
+
+    Polygons become fans of triangles, right for convex ones. Colours are 0 … 255, or 0 … 1 where they
+    are stored as such (`read_colors`).
+
+    Raises:
+        InputError: no readable PLY file, vertices without position or colour, a coordinate that is not
+            finite, a face that names a vertex which is not there.
+    """
+    path = Path(path)
+    header = read_header(path)
+    elements = read_elements(path, header, ("vertex", "face"))
+    vertex = elements.get("vertex", {})
+    coord = stacked(vertex, "xyz")
+    if coord is None:
+        raise InputError(
+            f"{path}: has no vertices with x, y, z; its elements are {_described(header) or 'none'}"
+        )
+    if len(coord) == 0:
+        raise InputError(f"{path}: holds no vertex; expected at least one")
+    check_finite(coord, path)
+    notes: list[str] = []
+    farthest = np.abs(coord).max()
+    stored_in = np.float64 if header.encoding == "ascii" else coord.dtype
+    color = read_colors(vertex, path, header.comments, notes)
+    return Mesh(
+        coord=coord.astype(np.float64),
+        color=color,
+        faces=_triangles(elements.get("face", {}), header, len(coord), path, notes),
+        normal=_normals(vertex),
+        spacing=float(np.spacing(farthest.astype(stored_in))) if coord.dtype.kind == "f" else 1.0,
+        notes=notes,
+    )
+
+
+def _described(header: Header) -> str:
+    return "; ".join(
+        f"{element.name} ({', '.join(prop.name for prop in element.properties)})"
+        for element in header.elements
+    )
+
+
+def _normals(vertex: Columns) -> np.ndarray | None:
+    """The file's normals if it has one of some length for every vertex."""
+    normal = stacked(vertex, NORMALS)
+    if normal is None:
+        return None
+    normal = normal.astype(np.float64)
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    return normal / length if (np.isfinite(length) & (length > 0)).all() else None
+
+
+def _triangles(face: Columns, header: Header, count: int, path: Path, notes: list[str]) -> np.ndarray:
+    """(F, 3) int64 corners of all faces, polygons as fans."""
+    corners = _corner_lists(face, path)
+    if corners is None:
+        strips = [element.name for element in header.elements if element.name == "tristrips"]
+        if strips:
+            raise InputError(f"{path}: its faces are triangle strips; export it with single triangles")
+        return np.zeros((0, 3), np.int64)
+    if corners.items.size and not 0 <= corners.items.min() <= corners.items.max() < count:
+        wrong = corners.items[(corners.items < 0) | (corners.items >= count)][0]
+        raise InputError(
+            f"{path}: a face names vertex {wrong}, but there are {count:,}, numbered from 0; "
+            "export the file again"
+        )
+    short = int((corners.counts < 3).sum())
+    if short:
+        notes.append(f"{short:,} faces with fewer than three corners left out")
+    if (corners.counts > 3).any():
+        notes.append(f"{int((corners.counts > 3).sum()):,} polygons cut into triangles")
+    pieces = np.maximum(corners.counts - 2, 0)
+    first = np.repeat(np.cumsum(corners.counts) - corners.counts, pieces)
+    piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    places = np.stack([first, first + piece + 1, first + piece + 2], axis=1)
+    return corners.items.astype(np.int64)[places]
+
+
+def _corner_lists(face: Columns, path: Path) -> Lists | None:
+    """The list of corners among a face's lists; None for a file without faces.
+
+    Other lists (texture coordinates, which are no whole numbers) are passed over.
+    """
+    lists = {name: column for name, column in face.items() if isinstance(column, Lists)}
+    for name in INDEX_NAMES:
+        if name in lists:
+            return _whole(lists[name], name, path)
+    whole = [name for name, column in lists.items() if column.items.dtype.kind in "iu"]
+    if len(whole) == 1:
+        return lists[whole[0]]
+    if not lists:
+        return None
+    raise InputError(
+        f"{path}: which list of its faces names the corners? Found {', '.join(lists)}; expected "
+        f"{' or '.join(INDEX_NAMES)}, or a single list of whole numbers"
+    )
+
+
+def _whole(lists: Lists, name: str, path: Path) -> Lists:
+    if lists.items.dtype.kind not in "iu":
+        raise InputError(f"{path}: {name} holds {lists.items.dtype}; expected whole numbers")
+    return lists

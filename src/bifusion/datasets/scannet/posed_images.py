@@ -1,0 +1,182 @@
+"""Which files are a ScanNet scan's posed images, in the layouts they are exported in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from bifusion.data.checks import check_pose
+from bifusion.types import InputError
+
+COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
+"""In the order in which they are looked for, upper case too."""
+CAMERA_FOLDERS = ("intrinsic", "intrinsics", ".")
+COLOR_CAMERA = ("intrinsic_color.txt", "intrinsics_color.txt", "intrinsic.txt", "intrinsics.txt")
+DEPTH_CAMERA = ("intrinsic_depth.txt", "intrinsics_depth.txt")
+GREY_DEPTH = ("I;16", "I;16B", "I;16L", "I", "F")
+"""Modes of pictures with more than 8 bits a pixel: depth, not colour."""
+
+
+@dataclass
+class Frame:
+    """Files of one posed image."""
+
+    name: str
+    color: Path
+    depth: Path | None
+    """None where none of the scan's images has depth."""
+    pose: Path
+
+
+@dataclass
+class PosedImages:
+    """Frames of one scan and their cameras' files."""
+
+    folder: Path
+    frames: list[Frame]
+    color_K: np.ndarray
+    """(3, 3), pixels of the colour images."""
+    depth_K: np.ndarray | None
+    """(3, 3), pixels of the depth images; None: the colour camera's, scaled by the image sizes."""
+    color_extrinsic: np.ndarray
+    """(4, 4) colour camera to the frame that poses speak of; nearly always the identity."""
+    depth_extrinsic: np.ndarray
+
+
+def find_posed_images(folder: Path) -> PosedImages:
+    """The posed images in `folder`, in either layout of export.
+
+    - `00000.jpg`, `00000.png` (or `00000.rendered_depth_WxH.png`), `00000.txt`, `intrinsic.txt` and,
+      optionally, `intrinsic_depth.txt`;
+    - `color/0.jpg`, `depth/0.png`, `pose/0.txt`, with `intrinsic_color.txt`, `intrinsic_depth.txt`,
+      optionally `extrinsic_color.txt`, `extrinsic_depth.txt` in `intrinsic/` or, under the names
+      `intrinsics_color.txt` …, beside (`scannet_frames_25k`).
+
+    Colour may be .png too. Frames are those that have a pose file, in the order of their numbers.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
+    exported = (folder / "pose").is_dir()
+    poses = sorted((folder / "pose" if exported else folder).glob("[0-9]*.txt"), key=_frame_number)
+    if not poses:
+        raise InputError(
+            f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
+            "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
+        )
+    depth_file = _camera_file(folder, DEPTH_CAMERA)
+    color_file = _camera_file(folder, COLOR_CAMERA)
+    if color_file is None:
+        expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")
+        raise InputError(f"{expected}: missing; the posed images need the colour camera's intrinsics")
+    return PosedImages(
+        folder=folder,
+        frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
+        color_K=read_intrinsics(color_file),
+        depth_K=read_intrinsics(depth_file) if depth_file else None,
+        color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
+        depth_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_depth.txt",))),
+    )
+
+
+def pose_is_lost(frame: Frame) -> bool:
+    """Whether ScanNet's tracking lost this frame: it writes a pose of −inf then."""
+    return not np.isfinite(read_matrix(frame.pose)).all()
+
+
+def read_intrinsics(path: Path) -> np.ndarray:
+    """(3, 3) pinhole matrix from a text file of 3×3 or 4×4 numbers."""
+    matrix = read_matrix(path)
+    if matrix.shape not in ((3, 3), (4, 4)):
+        raise InputError(
+            f"{path}: the intrinsics have shape {matrix.shape}; expected 3×3 or 4×4 numbers"
+        )
+    return matrix[:3, :3]
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """Numbers of a text file, one row a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return np.atleast_2d(np.array([line.split() for line in lines if line.strip()], float))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; the posed images need it") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is no matrix of numbers ({error}); export it again") from None
+
+
+def _exported_frames(folder: Path, poses: list[Path]) -> list[Frame]:
+    colors = _by_number(folder / "color", COLOR_ENDINGS)
+    depths = _by_number(folder / "depth", DEPTH_ENDINGS)
+    return [
+        Frame(
+            pose.stem,
+            colors.get(_frame_number(pose), folder / "color" / f"{pose.stem}.jpg"),
+            _depth_of(pose, depths, folder / "depth" / f"{pose.stem}.png"),
+            pose,
+        )
+        for pose in poses
+    ]
+
+
+def _flat_frames(folder: Path, poses: list[Path]) -> list[Frame]:
+    """Colour and depth side by side: what is .png is depth, unless it alone is there and is coloured."""
+    colors = _by_number(folder, [ending for ending in COLOR_ENDINGS if ending not in DEPTH_ENDINGS])
+    depths = _by_number(folder, DEPTH_ENDINGS)
+    if not colors and depths and not _is_depth(next(iter(depths.values()))):
+        colors, depths = depths, {}
+    depths |= {
+        int(path.name.partition(".")[0]): path
+        for path in sorted(folder.glob("[0-9]*.rendered_depth_*.png"), reverse=True)
+        if path.name.partition(".")[0].isdigit()
+    }
+    return [
+        Frame(
+            pose.stem,
+            colors.get(_frame_number(pose), pose.with_suffix(".jpg")),
+            _depth_of(pose, depths, pose.with_suffix(".png")),
+            pose,
+        )
+        for pose in poses
+    ]
+
+
+def _depth_of(pose: Path, depths: dict[int, Path], expected: Path) -> Path | None:
+    """Depth of a frame: where others have it, it should be at `expected` too."""
+    return depths.get(_frame_number(pose), expected) if depths else None
+
+
+def _is_depth(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.mode in GREY_DEPTH
+    except (OSError, UnidentifiedImageError):
+        return True  # reading it says what is wrong with it
+
+
+def _by_number(folder: Path, endings: tuple[str, ...] | list[str]) -> dict[int, Path]:
+    """Frame number → its file, of the first ending that it has."""
+    if not folder.is_dir():
+        return {}
+    found = [p for p in folder.iterdir() if p.suffix.lower() in endings and p.stem.isdigit()]
+    found.sort(key=lambda path: endings.index(path.suffix.lower()), reverse=True)
+    return {int(path.stem): path for path in found}
+
+
+def _camera_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first of `names` in the folders that exporters put cameras in; None where there is none."""
+    places = [folder / below / name for below in CAMERA_FOLDERS for name in names]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _read_extrinsic(path: Path | None) -> np.ndarray:
+    return np.eye(4) if path is None else check_pose(read_matrix(path), path)
+
+
+def _frame_number(path: Path) -> int:
+    if not path.stem.isdigit():
+        raise InputError(f"{path}: expected a frame number as the file's name, like 00000.txt")
+    return int(path.stem)
