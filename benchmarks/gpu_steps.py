@@ -129,7 +129,7 @@ def device_work(function: Callable[[], None], named: int = 12) -> dict[str, Any]
 
 def inference(model: Model, config: Config, precision: str) -> dict[str, Any]:
     """The whole scan, from voxels on the device to masks and classes of its points on the host."""
-    dataset = SceneDataset(config.data, "val", config.seed, training=False)
+    dataset = SceneDataset(config.data, "train", config.seed, training=False)
     batch: Batch = collate([dataset.sample(0, 0)]).to("cuda")
     dtype, label_set = AUTOCAST[precision], get_label_set(config.data.label_set)
 
