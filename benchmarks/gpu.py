@@ -1,9 +1,10 @@
 """`make gpu`, or `python -m benchmarks.gpu [--only PART …] [--name CHIP] [--peers NAME …]`.
 
 Everything that only a GPU can show: the tests marked gpu, layers beside other libraries' and the limit
-of the memory, a full-size step of every recipe, inference of the real scan, a training beside the CPU's.
-Every part runs in processes of its own, whose failure or time limit costs that part alone; after each
-the results are written to benchmarks/results/gpu-NAME.json. Without a GPU: the proofs that need none.
+of the memory, the engine's candidate configurations, a full-size step of every recipe, inference of the
+real scan, a training beside the CPU's. Every part runs in processes of its own, whose failure or time
+limit costs that part alone; after each the results are written to benchmarks/results/gpu-NAME.json.
+Without a GPU: the proofs that need none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ from bifusion.sparse.backends import BACKEND_VARIABLE
 
 OUT = Path("build/gpu")
 RESULTS = Path("benchmarks/results")
-PARTS = ("tests", "limit", "layers", "steps", "runs")
+PARTS = ("tests", "limit", "layers", "candidates", "steps", "runs")
 RECIPES = (
     "oneformer3d_scannet20",
     "oneformer3d_scannet200",
@@ -113,15 +115,23 @@ def _limit(wanted: argparse.Namespace) -> dict[str, float]:
 
 
 def _layers(wanted: argparse.Namespace) -> list[dict[str, Any]]:
-    scan = real_dataset(OUT / "real")
-    coords = room_voxels(80_000) if scan is None else real_voxels(scan)
-    file = OUT / "coords.npy"
-    np.save(file, coords.numpy())
-    found = []
+    file, found = _coordinates(), []
     for engine in (*wanted.backends, *wanted.peers):
         done = _start(wanted.limit, "-m", "benchmarks.gpu_layers", str(file), engine)
         found.append({"engine": engine, "status": done["status"], "layers": _json_lines(done)})
     return found
+
+
+def _candidates(wanted: argparse.Namespace) -> list[dict[str, Any]]:
+    return _json_lines(_start(wanted.limit, "-m", "benchmarks.gpu_candidates", str(_coordinates())))
+
+
+def _coordinates() -> Path:
+    scan = real_dataset(OUT / "real")
+    coords = room_voxels(80_000) if scan is None else real_voxels(scan)
+    file = OUT / "coords.npy"
+    np.save(file, coords.numpy())
+    return file
 
 
 def _steps(wanted: argparse.Namespace) -> list[dict[str, Any]]:
@@ -143,6 +153,7 @@ def _runs(wanted: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.gpu_runs import compare
 
     rooms, out = OUT / "rooms", OUT / "runs"
+    shutil.rmtree(out, ignore_errors=True)  # a run refuses a folder that holds one
     make_rooms(rooms, ROOMS, None)
     for device in ("cpu", "cuda"):
         done = _start(wanted.limit, "-m", "benchmarks.gpu_runs", COMPARED, str(rooms), str(out), device)
@@ -151,7 +162,14 @@ def _runs(wanted: argparse.Namespace) -> dict[str, Any]:
     return {"recipe": COMPARED, "status": 0, **compare(out)}
 
 
-_RUNNERS = {"tests": _tests, "limit": _limit, "layers": _layers, "steps": _steps, "runs": _runs}
+_RUNNERS = {
+    "tests": _tests,
+    "limit": _limit,
+    "layers": _layers,
+    "candidates": _candidates,
+    "steps": _steps,
+    "runs": _runs,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -90,11 +90,9 @@ def stalls(function: Callable[[], None]) -> dict[str, Any]:
 
     def note(message: Warning | str, *where: Any, **more: Any) -> None:
         if "synchroniz" in str(message):
-            ours = [f for f in traceback.extract_stack() if "/bifusion/" in f.filename]
-            place = (
-                f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}" if ours else "torch"
-            )
-            places[place] += 1
+            stack = traceback.extract_stack()[:-1]
+            frame = ([f for f in stack if "/bifusion/" in f.filename] or stack)[-1]
+            places[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -128,7 +126,7 @@ def device_work(function: Callable[[], None], named: int = 12) -> dict[str, Any]
 
 def inference(model: Model, config: Config, precision: str) -> dict[str, Any]:
     """The whole scan, from voxels on the device to masks and classes of its points on the host."""
-    dataset = SceneDataset(config.data, "val", config.seed, training=False)
+    dataset = SceneDataset(config.data, "train", config.seed, training=False)
     batch: Batch = collate([dataset.sample(0, 0)]).to("cuda")
     dtype = AUTOCAST[precision]
 

@@ -177,6 +177,18 @@ def test_rule_fills_its_columns(channels: int, width: int) -> None:
     assert configurations.choose_convolve(32, channels, "narrow").block_n == width
 
 
+@pytest.mark.parametrize(("channels", "width"), [(32, 32), (64, 64), (96, 128), (128, 64), (256, 64)])
+def test_rule_keeps_blocks_of_plain_cores_narrow_where_they_fit(channels: int, width: int) -> None:
+    assert configurations.choose_convolve(64, channels, "ieee").block_n == width
+
+
+@pytest.mark.parametrize("channels", [32, 64, 128, 256])
+def test_rule_takes_small_blocks_for_tf32(channels: int) -> None:
+    chosen = configurations.choose_convolve(channels, channels, "tf32")
+    assert (chosen.block_m, chosen.block_n) == (128, 32)
+    assert configurations.choose_weight_gradient(channels, channels, "tf32").block_m == 32
+
+
 def test_autocast_type_is_followed_by_the_gpu_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     with torch.autocast("cpu", torch.bfloat16):

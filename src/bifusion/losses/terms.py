@@ -56,7 +56,7 @@ def instance_class(prediction: Prediction, batch: Batch, context: LossContext) -
         strict=True,
     ):
         weight = logits.new_ones(context.num_things + 1, dtype=torch.float32)
-        weight[-1] = context.config.no_object_weight
+        weight[-1].fill_(context.config.no_object_weight)  # assigned by index, the host waits for a GPU
         # instance of each query; -1, none, picks "no object" from the end of the list of labels
         instance = matched.instances.new_full((len(logits),), -1)
         instance = instance.scatter_reduce(0, matched.queries, matched.instances, "amax")

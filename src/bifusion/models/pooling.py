@@ -17,11 +17,14 @@ def pool_superpoints(voxel_feats: Tensor, batch: Batch) -> Tensor:
     features keep their accuracy; the result has that type.
     """
     superpoint = batch.point_to_superpoint
-    order = torch.argsort(superpoint, stable=True)
+    ordered, order = torch.sort(superpoint, stable=True)
     voxel = batch.point_to_voxel.index_select(0, order)
-    counts = superpoint.new_zeros(batch.num_superpoints)  # bincount would make the host wait for a GPU
-    counts.index_add_(0, superpoint, torch.ones_like(superpoint))
+    # by bisection: bincount makes the host wait for a GPU, and an index_add whose rows collide crawls
+    # where it is to be deterministic
+    numbers = torch.arange(batch.num_superpoints, device=ordered.device)
+    ends = torch.searchsorted(ordered, numbers, right=True)
+    counts = ends.diff(prepend=ends.new_zeros(1))
     voxel_feats = voxel_feats.to(torch.promote_types(voxel_feats.dtype, torch.float32))
     # a bag of voxel rows a superpoint: no (N, D) copy of the features of all points is ever made
-    sums = F.embedding_bag(voxel, voxel_feats, counts.cumsum(0) - counts, mode="sum")
+    sums = F.embedding_bag(voxel, voxel_feats, ends - counts, mode="sum")
     return sums / counts.clamp(min=1)[:, None]

@@ -59,6 +59,7 @@ def level_sizes(batch: Batch, strides: Sequence[int], fetch: Fetch = fetch_toget
     would have to wait in `scene_levels`, by one `fetch`."""
     superpoint, count = superpoint_of_voxel(batch), batch.num_superpoints
     scene, *finest = batch.voxel_coords.long().unbind(1)
+    scenes = torch.arange(len(batch.names), device=scene.device)
     counts = []
     for stride in strides:
         x, y, z = (axis.div(stride, rounding_mode="floor") for axis in finest)
@@ -66,7 +67,8 @@ def level_sizes(batch: Batch, strides: Sequence[int], fetch: Fetch = fetch_toget
         order = lexicographic_order(columns, rest)
         columns, z, superpoints, of_scene = (t[order] for t in (columns, z, superpoint, scene))
         for first in (_first_of_equal(columns, z), _first_of_equal(columns, z, superpoints)):
-            counts.append(scene.new_zeros(len(batch.names)).index_add(0, of_scene, first.long()))
+            # no index_add: where it is to be deterministic, a scene's voxels are added one by one
+            counts.append(((of_scene[:, None] == scenes) & first[:, None]).sum(0))
     numbers = iter(fetch(torch.cat(counts).unbind()))
     of_each = [[next(numbers) for _ in batch.names] for _ in counts]
     return [LevelSize(*pair) for pair in zip(of_each[::2], of_each[1::2], strict=True)]

@@ -1,6 +1,7 @@
 """Sizes of the kernels' tiles: a short list of candidates, and the rule that picks one.
 
-No table of measurements: the rule knows channels and type, nothing of the chip. The tests compile each
+No table of measurements: the rule knows channels and type, nothing of the chip. Where it prefers small
+blocks, the sweep on an H100 did (benchmarks/results/gpu-h100.json, "candidates"). The tests compile each
 candidate ahead of time for every generation of chips that is supported: none needs more shared memory
 than there is, and none spills registers on Ampere and Hopper.
 """
@@ -54,6 +55,7 @@ _PLAIN = (
     Configuration(32, 64, 32, 4, 5),
     Configuration(128, 64, 32, 8, 5),
 )
+_TALL = Configuration(128, 32, 32, 4, 5)
 _MATRIX = (
     Configuration(64, 16, 16, 4, 5),
     Configuration(64, 32, 16, 4, 5),
@@ -62,13 +64,13 @@ _MATRIX = (
     Configuration(64, 64, 32, 4, 5),
     Configuration(64, 128, 32, 4, 5),
     Configuration(64, 64, 32, 4, 7),
-    Configuration(128, 32, 32, 4, 5),
+    _TALL,
     Configuration(128, 64, 32, 8, 5),
     Configuration(128, 128, 32, 8, 5),
 )
 _DEEP = (
     Configuration(64, 64, 64, 4, 5),
-    Configuration(64, 128, 64, 8, 5),
+    Configuration(64, 128, 64, 4, 5),
     Configuration(128, 64, 64, 8, 5),
 )
 CONVOLVE: dict[Products, tuple[Configuration, ...]] = {
@@ -100,8 +102,13 @@ def products_of(dtype: torch.dtype, precision: str) -> Products:
 
 
 def choose_convolve(channels_in: int, channels_out: int, products: Products) -> Configuration:
-    """The first candidate as wide as `_width` says and as deep as the input channels fill."""
-    width = _width(channels_out, 128)
+    """The first candidate as wide as `_width` says and as deep as the input channels fill.
+
+    Exceptions: TF32 in tall blocks of 32 columns; plain cores in 64 columns where that divides them.
+    """
+    if products == "tf32" and channels_out > 16 and channels_in > 16:
+        return _TALL
+    width = _width(channels_out, 64 if products == "ieee" and channels_out % 64 == 0 else 128)
     depth = 32
     if channels_in <= 16 and width <= 32:
         depth = 16
@@ -112,8 +119,8 @@ def choose_convolve(channels_in: int, channels_out: int, products: Products) -> 
 
 
 def choose_weight_gradient(channels_in: int, channels_out: int, products: Products) -> Configuration:
-    """The first candidate as high and wide as `_width` says."""
-    height, width = _width(channels_in, 64), _width(channels_out, 64)
+    """The first candidate as high and wide as `_width` says; TF32 no higher than 32."""
+    height, width = _width(channels_in, 32 if products == "tf32" else 64), _width(channels_out, 64)
     fitting = (c for c in WEIGHT_GRADIENT[products] if (c.block_m, c.block_n) == (height, width))
     return next(fitting)
 

@@ -90,18 +90,17 @@ def _make_tiles(kernel_map: KernelMap, tile_rows: int) -> Tiles:
 def order_by_mask(met: Tensor) -> Tensor:
     """(M,) int64: the rows of met (M, K) so that neighbours meet similar offsets; equal ones in turn.
 
-    A row's bits are read as a Gray code whose highest bits are the rarest offsets. On a real scan of
-    2 cm tiles of 64 rows then meet 0.21, 0.54, 0.66 and 0.77 of the 27 offsets at levels 0 to 3; with
-    the bits as numbers, in the order of the offsets, 0.23, 0.63, 0.70 and 0.79; unsorted 0.92 to 0.98.
+    A row's bits are read as a Gray code whose highest bits are the rarest offsets.
     """
-    met = met[:, met.sum(0).argsort(descending=True, stable=True)]
+    rarest_first = met.sum(0).argsort(descending=True, stable=True).flip(0)
+    met = met[:, rarest_first]
     order = torch.arange(len(met), device=met.device)
-    for first in range(0, met.shape[1], _KEY_BITS):  # stable sorts: the highest bits, the last, decide
-        bits = met[:, first : first + _KEY_BITS]
-        key = (bits * (1 << torch.arange(bits.shape[1], device=met.device))).sum(1)
-        for shift in (1, 2, 4, 8, 16, 32):  # a bit of the number is the parity of the code's bits above
-            key = key ^ (key >> shift)
-        order = order[key[order].argsort(stable=True)]
+    for end in range(met.shape[1], 0, -_KEY_BITS):  # stable sorts: the highest bits, the last, decide
+        bits = met[:, max(end - _KEY_BITS, 0) : end]
+        # a bit of the number is the parity of the code's bits down to it
+        number = bits.cumsum(1, dtype=torch.int32) & 1
+        weight = 1 << torch.arange(bits.shape[1] - 1, -1, -1, device=met.device)
+        order = order[(number * weight).sum(1)[order].argsort(stable=True)]
     return order
 
 
