@@ -35,11 +35,12 @@ $(TOOLS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	@touch $@
 
-check: tools types
+check: tools
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(MAKE) types
 
 types: tools
 	$(BIN)/python -m pytest --jaxtyping-packages=bifusion,typed.check $(TYPED)
