@@ -321,7 +321,7 @@ def test_configuration_file(run, refused, tmp_path, field, value, words):
         (["--model.tower.blocks", "9"], ["tower.blocks is 9", "1 … 4"]),
         (["--model.tower.patch-size", "8"], ["model.tower.patch_size is 8", "data.patch_size is 16"]),
         (["--model.tower.pretrained", "none.pt"], ["there is no file none.pt"]),
-        (["--data.label-set", "nyu40"], ["label_set is 'nyu40'"]),
+        (["--data.label-set", "nyu40"], ["no scene has segment.npy", "nyu40 (40 classes"]),
         (["--trainer.epochs", "many"], ["many"]),
     ],
 )

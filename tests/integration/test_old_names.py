@@ -16,6 +16,7 @@ from bifusion.config import old_names
 from bifusion.config.run import config_from_dict, config_to_dict, load_config
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.datasets.rooms.rooms import make_rooms
+from bifusion.labels.sets import SCANNET20
 from bifusion.models.parts import part_of_group
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import load_model
@@ -56,6 +57,9 @@ def test_its_configuration_is_read_with_the_names_of_today(folder):
     assert "clip" in stored["model"] and "clip_layer_decay" in stored["optim"]
     config, recipe = load_config(folder / "config.json"), get_recipe("bifusion_tiny")
     assert config.model.tower.width == stored["model"]["clip"]["width"] == 8
+    assert (
+        stored["model"]["label_set"] == "scannet20" and config.labels == config.data.labels == SCANNET20
+    )
     assert config.stages == recipe.stages and config.optim == recipe.optim
     assert config.trainer.tower_cache == stored["trainer"]["clip_cache"]
 

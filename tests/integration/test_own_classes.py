@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from plyfile import PlyData
+from rich.console import Console
 
 from bifusion.config.run import Config
 from bifusion.data.dataset import with_labels
@@ -17,8 +18,9 @@ from bifusion.inference.predict import predict_scene
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import load_model
-from bifusion.studies.comparison.report import write_report
-from bifusion.studies.comparison.run import PlannedRun, train_runs
+from bifusion.studies.comparison.run import write_report
+from bifusion.studies.training_runs.plan import PlannedRun
+from bifusion.studies.training_runs.train import train_runs
 from bifusion.training.trainer import train
 from bifusion.types import InputError
 from own_classes import NAMES, ROOMS7, make_own_data
@@ -78,7 +80,8 @@ def test_predict_needs_no_data_set(trained, tmp_path):
 
 def test_the_report_carries_the_names(trained, tmp_path):
     report = write_report([trained["oneformer3d"], trained["mask3d"]], tmp_path, title="own")
-    assert set(report["classes"]["names"]) <= set(NAMES) and "desk" in report["classes"]["names"]
+    assert set(report.classes.names) <= set(NAMES) and "desk" in report.classes.names
+    assert all(entry.settings["data"]["labels"] == list(NAMES) for entry in report.runs)
     page = (tmp_path / "report.html").read_text()
     assert "rooms7" in page and "rgb(4,8,200)" in page.replace(" ", "")
     assert not any(name in page for name in ("otherfurniture", "bookshelf"))
@@ -127,7 +130,7 @@ def test_compare_does_not_mix_classes(trained, tmp_path):
     other = with_other_classes(trained, tmp_path / "data")
     run = PlannedRun(planned(other), run.folder)
     with pytest.raises(InputError, match="class 3 is 'door' and 'gate'.*Choose another --out"):
-        train_runs([run], tmp_path, jobs=1, title="t", console=None)  # pyright: ignore
+        train_runs([run], jobs=1, console=Console(), report=list)
 
 
 def planned(data: Path) -> Config:

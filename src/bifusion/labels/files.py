@@ -71,7 +71,11 @@ def label_set_to_json(labels: LabelSet) -> dict[str, Any]:
     return {
         "name": labels.name,
         "classes": [
-            {key: value for key, value in one.items() if key == "kind" or value is not None}
+            {
+                key: list(value) if key == "color" else value
+                for key, value in one.items()
+                if key == "kind" or value is not None
+            }
             for one in plain
         ],
     }
