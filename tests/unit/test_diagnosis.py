@@ -9,8 +9,9 @@ import torch
 
 from bifusion.data.batching import collate, select_scenes, split_scenes
 from bifusion.diagnosis.calls import path_of
-from bifusion.diagnosis.diagnose import Diagnosis, diagnose
+from bifusion.diagnosis.diagnose import diagnose
 from bifusion.diagnosis.experiments import without_scenes
+from bifusion.diagnosis.explanation import Diagnosis
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.events import Fault
 from bifusion.types import Batch

@@ -8,56 +8,29 @@ lets the optimiser act, and all is afterwards as before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Literal
 
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.calls import CRITERION, Call, path_of
 from bifusion.diagnosis.experiments import Attempt, Experiments, OutOfTime
-from bifusion.diagnosis.explanation import explain
+from bifusion.diagnosis.explanation import Diagnosis, explain
 from bifusion.diagnosis.growth import find_jump
 from bifusion.diagnosis.ranges import range_of
 from bifusion.diagnosis.tracing import Tracer
-from bifusion.diagnosis.verdict import Verdict, judge
+from bifusion.diagnosis.verdict import judge
 from bifusion.models.parts import NetworkPath, part_of_group
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.checks import nonfinite_names
 from bifusion.step.events import Fault
 from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
-from bifusion.storage.json_files import to_json
 from bifusion.types import Batch
 
 CALLS_BEFORE = 5
 """Modules before the origin whose ranges are told."""
 LARGE = 1e6
 """Numbers this large going into a module that makes infinities of them had grown before it."""
-
-
-@dataclass
-class Diagnosis:
-    """What is known about a fault; see `explanation`."""
-
-    phase: str
-    """As in `Fault`; "forward" faults are "input", "activation", "buffers", "loss" and "matching"."""
-    scenes: list[str]
-    """Those that fail by themselves; all of the step where the fault is not in the data."""
-    path: NetworkPath | None = None
-    module: str | None = None
-    """The first module, or part between modules, that made non-finite numbers of finite ones; for a
-    spike, the first that made large numbers of usual ones. None where it is in no module."""
-    operation: str | None = None
-    """In it, with the line of code where it is known."""
-    loss_term: str | None = None
-    ranges_before: dict[str, Any] = field(default_factory=dict)
-    """"inputs": range of what went into the module; "before": of what modules before it put out; on the
-    way back both are of gradients. "grew_in": module and factor, where the inputs were huge already."""
-    verdict: Verdict = "unclear"
-    explanation: str = ""
-
-    def record(self) -> dict[str, Any]:
-        """In JSON's types."""
-        return to_json(asdict(self))
 
 
 def diagnose(

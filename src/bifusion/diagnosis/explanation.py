@@ -1,14 +1,40 @@
-"""A diagnosis in sentences."""
+"""A diagnosis: what is known about a fault, and the same in sentences."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from bifusion.diagnosis.experiments import Attempt
-from bifusion.models.parts import PATH_LABELS
+from bifusion.diagnosis.verdict import Verdict
+from bifusion.models.parts import PATH_LABELS, NetworkPath
+from bifusion.storage.json_files import to_json
 
-if TYPE_CHECKING:
-    from bifusion.diagnosis.diagnose import Diagnosis
+
+@dataclass
+class Diagnosis:
+    """What is known about a fault; `explain` tells it."""
+
+    phase: str
+    """As in `Fault`; "forward" faults are "input", "activation", "buffers", "loss" and "matching"."""
+    scenes: list[str]
+    """Those that fail by themselves; all of the step where the fault is not in the data."""
+    path: NetworkPath | None = None
+    module: str | None = None
+    """The first module, or part between modules, that made non-finite numbers of finite ones; for a
+    spike, the first that made large numbers of usual ones. None where it is in no module."""
+    operation: str | None = None
+    """In it, with the line of code where it is known."""
+    loss_term: str | None = None
+    ranges_before: dict[str, Any] = field(default_factory=dict)
+    """"inputs": range of what went into the module; "before": of what modules before it put out; on the
+    way back both are of gradients. "grew_in": module and factor, where the inputs were huge already."""
+    verdict: Verdict = "unclear"
+    explanation: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return to_json(asdict(self))
 
 
 def explain(found: Diagnosis, attempt: Attempt, reason: str) -> str:
