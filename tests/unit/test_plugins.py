@@ -58,7 +58,7 @@ def test_packages_are_allowed_one_by_one(allowed):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_rooms.losses:confidant", "a field: my_rooms.losses .* did you mean 'confident'"),
+        ("my_rooms.losses:confidant", "a field: my_rooms.losses .* has no .*did you mean 'confident'"),
         ("my_rooms.looses:confident", "a field: the module my_rooms.looses cannot be imported"),
         ("my_rooms.losses:weight", "is of type float, expected a function"),
         ("my_rooms.losses:os.system", "expected module:function"),
@@ -187,6 +187,10 @@ def test_scenes_from_outside(tmp_path, allowed):
     assert scenes.names == ["roomtrain0", "roomtrain1"] and len(scene.view_names) == 2
     assert scenes.view(scene.name, scene.view_names[0]).color.shape == (48, 64, 3)
     assert scenes.has_labels(scene.name) and scenes.has_views(scene.name)
+    assert scenes.has_labelled_points(scene.name) and scene.segment is not None
+    bare = open_scenes(data, "train", annotated=False)
+    assert bare.scene(scene.name).segment is None and bare.scene(scene.name).instance is None
+    assert not bare.has_labels(scene.name) and not bare.has_labelled_points(scene.name)
 
 
 @pytest.mark.parametrize(
