@@ -223,8 +223,9 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
 def _decode(path: Path) -> Image.Image:
     """The decoded image; every way in which a file can fail to be one becomes an InputError."""
     try:
-        image = Image.open(path)
-        image.load()
+        with open(path, "rb") as file:  # Pillow leaves the file of an image that it cannot decode open
+            image = Image.open(file)
+            image.load()
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; the view's colour image is expected there") from None
     except (OSError, SyntaxError, ValueError) as error:
