@@ -84,7 +84,7 @@ def test_operation_and_line_are_named(steps):
     step.stepper.criterion.config.no_object_weight = 0.1
     origin = tracer.origin
     assert phase == "loss" and origin is not None and origin.term == "instance_class"
-    assert origin.place is not None and origin.place.function == "Criterion._class_term"
+    assert origin.place is not None and origin.place.function == "instance_class"
 
 
 def test_watching_changes_nothing(steps):
