@@ -51,6 +51,8 @@ class Arguments:
     balances: tuple[str, ...] = ("even",)
     """Of S4, means, S2, even."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int | None = None
+    """Length of all runs instead of the recipes' own."""
     jobs: int = 0
 
 

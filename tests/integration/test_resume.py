@@ -25,7 +25,8 @@ from bifusion.runs.checkpoint import load_training_state
 from bifusion.step.checks import Statistics
 from bifusion.step.step import Stepper
 from bifusion.storage.files import free_bytes
-from bifusion.studies.comparison.run import PlannedRun, train_runs
+from bifusion.studies.training_runs.plan import PlannedRun
+from bifusion.studies.training_runs.train import train_runs
 from bifusion.training import saving, trainer, validation
 from bifusion.training.trainer import train
 from bifusion.types import InputError
@@ -209,7 +210,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 def test_a_repeated_comparison_starts_such_a_run_again(data, tmp_path, monkeypatch):
     run = PlannedRun(seldom_saved(data), tmp_path / "run")
     killed_after(monkeypatch, 5, run.config, run.folder)
-    crashed = train_runs([run], tmp_path, jobs=2, title="", console=Console(quiet=True))
+    crashed = train_runs([run], jobs=2, console=Console(quiet=True), report=lambda: None)
     assert crashed == [] and run.finished
     assert "starts again from the beginning" in (run.folder / "log.txt").read_text()
 
