@@ -78,7 +78,8 @@ def main() -> int:
 def _runs(wanted: Arguments, balance: str) -> list[PlannedRun]:
     """All recipes and seeds with one balance."""
     rooms, tower = wanted.ground / "rooms", wanted.ground / "tower-small.safetensors"
-    planned = plan_runs(wanted.recipes, wanted.seeds, rooms, wanted.out / balance, tower_weights=tower)
+    folder, length = wanted.out / balance, wanted.epochs
+    planned = plan_runs(wanted.recipes, wanted.seeds, rooms, folder, tower_weights=tower, epochs=length)
     for run in planned:
         run.config.stages = balanced(run.config.stages, BALANCES[balance])
     return planned
