@@ -41,3 +41,18 @@ def test_a_case_without_its_step_is_a_failure(tmp_path, monkeypatch):
 def test_what_a_healthy_run_must_not_show(tmp_path, fake, problems):
     told = load_tool("healthy_runs").problems_of(load_run(fake.write(tmp_path)))
     assert [text.split(": ")[1] for text in told] == problems
+
+
+@pytest.mark.parametrize(
+    ("recipe", "own", "at_most"),
+    [
+        ("oneformer3d_small", "models/oneformer3d.py", 33),
+        ("bifusion_tiny", "models/fusion.py", 41),
+    ],
+)
+def test_a_scene_can_be_followed_from_disk_to_metrics(tmp_path, recipe, own, at_most):
+    files = load_tool("follow_scene").follow(recipe, make_tiny_data(tmp_path, train=0, val=1))
+    order = [list(files).index(name) for name in ("data/scene_folder.py", "data/batching.py", own)]
+    assert order == sorted(order)
+    assert "evaluation/semantic.py" in files
+    assert len(files) <= at_most, f"a reader has more files to open: {list(files)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import save_checkpoint
+from bifusion.storage.files import DiskFullError
 from bifusion.types import InputError, SceneResult, SceneTruth
 from scene_factory import make_tiny_scene
 from tiny_runs import tiny_config
@@ -104,6 +106,27 @@ def test_masks_of_an_earlier_export_vanish_and_those_of_other_scenes_stay(tmp_pa
     masks = [path.name for path in (tmp_path / "predicted_masks").iterdir()]
     assert sorted(name for name in masks if "_00_" not in name) == ["scene1_000.txt", "scene1_001.txt"]
     assert len(masks) == 2 + len(other.masks)
+
+
+@pytest.mark.parametrize("full_at", [0, 17, 30])
+def test_a_full_disk_leaves_the_earlier_export_whole(tmp_path, monkeypatch, full_at) -> None:
+    before, _ = random_result(SCANNET20, "scene1", 0)
+    write_instances(tmp_path, before, SCANNET20)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.txt")}
+    calls = iter(range(100))
+
+    def room_for(path: Path) -> None:
+        if next(calls) == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: (room_for(path), write(path, data))[1])
+    after, _ = random_result(SCANNET20, "scene1", 1)
+    after.masks, after.labels = np.tile(after.masks, (2, 1)), np.tile(after.labels, 2)
+    after.scores = np.tile(after.scores, 2)
+    with pytest.raises(DiskFullError, match="scene1"):
+        write_instances(tmp_path, after, SCANNET20)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_scene_without_instances_has_an_empty_list(tmp_path) -> None:

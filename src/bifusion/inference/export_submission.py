@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ from bifusion.data.loader import make_loader
 from bifusion.inference.predict import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import find_checkpoint, load_model
-from bifusion.storage.files import full_disk_named, write_text, written_beside
+from bifusion.storage.files import remove_stale, write_text, written_beside
 from bifusion.types import FusionControl, InputError, SceneResult
 
 Task = Literal["semantic", "instance"]
@@ -97,29 +98,39 @@ def write_semantic(out_dir: Path, result: SceneResult, label_set: LabelSet) -> P
 
 
 def write_instances(out_dir: Path, result: SceneResult, label_set: LabelSet) -> Path:
-    """out_dir/SCENE.txt of the instance task, written after its mask files, best instance first."""
+    """out_dir/SCENE.txt of the instance task, which names its mask files, best instance first.
+
+    What an earlier export wrote of the scene stays until all of the new is on the disk. Killed while
+    the one takes the other's place, the scene has no SCENE.txt, and is exported by the next call.
+    """
     masks = out_dir / MASK_FOLDER
     masks.mkdir(parents=True, exist_ok=True)
+    remove_stale(masks)
     path = out_dir / f"{result.name}.txt"
-    path.unlink(missing_ok=True)
-    for stale in masks.glob(f"{result.name}_*.txt"):
-        if stale.stem.removeprefix(f"{result.name}_").isdigit():
-            stale.unlink()
     lines = []
-    for row, (packed, label, score) in enumerate(
-        zip(result.masks, result.labels, result.scores, strict=True)
-    ):
-        name = f"{result.name}_{row:03d}.txt"
-        inside = np.unpackbits(packed, count=result.num_points)
-        # Text "0\n1\n…": a mask has a line a point, and a scene hundreds of masks.
-        text = np.full((len(inside), 2), ord("\n"), dtype=np.uint8)
-        text[:, 0] = inside + ord("0")
-        with full_disk_named(masks / name):
-            (masks / name).write_bytes(text.tobytes())
-        # Nine digits are a float32 exactly: scores that differ still do.
-        lines.append(f"{MASK_FOLDER}/{name} {label_set.source_ids[label]} {score:.9g}\n")
+    with ExitStack() as files:
+        for row, (packed, label, score) in enumerate(
+            zip(result.masks, result.labels, result.scores, strict=True)
+        ):
+            name = f"{result.name}_{row:03d}.txt"
+            beside = files.enter_context(written_beside(masks / name))
+            beside.write_bytes(_mask_text(packed, result.num_points))
+            # Nine digits are a float32 exactly: scores that differ still do.
+            lines.append(f"{MASK_FOLDER}/{name} {label_set.source_ids[label]} {score:.9g}\n")
+        path.unlink(missing_ok=True)
+    for stale in masks.glob(f"{result.name}_*.txt"):
+        row = stale.stem.removeprefix(f"{result.name}_")
+        if row.isdigit() and int(row) >= len(lines):
+            stale.unlink()
     write_text(path, "".join(lines))
     return path
+
+
+def _mask_text(packed: np.ndarray, num_points: int) -> bytes:
+    """ "0\\n1\\n…": a mask has a line a point, and a scene hundreds of masks."""
+    text = np.full((num_points, 2), ord("\n"), dtype=np.uint8)
+    text[:, 0] = np.unpackbits(packed, count=num_points) + ord("0")
+    return text.tobytes()
 
 
 def _split(folder: Path, config: Config) -> SceneDataset:

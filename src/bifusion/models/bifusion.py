@@ -21,6 +21,7 @@ from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_deco
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.pixels import PixelColors
 from bifusion.models.towers.tower import FIELD, ImageTower, check_maps, outside_tower
+from bifusion.models.towers.view_cache import ViewCache
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 from bifusion.types import Batch, FusionControl, InputError, Output, Prediction
@@ -63,6 +64,10 @@ class BiFusionConfig(ModelConfig):
     @property
     def uses_views(self) -> bool:
         return self.use_clip
+
+    @property
+    def pretrained_tower(self) -> ClipConfig | None:
+        return self.tower if self.image_features == "clip" else None
 
     @property
     def patch_size(self) -> int | None:
@@ -148,6 +153,11 @@ class BiFusion(Model):
         """Where the tower's weights come from, or that pixels stand in for it, in one line; None
         without a 2D branch."""
         return self._images.describe() if self._images is not None else None
+
+    def keep_views(self, cache: ViewCache) -> None:
+        """Of a CLIP tower; pixels need none, and what a tower from outside depends on is not known."""
+        if isinstance(self.tower, ClipEncoder):
+            self.tower.cache = cache
 
     @property
     def _images(self) -> ImageTower | None:

@@ -10,6 +10,8 @@ from torch import nn
 
 from bifusion.geometry import LiftingConfig
 from bifusion.labels.label_set import LabelSet
+from bifusion.models.towers.clip import ClipConfig
+from bifusion.models.towers.view_cache import ViewCache
 from bifusion.models.unet import UNetConfig
 from bifusion.types import Batch, Output, Prediction, SceneResult
 
@@ -31,6 +33,9 @@ class Model(nn.Module):
     def describe_tower(self) -> str | None:
         """Where the image tower's weights come from, in one line; None without one."""
         return None
+
+    def keep_views(self, cache: ViewCache) -> None:
+        """Looks the maps of views up in `cache`, if it has an image tower whose maps can be kept."""
 
 
 @dataclass
@@ -68,6 +73,11 @@ class ModelConfig(ABC):
     def uses_views(self) -> bool:
         """It has a branch that reads images."""
         return False
+
+    @property
+    def pretrained_tower(self) -> ClipConfig | None:
+        """The image tower that files of CLIP weights are for; None where there is none."""
+        return None
 
     @property
     def patch_size(self) -> int | None:

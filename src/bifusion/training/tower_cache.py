@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from bifusion.config.run import TrainerConfig
-from bifusion.models.bifusion import BiFusion
-from bifusion.models.towers.clip import ClipEncoder
+from bifusion.models.model import Model
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.types import InputError
 
 FOLDER = ".tower-cache"
 
 
-def attach_view_cache(
-    model: nn.Module, trainer: TrainerConfig, run_dir: Path, device: torch.device
-) -> None:
+def attach_view_cache(model: Model, trainer: TrainerConfig, run_dir: Path, device: torch.device) -> None:
     """Gives the model's CLIP tower, if it has one, a cache where `trainer` asks for it.
 
     The tower uses it only while nothing of it is trained: in the stages before enhancement, for
@@ -29,7 +25,7 @@ def attach_view_cache(
         InputError: a size that is not positive.
     """
     wanted = trainer.tower_cache == "on" or (trainer.tower_cache == "auto" and device.type == "cpu")
-    if not wanted or not isinstance(model, BiFusion) or not isinstance(model.tower, ClipEncoder):
+    if not wanted:
         return
     if trainer.tower_cache_gb <= 0:
         raise InputError(
@@ -37,4 +33,4 @@ def attach_view_cache(
             "--trainer.tower-cache off"
         )
     folder = trainer.tower_cache_dir or run_dir.absolute().parent / FOLDER
-    model.tower.cache = ViewCache(folder, int(trainer.tower_cache_gb * 2**30))
+    model.keep_views(ViewCache(folder, int(trainer.tower_cache_gb * 2**30)))

@@ -12,7 +12,6 @@ import torch
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import SceneDataset, with_labels
-from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.recipes import get_recipe
@@ -70,10 +69,7 @@ def plan_runs(
 
 def tower_for_weights(config: Config) -> ClipConfig | None:
     """The image tower that pretrained weights are for; not that of the control with a random one."""
-    model = config.model
-    if not isinstance(model, BiFusionConfig) or model.image_features != "clip":
-        return None
-    return None if config.arm == "random_tower" else model.tower
+    return None if config.arm == "random_tower" else config.model.pretrained_tower
 
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
