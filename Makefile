@@ -14,8 +14,9 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,files folders geometry dat
 demo: setup
 	$(BIN)/bifusion demo
 
+# A process a core, one thread each: tests that need more threads ask for them.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -2,7 +2,7 @@
 
 Follows one validation through the code as it runs and prints the package's files in the order in which a
 function of theirs is first called, each with that function: what a new reader opens to trace one scene.
-Building the model comes before and is not followed; one thread, the network as it is drawn from its seed.
+Building the model comes before and is not followed; the network is as it is drawn from its seed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Loader: the same batches from any number of workers, resuming, and errors that keep their message."""
 
+import functools
 import gc
 import json
 import multiprocessing
@@ -17,7 +18,7 @@ import torch
 
 from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.data.loader import make_loader
-from bifusion.data.workers import WorkerEndedError
+from bifusion.data.workers import WorkerEndedError, heed_the_parent_alone
 from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 
@@ -134,6 +135,40 @@ def test_killed_worker_is_named_and_replaced(dataset):
     )
     assert not worker_processes()
     assert names([first]) + names(list(loader))[1:] == names(batches(dataset, batch_size=1))
+
+
+def test_another_watch_on_workers_does_not_hide_the_name(dataset):
+    """Torch sets one up, once in a process, and it raises wherever the program stands."""
+
+    def torchs(number, frame):
+        raise RuntimeError("DataLoader worker is killed by signal")
+
+    worker_processes()
+    previous = signal.signal(signal.SIGCHLD, torchs)
+    try:
+        running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+        next(running)
+        workers = worker_processes()
+        os.kill(workers[0].pid, signal.SIGKILL)
+        threading.Timer(0.3, workers[1].kill).start()
+        with pytest.raises(WorkerEndedError, match="was killed by SIGKILL"):
+            list(running)
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def test_workers_are_born_deaf_to_a_schedulers_sigterm(dataset, monkeypatch):
+    """It may come before they have set themselves up."""
+    late = functools.partial(set_up_late, heed_the_parent_alone)
+    monkeypatch.setattr("bifusion.data.loader.heed_the_parent_alone", late)
+    running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+    assert len(list(running)) == 5
+
+
+def set_up_late(set_up, worker):
+    subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
+    time.sleep(0.2)
+    set_up(worker)
 
 
 def test_worker_killed_between_epochs_is_named(dataset):

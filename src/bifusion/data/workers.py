@@ -92,7 +92,8 @@ def batches_from_workers(
         if dead is None:
             raise
         running: Any = loader._iterator
-        running._shutdown_workers()
+        with _deaf_to_workers():
+            running._shutdown_workers()
         message = _obituary(workers, dead, scenes_of(dead, taken))
         raise WorkerEndedError(message) from (error if isinstance(error, RuntimeError) else None)
 
@@ -101,20 +102,38 @@ def batches_from_workers(
 def _signals_held() -> Iterator[None]:
     """Signals wait for the end of the block: torch cannot clean up where only some workers started.
 
-    Blocking them in this thread would not do: another thread would take them, and this one act.
+    Blocking them in this thread would not do: another thread would take them, and this one act. It is
+    done as well, as forked workers are then born deaf to SIGTERM: torch gives them a handler that ends
+    them, and `heed_the_parent_alone` runs only after that.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
     handlers = {number: signal.signal(number, lambda n, frame: came.append(n)) for number in HELD}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if TELLS_SENDERS else ())
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for number in came:
             signal.raise_signal(number)
+
+
+@contextmanager
+def _deaf_to_workers() -> Iterator[None]:
+    """Workers may end in the block; whatever looked out for that (torch, from an iterator of another
+    loader) does not raise its error there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
 
 
 @contextmanager
