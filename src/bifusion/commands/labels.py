@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help
 from bifusion.types import InputError
 
 
@@ -30,7 +31,8 @@ def labels(args: list[str]) -> int:
     from bifusion.labels.sets import get_label_set
     from bifusion.labels.table import read_table
 
-    wanted = parsing.parse(Labels, args, "labels")
+    told = Help("labels --from classes.csv --out data/mine/labels.json")
+    wanted = parsing.parse(Labels, args, "labels", told)
     if wanted.from_table is not None:
         made, unused = read_table(wanted.from_table, wanted.name or wanted.from_table.stem)
         if unused:

@@ -7,6 +7,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help
 
 
 @dataclass
@@ -24,7 +25,8 @@ def replay(args: list[str]) -> int:
     from bifusion.diagnosis.replay import print_report
     from bifusion.diagnosis.replay import replay as run_replay
 
-    wanted = parsing.parse(Replay, args, "replay")
+    told = Help("replay runs/NAME/bundles/step-00000123.safetensors --trace")
+    wanted = parsing.parse(Replay, args, "replay", told)
     report = run_replay(wanted.file, trace=wanted.trace)
     print_report(report, Console())
     return 0 if report.identical else 1

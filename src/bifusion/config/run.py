@@ -21,6 +21,7 @@ from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig, ResultsConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
+from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
 from bifusion.types import InputError
 
@@ -124,7 +125,10 @@ def config_from_dict(value: dict[str, Any], where: str = "configuration") -> Con
     fields = old_names.update_config(value)
     kind = fields.pop("model_kind", None)
     if kind not in MODEL_KINDS:
-        raise InputError(f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}")
+        raise InputError(
+            f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}"
+            f"{did_you_mean(str(kind), MODEL_KINDS)}"
+        )
     model = MODEL_KINDS[kind]
     for name, described in (("model", model), ("postprocess", model.results_config)):
         fields[name] = from_plain(described, fields.get(name, {}), f"{where}.{name}")
