@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """" (did you mean 'mask_dice'?)" where something like `name` is known, else nothing."""
+    """ " (did you mean 'mask_dice'?)" where something like `name` is known, else nothing."""
     close = closest(name, known)
     return "" if close is None else f" (did you mean {close!r}?)"
 

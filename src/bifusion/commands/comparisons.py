@@ -21,7 +21,7 @@ COMPARE_HELP = Help(
 
 
 def demo(args: list[str]) -> int:
-    """Make rooms, pretrain the small image tower, train and compare five models, open the report."""
+    """Make rooms, pretrain the image tower, train and compare five models."""
     from bifusion.studies.demo import DemoConfig, run_demo
 
     told = Help("demo --seeds 0 1 2", common=("out", "seeds", "epochs", "jobs", *ROOMS))
@@ -61,7 +61,7 @@ class Compare:
 
 
 def compare(args: list[str]) -> int:
-    """Train several recipes on the same data and report on them; --ablate: what stabilises."""
+    """Train recipes on the same data and report on them; --ablate: what stabilises."""
     wanted = parsing.parse(Compare, args, "compare", COMPARE_HELP)
     return (_ablate if wanted.ablate else _compare)(wanted, Console())
 
@@ -106,7 +106,7 @@ def _compare(wanted: Compare, console: Console) -> int:
 
 
 def dose(args: list[str]) -> int:
-    """Dose and response: what images add as one property of generated rooms changes."""
+    """What images add as one property of generated rooms changes."""
     from bifusion.studies.dose.run import DoseConfig, run_dose
 
     told = Help(
@@ -120,7 +120,7 @@ def dose(args: list[str]) -> int:
 
 
 def pretrain_tower(args: list[str]) -> int:
-    """Pretrain the small image tower contrastively on generated rooms of other seeds."""
+    """Pretrain the small image tower on generated rooms of other seeds."""
     from bifusion.studies.demo import PretrainTower, run_pretraining
 
     told = Help("pretrain-tower --out runs/tower.safetensors", common=("out", "rooms", "num-rooms"))

@@ -1,5 +1,4 @@
-"""Help that fits a screen: what people use, made from the fields; `--help-all` has everything (tyro).
-"""
+"""Help that fits a screen: what people use, made from the fields; `--help-all` has everything (tyro)."""
 
 import re
 import shutil
@@ -12,6 +11,8 @@ from bifusion.commands.options import REQUIRED, Option
 
 WIDTH = 100
 INDENT = 2
+LONG_METAVAR = 24
+"""Longer lists of choices stand in the text."""
 LEFT = 34
 """Widest column of names; a longer one has its text on the next line."""
 
@@ -24,8 +25,6 @@ class Help:
     """A call that works, without the name of the program."""
     common: tuple[str, ...] = ()
     """Names of the options that people use ("trainer.epochs"), in the order to show them; none: all."""
-    aside: tuple[str, ...] = ()
-    """Options that differ from call to call, whose defaults are not shown."""
 
 
 def wants_help(args: Sequence[str]) -> bool:
@@ -66,13 +65,14 @@ def short_help(
     names = " ".join(_place(option) for option in places)
     hidden = len([option for option in options if not option.positional]) - len(shown)
     title = f"options ({hidden} more: --help-all)" if hidden > 0 else "options"
-    rows = [(f"--{one.name} {one.metavar}".rstrip(), _meaning(one, defaults)) for one in shown]
+    rows = [(_typed(option), _meaning(option, defaults)) for option in shown]
+    usage = " ".join(filter(None, ["usage: bifusion", command, names, "[options]" if rows else ""]))
     lines = [
-        *paragraph(f"usage: bifusion {command} {names + ' ' if names else ''}[options]"),
+        *paragraph(usage),
         *paragraph(summary),
         *before,
         *table([(_place(option), _meaning(option, defaults)) for option in places]),
-        f"{title}:",
+        *([f"{title}:"] if rows else []),
         *table(rows),
         *paragraph(f"example: bifusion {told.example}"),
     ]
@@ -114,6 +114,11 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=\w\w)[.;](?:\s|$)|(?<=[)\]\d])[.;](?:\s|$)", text, maxsplit=1)[0].strip()
 
 
+def _typed(option: Option) -> str:
+    long = len(option.metavar) > LONG_METAVAR
+    return f"--{option.name} {'CHOICE' if long else option.metavar}".rstrip()
+
+
 def _place(option: Option) -> str:
     name = option.name.upper().replace("-", "_")
     if "..." in option.metavar:
@@ -123,6 +128,8 @@ def _place(option: Option) -> str:
 
 def _meaning(option: Option, defaults: bool) -> str:
     text = first_sentence(option.text)
+    if len(option.metavar) > LONG_METAVAR:
+        text += f": {', '.join(option.choices)}"
     if option.default is REQUIRED:
         return text if option.positional else f"{text} (required)"
     silent = option.default is None or option.default is False or option.default in ((), [], "")

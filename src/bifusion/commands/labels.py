@@ -26,7 +26,7 @@ class Labels:
 
 
 def labels(args: list[str]) -> int:
-    """List built-in label sets, print one as labels.json, or make one from a table (--from)."""
+    """List built-in label sets, print one, or make one from a table."""
     from bifusion.labels.files import labels_text
     from bifusion.labels.sets import get_label_set
     from bifusion.labels.table import read_table

@@ -38,7 +38,9 @@ def parse(
         args = ["--help"]
     elif wants_short_help(args):
         summary = (kind.__doc__ or "").partition("\n\n")[0]
-        page = short_help(command, " ".join(summary.split()), list(list_options(kind)), told, before=before)
+        page = short_help(
+            command, " ".join(summary.split()), list(list_options(kind)), told, before=before
+        )
         print(page)
         sys.exit(0)
     else:
@@ -91,7 +93,9 @@ def _check_choices(args: Sequence[str], options: Sequence[Option], command: str)
 def _refuse(arg: str, options: Sequence[Option], command: str) -> None:
     """InputError for an argument that there is not, with the option that may have been meant."""
     if not arg.startswith("-"):
-        raise InputError(f"{command}: found {arg!r}, one argument too many; see bifusion {command} --help")
+        raise InputError(
+            f"{command}: found {arg!r}, one argument too many; see bifusion {command} --help"
+        )
     name = arg.partition("=")[0].lstrip("-").replace("_", "-")
     known = [flag.removeprefix("--") for option in options for flag in option.flags]
     meant = did_you_mean(name, known).replace("'", "'--", 1)

@@ -21,7 +21,10 @@ class Replay:
 
 
 def replay(args: list[str]) -> int:
-    """Take a recorded step of a run again; exit status 0 if it is bit-identical, 1 if not."""
+    """Take a recorded step of a run again: is it identical to the bit?
+
+    Exit status 0 if it is, 1 if not.
+    """
     from bifusion.diagnosis.replay import print_report
     from bifusion.diagnosis.replay import replay as run_replay
 

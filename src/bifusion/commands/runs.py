@@ -27,7 +27,9 @@ def info(args: list[str]) -> int:
     from bifusion.commands.info import print_info
     from bifusion.recipes import get_recipe
 
-    print_info(get_recipe(parsing.parse(Info, args, "info", Help("info bifusion_scannet20")).recipe), Console())
+    print_info(
+        get_recipe(parsing.parse(Info, args, "info", Help("info bifusion_scannet20")).recipe), Console()
+    )
     return 0
 
 
@@ -66,10 +68,12 @@ class Predict:
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
+    """Segment a scene folder or a PLY file into coloured PLY files and instances."""
     from bifusion.inference.predict import predict_mesh, predict_scene
 
-    wanted = parsing.parse(Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions"))
+    wanted = parsing.parse(
+        Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
+    )
     if wanted.scene.suffix.lower() == ".ply":
         paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
     else:

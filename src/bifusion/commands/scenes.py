@@ -47,7 +47,7 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders (`prepare synthetic`, `scannet`, `mesh`) or complete them (`superpoints`)."""
+    """Make scene folders: synthetic, scannet, mesh; or complete them: superpoints."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
@@ -155,10 +155,12 @@ class PrepareMesh:
 
 
 def _prepare_mesh(args: list[str]) -> int:
-    """PLY files, meshes or clouds with colours and z up, as scene folders without views and labels."""
+    """PLY files, meshes or clouds, as scene folders without views and labels."""
     from bifusion.datasets.mesh_scene import prepare_meshes
 
-    wanted = parsing.parse(PrepareMesh, args, "prepare mesh", Help("prepare mesh room.ply --out data/mesh"))
+    wanted = parsing.parse(
+        PrepareMesh, args, "prepare mesh", Help("prepare mesh room.ply --out data/mesh")
+    )
     console = Console()
     notes: dict[str, list[str]] = {}
     try:
@@ -184,7 +186,7 @@ class PrepareSuperpoints:
 
 
 def _prepare_superpoints(args: list[str]) -> int:
-    """superpoint.npy for scene folders without one, such as Pointcept's preprocessed ScanNet."""
+    """superpoint.npy for scene folders without one, such as Pointcept's ScanNet."""
     from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
     from bifusion.studies.training_runs.progress import progress_bar
 

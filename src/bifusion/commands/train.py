@@ -30,7 +30,7 @@ SHOWN = "bifusion_small"
 
 
 def train(args: list[str]) -> int:
-    """Train a recipe (or a stored config.json) and evaluate its last checkpoint.
+    """Train a recipe (or a run's config.json) and evaluate its last checkpoint.
 
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
@@ -38,9 +38,9 @@ def train(args: list[str]) -> int:
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
     from bifusion.training.trainer import train as run_training
 
-    recipe, args = _recipe(args)
-    _refuse_label_set_of_model(args)
-    wanted = parsing.parse(_train_options(_base(recipe)), args, f"train {recipe}", HELP)
+    recipe, rest = _recipe(args)
+    _refuse_label_set_of_model(rest)
+    wanted = parsing.parse(_train_options(_base(recipe)), rest, f"train {recipe}", HELP)
     if wanted.init is not None:
         wanted.config.trainer.init = wanted.init
     if wanted.print_config:
@@ -89,9 +89,9 @@ def _train_options(base: "Config") -> type[Any]:
         resume: bool = False
         """Go on from the folder's last checkpoint, if there is one."""
         init: Path | None = None
-        """Start the 3D branch from this checkpoint, ours or a published one (trainer.init)."""
+        """Start the 3D branch from this checkpoint, ours or published (trainer.init)."""
         print_config: bool = False
-        """Print the whole configuration as JSON, which `bifusion train FILE.json` takes, and do nothing."""
+        """Print the whole configuration as JSON and do no more; `bifusion train FILE.json` takes it."""
         config: Annotated[tyro.conf.AvoidSubcommands[Config], tyro.conf.arg(name="")] = field(
             default_factory=lambda: base
         )
@@ -115,13 +115,12 @@ def _print_config(config: "Config") -> int:
 def _help_of_all() -> str:
     from bifusion.recipes import describe_recipes
 
-    rows = [*describe_recipes(), ("FILE.json", "what --print-config printed, or a run's config.json")]
     return short_help(
-        "train RECIPE",
-        "Train a recipe and evaluate its last checkpoint. Every field of a recipe can be changed.",
+        "train RECIPE|FILE.json",
+        "Train a recipe (or a run's config.json) and evaluate it. Every field of it can be changed.",
         list(list_options(_train_options(_base(SHOWN)))),
         HELP,
-        before=["recipes:", *table(rows)],
+        before=["recipes:", *table(describe_recipes())],
         defaults=False,
     )
 

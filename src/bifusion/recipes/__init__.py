@@ -110,15 +110,17 @@ def _from_outside(name: str) -> Config:
 
 
 def describe_recipes() -> list[tuple[str, str]]:
-    """Every recipe that is none of another one, with what its docstring says first, and how those that
-    are made of it are called."""
-    made = [name for base in _BIFUSION for name in RECIPES if name.startswith(f"{base}_")]
+    """Every recipe that is not made of another one, with what its docstring says first, and how those
+    are called that are."""
+    made = [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
     rows = [
         (name, (recipe.__doc__ or "").splitlines()[0])
         for name, recipe in RECIPES.items()
         if name not in made
     ]
-    return [*rows, ("BIFUSION_ARM", f"ARM: {', '.join([*_BASELINE_ARM, *_ARMS])}, no_MEASURE")]
+    others = [name for name in made if not name.startswith(tuple(_BIFUSION))]
+    arms = ", ".join([*_BASELINE_ARM, *_ARMS])
+    return [*rows, ("BIFUSION_ARM", f"ARM: {arms}, no_MEASURE; {', '.join(others)}")]
 
 
 def known_recipes() -> str:

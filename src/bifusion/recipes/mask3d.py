@@ -39,7 +39,7 @@ def mask3d_criterion(*, sum_over_scenes: bool) -> CriterionConfig:
 
 
 def mask3d_scannet20() -> Config:
-    """Mask3D as published, `conf/` and `scripts/scannet/scannet_val.sh` of the official repository.
+    """Mask3D as published for ScanNet, `scannet_val.sh` and `conf/`.
 
     What differs: a superpoint belongs to the instance of most of its points (there: to every
     instance that has a point in it); voxels carry the mean of their points (there: one of them);

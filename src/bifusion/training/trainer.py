@@ -31,6 +31,7 @@ from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
 from bifusion.runs.healthy_file import HealthyFile
 from bifusion.runs.run_folder import RunFolder, RunStatus
+from bifusion.runs.same_run import is_to_go_on
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
@@ -60,8 +61,9 @@ def train(
 ) -> RunStatus:
     """Trains `config` into `run_dir` and returns how it ended.
 
-    `resume` goes on from the folder's last checkpoint (from the start if none was saved); a run that
-    is finished is left as it is. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
+    `resume` goes on from the folder's last checkpoint (from the start if none was saved), with another
+    configuration as far as `check_same_run` allows; a run that is finished is left as it is, unless
+    more epochs are wanted. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
     leave with state "interrupted", at once but for the moment in which weights change or are saved.
 
     Raises:
@@ -75,7 +77,7 @@ def train(
     folder = RunFolder(run_dir)
     check_folder(folder, config, resume)
     status = folder.read_status() if resume else None
-    if status is not None and status.state in FINISHED:
+    if status is not None and status.state in FINISHED and not is_to_go_on(folder, config):
         return status
     fabric = make_fabric(config.trainer)
     with deterministic(config.trainer.deterministic, fabric.device):

@@ -6,7 +6,6 @@ with it, and two of them use two cores better than one does. The parent only rea
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -20,9 +19,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from rich.console import Console
 
-from bifusion.config.run import Config, load_config, save_config
-from bifusion.labels.label_set import require_same_classes
-from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+from bifusion.config.run import load_config, save_config
+from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
+from bifusion.runs.same_run import check_same_run
 from bifusion.studies.training_runs.forked import start_forked
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.progress import RunTable
@@ -33,6 +32,7 @@ POLL_SECONDS = 0.25
 REPORT_SECONDS = 60.0
 """A partial report at most this often, and never in more than a twentieth of the time."""
 STOP_SECONDS = 30.0
+ANOTHER_FOLDER = "Choose another --out, or remove that folder."
 NAMED_RUNS = 30
 """Finished runs that are named one by one."""
 
@@ -133,23 +133,8 @@ def _taken(run: PlannedRun) -> bool:
     """True if the run need not be trained; InputError if its folder holds another configuration."""
     stored = run.folder / "run.json"
     if stored.exists():
-        _check_same(load_config(stored), run.config, run.folder)
+        check_same_run(RunFolder(run.folder), load_config(stored), run.config, advice=ANOTHER_FOLDER)
     return run.finished
-
-
-def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
-    advice = "Choose another --out, or remove that folder."
-    require_same_classes(stored.labels, str(folder), wanted.labels, str(wanted.data.root), advice)
-    same_data = dataclasses.replace(wanted.data, labels=stored.data.labels)
-    was = dataclasses.asdict(stored)
-    now = dataclasses.asdict(dataclasses.replace(wanted, data=same_data))
-    if was == now:
-        return
-    fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]
-    raise InputError(
-        f"{folder} holds a run of another configuration ({'; '.join(fields)}): "
-        "choose another --out, or remove that folder"
-    )
 
 
 def _start(run: PlannedRun, threads: int, slot: int) -> Process:
