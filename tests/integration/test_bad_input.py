@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bifusion import cli
 from bifusion.config.run import load_config, save_config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
@@ -48,18 +46,14 @@ def run(trained, tmp_path) -> Path:
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys) -> Callable[..., str]:
+def refused(bifusion) -> Callable[..., str]:
     """Runs a command that has to be refused; its message."""
 
     def call(*args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["bifusion", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        message = capsys.readouterr().err
-        assert left.value.code == 2, message
-        assert "Traceback" not in message
-        return message
+        called = bifusion(*args)
+        assert called.status == 2, called.err
+        assert "Traceback" not in called.err
+        return called.err
 
     return call
 

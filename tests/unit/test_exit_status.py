@@ -7,7 +7,7 @@ from rich.console import Console
 
 import bifusion.inference.evaluate
 import bifusion.training.trainer
-from bifusion.commands import runs
+from bifusion.commands import train as command
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunStatus
 from bifusion.studies.training_runs import train
@@ -22,7 +22,7 @@ def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     evaluations = []
     monkeypatch.setattr(bifusion.training.trainer, "train", lambda *args, **kw: RunStatus(state))
     monkeypatch.setattr(bifusion.inference.evaluate, "evaluate_run", evaluations.append)
-    assert runs.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
+    assert command.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated
 
 
