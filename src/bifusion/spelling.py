@@ -20,7 +20,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, whatever the case of its letters; None where none is like it.
 
-    Its beginning may have been given ("bf16" for "bf16-mixed"), or, of dotted names, the last part alone:
+    Its beginning may have been given ("bf16" for "bf16-mixed"), or the last part of a dotted name:
     "epochs" stands for "trainer.epochs".
     """
     names = list(known)

@@ -171,6 +171,20 @@ def test_training_on_a_damaged_scene(trained, damaged, refused, tmp_path, case):
     assert all(word in message for word in words), message
 
 
+def test_bad_data_is_told_once(trained, damaged, bifusion, tmp_path):
+    """Not where the run ends and again as the refusal; nor by each arm of a comparison."""
+    root = damaged(SCENES["NaN coordinate"][0])
+    fault = "a coordinate that is not finite"
+    out, run = ("--out", tmp_path / "out"), trained / "run.json"
+    called = bifusion("train", run, "--data.root", root, "--out", tmp_path / "new")
+    assert (called.out + called.err).count(fault) == 1
+    arms = ["oneformer3d_small", "mask3d_small", "bifusion_small", "bifusion_small_naive"]
+    called = bifusion("compare", *arms, "--data", root, *out)
+    assert called.status == 2 and "2 of 2 scenes cannot be used" in called.err
+    assert (called.out + called.err).count(fault) == 2, "once a scene"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "case", ["truncated array", "NaN coordinate", "intrinsics of another size", "lost pose", "no depth"]
 )

@@ -26,6 +26,20 @@ def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     assert len(evaluations) == evaluated
 
 
+def test_what_ended_several_runs_is_told_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "_start", lambda *args: Ended(2))
+    planned = [PlannedRun(get_recipe("oneformer3d_small"), tmp_path / name) for name in "abc"]
+    for run, end in zip(planned, ("the same", "the same", "another"), strict=True):
+        run.folder.mkdir()
+        (run.folder / "log.txt").write_text(f"{run.folder.name}: epoch 1\nbifusion: {end}\n")
+    console = Console(file=io.StringIO(), width=200)
+    train.train_runs(planned, jobs=1, console=console, report=lambda: None)
+    told = console.file.getvalue()
+    assert told.count("the same") == 1 and told.count("another") == 1
+    assert "a, b crashed" in told and "epoch 1" not in told
+
+
 class Ended:
     def __init__(self, returncode):
         self.returncode = returncode

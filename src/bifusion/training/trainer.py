@@ -155,7 +155,7 @@ class Trainer:
             return self._leave(f"received {self.stop.signal_name}")
         except DiskFullError as error:
             with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
-                self.recorder.status("interrupted", self.guard.counts, str(error))
+                self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
             raise
         return self.recorder.status("completed", self.guard.counts)
 
@@ -168,14 +168,15 @@ class Trainer:
                 yield
         except InputError as error:
             if not self.several:
-                self._leave(str(error))
+                self._leave(str(error), told=False)
             raise
 
-    def _leave(self, reason: str) -> RunStatus:
-        """Saves, unless that has just been done, and ends the run for now."""
+    def _leave(self, reason: str, *, told: bool = True) -> RunStatus:
+        """Saves, unless that has just been done, and ends the run for now; not `told`: the reason goes
+        on as an exception."""
         if not self.saving.is_saved(self.progress):
             self._save([LAST], from_disk=False)
-        return self.recorder.status("interrupted", self.guard.counts, reason)
+        return self.recorder.status("interrupted", self.guard.counts, reason, told=told)
 
     def _heed_signals(self) -> None:
         """Raises Interrupted, on all processes, if one of them has received a signal."""

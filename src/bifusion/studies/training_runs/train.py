@@ -84,9 +84,7 @@ def train_runs(
     waiting = [run for run in runs if run.folder not in taken]
     table = watch or RunTable([run.folder for run in runs], console)
     crashed = _side_by_side(waiting, jobs, _start_forked if forked else _start, table, report)
-    for folder in crashed:
-        console.print(f"[red]{folder.name} crashed[/red]; the end of {folder / 'log.txt'}:")
-        console.print(_tail(folder / "log.txt"), markup=False, highlight=False)
+    _tell_crashed(crashed, console)
     return [folder.name for folder in crashed]
 
 
@@ -195,5 +193,19 @@ def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
         raise
 
 
-def _tail(path: Path, lines: int = 25) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+def _tell_crashed(folders: Sequence[Path], console: Console) -> None:
+    """What ended the runs that crashed; what ended several of them once."""
+    by_end: dict[str, list[Path]] = {}
+    for folder in folders:
+        by_end.setdefault(_end(folder / "log.txt"), []).append(folder)
+    for end, of in by_end.items():
+        names = ", ".join(folder.name for folder in of)
+        console.print(f"[red]{names} crashed[/red]; the end of {of[0] / 'log.txt'}:")
+        console.print(end, markup=False, highlight=False)
+
+
+def _end(path: Path, lines: int = 25) -> str:
+    """The last lines of a log; of a run that was refused, what it was told."""
+    last = path.read_text(errors="replace").splitlines()[-lines:]
+    told = [number for number, line in enumerate(last) if line.startswith("bifusion: ")]
+    return "\n".join(last[told[-1] :] if told else last)
