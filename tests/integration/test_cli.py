@@ -29,9 +29,15 @@ from bifusion.recipes import RECIPES
         (["evaluate", "run", "--dta", "x"], ["--dta is unknown (did you mean '--data'?)"]),
         (["train", "mask3d_tiny", "--epochs", "3"], ["did you mean '--trainer.epochs'"]),
         (["train", "mask3d_tiny", "--trainer.epoch", "3"], ["did you mean '--trainer.epochs'"]),
-        (["train", "mask3d_tiny", "--trainer.precision=bf16"], ["found bf16", "'bf16-mixed'"]),
+        (
+            ["train", "mask3d_tiny", "--trainer.precision=bf16"],
+            ["found 'bf16'", "did you mean 'bf16-mixed'"],
+        ),
         (["train", "mask3d_tiny", "--data.label-set", "scanet20"], ["did you mean 'scannet20'"]),
         (["dose", "--values", "1", "--knob", "depth_nois"], ["did you mean 'depth_noise'"]),
+        (["train", "mask3d_tiny", "--trainer.epochs", "4.5"], ["'4.5', expected a whole number"]),
+        (["train", "mask3d_tiny", "--optim.lr=fast"], ["--optim.lr: found 'fast', expected a number"]),
+        (["train", "mask3d_tiny", "--trainer.epochs"], ["found nothing, expected a whole number"]),
         (["labels", "nyu"], ["'nyu' is unknown", "nyu40"]),
     ],
 )

@@ -44,7 +44,7 @@ def parse(
         print(page)
         sys.exit(0)
     else:
-        _check_choices(args, list(list_options(kind)), command)
+        _check_values(args, list(list_options(kind)), command)
     made, unknown = tyro.cli(kind, args=args, prog=f"bifusion {command}", return_unknown_args=True)
     if unknown:
         _refuse(unknown[0], list(list_options(kind)), command)
@@ -75,19 +75,33 @@ def _kinds_help(kinds: dict[str, str], command: str, example: str) -> str:
     return "\n".join(lines)
 
 
-def _check_choices(args: Sequence[str], options: Sequence[Option], command: str) -> None:
-    """InputError for a value that a choice has not."""
-    choices = {f"--{option.name}": option.choices for option in options if option.choices}
+def _check_values(args: Sequence[str], options: Sequence[Option], command: str) -> None:
+    """InputError for a value that is no number, or none of a choice; tyro looks at the others."""
+    by_name = {f"--{option.name}": option for option in options}
     for place, arg in enumerate(args):
-        name, equals, value = arg.replace("_", "-").partition("=")
-        if name not in choices:
+        name, equals, value = arg.partition("=")
+        option = by_name.get(name.replace("_", "-"))
+        if not equals:
+            value = "".join(args[place + 1 : place + 2])
+        if option is None or value == "None" or not (expected := _expected(option, value)):
             continue
-        value = arg.partition("=")[2] if equals else "".join(args[place + 1 : place + 2])
-        if value not in choices[name]:
-            raise InputError(
-                f"{command}: {name}: found {value or 'nothing'}, expected one of "
-                f"{', '.join(choices[name])}{did_you_mean(value, choices[name])}"
-            )
+        found = repr(value) if value else "nothing"
+        raise InputError(
+            f"{command}: {name}: found {found}, expected {expected}{did_you_mean(value, option.choices)}"
+        )
+
+
+def _expected(option: Option, value: str) -> str | None:
+    """What the value should be; None where it is."""
+    if option.choices:
+        return None if value in option.choices else f"one of {', '.join(option.choices)}"
+    if option.hint not in (int, float):
+        return None
+    try:
+        option.hint(value)
+    except ValueError:
+        return "a whole number" if option.hint is int else "a number"
+    return None
 
 
 def _refuse(arg: str, options: Sequence[Option], command: str) -> None:
