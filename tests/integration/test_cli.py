@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from bifusion.config.run import save_config
 from bifusion.recipes import RECIPES
+from bifusion.studies.training_runs.plan import plan_runs
+from bifusion.studies.training_runs.train import train_runs
+from bifusion.types import InputError
 
 
 @pytest.mark.parametrize(
@@ -77,14 +82,9 @@ def test_recipe_names_are_what_the_issue_names():
 
 
 def test_configuration_of_another_run_is_not_overwritten(tmp_path: Path):
-    from bifusion.config.run import save_config
-    from bifusion.studies.training_runs.plan import plan_runs
-    from bifusion.studies.training_runs.train import train_runs
-    from bifusion.types import InputError
-
     (planned,) = plan_runs(["oneformer3d_small"], [0], tmp_path, tmp_path / "out", epochs=3)
     planned.folder.mkdir(parents=True)
     save_config(planned.config, planned.folder / "run.json")
     (other,) = plan_runs(["oneformer3d_small"], [0], tmp_path, tmp_path / "out", epochs=4)
-    with pytest.raises(InputError, match="another configuration"):
-        train_runs([other], jobs=1, console=None, report=lambda: None)
+    with pytest.raises(InputError, match="another configuration:\n  trainer.epochs: then 3, now 4"):
+        train_runs([other], jobs=1, console=Console(quiet=True), report=lambda: None)

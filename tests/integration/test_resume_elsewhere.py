@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -66,6 +67,8 @@ def test_case_resume_elsewhere(run, data, whole, bifusion, tmp_path, cases):
     called = bifusion("train", tmp_path / "run.json", *options)
     assert called.status == 0, called.err
     assert is_same(run, whole)
+    printed = bifusion("train", tmp_path / "run.json", *options, "--print-config").out
+    assert json.loads(printed) == json.loads((run / "config.json").read_text())["config"]
 
 
 def test_more_epochs_go_on_where_the_schedule_allows(data, whole, tmp_path):

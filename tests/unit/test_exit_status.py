@@ -33,9 +33,10 @@ def test_what_ended_several_runs_is_told_once(monkeypatch, tmp_path):
     for run, end in zip(planned, ("the same", "the same", "another"), strict=True):
         run.folder.mkdir()
         (run.folder / "log.txt").write_text(f"{run.folder.name}: epoch 1\nbifusion: {end}\n")
-    console = Console(file=io.StringIO(), width=200)
+    written = io.StringIO()
+    console = Console(file=written, width=200)
     train.train_runs(planned, jobs=1, console=console, report=lambda: None)
-    told = console.file.getvalue()
+    told = written.getvalue()
     assert told.count("the same") == 1 and told.count("another") == 1
     assert "a, b crashed" in told and "epoch 1" not in told
 
