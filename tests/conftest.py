@@ -1,10 +1,22 @@
 """What all tests share: the folders they may need, and what BIFUSION_REQUIRE makes of a lack."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import needs
+from bifusion import cli
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command left: its exit status, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
 
 
 def pytest_configure() -> None:
@@ -13,6 +25,22 @@ def pytest_configure() -> None:
         needs.required()
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture
+def bifusion(capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """Calls the command line in this process; an exception that it lets through fails the test, as it
+    would leave with a traceback."""
+
+    def call(*args: object) -> Called:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(arg) for arg in args])
+        written = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Called(left.value.code, written.out, written.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

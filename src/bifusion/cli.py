@@ -8,47 +8,66 @@ crashed leaves with status 1 after the others are done; a run that its guard sto
 import atexit
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from bifusion.commands import comparisons, labels, replay, runs, scenes
+from bifusion.commands import comparisons, labels, replay, runs, scenes, train
+from bifusion.commands.help import summary_of, table, wants_help
+from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
 from bifusion.types import InputError
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "demo": comparisons.demo,
-    "prepare": scenes.prepare,
-    "labels": labels.labels,
-    "info": runs.info,
-    "train": runs.train,
-    "evaluate": runs.evaluate,
-    "predict": runs.predict,
-    "export-submission": runs.export_submission,
-    "compare": comparisons.compare,
-    "dose": comparisons.dose,
-    "pretrain-tower": comparisons.pretrain_tower,
-    "import-checkpoint": runs.import_checkpoint,
-    "replay": replay.replay,
+Command = Callable[[list[str]], int]
+GROUPS: dict[str, dict[str, Command]] = {
+    "data": {"prepare": scenes.prepare, "labels": labels.labels},
+    "one model": {
+        "info": runs.info,
+        "train": train.train,
+        "evaluate": runs.evaluate,
+        "predict": runs.predict,
+        "export-submission": runs.export_submission,
+        "import-checkpoint": runs.import_checkpoint,
+        "replay": replay.replay,
+    },
+    "several models": {
+        "demo": comparisons.demo,
+        "compare": comparisons.compare,
+        "dose": comparisons.dose,
+        "pretrain-tower": comparisons.pretrain_tower,
+    },
+}
+COMMANDS: dict[str, Command] = {
+    name: command for group in GROUPS.values() for name, command in group.items()
 }
 
 
 def _help() -> str:
-    lines = ["bifusion COMMAND [options]    (bifusion COMMAND --help lists the options)", ""]
-    lines += [
-        f"  {name:17} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()
-    ]
-    return "\n".join(lines)
+    lines = ["usage: bifusion COMMAND [options]    (bifusion COMMAND --help: what it takes)"]
+    for title, commands in GROUPS.items():
+        rows = [(f"{name:17}", summary_of(command)) for name, command in commands.items()]
+        lines += [f"{title}:", *table(rows)]
+    return "\n".join([*lines, "example: bifusion demo"])
 
 
-def main() -> None:
-    """Entry point of the `bifusion` command."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `bifusion` command; leaves with its exit status.
+
+    Args:
+        argv: the arguments; None: those of the process.
+    """
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
-    args = sys.argv[1:]
-    if not args or args[0] in ("-h", "--help"):
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args:
+        print(_help(), file=sys.stderr)
+        sys.exit(2)
+    if args[0].startswith("-") and wants_help(args):
         print(_help())
-        sys.exit(0 if args else 2)
+        sys.exit(0)
     try:
         if args[0] not in COMMANDS:
-            raise InputError(f"command {args[0]!r} is unknown; known are {', '.join(COMMANDS)}")
+            raise InputError(
+                f"command {args[0]!r} is unknown{did_you_mean(args[0], COMMANDS)}; known are "
+                f"{', '.join(COMMANDS)}"
+            )
         with terminated_as_interrupted():
             status = COMMANDS[args[0]](args[1:])
         sys.exit(status)

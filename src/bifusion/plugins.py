@@ -13,10 +13,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
+from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 VARIABLE = "BIFUSION_PLUGINS"
@@ -64,12 +64,6 @@ def load(name: str, where: str) -> Callable[..., Any]:
 def exists(name: str, where: str) -> bool:
     """Whether the module of `name` has what it names; InputError as `load` where there is no module."""
     return hasattr(_module_of(name, where), name.partition(":")[2])
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """ " (did you mean 'mask_dice'?)" where something like `name` is known, else nothing."""
-    close = get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _module_of(name: str, where: str) -> ModuleType:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bifusion import cli
 from bifusion.config.run import load_config, save_config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
@@ -48,18 +46,14 @@ def run(trained, tmp_path) -> Path:
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys) -> Callable[..., str]:
+def refused(bifusion) -> Callable[..., str]:
     """Runs a command that has to be refused; its message."""
 
     def call(*args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["bifusion", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        message = capsys.readouterr().err
-        assert left.value.code == 2, message
-        assert "Traceback" not in message
-        return message
+        called = bifusion(*args)
+        assert called.status == 2, called.err
+        assert "Traceback" not in called.err
+        return called.err
 
     return call
 
@@ -175,6 +169,20 @@ def test_training_on_a_damaged_scene(trained, damaged, refused, tmp_path, case):
         "train", trained / "run.json", "--data.root", damaged(damage), "--out", tmp_path / "new"
     )
     assert all(word in message for word in words), message
+
+
+def test_bad_data_is_told_once(trained, damaged, bifusion, tmp_path):
+    """Not where the run ends and again as the refusal; nor by each arm of a comparison."""
+    root = damaged(SCENES["NaN coordinate"][0])
+    fault = "a coordinate that is not finite"
+    out, run = ("--out", tmp_path / "out"), trained / "run.json"
+    called = bifusion("train", run, "--data.root", root, "--out", tmp_path / "new")
+    assert (called.out + called.err).count(fault) == 1
+    arms = ["oneformer3d_small", "mask3d_small", "bifusion_small", "bifusion_small_naive"]
+    called = bifusion("compare", *arms, "--data", root, *out)
+    assert called.status == 2 and "2 of 2 scenes cannot be used" in called.err
+    assert (called.out + called.err).count(fault) == 2, "once a scene"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

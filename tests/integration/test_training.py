@@ -236,7 +236,7 @@ def test_a_folder_is_never_mixed_up(staged_run, data):
     with pytest.raises(InputError, match="holds a run already: resume it"):
         train(config, staged_run)
     config.seed = 7
-    with pytest.raises(InputError, match=r"another configuration \(seed differ\)"):
+    with pytest.raises(InputError, match="another configuration:\n  seed: then 0, now 7\n"):
         train(config, staged_run, resume=True)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 import bifusion.inference.evaluate
 import bifusion.training.trainer
-from bifusion.commands import runs
+from bifusion.commands import train as command
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunStatus
 from bifusion.studies.training_runs import train
@@ -22,8 +22,23 @@ def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     evaluations = []
     monkeypatch.setattr(bifusion.training.trainer, "train", lambda *args, **kw: RunStatus(state))
     monkeypatch.setattr(bifusion.inference.evaluate, "evaluate_run", evaluations.append)
-    assert runs.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
+    assert command.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated
+
+
+def test_what_ended_several_runs_is_told_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "_start", lambda *args: Ended(2))
+    planned = [PlannedRun(get_recipe("oneformer3d_small"), tmp_path / name) for name in "abc"]
+    for run, end in zip(planned, ("the same", "the same", "another"), strict=True):
+        run.folder.mkdir()
+        (run.folder / "log.txt").write_text(f"{run.folder.name}: epoch 1\nbifusion: {end}\n")
+    written = io.StringIO()
+    console = Console(file=written, width=200)
+    train.train_runs(planned, jobs=1, console=console, report=lambda: None)
+    told = written.getvalue()
+    assert told.count("the same") == 1 and told.count("another") == 1
+    assert "a, b crashed" in told and "epoch 1" not in told
 
 
 class Ended:

@@ -89,7 +89,7 @@ def test_the_file_of_the_data_goes_before_the_recipe(tmp_path):
 
 def test_an_unknown_name_is_told_what_there_is(tmp_path):
     with pytest.raises(
-        InputError, match=r"'rooms7' is not built in \(scannet20, .*replica\), and .*has no"
+        InputError, match=r"'rooms7' is not built in, and .*has no labels.*scannet20, .*replica"
     ):
         labels_of_data(tmp_path, "rooms7")
 

@@ -10,14 +10,22 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help
 from bifusion.types import InputError
+
+ROOMS = ("rooms.train-rooms", "rooms.val-rooms", "rooms.texture-contrast")
+"""What one changes first about generated rooms."""
+COMPARE_HELP = Help(
+    "compare oneformer3d_small bifusion_small --data data/rooms --seeds 0 1 2 --out runs/rooms"
+)
 
 
 def demo(args: list[str]) -> int:
-    """Make rooms, pretrain the small image tower, train and compare five models, open the report."""
+    """Make rooms, pretrain the image tower, train and compare five models."""
     from bifusion.studies.demo import DemoConfig, run_demo
 
-    return run_demo(parsing.parse(DemoConfig, args, "demo"), Console())
+    told = Help("demo --seeds 0 1 2", common=("out", "seeds", "epochs", "jobs", *ROOMS))
+    return run_demo(parsing.parse(DemoConfig, args, "demo", told), Console())
 
 
 @dataclass
@@ -53,8 +61,8 @@ class Compare:
 
 
 def compare(args: list[str]) -> int:
-    """Train several recipes on the same data and report on them; --ablate: what stabilises."""
-    wanted = parsing.parse(Compare, args, "compare")
+    """Train recipes on the same data and report on them; --ablate: what stabilises."""
+    wanted = parsing.parse(Compare, args, "compare", COMPARE_HELP)
     return (_ablate if wanted.ablate else _compare)(wanted, Console())
 
 
@@ -98,15 +106,23 @@ def _compare(wanted: Compare, console: Console) -> int:
 
 
 def dose(args: list[str]) -> int:
-    """Dose and response: what images add as one property of generated rooms changes."""
+    """What images add as one property of generated rooms changes."""
     from bifusion.studies.dose.run import DoseConfig, run_dose
 
-    return run_dose(parsing.parse(DoseConfig, args, "dose"), Console())
+    told = Help(
+        "dose --knob texture_contrast --values 0 0.33 0.66 1 --seeds 0 1 2 --out runs/dose",
+        common=(
+            "knob", "values", "out", "recipes", "seeds", "epochs", "jobs", "tower-weights",
+            *ROOMS,
+        ),
+    )  # fmt: skip
+    return run_dose(parsing.parse(DoseConfig, args, "dose", told), Console())
 
 
 def pretrain_tower(args: list[str]) -> int:
-    """Pretrain the small image tower contrastively on generated rooms of other seeds."""
+    """Pretrain the small image tower on generated rooms of other seeds."""
     from bifusion.studies.demo import PretrainTower, run_pretraining
 
-    run_pretraining(parsing.parse(PretrainTower, args, "pretrain-tower"), Console())
+    told = Help("pretrain-tower --out runs/tower.safetensors", common=("out", "rooms", "num-rooms"))
+    run_pretraining(parsing.parse(PretrainTower, args, "pretrain-tower", told), Console())
     return 0

@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help
 from bifusion.types import InputError
 
 
@@ -25,12 +26,13 @@ class Labels:
 
 
 def labels(args: list[str]) -> int:
-    """List built-in label sets, print one as labels.json, or make one from a table (--from)."""
+    """List built-in label sets, print one, or make one from a table."""
     from bifusion.labels.files import labels_text
     from bifusion.labels.sets import get_label_set
     from bifusion.labels.table import read_table
 
-    wanted = parsing.parse(Labels, args, "labels")
+    told = Help("labels --from classes.csv --out data/mine/labels.json")
+    wanted = parsing.parse(Labels, args, "labels", told)
     if wanted.from_table is not None:
         made, unused = read_table(wanted.from_table, wanted.name or wanted.from_table.stem)
         if unused:

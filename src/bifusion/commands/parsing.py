@@ -1,12 +1,118 @@
-"""Arguments of a command from a typed dataclass (tyro)."""
+"""Arguments of a command from a typed dataclass (tyro), its help, and what a misspelt one meant."""
 
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import tyro
 
+from bifusion.commands.help import (
+    Help,
+    paragraph,
+    short_help,
+    table,
+    wants_everything,
+    wants_help,
+    wants_short_help,
+)
+from bifusion.commands.options import Option, list_options
+from bifusion.spelling import did_you_mean
+from bifusion.types import InputError
+
 T = TypeVar("T")
 
 
-def parse(kind: type[T], args: list[str], command: str) -> T:
-    """`args` as a `kind`; prints help or what is wrong with them and leaves (status 0 or 2)."""
-    return tyro.cli(kind, args=args, prog=f"bifusion {command}")
+def parse(
+    kind: type[T], args: Sequence[str], command: str, told: Help, *, before: Iterable[str] = ()
+) -> T:
+    """`args` as a `kind`; prints help, or what is wrong with a value, and leaves (status 0 or 2).
+
+    Args:
+        command: as it is called, such as "train bifusion_small".
+        told: what its short help shows.
+        before: further lines of that, above the options.
+    Raises:
+        InputError: an option that there is not, or a choice that an option has not.
+    """
+    if wants_everything(args):
+        args = ["--help"]
+    elif wants_short_help(args):
+        summary = (kind.__doc__ or "").partition("\n\n")[0]
+        page = short_help(
+            command, " ".join(summary.split()), list(list_options(kind)), told, before=before
+        )
+        print(page)
+        sys.exit(0)
+    else:
+        _check_values(args, list(list_options(kind)), command)
+    made, unknown = tyro.cli(kind, args=args, prog=f"bifusion {command}", return_unknown_args=True)
+    if unknown:
+        _refuse(unknown[0], list(list_options(kind)), command)
+    return made
+
+
+def of_kinds(kinds: dict[str, str], args: Sequence[str], command: str, example: str) -> str:
+    """The first argument, one of `kinds` (name -> what it does); help prints these and leaves."""
+    if args and args[0] in kinds:
+        return args[0]
+    if wants_help(args):
+        print(_kinds_help(kinds, command, example))
+        sys.exit(0)
+    found = args[0] if args else ""
+    raise InputError(
+        f"{command} what? Expected one of {', '.join(kinds)}, found {found or 'nothing'}"
+        f"{did_you_mean(found, kinds)}; see bifusion {command} --help"
+    )
+
+
+def _kinds_help(kinds: dict[str, str], command: str, example: str) -> str:
+    lines = [
+        f"usage: bifusion {command} KIND [options]    (bifusion {command} KIND --help lists them)",
+        "kinds:",
+        *table(list(kinds.items())),
+        *paragraph(f"example: bifusion {example}"),
+    ]
+    return "\n".join(lines)
+
+
+def _check_values(args: Sequence[str], options: Sequence[Option], command: str) -> None:
+    """InputError for a value that is no number, or none of a choice; tyro looks at the others."""
+    by_name = {f"--{option.name}": option for option in options}
+    for place, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        option = by_name.get(name.replace("_", "-"))
+        if not equals:
+            value = "".join(args[place + 1 : place + 2])
+        if option is None or value == "None" or not (expected := _expected(option, value)):
+            continue
+        found = repr(value) if value else "nothing"
+        raise InputError(
+            f"{command}: {name}: found {found}, expected {expected}{did_you_mean(value, option.choices)}"
+        )
+
+
+def _expected(option: Option, value: str) -> str | None:
+    """What the value should be; None where it is."""
+    if option.choices:
+        return None if value in option.choices else f"one of {', '.join(option.choices)}"
+    if option.hint not in (int, float):
+        return None
+    try:
+        option.hint(value)
+    except ValueError:
+        return "a whole number" if option.hint is int else "a number"
+    return None
+
+
+def _refuse(arg: str, options: Sequence[Option], command: str) -> None:
+    """InputError for an argument that there is not, with the option that may have been meant."""
+    if not arg.startswith("-"):
+        raise InputError(
+            f"{command}: found {arg!r}, one argument too many; see bifusion {command} --help"
+        )
+    name = arg.partition("=")[0].lstrip("-").replace("_", "-")
+    known = [flag.removeprefix("--") for option in options for flag in option.flags]
+    meant = did_you_mean(name, known).replace("'", "'--", 1)
+    raise InputError(
+        f"{command}: option --{name} is unknown{meant}; bifusion {command} --help-all lists all options"
+    )

@@ -7,6 +7,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help
 
 
 @dataclass
@@ -20,11 +21,15 @@ class Replay:
 
 
 def replay(args: list[str]) -> int:
-    """Take a recorded step of a run again; exit status 0 if it is bit-identical, 1 if not."""
+    """Take a recorded step of a run again: is it identical to the bit?
+
+    Exit status 0 if it is, 1 if not.
+    """
     from bifusion.diagnosis.replay import print_report
     from bifusion.diagnosis.replay import replay as run_replay
 
-    wanted = parsing.parse(Replay, args, "replay")
+    told = Help("replay runs/NAME/bundles/step-00000123.safetensors --trace")
+    wanted = parsing.parse(Replay, args, "replay", told)
     report = run_replay(wanted.file, trace=wanted.trace)
     print_report(report, Console())
     return 0 if report.identical else 1

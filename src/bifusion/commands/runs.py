@@ -1,17 +1,17 @@
-"""Commands on one model: info, train, evaluate, predict, export-submission, import-checkpoint.
+"""Commands on one model: info, evaluate, predict, export-submission, import-checkpoint.
 
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
-from bifusion.types import InputError
+from bifusion.commands.help import Help
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Info:
     """Parameters of a recipe, part by part."""
 
     recipe: tyro.conf.Positional[str]
+    """A name that `bifusion train --help` lists, or module:function."""
 
 
 def info(args: list[str]) -> int:
@@ -26,59 +27,10 @@ def info(args: list[str]) -> int:
     from bifusion.commands.info import print_info
     from bifusion.recipes import get_recipe
 
-    print_info(get_recipe(parsing.parse(Info, args, "info").recipe), Console())
+    print_info(
+        get_recipe(parsing.parse(Info, args, "info", Help("info bifusion_scannet20")).recipe), Console()
+    )
     return 0
-
-
-def train(args: list[str]) -> int:
-    """Train a recipe (or a stored run.json) and evaluate its last checkpoint.
-
-    Status 4 where the guard stopped the run, 130 where a signal interrupted it.
-    """
-    from bifusion.config.run import Config, load_config
-    from bifusion.inference.evaluate import evaluate_run
-    from bifusion.recipes import get_recipe, known_recipes
-    from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
-    from bifusion.training.trainer import train as run_training
-
-    if not args or args[0].startswith("-"):
-        raise InputError(f"train what? Expected a recipe ({known_recipes()}) or a run.json file first")
-    base = load_config(Path(args[0])) if args[0].endswith(".json") else get_recipe(args[0])
-
-    @dataclass
-    class Train:
-        """Train and evaluate. Every field of the recipe can be changed: see the options below."""
-
-        out: Path = Path("runs") / base.name
-        """Run folder."""
-        resume: bool = False
-        """Go on from the folder's last checkpoint, if there is one."""
-        init: Path | None = None
-        """Start the 3D branch from this checkpoint, ours or a published one (trainer.init)."""
-        config: Annotated[tyro.conf.AvoidSubcommands[Config], tyro.conf.arg(name="")] = field(
-            default_factory=lambda: base
-        )
-
-    _refuse_label_set_of_model(args)
-    wanted = parsing.parse(Train, args[1:], f"train {args[0]}")
-    if wanted.init is not None:
-        wanted.config.trainer.init = wanted.init
-    status = run_training(wanted.config, wanted.out, resume=wanted.resume)
-    if status.state == "interrupted":
-        return 130
-    evaluate_run(wanted.out)
-    return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
-
-
-def _refuse_label_set_of_model(args: list[str]) -> None:
-    """An option of earlier versions: what stands in its place, in one line."""
-    from bifusion.labels.sets import known_sets
-
-    if any(arg.partition("=")[0] in ("--model.label-set", "--model.label_set") for arg in args):
-        raise InputError(
-            "--model.label-set is no more: a model takes its classes from its data, which are those of "
-            f"labels.json in --data.root, or the built-in --data.label-set NAME, one of {known_sets()}"
-        )
 
 
 @dataclass
@@ -86,6 +38,7 @@ class Evaluate:
     """Evaluate the last checkpoint of a run on its validation scenes."""
 
     run: tyro.conf.Positional[Path]
+    """Run folder."""
     data: Path | None = None
     """Data set (its val/ folder counts) instead of the one the run was trained on; the figures go to
     evaluation-NAME.json beside the run's own."""
@@ -95,7 +48,7 @@ def evaluate(args: list[str]) -> int:
     """Evaluate a run again and print its figures."""
     from bifusion.inference.evaluate import evaluate_run
 
-    wanted = parsing.parse(Evaluate, args, "evaluate")
+    wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
     Console().print_json(data=evaluate_run(wanted.run, data=wanted.data)["full"])
     return 0
 
@@ -115,10 +68,12 @@ class Predict:
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
+    """Segment a scene folder or a PLY file into coloured PLY files and instances."""
     from bifusion.inference.predict import predict_mesh, predict_scene
 
-    wanted = parsing.parse(Predict, args, "predict")
+    wanted = parsing.parse(
+        Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
+    )
     if wanted.scene.suffix.lower() == ".ply":
         paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
     else:
@@ -147,7 +102,8 @@ def export_submission(args: list[str]) -> int:
     from bifusion.inference.export_submission import export_submission
     from bifusion.studies.training_runs.progress import progress_bar
 
-    wanted = parsing.parse(ExportSubmission, args, "export-submission")
+    told = Help("export-submission runs/NAME data/scannet/test --task semantic --out submission")
+    wanted = parsing.parse(ExportSubmission, args, "export-submission", told)
     console = Console()
     with progress_bar("scenes", console) as progress:
         paths = export_submission(wanted.run, wanted.split, wanted.out, wanted.task, progress=progress)
@@ -173,7 +129,8 @@ def import_checkpoint(args: list[str]) -> int:
     """Convert a published checkpoint to ours and list what became of its tensors."""
     from bifusion.official.import_checkpoint import print_conversion, read_checkpoint, write_imported
 
-    wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint")
+    told = Help("import-checkpoint scannet_val.ckpt runs/mask3d-published")
+    wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint", told)
     console = Console()
     imported = read_checkpoint(wanted.file, wanted.weights)
     print_conversion(imported, console)

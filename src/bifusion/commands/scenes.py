@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help, summary_of
 from bifusion.types import InputError
 
 MOST_NOTES = 20
@@ -46,21 +47,20 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders (`prepare synthetic`, `scannet`, `mesh`) or complete them (`superpoints`)."""
+    """Make scene folders: synthetic, scannet, mesh; or complete them: superpoints."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
         "mesh": _prepare_mesh,
         "superpoints": _prepare_superpoints,
     }
-    if not args or args[0] not in kinds:
-        raise InputError(
-            f"prepare what? Expected one of {', '.join(kinds)}, found {args[:1] or 'nothing'}"
-        )
-    return kinds[args[0]](args[1:])
+    lines = {name: summary_of(function) for name, function in kinds.items()}
+    example = "prepare synthetic --out data/rooms"
+    return kinds[parsing.of_kinds(lines, args, "prepare", example)](args[1:])
 
 
 def _prepare_synthetic(args: list[str]) -> int:
+    """Rooms with ScanNet20 classes and rendered RGB-D views, and their audit."""
     from bifusion.datasets.rooms import RoomsConfig, make_rooms
     from bifusion.datasets.rooms.audit import audit
     from bifusion.studies.training_runs.progress import progress_bar
@@ -75,7 +75,11 @@ def _prepare_synthetic(args: list[str]) -> int:
         """Voxel size the audit (probe, superpoint oracle) speaks of."""
         rooms: Annotated[RoomsConfig, tyro.conf.arg(name="")] = field(default_factory=RoomsConfig)
 
-    wanted = parsing.parse(PrepareSynthetic, args, "prepare synthetic")
+    told = Help(
+        "prepare synthetic --out data/tiny --train-rooms 4 --val-rooms 2",
+        common=("out", "train-rooms", "val-rooms", "seed", "voxel-size-m", "texture-contrast", "views"),
+    )
+    wanted = parsing.parse(PrepareSynthetic, args, "prepare synthetic", told)
     console = Console()
     with progress_bar("rooms", console) as progress:
         make_rooms(wanted.out, wanted.rooms, progress)
@@ -84,11 +88,16 @@ def _prepare_synthetic(args: list[str]) -> int:
 
 
 def _prepare_scannet(args: list[str]) -> int:
+    """ScanNet as released (scans, label table, splits, posed images) into scene folders."""
     from bifusion.datasets.scannet.prepare import prepare_scannet
     from bifusion.datasets.scannet.views import ViewOptions
     from bifusion.studies.training_runs.progress import progress_bar
 
-    wanted = parsing.parse(PrepareScanNet, args, "prepare scannet")
+    told = Help(
+        "prepare scannet --scans scans --posed-images posed_images --labels "
+        "scannetv2-labels.combined.tsv --splits splits --out data/scannet"
+    )
+    wanted = parsing.parse(PrepareScanNet, args, "prepare scannet", told)
     console = Console()
     notes: dict[str, list[str]] = {}
     options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
@@ -146,9 +155,12 @@ class PrepareMesh:
 
 
 def _prepare_mesh(args: list[str]) -> int:
+    """PLY files, meshes or clouds, as scene folders without views and labels."""
     from bifusion.datasets.mesh_scene import prepare_meshes
 
-    wanted = parsing.parse(PrepareMesh, args, "prepare mesh")
+    wanted = parsing.parse(
+        PrepareMesh, args, "prepare mesh", Help("prepare mesh room.ply --out data/mesh")
+    )
     console = Console()
     notes: dict[str, list[str]] = {}
     try:
@@ -174,10 +186,12 @@ class PrepareSuperpoints:
 
 
 def _prepare_superpoints(args: list[str]) -> int:
+    """superpoint.npy for scene folders without one, such as Pointcept's ScanNet."""
     from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
     from bifusion.studies.training_runs.progress import progress_bar
 
-    wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints")
+    told = Help("prepare superpoints data/mine")
+    wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints", told)
     if not wanted.folders:
         raise InputError("prepare superpoints of what? Expected at least one folder")
     console = Console()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from bifusion.bounds import Count, PositiveInt
+from bifusion.changes import MAY_CHANGE
 from bifusion.config.rules import RulesConfig
 
 
@@ -23,7 +25,7 @@ class GuardConfig:
     """Steps after a rollback in which the learning rates rise linearly from a tenth to the whole."""
     healthy_every: PositiveInt = 200
     """Steps between copies of the healthy state, besides those at the start and each epoch's end."""
-    diagnose: bool = True
+    diagnose: Annotated[bool, MAY_CHANGE] = True
     """Run a step that met a new kind of fault again, to name module, scenes and cause."""
-    bundles: Count = 3
+    bundles: Annotated[Count, MAY_CHANGE] = 3
     """Most replay files a run writes."""

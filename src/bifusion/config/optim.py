@@ -25,12 +25,15 @@ class OptimConfig:
     """AdamW and its schedule; rates of single groups are relative to `lr`."""
 
     lr: PositiveFloat = 1e-4
+    """Largest learning rate of a group whose rate is 1."""
     weight_decay: NotNegative = 0.05
     """Decoupled; biases, norms and other vectors are decayed only with `decay_vectors`."""
     decay_vectors: bool = False
     """As the official trainings of OneFormer3D and Mask3D, which decay everything."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """AdamW's decay of the averages of gradients and of their squares."""
     eps: PositiveFloat = 1e-8
+    """AdamW's, added to the root of the second moment."""
     clip_norm: PositiveFloat = 10.0
     """Largest total gradient norm; larger gradients are scaled down to it."""
     clip_mode: Literal["fixed", "adaptive", "off"] = "fixed"
@@ -44,7 +47,9 @@ class OptimConfig:
     """adaptive: robust standard deviations above the median that are still usual; of norms that
     scatter normally one in 700 is clipped."""
     schedule: Schedule = "poly"
+    """How the rate falls over the run; constant: it does not."""
     poly_power: NotNegative = 0.9
+    """poly: power of the share of the run that is still to come."""
     final_factor: Share = 0.0
     """The schedule ends at this fraction of the rate (poly, cosine, one_cycle)."""
     one_cycle_rise: Share = 0.3

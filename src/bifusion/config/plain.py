@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 
@@ -34,7 +35,8 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _union(args, value, where)
     if origin is Literal:
-        _require(value in args, where, value, f"one of {', '.join(map(repr, args))}")
+        meant = did_you_mean(value, args) if isinstance(value, str) else ""
+        _require(value in args, where, value, f"one of {', '.join(map(repr, args))}{meant}")
         return value
     if origin is dict:
         _require(isinstance(value, dict), where, value, "an object")
@@ -52,8 +54,8 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     unknown = sorted(set(value) - set(fields))
     if unknown:
         raise InputError(
-            f"{where}: unknown field {', '.join(unknown)} of {kind.__name__}; "
-            f"known are {', '.join(fields)}"
+            f"{where}: unknown field {', '.join(unknown)} of {kind.__name__}"
+            f"{did_you_mean(unknown[0], fields)}; known are {', '.join(fields)}"
         )
     missing = [
         name

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bifusion.bounds import Count, Interval, PositiveInt
+from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 RuleAction = Literal["warn", "skip", "off"]
@@ -137,7 +138,8 @@ class RulesConfig:
         for rule, action in self.actions.items():
             if rule not in RULES:
                 raise InputError(
-                    f"trainer.guard.rules.actions: unknown rule {rule!r}; known are {', '.join(RULES)}"
+                    f"trainer.guard.rules.actions: unknown rule {rule!r}{did_you_mean(rule, RULES)}; "
+                    f"known are {', '.join(RULES)}"
                 )
             if action == "skip" and rule not in SPIKE_RULES:
                 raise InputError(

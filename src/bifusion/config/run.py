@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from bifusion.bounds import Count, PositiveFloat, PositiveInt
+from bifusion.changes import MAY_CHANGE
 from bifusion.config import old_names
 from bifusion.config.guard import GuardConfig
 from bifusion.config.optim import OptimConfig
@@ -21,6 +22,7 @@ from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig, ResultsConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
+from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
 from bifusion.types import InputError
 
@@ -43,38 +45,43 @@ class TrainerConfig:
     init: Path | None = None
     """Checkpoint (ours or a published one) whose 3D network the 3D branch starts from."""
     epochs: int = 128
+    """Length of the run; stages and schedules are laid out over it."""
     batch_size: PositiveInt = 4
+    """Scenes a batch."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged for one optimiser step."""
-    workers: Count = 4
+    workers: Annotated[Count, MAY_CHANGE] = 4
     """Processes that load scenes; 0: in the training process."""
     eval_every: PositiveInt = 16
     """Validate every n-th epoch, besides at the end of every stage and of the run."""
-    evaluation_views: Count = 16
+    evaluation_views: Annotated[Count, MAY_CHANGE] = 16
     """Views a scene in the final evaluation, to tell points that are seen from those that are not;
     also for models that read no images. 0: no such split."""
-    save_every: Count = 200
+    save_every: Annotated[Count, MAY_CHANGE] = 200
     """Optimiser steps between checkpoints within an epoch, besides those at each epoch's end: no more
     than these are lost when a run is killed. Writing a full-size one takes a few seconds, 200 steps
     a minute at least. 0: only at the ends of epochs."""
-    save_epochs: PositiveInt = 1
+    save_epochs: Annotated[PositiveInt, MAY_CHANGE] = 1
     """Save at the end of every n-th epoch, besides after each validation and at the run's end. More than
     1 is for runs of seconds, of which a checkpoint takes its share."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """What is done about faulty steps."""
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], MAY_CHANGE] = "auto"
+    """Kind of device; auto: a GPU where there is one. Another kind rounds otherwise."""
     devices: PositiveInt = 1
+    """Processes of one run, each with a device of its own."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic: float32, or mixed with bfloat16 or float16."""
     deterministic: bool = True
     """Bit-identical repetition on a CPU and, with the same GPU and versions, on CUDA, where an operation
     without a deterministic form ends the run; on other devices it warns."""
-    tower_cache: Literal["auto", "on", "off"] = "auto"
+    tower_cache: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
     """Compute a frozen image tower's features of a view once and keep them on disk, with the same
     result to the bit. "auto": where the tower runs on a CPU, which takes it a second a view; a GPU
     takes milliseconds, no more than reading does."""
-    tower_cache_gb: PositiveFloat = 8.0
+    tower_cache_gb: Annotated[PositiveFloat, MAY_CHANGE] = 8.0
     """Most that is kept; what does not fit is computed every time."""
-    tower_cache_dir: Path | None = None
+    tower_cache_dir: Annotated[Path | None, MAY_CHANGE] = None
     """Where; None: .tower-cache beside the run folder, so that the runs of a comparison share it and
     the data may be read-only."""
 
@@ -83,13 +90,16 @@ class TrainerConfig:
 class Config:
     """Everything a run depends on. `recipes` makes complete ones."""
 
-    name: str
+    name: Annotated[str, MAY_CHANGE]
+    """What the run is called: on screen, in its report and in the name of its folder."""
     recipe: str
+    """The recipe it was made from."""
     arm: Arm
     """Role in a comparison."""
     model: ModelConfig
     stages: StagePlan
     seed: int = 0
+    """All randomness comes from it, by name (rng.py)."""
     data: DataConfig = field(default_factory=DataConfig)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     postprocess: ResultsConfig = field(default_factory=PostprocessConfig)
@@ -124,7 +134,10 @@ def config_from_dict(value: dict[str, Any], where: str = "configuration") -> Con
     fields = old_names.update_config(value)
     kind = fields.pop("model_kind", None)
     if kind not in MODEL_KINDS:
-        raise InputError(f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}")
+        raise InputError(
+            f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}"
+            f"{did_you_mean(str(kind), MODEL_KINDS)}"
+        )
     model = MODEL_KINDS[kind]
     for name, described in (("model", model), ("postprocess", model.results_config)):
         fields[name] = from_plain(described, fields.get(name, {}), f"{where}.{name}")

@@ -23,6 +23,7 @@ class Ramp:
     """A value and when it is reached: linearly between two fractions of the stage."""
 
     value: float
+    """What is reached."""
     begin: Share = 0.0
     """Fraction of the stage, in [0, 1], until which the value of the stage before holds."""
     end: Share = 0.25
@@ -47,6 +48,7 @@ class Stage:
     """One stage of training."""
 
     name: str
+    """What records and reports call it."""
     share: PositiveFloat
     """Length relative to the other stages."""
     trains: dict[str, Ramp]
@@ -148,6 +150,31 @@ class Timeline:
             lr_factor=lr_factor,
             trains=lambda group: find_pattern(stage.trains, group) is not None,
         )
+
+
+def same_start(plan: StagePlan, one: int, other: int, until: float) -> bool:
+    """Whether runs of `one` and of `other` epochs are asked for the same in their first `until` epochs.
+
+    Stages are shares of a run, ramps shares of a stage: both move where the length changes.
+    """
+    here, there = Timeline(plan, one).bounds, Timeline(plan, other).bounds
+    for stage, (first, end), (other_first, other_end) in zip(plan.stages, here, there, strict=True):
+        if first >= until and other_first >= until:
+            return True
+        if first != other_first:
+            return False
+        if end != other_end and (min(end, other_end) < until or not _is_constant(stage)):
+            return False
+    return True
+
+
+def _is_constant(stage: Stage) -> bool:
+    """Whether nothing moves within the stage."""
+    ramps = (
+        *stage.trains.values(), *stage.weights.values(), stage.gate_scale, stage.tower_gradient_scale,
+    )  # fmt: skip
+    frees_alpha = stage.fixed_alpha is not None and 0 < stage.fixed_alpha_until < 1
+    return all(ramp.end <= 0 for ramp in ramps) and not frees_alpha
 
 
 def _bounds(stages: tuple[Stage, ...], epochs: int) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from bifusion.bounds import Count, PositiveFloat, PositiveInt
+from bifusion.changes import MAY_CHANGE
 from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
 from bifusion.data.batching import Sample, collate
 from bifusion.data.checks import check_finite
@@ -58,7 +59,7 @@ __all__ = [
 class DataConfig:
     """Where scenes lie and what a network sees of them. Defaults: OneFormer3D for ScanNet."""
 
-    root: Path = Path("data")
+    root: Annotated[Path, MAY_CHANGE] = Path("data")
     """Folder with train/ and val/, each holding scene folders."""
     source: str | None = None
     """"module:function" from outside the package, which makes the scenes of (root, split) in a layout of
@@ -69,11 +70,13 @@ class DataConfig:
     """The classes themselves. None in a recipe: a run takes them from its data when it starts
     (`with_labels`) and stores them whole."""
     voxel_size_m: PositiveFloat = 0.02
+    """Side of a voxel."""
     origin: Origin = "min"
     """Where the voxel grid starts: at the smallest coordinate, or at the world's zero."""
     color_mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     """Of 0 … 255; colour features are (colour − mean) / std."""
     color_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (127.5, 127.5, 127.5)
+    """Of 0 … 255; see `color_mean`."""
     use_xyz: bool = True
     """Append xyz − mean(xyz) in metres, after the rigid augmentation and before the elastic one."""
     max_views: Count = 0
@@ -84,7 +87,7 @@ class DataConfig:
     """Both image sides are multiples of it."""
     depth_size: PositiveInt = 640
     """Longest side of the depth maps for the occlusion test."""
-    cache_mb: Count = 1024
+    cache_mb: Annotated[Count, MAY_CHANGE] = 1024
     """Decoded scenes and views kept in memory, by each process that loads; 0: none."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     agreement: ViewAgreementConfig = field(default_factory=ViewAgreementConfig)

@@ -23,6 +23,7 @@ class AugmentConfig:
     `ElasticTransfrom`, in metres), plus colour jitter and view dropout."""
 
     enabled: bool = True
+    """Vary scenes in training; off: as they are."""
     flip_probability: Share = 0.5
     """Of mirroring x, and independently y."""
     rotation_rad: NotNegative = math.pi
@@ -30,13 +31,16 @@ class AugmentConfig:
     tilt_rad: NotNegative = 0.0
     """Rotation about y and then about x, each uniform in ± this."""
     scale: Annotated[tuple[PositiveFloat, PositiveFloat], ASCENDING] = (0.8, 1.2)
+    """Range of the factor on all coordinates, drawn uniformly."""
     scale_each_axis: bool = False
     """Draw a scale for each axis instead of one for all."""
     translation_std_m: NotNegative = 0.1
+    """Spread of the shift along each axis."""
     subvoxel_shift: bool = True
     """Shift the voxel grid by a uniform share of a voxel along each axis; a translation alone is
     undone where the grid starts at the smallest coordinate."""
     elastic_probability: Share = 0.5
+    """Of an elastic distortion."""
     elastic_m: tuple[tuple[PositiveFloat, PositiveFloat], ...] = ((0.12, 0.8), (0.4, 3.2))
     """(granularity, magnitude) of each pass: 6 and 40, then 20 and 160 voxels of 2 cm. The noise is
     smoothed: typical displacements are about a tenth of the magnitude."""

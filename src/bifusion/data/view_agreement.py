@@ -43,6 +43,7 @@ class ViewAgreementConfig:
     hand-held Kinects, and on each of them with some 25 mistakes."""
 
     check: bool = True
+    """Compare views with the scan; off: they are taken as they are."""
     points: PositiveInt = 2000
     """Most points of a scan that a view is laid over; more of them tell no more."""
     margin: float = 1.15

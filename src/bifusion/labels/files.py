@@ -9,6 +9,7 @@ from typing import Any
 
 from bifusion.labels.label_set import LabelClass, LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, known_sets
+from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 LABELS_FILE = "labels.json"
@@ -26,8 +27,9 @@ def labels_of_data(root: Path, name: str) -> LabelSet:
         return read_labels(path)
     if name not in LABEL_SETS:
         raise InputError(
-            f"label set {name!r} is not built in ({known_sets()}), and {root} has no {LABELS_FILE}: "
-            "name a built-in one, or write the data set's own classes into that file"
+            f"label set {name!r} is not built in{did_you_mean(name, LABEL_SETS)}, and {root} has no "
+            f"{LABELS_FILE}: name a built-in one ({known_sets()}), or write the data set's own classes "
+            "into that file"
         )
     return LABEL_SETS[name]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bifusion.labels import replica, scannet200, scannetpp
 from bifusion.labels.label_set import LabelSet
+from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 SCANNET20_COLORS = (
@@ -159,5 +160,7 @@ def known_sets() -> str:
 def get_label_set(name: str) -> LabelSet:
     """The built-in label set called `name`; InputError names the known ones."""
     if name not in LABEL_SETS:
-        raise InputError(f"label set {name!r} is unknown; known are {known_sets()}")
+        raise InputError(
+            f"label set {name!r} is unknown{did_you_mean(name, LABEL_SETS)}; known are {known_sets()}"
+        )
     return LABEL_SETS[name]

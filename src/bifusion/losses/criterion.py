@@ -13,6 +13,7 @@ from bifusion.losses.context import CriterionConfig, LossContext, Matched, annot
 from bifusion.losses.matcher import matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints
 from bifusion.losses.terms import LOSS_TERMS, LossTerm, TermFunction
+from bifusion.spelling import did_you_mean
 from bifusion.types import Batch, InputError, Output, Prediction
 
 
@@ -109,7 +110,7 @@ def check_weights(
         if term not in terms:
             raise InputError(
                 f"stages: a weight is given to {term!r}, which is no loss term"
-                f"{plugins.did_you_mean(term, list(terms))}; the terms are {', '.join(terms)}"
+                f"{did_you_mean(term, list(terms))}; the terms are {', '.join(terms)}"
             )
         needs = terms[term].needs
         if needs is not None and needs not in given:

@@ -19,8 +19,11 @@ class MatcherConfig:
     """own_superpoint: an instance takes its cheapest query among those made of its own superpoints
     (official `SparseMatcher`). hungarian: one-to-one assignment over all queries."""
     class_weight: float = 0.5
+    """Of the cost of the class."""
     bce_weight: float = 1.0
+    """Of the binary cross-entropy of the masks."""
     dice_weight: float = 1.0
+    """Of the Dice loss of the masks."""
 
 
 class NonFiniteCostError(ArithmeticError):

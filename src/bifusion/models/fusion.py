@@ -24,6 +24,7 @@ from bifusion.types import FusionControl, FusionTrace
 @dataclass
 class FusionConfig:
     dim: PositiveInt = 256
+    """Channels of both heads and of what the decoder gets."""
     hidden: PositiveInt = 512
     """Width of the heads' inner layer."""
     fusion_type: Literal["simple", "gate"] = "gate"
@@ -35,12 +36,17 @@ class FusionConfig:
     silent_start: bool = True
     """FiLM, gate and excitation start by saying nothing, their last layers at zero; off: at random."""
     film: bool = True
+    """Modulate both paths by geometry."""
     film_hidden: PositiveInt = 128
+    """Width of FiLM's inner layer."""
     gate_hidden: PositiveInt = 64
+    """Width of the gate's inner layer."""
     squeeze_excitation: bool = True
+    """Weigh the fused channels."""
     alignment: bool = True
     """Make pairs for the alignment loss; without them it has nothing to measure."""
     alignment_hidden: PositiveInt = 64
+    """Width of the alignment predictor's inner layer."""
     alignment_predictor: bool = True
     """Off: no predictor stands between, 2D itself is to equal 3D."""
     alignment_stop_gradient: bool = True

@@ -30,9 +30,13 @@ class MaskDecoderConfig:
     """Defaults are the published sizes."""
 
     dim: Annotated[PositiveInt, MultipleOf("heads")] = 128
+    """Width of the queries."""
     heads: PositiveInt = 8
+    """Attention heads."""
     ffn_dim: PositiveInt = 1024
+    """Width of the feed-forward blocks."""
     dropout: Share = 0.0
+    """Share of activations dropped in training."""
     rounds: Count = 3
     """Passes over the levels, with the same weights."""
     num_queries: PositiveInt = 100

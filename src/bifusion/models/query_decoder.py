@@ -25,13 +25,19 @@ class DecoderConfig:
     """Defaults are the published sizes."""
 
     num_layers: Count = 6
+    """Layers, after each of which predictions are made."""
     dim: Annotated[PositiveInt, MultipleOf("heads")] = 256
+    """Width of the queries."""
     heads: PositiveInt = 8
+    """Attention heads."""
     ffn_dim: PositiveInt = 1024
+    """Width of the feed-forward blocks."""
     dropout: Share = 0.0
+    """Share of activations dropped in training."""
     score_head: bool = False
     """Predict the IoU of each mask (off in the published ScanNet models)."""
     semantic_head: bool = True
+    """Predict the class of each superpoint."""
     query_share: Annotated[tuple[Share, Share], ASCENDING] = (0.5, 1.0)
     """In training the share of a scene's superpoints that become queries is uniform in this range."""
 

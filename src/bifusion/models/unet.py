@@ -30,6 +30,7 @@ class UNetConfig:
     """Sizes of a sparse U-Net; the defaults are the published ones of each kind."""
 
     kind: Literal["residual", "res16"] = "residual"
+    """residual: OneFormer3D's for ScanNet; res16: Res16UNet34C, as in Mask3D."""
     in_channels: int = 6
     """Input features of a voxel. Published: 6 (colour, position) for residual, 3 (colour) for res16."""
     planes: tuple[int, ...] = ()

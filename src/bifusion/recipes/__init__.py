@@ -13,6 +13,7 @@ from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny
 from bifusion.recipes.ablations import MEASURES
+from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 Recipe = Callable[[], Config]
@@ -83,7 +84,7 @@ def get_recipe(name: str) -> Config:
         return _from_outside(name)
     recipe = RECIPES.get(name) or ABLATIONS.get(name)
     if recipe is None:
-        close = plugins.did_you_mean(name, [*RECIPES, *ABLATIONS])
+        close = did_you_mean(name, [*RECIPES, *ABLATIONS])
         raise InputError(f"recipe {name!r} is unknown{close}; known are {known_recipes()}")
     return recipe()
 
@@ -106,6 +107,20 @@ def _from_outside(name: str) -> Config:
             )
         config = change(config)
     return dataclasses.replace(config, name=name.replace(":", "."), recipe=name)
+
+
+def describe_recipes() -> list[tuple[str, str]]:
+    """Every recipe that is not made of another one, with what its docstring says first, and how those
+    are called that are."""
+    made = [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
+    rows = [
+        (name, (recipe.__doc__ or "").splitlines()[0])
+        for name, recipe in RECIPES.items()
+        if name not in made
+    ]
+    others = [name for name in made if not name.startswith(tuple(_BIFUSION))]
+    arms = ", ".join([*_BASELINE_ARM, *_ARMS])
+    return [*rows, ("BIFUSION_ARM", f"ARM: {arms}, no_MEASURE; {', '.join(others)}")]
 
 
 def known_recipes() -> str:

@@ -96,12 +96,12 @@ def _held(weights: dict[str, float]) -> dict[str, Ramp]:
 
 
 def bifusion_scannet20() -> Config:
-    """Half of CLIP ViT-B/16, Res16UNet34C, 256 channels; 89 M parameters, 128 epochs."""
+    """BiFusion: half of CLIP ViT-B/16, Res16UNet34C; 89 M parameters."""
     return _full_size("scannet20")
 
 
 def bifusion_scannet200() -> Config:
-    """The same on the 200 classes."""
+    """The same on the 200 classes of ScanNet200."""
     return _full_size("scannet200")
 
 
@@ -121,7 +121,7 @@ def _full_size(label_set: str) -> Config:
 
 
 def bifusion_small() -> Config:
-    """A small tower and network of the same form, for the generated rooms and quick trials."""
+    """BiFusion with a small tower and network, for quick trials."""
     tower = ClipConfig(architecture="small", blocks=4)
     return Config(
         name="bifusion_small",

@@ -47,7 +47,7 @@ def random_tower(base: Config) -> Config:
 
 
 def oneformer3d_small_fine() -> Config:
-    """3D alone at voxels of 3 cm, half the pattern period of the generated rooms, else the same.
+    """A control: `oneformer3d_small` at voxels of 3 cm, half the pattern period of the rooms.
 
     The same network, so in metres it looks less far than at 8 cm; a room has about three times the
     voxels, and a step takes as much longer.

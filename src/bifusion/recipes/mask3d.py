@@ -39,7 +39,7 @@ def mask3d_criterion(*, sum_over_scenes: bool) -> CriterionConfig:
 
 
 def mask3d_scannet20() -> Config:
-    """`conf/` and `scripts/scannet/scannet_val.sh` of the official repository.
+    """Mask3D as published for ScanNet, `scannet_val.sh` and `conf/`.
 
     What differs: a superpoint belongs to the instance of most of its points (there: to every
     instance that has a point in it); voxels carry the mean of their points (there: one of them);
@@ -92,7 +92,7 @@ def _uniform_std(limit: float) -> float:
 
 
 def mask3d_small() -> Config:
-    """The same network and losses in numbers that train on two cores in minutes.
+    """Mask3D in numbers that train on two cores in minutes.
 
     Colours only, as published: positions among the inputs slowed its learning on the generated rooms
     (loss 39.0 against 33.3 after 14 epochs); its decoder has them in its position code.

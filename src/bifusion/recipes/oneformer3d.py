@@ -50,7 +50,7 @@ def scannet200_data(label_set: str, max_views: int) -> DataConfig:
 
 
 def oneformer3d_scannet20() -> Config:
-    """`oneformer3d_1xb4_scannet.py` of the official repository.
+    """OneFormer3D as published for ScanNet, `oneformer3d_1xb4_scannet.py`.
 
     Its colour augmentation is none, so jitter is off here too; its rate falls once an epoch, ours at
     every step. It starts from SSTNet's backbone: `--init`, see RECIPES.md.
@@ -76,7 +76,7 @@ def oneformer3d_scannet20() -> Config:
 
 
 def oneformer3d_scannet200() -> Config:
-    """`oneformer3d_1xb4_scannet200.py` of the official repository; it starts from Mask3D's backbone."""
+    """OneFormer3D as published for ScanNet200; starts from Mask3D's backbone."""
     base = oneformer3d_scannet20()
     data = scannet200_data("scannet200", max_views=0)
     return dataclasses.replace(
@@ -97,7 +97,7 @@ def official_augmentation() -> AugmentConfig:
 
 
 def oneformer3d_small() -> Config:
-    """The same network and losses in numbers that train on two cores in minutes."""
+    """OneFormer3D in numbers that train on two cores in minutes."""
     return Config(
         name="oneformer3d_small",
         recipe="oneformer3d_small",

@@ -115,6 +115,20 @@ class RunFolder:
         stages = _parse(text, str(self.config)).get("stages")
         return from_plain(list[StageSpan], stages, f"{self.config}: stages")
 
+    def read_scenes(self) -> dict[str, list[str]] | None:
+        """Names of the scenes in "train" and "val", and "sources", in config.json; None where it does
+        not say, as in a folder whose run has not begun."""
+        if not self.config.is_file():
+            return None
+        described = _parse(_decode(self.config.read_bytes(), self.config), str(self.config))
+        keys = {"train": "train_scenes", "val": "val_scenes", "sources": "sources"}
+        if any(key not in described for key in keys.values()):
+            return None
+        return {
+            name: from_plain(list[str], described[key], f"{self.config}: {key}")
+            for name, key in keys.items()
+        }
+
 
 def _decode(content: bytes, path: Path) -> str:
     try:

@@ -29,7 +29,11 @@ def to_json(value: Any) -> Any:
     return [to_json(item) for item in value]
 
 
+def json_text(value: Any) -> str:
+    """`value` as lines of a file."""
+    return json.dumps(to_json(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as `files.written_beside` does: a reader never sees half of it."""
-    text = json.dumps(to_json(value), indent=1, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
+    write_text(path, json_text(value))

@@ -39,23 +39,28 @@ class PretrainTower:
     rooms: Path = Path("runs/pretraining-rooms")
     """Where the rooms are (made if they are not there)."""
     num_rooms: int = 16
+    """Rooms to pretrain on."""
     config: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
 
 
 @dataclass
 class DemoConfig:
-    """What `bifusion demo` makes and trains. All figures of its report are of generated rooms."""
+    """Make rooms, pretrain the image tower, train and compare five models.
+
+    All figures of its report are of generated rooms.
+    """
 
     out: Path = Path("runs/demo")
     """Everything goes here; a second call goes on where the first one was."""
     seeds: tuple[int, ...] = (0,)
-    """Three or more turn "indicative" verdicts into final ones, at three times the time."""
+    """Three or more turn "indicative" verdicts into final ones; each takes its time."""
     epochs: int | None = None
     """Length of all runs instead of the recipes' own."""
     jobs: int = 0
     """Runs at a time; 0: one a GPU, or two on a machine without."""
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     pretraining_rooms: int = 16
+    """Rooms to pretrain the image tower on."""
     pretraining: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
     """Of the small image tower, on rooms that no split uses."""
 

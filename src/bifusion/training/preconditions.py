@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import pairwise
 
-from bifusion.config.run import Config, config_to_dict, load_config
+from bifusion.config.run import Config, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import segment_file
 from bifusion.data.scene_source import SceneFolders
-from bifusion.labels.label_set import require_same_classes
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.same_run import check_same_run
 from bifusion.types import InputError
 
 
@@ -63,20 +62,10 @@ def check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
             f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
         )
     started = load_config(folder.config)
-    advice = "Train on the data that the run began with, or into another folder."
-    require_same_classes(started.labels, str(folder.root), config.labels, str(config.data.root), advice)
-    # Colours and groups may have changed since; they change nothing that is trained.
-    same_data = dataclasses.replace(config.data, labels=started.data.labels)
-    stored = config_to_dict(started)
-    wanted = config_to_dict(dataclasses.replace(config, data=same_data))
-    changed = [key for key in wanted if stored[key] != wanted[key]]
-    if changed:
-        raise InputError(
-            f"{folder.root} holds a run of another configuration ({', '.join(changed)} differ): "
-            "resume it with its own, or choose another folder"
-        )
+    advice = "Resume it as it began, on the same scenes, or choose another folder (--out)."
+    check_same_run(folder, started, config, advice=advice)
     saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
-    if not saved and _was_saved(folder, config):
+    if not saved and _was_saved(folder, started):
         raise InputError(
             f"{folder.checkpoints} is empty, though the run was saved: restore it from a copy, or train "
             "into another folder"

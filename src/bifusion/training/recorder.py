@@ -184,8 +184,10 @@ class Recorder:
         counts: GuardCounts,
         reason: str | None = None,
         summary: str | None = None,
+        *,
+        told: bool = True,
     ) -> RunStatus:
-        """Writes status.json and returns what it says."""
+        """Writes status.json and returns what it says; `told` False: the reason is told elsewhere."""
         status = RunStatus(
             state=state,
             reason=reason,
@@ -203,7 +205,7 @@ class Recorder:
             write_json(self.folder.status, status)
             self._curves.flush()
         if state != "running":
-            self.display.line(f"{self.name}: {state}" + (f" ({reason})" if reason else ""))
+            self.display.line(f"{self.name}: {state}" + (f" ({reason})" if reason and told else ""))
         if summary is not None:
             self.display.line(summary)
         return status

@@ -31,6 +31,7 @@ from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
 from bifusion.runs.healthy_file import HealthyFile
 from bifusion.runs.run_folder import RunFolder, RunStatus
+from bifusion.runs.same_run import is_to_go_on
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
@@ -60,8 +61,9 @@ def train(
 ) -> RunStatus:
     """Trains `config` into `run_dir` and returns how it ended.
 
-    `resume` goes on from the folder's last checkpoint (from the start if none was saved); a run that
-    is finished is left as it is. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
+    `resume` goes on from the folder's last checkpoint (from the start if none was saved), with another
+    configuration as far as `check_same_run` allows; a run that is finished is left as it is, unless
+    more epochs are wanted. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
     leave with state "interrupted", at once but for the moment in which weights change or are saved.
 
     Raises:
@@ -75,7 +77,7 @@ def train(
     folder = RunFolder(run_dir)
     check_folder(folder, config, resume)
     status = folder.read_status() if resume else None
-    if status is not None and status.state in FINISHED:
+    if status is not None and status.state in FINISHED and not is_to_go_on(folder, config):
         return status
     fabric = make_fabric(config.trainer)
     with deterministic(config.trainer.deterministic, fabric.device):
@@ -153,7 +155,7 @@ class Trainer:
             return self._leave(f"received {self.stop.signal_name}")
         except DiskFullError as error:
             with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
-                self.recorder.status("interrupted", self.guard.counts, str(error))
+                self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
             raise
         return self.recorder.status("completed", self.guard.counts)
 
@@ -166,14 +168,15 @@ class Trainer:
                 yield
         except InputError as error:
             if not self.several:
-                self._leave(str(error))
+                self._leave(str(error), told=False)
             raise
 
-    def _leave(self, reason: str) -> RunStatus:
-        """Saves, unless that has just been done, and ends the run for now."""
+    def _leave(self, reason: str, *, told: bool = True) -> RunStatus:
+        """Saves, unless that has just been done, and ends the run for now; not `told`: the reason goes
+        on as an exception."""
         if not self.saving.is_saved(self.progress):
             self._save([LAST], from_disk=False)
-        return self.recorder.status("interrupted", self.guard.counts, reason)
+        return self.recorder.status("interrupted", self.guard.counts, reason, told=told)
 
     def _heed_signals(self) -> None:
         """Raises Interrupted, on all processes, if one of them has received a signal."""

@@ -31,23 +31,33 @@ class RoomsConfig:
     """Generated rooms with ScanNet20 classes. Ranges are (low, high), both included."""
 
     train_rooms: int = 20
+    """Rooms to train on."""
     val_rooms: int = 8
+    """Rooms to validate on."""
     seed: int = 0
+    """All rooms follow from it."""
     stream: str = "rooms"
     """First name of the random streams: rooms of another stream share nothing with these."""
 
     room_size_m: tuple[float, float] = (3.4, 4.4)
+    """Length of each side."""
     panels: tuple[int, int] = (4, 6)
+    """How many flat things hang on the walls of a room."""
     boxes: tuple[int, int] = (2, 4)
+    """How many textured boxes stand on its floor."""
     furniture: tuple[int, int] = (5, 6)
     """How many things of `GEOMETRY_CLASSES` a room is meant to have; what finds no place is left out."""
 
     texture_contrast: float = 1.0
-    """0 … 1. 0: texture-off rooms, all classes of a texture group look the same."""
+    """How far patterns stand out, 0 … 1. At 0 (texture-off rooms) all classes of a
+    texture group look the same."""
     texture_period_m: float = 0.06
+    """Length in which the patterns repeat."""
 
     point_spacing_m: float = 0.04
+    """Distance of neighbouring points of the scan."""
     point_noise_m: float = 0.003
+    """Standard deviation of their places."""
     color_blur_m: float = 0.035
     """Standard deviation of the window over which the scan's *point* colours average the surface's
     colour, a good half of the pattern period: a low-resolution scan, of whose patterns a thousandth is
@@ -56,18 +66,22 @@ class RoomsConfig:
     """Standard deviation in grey levels (0 … 255), points and images."""
 
     views: int = 6
+    """Views of a room."""
     cover: float = 0.55
     """Share of a room's points that its views are chosen to see; sensor noise and dropouts take about a
     twentieth of the points off it."""
     image_size: tuple[int, int] = (320, 240)
     """Width, height of the colour images."""
     depth_size: tuple[int, int] = (240, 180)
+    """Width, height of the depth images."""
     same_camera: bool = False
     """Depth from the colour camera itself instead of a depth camera of its own beside it."""
     depth_noise: float = 1.0
     """Factor on the depth camera's noise and dropouts; 0: exact depth everywhere."""
     pose_noise_m: float = 0.005
+    """Standard deviation of camera positions."""
     pose_noise_rad: float = 0.003
+    """Standard deviation of camera directions."""
 
     def __post_init__(self) -> None:
         for name in ("texture_contrast", "cover"):

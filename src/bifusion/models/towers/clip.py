@@ -43,11 +43,17 @@ class ClipConfig:
     blocks: int = 6
     """Transformer blocks used; the others are not built."""
     depth_channel: bool = True
+    """Give the tower a view's depth as a fourth channel."""
     width: Annotated[PositiveInt, MultipleOf("heads")] = 128
+    """small: channels of its tokens."""
     layers: PositiveInt = 4
+    """small: transformer blocks that it has in all."""
     heads: PositiveInt = 4
+    """small: attention heads."""
     patch_size: PositiveInt = 16
+    """small: side of a patch in pixels."""
     image_size: PositiveInt = 224
+    """small: side in pixels of the images that its position embeddings are made for."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from bifusion.studies.page.files import write_study
 from bifusion.studies.training_runs.forked import can_fork
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
 from bifusion.studies.training_runs.progress import RunCount
+from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.types import InputError
 
@@ -74,6 +75,7 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     """
     plan, runs = plan_ablation(wanted)
     check_runs([run for run in runs if run.config.seed == plan.seeds[0]])
+    check_scenes(runs, console)
     title, measured = f"What stabilises {wanted.base}", Measured()
     console.print(
         f"{len(runs)} runs: {len(plan.arms)} arms at {len(plan.points)} points of the grid, "

@@ -19,6 +19,7 @@ from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import Record, load_run, read_json
 from bifusion.studies.page.files import write_study
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
+from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.types import InputError
 
@@ -44,6 +45,7 @@ def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
     planned = plan_comparison(wanted)
     title, crashed = wanted.out.name, []
     if planned:
+        check_scenes(planned, console)
         crashed = train_runs(
             planned,
             jobs=wanted.jobs or default_jobs(),

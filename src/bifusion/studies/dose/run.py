@@ -82,6 +82,7 @@ class DoseConfig:
     knob: KnobName
     """Which property of the rooms changes, or the voxel size of the models."""
     values: tuple[float, ...]
+    """What the knob is set to, one level after the other."""
     out: Path = Path("runs/dose")
     """Everything goes here; what is finished in it is not made again."""
     recipes: tuple[str, ...] = ("bifusion_small", "bifusion_small_without_views")
@@ -97,8 +98,9 @@ class DoseConfig:
     probe_rooms: int = 30
     """Rooms generated only for the audit's probe, at each value."""
     tower_weights: Path | None = None
-    """Weights of the image tower; None: the small one is pretrained once, as in the demo."""
+    """Weights of the image tower; left out, the small one is pretrained once, as in the demo."""
     pretraining_rooms: int = 16
+    """Rooms to pretrain the image tower on."""
     pretraining: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
 
 

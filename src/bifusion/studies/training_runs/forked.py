@@ -21,6 +21,7 @@ from bifusion.config.run import load_config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.run_folder import RunFolder
 from bifusion.training.trainer import train
+from bifusion.types import InputError
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
 """What a run needs; the last ones are imported late and slow to import."""
@@ -84,8 +85,12 @@ def _run(config_file: Path, folder: Path, threads: int, environment: dict[str, s
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(threads)
-    status = train(load_config(config_file), folder, resume=True)
-    if status.state == "interrupted":
-        sys.exit(130)
-    evaluate_run(folder)
+    try:
+        status = train(load_config(config_file), folder, resume=True)
+        if status.state == "interrupted":
+            sys.exit(130)
+        evaluate_run(folder)
+    except InputError as error:
+        print(f"bifusion: {error}", file=sys.stderr)
+        sys.exit(2)
     shutil.rmtree(RunFolder(folder).checkpoints)

@@ -17,6 +17,7 @@ from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.same_run import is_to_go_on
 
 FINISHED = ("completed", "guard_stopped")
 
@@ -31,9 +32,10 @@ class PlannedRun:
     @property
     def finished(self) -> bool:
         """Trained to its end (or stopped by its guard) and evaluated."""
-        status = RunFolder(self.folder).read_status()
-        evaluated = (self.folder / "evaluation.json").exists()
-        return status is not None and status.state in FINISHED and evaluated
+        folder = RunFolder(self.folder)
+        status, evaluated = folder.read_status(), folder.evaluation.exists()
+        ended = status is not None and status.state in FINISHED
+        return ended and evaluated and not is_to_go_on(folder, self.config)
 
 
 def plan_runs(

@@ -6,7 +6,6 @@ with it, and two of them use two cores better than one does. The parent only rea
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -20,9 +19,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from rich.console import Console
 
-from bifusion.config.run import Config, load_config, save_config
-from bifusion.labels.label_set import require_same_classes
-from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+from bifusion.config.run import load_config, save_config
+from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
+from bifusion.runs.same_run import check_same_run
 from bifusion.studies.training_runs.forked import start_forked
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.progress import RunTable
@@ -33,6 +32,7 @@ POLL_SECONDS = 0.25
 REPORT_SECONDS = 60.0
 """A partial report at most this often, and never in more than a twentieth of the time."""
 STOP_SECONDS = 30.0
+ANOTHER_FOLDER = "Choose another --out, or remove that folder."
 NAMED_RUNS = 30
 """Finished runs that are named one by one."""
 
@@ -84,9 +84,7 @@ def train_runs(
     waiting = [run for run in runs if run.folder not in taken]
     table = watch or RunTable([run.folder for run in runs], console)
     crashed = _side_by_side(waiting, jobs, _start_forked if forked else _start, table, report)
-    for folder in crashed:
-        console.print(f"[red]{folder.name} crashed[/red]; the end of {folder / 'log.txt'}:")
-        console.print(_tail(folder / "log.txt"), markup=False, highlight=False)
+    _tell_crashed(crashed, console)
     return [folder.name for folder in crashed]
 
 
@@ -133,23 +131,8 @@ def _taken(run: PlannedRun) -> bool:
     """True if the run need not be trained; InputError if its folder holds another configuration."""
     stored = run.folder / "run.json"
     if stored.exists():
-        _check_same(load_config(stored), run.config, run.folder)
+        check_same_run(RunFolder(run.folder), load_config(stored), run.config, advice=ANOTHER_FOLDER)
     return run.finished
-
-
-def _check_same(stored: Config, wanted: Config, folder: Path) -> None:
-    advice = "Choose another --out, or remove that folder."
-    require_same_classes(stored.labels, str(folder), wanted.labels, str(wanted.data.root), advice)
-    same_data = dataclasses.replace(wanted.data, labels=stored.data.labels)
-    was = dataclasses.asdict(stored)
-    now = dataclasses.asdict(dataclasses.replace(wanted, data=same_data))
-    if was == now:
-        return
-    fields = [f"{k}: {was[k]!r} → {now[k]!r}"[:300] for k in now if was[k] != now[k]]
-    raise InputError(
-        f"{folder} holds a run of another configuration ({'; '.join(fields)}): "
-        "choose another --out, or remove that folder"
-    )
 
 
 def _start(run: PlannedRun, threads: int, slot: int) -> Process:
@@ -210,5 +193,19 @@ def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
         raise
 
 
-def _tail(path: Path, lines: int = 25) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+def _tell_crashed(folders: Sequence[Path], console: Console) -> None:
+    """What ended the runs that crashed; what ended several of them once."""
+    by_end: dict[str, list[Path]] = {}
+    for folder in folders:
+        by_end.setdefault(_end(folder / "log.txt"), []).append(folder)
+    for end, of in by_end.items():
+        names = ", ".join(folder.name for folder in of)
+        console.print(f"[red]{names} crashed[/red]; the end of {of[0] / 'log.txt'}:")
+        console.print(end, markup=False, highlight=False)
+
+
+def _end(path: Path, lines: int = 25) -> str:
+    """The last lines of a log; of a run that was refused, what it was told."""
+    last = path.read_text(errors="replace").splitlines()[-lines:]
+    told = [number for number, line in enumerate(last) if line.startswith("bifusion: ")]
+    return "\n".join(last[told[-1] :] if told else last)

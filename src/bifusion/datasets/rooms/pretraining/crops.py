@@ -18,6 +18,7 @@ class CropConfig:
     size: int = 160
     """Side in pixels, a multiple of the tower's patch."""
     zoom: tuple[float, float] = (0.8, 1.6)
+    """Range of the factor on the size of what a crop shows."""
     shift: float = 0.3
     """The region's point lies within this share of the side from the crop's middle."""
     gain: float = 0.4

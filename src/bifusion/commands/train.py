@@ -1,0 +1,136 @@
+"""The command that trains one run.
+
+It imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from bifusion.commands import parsing
+from bifusion.commands.help import Help, short_help, table, wants_everything, wants_help
+from bifusion.commands.options import list_options
+from bifusion.types import InputError
+
+if TYPE_CHECKING:
+    from bifusion.config.run import Config
+
+HELP = Help(
+    "train bifusion_small --data.root data/rooms --out runs/mine",
+    common=(
+        "data.root", "out", "trainer.epochs", "seed", "init", "resume", "print-config",
+    ),
+)  # fmt: skip
+SHOWN = "bifusion_small"
+"""The recipe whose options stand for those of all where none is named."""
+
+
+def train(args: list[str]) -> int:
+    """Train a recipe (or a run's config.json) and evaluate its last checkpoint.
+
+    Status 4 where the guard stopped the run, 130 where a signal interrupted it.
+    """
+    from bifusion.inference.evaluate import evaluate_run
+    from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+    from bifusion.training.trainer import train as run_training
+
+    recipe, rest = _recipe(args)
+    _refuse_label_set_of_model(rest)
+    wanted = parsing.parse(_train_options(_base(recipe)), rest, f"train {recipe}", HELP)
+    if wanted.init is not None:
+        wanted.config.trainer.init = wanted.init
+    if wanted.print_config:
+        return _print_config(wanted.config)
+    status = run_training(wanted.config, wanted.out, resume=wanted.resume)
+    if status.state == "interrupted":
+        return 130
+    evaluate_run(wanted.out)
+    return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
+
+
+def _recipe(args: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The recipe, or the configuration file, and the other arguments; without one help is of all."""
+    from bifusion.recipes import known_recipes
+
+    if args and not args[0].startswith("-"):
+        return args[0], args[1:]
+    if wants_everything(args):
+        return SHOWN, args
+    if wants_help(args):
+        print(_help_of_all())
+        sys.exit(0)
+    raise InputError(
+        f"train what? Expected a recipe ({known_recipes()}) or a run's config.json first; see "
+        "bifusion train --help"
+    )
+
+
+def _base(recipe: str) -> "Config":
+    from bifusion.config.run import load_config
+    from bifusion.recipes import get_recipe
+
+    return load_config(Path(recipe)) if recipe.endswith(".json") else get_recipe(recipe)
+
+
+def _train_options(base: "Config") -> type[Any]:
+    """The options of a run that starts as `base`."""
+    from bifusion.config.run import Config
+
+    @dataclass
+    class Train:
+        """Train and evaluate. Every field of the recipe can be changed."""
+
+        out: Path = Path("runs") / base.name
+        """Run folder."""
+        resume: bool = False
+        """Go on from the folder's last checkpoint, if there is one."""
+        init: Path | None = None
+        """Start the 3D branch from this checkpoint, ours or published (trainer.init)."""
+        print_config: bool = False
+        """Print the whole configuration as JSON and do no more; `bifusion train FILE.json` takes it."""
+        config: Annotated[tyro.conf.AvoidSubcommands[Config], tyro.conf.arg(name="")] = field(
+            default_factory=lambda: base
+        )
+
+    return Train
+
+
+def _print_config(config: "Config") -> int:
+    """What stands as "config" in the config.json of the run that this would be."""
+    from bifusion.config.run import config_to_dict
+    from bifusion.data.dataset import with_labels
+    from bifusion.runs.check_config import check_config
+    from bifusion.storage.json_files import json_text
+
+    check_config(config)
+    config.data = with_labels(config.data)
+    print(json_text(config_to_dict(config)), end="")
+    return 0
+
+
+def _help_of_all() -> str:
+    from bifusion.recipes import describe_recipes
+
+    return short_help(
+        "train RECIPE|FILE.json",
+        "Train a recipe (or a run's config.json) and evaluate it. Every field of it can be changed.",
+        list(list_options(_train_options(_base(SHOWN)))),
+        HELP,
+        before=["recipes:", *table(describe_recipes())],
+        defaults=False,
+    )
+
+
+def _refuse_label_set_of_model(args: Sequence[str]) -> None:
+    """An option of earlier versions: what stands in its place, in one line."""
+    from bifusion.labels.sets import known_sets
+
+    if any(arg.partition("=")[0] in ("--model.label-set", "--model.label_set") for arg in args):
+        raise InputError(
+            "--model.label-set is no more: a model takes its classes from its data, which are those of "
+            f"labels.json in --data.root, or the built-in --data.label-set NAME, one of {known_sets()}"
+        )

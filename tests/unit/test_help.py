@@ -1,0 +1,120 @@
+"""Help: one screen of what people use, everything on demand, each option with its meaning."""
+
+import re
+import shlex
+
+import pytest
+
+from bifusion import cli
+from bifusion.commands import parsing
+from bifusion.commands.help import first_sentence
+from bifusion.commands.options import Option, list_options
+from bifusion.config.run import Config
+from bifusion.recipes import RECIPES, get_recipe
+
+COLUMNS, ROWS, MOST_ROWS = 100, 24, 40
+KINDS = ["prepare synthetic", "prepare scannet", "prepare mesh", "prepare superpoints"]
+PAGES = [*cli.COMMANDS, *KINDS, "train bifusion_small", "train mask3d_tiny"]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+
+
+@pytest.mark.parametrize("page", ["", *PAGES])
+def test_help_fits_a_screen(bifusion, page):
+    called = bifusion(*page.split(), "--help")
+    lines = called.out.splitlines()
+    assert called.status == 0 and called.err == ""
+    assert len(lines) <= ROWS and max(map(len, lines)) <= COLUMNS
+    assert lines[0].startswith(f"usage: bifusion {page}".rstrip())
+    assert any(line.startswith("example: bifusion ") for line in lines)
+    assert bifusion(*page.split(), "-h").out == called.out
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("train", "prepare")])
+def test_examples_are_understood(page, bifusion, monkeypatch):
+    """No option of theirs is unknown, and none that must be given is missing."""
+    parse = parsing.parse
+
+    class Understood(Exception):
+        pass
+
+    def parse_and_stop(*args):
+        parse(*args)
+        raise Understood
+
+    example = bifusion(*page.split(), "--help").out.partition("example: bifusion ")[2]
+    monkeypatch.setattr(parsing, "parse", parse_and_stop)
+    with pytest.raises(Understood):
+        cli.main(shlex.split(example))
+
+
+def test_a_bare_call_lists_the_commands(bifusion):
+    called = bifusion()
+    assert called.status == 2 and called.out == ""
+    assert all(re.search(rf"^  {name} +\w", called.err, flags=re.M) for name in cli.COMMANDS)
+
+
+def test_case_help_of_train_and_prepare(bifusion, cases):
+    text = (cases / "help_of_train_and_prepare" / "README.txt").read_text()
+    calls = [words.split() for words in re.findall(r"^Run: (.*)$", text, flags=re.M)[0].split("; ")]
+    pages = [bifusion(*words) for _, *words in calls]
+    assert [called.status for called in pages] == [0, 0]
+    recipes = ["oneformer3d_small", "mask3d_scannet20", "bifusion_tiny", "bifusion_scannet200"]
+    for called, names in zip(pages, (recipes, [kind.split()[1] for kind in KINDS]), strict=True):
+        assert all(re.search(rf"^  {name} +\w", called.out, flags=re.M) for name in names)
+
+
+@pytest.mark.parametrize("recipe", ["bifusion_small", "mask3d_tiny"])
+def test_the_long_help_has_every_option(bifusion, recipe):
+    called = bifusion("train", recipe, "--help-all")
+    assert called.status == 0
+    # Borders are drawn where the terminal can.
+    shown = {name.rstrip(",") for name in re.findall(r"^. (--[a-z]\S*)", called.out, flags=re.M)}
+    listed = {f"--{option.name}" for option in list_options(Config, get_recipe(recipe))}
+    assert shown - listed == {"--out", "--resume", "--init", "--print-config"}
+    assert listed <= shown
+
+
+def test_long_help_needs_no_recipe(bifusion):
+    called = bifusion("train", "--help-all")
+    assert called.status == 0 and "--trainer.guard.healthy-every" in called.out
+
+
+def test_every_option_says_what_it_means():
+    silent = {
+        option.name
+        for recipe in RECIPES
+        for option in list_options(Config, get_recipe(recipe))
+        if not option.text
+    }
+    assert not silent
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.split()[0] not in ("train", "prepare")])
+def test_every_option_of_a_command_says_what_it_means(page, monkeypatch):
+    seen: list[Option] = []
+
+    def look(kind, args, command, told):
+        seen.extend(list_options(kind))
+        raise SystemExit
+
+    monkeypatch.setattr(parsing, "parse", look)
+    with pytest.raises(SystemExit):
+        cli.COMMANDS[page]([])
+    assert seen and not [option.name for option in seen if not option.text]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("Run folder.", "Run folder"),
+        ("0.5 of it, e.g. half. The rest stays.", "0.5 of it, e.g. half"),
+        ("Runs at a time; 0: one a GPU.", "Runs at a time"),
+        (".ply files.", ".ply files"),
+    ],
+)
+def test_first_sentence(text, first):
+    assert first_sentence(text) == first
