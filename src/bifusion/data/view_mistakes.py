@@ -88,8 +88,8 @@ POSES = (
     Mistake(
         "its pose inverted and y and z axes turned, as in OpenGL",
         _world2cam(lambda pose: OPENGL @ np.linalg.inv(pose)),
-        "poses look like world-to-camera of OpenGL cameras: invert each, then multiply it from the right "
-        "by diag(1, -1, -1, 1)",
+        "poses look like world-to-camera of OpenGL cameras: invert each, then multiply it from the "
+        "right by diag(1, -1, -1, 1)",
     ),
     Mistake(
         "its pose in a frame with y up", _world2cam(lambda pose: pose @ Y_UP),
@@ -98,13 +98,15 @@ POSES = (
     ),
 )  # fmt: skip
 
+QUARTERS = ((2, "by 180°"), (1, "by 90° anticlockwise"), (3, "by 90° clockwise"))
+
 TURNED = tuple(
     Mistake(
-        f"the camera turned by {degrees}° about its line of sight", _rolled(quarters),
-        f"pictures look turned by {degrees}° against their poses: turn pictures, depth and intrinsics, "
-        "or the poses",
+        f"the camera turned {turn} about its line of sight", _rolled(quarters),
+        f"pictures look turned against their poses: turn pictures, depth and intrinsics {turn}, or turn "
+        "the poses",
     )
-    for quarters, degrees in ((2, 180), (1, 90), (3, 270))
+    for quarters, turn in QUARTERS
 )  # fmt: skip
 
 DEPTH_MIRRORED = Mistake(
@@ -114,11 +116,10 @@ DEPTH_MIRRORED = Mistake(
 
 DEPTH_MAPS_TURNED = tuple(
     Mistake(
-        f"the depth map turned by {degrees}°", _rot90(quarters),
-        f"depth maps look turned by {degrees}° against their camera: store them as its intrinsics see "
-        "them",
+        f"the depth map turned {turn}", _rot90(quarters),
+        f"depth maps look turned against their camera: turn them {turn}, as its intrinsics see them",
     )
-    for quarters, degrees in ((2, 180), (1, 90), (3, 270))
+    for quarters, turn in QUARTERS
 )  # fmt: skip
 
 PICTURES_TURNED = (
@@ -136,11 +137,10 @@ PICTURES_TURNED = (
     ),
     *(
         Mistake(
-            f"the image turned by {degrees}°", _rot90(quarters),
-            f"pictures look turned by {degrees}° against their camera: store them as its intrinsics see "
-            "them",
+            f"the image turned {turn}", _rot90(quarters),
+            f"pictures look turned against their camera: turn them {turn}, as its intrinsics see them",
         )
-        for quarters, degrees in ((1, 90), (3, 270))
+        for quarters, turn in QUARTERS[1:]
     ),
 )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _intrinsics(camera: str) -> Iterator[Mistake]:
     for factor in FOCAL_FACTORS:
         yield Mistake(
             f"{factor:g} times the focal length of its {camera} camera", _at_focal(factor),
-            f"the {camera} camera's focal length looks wrong, about {factor:g} times of it fits: are its "
+            f"the {camera} camera's focal length looks wrong, {factor:g} times of it fits: are the "
             "intrinsics those of this camera and image size?", watched=True,
         )  # fmt: skip
     for factor in SIZE_FACTORS:
@@ -160,7 +160,9 @@ def _intrinsics(camera: str) -> Iterator[Mistake]:
         )  # fmt: skip
 
 
-DEPTH_MISTAKES = (*POSES[:2], DEPTH_MIRRORED, *_intrinsics("depth"), *POSES[2:], *TURNED, *DEPTH_MAPS_TURNED)
+DEPTH_MISTAKES = (
+    *POSES[:2], DEPTH_MIRRORED, *_intrinsics("depth"), *POSES[2:], *TURNED, *DEPTH_MAPS_TURNED,
+)  # fmt: skip
 """Tried on depth maps. Of those that fit alike the first counts."""
 COLOR_MISTAKES = (*PICTURES_TURNED, *_intrinsics("colour"))
 """Tried on pictures, where the depth fits."""
