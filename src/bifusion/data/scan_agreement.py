@@ -7,7 +7,7 @@ are told that disagree in themselves, as training watches them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from bifusion.data.view_agreement import (
     depth_camera,
     find_disagreement,
 )
-from bifusion.data.view_files import DEPTH_SCALE
+from bifusion.data.view_files import DEPTH_SCALE, Cameras
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth, unhidden
 from bifusion.data.view_mistakes import (
     COLOR_MISTAKES,
@@ -90,7 +90,23 @@ def look_at(
 
 def chosen_rows(number: int, most: int) -> list[int]:
     """Places of at most `most` views, evenly spaced."""
-    return sorted({int(row) for row in np.linspace(0, number - 1, min(number, most)).round()})
+    return [int(row) for row in np.linspace(0, number - 1, min(number, most)).round()]
+
+
+def look_at_some(
+    names: Sequence[str], view: Callable[[str], View], cameras: Cameras | None, most: int
+) -> list[LookedAt]:
+    """At most `most` of a scene's views, evenly spaced.
+
+    Args:
+        names: of all of them, in their order.
+        view: loads one.
+        cameras: of all of them, if known: else a shifted list of poses goes unnoticed.
+    """
+    depth_poses = dict(enumerate(cameras.depth_cam2world)) if cameras else None
+    color_poses = dict(enumerate(cameras.color_cam2world)) if cameras else None
+    rows = chosen_rows(len(names), most)
+    return [look_at(view(names[row]), row, depth_poses, color_poses) for row in rows]
 
 
 def judge_views(
