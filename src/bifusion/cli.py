@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bifusion.commands import comparisons, labels, replay, runs, scenes
+from bifusion.commands import check, comparisons, labels, replay, runs, scenes
 from bifusion.training.signals import terminated_as_interrupted
 from bifusion.types import InputError
 
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": comparisons.demo,
     "prepare": scenes.prepare,
     "labels": labels.labels,
+    "check": check.check,
     "info": runs.info,
     "train": runs.train,
     "evaluate": runs.evaluate,

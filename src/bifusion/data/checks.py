@@ -66,7 +66,7 @@ def check_poses(cam2world: np.ndarray, names: Sequence[str], where: str | Path, 
     try:
         check_pose(cam2world[bad[0]], f"{where}: view {names[bad[0]]}, {camera}")
     except InputError as error:
-        others = [names[row] for row in bad[1:]]
+        others = [str(names[row]) for row in bad[1:].tolist()]
         listed = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
         more = f"; so it is with {len(others)} other views ({listed})" if others else ""
         raise InputError(f"{error}{more}") from None
@@ -74,7 +74,7 @@ def check_poses(cam2world: np.ndarray, names: Sequence[str], where: str | Path, 
 
 def _rigid(poses: np.ndarray) -> np.ndarray:
     """(V,) bool: which of (V, 4, 4) poses `check_pose` takes."""
-    finite = np.isfinite(poses).all(axis=(1, 2))
+    finite: np.ndarray = np.isfinite(poses).all(axis=(1, 2))
     poses = np.where(finite[:, None, None], poses, 0)
     rotation = poses[:, :3, :3]
     skewness = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
