@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bifusion.commands import comparisons, labels, replay, runs, scenes, train
+from bifusion.commands import check, comparisons, labels, replay, runs, scenes, train
 from bifusion.commands.help import summary_of, table, wants_help
 from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
@@ -18,7 +18,7 @@ from bifusion.types import InputError
 
 Command = Callable[[list[str]], int]
 GROUPS: dict[str, dict[str, Command]] = {
-    "data": {"prepare": scenes.prepare, "labels": labels.labels},
+    "data": {"prepare": scenes.prepare, "labels": labels.labels, "check": check.check},
     "one model": {
         "info": runs.info,
         "train": train.train,

@@ -226,6 +226,7 @@ def test_views_that_see_nothing_are_announced(trained, data, tmp_path, caplog):
         camera(key, np.linalg.inv)(scene)
     predict_scene(trained, scene, tmp_path / "out")
     assert re.search(r"scene: views see 0\.\d % of the points", caplog.text)
+    assert "scene: poses look like world-to-camera: store camera-to-world" in caplog.text
 
 
 # --------------------------------------------------------------------------- run folders, checkpoints

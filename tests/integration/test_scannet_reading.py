@@ -19,6 +19,8 @@ SIDE, STEP_M = 16, 0.1
 K = np.array([[60.0, 0, 31.5], [0, 60, 23.5], [0, 0, 1]])
 FRONT = np.array([[1, 0, 0, 0.75], [0, 0, 1, -1.5], [0, -1, 0, 0.75], [0, 0, 0, 1.0]])
 """Looks along y at the wall y = 1.5 from 3 m before it, camera z forward."""
+FLOOR_ROW = 39
+"""First row of such a picture that shows the floor: (row − cy)/fy · 3 m > 0.75 m."""
 ORIENTATION = 274
 
 
@@ -39,7 +41,7 @@ def write_mesh(path: Path, coord: np.ndarray, faces: np.ndarray | None, kind: st
     for column, axis in enumerate("xyz"):
         vertex[axis] = coord[:, column]
     for channel in CHANNELS:
-        vertex[channel] = np.arange(len(coord)) % 251
+        vertex[channel] = 100 + np.arange(len(coord)) % 5  # nearly grey: pictures need not fit it
     elements = [PlyElement.describe(vertex, "vertex")]
     if faces is not None:
         face = np.zeros(len(faces), [("vertex_indices", "i4", (3,))])
@@ -70,12 +72,14 @@ class Released:
         (self.scan / "room.txt").write_text(text + "\n")
 
     def picture(self, depth_units: float | None = 1000, pose: np.ndarray = FRONT) -> None:
-        """One posed image in the flat layout; depth of the wall, None: without."""
+        """One posed image in the flat layout; its depth, None: without."""
         self.posed.mkdir(parents=True, exist_ok=True)
         shades = np.arange(48 * 64 * 3).reshape(48, 64, 3) % 255
         Image.fromarray(shades.astype(np.uint8)).save(self.posed / "00000.jpg")
         if depth_units:
             depth = np.full((48, 64), round(3 * depth_units), np.uint16)
+            floor_m = 0.75 * K[1, 1] / (np.arange(FLOOR_ROW, 48) - K[1, 2])
+            depth[FLOOR_ROW:] = np.rint(floor_m * depth_units)[:, None]
             Image.fromarray(depth).save(self.posed / "00000.png")
         np.savetxt(self.posed / "00000.txt", pose)
         np.savetxt(self.posed / "intrinsic.txt", K)
@@ -242,7 +246,9 @@ def test_layouts_of_exports(cameras, ending, digits, released, prepare):
     (name,) = load_cameras(released.scene).names
     view = load_view(released.scene, name)
     assert (
-        view.color.shape == (48, 64, 3) and np.allclose(view.depth_m, 3) and np.allclose(view.depth_K, K)
+        view.color.shape == (48, 64, 3)
+        and np.allclose(view.depth_m[:FLOOR_ROW], 3)
+        and np.allclose(view.depth_K, K)
     )
 
 
@@ -278,7 +284,7 @@ def test_depth_in_other_units(units, named, released, prepare):
     prepare(says=f"disagree with the scan by a factor {factor}: they say")
     assert f"--depth-scale {named}" in prepare()
     assert is_quiet(prepare("--depth-scale", units))
-    assert np.allclose(load_view(released.scene, "00000").depth_m, 3, atol=2e-3)
+    assert np.allclose(load_view(released.scene, "00000").depth_m[:FLOOR_ROW], 3, atol=2e-3)
     prepare("--depth-scale", -1, says="depth_scale: found -1", status=2)
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bifusion.data.scene_folder import load_scene, load_view, write_scene
+from bifusion.data.dataset import DataConfig, SceneDataset
+from bifusion.data.scene_folder import (
+    load_cameras,
+    load_scene,
+    load_view,
+    scene_files,
+    write_scene,
+)
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import InputError, Scene
 from scene_factory import make_tiny_scene
@@ -27,6 +34,9 @@ def edit_cameras(folder, **changes):
     stored = dict(np.load(path))
     stored.update({key: change(stored[key].copy()) for key, change in changes.items()})
     np.savez(path, **stored)
+
+
+MIRRORED_LAST = np.stack([np.eye(4), np.diag([1.0, 1, -1, 1])])
 
 
 def small_scene(**changes):
@@ -163,9 +173,27 @@ def test_label_outside_the_set(tmp_path):
 )
 def test_bad_pose(folder, pose, message):
     edit_cameras(folder, color_cam2world=lambda poses: np.stack([poses[0], pose]))
-    load_view(folder, "00000")
-    with pytest.raises(InputError, match=f"view 00001, colour camera.*{message}"):
-        load_view(folder, "00001")
+    for read in (load_cameras, lambda f: load_view(f, "00000"), lambda f: load_scene(f, None)):
+        with pytest.raises(InputError, match=f"view 00001, colour camera.*{message}"):
+            read(folder)
+    load_scene(folder, None, read_views=False)  # models without images have no use for cameras
+    assert "views/00001.jpg" in scene_files(folder)  # still ours, whatever its pose
+
+
+def test_bad_poses_are_all_named(folder):
+    edit_cameras(folder, depth_cam2world=lambda poses: poses * [[[-1], [1], [1], [1]]])
+    match = r"00000, depth camera: the pose is no rigid.*; so it is with 1 other views \(00001\)"
+    with pytest.raises(InputError, match=match):
+        load_cameras(folder)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mirrored_pose_is_refused_whatever_view_is_drawn(folder, seed):
+    edit_cameras(folder, color_cam2world=lambda poses: poses @ MIRRORED_LAST)
+    config = DataConfig(root=folder.parent, max_views=1, image_size=64, patch_size=8, voxel_size_m=0.1)
+    dataset = SceneDataset(config, ".", seed=seed, training=True)
+    with pytest.raises(InputError, match="view 00001, colour camera: the pose is no rigid transform"):
+        dataset.sample(0, epoch=0)
 
 
 def test_intrinsics_of_another_size_or_shape(folder):

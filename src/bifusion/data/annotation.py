@@ -84,11 +84,12 @@ def _look(folder: Path, labels: LabelSet) -> list[LabelledScene]:
     """Some scenes of a split, as far as they are annotated."""
     scenes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     chosen = scenes[:: max(1, -(-len(scenes) // LOOKED_AT))]
-    found = [_scene(scene, labels) for scene in chosen]
+    found = [look_at_scene(scene, labels) for scene in chosen]
     return [scene for scene in found if scene is not None]
 
 
-def _scene(folder: Path, labels: LabelSet) -> LabelledScene | None:
+def look_at_scene(folder: Path, labels: LabelSet) -> LabelledScene | None:
+    """What the annotation of one scene folder shows; None where there is none that can be read."""
     try:
         segment, instance = load_labels(folder, labels)
     except InputError:

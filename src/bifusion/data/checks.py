@@ -6,6 +6,7 @@ shapes and dtypes (`scene_folder.py`), and at the few numbers of a camera.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from bifusion.types import InputError, Scene, View
 
 ROTATION_TOLERANCE = 1e-3
 """Largest |RᵀR − 1| of a pose; ScanNet's text files keep six decimals."""
+
+LAST_ROW_TOLERANCE = 1e-6
 
 PRINCIPAL_POINT_TOLERANCE = 0.2
 """Largest distance of the principal point from the image centre, as a share of the image's width or
@@ -44,9 +47,40 @@ def check_pose(cam2world: np.ndarray, where: str | Path) -> np.ndarray:
             f"{where}: the pose is no rigid transform (|RᵀR − 1| = {skewness:.2g}, det R = "
             f"{determinant:.3g}; expected 0 and 1); give camera-to-world without scale or mirroring"
         )
-    if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
+    if np.abs(pose[3] - (0, 0, 0, 1)).max() > LAST_ROW_TOLERANCE:
         raise InputError(f"{where}: the pose's last row is {pose[3].tolist()}; expected [0, 0, 0, 1]")
     return pose
+
+
+def check_poses(cam2world: np.ndarray, names: Sequence[str], where: str | Path, camera: str) -> None:
+    """InputError if one of (V, 4, 4) poses is no rigid transform, as `check_pose` says of the first; the
+    others are named.
+
+    Args:
+        names: of the V views.
+        camera: whose poses these are, in words.
+    """
+    bad = np.flatnonzero(~_rigid(np.asarray(cam2world, dtype=np.float64)))
+    if not len(bad):
+        return
+    try:
+        check_pose(cam2world[bad[0]], f"{where}: view {names[bad[0]]}, {camera}")
+    except InputError as error:
+        others = [str(names[row]) for row in bad[1:].tolist()]
+        listed = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
+        more = f"; so it is with {len(others)} other views ({listed})" if others else ""
+        raise InputError(f"{error}{more}") from None
+
+
+def _rigid(poses: np.ndarray) -> np.ndarray:
+    """(V,) bool: which of (V, 4, 4) poses `check_pose` takes."""
+    finite: np.ndarray = np.isfinite(poses).all(axis=(1, 2))
+    poses = np.where(finite[:, None, None], poses, 0)
+    rotation = poses[:, :3, :3]
+    skewness = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
+    last_row = np.abs(poses[:, 3] - (0, 0, 0, 1)).max(axis=1)
+    right_handed = np.linalg.det(rotation) >= 0
+    return finite & right_handed & (skewness <= ROTATION_TOLERANCE) & (last_row <= LAST_ROW_TOLERANCE)
 
 
 def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) -> np.ndarray:

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
-from bifusion.data.view_files import load_cameras, load_view, write_views
+from bifusion.data.view_files import load_cameras, load_view, read_cameras, write_views
 from bifusion.labels.label_set import LabelSet
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import InputError, Scene, View
 
 __all__ = [
+    "load_array",
     "load_cameras",
     "load_labels",
     "load_points",
@@ -75,7 +76,7 @@ def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True
         name=folder.name,
         coord=coord,
         color=color,
-        superpoint=_load(folder / "superpoint.npy", count, (), np.int32),
+        superpoint=load_array(folder / "superpoint.npy", count, (), np.int32),
         segment=segment,
         instance=instance,
         normal=normal,
@@ -90,10 +91,10 @@ def load_points(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such scene folder; `bifusion prepare` makes them")
-    coord = _load(folder / "coord.npy", None, (3,), np.float32)
+    coord = load_array(folder / "coord.npy", None, (3,), np.float32)
     if len(coord) == 0:
         raise InputError(f"{folder / 'coord.npy'}: holds no point; expected at least one")
-    color = _load(folder / "color.npy", len(coord), (3,), np.uint8)
+    color = load_array(folder / "color.npy", len(coord), (3,), np.uint8)
     return coord, color, _load_if_there(folder / "normal.npy", len(coord), (3,), np.float32)
 
 
@@ -188,7 +189,7 @@ def scene_files(folder: Path) -> list[str]:
     names: list[str] = []
     if (views / "cameras.npz").is_file():
         with suppress(InputError):
-            names = load_cameras(folder).names
+            names = read_cameras(folder).names
     images = [f"views/{name}.{kind}" for name in names for kind in ("jpg", "png")]
     arrays = described.get("files", [f"{name}.npy" for name in ARRAYS])
     return [*map(str, arrays), *images, cameras, "scene.json"]
@@ -235,11 +236,15 @@ def _checked_segment(segment: np.ndarray, labels: LabelSet, scene: Scene, folder
 def _load_if_there(
     path: Path, count: int | None, row: tuple[int, ...], dtype: type
 ) -> np.ndarray | None:
-    return _load(path, count, row, dtype) if path.exists() else None
+    return load_array(path, count, row, dtype) if path.exists() else None
 
 
-def _load(path: Path, count: int | None, row: tuple[int, ...], dtype: type) -> np.ndarray:
-    """The array in `path`, (count, *row) of `dtype`: a memory map, or a converted copy."""
+def load_array(path: Path, count: int | None, row: tuple[int, ...], dtype: type) -> np.ndarray:
+    """The array in `path`, (count, *row) of `dtype`: a memory map, or a converted copy.
+
+    `count` None: any number of rows. InputError where it is missing, truncated, of another shape, or of
+    values that `dtype` does not hold.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -8,27 +8,26 @@ view is; a threshold on the fit alone would depend on all that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from bifusion.bounds import PositiveInt
 from bifusion.data.images import EncoderView
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth, unhidden
+from bifusion.data.view_mistakes import COLOR_MISTAKES, DEPTH_MISTAKES
 from bifusion.types import Batch, DisagreeingView
 
 __all__ = [
     "DisagreeingView",
     "ScanSample",
     "ViewAgreementConfig",
+    "color_camera",
+    "depth_camera",
     "disagreeing_views",
     "find_disagreement",
 ]
 
-FOCAL_FACTORS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
-"""Mistakes of the intrinsics that are tried; one between two of them is found by the nearer."""
-OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 ENOUGH = 100
 """Points on which colours are compared; with fewer of them nothing is said."""
 FEW = 30
@@ -77,17 +76,24 @@ def find_disagreement(
 
     Colour is only looked at where the depth fits.
     """
-    depth = Camera(
-        view.depth_world2cam.astype(np.float64), view.depth_K.astype(np.float64), view.depth_m
-    )
+    depth = depth_camera(view)
     found = _judge_depth(scan, depth, config)
     if found is None:
-        color = Camera(view.world2cam.astype(np.float64), view.K.astype(np.float64), view.image)
-        found = _judge_colors(scan, depth, color, config)
+        found = _judge_colors(scan, depth, color_camera(view), config)
     if found is None:
         return None
     figure, value, threshold, words = found
     return DisagreeingView(scene, view.name, figure, value, threshold, f"view {view.name}: {words}")
+
+
+def depth_camera(view: EncoderView) -> Camera:
+    """The camera that took the view's depth."""
+    return Camera(view.depth_world2cam.astype(np.float64), view.depth_K.astype(np.float64), view.depth_m)
+
+
+def color_camera(view: EncoderView) -> Camera:
+    """The camera that took the view's image."""
+    return Camera(view.world2cam.astype(np.float64), view.K.astype(np.float64), view.image)
 
 
 def disagreeing_views(batch: Batch) -> list[DisagreeingView]:
@@ -99,7 +105,11 @@ def _judge_depth(scan: ScanSample, camera: Camera, config: ViewAgreementConfig) 
     if not (camera.pixels > 0).any():
         return None
     given = fit_depth(scan, camera, config.points)
-    fits = {words: fit_depth(scan, wrong, config.points).fit for words, wrong in _depth_mistakes(camera)}
+    fits = {
+        mistake.name: fit_depth(scan, mistake.undo(camera), config.points).fit
+        for mistake in DEPTH_MISTAKES
+        if mistake.watched
+    }
     best = max(fits, key=lambda words: fits[words])
     least = fits[best] / config.margin
     if fits[best] >= config.min_fit and given.fit < least:
@@ -119,14 +129,6 @@ def _judge_depth(scan: ScanSample, camera: Camera, config: ViewAgreementConfig) 
     return None
 
 
-def _depth_mistakes(camera: Camera) -> Iterator[tuple[str, Camera]]:
-    yield "its pose inverted", replace(camera, world2cam=np.linalg.inv(camera.world2cam))
-    yield "y and z axes turned, as in OpenGL", replace(camera, world2cam=OPENGL @ camera.world2cam)
-    yield "the depth map mirrored", replace(camera, pixels=camera.pixels[:, ::-1])
-    for factor in FOCAL_FACTORS:
-        yield f"{factor:g} times the focal length of its depth camera", camera.at_focal(factor)
-
-
 def _judge_colors(
     scan: ScanSample, depth: Camera, color: Camera, config: ViewAgreementConfig
 ) -> Verdict | None:
@@ -135,7 +137,11 @@ def _judge_colors(
     given = fit_colors(coord, colors, color)
     if given.points >= FEW and given.contrast < config.min_contrast:
         return None
-    mistakes = {words: fit_colors(coord, colors, wrong) for words, wrong in _color_mistakes(color)}
+    mistakes = {
+        mistake.name: fit_colors(coord, colors, mistake.undo(color))
+        for mistake in COLOR_MISTAKES
+        if mistake.watched
+    }
     fits = {
         words: fit.correlation
         for words, fit in mistakes.items()
@@ -156,15 +162,3 @@ def _judge_colors(
         )
         return "color", given.correlation, config.min_color, words
     return None
-
-
-def _color_mistakes(camera: Camera) -> Iterator[tuple[str, Camera]]:
-    turned = {
-        "the image mirrored": camera.pixels[:, ::-1],
-        "the image upside down": camera.pixels[::-1],
-        "the image turned by 180°": camera.pixels[::-1, ::-1],
-    }
-    for words, pixels in turned.items():
-        yield words, replace(camera, pixels=pixels)
-    for factor in FOCAL_FACTORS:
-        yield f"{factor:g} times the focal length of its colour camera", camera.at_focal(factor)

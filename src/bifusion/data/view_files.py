@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from bifusion.data.checks import check_intrinsics, check_pose, check_view
+from bifusion.data.checks import check_intrinsics, check_pose, check_poses, check_view
 from bifusion.types import InputError, View
 
 DEPTH_SCALE = 1000.0
@@ -48,6 +48,20 @@ class Cameras:
 
 
 def load_cameras(folder: Path) -> Cameras:
+    """The cameras of a scene's views, all of them checked.
+
+    All, as a run that draws its views would otherwise fail by its seed, or never, on a bad one. Raises
+    InputError as `read_cameras`, and where a pose is no rigid transform: such views are to be mended or
+    left out of the files, for nothing here can tell what is right.
+    """
+    cameras = read_cameras(folder)
+    for camera in ("colour", "depth"):
+        poses = cameras.color_cam2world if camera == "colour" else cameras.depth_cam2world
+        check_poses(poses, cameras.names, cameras.path, f"{camera} camera")
+    return cameras
+
+
+def read_cameras(folder: Path) -> Cameras:
     """The cameras of a scene's views; InputError where a field is missing or misshapen."""
     path = Path(folder) / "views" / "cameras.npz"
     stored = _read_fields(path)
@@ -106,16 +120,12 @@ def load_view(folder: Path, view_name: str, cameras: Cameras | None = None) -> V
         InputError: unknown view, undecodable or missing image or depth, an image of another size
             than its cameras were stored for, a pose that is not rigid, wrong intrinsics.
     """
-    views = Path(folder) / "views"
     cameras = cameras or load_cameras(folder)
     if view_name not in cameras.names:
         known = ", ".join(cameras.names) or "no view"
         raise InputError(f"{cameras.path}: has no view {view_name!r}; it has {known}")
     row = cameras.names.index(view_name)
-    color = read_color(views / f"{view_name}.jpg")
-    depth_m = read_depth_m(views / f"{view_name}.png")
-    _check_size(views / f"{view_name}.jpg", color, cameras.color_size[row])
-    _check_size(views / f"{view_name}.png", depth_m, cameras.depth_size[row])
+    color, depth_m = load_color(cameras, row), load_depth_m(cameras, row)
     where = f"{cameras.path}: view {view_name}"
     return View(
         name=view_name,
@@ -126,6 +136,22 @@ def load_view(folder: Path, view_name: str, cameras: Cameras | None = None) -> V
         color_cam2world=check_pose(cameras.color_cam2world[row], f"{where}, colour camera"),
         depth_cam2world=check_pose(cameras.depth_cam2world[row], f"{where}, depth camera"),
     )
+
+
+def load_color(cameras: Cameras, row: int) -> np.ndarray:
+    """(H, W, 3) uint8 picture of the view in `row`; InputError as `load_view`."""
+    path = cameras.path.parent / f"{cameras.names[row]}.jpg"
+    color = read_color(path)
+    _check_size(path, color, cameras.color_size[row])
+    return color
+
+
+def load_depth_m(cameras: Cameras, row: int) -> np.ndarray:
+    """(H, W) float32 metres, the depth of the view in `row`; InputError as `load_view`."""
+    path = cameras.path.parent / f"{cameras.names[row]}.png"
+    depth_m = read_depth_m(path)
+    _check_size(path, depth_m, cameras.depth_size[row])
+    return depth_m
 
 
 def write_views(folder: Path, views: Iterable[View]) -> list[str]:
@@ -228,7 +254,7 @@ def _decode(path: Path) -> Image.Image:
             image.load()
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; the view's colour image is expected there") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be decoded as an image ({error}); copy it again") from None
     return image
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
-from bifusion.data.scene_folder import read_offset
+from bifusion.data.scan_agreement import judge_views, look_at_some
+from bifusion.data.scene_folder import load_cameras, read_offset
+from bifusion.data.scene_source import SceneFolders
 from bifusion.datasets.mesh_scene import write_mesh_scene
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
-from bifusion.types import FusionControl, InputError
+from bifusion.types import FusionControl, InputError, Scene
+
+MOST_COMPARED = 4
+"""Views, evenly spaced, that are compared with the points."""
+
+_logger = logging.getLogger("bifusion.predict")
 
 
 def predict_scene(
@@ -30,7 +39,7 @@ def predict_scene(
         scene_folder: scene folder, with or without views; or, where the run was trained on scenes from
             outside, root/split/name of one of them. Its annotation is not looked at, whatever its
             classes. Views are read only by models that were trained with them; where they see next
-            to nothing, a warning says so.
+            to nothing, or contradict the points, a warning says so and names the likely cause.
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
     Returns:
@@ -46,6 +55,8 @@ def predict_scene(
     scene = dataset.scenes.scene(dataset.names[index])
     batch = collate([dataset.sample(index, epoch=0)]).to(device)
     control = trained_control(checkpoint, config)
+    if config.uses_views and control.run_2d:
+        warn_of_views(scene_folder, dataset, scene)
     with torch.inference_mode():
         prediction = model(batch, control)
         if config.uses_views and control.run_2d:
@@ -54,6 +65,19 @@ def predict_scene(
     offset_m = read_offset(scene_folder)
     coord = scene.coord + offset_m if offset_m.any() else scene.coord
     return write_result(Path(out_dir), result, coord, config.labels)
+
+
+def warn_of_views(scene_folder: Path, dataset: SceneDataset, scene: Scene) -> None:
+    """Says so where some of the scene's views do not fit its points: the model would go by them."""
+    config, scenes = dataset.config.agreement, dataset.scenes
+    if not config.check or not scene.view_names:
+        return
+    cameras = load_cameras(scene_folder) if isinstance(scenes, SceneFolders) else None
+    looked = look_at_some(
+        scene.view_names, lambda view: scenes.view(scene.name, view), cameras, MOST_COMPARED
+    )
+    for finding in judge_views(np.asarray(scene.coord), np.asarray(scene.color), looked, config):
+        _logger.warning("%s: %s", scene_folder, finding.message)
 
 
 def predict_mesh(

@@ -18,15 +18,18 @@ from PIL import Image
 
 from bifusion.data.checks import check_intrinsics, check_pose
 from bifusion.data.images import resize_intrinsics
+from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
 from bifusion.data.view_files import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
+from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
-from bifusion.datasets.scannet.depth_check import DepthCheck
 from bifusion.datasets.scannet.posed_images import Frame, PosedImages, read_matrix
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.types import InputError, View
 
 DepthFrame = Literal["registered", "sensor"]
 """Depth images seen from the colour camera, as released, or from the depth sensor itself."""
+MOST_COMPARED = 8
+"""Views, evenly spaced, that are compared with the scan."""
 RENDERED_LONG_SIDE = 320
 """Pixels of depth maps that are rendered, at most."""
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -61,11 +64,11 @@ def iterate_views(
             its mesh where depth is rendered.
     """
     mesh = _mesh_depth(images, frames, scan)
-    check = DepthCheck(scan.scene.coord, options.depth_scale)
-    for frame in frames:
+    chosen, looked = set(chosen_rows(len(frames), MOST_COMPARED)), []
+    for row, frame in enumerate(frames):
         color, color_K = _read_color(frame.color, images, scan)
         size = image_size(color)
-        pose = scan.placement.pose(check_pose(read_matrix(frame.pose), frame.pose))
+        pose = _pose(frame, scan)
         if frame.depth is None:
             assert mesh is not None
             depth_K, depth_m = _rendered(mesh, color_K, size, pose @ images.color_extrinsic)
@@ -85,10 +88,28 @@ def iterate_views(
             color_cam2world=pose @ images.color_extrinsic,
             depth_cam2world=pose @ depth_extrinsic,
         )
-        if frame.depth is not None:
-            check.add(view)
+        if row in chosen:
+            looked.append(_looked_at(view, row, images, frames, scan))
         yield view
-    scan.notes.extend(check.notes())
+    found = judge_views(scan.scene.coord, scan.scene.color, looked, read_units=options.depth_scale)
+    scan.notes.extend(finding.message for finding in found)
+
+
+def _pose(frame: Frame, scan: Scan) -> np.ndarray:
+    """(4, 4) camera to the scene's frame."""
+    return scan.placement.pose(check_pose(read_matrix(frame.pose), frame.pose))
+
+
+def _looked_at(view: View, row: int, images: PosedImages, frames: list[Frame], scan: Scan) -> LookedAt:
+    """A view, to be compared with the scan, and where the cameras before and after it are."""
+    near = {
+        row + shift: _pose(frames[row + shift], scan)
+        for shift in SHIFTS
+        if 0 <= row + shift < len(frames)
+    }
+    depth = {other: pose @ images.depth_extrinsic for other, pose in near.items()}
+    color = {other: pose @ images.color_extrinsic for other, pose in near.items()}
+    return look_at(view, row, depth, color)
 
 
 def _mesh_depth(images: PosedImages, frames: list[Frame], scan: Scan) -> MeshDepth | None:

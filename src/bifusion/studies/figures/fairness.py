@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from bifusion.datasets.check.doubles import room_of
 from bifusion.labels.label_set import named_differences
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
@@ -26,9 +26,9 @@ SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
 def why_refused(arms: list[Arm]) -> str | None:
     """Why results of `arms` must not be compared, or None: leaking scenes, unequal data or length."""
     runs = [run for arm in arms for run in arm.runs]
-    train = {_room(scene) for run in runs for scene in run.train_scenes}
+    train = {room_of(scene) for run in runs for scene in run.train_scenes}
     validation = {scene for run in runs for scene in run.val_scenes}
-    shared = sorted(scene for scene in validation if _room(scene) in train)
+    shared = sorted(scene for scene in validation if room_of(scene) in train)
     if shared:
         return (
             f"{plural(len(shared), 'scene')} used both in training and in validation "
@@ -41,11 +41,6 @@ def why_refused(arms: list[Arm]) -> str | None:
             pair = f"{first.folder.name} and {run.folder.name}"
             return f"{pair} differ in {listing(unequal)}: no fair comparison."
     return None
-
-
-def _room(scene: str) -> str:
-    """The room that a scan shows: ScanNet's sceneNNNN_00, sceneNNNN_01 … are scans of one room."""
-    return re.sub(r"^(scene\d{4})_\d{2}$", r"\1", scene)
 
 
 def _differences(name: str, one: Any, other: Any) -> list[str]:

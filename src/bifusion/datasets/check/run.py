@@ -1,0 +1,180 @@
+"""All scenes of a data set checked, each by every check there is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.datasets.check import annotation, points, views
+from bifusion.datasets.check.doubles import doubles, fingerprint
+from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
+from bifusion.datasets.check.processes import Died, run_in_processes
+from bifusion.labels.files import LABELS_FILE, read_labels
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import LABEL_SETS, get_label_set
+from bifusion.types import InputError
+
+CHECKS: tuple[Check, ...] = (
+    points.files,
+    points.coordinates,
+    points.colors,
+    points.normals,
+    points.superpoints,
+    annotation.classes,
+    annotation.instances,
+    views.cameras,
+    views.pictures,
+    views.agreement,
+)
+"""A check is a function of an opened scene that yields findings; one that is added here is run."""
+
+SPLITS = ("train", "val", "test")
+MOST_WORKERS = 8
+Progress = Callable[[int, int], None]
+"""Called with (scenes done, scenes in all)."""
+
+
+@dataclass
+class SceneReport:
+    """What the checks found in one scene folder."""
+
+    folder: Path
+    points: int = 0
+    views: int = 0
+    fingerprint: str | None = None
+    """The same for scenes of the same points."""
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass
+class DataReport:
+    """What the checks found in a data set."""
+
+    data: Path
+    scenes: list[SceneReport]
+    """In the order of splits and names."""
+    findings: list[Finding]
+    """On the data set as a whole."""
+
+    def count(self, severity: str) -> int:
+        """Number of all findings of a severity, "error" or "warning"."""
+        found = [*self.findings, *(one for scene in self.scenes for one in scene.findings)]
+        return sum(one.severity == severity for one in found)
+
+
+def check_data(
+    data: Path,
+    *,
+    label_set: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> DataReport:
+    """Everything that is wrong with the scene folders in `data`; one bad scene never stops the others.
+
+    Args:
+        data: a data set (with train/, val/ or test/), one split (scene folders), or one scene folder.
+        label_set: built-in set of segment.npy where there is no labels.json; None: without that file
+            such labels are an error. segment20.npy and segment200.npy are always ScanNet's.
+        workers: processes; 0: this one; None: as many as there are processors or scenes, at most 8.
+        progress: called after each scene.
+    Raises:
+        InputError: no such folder, no scene in it, no such label set.
+    """
+    data = Path(data)
+    root, folders, found = _scenes(data)
+    named = get_label_set(label_set) if label_set is not None else None
+    label_sets, of_labels = _label_sets(root, named, folders)
+    if workers is None:
+        workers = 0 if len(folders) == 1 else min(os.cpu_count() or 1, len(folders), MOST_WORKERS)
+    scenes = [SceneReport(folder) for folder in folders]
+    jobs = [(folder, label_sets) for folder in folders]
+    results = run_in_processes(check_scene_folder, jobs, workers)
+    for done, (number, result) in enumerate(results, start=1):
+        if isinstance(result, Died):
+            scenes[number].findings.append(error(_obituary(folders[number], result)))
+        else:
+            scenes[number] = result
+        if progress:
+            progress(done, len(folders))
+    for number, finding in doubles([(scene.folder, scene.fingerprint) for scene in scenes]):
+        scenes[number].findings.append(finding)
+    return DataReport(data, scenes, [*found, *of_labels])
+
+
+def check_scene_folder(job: tuple[Path, tuple[LabelSet, ...]]) -> SceneReport:
+    """Every check of one scene folder, given with the label sets whose files it may have."""
+    folder, label_sets = job
+    scene = open_scene(folder, label_sets)
+    return SceneReport(
+        folder=folder,
+        points=len(scene.arrays.get("coord", ())),
+        views=len(scene.cameras.names) if scene.cameras else 0,
+        fingerprint=fingerprint(scene),
+        findings=[finding for check in CHECKS for finding in check(scene)],
+    )
+
+
+def _scenes(data: Path) -> tuple[Path, list[Path], list[Finding]]:
+    """The data set's root, all scene folders, and what is wrong with the folders above them."""
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder; expected a data set, a split or a scene folder")
+    if any((data / name).exists() for name in ("coord.npy", "color.npy", "scene.json")):
+        return data.resolve().parent.parent, [data], []
+    splits = [data / split for split in SPLITS if (data / split).is_dir()]
+    folders = [folder for split in splits or [data] for folder in _below(split)]
+    if not folders:
+        raise InputError(
+            f"{data}: holds no scene folder; expected some there, or in its train/ and val/ "
+            "(`bifusion prepare` makes them)"
+        )
+    if not splits:
+        return data.resolve().parent, folders, []
+    lacking = [split for split in ("train", "val") if not _below(data / split)]
+    found = [
+        warning(f"{data / split}: holds no scene; training needs some in train/ and in val/")
+        for split in lacking
+    ]
+    return data, folders, found
+
+
+def _below(split: Path) -> list[Path]:
+    """Folders that are still being written begin with a dot."""
+    return sorted(path for path in split.glob("[!.]*") if path.is_dir())
+
+
+def _label_sets(
+    root: Path, named: LabelSet | None, folders: list[Path]
+) -> tuple[tuple[LabelSet, ...], list[Finding]]:
+    """Sets whose files scenes may have, and what is wrong with the data set's own."""
+    built_in = [LABEL_SETS[name] for name in SEGMENT_FILES]
+    path = root / LABELS_FILE
+    if path.is_file():
+        try:
+            own = read_labels(path)
+        except InputError as problem:
+            return tuple(built_in), [error(problem)]
+        return tuple({labels.name: labels for labels in (*built_in, own)}.values()), []
+    if named is not None:
+        return tuple({labels.name: labels for labels in (*built_in, named)}.values()), []
+    unknown = [folder for folder in folders if (folder / "segment.npy").exists()]
+    if not unknown:
+        return tuple(built_in), []
+    return tuple(built_in), [
+        error(
+            f"{unknown[0] / 'segment.npy'}: its classes are not known (so in {len(unknown)} scenes); "
+            f"expected {path} with them (`bifusion labels --from TABLE` writes it), or --label-set NAME"
+        )
+    ]
+
+
+def _obituary(folder: Path, died: Died) -> str:
+    code = died.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended, status {code}"
+    return (
+        f"{folder}: the process that checked it {how}; look for a file that is far too large, or give "
+        "fewer --workers if memory ran out"
+    )
