@@ -3,6 +3,7 @@
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,10 +37,9 @@ def train(args: list[str]) -> int:
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
     from bifusion.config.run import Config, load_config
-    from bifusion.inference.evaluate import evaluate_run
+    from bifusion.inference.train_and_evaluate import train_and_evaluate
     from bifusion.recipes import get_recipe, known_recipes
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
-    from bifusion.training.trainer import train as run_training
 
     if not args or args[0].startswith("-"):
         raise InputError(f"train what? Expected a recipe ({known_recipes()}) or a run.json file first")
@@ -63,11 +63,8 @@ def train(args: list[str]) -> int:
     wanted = parsing.parse(Train, args[1:], f"train {args[0]}")
     if wanted.init is not None:
         wanted.config.trainer.init = wanted.init
-    status = run_training(wanted.config, wanted.out, resume=wanted.resume)
-    if status.state == "interrupted":
-        return 130
-    evaluate_run(wanted.out)
-    return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
+    state = train_and_evaluate(wanted.config, wanted.out, resume=wanted.resume).status.state
+    return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
 
 
 def _refuse_label_set_of_model(args: list[str]) -> None:
@@ -86,6 +83,7 @@ class Evaluate:
     """Evaluate the last checkpoint of a run on its validation scenes."""
 
     run: tyro.conf.Positional[Path]
+    """Run folder, or a published OneFormer3D or Mask3D checkpoint as it was downloaded."""
     data: Path | None = None
     """Data set (its val/ folder counts) instead of the one the run was trained on; the figures go to
     evaluation-NAME.json beside the run's own."""
@@ -96,7 +94,7 @@ def evaluate(args: list[str]) -> int:
     from bifusion.inference.evaluate import evaluate_run
 
     wanted = parsing.parse(Evaluate, args, "evaluate")
-    Console().print_json(data=evaluate_run(wanted.run, data=wanted.data)["full"])
+    Console().print_json(data=evaluate_run(_run_of(wanted.run), data=wanted.data)["full"])
     return 0
 
 
@@ -105,7 +103,8 @@ class Predict:
     """Segment one scene with a trained model."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder (its last checkpoint) or checkpoint folder."""
+    """Run folder (its last checkpoint), checkpoint folder, or a published OneFormer3D or Mask3D
+    checkpoint as it was downloaded."""
     scene: tyro.conf.Positional[Path]
     """Scene folder, see CONVENTIONS.md, or a PLY file, mesh or cloud, with z up."""
     scale: float = 1.0
@@ -116,16 +115,20 @@ class Predict:
 
 def predict(args: list[str]) -> int:
     """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
-    from bifusion.inference.predict import predict_mesh, predict_scene
+    from bifusion.inference.segmenter import Segmenter
 
     wanted = parsing.parse(Predict, args, "predict")
-    if wanted.scene.suffix.lower() == ".ply":
-        paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
-    else:
-        paths, notes = predict_scene(wanted.run, wanted.scene, wanted.out), []
-    for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
+    found = Segmenter(_run_of(wanted.run)).predict(wanted.scene, scale=wanted.scale)
+    for line in (*(f"{wanted.scene.name}: {note}" for note in found.notes), *found.write(wanted.out)):
         print(line)
     return 0
+
+
+def _run_of(path: Path) -> Path:
+    """The run folder meant; for a published checkpoint, one line on stderr says where it was made."""
+    from bifusion.official.run_of import run_of
+
+    return run_of(path, say=lambda line: print(line, file=sys.stderr))
 
 
 @dataclass
@@ -133,7 +136,7 @@ class ExportSubmission:
     """Predict a split and write it as the ScanNet benchmark's server takes it."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder (its last checkpoint) or checkpoint folder."""
+    """Run folder (its last checkpoint), checkpoint folder, or a published checkpoint."""
     split: tyro.conf.Positional[Path]
     """Folder of scene folders, such as data/scannet/test; labels are not needed."""
     out: Path
@@ -150,7 +153,9 @@ def export_submission(args: list[str]) -> int:
     wanted = parsing.parse(ExportSubmission, args, "export-submission")
     console = Console()
     with progress_bar("scenes", console) as progress:
-        paths = export_submission(wanted.run, wanted.split, wanted.out, wanted.task, progress=progress)
+        paths = export_submission(
+            _run_of(wanted.run), wanted.split, wanted.out, wanted.task, progress=progress
+        )
     console.print(f"{len(paths)} scenes written to {wanted.out}", highlight=False)
     return 0
 

@@ -18,9 +18,8 @@ from pathlib import Path
 import torch
 
 from bifusion.config.run import load_config
-from bifusion.inference.evaluate import evaluate_run
+from bifusion.inference.train_and_evaluate import train_and_evaluate
 from bifusion.runs.run_folder import RunFolder
-from bifusion.training.trainer import train
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
 """What a run needs; the last ones are imported late and slow to import."""
@@ -84,8 +83,7 @@ def _run(config_file: Path, folder: Path, threads: int, environment: dict[str, s
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(threads)
-    status = train(load_config(config_file), folder, resume=True)
-    if status.state == "interrupted":
+    run = train_and_evaluate(load_config(config_file), folder, resume=True)
+    if run.status.state == "interrupted":
         sys.exit(130)
-    evaluate_run(folder)
     shutil.rmtree(RunFolder(folder).checkpoints)
