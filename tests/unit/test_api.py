@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 import bifusion
+import bifusion.inference.train_and_evaluate
+from bifusion.runs.run_folder import RunStatus
 from bifusion.types import InputError
+from run_factory import FakeRun
 
 
 def test_import_brings_no_torch():
@@ -61,3 +64,17 @@ def test_what_cannot_be_trained_is_named(tmp_path):
         bifusion.compare(out=tmp_path)
     with pytest.raises(InputError, match="no checkpoint here"):
         bifusion.load(tmp_path)
+
+
+def test_finished_runs_are_compared(tmp_path, capsys):
+    runs = [FakeRun(arm=arm).write(tmp_path) for arm in ("baseline", "staged")]
+    report = bifusion.compare(runs=runs, out=tmp_path / "compared", progress=False)
+    assert len(report.arms) == 2 and report.crashed == []
+    assert (tmp_path / "compared" / "report.html").is_file() and capsys.readouterr().out == ""
+
+
+def test_an_interrupted_run_does_not_look_like_a_trained_one(tmp_path, monkeypatch):
+    module = bifusion.inference.train_and_evaluate
+    monkeypatch.setattr(module, "train", lambda *args, **options: RunStatus("interrupted"))
+    with pytest.raises(KeyboardInterrupt, match="run: saved; resume=True goes on"):
+        bifusion.train("oneformer3d_small", out=tmp_path / "run", data=tmp_path)
