@@ -4,6 +4,10 @@
 called, as torch takes seconds. Units, frames and labels are those of CONVENTIONS.md: metres, z up,
 `cam2world` in OpenCV's camera frame, classes as positions in their label set, −1 for none. Whatever is
 wrong with what is given raises `bifusion.InputError`, which names the argument or the file.
+
+`train` and `evaluate` load scenes in other processes (`trainer.workers`). Where Python starts those from
+the script anew (macOS, or Python 3.14 and later) the script's calls belong under
+`if __name__ == "__main__":`.
 """
 
 from __future__ import annotations

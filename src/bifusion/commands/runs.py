@@ -115,11 +115,15 @@ class Predict:
 
 def predict(args: list[str]) -> int:
     """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
-    from bifusion.inference.segmenter import Segmenter
+    from bifusion.inference.predict import predict_mesh, predict_scene
 
     wanted = parsing.parse(Predict, args, "predict")
-    found = Segmenter(_run_of(wanted.run)).predict(wanted.scene, scale=wanted.scale)
-    for line in (*(f"{wanted.scene.name}: {note}" for note in found.notes), *found.write(wanted.out)):
+    run = _run_of(wanted.run)
+    if wanted.scene.suffix.lower() == ".ply":
+        paths, notes = predict_mesh(run, wanted.scene, wanted.out, scale=wanted.scale)
+    else:
+        paths, notes = predict_scene(run, wanted.scene, wanted.out), []
+    for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
         print(line)
     return 0
 
