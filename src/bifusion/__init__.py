@@ -1,0 +1,54 @@
+"""BiFusion: segment indoor RGB-D scans (README.md, "In Python"; what there is: api.py).
+
+Importing the package imports nothing else: a name is looked up when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bifusion.api import compare as compare
+    from bifusion.api import evaluate as evaluate
+    from bifusion.api import load as load
+    from bifusion.api import open_scene as open_scene
+    from bifusion.api import train as train
+    from bifusion.datasets.arrays.scene import make_scene as make_scene
+    from bifusion.datasets.arrays.scene import write_scene as write_scene
+    from bifusion.datasets.arrays.views import posed_view as posed_view
+    from bifusion.inference.segmentation import Segmentation as Segmentation
+    from bifusion.inference.segmenter import Segmenter as Segmenter
+    from bifusion.labels.label_set import LabelClass as LabelClass
+    from bifusion.labels.label_set import LabelSet as LabelSet
+    from bifusion.recipes import get_recipe as get_recipe
+    from bifusion.types import InputError as InputError
+    from bifusion.types import Scene as Scene
+    from bifusion.types import View as View
+
+    __version__: str
+
+_PLACES = {
+    "bifusion.api": ("compare", "evaluate", "load", "open_scene", "train"),
+    "bifusion.datasets.arrays.scene": ("make_scene", "write_scene"),
+    "bifusion.datasets.arrays.views": ("posed_view",),
+    "bifusion.inference.segmentation": ("Segmentation",),
+    "bifusion.inference.segmenter": ("Segmenter",),
+    "bifusion.labels.label_set": ("LabelClass", "LabelSet"),
+    "bifusion.recipes": ("get_recipe",),
+    "bifusion.types": ("InputError", "Scene", "View"),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module where it is at home; `__version__` from the installed package."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version(__name__)
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_MODULE_OF, "__version__"])

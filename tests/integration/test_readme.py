@@ -4,12 +4,18 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from plyfile import PlyData, PlyElement
 
+import bifusion
 from bifusion import cli, plugins
 from bifusion.commands import parsing
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion
+from tiny_runs import make_tiny_data
+from untrained_runs import bifusion as untrained
+from untrained_runs import save_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,9 +61,41 @@ def test_readme_shows_commands():
     assert len(_commands()) >= 5
 
 
-def test_python_that_readme_shows_runs(monkeypatch: pytest.MonkeyPatch):
+def test_python_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """As it stands in README, on a run of a moment and tiny rooms; only the training is shorter."""
+    (block,) = [block for block in _blocks("README.md", "python") if "import bifusion\n" in block]
+    assert len(block.splitlines()) <= 15 and block.count("epochs=20") == 1
+    monkeypatch.chdir(tmp_path)
+    data = make_tiny_data(Path("runs/demo/rooms"))
+    save_run(Path("runs/demo/bifusion_small-seed0"), untrained())
+    scene = bifusion.open_scene(data / "val" / "roomval0")
+    view = next(iter(scene.views.values()))
+    vertices = np.zeros(len(scene.coord), [*((axis, "f4") for axis in "xyz"), *((c, "u1") for c in RGB)])
+    for columns, array in (("xyz", scene.coord), (RGB, scene.color)):
+        for column, name in enumerate(columns):
+            vertices[name] = array[:, column]
+    PlyData([PlyElement.describe(vertices, "vertex")]).write("room.ply")
+    shown: dict = {
+        "coord": scene.coord,
+        "color": scene.color,
+        "image": view.color,
+        "depth_m": view.depth_m,
+        "K": view.color_K,
+        "cam2world": view.color_cam2world,
+    }
+    exec(block.replace("epochs=20", "epochs=3"), shown)
+    assert len(shown["found"].points) == len(scene.coord)
+    assert shown["run"].status.state == "completed"
+    assert "<Segmentation of hall: " in capsys.readouterr().out
+    assert Path("runs/tiny/evaluation.json").is_file()
+
+
+RGB = ("red", "green", "blue")
+
+
+def test_code_from_outside_that_readme_shows_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
-    (block,) = _blocks("README.md", "python")
+    (block,) = [block for block in _blocks("README.md", "python") if "my_rooms" in block]
     shown: dict = {}
     exec(block, shown)
     config = shown["small"]()

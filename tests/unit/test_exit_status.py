@@ -5,8 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-import bifusion.inference.evaluate
-import bifusion.training.trainer
+import bifusion.inference.train_and_evaluate
 from bifusion.commands import train as command
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunStatus
@@ -20,8 +19,9 @@ from bifusion.studies.training_runs.plan import PlannedRun
 )
 def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     evaluations = []
-    monkeypatch.setattr(bifusion.training.trainer, "train", lambda *args, **kw: RunStatus(state))
-    monkeypatch.setattr(bifusion.inference.evaluate, "evaluate_run", evaluations.append)
+    module = bifusion.inference.train_and_evaluate
+    monkeypatch.setattr(module, "train", lambda *args, **kw: RunStatus(state))
+    monkeypatch.setattr(module, "evaluate_run", evaluations.append)
     assert command.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated
 

@@ -3,6 +3,7 @@
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,7 @@ class Evaluate:
     """Evaluate the last checkpoint of a run on its validation scenes."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder, or a published OneFormer3D or Mask3D checkpoint as it was downloaded."""
     data: Path | None = None
     """Data set (its val/ folder counts) instead of the one the run was trained on; the figures go to
     evaluation-NAME.json beside the run's own."""
@@ -49,7 +50,7 @@ def evaluate(args: list[str]) -> int:
     from bifusion.inference.evaluate import evaluate_run
 
     wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
-    Console().print_json(data=evaluate_run(wanted.run, data=wanted.data)["full"])
+    Console().print_json(data=evaluate_run(_run_of(wanted.run), data=wanted.data)["full"])
     return 0
 
 
@@ -58,7 +59,8 @@ class Predict:
     """Segment one scene with a trained model."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder (its last checkpoint) or checkpoint folder."""
+    """Run folder (its last checkpoint), checkpoint folder, or a published OneFormer3D or Mask3D
+    checkpoint as it was downloaded."""
     scene: tyro.conf.Positional[Path]
     """Scene folder, see CONVENTIONS.md, or a PLY file, mesh or cloud, with z up."""
     scale: float = 1.0
@@ -74,13 +76,21 @@ def predict(args: list[str]) -> int:
     wanted = parsing.parse(
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
     )
+    run = _run_of(wanted.run)
     if wanted.scene.suffix.lower() == ".ply":
-        paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
+        paths, notes = predict_mesh(run, wanted.scene, wanted.out, scale=wanted.scale)
     else:
-        paths, notes = predict_scene(wanted.run, wanted.scene, wanted.out), []
+        paths, notes = predict_scene(run, wanted.scene, wanted.out), []
     for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
         print(line)
     return 0
+
+
+def _run_of(path: Path) -> Path:
+    """The run folder meant; for a published checkpoint, one line on stderr says where it was made."""
+    from bifusion.official.run_of import run_of
+
+    return run_of(path, say=lambda line: print(line, file=sys.stderr))
 
 
 @dataclass
@@ -88,7 +98,7 @@ class ExportSubmission:
     """Predict a split and write it as the ScanNet benchmark's server takes it."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder (its last checkpoint) or checkpoint folder."""
+    """Run folder (its last checkpoint), checkpoint folder, or a published checkpoint."""
     split: tyro.conf.Positional[Path]
     """Folder of scene folders, such as data/scannet/test; labels are not needed."""
     out: Path
@@ -106,7 +116,9 @@ def export_submission(args: list[str]) -> int:
     wanted = parsing.parse(ExportSubmission, args, "export-submission", told)
     console = Console()
     with progress_bar("scenes", console) as progress:
-        paths = export_submission(wanted.run, wanted.split, wanted.out, wanted.task, progress=progress)
+        paths = export_submission(
+            _run_of(wanted.run), wanted.split, wanted.out, wanted.task, progress=progress
+        )
     console.print(f"{len(paths)} scenes written to {wanted.out}", highlight=False)
     return 0
 

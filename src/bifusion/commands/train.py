@@ -34,9 +34,8 @@ def train(args: list[str]) -> int:
 
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
-    from bifusion.inference.evaluate import evaluate_run
+    from bifusion.inference.train_and_evaluate import train_and_evaluate
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
-    from bifusion.training.trainer import train as run_training
 
     recipe, rest = _recipe(args)
     _refuse_label_set_of_model(rest)
@@ -45,11 +44,8 @@ def train(args: list[str]) -> int:
         wanted.config.trainer.init = wanted.init
     if wanted.print_config:
         return _print_config(wanted.config)
-    status = run_training(wanted.config, wanted.out, resume=wanted.resume)
-    if status.state == "interrupted":
-        return 130
-    evaluate_run(wanted.out)
-    return GUARD_STOPPED_EXIT if status.state == "guard_stopped" else 0
+    state = train_and_evaluate(wanted.config, wanted.out, resume=wanted.resume).status.state
+    return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
 
 
 def _recipe(args: Sequence[str]) -> tuple[str, Sequence[str]]:

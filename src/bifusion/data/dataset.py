@@ -18,7 +18,7 @@ from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
 from bifusion.data.batching import Sample, collate
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
-from bifusion.data.scene_source import OutsideScenes, SceneFolders
+from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.transforms import (
     AugmentConfig,
     SceneStream,
@@ -218,7 +218,7 @@ class SceneDataset:
 
 
 def scene_sample(
-    scenes: SceneFolders | OutsideScenes,
+    scenes: SceneFolders | OutsideScenes | OneScene,
     name: str,
     config: DataConfig,
     stream: SceneStream,
@@ -291,7 +291,10 @@ def build_sample(
 
 
 def _load_data(
-    scenes: SceneFolders | OutsideScenes, name: str, config: DataConfig, annotation: Annotation
+    scenes: SceneFolders | OutsideScenes | OneScene,
+    name: str,
+    config: DataConfig,
+    annotation: Annotation,
 ) -> tuple[SceneData, int]:
     """A scene's arrays and targets, and their size in bytes."""
     scene, labels = scenes.scene(name), config.classes
@@ -317,7 +320,7 @@ def _load_data(
 
 
 def _load_view(
-    scenes: SceneFolders | OutsideScenes,
+    scenes: SceneFolders | OutsideScenes | OneScene,
     name: str,
     config: DataConfig,
     data: SceneData,

@@ -24,6 +24,7 @@ from bifusion.storage.folders import folder_written_beside
 from bifusion.types import InputError, Scene, View
 
 __all__ = [
+    "as_bytes",
     "load_array",
     "load_cameras",
     "load_labels",
@@ -143,7 +144,7 @@ def write_scene(
     check_scene(scene, folder)
     arrays = {
         "coord": scene.coord.astype(np.float32),
-        "color": _as_bytes(scene.color, folder / "color.npy"),
+        "color": as_bytes(scene.color, folder / "color.npy"),
         "superpoint": scene.superpoint.astype(np.int32),
     }
     if scene.normal is not None:
@@ -264,7 +265,7 @@ def load_array(path: Path, count: int | None, row: tuple[int, ...], dtype: type)
     if array.dtype == dtype:
         return array
     if dtype == np.uint8:
-        return _as_bytes(array, path)
+        return as_bytes(array, path)
     return _converted(array, dtype, path)
 
 
@@ -278,22 +279,26 @@ def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
     return converted
 
 
-def _as_bytes(color: np.ndarray, path: Path) -> np.ndarray:
-    """`color` as uint8, if it is of 0 … 255; means with fractions are rounded, and it is said."""
+def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
+    """`color` as uint8, if it is of 0 … 255; means with fractions are rounded, and it is said.
+
+    `where`: what errors call it.
+    """
     if color.dtype == np.uint8:
         return color
     if color.dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds {color.dtype}; expected uint8")
+        raise InputError(f"{where}: holds {color.dtype}; expected uint8")
     whole = np.round(color)
     fractions = not np.array_equal(color, whole)
     if not (color.min() >= 0 and color.max() <= 255) or (fractions and color.max() <= 1):
         raise InputError(
-            f"{path}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or "
+            f"{where}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or "
             "numbers of 0 … 255 (multiply colours of 0 … 1 by 255)"
         )
     if fractions:
+        name = where.name if isinstance(where, Path) else where
         warnings.warn(
-            f"{path.name} holds {color.dtype} of 0 … 255 with fractions, like means over points: "
+            f"{name} holds {color.dtype} of 0 … 255 with fractions, like means over points: "
             "rounded when read",
             stacklevel=2,
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from bifusion import plugins
 from bifusion.data.checks import check_scene, check_view
+from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import load_labels, load_scene, load_view, segment_file
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import InputError, Scene, View
@@ -117,18 +118,10 @@ class OutsideScenes:
         scene, where = self._scenes.scene(name), f"{self.place}: scene {name}"
         if not isinstance(scene, Scene):
             raise InputError(f"{where} is a {type(scene).__name__}; expected a bifusion.types.Scene")
-        if scene.color.dtype != np.uint8:
-            raise InputError(f"{where}: color holds {scene.color.dtype}; expected uint8")
         if not self.read_labels:
             scene = dataclasses.replace(scene, segment=None, instance=None)
-        check_scene(scene, where)
-        return dataclasses.replace(
-            scene,
-            name=name,
-            coord=scene.coord.astype(np.float32),
-            superpoint=scene.superpoint.astype(np.int32),
-            view_names=list(scene.view_names) if self.read_views else [],
-        )
+        scene = dataclasses.replace(_checked(scene, where), name=name)
+        return scene if self.read_views else dataclasses.replace(scene, view_names=[])
 
     def view(self, scene: str, view: str) -> View:
         """The view. InputError for whatever is wrong with it."""
@@ -153,3 +146,57 @@ class OutsideScenes:
 
     def has_views(self, name: str) -> bool:
         return bool(self._scenes.scene(name).view_names)
+
+
+class OneScene:
+    """A single scene in the hand, without its annotation, checked."""
+
+    def __init__(self, scene: Scene, *, read_views: bool):
+        """InputError for whatever is wrong with its arrays, or where its views are named but not there
+        (`Scene` alone has no images)."""
+        views = scene.views if isinstance(scene, OpenScene) else {}
+        self.names = [scene.name]
+        names = list(scene.view_names) if read_views else []
+        missing = [name for name in names if name not in views]
+        if missing:
+            raise InputError(
+                f"scene {scene.name}: has no images of its views {', '.join(missing[:8])}; open its "
+                "folder (bifusion.open_scene), or make it of arrays with them (bifusion.make_scene)"
+            )
+        self._views = views
+        plain = Scene(
+            scene.name,
+            scene.coord,
+            scene.color,
+            scene.superpoint,
+            normal=scene.normal,
+            view_names=names,
+        )
+        self._scene = _checked(plain, f"scene {scene.name}")
+
+    def scene(self, name: str) -> Scene:
+        """The scene."""
+        return dataclasses.replace(self._scene)
+
+    def view(self, scene: str, view: str) -> View:
+        """The view. InputError for whatever is wrong with it."""
+        found = self._views[view]
+        check_view(found, f"scene {scene}, view {view}")
+        return dataclasses.replace(found, name=view)
+
+    def where(self, name: str, array: str) -> str:
+        """What errors call an array of the scene."""
+        return f"scene {name}, {array}"
+
+
+def _checked(scene: Scene, where: str) -> Scene:
+    """`scene` in the types of ours; InputError for whatever is wrong with it."""
+    if scene.color.dtype != np.uint8:
+        raise InputError(f"{where}: color holds {scene.color.dtype}; expected uint8")
+    check_scene(scene, where)
+    return dataclasses.replace(
+        scene,
+        coord=scene.coord.astype(np.float32),
+        superpoint=scene.superpoint.astype(np.int32),
+        view_names=list(scene.view_names),
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.placement import Placement, far_offset, placement_notes
 from bifusion.datasets.ply.mesh import Mesh, read_mesh
@@ -118,18 +119,35 @@ def write_mesh_scene(
     Raises:
         InputError: a file that cannot be read (`read_mesh`), a folder that was not written here.
     """
-    if not 0 < scale < float("inf"):
-        raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")
+    _check_scale(scale)
     if scene_complete(folder) and not overwrite:
         return None
     check_replaceable(folder, scene_files)
-    placed = place_mesh(folder.name, read_mesh(path), np.eye(4), scale)
-    add_surface_superpoints(placed)
+    scene = open_mesh(path, scale=scale)
     write_scene(
         folder,
-        placed.scene,
+        scene,
         segments={},
         source=f"{path.name}, {scale:g} m a unit",
-        offset_m=placed.placement.offset_m,
+        offset_m=scene.offset_m,
     )
-    return placed.notes
+    return scene.notes
+
+
+def open_mesh(path: Path, *, scale: float = 1.0) -> OpenScene:
+    """The PLY file `path`, taken to be z up, as a scene with superpoints, without views and labels.
+
+    Args:
+        scale: metres a unit of the file.
+    Raises:
+        InputError: a file that cannot be read (`read_mesh`).
+    """
+    _check_scale(scale)
+    placed = place_mesh(path.stem, read_mesh(path), np.eye(4), scale)
+    add_surface_superpoints(placed)
+    return OpenScene(**vars(placed.scene), offset_m=placed.placement.offset_m, notes=placed.notes)
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 < scale < float("inf"):
+        raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")

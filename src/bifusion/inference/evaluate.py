@@ -19,6 +19,7 @@ from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.training.validation import Validation, validate, validation_loader
+from bifusion.types import InputError
 
 
 def evaluate_run(
@@ -34,12 +35,18 @@ def evaluate_run(
     those that differ). Its figures go to
     evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
     result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
+    InputError too where neither is there.
     """
     folder = RunFolder(run_dir)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = find_checkpoint(folder.root)
     model, config = load_model(checkpoint, device)
     target = folder.evaluation
+    if data is None and config.data.source is None and not config.data.root.is_dir():
+        raise InputError(
+            f"{run_dir}: the data set {config.data.root} of its configuration is not here (a published "
+            "checkpoint comes without); name one to evaluate on, --data or, in Python, data="
+        )
     if data is not None:
         trained_here = (checkpoint / TRAINING_STATE).is_file()
         if trained_here and data.resolve() != config.data.root.resolve():

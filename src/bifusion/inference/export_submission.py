@@ -25,7 +25,7 @@ import torch
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
-from bifusion.inference.predict import trained_control
+from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import find_checkpoint, load_model
 from bifusion.storage.files import remove_stale, write_text, written_beside

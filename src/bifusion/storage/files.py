@@ -119,15 +119,16 @@ def is_left(path: Path, doing: str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from the folder; the lock goes with the process, however it ends.
 
-    Raises InputError where another process has it. Where the file system knows no locks, warns.
+    `wait`: until another process that has it is done, instead of raising InputError. Where the file
+    system knows no locks, warns.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a", encoding="utf-8") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise InputError(

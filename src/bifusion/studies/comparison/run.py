@@ -41,7 +41,16 @@ class ComparisonConfig:
 
 
 def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
-    """Trains what is not trained yet and reports; returns the exit status (1 if a run crashed)."""
+    """Trains what is not trained yet and shows what came out; returns the exit status (1 if a run
+    crashed)."""
+    report = compare_runs(wanted, console)
+    print_table(report, console)
+    console.print(f"report: {wanted.out / 'report.html'}")
+    return 1 if report.crashed else 0
+
+
+def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport:
+    """Trains what is not trained yet, showing how it goes, and writes the report over all runs."""
     planned = plan_comparison(wanted)
     title, crashed = wanted.out.name, []
     if planned:
@@ -53,10 +62,7 @@ def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
             report=lambda: report_so_far(planned, wanted.out, title),
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
-    report = write_report(folders, wanted.out, audit=audit_of(folders), crashed=crashed, title=title)
-    print_table(report, console)
-    console.print(f"report: {wanted.out / 'report.html'}")
-    return 1 if crashed else 0
+    return write_report(folders, wanted.out, audit=audit_of(folders), crashed=crashed, title=title)
 
 
 def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:

@@ -18,9 +18,8 @@ from pathlib import Path
 import torch
 
 from bifusion.config.run import load_config
-from bifusion.inference.evaluate import evaluate_run
+from bifusion.inference.train_and_evaluate import train_and_evaluate
 from bifusion.runs.run_folder import RunFolder
-from bifusion.training.trainer import train
 from bifusion.types import InputError
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
@@ -86,11 +85,10 @@ def _run(config_file: Path, folder: Path, threads: int, environment: dict[str, s
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(threads)
     try:
-        status = train(load_config(config_file), folder, resume=True)
-        if status.state == "interrupted":
-            sys.exit(130)
-        evaluate_run(folder)
+        run = train_and_evaluate(load_config(config_file), folder, resume=True)
     except InputError as error:
         print(f"bifusion: {error}", file=sys.stderr)
         sys.exit(2)
+    if run.status.state == "interrupted":
+        sys.exit(130)
     shutil.rmtree(RunFolder(folder).checkpoints)

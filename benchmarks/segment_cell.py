@@ -1,0 +1,148 @@
+"""Time and memory to segment one scan, in a process of its own (on Linux: /proc tells the memory).
+
+Run as `python -m benchmarks.segment_cell RUN SCAN VIEWS`, or `… superpoints SCAN`; prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.timing import machine
+from bifusion.data.scene_folder import load_points
+from bifusion.datasets.superpoints.normals import estimate_normals
+from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.inference.segmenter import Segmenter
+from bifusion.step.observe import peak_memory_mb
+from bifusion.types import Batch, FusionControl, Prediction
+
+SUPERPOINTS = "superpoints"
+ONCE_S = 60.0
+"""A first call longer than this is not repeated."""
+OBJECT_SHARE = 1 / 40
+"""Of a scan's superpoints, in each mask that is put in the place of an untrained network's."""
+SURE = 4.0
+"""Its logit, inside and, negative, outside."""
+
+
+class ObservedModel:
+    """The network, timed; its masks, which are of nothing as it is untrained, become those of objects.
+
+    The result then has as many instances as the published settings keep: the most that post-processing
+    has to do.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self.model, self.seconds = model, 0.0
+        self.before = 0.0
+        """When the network began: what came before is reading and voxelising."""
+        self.voxels = self.views = self.superpoints = 0
+
+    def __call__(self, batch: Batch, control: FusionControl) -> Prediction:
+        self.before = time.perf_counter()
+        prediction = self.model(batch, control)
+        if batch.voxel_coords.is_cuda:
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self.before
+        self.voxels, self.views = len(batch.voxel_coords), len(batch.views)
+        self.superpoints = batch.num_superpoints
+        return with_objects(prediction)
+
+
+def with_objects(prediction: Prediction) -> Prediction:
+    """The prediction with masks of runs of superpoints, of all classes, in its last layer."""
+    last = prediction.layers[-1]
+    masks, logits = [], []
+    for mask, classes in zip(last.mask_logits, last.class_logits, strict=True):
+        queries, superpoints = mask.shape
+        middle = torch.arange(queries, device=mask.device)[:, None] * superpoints // max(queries, 1)
+        distance = (torch.arange(superpoints, device=mask.device) - middle).abs()
+        masks.append(torch.where(distance <= superpoints * OBJECT_SHARE / 2, SURE, -SURE))
+        generator = torch.Generator().manual_seed(0)
+        logits.append(torch.randn(classes.shape, generator=generator).to(classes.device))
+    layers = [*prediction.layers[:-1], replace(last, mask_logits=masks, class_logits=logits)]
+    return replace(prediction, layers=layers)
+
+
+def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
+    """Loads the run and segments the scan, twice where that takes no minute."""
+    imported_mb = status_mb("VmRSS")
+    began = time.perf_counter()
+    segmenter = Segmenter(run)
+    load_s = time.perf_counter() - began
+    segmenter.config.data.max_views = views
+    observed = ObservedModel(segmenter.model)
+    segmenter.model = observed  # pyright: ignore[reportAttributeAccessIssue]
+    calls = []
+    while not calls or (len(calls) < 2 and calls[0]["seconds"] < ONCE_S):
+        began = time.perf_counter()
+        found = segmenter.predict(scan)
+        seconds = time.perf_counter() - began
+        calls.append(
+            {
+                "seconds": seconds,
+                "reading_s": observed.before - began,
+                "network_s": observed.seconds,
+                "results_s": began + seconds - observed.before - observed.seconds,
+            }
+        )
+    return {
+        "voxels": observed.voxels,
+        "points": len(found.points),
+        "superpoints": observed.superpoints,
+        "views": observed.views,
+        "image_size": segmenter.config.data.image_size if views else None,
+        "instances": len(found.scores),
+        "load_s": load_s,
+        "first": calls[0],
+        **calls[-1],
+        "imported_mb": imported_mb,
+        "peak_mb": status_mb("VmHWM"),
+        "gpu_peak_mb": peak_memory_mb(segmenter.device) if segmenter.device.type == "cuda" else None,
+    }
+
+
+def superpoints(scan: Path) -> dict[str, Any]:
+    """What a cloud that comes without superpoints takes before: normals and superpoints."""
+    imported_mb = status_mb("VmRSS")
+    coord, _, _ = load_points(scan)
+    began = time.perf_counter()
+    found = surface_superpoints(coord, estimate_normals(coord), coord[:0, :].astype(int))
+    seconds = time.perf_counter() - began
+    return {
+        "points": len(coord),
+        "superpoints": int(found.max()) + 1,
+        "seconds": seconds,
+        "imported_mb": imported_mb,
+        "peak_mb": status_mb("VmHWM"),
+    }
+
+
+def status_mb(field: str) -> float:
+    """VmRSS or VmHWM, resident memory now and at its highest. Not getrusage: what that calls the peak
+    counts what the parent process had before this program began."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 2**10
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    # where memory runs out, this process goes and no other
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
+    run, scan = sys.argv[1], Path(sys.argv[2])
+    record = superpoints(scan) if run == SUPERPOINTS else segment(Path(run), scan, int(sys.argv[3]))
+    print(json.dumps({**record, "machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()

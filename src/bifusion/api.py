@@ -1,0 +1,175 @@
+"""The package's face in Python: load, predict, train, evaluate, compare; read and write scenes.
+
+`import bifusion` offers these names and imports nothing; a function imports what it needs when it is
+called, as torch takes seconds. Units, frames and labels are those of CONVENTIONS.md: metres, z up,
+`cam2world` in OpenCV's camera frame, classes as positions in their label set, −1 for none. Whatever is
+wrong with what is given raises `bifusion.InputError`, which names the argument or the file.
+
+`train` and `evaluate` load scenes in other processes (`trainer.workers`). Where Python starts those from
+the script anew (macOS, or Python 3.14 and later) the script's calls belong under
+`if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from bifusion.config.run import Config
+    from bifusion.data.open_scene import OpenScene
+    from bifusion.inference.segmenter import Segmenter
+    from bifusion.inference.train_and_evaluate import TrainedRun
+    from bifusion.labels.label_set import LabelSet
+    from bifusion.studies.comparison.report import ComparisonReport
+
+PathLike = str | os.PathLike[str]
+
+
+def load(run: PathLike, *, device: torch.device | str | None = None) -> Segmenter:
+    """A trained model in memory, whose `predict` segments scenes.
+
+    Args:
+        run: run folder (its last checkpoint), checkpoint folder, what `train` returned, or a published
+            OneFormer3D or Mask3D checkpoint as it was downloaded: it is converted once into the cache
+            (BIFUSION_CACHE, or the platform's cache folder), and nothing in it is executed.
+        device: where it runs; None: a GPU if there is one.
+    """
+    from bifusion.inference.segmenter import Segmenter
+    from bifusion.official.run_of import run_of
+
+    return Segmenter(run_of(Path(run)), device=device)
+
+
+def train(
+    recipe: str | PathLike | Config,
+    *,
+    out: PathLike,
+    data: PathLike | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+) -> TrainedRun:
+    """Trains one run, evaluates its last checkpoint, and returns both and the run's folder.
+
+    An epoch is a line of output, or a bar in a terminal, as `bifusion train` shows it. A run that its
+    guard stopped is a result: see `status.state` and `status.summary`.
+
+    Args:
+        recipe: a recipe's name, "module:function" of one of your own, the path of a stored config.json,
+            or a configuration (`get_recipe(name)`, free to be changed).
+        out: run folder.
+        data: data set (train/ and val/ with scene folders) instead of the configuration's.
+        epochs, seed: instead of the configuration's.
+        resume: go on from the folder's last checkpoint, if there is one.
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved, `resume=True` goes on.
+    """
+    from bifusion.inference.train_and_evaluate import train_and_evaluate
+
+    config = _config(recipe)
+    config.data.root = config.data.root if data is None else Path(data)
+    config.trainer.epochs = config.trainer.epochs if epochs is None else epochs
+    config.seed = config.seed if seed is None else seed
+    run = train_and_evaluate(config, Path(out), resume=resume)
+    if run.status.state == "interrupted":
+        raise KeyboardInterrupt(f"{run.folder}: saved; resume=True goes on")
+    return run
+
+
+def evaluate(
+    run: PathLike, *, data: PathLike | None = None, device: torch.device | str | None = None
+) -> dict[str, Any]:
+    """All figures of a run's last checkpoint on validation scenes, also written into its folder.
+
+    Args:
+        run: as of `load`.
+        data: data set of the same classes (its val/ counts) instead of the one it was trained on; a
+            published checkpoint was trained on none of yours and needs it.
+    Returns:
+        What evaluation.json holds: under "full" mIoU, AP, PQ and what they are made of (shares of 1,
+        None where there is nothing to measure), beside it the same with views withheld or shuffled.
+    """
+    from bifusion.inference.evaluate import evaluate_run
+    from bifusion.official.run_of import run_of
+
+    return evaluate_run(run_of(Path(run)), data=None if data is None else Path(data), device=device)
+
+
+def compare(
+    recipes: Sequence[str] = (),
+    *,
+    data: PathLike | None = None,
+    out: PathLike,
+    seeds: Sequence[int] = (0,),
+    epochs: int | None = None,
+    tower_weights: PathLike | None = None,
+    jobs: int = 0,
+    runs: Sequence[PathLike] = (),
+    progress: bool = True,
+) -> ComparisonReport:
+    """Trains recipes side by side and judges them, as `bifusion compare` does; writes report.html and
+    report.json into `out`. What is finished there is not trained again.
+
+    Args:
+        recipes: names, or "module:function"; none: a report on `runs` alone.
+        data: data set to train on.
+        seeds: every recipe is trained with each; fewer than three make verdicts "indicative".
+        epochs: length of all runs instead of the recipes' own.
+        tower_weights: weights of the image tower for the recipes that have one.
+        jobs: runs at a time; 0: one a GPU, or two without.
+        runs: finished run folders to report on too.
+        progress: show how the runs go.
+    Returns:
+        What report.json holds; `crashed` names runs that have no result.
+    """
+    from rich.console import Console
+
+    from bifusion.studies.comparison.run import ComparisonConfig, compare_runs
+
+    wanted = ComparisonConfig(
+        recipes=tuple(recipes),
+        data=None if data is None else Path(data),
+        out=Path(out),
+        seeds=tuple(seeds),
+        epochs=epochs,
+        tower_weights=None if tower_weights is None else Path(tower_weights),
+        jobs=jobs,
+        runs=tuple(Path(run) for run in runs),
+    )
+    return compare_runs(wanted, Console(quiet=not progress))
+
+
+def open_scene(path: PathLike, *, labels: LabelSet | str | None = None, scale: float = 1.0) -> OpenScene:
+    """A scene in the hand: arrays as memory maps, `views[name]` decoded when asked for.
+
+    Args:
+        path: scene folder, or a PLY file (mesh or cloud, coloured, z up), which has no views.
+        labels: the classes of a folder's labels; None: those of its data set.
+        scale: metres a unit of a PLY file.
+    """
+    from bifusion.data.open_scene import open_folder
+    from bifusion.datasets.mesh_scene import open_mesh
+    from bifusion.labels.sets import get_label_set
+
+    path = Path(path)
+    if path.suffix.lower() == ".ply":
+        return open_mesh(path, scale=scale)
+    return open_folder(path, get_label_set(labels) if isinstance(labels, str) else labels)
+
+
+def _config(recipe: str | PathLike | Config) -> Config:
+    """A configuration of one's own to change."""
+    from bifusion.config.run import Config, load_config
+    from bifusion.recipes import get_recipe
+
+    if isinstance(recipe, Config):
+        return copy.deepcopy(recipe)
+    if isinstance(recipe, str) and not recipe.endswith(".json"):
+        return get_recipe(recipe)
+    return load_config(Path(recipe))

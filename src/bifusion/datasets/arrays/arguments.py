@@ -1,0 +1,131 @@
+"""Single arguments that a user gives as arrays; each refusal names the argument."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bifusion.data.checks import check_finite, check_labels
+from bifusion.data.scene_folder import as_bytes
+from bifusion.datasets.placement import SMALLEST_M, extent_note
+from bifusion.labels.label_set import LabelSet
+from bifusion.labels.sets import get_label_set
+from bifusion.types import InputError
+
+UNIT_TOLERANCE = 0.01
+"""Largest | |n| − 1 | of a normal; zero stands for none."""
+
+
+def read_points(coord: Any) -> np.ndarray:
+    """(N, 3) float64, finite, N ≥ 1."""
+    points = _numbers(coord, "coord", (None, 3)).astype(np.float64)
+    if not len(points):
+        raise InputError("coord: holds no point; expected at least one")
+    check_finite(points, "coord")
+    return points
+
+
+def read_colors(color: Any) -> np.ndarray:
+    """(N, 3) uint8."""
+    numbers = _numbers(color, "color", (None, 3))
+    if not np.isfinite(numbers).all():
+        raise InputError("color: holds numbers that are not finite; expected 0 … 255")
+    return as_bytes(numbers, "color")
+
+
+def read_faces(faces: Any) -> np.ndarray:
+    """(F, 3) int64; F is 0 where there are none."""
+    if faces is None:
+        return np.zeros((0, 3), np.int64)
+    numbers = _numbers(faces, "faces", (None, 3), kinds="iu")
+    return numbers.astype(np.int64)
+
+
+def read_normals(normal: Any, points: np.ndarray) -> np.ndarray | None:
+    """(N, 3) float64 unit vectors; None stays None."""
+    if normal is None:
+        return None
+    vectors = _numbers(normal, "normal", (None, 3)).astype(np.float64)
+    same_length(vectors, "normal", points)
+    length = np.linalg.norm(vectors, axis=1)
+    wrong = ~((np.abs(length - 1) < UNIT_TOLERANCE) | (length == 0))
+    if wrong.any():
+        raise InputError(
+            f"normal: {int(wrong.sum())} of {len(points)} are no unit vectors (first: point "
+            f"{int(wrong.argmax())}, length {length[wrong.argmax()]:.3g}); divide each by its length"
+        )
+    return vectors
+
+
+def read_whole(values: Any, name: str, points: np.ndarray) -> np.ndarray | None:
+    """(N,) int32; None stays None."""
+    if values is None:
+        return None
+    numbers = _numbers(values, name, (None,), kinds="iu")
+    same_length(numbers, name, points)
+    whole = numbers.astype(np.int32)
+    if not np.array_equal(whole, numbers):
+        raise InputError(f"{name}: goes up to {numbers.max()}; expected numbers of 32 bits")
+    return whole
+
+
+def read_classes(segment: Any, labels: LabelSet | str | None, points: np.ndarray) -> np.ndarray | None:
+    """(N,) int16 classes of the set; None stays None."""
+    classes = read_whole(segment, "segment", points)
+    if classes is None:
+        return None
+    check_labels(classes, label_set_of(labels), "segment")
+    return classes.astype(np.int16)
+
+
+def label_set_of(labels: LabelSet | str | None) -> LabelSet:
+    """The set, be it named."""
+    if labels is None:
+        raise InputError(
+            "labels: segment is given, but nothing says its classes; expected a LabelSet or the name of "
+            "a built-in one (`bifusion labels` lists them)"
+        )
+    return labels if isinstance(labels, LabelSet) else get_label_set(labels)
+
+
+def _numbers(values: Any, name: str, shape: Sequence[int | None], *, kinds: str = "iuf") -> np.ndarray:
+    """`values` as an array of `shape`, None: any length; InputError naming the argument."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:  # rows of unequal length, a tensor on a GPU
+        raise InputError(f"{name}: is no array for numpy ({error})") from error
+    fits = len(array.shape) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in kinds:
+        sizes = ", ".join("N" if size is None else str(size) for size in shape)
+        what = "numbers" if "f" in kinds else "whole numbers"
+        raise InputError(
+            f"{name}: is {array.dtype} of shape {array.shape}; expected {what} of shape "
+            f"({sizes}{',' if len(shape) == 1 else ''})"
+        )
+    return array
+
+
+def same_length(array: np.ndarray, name: str, points: np.ndarray) -> None:
+    """InputError unless there is one row a point."""
+    if len(array) != len(points):
+        raise InputError(
+            f"{name}: has {len(array)} rows; coord has {len(points)} points, expected one for each"
+        )
+
+
+def check_extent(points: np.ndarray) -> None:
+    """InputError for coordinates in another unit than metres; a scan that is small only warns."""
+    note = extent_note(
+        points, lambda factor: f"multiply coord (and the poses' translations) by {factor:g}"
+    )
+    if note is None:
+        return
+    if np.ptp(points, axis=0).max() < SMALLEST_M:
+        warnings.warn(f"coord: {note}", stacklevel=4)
+        return
+    raise InputError(f"coord: {note}")

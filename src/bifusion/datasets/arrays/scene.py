@@ -1,0 +1,182 @@
+"""Arrays as a scene: checked, placed, with superpoints; in memory, or as a scene folder.
+
+Every refusal names the argument, what was found in it, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.data.checks import check_scene
+from bifusion.data.open_scene import OpenScene, data_set_of
+from bifusion.data.scene_folder import SEGMENT_FILES, scene_files
+from bifusion.data.scene_folder import write_scene as write_scene_folder
+from bifusion.datasets.arrays.arguments import (
+    check_extent,
+    label_set_of,
+    read_classes,
+    read_colors,
+    read_faces,
+    read_normals,
+    read_points,
+    read_whole,
+    same_length,
+)
+from bifusion.datasets.arrays.views import placed_views
+from bifusion.datasets.placement import Placement, far_offset
+from bifusion.datasets.superpoints.normals import surface_normals
+from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.labels.files import LABELS_FILE, labels_text, read_labels
+from bifusion.labels.label_set import LabelSet, require_same_classes
+from bifusion.storage.files import write_text
+from bifusion.storage.folders import check_replaceable
+from bifusion.types import InputError, Scene, View
+
+SPLITS = ("train", "val", "test")
+
+
+def make_scene(
+    coord: Any,
+    color: Any,
+    *,
+    name: str = "scene",
+    normal: Any = None,
+    faces: Any = None,
+    superpoint: Any = None,
+    segment: Any = None,
+    instance: Any = None,
+    labels: LabelSet | str | None = None,
+    views: Iterable[View] = (),
+) -> OpenScene:
+    """A scene in memory, for `Segmenter.predict`, of anything that numpy takes for an array.
+
+    Args:
+        coord: (N, 3) metres, z up. Far from the origin (float64, map projections) an offset is taken off
+            points and poses, and given back to what is predicted.
+        color: (N, 3) RGB, uint8 or numbers of 0 … 255.
+        normal: (N, 3) unit vectors; None: of the faces, or estimated.
+        faces: (F, 3) vertex indices where the points are a mesh's vertices.
+        superpoint: (N,) ids 0 … S−1, each used; None: computed (ScanNet's Segmentator on faces, the same
+            on the points without).
+        segment: (N,) class in the order of `labels`, −1 unlabelled.
+        instance: (N,) instance id, −1 none.
+        labels: the classes of `segment`, a label set or the name of a built-in one.
+        views: posed RGB-D images in the same frame (`posed_view` makes one).
+    Raises:
+        InputError: naming the argument: another shape or type, a number that is not finite or out of
+            range, an extent or a depth in another unit, a pose that is not rigid, a class that is none.
+    """
+    points, bytes_, triangles = read_points(coord), read_colors(color), read_faces(faces)
+    same_length(bytes_, "color", points)
+    check_extent(points)
+    if len(triangles) and not (triangles.min() >= 0 and triangles.max() < len(points)):
+        raise InputError(
+            f"faces: indices go from {triangles.min()} to {triangles.max()}; coord has {len(points)} "
+            "points"
+        )
+    placement = Placement(offset_m=far_offset(points))
+    placed = placement.points(points)
+    near = placed.astype(np.float32)
+    normals, source = surface_normals(placed, triangles, read_normals(normal, points), np.eye(3))
+    normals = normals.astype(np.float32)
+    superpoints = read_whole(superpoint, "superpoint", points)
+    if superpoints is None:
+        superpoints = surface_superpoints(near, normals, triangles)
+    classes = read_classes(segment, labels, points)
+    instances = read_whole(instance, "instance", points)
+    if instances is not None and instances.min() < -1:
+        raise InputError(f"instance: holds {instances.min()}; expected ids ≥ 0, −1 for none")
+    scene = Scene(name, near, bytes_, superpoints, classes, instances, normals)
+    check_scene(scene, "scene")
+    by_name = {view.name: view for view in placed_views(views, placement)}
+    return OpenScene(
+        **{**vars(scene), "view_names": list(by_name)},
+        views=by_name,
+        labels=None if classes is None else label_set_of(labels),
+        offset_m=placement.offset_m,
+        notes=[] if normal is not None else [f"normals {source}"],
+    )
+
+
+def write_scene(
+    path: str | Path,
+    coord: Any,
+    color: Any,
+    *,
+    normal: Any = None,
+    faces: Any = None,
+    superpoint: Any = None,
+    segment: Any = None,
+    instance: Any = None,
+    labels: LabelSet | str | None = None,
+    views: Iterable[View] = (),
+    source: str = "arrays",
+) -> Path:
+    """Writes the scene folder `path`, DATASET/SPLIT/NAME, of arrays; complete or not at all.
+
+    A folder that was written here is replaced; what else is in it stays. Classes that are no ScanNet
+    ones are written into DATASET/labels.json, which must not say others.
+
+    Args:
+        coord, color, normal, faces, superpoint, segment, instance: as of `make_scene`.
+        labels: the classes of `segment`; None: those of DATASET/labels.json.
+        views: as of `make_scene`; written one at a time, a generator may render them as it goes.
+        source: where the scene comes from, for scene.json.
+    Returns:
+        `path`.
+    Raises:
+        InputError: as `make_scene`; a folder in its place that was not written here, a labels.json that
+            says other classes, a path without split where labels.json has to be written.
+    """
+    folder = Path(path).resolve()
+    check_replaceable(folder, scene_files)
+    if segment is not None and labels is None:
+        labels = _labels_there(folder)
+    scene = make_scene(
+        coord,
+        color,
+        name=folder.name,
+        normal=normal,
+        faces=faces,
+        superpoint=superpoint,
+        segment=segment,
+        instance=instance,
+        labels=labels,
+    )
+    segments = {} if scene.labels is None or scene.segment is None else {scene.labels: scene.segment}
+    if scene.labels is not None:
+        _write_labels(folder, scene.labels)
+    write_scene_folder(
+        folder,
+        scene,
+        segments=segments,
+        views=placed_views(views, Placement(offset_m=scene.offset_m)),
+        source=source,
+        offset_m=scene.offset_m,
+    )
+    return Path(path)
+
+
+def _labels_there(folder: Path) -> LabelSet | None:
+    path = data_set_of(folder) / LABELS_FILE
+    return read_labels(path) if path.is_file() else None
+
+
+def _write_labels(folder: Path, labels: LabelSet) -> None:
+    """DATASET/labels.json, unless the file of the scene's classes tells which set they are of."""
+    there = _labels_there(folder)
+    path = data_set_of(folder) / LABELS_FILE
+    if there is not None:
+        advice = "A data set has one set of classes: write to another one."
+        require_same_classes(labels, "labels", there, str(path), advice)
+    elif labels.name not in SEGMENT_FILES:
+        if folder.parent.name not in SPLITS:
+            raise InputError(
+                f"path: {folder} is in no split, so there is no place for the labels.json of "
+                f"{labels.describe()}; expected DATASET/SPLIT/NAME, SPLIT one of {', '.join(SPLITS)}"
+            )
+        write_text(path, labels_text(labels))

@@ -1,0 +1,98 @@
+"""Posed RGB-D images that a user gives as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bifusion.data.checks import check_view
+from bifusion.data.images import resize_intrinsics
+from bifusion.data.view_files import image_size
+from bifusion.datasets.placement import Placement
+from bifusion.types import InputError, View
+
+DEPTH_M = (0.05, 50.0)
+"""Where the median of what a view measured lies indoors: millimetres are far beyond, kilometres and
+depth that was divided twice far below."""
+
+
+def posed_view(
+    color: Any,
+    depth_m: Any,
+    K: Any,
+    cam2world: Any,
+    *,
+    name: str = "0",
+    depth_K: Any = None,
+    depth_cam2world: Any = None,
+) -> View:
+    """One posed RGB-D image, checked; the depth camera's own figures only where they differ.
+
+    Args:
+        color: (H, W, 3) uint8 RGB.
+        depth_m: (Hd, Wd) float metres along the camera's z axis, 0 where nothing was measured.
+        K: (3, 3) pinhole matrix in pixels of `color`, the top-left pixel's centre at (0, 0).
+        cam2world: (4, 4) rigid, camera (x right, y down, z forward) to the scene's frame, metres.
+        name: each view of a scene its own.
+        depth_K: (3, 3) in pixels of `depth_m`; None: K at that size (depth registered to colour).
+        depth_cam2world: (4, 4); None: cam2world.
+    """
+    picture, depth = np.asarray(color), np.asarray(depth_m)
+    matrix, pose = np.asarray(K, dtype=np.float64), np.asarray(cam2world, dtype=np.float64)
+    if depth_K is None and matrix.shape == (3, 3) and picture.ndim == 3 and depth.ndim == 2:
+        depth_K = resize_intrinsics(matrix, image_size(picture), image_size(depth))
+    view = View(
+        name=str(name),
+        color=picture,
+        depth_m=depth,
+        color_K=matrix,
+        depth_K=np.asarray(matrix if depth_K is None else depth_K, dtype=np.float64),
+        color_cam2world=pose,
+        depth_cam2world=pose if depth_cam2world is None else np.asarray(depth_cam2world, np.float64),
+    )
+    _check_view(view)
+    return view
+
+
+def placed_views(views: Iterable[View], placement: Placement) -> Iterator[View]:
+    """Each view checked, its poses in the scene's frame; no two of one name."""
+    names: set[str] = set()
+    for view in views:
+        if not isinstance(view, View):
+            raise InputError(
+                f"views: found a {type(view).__name__}; expected bifusion.View (bifusion.posed_view)"
+            )
+        _check_view(view)
+        if view.name in names:
+            raise InputError(f"views: two are called {view.name!r}; give each view a name of its own")
+        names.add(view.name)
+        color_pose, depth_pose = map(placement.pose, (view.color_cam2world, view.depth_cam2world))
+        yield View(
+            view.name,
+            view.color,
+            view.depth_m.astype(np.float32),
+            view.color_K,
+            view.depth_K,
+            color_pose,
+            depth_pose,
+        )
+
+
+def _check_view(view: View) -> None:
+    """As `check_view`, and that depth is in metres."""
+    where = f"views: view {view.name}"
+    if np.asarray(view.depth_m).dtype.kind != "f":
+        raise InputError(
+            f"{where}: depth_m holds {np.asarray(view.depth_m).dtype}; expected float metres: divide by "
+            "the units a metre, 1000 for millimetres"
+        )
+    check_view(view, where)
+    measured = view.depth_m[view.depth_m > 0]
+    middle = float(np.median(measured)) if measured.size else DEPTH_M[0]
+    if not DEPTH_M[0] <= middle <= DEPTH_M[1]:
+        raise InputError(
+            f"{where}: the median of depth_m is {middle:.3g} m, as in no room; expected metres, from "
+            f"{DEPTH_M[0]:g} to {DEPTH_M[1]:g}: divide millimetres by 1000, once"
+        )

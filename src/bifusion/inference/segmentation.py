@@ -1,0 +1,82 @@
+"""What a model says about one scene, as arrays and as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.inference.export import point_segments, write_result
+from bifusion.labels.label_set import LabelSet
+from bifusion.types import SceneResult
+
+
+@dataclass(frozen=True, repr=False)
+class Segmentation:
+    """A segmented scene of N points, with P instances of a label set's C classes.
+
+    `instances` does not overlap: each point is of at most one. The `masks` behind it, best score first,
+    may; an id in `instances` is a row of `masks`, `scores` and `classes`.
+    """
+
+    name: str
+    """The scene's."""
+    points: np.ndarray
+    """(N, 3) metres, where the input had them; float32, or float64 where that is far from the origin."""
+    semantic: np.ndarray
+    """(N,) int16 class of each point, a position in `class_names`. Of models without a semantic head
+    (Mask3D) the class of its instance, −1 where it has none."""
+    instances: np.ndarray
+    """(N,) int32 instance of each point, −1 none: walls and floors, and what no instance holds."""
+    scores: np.ndarray
+    """(P,) float32 confidence of each instance, descending."""
+    classes: np.ndarray
+    """(P,) int16 class of each instance."""
+    class_names: np.ndarray
+    """(C,) text: `class_names[classes]` names the instances."""
+    labels: LabelSet
+    """The classes with what else is known of them: kind, colour, id, group."""
+    result: SceneResult
+    """As the evaluator and the exporters take it; its masks are packed, a bit a point."""
+    notes: list[str] = field(default_factory=list)
+    """What one should know of how the input was understood."""
+
+    @property
+    def masks(self) -> np.ndarray:
+        """(P, N) bool: the points of each instance; unpacked anew, P × N bytes, with each call."""
+        return self.result.point_masks()
+
+    def mask(self, instance: int) -> np.ndarray:
+        """(N,) bool: the points of one instance, a row of `masks`."""
+        return np.unpackbits(self.result.masks[instance], count=self.result.num_points).astype(bool)
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """semantic.ply, instance.ply and instances.json (export.py) in `folder`, which is made if it is
+        not there; each appears complete or not at all. Returns their paths."""
+        return write_result(Path(folder), self.result, self.points, self.labels)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Segmentation of {self.name}: {len(self.points):,} points, {len(self.scores)} instances, "
+            f"{self.labels.describe()}>"
+        )
+
+
+def as_segmentation(
+    result: SceneResult, points: np.ndarray, labels: LabelSet, notes: list[str]
+) -> Segmentation:
+    """`result` at `points` (N, 3) metres, its panoptic part taken apart into classes and instances."""
+    semantic, instances = point_segments(result)
+    return Segmentation(
+        name=result.name,
+        points=points,
+        semantic=semantic if result.semantic is None else result.semantic,
+        instances=instances,
+        scores=result.scores,
+        classes=result.labels,
+        class_names=np.array(labels.class_names),
+        labels=labels,
+        result=result,
+        notes=notes,
+    )

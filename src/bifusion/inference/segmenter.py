@@ -1,0 +1,154 @@
+"""A trained model that stays in memory and segments one scene after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bifusion.config.run import Config
+from bifusion.config.stages import Timeline
+from bifusion.data.batching import collate
+from bifusion.data.dataset import DataConfig, SceneDataset, scene_sample
+from bifusion.data.open_scene import OpenScene
+from bifusion.data.scene_folder import read_offset
+from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
+from bifusion.data.transforms import SceneStream
+from bifusion.datasets.arrays.scene import make_scene
+from bifusion.datasets.mesh_scene import open_mesh
+from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
+from bifusion.inference.segmentation import Segmentation, as_segmentation
+from bifusion.inference.view_warning import warn_of_views
+from bifusion.labels.label_set import LabelSet
+from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
+from bifusion.types import FusionControl, InputError, Scene
+
+SceneLike = str | Path | Scene | Mapping[str, Any]
+"""A scene folder, a PLY file, a scene in the hand, or the arguments of `make_scene` by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A scene to segment: where it is read, and what is said of it afterwards."""
+
+    scenes: SceneFolders | OutsideScenes | OneScene
+    name: str
+    where: str
+    offset_m: np.ndarray
+    notes: list[str]
+
+
+class Segmenter:
+    """The last checkpoint of a run, its weights in memory. `predict` may be called again and again.
+
+    Attributes:
+        labels: the classes it tells apart.
+        config: what it was trained with.
+        device: where it runs.
+    """
+
+    def __init__(self, run: str | Path, *, device: torch.device | str | None = None):
+        """`run`: run folder or checkpoint folder. `device`: None: a GPU if there is one.
+
+        Raises InputError: no checkpoint in `run`, or one that cannot be read.
+        """
+        checkpoint = find_checkpoint(Path(run))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model, self.config = load_model(checkpoint, self.device)
+        self.control = trained_control(checkpoint, self.config)
+
+    @property
+    def labels(self) -> LabelSet:
+        return self.config.labels
+
+    def predict(self, scene: SceneLike, *, scale: float = 1.0) -> Segmentation:
+        """Segments one scene; the same input gives the same output.
+
+        Args:
+            scene: the path of a scene folder or of a PLY file (mesh or cloud, z up); a `Scene` or
+                `OpenScene`; or arrays by name, `{"coord": …, "color": …}`, and whatever else
+                `make_scene` takes. Or, where the run was trained on scenes from outside,
+                root/split/name of one of them. Annotation is not looked at. Views are read only by
+                models that were trained with them; where they see next to nothing, or
+                contradict the points, a warning says so and names the likely cause.
+            scale: metres a unit of a PLY file: 0.001 for millimetres.
+        Raises:
+            InputError: whatever is wrong with the scene, by file or argument.
+        """
+        asked = self._asked(scene, scale)
+        data = self.config.data
+        sample = scene_sample(asked.scenes, asked.name, data, SceneStream(0, 0, asked.name))
+        batch = collate([sample]).to(self.device)
+        if self.config.uses_views and self.control.run_2d:
+            warn_of_views(asked.where, asked.scenes, asked.name, data.agreement)
+        with torch.inference_mode():
+            prediction = self.model(batch, self.control)
+            if self.config.uses_views and self.control.run_2d:
+                warn_if_unseen(asked.where, seen_share(prediction.fusion, batch))
+            (result,) = self.config.postprocess.results(prediction, batch, self.labels)
+        coord = np.asarray(asked.scenes.scene(asked.name).coord)
+        points = coord + asked.offset_m if asked.offset_m.any() else coord
+        return as_segmentation(result, points, self.labels, asked.notes)
+
+    def _asked(self, scene: SceneLike, scale: float) -> _Asked:
+        if isinstance(scene, Mapping):
+            scene = _of_arrays(scene)
+        if isinstance(scene, str | Path):
+            path = Path(scene)
+            if path.suffix.lower() != ".ply":
+                return self._asked_folder(path.resolve())
+            scene = open_mesh(path, scale=scale)
+        if not isinstance(scene, Scene):
+            raise InputError(
+                f"scene: is a {type(scene).__name__}; expected a path, a bifusion.Scene, or arrays by "
+                "name"
+            )
+        opened = scene if isinstance(scene, OpenScene) else OpenScene(**vars(scene))
+        one = OneScene(scene, read_views=self.config.data.max_views > 0)
+        return _Asked(one, scene.name, f"scene {scene.name}", opened.offset_m, opened.notes)
+
+    def _asked_folder(self, folder: Path) -> _Asked:
+        dataset, index = dataset_of(folder, self.config.data)
+        return _Asked(dataset.scenes, dataset.names[index], str(folder), read_offset(folder), [])
+
+
+def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:
+    """A data set, not augmented and without annotation, read as `config` says, that holds the scene, and
+    its number there.
+
+    Raises InputError where there is no such scene.
+    """
+    name, split = scene_folder.name, scene_folder.parent
+    if config.source is None or (scene_folder / "coord.npy").is_file():
+        inside = dataclasses.replace(config, root=split, source=None)
+        dataset = SceneDataset(inside, split=".", seed=0, training=False, annotated=False)
+        advice = "`bifusion prepare` makes scene folders (one whose name begins with a dot is none)"
+    else:
+        inside = dataclasses.replace(config, root=split.parent)
+        dataset = SceneDataset(inside, split=split.name, seed=0, training=False, annotated=False)
+        advice = f"{config.source} gives {', '.join(dataset.names[:8])}"
+    if name not in dataset.names:
+        raise InputError(f"{scene_folder}: no such scene; {advice}")
+    return dataset, dataset.names.index(name)
+
+
+def trained_control(checkpoint: Path, config: Config) -> FusionControl:
+    """How the fusion acted when the checkpoint was saved: a model is used as it was trained."""
+    epoch = trained_epochs(checkpoint, config)
+    return Timeline(config.stages, config.trainer.epochs).at_end(epoch).control
+
+
+def _of_arrays(arrays: Mapping[str, Any]) -> OpenScene:
+    """`make_scene` of arguments by name."""
+    known = list(inspect.signature(make_scene).parameters)
+    unknown = [str(name) for name in arrays if name not in known]
+    missing = [name for name in ("coord", "color") if name not in arrays]
+    if unknown or missing:
+        what = f"unknown {', '.join(unknown)}" if unknown else f"{' and '.join(missing)} missing"
+        raise InputError(f"scene: {what}; expected arrays called {', '.join(known)}")
+    return make_scene(**arrays)

@@ -1,0 +1,34 @@
+"""One run from its configuration to its figures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bifusion.config.run import Config
+from bifusion.inference.evaluate import evaluate_run
+from bifusion.runs.run_folder import RunStatus
+from bifusion.training.trainer import train
+
+
+@dataclass(frozen=True)
+class TrainedRun(os.PathLike[str]):
+    """How a run ended. It stands for its folder wherever a path is expected."""
+
+    folder: Path
+    status: RunStatus
+    evaluation: dict[str, Any] | None
+    """What `evaluate_run` measured; None where the run was interrupted."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+def train_and_evaluate(config: Config, folder: Path, *, resume: bool = False) -> TrainedRun:
+    """Trains `config` into `folder` (see `train`) and evaluates its last checkpoint, unless a signal
+    interrupted it: then `resume` goes on."""
+    status = train(config, folder, resume=resume)
+    evaluation = None if status.state == "interrupted" else evaluate_run(folder)
+    return TrainedRun(folder, status, evaluation)

@@ -1,0 +1,70 @@
+"""A published checkpoint file where a run is expected: converted once, from then on in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from bifusion.official.import_checkpoint import read_checkpoint, write_imported
+from bifusion.runs.checkpoint import CONFIG, WEIGHTS
+from bifusion.storage.cache import cache_folder
+from bifusion.storage.files import locked
+from bifusion.storage.folders import folder_written_beside, tidy
+from bifusion.types import InputError
+
+DIGITS = 32
+"""Of the checksum in a folder's name."""
+
+_logger = logging.getLogger("bifusion.official")
+
+
+def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
+    """`path` where it is a run or checkpoint folder, or weights in one; the run folder in the cache that
+    a published checkpoint file was or is now converted into.
+
+    It is found again by the file's content (SHA-256), whatever the file is called then.
+
+    Args:
+        path: run folder, checkpoint folder, or a file (`read_checkpoint`).
+        say: gets one line where a file was given: what it is, and where its conversion lies.
+    Raises:
+        InputError: a file that cannot be read, that holds no network known here, or not all of it.
+    """
+    path = Path(path)
+    if not path.is_file() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
+        return path
+    with open(path, "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    converted = cache_folder() / "checkpoints"
+    run = converted / content[:DIGITS]
+    if run.is_dir():
+        say(f"{path.name}: converted earlier, taken from {run}")
+        return run
+    with locked(converted, wait=True):
+        tidy(converted, _written)
+        if not run.is_dir():  # nor made by the process that was waited for
+            kind = _convert(path, run)
+            say(f"{path.name}: {kind}, converted into {run}, where the next call finds it")
+    return run
+
+
+def _convert(path: Path, run: Path) -> str:
+    """Writes the run folder, whole or not at all; says what the file is."""
+    imported = read_checkpoint(path)
+    if not imported.conversion.complete:
+        raise InputError(
+            f"{path}: not all of {imported.kind}:\n  "
+            + "\n  ".join(imported.conversion.problems())
+            + f"\n`bifusion import-checkpoint {path} RUN --partial` takes what fits; give RUN then"
+        )
+    with folder_written_beside(run, _written) as beside:
+        write_imported(imported, beside)
+    return "; ".join([imported.kind, *imported.notes])
+
+
+def _written(folder: Path) -> list[str]:
+    """Nothing in the cache is a user's own."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(str(path.relative_to(folder)) for path in files)

@@ -1,0 +1,80 @@
+"""The names that `import bifusion` offers, and what it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import bifusion
+import bifusion.inference.train_and_evaluate
+from bifusion.runs.run_folder import RunStatus
+from bifusion.types import InputError
+from run_factory import FakeRun
+
+
+def test_import_brings_no_torch():
+    code = "import sys, bifusion; bifusion.__version__; dir(bifusion); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", done.stdout
+
+
+def test_names_are_those_that_editors_see():
+    """The imports for type checkers, name by name, are what `__getattr__` finds."""
+    tree = ast.parse(Path(bifusion.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {(node.module, alias.asname) for node in imports for alias in node.names}
+    found = {(module, name) for module, names in bifusion._PLACES.items() for name in names}
+    assert seen == found
+    for module, name in sorted(found):
+        assert getattr(bifusion, name) is getattr(sys.modules[module], name)
+
+
+def test_directory_version_and_an_unknown_name():
+    assert {"load", "train", "evaluate", "compare", "open_scene", "write_scene"} <= set(dir(bifusion))
+    assert bifusion.__version__ == version("bifusion")
+    assert bifusion.InputError is InputError
+    with pytest.raises(AttributeError, match="no attribute 'segment'"):
+        bifusion.segment  # noqa: B018
+
+
+def test_package_is_typed():
+    assert (Path(bifusion.__file__).parent / "py.typed").is_file()
+
+
+def test_a_configuration_that_is_given_stays_as_it_is(tmp_path):
+    config = bifusion.get_recipe("oneformer3d_small")
+    before = repr(config)
+    with pytest.raises(InputError, match="no such folder"):
+        bifusion.train(config, out=tmp_path / "run", data=tmp_path / "no", epochs=1, seed=7)
+    assert repr(config) == before
+
+
+def test_what_cannot_be_trained_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"recipe 'oneformer3d_smal' is unknown \(did you mean"):
+        bifusion.train("oneformer3d_smal", out=tmp_path)
+    with pytest.raises(InputError, match="run.json: no such file"):
+        bifusion.train(tmp_path / "run.json", out=tmp_path)
+    with pytest.raises(InputError, match="nothing to compare"):
+        bifusion.compare(out=tmp_path)
+    with pytest.raises(InputError, match="no checkpoint here"):
+        bifusion.load(tmp_path)
+
+
+def test_finished_runs_are_compared(tmp_path, capsys):
+    runs = [FakeRun(arm=arm).write(tmp_path) for arm in ("baseline", "staged")]
+    report = bifusion.compare(runs=runs, out=tmp_path / "compared", progress=False)
+    assert len(report.arms) == 2 and report.crashed == []
+    assert (tmp_path / "compared" / "report.html").is_file() and capsys.readouterr().out == ""
+
+
+def test_an_interrupted_run_does_not_look_like_a_trained_one(tmp_path, monkeypatch):
+    module = bifusion.inference.train_and_evaluate
+    monkeypatch.setattr(module, "train", lambda *args, **options: RunStatus("interrupted"))
+    with pytest.raises(KeyboardInterrupt, match="run: saved; resume=True goes on"):
+        bifusion.train("oneformer3d_small", out=tmp_path / "run", data=tmp_path)

@@ -1,0 +1,208 @@
+"""Arrays become a scene: what is refused and how it is named, what is written and read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import bifusion
+from bifusion.labels.label_set import LabelClass, LabelSet
+from bifusion.types import InputError
+from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
+
+OWN = LabelSet("mine", (LabelClass("wall", "stuff"), LabelClass("desk")))
+
+
+@pytest.fixture(scope="module")
+def room() -> dict:
+    """Arguments of `make_scene`: a room of some 2,000 points with labels and two views."""
+    rng = np.random.default_rng(0)
+    coord, surface = sample_surfaces(rng)
+    return {
+        "coord": coord,
+        "color": SURFACE_COLORS[surface],
+        "segment": (surface >= 5).astype(int),
+        "instance": np.where(surface < 5, -1, (surface - 5) // 2),
+        "labels": OWN,
+        "views": [make_view(index, rng, (64, 48), (40, 30), 0.0) for index in range(2)],
+    }
+
+
+def test_scene_folder_has_what_was_given(room, tmp_path):
+    folder = tmp_path / "data" / "train" / "room"
+    assert bifusion.write_scene(folder, **room) == folder
+    scene = bifusion.open_scene(folder)
+    assert np.array_equal(scene.coord, room["coord"].astype(np.float32))
+    for name in ("color", "segment", "instance"):
+        assert np.array_equal(getattr(scene, name), room[name]), name
+    assert scene.labels == OWN and scene.name == "room"
+    assert list(scene.views) == scene.view_names == ["00000", "00001"]
+    view, given = scene.views["00001"], room["views"][1]
+    assert np.abs(view.depth_m - given.depth_m).max() < 1e-3
+    assert np.array_equal(view.color_cam2world, given.color_cam2world)
+    assert 1 < len(np.unique(scene.superpoint)) < len(scene.coord) / 10
+    with pytest.raises(KeyError):
+        scene.views["2"]
+    # In memory it is the same.
+    made = bifusion.make_scene(**room)
+    assert np.array_equal(made.superpoint, scene.superpoint)
+    assert np.array_equal(made.normal, scene.normal)
+
+
+def test_labels_of_the_data_set_are_taken_and_kept(room, tmp_path):
+    data = tmp_path / "data"
+    bifusion.write_scene(data / "train" / "a", **room)
+    bifusion.write_scene(data / "val" / "b", **{**room, "labels": None})
+    assert bifusion.open_scene(data / "val" / "b").labels == OWN
+    other = LabelSet("mine", (LabelClass("wall", "stuff"), LabelClass("chair")))
+    with pytest.raises(InputError, match="labels has the classes of mine.*1 is 'chair' and 'desk'"):
+        bifusion.write_scene(data / "val" / "c", **{**room, "labels": other})
+    with pytest.raises(InputError, match="path: .* is in no split"):
+        bifusion.write_scene(tmp_path / "elsewhere" / "c", **room)
+    assert not (tmp_path / "labels.json").exists() and not (data / "val" / "c").exists()
+
+
+def test_built_in_classes_need_no_file(room, tmp_path):
+    folder = tmp_path / "data" / "anywhere"
+    bifusion.write_scene(folder, **{**room, "labels": "scannet20"})
+    assert (folder / "segment20.npy").exists() and not (tmp_path / "labels.json").exists()
+    assert bifusion.open_scene(folder).labels.name == "scannet20"
+
+
+def test_labels_without_classes_are_refused_where_they_are_read(room, tmp_path):
+    folder = bifusion.write_scene(tmp_path / "data" / "train" / "a", **room)
+    (tmp_path / "data" / "labels.json").unlink()
+    with pytest.raises(InputError, match="segment.npy: nothing says its classes"):
+        bifusion.open_scene(folder)
+    assert bifusion.open_scene(folder, labels=OWN).labels == OWN
+
+
+def test_far_coordinates_and_poses_keep_their_place(room, tmp_path):
+    offset = np.array([500_000.25, 4e6, 12])
+    views = [
+        dataclasses.replace(
+            view, **{f"{c}_cam2world": _moved(getattr(view, f"{c}_cam2world"), offset) for c in CAMERAS}
+        )
+        for view in room["views"]
+    ]
+    scene = bifusion.make_scene(**{**room, "coord": room["coord"] + offset, "views": views})
+    assert np.abs(scene.coord + scene.offset_m - (room["coord"] + offset)).max() < 1e-3
+    for view in room["views"]:
+        placed = scene.views[view.name].color_cam2world[:3, 3] + scene.offset_m - offset
+        assert np.abs(placed - view.color_cam2world[:3, 3]).max() < 1e-6
+    folder = bifusion.write_scene(
+        tmp_path / "data" / "val" / "far", **{**room, "coord": room["coord"] + offset, "views": views}
+    )
+    assert json.loads((folder / "scene.json").read_text())["offset_m"] == scene.offset_m.tolist()
+
+
+CAMERAS = ("color", "depth")
+
+
+def _moved(pose: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    moved = pose.copy()
+    moved[:3, 3] += offset
+    return moved
+
+
+NAN = float("nan")
+POINTS = 2574
+"""Of the room."""
+
+
+def with_row(values: np.ndarray, row: int, value: float) -> np.ndarray:
+    changed = values.astype(float)
+    changed[row] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coord": lambda x: x[:, :2]}, r"coord: is float64 of shape \(\d+, 2\); expected numbers of"),
+        ({"coord": lambda x: x[:0]}, "coord: holds no point"),
+        ({"coord": lambda x: with_row(x, 7, NAN)}, "coord: 1 of 2574 .*first: point 7"),
+        ({"coord": lambda x: x * 1000}, "coord: the scan is 2,[0-9]+ m across.*millimetres.*0.001"),
+        ({"coord": lambda x: x.astype(str)}, "coord: is <U"),
+        ({"coord": lambda x: [[1, 2, 3], [4, 5]]}, "coord: is no array for numpy"),
+        ({"color": lambda x: x / 255}, r"color: holds float64 from 0\.\d+ to .*multiply"),
+        ({"color": lambda x: x[1:]}, "color: has .* rows; coord has"),
+        ({"color": lambda x: with_row(x, 3, NAN)}, "color: holds numbers that are not finite"),
+        ({"normal": lambda x: np.ones((POINTS, 3))}, "normal: 2574 of 2574 are no unit vectors"),
+        ({"faces": lambda x: [[0, 1, 10**6]]}, "faces: indices go from 0 to 1000000; coord has"),
+        ({"faces": lambda x: [[0.0, 1.0, 2.0]]}, "faces: is float64 .* expected whole numbers"),
+        ({"segment": lambda x: x + 1}, "segment: labels go from 1 to 2; expected -1.*1 .desk"),
+        ({"segment": lambda x: x * 1.0}, "segment: is float64.*expected whole numbers"),
+        ({"labels": lambda x: None}, "labels: segment is given, but nothing says its classes"),
+        ({"labels": lambda x: "scanet20"}, "label set 'scanet20'"),
+        ({"instance": lambda x: x - 1}, "instance: holds -2; expected ids"),
+        ({"instance": lambda x: x + 2**40}, "instance: goes up to .* 32 bits"),
+        ({"superpoint": lambda x: np.arange(POINTS) * 2}, "superpoint ids go from 0 to 5146"),
+        ({"views": lambda x: x[:1] * 2}, "views: two are called '00000'"),
+        ({"views": lambda x: [x[0].color]}, "views: found a ndarray"),
+    ],
+)
+def test_what_is_wrong_is_named(room, changes, message, tmp_path):
+    wrong = {name: change(room.get(name)) for name, change in changes.items()}
+    folder = tmp_path / "data" / "train" / "room"
+    with pytest.raises(InputError, match=message):
+        bifusion.write_scene(folder, **{**room, **wrong})
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth_m": lambda x: (x * 1000).astype(np.uint16)}, "depth_m holds uint16.*1000"),
+        ({"depth_m": lambda x: x * 1000}, "median of depth_m is [0-9.e+]+ m, as in no room"),
+        ({"depth_m": lambda x: x / 1000}, "median of depth_m is"),
+        ({"depth_m": lambda x: x - 100}, "depth must be finite and ≥ 0"),
+        ({"cam2world": lambda x: np.diag([1, 1, -1, 1]) @ x}, "no rigid transform"),
+        ({"cam2world": lambda x: x * 1.01}, "no rigid transform"),
+        ({"K": lambda x: x * [[2], [2], [1]]}, "intrinsics belong to another image size"),
+        ({"K": lambda x: x[:2]}, "intrinsics have shape"),
+        ({"color": lambda x: x / 255}, "colour image is float64"),
+    ],
+)
+def test_what_is_wrong_with_a_view_is_named(room, changes, message):
+    view = room["views"][0]
+    given = {"color": view.color, "depth_m": view.depth_m, "K": view.color_K,
+             "cam2world": view.color_cam2world}  # fmt: skip
+    wrong = {name: change(given[name]) for name, change in changes.items()}
+    bifusion.posed_view(**given, name="a")
+    with pytest.raises(InputError, match=f"views: view a.*{message}"):
+        bifusion.posed_view(**{**given, **wrong}, name="a")
+
+
+def test_registered_depth_of_another_size_takes_the_color_camera(room):
+    view = room["views"][0]
+    made = bifusion.posed_view(view.color, view.depth_m, view.color_K, view.color_cam2world)
+    assert np.allclose(made.depth_K, view.depth_K) and made.depth_cam2world is made.color_cam2world
+
+
+def test_a_small_scan_warns(room):
+    with pytest.warns(UserWarning, match="coord: the scan is 0.24 m across"):
+        bifusion.make_scene(room["coord"] / 10, room["color"])
+
+
+def test_tensors_and_faces_will_do():
+    coord = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]])
+    scene = bifusion.make_scene(coord, torch.full((4, 3), 100), faces=[[0, 1, 2], [0, 2, 3]])
+    assert scene.notes == ["normals of the faces"] and np.array_equal(scene.normal[:, 2], np.ones(4))
+
+
+def test_what_stood_there_stays_unless_it_was_written_here(room, tmp_path):
+    folder = tmp_path / "data" / "train" / "room"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="nothing there was changed"):
+        bifusion.write_scene(folder, **room)
+    (folder / "notes.txt").unlink()
+    bifusion.write_scene(folder, **room)
+    (folder / "notes.txt").write_text("mine")
+    bifusion.write_scene(folder, **{**room, "views": ()})
+    assert (folder / "notes.txt").read_text() == "mine" and not (folder / "views").exists()

@@ -1,0 +1,144 @@
+"""One model in memory, scenes of every kind: the same scene gives the same arrays however it comes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from plyfile import PlyData, PlyElement
+
+import bifusion as package
+from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmentation import Segmentation, as_segmentation
+from bifusion.labels.sets import SCANNET20
+from bifusion.models.postprocess import PostprocessConfig
+from bifusion.types import InputError, Scene, SceneResult
+from scene_factory import make_tiny_scene
+from untrained_runs import baseline, bifusion, save_run
+
+
+def same(one: Segmentation, other: Segmentation) -> bool:
+    """To the bit."""
+    names = ("points", "semantic", "instances", "scores", "classes", "masks")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    return make_tiny_scene(tmp_path_factory.mktemp("data") / "room")
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory) -> package.Segmenter:
+    """Of a model that reads views; its masks are not weighed, as it has learned nothing."""
+    config = bifusion()
+    config.postprocess = PostprocessConfig(
+        min_points=5, superpoint_threshold=0.0, panoptic_score_threshold=0.0, object_normalization=False
+    )
+    return package.load(save_run(tmp_path_factory.mktemp("run"), config), device="cpu")
+
+
+def test_arrays_are_as_documented(segmenter, room):
+    found = segmenter.predict(room)
+    points, instances = len(np.load(room / "coord.npy")), len(found.scores)
+    assert instances > 0
+    shapes = {
+        "points": ((points, 3), np.float32),
+        "semantic": ((points,), np.int16),
+        "instances": ((points,), np.int32),
+        "scores": ((instances,), np.float32),
+        "classes": ((instances,), np.int16),
+        "masks": ((instances, points), np.bool_),
+    }
+    for name, (shape, dtype) in shapes.items():
+        array = getattr(found, name)
+        assert (array.shape, array.dtype) == (shape, dtype), name
+    assert found.class_names.tolist() == list(SCANNET20.class_names)
+    assert (np.diff(found.scores) <= 0).all() and 0 <= found.instances.max() < instances
+    assert np.array_equal(found.mask(1), found.masks[1])
+    assert repr(found) == (
+        f"<Segmentation of room: {points:,} points, {instances} instances, {SCANNET20.describe()}>"
+    )
+
+
+def test_the_same_scene_however_it_comes(segmenter, room):
+    by_path = segmenter.predict(str(room))
+    opened = package.open_scene(room)
+    arrays = {
+        "name": "room",
+        "coord": opened.coord,
+        "color": opened.color,
+        "superpoint": opened.superpoint,
+        "views": opened.views.values(),
+    }
+    assert same(by_path, segmenter.predict(opened))
+    assert same(by_path, segmenter.predict(arrays))
+    without = segmenter.predict({**arrays, "views": ()})
+    assert not same(by_path, without)
+    # A scene without its images, and without views.
+    with pytest.raises(InputError, match="has no images of its views 00000, 00001; open its folder"):
+        segmenter.predict(Scene("room", opened.coord, opened.color, opened.superpoint,
+                                view_names=opened.view_names))  # fmt: skip
+    assert same(without, segmenter.predict(Scene("room", opened.coord, opened.color, opened.superpoint)))
+
+
+def test_files_are_those_of_the_command(room, tmp_path):
+    run = save_run(tmp_path / "run", baseline())
+    written = package.load(run, device="cpu").predict(room).write(tmp_path / "a")
+    again = predict_scene(run, room, tmp_path / "b", device="cpu")
+    assert [path.name for path in written] == ["semantic.ply", "instance.ply", "instances.json"]
+    assert [path.read_bytes() for path in written] == [path.read_bytes() for path in again]
+
+
+@pytest.mark.parametrize("offset", [0, 5e5])
+def test_ply_file_and_its_arrays(offset, tmp_path):
+    coord = np.random.default_rng(0).random((600, 3)) * (2, 2, 0.02) + offset
+    color = np.full((600, 3), 90, np.uint8)
+    vertex = np.zeros(600, [*((a, "f8") for a in "xyz"), *((c, "u1") for c in ("red", "green", "blue"))])
+    for column, axis in enumerate("xyz"):
+        vertex[axis] = coord[:, column]
+    for channel in ("red", "green", "blue"):
+        vertex[channel] = 90
+    PlyData([PlyElement.describe(vertex, "vertex")]).write(str(tmp_path / "hall.ply"))
+    segmenter = package.load(save_run(tmp_path / "run", baseline()), device="cpu")
+    of_file = segmenter.predict(tmp_path / "hall.ply")
+    assert same(of_file, segmenter.predict({"coord": coord, "color": color, "name": "hall"}))
+    assert same(of_file, segmenter.predict(package.open_scene(tmp_path / "hall.ply")))
+    assert np.abs(of_file.points - coord).max() < (1e-6 if offset == 0 else 1e-4)
+    assert of_file.points.dtype == (np.float64 if offset else np.float32)
+    assert any("no faces" in note for note in of_file.notes)
+
+
+@pytest.mark.parametrize(
+    ("scene", "message"),
+    [
+        ({"coord": np.zeros((2, 3))}, "scene: color missing; expected arrays called coord, color"),
+        ({"coord": 0, "colour": 0}, "scene: unknown colour; expected arrays"),
+        (np.zeros((2, 3)), "scene: is a ndarray; expected a path"),
+        ("no/such/room", "no such folder"),
+        ("room.ply", "room.ply: missing"),
+    ],
+)
+def test_what_is_no_scene_is_named(segmenter, scene, message):
+    with pytest.raises(InputError, match=message):
+        segmenter.predict(scene)
+
+
+def test_arrays_of_a_scene_are_checked(segmenter, room):
+    opened = package.open_scene(room)
+    for changes, message in (
+        ({"color": opened.color / 255}, "scene room: color holds float64"),
+        ({"superpoint": opened.superpoint[1:]}, "scene room: superpoint has shape"),
+        ({"views": {n: dataclasses.replace(v, depth_m=-v.depth_m - 1) for n, v in opened.views.items()}},
+         "scene room, view 00000: depth must be finite"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            segmenter.predict(dataclasses.replace(opened, **changes))
+
+
+def test_a_model_without_semantic_head_gives_the_class_of_the_instance():
+    masks = np.packbits(np.array([[1, 1, 0, 0], [0, 1, 1, 0]], dtype=bool), axis=1)
+    result = SceneResult("room", 4, masks, np.array([5, 3], np.int16), np.array([0.9, 0.4], np.float32))
+    found = as_segmentation(result, np.zeros((4, 3), np.float32), SCANNET20, [])
+    assert found.semantic.tolist() == [5, 5, 3, -1] and found.instances.tolist() == [0, 0, 1, -1]
