@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bifusion.commands import comparisons, labels, replay, runs, scenes
+from bifusion.commands import comparisons, labels, replay, runs, scenes, viewing
 from bifusion.training.signals import terminated_as_interrupted
 from bifusion.types import InputError
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": runs.train,
     "evaluate": runs.evaluate,
     "predict": runs.predict,
+    "view": viewing.view,
     "export-submission": runs.export_submission,
     "compare": comparisons.compare,
     "dose": comparisons.dose,

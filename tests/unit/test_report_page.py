@@ -14,14 +14,13 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from bifusion.labels.sets import LABEL_SETS
-from bifusion.storage.json_files import to_json
+from bifusion.storage.json_files import embed_json, to_json
 from bifusion.studies.comparison.charts import all_charts
 from bifusion.studies.comparison.run import audit_of, write_report
 from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
-from bifusion.studies.page.render import embed_json
 from bifusion.studies.page.style import arm_looks
 from bifusion.types import InputError
 from run_factory import AUDIT, CLASSES, FakeRun

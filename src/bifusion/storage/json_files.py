@@ -33,3 +33,9 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as `files.written_beside` does: a reader never sees half of it."""
     text = json.dumps(to_json(value), indent=1, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
+
+
+def embed_json(value: Any) -> str:
+    """JSON that may stand in a script element, whatever names it holds."""
+    content = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
