@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from plyfile import PlyData, PlyParseError
 
+from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.labels.palette import distinct_color
 from bifusion.types import InputError
 from bifusion.viewer.scene import show_scene
@@ -40,6 +41,14 @@ def open_scan(path: Path, scene: Path | None = None) -> ShownScan:
         f"{path}: found {found}; expected a scene folder (coord.npy …), or what `bifusion predict` "
         f"wrote ({', '.join((*CLOUDS, LISTING))})"
     )
+
+
+def show_result(folder: Path, source: Path) -> ShownScan:
+    """The prediction just written to `folder`, made of `source`: a scene folder, a PLY file, or neither,
+    where scenes come from outside. InputError as `show_prediction`."""
+    if (source / "coord.npy").is_file():
+        return show_prediction(folder, source)
+    return show_prediction(folder, color=read_mesh(source).color if source.is_file() else None)
 
 
 def is_prediction(folder: Path) -> bool:

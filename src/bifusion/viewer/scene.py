@@ -35,46 +35,51 @@ ENCODER_SIDE, PATCH = 320, 16
 def show_scene(folder: Path, class_names: Sequence[str] | None = None) -> ShownScan:
     """The scan in a scene folder; superpoints are not needed.
 
-    A view that cannot be read, or that contradicts the scan, is told in the notes and does not keep the
-    rest from being shown.
+    Annotation and views that cannot be read, and views that contradict the scan, are told in the notes
+    and do not keep the rest from being shown.
 
     Args:
         folder: scene folder of this project or of Pointcept's preprocessed ScanNet.
         class_names: those of a prediction; annotation of other classes is left out, and it is said.
     Raises:
-        InputError: missing, truncated or misshapen points, colours or labels.
+        InputError: missing, truncated or misshapen points or colours.
     """
     folder = Path(folder).resolve()
-    coord, color, _ = (None if array is None else np.array(array) for array in load_points(folder))
-    assert coord is not None and color is not None
-    labels, notes = _labels_of(folder, class_names)
+    coord, color = (np.array(array) for array in load_points(folder)[:2])
+    labels, annotated, notes = _show_annotation(folder, class_names, coord)
     views, seen, told = _show_views(folder, coord, color)
     return ShownScan(
         name=folder.name,
         coord=coord,
         color=color,
         classes=() if labels is None else shown_classes(labels),
-        annotated=None if labels is None else _annotation(folder, labels, coord),
+        annotated=annotated,
         seen=seen,
         views=views,
         notes=(*notes, *told),
     )
 
 
-def _labels_of(
-    folder: Path, class_names: Sequence[str] | None
-) -> tuple[LabelSet | None, tuple[str, ...]]:
-    """The label set that the folder's annotation is in, of those asked for; None where it has none."""
+def _show_annotation(
+    folder: Path, class_names: Sequence[str] | None, coord: np.ndarray
+) -> tuple[LabelSet | None, Segmentation | None, tuple[str, ...]]:
+    """Its classes and what it says, of the label set that was asked for; None where it has none."""
+    try:
+        there = _labels_of(folder)
+        fitting = [s for s in there if class_names is None or s.class_names == tuple(class_names)]
+        if there and not fitting:
+            names = " and ".join(one.describe() for one in there)
+            return None, None, (f"The annotation is not shown: its classes are those of {names}.",)
+        return (fitting[0], _annotation(folder, fitting[0], coord), ()) if fitting else (None, None, ())
+    except InputError as error:
+        return None, None, (f"The annotation is not shown: {error}",)
+
+
+def _labels_of(folder: Path) -> list[LabelSet]:
+    """The label sets that the folder's annotation is in."""
     roots = [root for root in (folder.parent.parent, folder.parent) if (root / LABELS_FILE).is_file()]
     sets = [read_labels(roots[0] / LABELS_FILE)] if roots else [SCANNET20, SCANNET200]
-    there = [labels for labels in sets if (folder / segment_file(labels)).exists()]
-    fitting = [one for one in there if class_names is None or one.class_names == tuple(class_names)]
-    if there and not fitting:
-        names = " and ".join(one.describe() for one in there)
-        return None, (
-            f"The annotation is not shown: it is in {names}, not in the prediction's classes.",
-        )
-    return (fitting[0] if fitting else None), ()
+    return [labels for labels in sets if (folder / segment_file(labels)).exists()]
 
 
 def _annotation(folder: Path, labels: LabelSet, coord: np.ndarray) -> Segmentation:
