@@ -30,14 +30,18 @@ ARMS = ("baseline", "without_views", "naive", "staged")
 
 
 class References(HTMLParser):
-    """Everything a page loads, and the text of its script elements."""
+    """Everything a page loads, what it links to, and the text of its script elements."""
 
     def __init__(self):
         super().__init__()
-        self.loaded, self.scripts, self._in_script = [], [], False
+        self.loaded, self.links, self.scripts, self._in_script = [], [], [], False
 
     def handle_starttag(self, tag, attrs):
-        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "poster")]
+        values = [value for name, value in attrs if name in ("src", "href", "data", "poster")]
+        if tag == "a":
+            self.links += values
+        else:
+            self.loaded += values
         self._in_script = tag == "script"
 
     def handle_data(self, data):
@@ -109,8 +113,22 @@ def test_the_page_loads_nothing(compared):
     references = References()
     references.feed(compared[2])
     assert references.loaded
-    assert all(value.startswith(("#", "data:image/png;base64,")) for value in references.loaded)
+    assert all(value.startswith("data:image/png;base64,") for value in references.loaded)
     assert not re.search(r"@import|url\(", compared[2].split("</style>")[0])
+
+
+def test_each_arms_prediction_has_a_page_beside_the_report(compared):
+    references = References()
+    references.feed(compared[2])
+    beside = {link for link in references.links if not link.startswith("#")}
+    assert beside == {"views/0-val00-0-Staged-BiFusion.html"}
+    page = (compared[0] / beside.pop()).read_text()
+    assert "val00 · Staged BiFusion" in page
+    shown = References()
+    shown.feed(page)
+    described = json.loads(shown.scripts[0])
+    assert list(described["sources"]) == ["predicted", "annotated"]
+    assert [one["name"] for one in described["classes"]] == CLASSES
 
 
 def test_plotly_is_embedded_once(compared):

@@ -112,3 +112,17 @@ function countedValues(values, size) {
 function pointAt(scan, i) {
   return [0, 1, 2].map((a) => scan.low[a] + (scan.position[3 * i + a] / 65535) * scan.size[a]);
 }
+
+/** The box of all but a few stray points of the scan. */
+function robustBox(scan) {
+  const count = Math.min(scan.points, 30000), low = [], high = [];
+  for (let axis = 0; axis < 3; axis++) {
+    const values = new Uint16Array(count);
+    for (let i = 0; i < count; i++) values[i] = scan.position[3 * i + axis];
+    values.sort();
+    const at = (share) => scan.low[axis] + (values[Math.floor(share * (count - 1))] / 65535) * scan.size[axis];
+    low.push(at(0.004));
+    high.push(at(0.996));
+  }
+  return [low, high];
+}

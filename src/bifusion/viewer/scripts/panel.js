@@ -72,7 +72,7 @@ class Panel {
 
   /** The list of a source's classes, each with its objects. */
   fillList(source) {
-    const { app } = this, { scan } = app;
+    const { app } = this;
     this.list.replaceChildren();
     this.rows.clear();
     if (!source) return;
@@ -86,7 +86,7 @@ class Panel {
     const open = source.objects.length <= LIST_OPEN;
     for (const label of there) this.list.append(this.classRow(source, label, byClass.get(label) || [], open));
     this.listTitle.textContent = source.objects.length === 1 ? "1 object" : `${source.objects.length} objects`;
-    this.tellHidden(scan);
+    this.tellHidden();
   }
 
   classRow(source, label, objects, open) {
