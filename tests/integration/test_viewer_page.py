@@ -120,7 +120,7 @@ def as_at_first(request):
     if "opened" not in request.fixturenames:
         return
     request.getfixturevalue("opened").app(
-        "app.setMeasuring(false); app.select(null); app.showAll(); app.setMode('photo');"
+        "app.cameras = false; app.labelled = true; app.setMeasuring(false); app.select(null); app.showAll(); app.setMode('photo');"
         "app.setSource('predicted'); app.setThroughWalls(false); app.setCut(app.tallest);"
         "app.camera.flight = null; Object.assign(app.camera, app.home());"
     )
@@ -276,13 +276,12 @@ def test_a_measured_distance_is_right(opened, scan):
     ],
 )
 def test_the_screenshot_has_the_colours_of_the_mode(opened, mode, color):
-    opened.app(f"app.toggle('cameras'); app.toggle('labelled'); app.setMode('{mode}');")
+    opened.app(f"app.labelled = false; app.setMode('{mode}');")
     top = np.array([0.45, 0.55, 0.5])  # of the table, away from its edges
     (at,), _ = opened.project(top[None])
     picture = opened.screenshot()
     x, y = np.round(at).astype(int)
     patch = np.median(picture[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3), axis=0)
-    opened.app("app.toggle('cameras'); app.toggle('labelled');")
     assert np.abs(patch - color).max() < 26
     assert np.abs(picture[3, 3].astype(int) - (238, 240, 242)).max() < 6  # the ground
 
@@ -337,6 +336,7 @@ def test_fingers_turn_move_and_zoom(opened):
 
 
 def test_cameras_are_drawn_and_one_looks_through_them(opened, scan):
+    opened.app("app.toggle('cameras');")
     view = scan.views[0]
     (apex,), _ = opened.project(view.cam2world[None, :3, 3])
     opened.page.mouse.click(*apex)
