@@ -120,7 +120,8 @@ def as_at_first(request):
     if "opened" not in request.fixturenames:
         return
     request.getfixturevalue("opened").app(
-        "app.cameras = false; app.labelled = true; app.setMeasuring(false); app.select(null); app.showAll(); app.setMode('photo');"
+        "app.cameras = false; app.labelled = true; app.setMeasuring(false); app.select(null);"
+        "app.showAll(); app.setMode('photo');"
         "app.setSource('predicted'); app.setThroughWalls(false); app.setCut(app.tallest);"
         "app.camera.flight = null; Object.assign(app.camera, app.home());"
     )

@@ -3,7 +3,7 @@
 const CUT_ABOVE_M = 2.0; // above the floor: ceilings and what hangs there
 const WALL_M = 0.25;     // of the sides of the scan that face the viewer
 const FLOOR_M = 0.12;
-const BESIDE = 1.6;        // so much farther away where there are two pictures
+const BESIDE = 1.45;       // so much farther away where there are two pictures
 
 class App extends Stage {
   constructor(scan) {
