@@ -6,6 +6,7 @@ of them fails instead, so that a run that was meant to show something cannot pas
 
 import importlib
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -21,6 +22,7 @@ NEEDS = {
     "gpu": "a GPU",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",
+    "browser": "an installed Chromium and Playwright",
 }
 
 
@@ -51,3 +53,11 @@ def module(need: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         lacking(need, error)
+
+
+def chromium() -> str:
+    """Where the machine's Chromium is; nothing is downloaded."""
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    return found or lacking("browser", "no chromium on the path")

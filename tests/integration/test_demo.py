@@ -1,6 +1,7 @@
 """The whole main job, end to end, in its smallest form: everything `make demo` leaves is there."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_predicts_a_room_that_was_not_trained_on(finished):
     room = sorted((out / "rooms" / "val").iterdir())[0]
     assert cloud.count == len(np.load(room / "coord.npy"))
     assert set(np.unique(cloud["label"])) <= set(range(-1, 20))
+    assert f"<title>{room.name}" in (out / "prediction" / "view.html").read_text()
+
+
+def test_the_report_links_to_what_each_arm_made_of_the_room(finished):
+    out = finished[0].out
+    links = set(re.findall(r'href="(views/[^"]+)"', (out / "report.html").read_text()))
+    assert len(links) == len(DEMO_RECIPES)
+    assert links == {f"views/{path.name}" for path in (out / "views").iterdir()}
 
 
 def test_prints_table_places_and_next_commands(finished):

@@ -87,7 +87,7 @@ def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys
     for args in (
         ["predict", run, tmp_path / "hall.ply", "--out", tmp_path / "out"],
         ["prepare", "mesh", tmp_path / "hall.ply", "--out", tmp_path / "data"],
-        ["predict", run, tmp_path / "data" / "hall", "--out", tmp_path / "again"],
+        ["predict", run, tmp_path / "data" / "hall", "--out", tmp_path / "again", "--no-view"],
     ):
         monkeypatch.setattr("sys.argv", ["bifusion", *map(str, args)])
         with pytest.raises(SystemExit, match="0"):
@@ -95,6 +95,8 @@ def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys
     printed = " ".join(capsys.readouterr().out.split())
     assert "hall.ply: colours are stored as float32 from 0 to 1: scaled" in printed
     assert "hall: colours" in printed and "1 scenes written, 0 kept" in printed
+    assert '["r",1]' in (tmp_path / "out" / "view.html").read_text()  # the file's colours
+    assert not (tmp_path / "again" / "view.html").exists()
     vertex = PlyData.read(str(tmp_path / "out" / "semantic.ply"))["vertex"]
     assert np.abs(np.column_stack([vertex[axis] for axis in "xyz"]) - coord).max() < 1e-6
     document = json.loads((tmp_path / "out" / "instances.json").read_text())

@@ -14,14 +14,13 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from bifusion.labels.sets import LABEL_SETS
-from bifusion.storage.json_files import to_json
+from bifusion.storage.json_files import embed_json, to_json
 from bifusion.studies.comparison.charts import all_charts
 from bifusion.studies.comparison.run import audit_of, write_report
 from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
-from bifusion.studies.page.render import embed_json
 from bifusion.studies.page.style import arm_looks
 from bifusion.types import InputError
 from run_factory import AUDIT, CLASSES, FakeRun
@@ -31,14 +30,18 @@ ARMS = ("baseline", "without_views", "naive", "staged")
 
 
 class References(HTMLParser):
-    """Everything a page loads, and the text of its script elements."""
+    """Everything a page loads, what it links to, and the text of its script elements."""
 
     def __init__(self):
         super().__init__()
-        self.loaded, self.scripts, self._in_script = [], [], False
+        self.loaded, self.links, self.scripts, self._in_script = [], [], [], False
 
     def handle_starttag(self, tag, attrs):
-        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "poster")]
+        values = [value for name, value in attrs if name in ("src", "href", "data", "poster")]
+        if tag == "a":
+            self.links += values
+        else:
+            self.loaded += values
         self._in_script = tag == "script"
 
     def handle_data(self, data):
@@ -110,8 +113,22 @@ def test_the_page_loads_nothing(compared):
     references = References()
     references.feed(compared[2])
     assert references.loaded
-    assert all(value.startswith(("#", "data:image/png;base64,")) for value in references.loaded)
+    assert all(value.startswith("data:image/png;base64,") for value in references.loaded)
     assert not re.search(r"@import|url\(", compared[2].split("</style>")[0])
+
+
+def test_each_arms_prediction_has_a_page_beside_the_report(compared):
+    references = References()
+    references.feed(compared[2])
+    beside = {link for link in references.links if not link.startswith("#")}
+    assert beside == {"views/0-val00-0-Staged-BiFusion.html"}
+    page = (compared[0] / beside.pop()).read_text()
+    assert "val00 · Staged BiFusion" in page
+    shown = References()
+    shown.feed(page)
+    described = json.loads(shown.scripts[0])
+    assert list(described["sources"]) == ["predicted", "annotated"]
+    assert [one["name"] for one in described["classes"]] == CLASSES
 
 
 def test_plotly_is_embedded_once(compared):

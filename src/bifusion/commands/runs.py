@@ -66,12 +66,16 @@ class Predict:
     scale: float = 1.0
     """Metres a unit of a PLY file: 0.001 for millimetres."""
     out: Path = Path("predictions")
-    """Folder for semantic.ply, instance.ply and instances.json."""
+    """Folder for semantic.ply, instance.ply, instances.json and view.html."""
+    view: bool = True
+    """Write view.html, a page to look around in."""
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder or a PLY file into coloured PLY files and instances."""
+    """Segment a scene folder or a PLY file: coloured PLY files, instances, a page."""
     from bifusion.inference.predict import predict_mesh, predict_scene
+    from bifusion.viewer.page import write_view
+    from bifusion.viewer.prediction import show_result
 
     wanted = parsing.parse(
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
@@ -81,6 +85,9 @@ def predict(args: list[str]) -> int:
         paths, notes = predict_mesh(run, wanted.scene, wanted.out, scale=wanted.scale)
     else:
         paths, notes = predict_scene(run, wanted.scene, wanted.out), []
+    if wanted.view:
+        paths = [*paths, wanted.out / "view.html"]
+        write_view(paths[-1], show_result(wanted.out, wanted.scene))
     for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
         print(line)
     return 0

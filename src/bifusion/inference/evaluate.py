@@ -111,6 +111,7 @@ def write_predictions(folder: RunFolder, config: Config, validation: Validation)
             "truth_instance": truth.instance.astype(np.int32),
             "semantic": none if result.semantic is None else result.semantic,
             "panoptic_instance": point_segments(result)[1],
+            "instance_scores": result.scores,  # of the instances by their ids
         }
         path = folder.predictions / f"{result.name}.npz"
         with written_beside(path) as beside, open(beside, "wb") as file:

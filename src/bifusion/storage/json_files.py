@@ -37,3 +37,9 @@ def json_text(value: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as `files.written_beside` does: a reader never sees half of it."""
     write_text(path, json_text(value))
+
+
+def embed_json(value: Any) -> str:
+    """JSON that may stand in a script element, whatever names it holds."""
+    content = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -19,6 +19,8 @@ from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, plan_runs
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
+from bifusion.viewer.page import write_view
+from bifusion.viewer.prediction import show_prediction
 
 DEMO_RECIPES = (
     "oneformer3d_small",
@@ -141,7 +143,10 @@ def _show_end(
     if best is not None:
         folder = out / "prediction"
         predict_scene(best.folder, scene, folder)
-        console.print(f"predicted scan   {folder}/semantic.ply (and instance.ply, instances.json)")
+        write_view(folder / "view.html", show_prediction(folder, scene))
+        console.print(
+            f"predicted scan   {folder}/view.html (semantic.ply, instance.ply, instances.json)"
+        )
     console.print(f"report           {out / 'report.html'} (report.json beside it)")
     console.print(f"run folders      {out}/*-seed*")
     console.print("Next:")

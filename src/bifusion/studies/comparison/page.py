@@ -13,14 +13,15 @@ from bifusion.studies.figures.metrics import value_at
 from bifusion.studies.figures.text import listing, plural
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
+from bifusion.studies.page.room_views import RoomViews
 from bifusion.studies.page.style import arm_looks
 
 RESULTS = ("miou", "ap", "ap50", "ap25", "pq")
 """Figures whose best is marked."""
 
 
-def render_page(report: ComparisonReport, arms: list[Arm]) -> str:
-    """The page of a report over its arms."""
+def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> str:
+    """The page of a report over its arms; `views` are pages beside it."""
     looks, rooms, audit = arm_looks(arms), picture_rooms(arms), report.audit or {}
     charts = all_charts(arms, looks)
     sections = {
@@ -57,6 +58,7 @@ def render_page(report: ComparisonReport, arms: list[Arm]) -> str:
         best={key: _best(getattr(arm.figures, key).mean for arm in report.arms) for key in RESULTS},
         stages_of=staged.label if staged else None,
         rooms=rooms,
+        views=views,
         oracle=oracle,
         class_oracle=oracle.get("iou") or {},
         value_at=value_at,

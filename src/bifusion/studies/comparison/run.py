@@ -18,6 +18,7 @@ from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import Record, load_run, read_json
 from bifusion.studies.page.files import write_study
+from bifusion.studies.page.room_views import write_room_views
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
 from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import train_runs
@@ -92,8 +93,10 @@ def write_report(
     audit: Path | None = None,
     crashed: Sequence[str] = (),
     title: str = "BiFusion comparison",
+    room_views: bool = True,
 ) -> ComparisonReport:
-    """Judges the runs in `run_dirs`, writes report.json, its schema and report.html to `out`.
+    """Judges the runs in `run_dirs`, writes report.json, its schema and report.html to `out`, and, for
+    `room_views`, the pages of what each arm predicted, to which report.html links.
 
     `audit` is a benchmark's audit.json, shown beside the results; `crashed` names runs that have no
     result because they crashed. `InputError` for a folder that is no run, a damaged file, or two
@@ -103,7 +106,8 @@ def write_report(
         raise InputError("no run folder was given; name at least one that `bifusion train` wrote")
     arms = group_runs([load_run(Path(folder)) for folder in run_dirs])
     report = judge_comparison(arms, audit=_read_audit(audit), title=title, crashed=crashed)
-    write_study(out, "report", "BiFusion comparison report", report, render_page(report, arms))
+    views = write_room_views(arms, out) if room_views else {}
+    write_study(out, "report", "BiFusion comparison report", report, render_page(report, arms, views))
     return report
 
 
@@ -111,7 +115,7 @@ def report_so_far(runs: Sequence[PlannedRun], out: Path, title: str) -> None:
     """Writes the report over the runs that have logged at least one epoch, if any has."""
     started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
     if started:
-        write_report(started, out, audit=audit_of(started), title=title)
+        write_report(started, out, audit=audit_of(started), title=title, room_views=False)
 
 
 def audit_of(run_dirs: Sequence[Path]) -> Path | None:

@@ -55,18 +55,24 @@ class Room:
     """(name, colour) of the classes that occur, for the legend."""
 
 
-def picture_rooms(arms: list[Arm]) -> list[Room]:
-    """One `Room` a scene that runs left predictions of; of several seeds the first is shown."""
+def predicted_rooms(arms: list[Arm]) -> dict[str, list[tuple[Arm, Path]]]:
+    """Scene → what each arm predicted of it, for scenes that runs left predictions of; of several seeds
+    the first."""
     files: dict[str, list[tuple[Arm, Path]]] = {}
     for arm in arms:
         run = next((run for run in arm.runs if run.prediction_files), None)
         for path in run.prediction_files if run else []:
             files.setdefault(path.stem, []).append((arm, path))
-    return [_picture_room(scene, found) for scene, found in sorted(files.items())]
+    return dict(sorted(files.items()))
+
+
+def picture_rooms(arms: list[Arm]) -> list[Room]:
+    """One `Room` a scene of `predicted_rooms`."""
+    return [_picture_room(scene, found) for scene, found in predicted_rooms(arms).items()]
 
 
 def _picture_room(scene: str, files: list[tuple[Arm, Path]]) -> Room:
-    first = _load(files[0][1])
+    first = load_prediction(files[0][1])
     label_set = files[0][0].first.labels
     camera = Camera.above(first["coord"])
     truth = _color_known(first["truth_semantic"], label_set)
@@ -78,7 +84,7 @@ def _picture_room(scene: str, files: list[tuple[Arm, Path]]) -> Room:
     instances = [Picture("Annotated instances", None, camera.draw(first["coord"], annotated))]
     classes = set(np.unique(first["truth_semantic"]).tolist())
     for arm, path in files:
-        data = _load(path)
+        data = load_prediction(path)
         if len(data["coord"]) != len(first["coord"]):
             raise InputError(
                 f"{path}: {len(data['coord'])} points, but {files[0][1]} has {len(first['coord'])}; "
@@ -110,8 +116,9 @@ def _color_things(instance: np.ndarray) -> np.ndarray:
     return np.where((instance < 0)[:, None], PALE, color_instances(instance))
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a prediction file; those of a head that the model does not have are left out."""
+def load_prediction(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a prediction file, each of its points; those of a head that the model does not have
+    are left out. InputError where it is damaged, or lacks points or annotation."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             data = {key: archive[key] for key in KEYS if key in archive}

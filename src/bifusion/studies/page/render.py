@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from bifusion.storage.json_files import embed_json
 from bifusion.studies.figures import text
 from bifusion.studies.page.charts import Chart
 from bifusion.studies.page.files import StudyReport
@@ -50,12 +51,6 @@ def render(template: str, page: Page, report: StudyReport, **shown: Any) -> str:
     # The one place that marks text as safe: the package's own, plotly's, and JSON without < > &.
     marked = {name: Markup(content) for name, content in trusted.items()}
     return _environment().get_template(template).render(page=page, report=report, **marked, **shown)
-
-
-def embed_json(value: Any) -> str:
-    """JSON that may stand in a script element, whatever names it holds."""
-    content = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache

@@ -1,0 +1,68 @@
+"""The command that shows a scan or a prediction in the browser.
+
+A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from bifusion.commands import parsing
+from bifusion.commands.help import Help
+from bifusion.types import InputError
+
+
+@dataclass
+class View:
+    """Show a scene folder, or a prediction, as a page to look around in."""
+
+    path: tyro.conf.Positional[Path]
+    """Scene folder, or a folder that `bifusion predict` wrote."""
+    scene: Path | None = None
+    """Scene folder that the prediction was made of: its colours, annotation and cameras."""
+    html: Path | None = None
+    """Write the page to this file, which needs nothing else, instead of serving it."""
+    port: int = 8765
+    """Where it is served, on this machine alone; 0: any that is free."""
+    open: bool = False
+    """Open it in the browser."""
+
+
+def view(args: list[str]) -> int:
+    """Show a scene or a prediction in the browser, or write that page (--html)."""
+    from bifusion.viewer.page import render_view, write_view
+    from bifusion.viewer.prediction import open_scan
+
+    wanted = parsing.parse(View, args, "view", Help("view predictions --html room.html"))
+    if wanted.html is not None and wanted.html.is_dir():
+        raise InputError(f"--html {wanted.html}: is a folder; name a file in it")
+    scan = open_scan(wanted.path, wanted.scene)
+    if wanted.html is not None:
+        write_view(wanted.html, scan)
+        print(wanted.html)
+        _open(wanted.html.resolve().as_uri(), wanted.open)
+        return 0
+    return _serve(render_view(scan), wanted)
+
+
+def _serve(page: str, wanted: View) -> int:
+    """Until Ctrl-C, which is how it ends well."""
+    from bifusion.viewer.serve import HOST, page_server
+
+    with page_server(page, wanted.port) as server:
+        address = f"http://{HOST}:{server.server_port}/"
+        print(f"{address}    (Ctrl-C ends it)", flush=True)
+        _open(address, wanted.open)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def _open(address: str, wanted: bool) -> None:
+    if wanted:
+        import webbrowser
+
+        webbrowser.open(address)

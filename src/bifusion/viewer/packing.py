@@ -1,0 +1,114 @@
+"""A shown scan as few bytes: what the page's script takes apart again (`scripts/data.js`).
+
+Points are put in Morton order, in which neighbours in space are neighbours in the file; each column is
+stored as differences modulo its width, bytes of equal weight together, and everything is deflated. The
+script shuffles the points, by a generator of its own, so that any first part of them is an even sample.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+
+from bifusion.labels.palette import distinct_color
+from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView
+
+POSITION_STEPS = 2**16 - 1
+"""A coordinate is one of so many steps of the scan's box: 0.15 mm in a room of 10 m."""
+MORTON_BITS = 10
+LEVEL = 6
+"""Of zlib: the highest takes ten times as long for 1 % less."""
+
+
+def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
+    """What the page knows of the scan as JSON's own types, and its columns, deflated.
+
+    `columns` of the first lists (name, bytes a value) in the order of the second. Of classes and
+    objects 0 is none, k + 1 the k-th of `classes` or `objects`.
+    """
+    coord = np.asarray(scan.coord, dtype=np.float64)
+    low, high = coord.min(axis=0), coord.max(axis=0)
+    size = np.maximum(high - low, 1e-6)
+    steps = np.rint((coord - low) / size * POSITION_STEPS).astype(np.uint16)
+    order = np.argsort(_morton(steps), kind="stable")
+    columns = dict(zip("xyz", steps.T, strict=True))
+    if scan.color is not None:
+        columns |= dict(zip("rgb", np.asarray(scan.color, dtype=np.uint8).T, strict=True))
+    parts = {"predicted": scan.predicted, "annotated": scan.annotated}
+    known = {name: part for name, part in parts.items() if part is not None}
+    for name, part in known.items():
+        columns[f"{name}_class"] = _narrow(part.semantic.astype(np.int64) + 1)
+        columns[f"{name}_object"] = _narrow(_ranks(part))
+    if scan.seen is not None:
+        columns["seen"] = np.minimum(scan.seen, 255).astype(np.uint8)
+    described = {
+        "name": scan.name,
+        "points": len(coord),
+        "low": low.tolist(),
+        "size": size.tolist(),
+        "columns": [[name, column.itemsize] for name, column in columns.items()],
+        "classes": [{"name": one.name, "color": list(one.color)} for one in scan.classes],
+        "sources": {name: _objects(part) for name, part in known.items()},
+        "views": [_view(view) for view in scan.views],
+        "notes": list(scan.notes),
+    }
+    return described, zlib.compress(b"".join(_coded(c[order]) for c in columns.values()), LEVEL)
+
+
+def _morton(steps: np.ndarray) -> np.ndarray:
+    """(N,) int32 place on a Z-order curve of (N, 3) uint16 positions, as finely as 32 bits allow."""
+    cells = (steps >> (16 - MORTON_BITS)).astype(np.int32)
+    key = np.zeros(len(steps), dtype=np.int32)
+    for bit in range(MORTON_BITS):
+        for axis in range(3):
+            key |= ((cells[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return key
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """Non-negative integers in the narrowest unsigned type that holds them."""
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
+
+
+def _coded(column: np.ndarray) -> bytes:
+    """Differences from the value before, modulo the column's width, lowest bytes of all values first."""
+    differences = np.diff(column, prepend=column.dtype.type(0))
+    planes = differences.astype(column.dtype.newbyteorder("<")).view(np.uint8)
+    return planes.reshape(-1, column.itemsize).T.tobytes()
+
+
+def _ranks(part: Segmentation) -> np.ndarray:
+    """(N,) 0 where there is no object, else its place in `part.objects` + 1."""
+    ids = np.array([one.id for one in part.objects], dtype=np.int64)
+    return np.where(part.instance < 0, 0, np.searchsorted(ids, part.instance) + 1)
+
+
+def _objects(part: Segmentation) -> dict[str, Any]:
+    return {
+        "objects": [
+            {
+                "id": one.id,
+                "label": one.label,
+                "points": one.num_points,
+                "low": list(one.low_m),
+                "high": list(one.high_m),
+                "score": one.score,
+                "color": list(distinct_color(one.id)),
+            }
+            for one in part.objects
+        ]
+    }
+
+
+def _view(view: ShownView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "K": np.asarray(view.K, dtype=np.float64).tolist(),
+        "size": list(view.size),
+        "cam2world": np.asarray(view.cam2world, dtype=np.float64).tolist(),
+        "thumbnail": "data:image/jpeg;base64," + base64.b64encode(view.thumbnail).decode(),
+        "warning": view.warning,
+    }

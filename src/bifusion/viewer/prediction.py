@@ -1,0 +1,155 @@
+"""What `bifusion predict` wrote, as the page shows it, with the scene it was made of or without."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plyfile import PlyData, PlyParseError
+
+from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.labels.palette import distinct_color
+from bifusion.types import InputError
+from bifusion.viewer.scene import show_scene
+from bifusion.viewer.shown_scan import Segmentation, ShownClass, ShownScan, segmentation
+
+LISTING, CLOUDS = "instances.json", ("semantic.ply", "instance.ply")
+_CLASS = re.compile(r"label (\d+) (.+)")
+_ESCAPE = re.compile(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
+
+
+def open_scan(path: Path, scene: Path | None = None) -> ShownScan:
+    """The scan in a scene folder or a prediction folder.
+
+    `scene`: the scene folder that a prediction was made of, for colours, annotation and cameras.
+
+    Raises InputError where there is neither, or it cannot be read.
+    """
+    path = Path(path)
+    if is_prediction(path):
+        return show_prediction(path, scene)
+    if (path / "coord.npy").exists():
+        if scene is not None:
+            raise InputError(f"{path}: is a scene folder itself; --scene goes with a prediction folder")
+        return show_scene(path)
+    found = sorted(item.name for item in path.iterdir())[:6] if path.is_dir() else "no such folder"
+    raise InputError(
+        f"{path}: found {found}; expected a scene folder (coord.npy …), or what `bifusion predict` "
+        f"wrote ({', '.join((*CLOUDS, LISTING))})"
+    )
+
+
+def show_result(folder: Path, source: Path) -> ShownScan:
+    """The prediction just written to `folder`, made of `source`: a scene folder, a PLY file, or neither,
+    where scenes come from outside. InputError as `show_prediction`."""
+    if (source / "coord.npy").is_file():
+        return show_prediction(folder, source)
+    return show_prediction(folder, color=read_mesh(source).color if source.is_file() else None)
+
+
+def is_prediction(folder: Path) -> bool:
+    """Whether `bifusion predict` wrote the folder."""
+    return all((folder / name).is_file() for name in (*CLOUDS, LISTING))
+
+
+def show_prediction(
+    folder: Path, scene: Path | None = None, color: np.ndarray | None = None
+) -> ShownScan:
+    """The prediction in a folder.
+
+    Args:
+        folder: what `bifusion predict` wrote to.
+        scene: the scene folder it was made of; None: only what the prediction says itself is shown.
+        color: (N, 3) uint8 RGB, where there is no scene folder.
+    Raises:
+        InputError: a file that cannot be read, or that is of other points than the scene.
+    """
+    listing = _read_listing(folder / LISTING)
+    semantic_cloud, instance_cloud = (_read_cloud(folder / name) for name in CLOUDS)
+    semantic, instance = (semantic_cloud["vertex"].data, instance_cloud["vertex"].data)
+    if len(semantic) != len(instance):
+        raise InputError(
+            f"{folder}: {CLOUDS[0]} has {len(semantic)} points and {CLOUDS[1]} {len(instance)}; "
+            "predict again"
+        )
+    classes = _classes(semantic_cloud, semantic, folder / CLOUDS[0])
+    coord = np.column_stack([semantic[axis] for axis in "xyz"])
+    name, scores = str(listing["scene"]), {one["id"]: one["score"] for one in listing["instances"]}
+    shown = ShownScan(name, coord, color, classes)
+    if scene is not None:
+        of_scene = show_scene(scene, [one.name for one in classes])
+        shown = replace(of_scene, name=name, classes=classes)
+    predicted = _segmentation(shown, semantic["label"], instance, scores, len(classes), folder)
+    return replace(shown, predicted=predicted)
+
+
+def _segmentation(
+    shown: ShownScan, semantic: np.ndarray, instance: np.ndarray, scores: dict[int, float],
+    num_classes: int, folder: Path,
+) -> Segmentation:  # fmt: skip
+    if len(semantic) != len(shown.coord):
+        raise InputError(
+            f"{folder}: the prediction is of {len(semantic)} points, scene {shown.name} has "
+            f"{len(shown.coord)}; name the scene it was made of"
+        )
+    for labels in (semantic, instance["label"]):
+        if labels.min() < -1 or labels.max() >= num_classes:
+            raise InputError(
+                f"{folder}: labels {labels.min()} … {labels.max()}, but {num_classes} classes are named"
+                "; predict again"
+            )
+    return segmentation(
+        shown.coord, semantic, instance["instance"], labels_of_objects=instance["label"], scores=scores
+    )
+
+
+def _read_listing(path: Path) -> dict[str, Any]:
+    try:
+        listing = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); predict again") from None
+    instances = listing.get("instances") if isinstance(listing, dict) else None
+    sound = isinstance(instances, list) and all(
+        isinstance(one, dict)
+        and type(one.get("id")) is int
+        and isinstance(one.get("score"), int | float)
+        for one in instances
+    )
+    if not sound or "scene" not in listing:
+        raise InputError(f"{path}: lacks a scene, or instances with id and score; predict again")
+    return listing
+
+
+def _read_cloud(path: Path) -> PlyData:
+    try:
+        cloud = PlyData.read(str(path))
+        wanted = {"x", "y", "z", "red", "green", "blue", "label", "instance"}
+        missing = wanted - set(cloud["vertex"].data.dtype.names or ())
+    except (PlyParseError, KeyError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a PLY cloud of ours ({error}); predict again") from None
+    if missing:
+        raise InputError(f"{path}: lacks the properties {', '.join(sorted(missing))}; predict again")
+    return cloud
+
+
+def _classes(cloud: PlyData, vertices: np.ndarray, path: Path) -> tuple[ShownClass, ...]:
+    """Names from the header, colours from the points; classes of no point get one of their place."""
+    named = [match for line in cloud.comments if (match := _CLASS.fullmatch(line))]
+    if [int(match[1]) for match in named] != list(range(len(named))) or not named:
+        raise InputError(f"{path}: its header does not name the classes; predict again")
+    used, first = np.unique(vertices["label"], return_index=True)
+    channels = [vertices[channel][first].tolist() for channel in ("red", "green", "blue")]
+    colors = dict(zip(used.tolist(), zip(*channels, strict=True), strict=True))
+    return tuple(
+        ShownClass(_ESCAPE.sub(_unescape, match[2]), colors.get(index) or distinct_color(index))
+        for index, match in enumerate(named)
+    )
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """The letter that the ASCII header holds as \\xNN, \\uNNNN or \\UNNNNNNNN."""
+    return chr(int(match[1] or match[2] or match[3], 16))
