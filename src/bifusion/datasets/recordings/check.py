@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bifusion.datasets.recordings.agreement import Sampled, agreement, sample
+from bifusion.datasets.recordings.agreement import FARTHEST_M, Sampled, agreement, sample
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.upright import TURNS, camera_up, quarter_turns
 from bifusion.types import InputError
@@ -20,7 +20,8 @@ FACTORS = (5.0, 0.2, 6.5535, 1 / 6.5535, 10.0, 0.1)
 """TUM's and Replica's units against millimetres, and tenths of them."""
 USUAL_M, POSSIBLE_M = (0.3, 8.0), (0.05, 40.0)
 """Median depth of rooms, and beyond which it is none."""
-POOR_M = 0.05
+WELL = 0.03
+"""Share of the depth to which frames agree when they are read rightly."""
 SCALE_RATIO = 1.5
 
 
@@ -30,7 +31,7 @@ class RecordingCheck:
 
     pairs: int
     as_read_m: float
-    """Median distance of neighbouring frames' surfaces; NaN where none could be compared."""
+    """Median distance of the surfaces of frames from near places; NaN where none could be compared."""
     otherwise_m: dict[str, float]
     """The same under other readings, by the options that choose them."""
     median_depth_m: float
@@ -55,7 +56,7 @@ def check_recording(recording: Recording) -> RecordingCheck:
         as_read,
         otherwise,
         sampled.median_depth_m,
-        sampled.measured,
+        float(np.mean(sampled.shares)),
         quarter_turns(recording),
     )
     _judge_depth(recording, sampled)
@@ -88,7 +89,8 @@ def judge_scale(recording: Recording) -> None:
     else:
         listed = ", ".join(f"{depths[scale]:.2f} m with {scale:g}" for scale in recording.scales)
         raise InputError(
-            f"{recording.name}: the depth's unit cannot be told: its median is {listed}; give --depth-scale"
+            f"{recording.name}: the depth's unit cannot be told: its median is {listed}; "
+            "give --depth-scale"
         )
     recording.depth_scale, recording.scales = chosen, ()
     recording.notes.append(f"depth has {chosen:g} units a metre: {why} (--depth-scale gives another)")
@@ -116,12 +118,14 @@ def _judge_reading(recording: Recording, check: RecordingCheck) -> None:
     if not check.otherwise_m:
         return
     best = min(check.otherwise_m, key=lambda option: check.otherwise_m[option])
-    value = check.otherwise_m[best]
-    if check.as_read_m > CLEARLY * value and check.as_read_m - value > LEAST_M:
+    value = max(check.otherwise_m[best], 1e-6)
+    well = value < WELL * check.median_depth_m
+    if well and check.as_read_m > CLEARLY * value and check.as_read_m - value > LEAST_M:
+        least = "more than " * (check.as_read_m >= FARTHEST_M)
         raise InputError(
-            f"{recording.name}: neighbouring frames agree to {check.as_read_m * 1000:.1f} mm as this "
-            f"{recording.layout} recording was read, but to {value * 1000:.1f} mm with {best}; give that "
-            "option if the recording is not as its layout says"
+            f"{recording.name}: frames from near places are {least}{check.as_read_m * 1000:.1f} mm "
+            f"apart as this {recording.layout} recording was read, and {check.as_read_m / value:.0f} "
+            f"times nearer with {best}: it is not as its layout says, give that option"
         )
 
 
@@ -140,17 +144,21 @@ def _judge_depth(recording: Recording, sampled: Sampled) -> None:
 def _lines(recording: Recording, sampled: Sampled, check: RecordingCheck) -> list[str]:
     lines = [f"{len(recording):,} frames with pose in layout {recording.layout}"]
     if check.pairs:
-        next_best = min(check.otherwise_m.values(), default=float("nan"))
-        lines.append(
-            f"{check.pairs} pairs of neighbouring frames agree to {check.as_read_m * 1000:.1f} mm "
-            f"(median; {next_best * 1000:.1f} mm or more if read otherwise)"
+        next_best = min(
+            check.otherwise_m[option]
+            for option in check.otherwise_m
+            if "shift" not in option and "scale" not in option
         )
-        if check.as_read_m > POOR_M:
+        lines.append(
+            f"{check.pairs} pairs of frames from near places agree to {check.as_read_m * 1000:.1f} mm "
+            f"(median; {next_best * 1000:.1f} mm or more if poses are read otherwise)"
+        )
+        if check.as_read_m > WELL * check.median_depth_m:
             lines.append(
-                "that is poor: poses, intrinsics or the depth's unit may be wrong, or frames hardly overlap"
+                "that is poor: poses, intrinsics or depth may be wrong, or frames hardly overlap"
             )
     else:
-        lines.append("no two neighbouring frames could be compared: how poses are read is not checked")
+        lines.append("no two frames could be compared: how poses are read is not checked")
     lines.append(f"median depth {check.median_depth_m:.2f} m, {check.measured:.0%} of pixels measured")
     if not USUAL_M[0] <= check.median_depth_m <= USUAL_M[1]:
         lines.append("few rooms have such depth: is its unit right? (--depth-scale)")

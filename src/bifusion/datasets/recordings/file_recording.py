@@ -12,7 +12,7 @@ from bifusion.data.view_files import UPRIGHT, image_size, read_depth_m, read_upr
 from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.poses import near_origin, usable
+from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.types import InputError
 
@@ -50,8 +50,8 @@ class FileRecording(RecordingInfo):
     """Frames that are read from files when they are asked for."""
 
     files: list[FrameFiles] = field(default_factory=list)
-    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4)))
-    """(V, 4, 4) what the files' poses speak of, to world."""
+    poses: PoseList = field(default_factory=lambda: pose_list(np.zeros((0, 4, 4)), 0, Reading()))
+    """Of what the files' poses speak of; each camera's extrinsic comes on top."""
     cameras: Cameras = field(default_factory=lambda: Cameras(Calibration(np.eye(3))))
     read_depth: ReadMap | None = None
     """None: pictures of whole numbers, `depth_scale` a metre."""
@@ -60,8 +60,8 @@ class FileRecording(RecordingInfo):
     def __len__(self) -> int:
         return len(self.files)
 
-    def cam2world(self, index: int) -> np.ndarray:
-        return self.poses[index] @ self._depth_calibration().extrinsic
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
+        return self.poses.pose(index, shift) @ self._depth_calibration().extrinsic
 
     def frame(self, index: int) -> Frame:
         files, frame = self.files[index], Frame(self.files[index].name, time_s=self.files[index].time_s)
@@ -97,7 +97,7 @@ class FileRecording(RecordingInfo):
         if own is not None:
             of = Calibration(own, self.cameras.size, of.extrinsic)
         size = image_size(picture)
-        return Camera(of.fitted(size, path), (size[1], size[0]), self.poses[index] @ of.extrinsic)
+        return Camera(of.fitted(size, path), (size[1], size[0]), self.poses.pose(index) @ of.extrinsic)
 
     def _note_turned(self, tag: int) -> None:
         note = "pictures were turned as their orientation tag says"
@@ -147,27 +147,18 @@ def file_recording(
         read_depth=read_depth,
         read_confidence=read_confidence,
     )
-    shifted = np.arange(len(files)) + reading.pose_shift
-    posed = (shifted >= 0) & (shifted < len(stored))
-    pose_of = np.clip(shifted, 0, max(len(stored) - 1, 0))
-    tracked = np.zeros(len(files), bool)
-    if len(stored):
-        tracked = posed & usable(stored)[pose_of]
+    poses = pose_list(stored, len(files), reading)
     there = np.array([_lacks(one) is None for one in files], bool).reshape(-1)
-    recording.notes += _left_out(files, posed, tracked, there)
-    kept = np.flatnonzero(tracked & there)
+    recording.notes += _left_out(files, poses, there)
+    kept = np.flatnonzero(poses.tracked & there)
     if len(kept) == 0:
         said = "; ".join(recording.notes) or "it lists none"
         raise InputError(
             f"{folder}: no frame with pictures and pose in this {layout} recording ({said})"
         )
-    recording.files = [files[row] for row in kept]
-    recording.poses, recording.offset_m = near_origin(reading.cam2world(stored[pose_of[kept]]))
-    if recording.offset_m.any():
-        x, y, z = recording.offset_m
-        recording.notes.append(
-            f"cameras are far from the origin: offset ({x:.0f}, {y:.0f}, {z:.0f}) m taken off"
-        )
+    recording.files = [files[row] for row in kept.tolist()]
+    recording.poses, recording.offset_m = poses.only(kept), poses.offset_m
+    recording.notes += offset_notes(poses.offset_m)
     return recording
 
 
@@ -181,17 +172,15 @@ def _lacks(files: FrameFiles) -> str | None:
     return missing[0].name if missing else None
 
 
-def _left_out(
-    files: Sequence[FrameFiles], posed: np.ndarray, tracked: np.ndarray, there: np.ndarray
-) -> list[str]:
+def _left_out(files: Sequence[FrameFiles], poses: PoseList, there: np.ndarray) -> list[str]:
     """Lines on the frames that cannot be used."""
-    lines = []
+    posed, tracked, lines = poses.listed_for, poses.tracked, []
     for rows, why in (
         (~posed, "without a pose in the list"),
         (posed & ~tracked, "with a pose that is not finite or not rigid (tracking lost)"),
         (tracked & ~there, "whose pictures are missing"),
     ):
-        named = [files[row] for row in np.flatnonzero(rows)[:MOST_NAMED]]
+        named = [files[row] for row in np.flatnonzero(rows)[:MOST_NAMED].tolist()]
         if named:
             lacking = [f"{one.name} (no {_lacks(one)})" if _lacks(one) else one.name for one in named]
             more = " …" if rows.sum() > len(named) else ""

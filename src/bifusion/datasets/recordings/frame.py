@@ -85,9 +85,10 @@ class Recording(Protocol):
         """(h, w) float32 metres: the depth of frame `index` alone, as `frame` gives it."""
         ...
 
-    def cam2world(self, index: int) -> np.ndarray:
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         """(4, 4) float64 pose of the depth camera (the colour camera where there is no depth), without
-        decoding a picture."""
+        decoding a picture; with `shift` by the pose that stands so many rows further on in the
+        recording's list, NaN where there is none."""
         ...
 
 

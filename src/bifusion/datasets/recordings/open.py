@@ -27,7 +27,7 @@ from bifusion.datasets.recordings.refused import directions, lone_videos
 from bifusion.types import InputError
 
 DEEPEST = 3
-"""Folders within folders, each alone, as archives unpack to."""
+"""Folders, each the only one in the one above, as archives unpack to."""
 MOST_LISTED = 12
 
 
@@ -86,7 +86,7 @@ def open_recording(
     """The recording in a file or folder.
 
     Args:
-        path: file, or folder; one that holds nothing but another folder stands for it.
+        path: file, or folder; one that holds a single folder or .sens file stands for it.
         options: what the files do not say, or say wrongly.
         layout: name of one of LAYOUTS; None: recognised.
     Raises:
@@ -118,8 +118,12 @@ def _recognised(path: Path) -> tuple[Layout, Path]:
         if found:
             names = ", ".join(f"{layout.name} ({layout.looks_like})" for layout in found)
             raise InputError(f"{place}: looks like several layouts: {names}; choose one by --layout")
-        inner = [child for child in place.iterdir() if child.name[0] != "."] if place.is_dir() else []
-        if len(inner) != 1 or (inner[0].is_file() and inner[0].suffix.lower() != ".sens"):
+        inner = (
+            [child for child in place.iterdir() if child.is_dir() or is_sens(child)]
+            if place.is_dir()
+            else []
+        )
+        if len(inner) != 1:
             break
         place = inner[0]
     raise InputError(_unknown(path))

@@ -18,9 +18,7 @@ KINECT = (
     "writes color/ and depth/) and give its folder, with trajectory.log"
 )
 SPLAT = "Gaussian splats are no scanned surface; give the recording that they were made of, or its mesh"
-R3D = (
-    "an .r3d archive; export the recording as 'EXR + JPG sequence' in Record3D and give that folder"
-)
+R3D = "an .r3d archive; export the recording as 'EXR + JPG sequence' in Record3D and give that folder"
 ARCHIVE = "an archive; unpack it and give its folder"
 MESH = "a mesh or cloud, no recording; `bifusion predict` and `bifusion prepare mesh` take it"
 DIRECTIONS = {

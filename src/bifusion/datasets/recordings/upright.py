@@ -7,11 +7,10 @@ camera turns with it, so that every pixel keeps its ray.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from bifusion.datasets.recordings.frame import Camera, Frame, Recording
+from bifusion.datasets.recordings.frame import Camera, Frame, Recording, RecordingInfo
 
 TURNS = ("no turn", "a quarter turn clockwise", "half a turn", "a quarter turn counterclockwise")
 TURN = np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -51,16 +50,22 @@ def upright(recording: Recording, up: np.ndarray | None = None) -> Recording:
     return TurnedRecording(recording, turns)
 
 
-class TurnedRecording:
+class TurnedRecording(RecordingInfo):
     """A recording whose frames are turned when they are read."""
 
     def __init__(self, recording: Recording, turns: int):
+        super().__init__(
+            recording.name,
+            recording.layout,
+            recording.notes,
+            recording.up,
+            recording.reading,
+            recording.depth_scale,
+            recording.offset_m,
+        )
         self._recording, self._turns = recording, turns
         self._turn = np.linalg.matrix_power(TURN, turns)
-        recording.notes.append(f"pictures lie sideways: {TURNS[turns]} was made")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._recording, name)
+        self.notes.append(f"pictures lie sideways: {TURNS[turns]} was made")
 
     def __len__(self) -> int:
         return len(self._recording)
@@ -69,10 +74,10 @@ class TurnedRecording:
         return turn_frame(self._recording.frame(index), self._turns)
 
     def depth_of(self, index: int) -> np.ndarray:
-        return turn_picture(self._recording.depth_of(index), self._turns)
+        return _turned(self._recording.depth_of(index), self._turns)
 
-    def cam2world(self, index: int) -> np.ndarray:
-        return self._recording.cam2world(index) @ self._turn
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
+        return self._recording.cam2world(index, shift) @ self._turn
 
 
 def turn_frame(frame: Frame, turns: int) -> Frame:
@@ -87,9 +92,13 @@ def turn_frame(frame: Frame, turns: int) -> Frame:
     )
 
 
-def turn_picture(picture, turns: int):
+def turn_picture(picture: np.ndarray | None, turns: int) -> np.ndarray | None:
     """(H, W, ...) turned clockwise; None stays."""
-    return None if picture is None else np.ascontiguousarray(np.rot90(picture, -turns))
+    return None if picture is None else _turned(picture, turns)
+
+
+def _turned(picture: np.ndarray, turns: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(picture, -turns))
 
 
 def turn_camera(camera: Camera | None, turns: int) -> Camera | None:

@@ -72,14 +72,18 @@ def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedI
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
         )
     depth_file = _camera_file(folder, DEPTH_CAMERA)
-    color_file = None if color_K is not None else _camera_file(folder, COLOR_CAMERA)
-    if color_file is None and color_K is None:
-        expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")
-        raise InputError(f"{expected}: missing; the posed images need the colour camera's intrinsics")
+    if color_K is None:
+        color_file = _camera_file(folder, COLOR_CAMERA)
+        if color_file is None:
+            expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")
+            raise InputError(
+                f"{expected}: missing; the posed images need the colour camera's intrinsics"
+            )
+        color_K = read_calibration(color_file).K
     return PosedImages(
         folder=folder,
         frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
-        color_K=color_K if color_file is None else read_calibration(color_file).K,
+        color_K=color_K,
         depth_K=read_calibration(depth_file).K if depth_file else None,
         color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
         depth_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_depth.txt",))),

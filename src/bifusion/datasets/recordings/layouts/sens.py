@@ -20,7 +20,7 @@ from bifusion.datasets.recordings.frame import Z_UP, Camera, Frame, RecordingInf
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
 from bifusion.datasets.recordings.layouts.scannet_export import SCAN
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.poses import near_origin, usable
+from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list, usable
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.types import InputError
 
@@ -66,15 +66,15 @@ class SensRecording(RecordingInfo):
     path: Path = Path()
     header: Header | None = None
     places: list[Place] = field(default_factory=list)
-    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4)))
+    poses: PoseList = field(default_factory=lambda: pose_list(np.zeros((0, 4, 4)), 0, Reading()))
     color: Calibration = field(default_factory=lambda: Calibration(np.eye(3)))
     depth: Calibration = field(default_factory=lambda: Calibration(np.eye(3)))
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def cam2world(self, index: int) -> np.ndarray:
-        return self.poses[index] @ self.depth.extrinsic
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
+        return self.poses.pose(index, shift) @ self.depth.extrinsic
 
     def frame(self, index: int) -> Frame:
         place, header = self.places[index], self.header
@@ -105,7 +105,7 @@ class SensRecording(RecordingInfo):
     def _camera(self, of: Calibration, picture: np.ndarray, index: int, where: str) -> Camera:
         height, width = picture.shape[:2]
         return Camera(
-            of.fitted((width, height), where), (height, width), self.poses[index] @ of.extrinsic
+            of.fitted((width, height), where), (height, width), self.poses.pose(index) @ of.extrinsic
         )
 
 
@@ -125,9 +125,8 @@ def open_sens(path: Path, options: OpenOptions) -> SensRecording:
             f"the file is cut short: {len(places)} of the {header.frames:,} frames it declares read"
         )
     reading = options.reading(Reading())
-    at = np.arange(len(places)) + reading.pose_shift
-    posed = (at >= 0) & (at < len(stored))
-    kept = np.flatnonzero(posed)[usable(stored[at[posed]])] if posed.any() else np.zeros(0, int)
+    poses = pose_list(stored, len(places), reading)
+    kept = np.flatnonzero(poses.tracked)
     if len(kept) < len(places):
         notes.append(
             f"{len(places) - len(kept)} of {len(places)} frames with a pose that is not finite or not "
@@ -135,12 +134,12 @@ def open_sens(path: Path, options: OpenOptions) -> SensRecording:
         )
     if len(kept) == 0:
         raise InputError(f"{path}: no frame with a pose ({'; '.join(notes) or 'it has none'})")
-    poses, offset_m = near_origin(reading.cam2world(stored[at[kept]]))
+    notes += offset_notes(poses.offset_m)
     color, depth = _calibrations(header, path, options)
     return SensRecording(
         path.stem, "sens", notes, Z_UP if SCAN.search(path.stem) else None, reading,
-        options.scale(header.depth_shift), offset_m, path=path, header=header,
-        places=[places[k] for k in kept], poses=poses, color=color, depth=depth,
+        options.scale(header.depth_shift), poses.offset_m, path=path, header=header,
+        places=[places[k] for k in kept.tolist()], poses=poses.only(kept), color=color, depth=depth,
     )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def _cameras(folder: Path, options: OpenOptions) -> tuple[Cameras, list[str]]:
     if name is None:
         raise InputError(
             f"{folder}: says nothing of its camera; give --intrinsics 'fx fy cx cy' (TUM's own are "
-            "known by the folder's name, rgbd_dataset_freiburg1_desk; ROS's default is 525 525 319.5 239.5)"
+            "known by the name, rgbd_dataset_freiburg1_desk; ROS's default is 525 525 319.5 239.5)"
         )
     camera = Calibration(pinhole(*CAMERAS[name]), (640, 480))
     lens = "" if name == "freiburg3" else "; its lens distorts, which is not corrected"
