@@ -107,20 +107,25 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """Run folder (its last checkpoint) or checkpoint folder."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, see CONVENTIONS.md, or a PLY file, mesh or cloud, with z up."""
+    """Scene folder, see CONVENTIONS.md, or a mesh or cloud: .ply, .obj or .glb."""
     scale: float = 1.0
-    """Metres a unit of a PLY file: 0.001 for millimetres."""
+    """Metres a unit of a mesh file: 0.001 for millimetres."""
+    up: Literal["z", "y", "x", "-z", "-y", "-x"] | None = None
+    """Which axis of a mesh file points up; without it y for .glb, z for the others."""
     out: Path = Path("predictions")
     """Folder for semantic.ply, instance.ply and instances.json."""
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder or a PLY file: coloured PLY files and a list of instances."""
+    """Segment a scene folder or a mesh file: coloured PLY files and a list of instances."""
+    from bifusion.datasets.mesh_files.read import is_mesh_file
     from bifusion.inference.predict import predict_mesh, predict_scene
 
     wanted = parsing.parse(Predict, args, "predict")
-    if wanted.scene.suffix.lower() == ".ply":
-        paths, notes = predict_mesh(wanted.run, wanted.scene, wanted.out, scale=wanted.scale)
+    if is_mesh_file(wanted.scene) or wanted.scene.is_file():
+        paths, notes = predict_mesh(
+            wanted.run, wanted.scene, wanted.out, scale=wanted.scale, up=wanted.up
+        )
     else:
         paths, notes = predict_scene(wanted.run, wanted.scene, wanted.out), []
     for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):

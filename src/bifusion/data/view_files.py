@@ -21,8 +21,8 @@ DEPTH_SCALE = 1000.0
 """Stored depth is uint16 millimetres."""
 
 JPEG_QUALITY = 95
-MOST_PIXELS = 50_000_000
-"""Of one picture; cameras of phones have 48 million."""
+MOST_PIXELS = 80_000_000
+"""Of one picture; cameras of phones have 48 million, textures up to 8192²."""
 
 UPRIGHT = 1
 """The orientation tag of pictures that are stored as they are to be seen."""

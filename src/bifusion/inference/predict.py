@@ -13,6 +13,7 @@ from bifusion.config.stages import Timeline
 from bifusion.data.dataset import DataConfig, SceneDataset, collate
 from bifusion.data.scene_folder import read_offset
 from bifusion.datasets.mesh_scene import write_mesh_scene
+from bifusion.datasets.placement import Up
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.export import write_result
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
@@ -57,9 +58,15 @@ def predict_scene(
 
 
 def predict_mesh(
-    run: Path, mesh: Path, out_dir: Path, *, scale: float = 1.0, device: torch.device | str | None = None
+    run: Path,
+    mesh: Path,
+    out_dir: Path,
+    *,
+    scale: float = 1.0,
+    up: Up | None = None,
+    device: torch.device | str | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """As `predict_scene` of a PLY file, mesh or cloud, z up; nothing else is left behind.
+    """As `predict_scene` of a mesh or cloud file (`write_mesh_scene`); nothing else is left behind.
 
     Returns the paths, and what the user should know of how the file was understood.
 
@@ -68,7 +75,7 @@ def predict_mesh(
     find_checkpoint(run)  # before the work
     with tempfile.TemporaryDirectory(prefix="bifusion-") as folder:
         scene = Path(folder) / mesh.stem
-        notes = write_mesh_scene(mesh, scene, scale=scale)
+        notes = write_mesh_scene(mesh, scene, scale=scale, up=up)
         return predict_scene(run, scene, out_dir, device=device), notes or []
 
 
