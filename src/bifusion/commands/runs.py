@@ -62,9 +62,11 @@ class Predict:
     """Run folder (its last checkpoint), checkpoint folder, or a published OneFormer3D or Mask3D
     checkpoint as it was downloaded."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, see CONVENTIONS.md, or a PLY file, mesh or cloud, with z up."""
+    """Scene folder, see CONVENTIONS.md, or a mesh or cloud: .ply, .obj or .glb."""
     scale: float = 1.0
-    """Metres a unit of a PLY file: 0.001 for millimetres."""
+    """Metres a unit of a mesh file: 0.001 for millimetres."""
+    up: Literal["z", "y", "x", "-z", "-y", "-x"] | None = None
+    """Which axis of a mesh file points up; without it y for .glb, z for the others."""
     out: Path = Path("predictions")
     """Folder for semantic.ply, instance.ply, instances.json and view.html."""
     view: bool = True
@@ -72,7 +74,8 @@ class Predict:
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder or a PLY file: coloured PLY files, instances, a page."""
+    """Segment a scene folder or a mesh file: coloured PLY files, instances, a page."""
+    from bifusion.datasets.mesh_files.read import is_mesh_file
     from bifusion.inference.predict import predict_mesh, predict_scene
     from bifusion.viewer.page import write_view
     from bifusion.viewer.prediction import show_result
@@ -81,8 +84,8 @@ def predict(args: list[str]) -> int:
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
     )
     run = _run_of(wanted.run)
-    if wanted.scene.suffix.lower() == ".ply":
-        paths, notes = predict_mesh(run, wanted.scene, wanted.out, scale=wanted.scale)
+    if is_mesh_file(wanted.scene) or wanted.scene.is_file():
+        paths, notes = predict_mesh(run, wanted.scene, wanted.out, scale=wanted.scale, up=wanted.up)
     else:
         paths, notes = predict_scene(run, wanted.scene, wanted.out), []
     if wanted.view:

@@ -142,14 +142,16 @@ def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
 
 @dataclass
 class PrepareMesh:
-    """PLY files, meshes or clouds with colours and z up, as scene folders without views and labels."""
+    """Meshes or clouds with colours as scene folders without views and labels."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """.ply files."""
+    """.ply, .obj or .glb files."""
     out: Path
     """Folder to write: out/NAME for NAME.ply."""
     scale: float = 1.0
     """Metres a unit of the files: 0.001 for millimetres."""
+    up: Literal["z", "y", "x", "-z", "-y", "-x"] | None = None
+    """Which axis of the files points up; without it y for .glb, z for the others."""
     overwrite: bool = False
     """Write scenes again that are there already."""
 
@@ -165,7 +167,12 @@ def _prepare_mesh(args: list[str]) -> int:
     notes: dict[str, list[str]] = {}
     try:
         written, kept = prepare_meshes(
-            wanted.files, wanted.out, scale=wanted.scale, overwrite=wanted.overwrite, notes=notes
+            wanted.files,
+            wanted.out,
+            scale=wanted.scale,
+            up=wanted.up,
+            overwrite=wanted.overwrite,
+            notes=notes,
         )
     finally:
         _print_notes(notes, console)

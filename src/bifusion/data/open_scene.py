@@ -30,6 +30,8 @@ class OpenScene(Scene):
     """By name, in order; those of a scene folder are decoded when asked for."""
     labels: LabelSet | None = None
     """The classes that `segment` counts in; None: it is not annotated."""
+    axis_alignment: np.ndarray | None = None
+    """(4, 4) rigid, metres: the input's frame to the scene's before the offset; None: the same."""
     offset_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
     """(3,) float64 metres that were taken off points and poses, as they were far from the origin."""
     notes: list[str] = field(default_factory=list)

@@ -10,8 +10,18 @@ import numpy as np
 
 from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
-from bifusion.datasets.placement import Placement, far_offset, placement_notes
-from bifusion.datasets.ply.mesh import Mesh, read_mesh
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.placement import (
+    AXES,
+    Placement,
+    Up,
+    axis_of,
+    far_offset,
+    level_note,
+    placement_notes,
+    up_to_z,
+)
+from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
 from bifusion.storage.files import locked
@@ -72,13 +82,14 @@ def prepare_meshes(
     out: Path,
     *,
     scale: float = 1.0,
+    up: Up | None = None,
     overwrite: bool = False,
     notes: dict[str, list[str]] | None = None,
 ) -> tuple[int, int]:
-    """Writes out/NAME of every NAME.ply; a file that cannot be read does not stop the others.
+    """Writes out/NAME of every NAME.ply, .obj or .glb; one that cannot be read does not stop the others.
 
     Args:
-        scale, overwrite: as for `write_mesh_scene`.
+        scale, up, overwrite: as for `write_mesh_scene`.
         notes: filled, scene → what the user should know; also if files fail.
     Returns:
         How many scenes were written, and how many were there and stayed.
@@ -93,7 +104,7 @@ def prepare_meshes(
         tidy(out, scene_files)
         for path in files:
             try:
-                said = write_mesh_scene(path, out / path.stem, scale=scale, overwrite=overwrite)
+                said = write_mesh_scene(path, out / path.stem, scale=scale, up=up, overwrite=overwrite)
             except InputError as error:
                 failures.append(str(error))
                 continue
@@ -107,45 +118,66 @@ def prepare_meshes(
 
 
 def write_mesh_scene(
-    path: Path, folder: Path, *, scale: float = 1.0, overwrite: bool = False
+    path: Path,
+    folder: Path,
+    *,
+    scale: float = 1.0,
+    up: Up | None = None,
+    overwrite: bool = False,
 ) -> list[str] | None:
-    """Writes the scene folder `folder` of the PLY file `path`, which is taken to be z up.
+    """Writes the scene folder `folder` of the mesh or cloud in `path` (`read_mesh_file`).
 
     Args:
         scale: metres a unit of the file.
+        up: which of the file's axes points up; None: y in glTF, z in all others.
         overwrite: write the folder again where it is complete; what else is in it stays.
     Returns:
         What the user should know; None where the scene was there and stayed.
     Raises:
-        InputError: a file that cannot be read (`read_mesh`), a folder that was not written here.
+        InputError: a file that cannot be read (`read_mesh_file`), a folder that was not written here.
     """
     _check_scale(scale)
     if scene_complete(folder) and not overwrite:
         return None
     check_replaceable(folder, scene_files)
-    scene = open_mesh(path, scale=scale)
+    scene = open_mesh(path, scale=scale, up=up)
     write_scene(
         folder,
         scene,
         segments={},
         source=f"{path.name}, {scale:g} m a unit",
+        axis_alignment=scene.axis_alignment,
         offset_m=scene.offset_m,
     )
     return scene.notes
 
 
-def open_mesh(path: Path, *, scale: float = 1.0) -> OpenScene:
-    """The PLY file `path`, taken to be z up, as a scene with superpoints, without views and labels.
+def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenScene:
+    """The mesh or cloud in `path` as a scene with superpoints, without views and labels.
 
     Args:
         scale: metres a unit of the file.
+        up: which of the file's axes points up; None: y in glTF, z in all others.
     Raises:
-        InputError: a file that cannot be read (`read_mesh`).
+        InputError: a file that cannot be read (`read_mesh_file`).
     """
     _check_scale(scale)
-    placed = place_mesh(path.stem, read_mesh(path), np.eye(4), scale)
+    if up not in (None, *AXES):
+        raise InputError(f"up: found {up!r}; expected one of {', '.join(AXES)}")
+    mesh = read_mesh_file(path)
+    upward = up or ("z" if mesh.up is None else axis_of(mesh.up))
+    placed = place_mesh(path.stem, mesh, up_to_z(upward), scale)
+    if upward != "z":
+        placed.notes.append(f"{upward} was taken to point up: turned so that z does")
+    if up is None and mesh.up is None and (note := level_note(mesh.coord, mesh.faces)):
+        placed.notes.append(note)
     add_surface_superpoints(placed)
-    return OpenScene(**vars(placed.scene), offset_m=placed.placement.offset_m, notes=placed.notes)
+    return OpenScene(
+        **vars(placed.scene),
+        axis_alignment=None if upward == "z" else placed.placement.aligned,
+        offset_m=placed.placement.offset_m,
+        notes=placed.notes,
+    )
 
 
 def _check_scale(scale: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -49,6 +50,51 @@ class Placement:
         scaled = transform.astype(np.float64)
         scaled[:3, 3] *= self.scale
         return scaled
+
+
+AXES = ("z", "y", "x", "-z", "-y", "-x")
+Up = Literal["z", "y", "x", "-z", "-y", "-x"]
+"""Which axis of a file points up."""
+_ROTATIONS = {
+    "z": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "y": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    "x": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),
+    "-z": ((1, 0, 0), (0, -1, 0), (0, 0, -1)),
+    "-y": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
+    "-x": ((0, -1, 0), (0, 0, 1), (-1, 0, 0)),
+}
+LEVEL = 0.9
+"""Least cosine between a normal and an axis of a surface that is square to it."""
+CLEARLY = 1.5
+
+
+def up_to_z(up: Up) -> np.ndarray:
+    """(4, 4) rotation that brings the axis that points up to z."""
+    rotation = np.eye(4)
+    rotation[:3, :3] = _ROTATIONS[up]
+    return rotation
+
+
+def axis_of(up: np.ndarray) -> Up:
+    """The axis that a (3,) unit vector along one of them is."""
+    number = int(np.abs(up).argmax())
+    return AXES[2 - number + 3 * bool(up[number] < 0)]
+
+
+def level_note(coord: np.ndarray, faces: np.ndarray) -> str | None:
+    """What to say of a mesh with z up, coordinates (N, 3) and faces (F, 3), in which much more surface
+    is square to y than to z, as floor and ceiling are to what points up; None where that is not so."""
+    corner = coord[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    area = np.linalg.norm(normal, axis=1)
+    square = np.abs(normal) > LEVEL * np.maximum(area, 1e-30)[:, None]
+    _, along_y, along_z = (area[:, None] * square).sum(axis=0)
+    if along_y <= CLEARLY * along_z or along_y < 0.1 * area.sum():
+        return None
+    return (
+        f"{along_y / area.sum():.0%} of the surface is square to y and {along_z / area.sum():.0%} to z, "
+        "which was taken to point up: --up y, if y does"
+    )
 
 
 def far_offset(coord_m: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from bifusion.datasets.placement import Up
 from bifusion.inference.segmenter import Segmenter
 
 
@@ -30,13 +31,19 @@ def predict_scene(
 
 
 def predict_mesh(
-    run: Path, mesh: Path, out_dir: Path, *, scale: float = 1.0, device: torch.device | str | None = None
+    run: Path,
+    mesh: Path,
+    out_dir: Path,
+    *,
+    scale: float = 1.0,
+    up: Up | None = None,
+    device: torch.device | str | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """As `predict_scene` of a PLY file, mesh or cloud, z up; nothing else is left behind.
+    """As `predict_scene` of a mesh or cloud file (`write_mesh_scene`); nothing else is left behind.
 
     Returns the paths, and what the user should know of how the file was understood.
 
     Raises InputError as `predict_scene` and `open_mesh`.
     """
-    segmentation = Segmenter(run, device=device).predict(mesh, scale=scale)
+    segmentation = Segmenter(run, device=device).predict(mesh, scale=scale, up=up)
     return segmentation.write(out_dir), segmentation.notes

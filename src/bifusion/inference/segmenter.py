@@ -20,7 +20,9 @@ from bifusion.data.scene_folder import read_offset
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.transforms import SceneStream
 from bifusion.datasets.arrays.scene import make_scene
+from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
+from bifusion.datasets.placement import Up
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.inference.view_warning import warn_of_views
@@ -29,7 +31,7 @@ from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
 from bifusion.types import FusionControl, InputError, Scene
 
 SceneLike = str | Path | Scene | Mapping[str, Any]
-"""A scene folder, a PLY file, a scene in the hand, or the arguments of `make_scene` by name."""
+"""A scene folder, a mesh file, a scene in the hand, or the arguments of `make_scene` by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +68,22 @@ class Segmenter:
     def labels(self) -> LabelSet:
         return self.config.labels
 
-    def predict(self, scene: SceneLike, *, scale: float = 1.0) -> Segmentation:
+    def predict(self, scene: SceneLike, *, scale: float = 1.0, up: Up | None = None) -> Segmentation:
         """Segments one scene; the same input gives the same output.
 
         Args:
-            scene: the path of a scene folder or of a PLY file (mesh or cloud, z up); a `Scene` or
+            scene: the path of a scene folder or of a mesh or cloud (.ply, .obj, .glb); a `Scene` or
                 `OpenScene`; or arrays by name, `{"coord": …, "color": …}`, and whatever else
                 `make_scene` takes. Or, where the run was trained on scenes from outside,
                 root/split/name of one of them. Annotation is not looked at. Views are read only by
                 models that were trained with them; where they see next to nothing, or
                 contradict the points, a warning says so and names the likely cause.
-            scale: metres a unit of a PLY file: 0.001 for millimetres.
+            scale: metres a unit of a mesh file: 0.001 for millimetres.
+            up: which axis of a mesh file points up; None: y in glTF, z in all others.
         Raises:
             InputError: whatever is wrong with the scene, by file or argument.
         """
-        asked = self._asked(scene, scale)
+        asked = self._asked(scene, scale, up)
         data = self.config.data
         sample = scene_sample(asked.scenes, asked.name, data, SceneStream(0, 0, asked.name))
         batch = collate([sample]).to(self.device)
@@ -95,14 +98,14 @@ class Segmenter:
         points = coord + asked.offset_m if asked.offset_m.any() else coord
         return as_segmentation(result, points, self.labels, asked.notes)
 
-    def _asked(self, scene: SceneLike, scale: float) -> _Asked:
+    def _asked(self, scene: SceneLike, scale: float, up: Up | None) -> _Asked:
         if isinstance(scene, Mapping):
             scene = _of_arrays(scene)
         if isinstance(scene, str | Path):
             path = Path(scene)
-            if path.suffix.lower() != ".ply":
+            if not is_mesh_file(path) and not path.is_file():
                 return self._asked_folder(path.resolve())
-            scene = open_mesh(path, scale=scale)
+            scene = open_mesh(path, scale=scale, up=up)
         if not isinstance(scene, Scene):
             raise InputError(
                 f"scene: is a {type(scene).__name__}; expected a path, a bifusion.Scene, or arrays by "

@@ -1,4 +1,4 @@
-"""A triangle mesh or point cloud with colours from a PLY file, whichever program wrote it."""
+"""A triangle mesh or point cloud with colours, and the one in a PLY file, whichever program wrote it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NORMALS = ("nx", "ny", "nz")
 
 @dataclass
 class Mesh:
-    """What a PLY file holds, in the file's own frame and unit of length."""
+    """What a mesh file holds, in the file's own frame and unit of length."""
 
     coord: np.ndarray
     """(N, 3) float64, finite."""
@@ -33,6 +33,8 @@ class Mesh:
     spacing: float = 0.0
     """Distance of neighbouring numbers of the stored type at the farthest coordinate, in the file's
     unit: nothing finer can be told there."""
+    up: np.ndarray | None = None
+    """(3,) unit vector, which way is up where the format says so."""
     notes: list[str] = field(default_factory=list)
     """What was understood from the values, or left out, for the user to know."""
 
@@ -109,11 +111,18 @@ def _triangles(face: Columns, header: Header, count: int, path: Path, notes: lis
         notes.append(f"{short:,} faces with fewer than three corners left out")
     if (corners.counts > 3).any():
         notes.append(f"{int((corners.counts > 3).sum()):,} polygons cut into triangles")
-    pieces = np.maximum(corners.counts - 2, 0)
-    first = np.repeat(np.cumsum(corners.counts) - corners.counts, pieces)
+    return corners.items.astype(np.int64)[fans(corners.counts)]
+
+
+def fans(counts: np.ndarray) -> np.ndarray:
+    """(F, 3) int64 places, in a list of the corners of all polygons, of the triangles they are cut into.
+
+    `counts` (P,) corners of each polygon; those with fewer than three give none.
+    """
+    pieces = np.maximum(counts - 2, 0)
+    first = np.repeat(np.cumsum(counts) - counts, pieces)
     piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    places = np.stack([first, first + piece + 1, first + piece + 2], axis=1)
-    return corners.items.astype(np.int64)[places]
+    return np.stack([first, first + piece + 1, first + piece + 2], axis=1)
 
 
 def _corner_lists(face: Columns, path: Path) -> Lists | None:

@@ -22,7 +22,8 @@ from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, loo
 from bifusion.data.view_files import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
-from bifusion.datasets.scannet.posed_images import Frame, PosedImages, read_matrix
+from bifusion.datasets.recordings.text_files import read_matrix
+from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.types import InputError, View
 

@@ -1,0 +1,168 @@
+"""Binary glTF (GLB), read by trimesh: metres, y up, all nodes placed.
+
+Source: Khronos glTF 2.0, 3.4 (units, axes), 3.9 (COLOR_0 is linear, textures are sRGB).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.data.checks import check_finite
+from bifusion.data.view_files import MOST_PIXELS
+from bifusion.datasets.mesh_files.textures import linear_to_srgb, texture_colors
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.types import InputError
+
+MAGIC = b"glTF"
+MOST_BYTES = 2 << 30
+UP = np.array([0.0, 1.0, 0.0])
+FAULTS = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError,
+    NotImplementedError, struct.error, OSError, SyntaxError, MemoryError, RecursionError,
+)  # fmt: skip
+"""What trimesh and Pillow raise on files that are no glTF."""
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Vertices (N, 3), faces (F, 3), colours (N, 3) uint8."""
+
+
+def read_glb(path: Path) -> Mesh:
+    """All meshes and clouds of the scene in `path`, one after another, each vertex once, in the file's
+    order, in the scene's frame.
+
+    Raises InputError: no readable GLB file, data in other files, no mesh, no colours.
+    """
+    _check_tree(path, _tree(path))
+    try:
+        parts, notes = _load(path)
+    except FAULTS as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as glTF ({error}); export it again") from None
+    if not parts:
+        raise InputError(f"{path}: holds no mesh with vertices; export the scan as GLB again")
+    first = np.cumsum([0, *(len(part[0]) for part in parts)])
+    coord = np.concatenate([part[0] for part in parts])
+    check_finite(coord, path)
+    return Mesh(
+        coord=coord,
+        color=np.concatenate([part[2] for part in parts]),
+        faces=np.concatenate([part[1] + at for part, at in zip(parts, first, strict=False)]),
+        spacing=float(np.spacing(np.float32(np.abs(coord).max()))),
+        notes=list(dict.fromkeys(notes)),
+        up=UP,
+    )
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """The JSON at the beginning of the file."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise InputError(f"{path}: has {size:,} bytes; expected at most {MOST_BYTES:,}")
+    with open(path, "rb") as file:
+        head = file.read(20)
+        if len(head) < 20 or head[:4] != MAGIC:
+            raise InputError(
+                f"{path}: is no binary glTF, it begins with {head[:8]!r}; export it as .glb"
+            )
+        version, _, length, kind = struct.unpack("<4xIII4s", head)
+        if version != 2 or kind != b"JSON" or length > size - 20:
+            raise InputError(
+                f"{path}: is damaged, or glTF of version {version}; expected 2: export it again"
+            )
+        text = file.read(length)
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no glTF ({error}); export it again") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: is no glTF, its JSON is a {type(tree).__name__}; export it again")
+    return tree
+
+
+def _check_tree(path: Path, tree: dict[str, Any]) -> None:
+    """InputError for what would make reading take other files, endless time or memory."""
+    size = path.stat().st_size
+    for key in ("buffers", "images", "accessors", "nodes", "bufferViews"):
+        entries = tree.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise InputError(f"{path}: is damaged: {key} is no list of objects; export it again")
+    for key in ("buffers", "images"):
+        for entry in tree.get(key, []):
+            uri = entry.get("uri")
+            if uri is not None and not str(uri).startswith("data:"):
+                raise InputError(
+                    f"{path}: has data in another file ({str(uri)[:80]}); export it as one .glb"
+                )
+    for entry in tree.get("accessors", []):
+        count = entry.get("count")
+        if not isinstance(count, int) or not 0 <= count <= size:
+            raise InputError(
+                f"{path}: says it has {count} of something in {size:,} bytes; it is damaged"
+            )
+    children = [child for node in tree.get("nodes", []) for child in node.get("children") or ()]
+    if len(set(map(str, children))) < len(children):
+        raise InputError(f"{path}: a node has two parents; export it again")
+
+
+def _load(path: Path) -> tuple[list[Part], list[str]]:
+    import trimesh
+
+    scene = trimesh.load_scene(path, file_type="glb", process=False)
+    parts, notes = [], []
+    for node in scene.graph.nodes_geometry:
+        transform, name = scene.graph[node]
+        geometry = scene.geometry[name]
+        if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud) and len(geometry.vertices):
+            vertices = np.asarray(geometry.vertices, float) @ transform[:3, :3].T + transform[:3, 3]
+            faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64)
+            if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
+                raise InputError(f"{path}: a face names a vertex that is not there; export it again")
+            parts.append((vertices, faces, _colors(geometry, path, notes)))
+    return parts, notes
+
+
+def _colors(geometry: Any, path: Path, notes: list[str]) -> np.ndarray:
+    """(N, 3) uint8 sRGB of the vertices: their own, else the texture's, else the material's."""
+    count = len(geometry.vertices)
+    visual = geometry.visual if hasattr(geometry, "visual") else None
+    own = getattr(geometry, "colors", None) if visual is None else None
+    if visual is not None and visual.kind == "vertex":
+        own = visual.vertex_colors
+    elif visual is not None and visual.kind == "texture":
+        own = visual.vertex_attributes.get("color")
+    if own is not None and len(own) == count:
+        notes.append("vertex colours taken as linear, as glTF has them")
+        return _bytes(linear_to_srgb(_shares(np.asarray(own)[:, :3])))
+    material = getattr(visual, "material", None)
+    factor = np.ones(3)
+    plain = getattr(material, "baseColorFactor", None)
+    if plain is not None:
+        factor = _shares(np.asarray(plain)[:3])
+    image, uv = getattr(material, "baseColorTexture", None), getattr(visual, "uv", None)
+    if image is None or uv is None or len(uv) != count:
+        if plain is None:
+            raise InputError(f"{path}: a mesh has no colours; export it with vertex colours or texture")
+        notes.append("a mesh without texture has the one colour of its material")
+        return np.tile(_bytes(linear_to_srgb(factor)), (count, 1))
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"{path}: a texture is {image.width}×{image.height} pixels; reduce it")
+    notes.append("vertices have the colour of the texture at their place")
+    return _bytes(
+        texture_colors(np.array(image.convert("RGB")), np.nan_to_num(np.asarray(uv, float))) / 255
+    )
+
+
+def _shares(color: np.ndarray) -> np.ndarray:
+    """Colours as shares of 1, whatever type they are stored in."""
+    if color.dtype.kind in "iu":
+        return color / np.iinfo(color.dtype).max
+    return color.astype(float)
+
+
+def _bytes(color: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(np.nan_to_num(color) * 255), 0, 255).astype(np.uint8)

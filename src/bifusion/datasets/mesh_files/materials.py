@@ -1,0 +1,79 @@
+"""Materials of OBJ files (MTL): a texture or a colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from bifusion.datasets.recordings.text_files import as_numbers, read_text
+from bifusion.types import InputError
+
+OPTION_WORDS = {
+    "-blendu": 1, "-blendv": 1, "-boost": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3, "-texres": 1,
+    "-clamp": 1, "-bm": 1, "-imfchan": 1, "-type": 1, "-colorspace": 1,
+}  # fmt: skip
+"""What may stand before a texture's file, and how many words each takes."""
+
+
+@dataclass
+class Material:
+    """What a face looks like."""
+
+    texture: Path | None = None
+    diffuse: np.ndarray | None = None
+    """(3,) of 0 … 255."""
+
+
+def read_materials(obj: Path, libraries: Sequence[str]) -> dict[str, Material]:
+    """Name → material, of the libraries that an OBJ file names; textures lie beside it.
+
+    Raises InputError: a library or a texture that is not there.
+    """
+    found: dict[str, Material] = {}
+    for name in libraries:
+        path = _beside(obj, name)
+        if not path.is_file():
+            raise InputError(
+                f"{obj}: its materials {path.name} are not beside it; copy them and their textures too"
+            )
+        found |= _parse(path)
+    return found
+
+
+def _parse(path: Path) -> dict[str, Material]:
+    materials: dict[str, Material] = {}
+    current = Material()
+    for line in read_text(path).splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "newmtl":
+            current = materials.setdefault(rest.strip(), Material())
+        elif word == "Kd" and len(rest.split()) == 3:
+            values = as_numbers([rest.split()], path)[0]
+            current.diffuse = np.clip(np.nan_to_num(values), 0, 1) * 255
+        elif word == "map_Kd":
+            current.texture = _beside(path, _without_options(rest))
+            if not current.texture.is_file():
+                raise InputError(
+                    f"{path}: its texture {current.texture.name} is not beside it; copy it too, or "
+                    "export the mesh with vertex colours"
+                )
+    return materials
+
+
+def _without_options(rest: str) -> str:
+    """The file's name, which may have blanks, behind the options."""
+    words = rest.strip().split(" ")
+    while words and words[0] in OPTION_WORDS:
+        words = words[1 + OPTION_WORDS[words[0]] :]
+    return " ".join(words)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The file in `path`'s folder, or below, that is meant by a name from some other machine."""
+    parts = PureWindowsPath(name.replace("\0", ""))
+    if parts.is_absolute() or parts.drive or parts.root or ".." in parts.parts:
+        return path.parent / parts.name
+    return path.parent / Path(*parts.parts)

@@ -1,0 +1,194 @@
+"""Wavefront OBJ files: a mesh with colours at its vertices, or in a texture.
+
+Vertices keep the file's order and number, also where faces on both sides of a seam give them different
+places in the texture: they take the mean. Format: Alias|Wavefront "Object Files" (appendix B1), with the
+colour behind a vertex' position that MeshLab and scanner apps write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.checks import check_finite
+from bifusion.data.view_files import read_color
+from bifusion.datasets.mesh_files.materials import Material, read_materials
+from bifusion.datasets.mesh_files.textures import mean_over_corners, texture_colors
+from bifusion.datasets.ply.body import Columns
+from bifusion.datasets.ply.colors import CHANNELS, read_colors
+from bifusion.datasets.ply.mesh import Mesh, fans
+from bifusion.types import InputError
+
+MOST_BYTES = 2 << 30
+NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"
+
+
+@dataclass
+class _Lines:
+    """The lines of a file that matter, split into words."""
+
+    vertex: list[str] = field(default_factory=list)
+    uv: list[str] = field(default_factory=list)
+    corners: list[str] = field(default_factory=list)
+    """Of all faces, one after another."""
+    counts: list[int] = field(default_factory=list)
+    """Corners of each face."""
+    before: list[tuple[int, int]] = field(default_factory=list)
+    """Vertices and texture points read before each face, from which negative numbers count."""
+    material: list[int] = field(default_factory=list)
+    """Number in `names` of each face, −1 none."""
+    names: list[str] = field(default_factory=list)
+    libraries: list[str] = field(default_factory=list)
+
+
+def read_obj(path: Path) -> Mesh:
+    """The mesh in `path`; polygons become fans of triangles.
+
+    Raises InputError: no readable OBJ file, no colours, a face that names what is not there, a texture
+    that is missing.
+    """
+    lines = _read_lines(path)
+    if not lines.vertex:
+        raise InputError(f"{path}: has no vertices (lines 'v x y z'); export it as OBJ again")
+    table = _table(lines.vertex, path, "v", (3, 4, 6, 7))
+    coord = table[:, :3]
+    check_finite(coord, path)
+    notes: list[str] = []
+    counts = np.array(lines.counts, np.int64)
+    vertex, uv = _corners(lines, counts, path)
+    if table.shape[1] >= 6:
+        columns: Columns = {channel: table[:, 3 + k] for k, channel in enumerate(CHANNELS)}
+        color = read_colors(columns, path, (), notes)
+    else:
+        color = _texture_colors(path, lines, counts, vertex, uv, len(coord), notes)
+    first, second, third = fans(counts).T
+    return Mesh(
+        coord=coord,
+        color=color,
+        faces=np.stack([vertex[first], vertex[second], vertex[third]], axis=1),
+        spacing=float(np.spacing(np.abs(coord).max())),
+        notes=notes,
+    )
+
+
+def _read_lines(path: Path) -> _Lines:
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: has {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
+    found, current = _Lines(), -1
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        for line in file:
+            word, *after = line.split(None, 1)[:2] or [""]
+            rest = after[0].strip() if after else ""
+            if word == "v":
+                found.vertex.append(rest)
+            elif word == "vt":
+                found.uv.append(rest)
+            elif word == "f":
+                corners = rest.split()
+                if len(corners) < 3:
+                    continue
+                found.corners += corners
+                found.counts.append(len(corners))
+                found.before.append((len(found.vertex), len(found.uv)))
+                found.material.append(current)
+            elif word == "usemtl":
+                name = rest
+                if name not in found.names:
+                    found.names.append(name)
+                current = found.names.index(name)
+            elif word == "mtllib":
+                found.libraries.append(rest)
+    return found
+
+
+def _table(lines: list[str], path: Path, what: str, widths: tuple[int, ...]) -> np.ndarray:
+    """(N, width) float64 of lines that have equally many numbers."""
+    rows = [line.partition("#")[0].split() for line in lines]
+    width = len(rows[0])
+    if width not in widths or any(len(row) != width for row in rows):
+        uneven = next((row for row in rows if len(row) != width), rows[0])
+        raise InputError(
+            f"{path}: lines '{what}' have {width} and {len(uneven)} numbers "
+            f"({' '.join(uneven)[:60]!r}); expected {' or '.join(map(str, widths))}: export it again"
+        )
+    try:
+        return np.array(rows, float)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: a line '{what}' holds no numbers ({error}); export it again"
+        ) from None
+
+
+def _corners(lines: _Lines, counts: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) vertex and texture point of every corner of every face, from 0; −1 for no texture point."""
+    parts = [corner.split("/") for corner in lines.corners]
+    try:
+        number = np.array(
+            [(part[0], (part[1] if len(part) > 1 else "") or 0) for part in parts], np.int64
+        )
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path}: a face has a corner that is no number ({error}); export it again"
+        ) from None
+    number = number.reshape(-1, 2)
+    before = np.repeat(np.array(lines.before, np.int64).reshape(-1, 2), counts, axis=0)
+    number = np.where(number < 0, before + number, number - 1)
+    most = (len(lines.vertex), len(lines.uv))
+    wrong = (
+        (number[:, 0] < 0) | (number[:, 0] >= most[0]) | (number[:, 1] < -1) | (number[:, 1] >= most[1])
+    )
+    if wrong.any():
+        corner = lines.corners[int(wrong.argmax())]
+        raise InputError(
+            f"{path}: a face names corner {corner[:40]!r}, but there are {most[0]:,} vertices and "
+            f"{most[1]:,} texture points, numbered from 1; export it again"
+        )
+    return number[:, 0], number[:, 1]
+
+
+def _texture_colors(
+    path: Path,
+    lines: _Lines,
+    counts: np.ndarray,
+    vertex: np.ndarray,
+    uv: np.ndarray,
+    count: int,
+    notes: list[str],
+) -> np.ndarray:
+    """(count, 3) uint8 RGB of the vertices, from the materials of their faces."""
+    materials = read_materials(path, lines.libraries)
+    if not materials:
+        raise InputError(f"{path}: has no colours and no materials (mtllib); {NO_COLOUR}")
+    table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv else np.zeros((0, 2))
+    of_corner = np.repeat(np.array(lines.material, np.int64), counts)
+    color = np.zeros((len(vertex), 3))
+    known = np.zeros(len(vertex), bool)
+    for number, name in enumerate(lines.names):
+        corners = np.flatnonzero(of_corner == number)
+        material = materials.get(name)
+        if material is not None and len(corners):
+            known[corners], color[corners] = _material_colors(material, table, uv[corners])
+    if not known.any():
+        raise InputError(f"{path}: its faces have no texture and no colours; {NO_COLOUR}")
+    colors, seen = mean_over_corners(vertex[known], color[known], count)
+    notes.append("vertices have the colour of the texture at their place")
+    if not seen.all():
+        notes.append(f"{int((~seen).sum()):,} of {count:,} vertices are on no textured face: grey")
+    return colors
+
+
+def _material_colors(
+    material: Material, table: np.ndarray, uv: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) bool whether a corner has a colour, and (K, 3) of 0 … 255."""
+    if material.texture is None:
+        plain = np.zeros(3) if material.diffuse is None else material.diffuse
+        return np.full(len(uv), material.diffuse is not None), np.tile(plain, (len(uv), 1))
+    known = uv >= 0
+    color = np.zeros((len(uv), 3))
+    if known.any() and table.shape[1] >= 2:
+        at = np.nan_to_num(table[uv[known], :2], nan=0.0, posinf=0.0, neginf=0.0)
+        color[known] = texture_colors(read_color(material.texture), at)
+    return known & (table.shape[1] >= 2), color

@@ -1,0 +1,35 @@
+"""A mesh or cloud file of any format that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bifusion.datasets.mesh_files.glb import MAGIC, read_glb
+from bifusion.datasets.mesh_files.obj import read_obj
+from bifusion.datasets.ply.mesh import Mesh, read_mesh
+from bifusion.types import InputError
+
+READERS = {".ply": read_mesh, ".obj": read_obj, ".glb": read_glb}
+"""Ending → reader; what a file begins with counts more."""
+BEGINNINGS = {b"ply": ".ply", MAGIC: ".glb"}
+EXPECTED = "a mesh or cloud in .ply, .obj or .glb"
+
+
+def is_mesh_file(path: Path) -> bool:
+    """Whether the ending is that of a mesh or cloud."""
+    return path.suffix.lower() in READERS
+
+
+def read_mesh_file(path: Path) -> Mesh:
+    """The mesh in `path`, in its own frame and unit. InputError as its reader, or for another format."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: missing; expected {EXPECTED}")
+    with open(path, "rb") as file:
+        beginning = file.read(4)
+    kind = next((kind for word, kind in BEGINNINGS.items() if beginning.startswith(word)), None)
+    kind = kind or path.suffix.lower()
+    if kind not in READERS:
+        more = "; export it as one .glb" if kind == ".gltf" else ""
+        raise InputError(f"{path}: is no mesh file that is known; expected {EXPECTED}{more}")
+    return READERS[kind](path)

@@ -1,0 +1,226 @@
+"""OBJ and GLB files as programs write them: order of vertices, colours, axes; and files that lie."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+import needs
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.mesh_scene import prepare_meshes, write_mesh_scene
+from bifusion.datasets.placement import AXES, axis_of, level_note, up_to_z
+from bifusion.types import InputError
+
+SQUARE = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (2, 0, 0)]
+"""Two squares' worth of corners around a seam."""
+TEXTURE = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
+"""Top left red, top right green, bottom left blue, bottom right yellow."""
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_mesh_file(path)
+
+
+def textured(folder: Path, faces: str, uv: str, *, mtl: str = "newmtl m\nmap_Kd t.png\n") -> Path:
+    """An OBJ of SQUARE's vertices with texture TEXTURE."""
+    Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST).save(folder / "t.png")
+    (folder / "m.mtl").write_text(mtl)
+    vertices = "".join(f"v {x} {y} {z}\n" for x, y, z in SQUARE)
+    (folder / "m.obj").write_text(f"mtllib m.mtl\n{vertices}{uv}usemtl m\n{faces}")
+    return folder / "m.obj"
+
+
+def test_three_seams_split_no_vertex(tmp_path):
+    """Vertex 1 lies on three seams: four places in the texture, one vertex, their mean."""
+    corners = [(0.25, 0.75), (0.75, 0.75), (0.25, 0.25), (0.75, 0.25)]  # red, green, blue, yellow
+    uv = "".join(f"vt {u} {v}\n" for u, v in corners)
+    faces = "f 2/1 1/1 3/1\nf 2/1 1/2 4/1\nf 2/1 1/3 5/1\nf 3/1 1/4 5/1\n"
+    mesh = read_mesh_file(textured(tmp_path, faces, uv))
+    assert np.array_equal(mesh.coord, SQUARE)
+    assert mesh.faces.tolist() == [[1, 0, 2], [1, 0, 3], [1, 0, 4], [2, 0, 4]]
+    assert mesh.color[0].tolist() == [128, 128, 64]
+    assert (mesh.color[1:] == (255, 0, 0)).all()
+
+
+def test_places_of_a_texture(tmp_path):
+    """(0, 0) is the picture's bottom left; beyond 1 it repeats; negative numbers count from the end."""
+    uv = "vt 0.25 0.25\nvt 0.75 0.25\nvt 1.75 0.75\nvt -0.75 1.75\n"
+    mesh = read_mesh_file(textured(tmp_path, "f -5/-4 -4/-3 -3/-2 -2/-1\n", uv))
+    assert mesh.color[:4].tolist() == [[0, 0, 255], [255, 255, 0], [0, 255, 0], [255, 0, 0]]
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+    assert mesh.color[4].tolist() == [128, 128, 128]
+    assert any("1 of 5 vertices are on no textured face" in note for note in mesh.notes)
+
+
+def test_materials_of_other_machines(tmp_path):
+    mtl = "newmtl m\nKd 0.5 1 0\nmap_Kd -s 1 1 1 -clamp on C:\\scans\\t.png\n"
+    mesh = read_mesh_file(textured(tmp_path, "f 1/1 2/1 3/1\n", "vt 0.25 0.75\n", mtl=mtl))
+    assert mesh.color[0].tolist() == [255, 0, 0]
+    mesh = read_mesh_file(textured(tmp_path, "f 1 2 3\n", "", mtl="newmtl m\nKd 0 1 0\n"))
+    assert mesh.color[0].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1.0, "scaled to 0 … 255"), (255.0, "taken as 0 … 255")])
+def test_vertex_colours_of_an_obj(factor, words, tmp_path):
+    lines = [f"v {x}\t{y} {z} {factor} 0 {factor / 255 * 51}" for x, y, z in SQUARE]
+    (tmp_path / "m.obj").write_text("\n".join([*lines, "f 1//1 2//1 3//1", ""]))
+    mesh = read_mesh_file(tmp_path / "m.obj")
+    assert (mesh.color == (255, 0, 51)).all() and words in mesh.notes[0]
+
+
+def test_obj_files_that_are_none(tmp_path):
+    path = tmp_path / "m.obj"
+
+    def written(text: str) -> Path:
+        path.write_text(text)
+        return path
+
+    refused(tmp_path / "none.obj", "missing; expected a mesh or cloud in .ply, .obj or .glb")
+    refused(written("hello\n"), "has no vertices")
+    refused(written("v 0 0 0\nv 1 0\n"), "lines 'v' have 3 and 2 numbers")
+    refused(written("v 0 0 x\n"), "holds no numbers")
+    refused(written("v 0 0 nan\n"), "coordinate that is not finite")
+    refused(written("v 0 0 0\nf 1 1 1\n"), "no colours and no materials")
+    refused(written("v 0 0 0\nf 1 1 2\n"), "names corner '2', but there are 1 vertices")
+    refused(written("v 0 0 0\nf 1 1 a\n"), "a corner that is no number")
+    refused(written("mtllib m.mtl\nv 0 0 0\nf 1 1 1\n"), "materials m.mtl are not beside it")
+    refused(textured(tmp_path, "f 1 2 3\n", "", mtl="newmtl other\n"), "no texture and no colours")
+    refused(textured(tmp_path, "f 1 2 3\n", "", mtl="newmtl m\nmap_Kd ../gone.png\n"), "gone.png is not")
+    path.rename(tmp_path / "m.gltf")
+    refused(tmp_path / "m.gltf", "is no mesh file that is known.*export it as one .glb")
+
+
+def glb(path: Path, scene: trimesh.Scene | trimesh.Trimesh) -> Path:
+    path.write_bytes(bytes(trimesh.exchange.gltf.export_glb(trimesh.Scene(scene))))
+    return path
+
+
+def box(color: tuple[int, int, int]) -> trimesh.Trimesh:
+    mesh = trimesh.creation.box()
+    mesh.visual.vertex_colors = np.tile((*color, 255), (8, 1))
+    return mesh
+
+
+def test_glb_applies_nodes_and_keeps_the_order(tmp_path):
+    mesh, scene = box((255, 0, 0)), trimesh.Scene()
+    scene.add_geometry(mesh, transform=trimesh.transformations.translation_matrix((5, 0, 0)))
+    read = read_mesh_file(glb(tmp_path / "m.glb", scene))
+    assert np.allclose(read.coord, mesh.vertices + (5, 0, 0)) and np.array_equal(read.faces, mesh.faces)
+    assert (read.color == (255, 0, 0)).all() and read.up is not None and axis_of(read.up) == "y"
+
+
+def test_glb_vertex_colours_are_linear(tmp_path):
+    """55 of 255 in linear light are 128 of 255 in sRGB."""
+    assert (read_mesh_file(glb(tmp_path / "m.glb", box((55, 55, 55)))).color == 128).all()
+
+
+def test_glb_texture(tmp_path):
+    mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 1, 2]], process=False)
+    image = Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
+    uv = [[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]]
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    read = read_mesh_file(glb(tmp_path / "wrong_ending.ply", mesh))
+    assert read.color.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+def with_tree(path: Path, change) -> Path:
+    """The GLB in `path` with another JSON."""
+    data = path.read_bytes()
+    length = struct.unpack("<I", data[12:16])[0]
+    tree = json.loads(data[20 : 20 + length])
+    change(tree)
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    body = struct.pack("<I4s", len(text), b"JSON") + text + data[20 + length :]
+    changed = path.with_name("changed.glb")
+    changed.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body)
+    return changed
+
+
+def test_glb_files_that_are_none(tmp_path):
+    path = glb(tmp_path / "m.glb", box((1, 2, 3)))
+    refused(with_tree(path, lambda tree: tree["buffers"][0].update(uri="../../x.bin")), "another file")
+    refused(with_tree(path, lambda tree: tree["accessors"][0].update(count=10**12)), "says it has 10")
+    refused(with_tree(path, lambda tree: tree.update(nodes=[{"children": [1, 1]}, {}])), "two parents")
+    refused(with_tree(path, lambda tree: tree.update(meshes=[])), "glTF|no mesh")
+    (tmp_path / "m.glb").write_bytes(b"hello")
+    refused(tmp_path / "m.glb", "is no binary glTF, it begins with b'hello'")
+
+
+def test_changed_bytes_are_read_or_refused(tmp_path):
+    faces = "f 1/1 2/1 3/1\nf -1/1 -2/1 -3/1\n"
+    sources = [
+        textured(tmp_path, faces, "vt 0.25 0.75\n"),
+        tmp_path / "m.mtl",
+        tmp_path / "t.png",
+        glb(tmp_path / "m.glb", box((1, 2, 3))),
+    ]
+    rng = np.random.default_rng(0)
+    for source in sources:
+        whole = source.read_bytes()
+        read = source if source.suffix in (".obj", ".glb") else tmp_path / "m.obj"
+        for turn in range(60):
+            changed = bytearray(whole)
+            for _ in range(1 + turn % 3):
+                changed[rng.integers(len(whole))] = rng.integers(256)
+            source.write_bytes(changed if turn % 4 else whole[: rng.integers(len(whole))])
+            try:
+                mesh = read_mesh_file(read)
+            except InputError:
+                continue
+            assert mesh.faces.max(initial=0) < len(mesh.coord) == len(mesh.color)
+        source.write_bytes(whole)
+
+
+@pytest.mark.parametrize("up", AXES)
+def test_every_axis_can_point_up(up):
+    rotation = up_to_z(up)[:3, :3]
+    axis = np.zeros(3)
+    axis["xyz".index(up[-1])] = -1 if up[0] == "-" else 1
+    assert np.isclose(np.linalg.det(rotation), 1) and np.allclose(rotation @ axis, (0, 0, 1))
+    assert axis_of(axis) == up
+
+
+def test_a_glb_scene_has_z_up(tmp_path):
+    flat = trimesh.creation.box((4, 0.5, 4)).subdivide()
+    flat.visual.vertex_colors = np.tile((9, 9, 9, 255), (len(flat.vertices), 1))
+    notes: dict[str, list[str]] = {}
+    assert prepare_meshes([glb(tmp_path / "m.glb", flat)], tmp_path / "out", notes=notes) == (1, 0)
+    extent = np.ptp(np.load(tmp_path / "out" / "m" / "coord.npy"), axis=0)
+    assert np.allclose(extent, (4, 4, 0.5))
+    assert "y was taken to point up: turned so that z does" in notes["m"]
+    said = write_mesh_scene(tmp_path / "m.glb", tmp_path / "out" / "as_stored", up="z")
+    assert said is not None and not any("point up" in note for note in said)
+    assert np.allclose(
+        np.ptp(np.load(tmp_path / "out" / "as_stored" / "coord.npy"), axis=0), (4, 0.5, 4)
+    )
+    with pytest.raises(InputError, match="up: found 'w'; expected one of z, y, x"):
+        write_mesh_scene(tmp_path / "m.glb", tmp_path / "out" / "w", up="w")  # pyright: ignore
+
+
+def test_a_mesh_that_lies_on_its_side_is_told():
+    flat = trimesh.creation.box((4, 0.5, 4))
+    assert "--up y" in (level_note(flat.vertices, flat.faces) or "")
+    flat = trimesh.creation.box((4, 4, 0.5))
+    assert level_note(flat.vertices, flat.faces) is None
+
+
+@pytest.mark.real_data
+def test_a_real_obj_without_its_texture(tmp_path):
+    """Of 3D Scanner App: y up; its texture is not there, so it is refused, and read with another."""
+    folder = needs.folder("BIFUSION_REAL_DATA", "data") / "recordings" / "obj_3dscannerapp"
+    if not folder.is_dir():
+        needs.lacking("real_data", folder)
+    refused(folder / "textured_output.obj", "its texture textured_output.jpg is not beside it")
+    for name in ("textured_output.obj", "textured_output.mtl"):
+        (tmp_path / name).symlink_to((folder / name).resolve())
+    Image.new("RGB", (16, 16), (10, 20, 30)).save(tmp_path / "textured_output.jpg", quality=100)
+    mesh = read_mesh_file(tmp_path / "textured_output.obj")
+    assert mesh.coord.shape == (46955, 3) and len(mesh.faces) == 56917
+    assert "--up y" in (level_note(mesh.coord, mesh.faces) or "")

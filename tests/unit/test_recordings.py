@@ -1,0 +1,268 @@
+"""Recordings in every layout that is read, written as documented and as strangers really have them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import needs
+import recording_factory as made
+from bifusion.datasets.recordings.frame import Recording
+from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
+from bifusion.datasets.recordings.open import LAYOUTS, open_recording
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.readable import readable_frames
+from bifusion.datasets.recordings.text_files import inside, read_pose_lines
+from bifusion.types import InputError
+
+ORIGIN = np.eye(4)
+
+
+def refused(path: Path, words: str, **options) -> None:
+    with pytest.raises(InputError, match=words):
+        open_recording(path, OpenOptions(**options))
+
+
+@pytest.mark.parametrize("kind", made.WRITERS)
+def test_every_layout_gives_the_same_frames(kind, tmp_path):
+    walk = made.poses()
+    recording = open_recording(made.WRITERS[kind](tmp_path / "r", walk))
+    assert isinstance(recording, Recording) and recording.layout == kind.split()[0]
+    numbers = [0, 2, 3, 4, 5, 6, 7] if kind == "record3d" else list(range(8))
+    assert len(recording) == len(numbers)
+    for index in (0, 1, len(numbers) - 1):
+        pose, frame = walk[numbers[index]], recording.frame(index)
+        assert np.allclose(recording.cam2world(index), pose, atol=2e-6)
+        assert frame.color is not None and frame.depth_m is not None and frame.depth_camera is not None
+        assert frame.color.dtype == np.uint8 and frame.depth_m.dtype == np.float32
+        assert np.allclose(frame.depth_camera.cam2world, pose, atol=2e-6)
+        height, width = frame.depth_camera.size
+        assert frame.depth_m.shape == (height, width)
+        true = made.depth_of(pose, frame.depth_camera.K, (width, height))
+        measured = frame.depth_m > 0
+        assert measured.mean() > 0.99
+        assert np.abs(frame.depth_m - true)[measured].max() < 2e-3
+        assert np.array_equal(recording.depth_of(index), frame.depth_m)
+        if kind != "replica":
+            step = 2 if kind == "record3d" else 1
+            color = frame.color[::step, ::step].astype(int)
+            assert np.abs(color - made.color_of(numbers[index])).max() < 16
+        assert frame.color_camera is not None and frame.color_camera.size == frame.color.shape[:2]
+
+
+def test_what_layouts_know_of_up_and_time(tmp_path):
+    ups = {
+        kind: open_recording(write(tmp_path / kind, made.poses(3))).up
+        for kind, write in made.WRITERS.items()
+    }
+    axes = {kind: "?" if up is None else "xyz"[int(up.argmax())] for kind, up in ups.items()}
+    assert axes == {
+        "scannet": "z", "sens": "z", "7scenes": "?", "7scenes of 3RScan": "?", "tum": "?", "open3d": "?",
+        "open3d json": "?", "replica": "z", "hololens": "y", "record3d": "y",
+    }  # fmt: skip
+    old = made.record3d(tmp_path / "old", np.stack([np.diag([1.0, -1, -1, 1])] * 3))
+    assert open_recording(old).up is None  # begins at the identity: gravity was not kept
+    assert open_recording(tmp_path / "tum").frame(1).time_s == pytest.approx(100 + 1 / 30, abs=1e-3)
+    assert open_recording(tmp_path / "record3d").frame(1).time_s == pytest.approx(2 / 60)
+
+
+def test_frames_that_cannot_be_used_are_left_out_and_counted(tmp_path):
+    folder = made.scannet(tmp_path, made.poses())
+    (folder / "pose" / "10.txt").write_text("-inf -inf -inf -inf\n" * 4)
+    np.savetxt(folder / "pose" / "20.txt", 2 * np.eye(4))
+    (folder / "depth" / "30.png").unlink()
+    (folder / "depth" / "40.png").write_bytes((folder / "depth" / "40.png").read_bytes()[:200])
+    recording = open_recording(folder)
+    assert recording.notes == [
+        "2 of 8 frames with a pose that is not finite or not rigid (tracking lost) left out: 10, 20",
+        "1 of 8 frames whose pictures are missing left out: 30 (no 30.png)",
+    ]
+    assert [frame.name for _, frame in readable_frames(recording)] == ["0", "50", "60", "70"]
+    assert "1 of 5 frames left out:" in recording.notes[-1] and "40.png" in recording.notes[-1]
+    for k in (0, 50, 60, 70):
+        (folder / "depth" / f"{k}.png").write_bytes(b"")
+    with pytest.raises(InputError, match="none of 5 frames of scene0001_00 can be read: .*0.png"):
+        list(readable_frames(recording))
+    for path in (folder / "pose").iterdir():
+        path.write_text("nan " * 16)
+    refused(folder, "no frame with pictures and pose .*8 of 8 frames with a pose that is not finite")
+
+
+def test_poses_far_from_the_origin_lose_it(tmp_path):
+    walk = made.poses()
+    walk[:, :3, 3] += (4_500_000, 300, 7)
+    recording = open_recording(made.open3d(tmp_path, walk))
+    assert np.allclose(recording.offset_m, (4_500_001, 300, 8), atol=1)
+    assert np.allclose(recording.cam2world(3)[:3, 3] + recording.offset_m, walk[3, :3, 3])
+    assert any("cameras are far from the origin" in note for note in recording.notes)
+
+
+def test_given_options(tmp_path):
+    folder = made.seven_scenes(tmp_path, made.poses())
+    (folder / "camera-intrinsics.txt").unlink()
+    refused(folder, "has no camera-intrinsics.txt and no _info.txt; give --intrinsics")
+    recording = open_recording(folder, OpenOptions(intrinsics="80 80 47.5 35.5", depth_scale=2000))
+    frame = recording.frame(0)
+    assert frame.depth_camera is not None and np.array_equal(frame.depth_camera.K, made.K)
+    assert frame.depth_m is not None and frame.depth_m.max() < 3
+    shifted = open_recording(folder, OpenOptions(intrinsics=made.K, pose_shift=2))
+    assert len(shifted) == 6 and np.allclose(shifted.cam2world(0), made.poses()[2])
+    assert np.allclose(shifted.cam2world(0, shift=-2), made.poses()[0])
+    assert np.isnan(shifted.cam2world(0, shift=-3)).all()
+    turned = open_recording(folder, OpenOptions(intrinsics=made.K, axes="opengl", poses="world2cam"))
+    assert np.allclose(turned.cam2world(1), np.linalg.inv(made.poses()[1]) @ np.diag([1, -1, -1, 1]))
+    refused(folder, "the intrinsics belong to another image size|expected", intrinsics="1 2 3")
+    refused(folder, "expected fx fy cx cy", intrinsics="a b c d")
+    refused(folder, "depth_scale: found 0", depth_scale=0)
+    refused(folder, "axes: found 'x'; expected one of opencv, opengl", axes="x")
+
+
+def test_depth_scale_of_tum_is_judged(tmp_path):
+    own = open_recording(made.tum(tmp_path / "own", made.poses(), scale=1000))
+    assert own.depth_scale == 1000 and "depth has 1000 units a metre: frames agree" in own.notes[-1]
+    assert open_recording(tmp_path / "own", OpenOptions(depth_scale=5000)).depth_scale == 5000
+    theirs = made.tum(tmp_path / "rgbd_dataset_freiburg3_x", made.poses(), scale=1000)
+    assert open_recording(theirs).depth_scale == 5000  # the name says TUM: the check would object
+
+
+def test_cameras_of_tum_are_known_by_name(tmp_path):
+    folder = made.tum(tmp_path / "rgbd_dataset_freiburg2_desk", made.poses(2))
+    (folder / "camera-intrinsics.txt").unlink()
+    recording = open_recording(folder)
+    assert any("freiburg2; its lens distorts" in note for note in recording.notes)
+    refused(shutil.copytree(folder, tmp_path / "other"), "says nothing of its camera; give --intrinsics")
+
+
+def test_lists_that_disagree(tmp_path):
+    folder = made.replica(tmp_path / "replica", made.poses())
+    lines = (folder / "traj.txt").read_text().splitlines()
+    (folder / "traj.txt").write_text("\n".join(lines[:-1]))
+    refused(folder, "traj.txt: has 7 poses, but there are 8 pictures")
+    folder = made.open3d(tmp_path / "open3d", made.poses())
+    for k in (2, 5):
+        (folder / "depth" / f"{k:05d}.png").unlink()
+    refused(folder, "trajectory.log: has 8 poses, but there are 6 pictures")
+    lines = (folder / "trajectory.log").read_text().splitlines()
+    (folder / "trajectory.log").write_text("\n".join(lines[:10] + lines[15:25] + lines[30:]))
+    recording = open_recording(folder)  # now the headings name the six that are there
+    assert [files.name for files in recording.files] == ["00000", "00001", "00003", "00004", "00006", "00007"]  # fmt: skip
+    assert np.allclose(recording.cam2world(2), made.poses()[3])
+
+
+def test_pictures_of_another_size_than_the_camera(tmp_path):
+    folder = made.open3d(tmp_path, made.poses(2))
+    camera = json.loads((folder / "intrinsic.json").read_text())
+    (folder / "intrinsic.json").write_text(json.dumps({**camera, "width": 192}))
+    with pytest.raises(InputError, match="is 96×72 pixels, its camera has 192×72"):
+        open_recording(folder).frame(0)
+
+
+def test_what_is_no_recording(tmp_path):
+    refused(tmp_path / "none", "no such file or folder")
+    refused(tmp_path, "holds nothing; expected one of these layouts: scannet: color/ depth/")
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    refused(tmp_path, r"holds v.mp4 \(v.mp4: a video has no poses")
+    for name, words in {
+        "a.mov": "a video has no poses", "a.bag": "bags hold no poses", "a.r3d": "EXR \\+ JPG", "a.bin": "is no",
+        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive", "a.obj": "a mesh or cloud",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(b"x")
+        refused(tmp_path / name, words)
+    made.hololens(tmp_path / "both", made.poses(2))
+    made.scannet(tmp_path, made.poses(2)).rename(tmp_path / "scan")
+    shutil.copytree(tmp_path / "scan", tmp_path / "both", dirs_exist_ok=True)
+    refused(
+        tmp_path / "both", "looks like several layouts: scannet .*, hololens .*choose one by --layout"
+    )
+    assert len(open_recording(tmp_path / "both", layout="hololens")) == 2
+    with pytest.raises(InputError, match="layout: found 'x'; expected one of scannet, sens"):
+        open_recording(tmp_path / "both", layout="x")
+    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+def test_a_folder_within_a_folder(tmp_path):
+    made.open3d(tmp_path / "a" / "b", made.poses(2))
+    (tmp_path / "readme.txt").write_text("hello")
+    assert open_recording(tmp_path).layout == "open3d"
+    made.sens(tmp_path / "c", made.poses(2))
+    assert open_recording(tmp_path / "c").layout == "sens"
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "C:\\x.png", "a/../../b", "..\\x"])
+def test_lists_that_leave_their_folder(name, tmp_path):
+    with pytest.raises(InputError, match="which leaves"):
+        inside(tmp_path, name, tmp_path / "rgb.txt")
+    folder = made.tum(tmp_path / "r", made.poses(2))
+    text = (folder / "rgb.txt").read_text().splitlines()
+    (folder / "rgb.txt").write_text("\n".join([f"{text[0].split()[0]} {name}", *text[1:]]))
+    refused(folder, "which leaves|expected lines of time")
+
+
+def test_a_sens_file_that_lies(tmp_path):
+    path = made.sens(tmp_path, made.poses())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    recording = open_recording(path)
+    assert 0 < len(recording) < 8 and "the file is cut short" in recording.notes[0]
+    path.write_bytes(whole[:200])
+    refused(path, "is cut short within its header")
+    path.write_bytes(b"\x03" + whole[1:])
+    refused(path, "is of version 3; expected a .sens file of version 4")
+    bomb = bytearray(whole)
+    bomb[18 + 256 + 8 : 18 + 256 + 12] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(bomb)
+    refused(path, "says its pictures are 2147483648×72")
+
+
+def test_pictures_too_large_are_not_decoded(tmp_path):
+    folder = made.open3d(tmp_path, made.poses(2))
+    Image.new("1", (30_000, 30_000)).save(folder / "color" / "00000.jpg", "PNG")
+    with pytest.raises(InputError, match="00000.jpg: .*(too large|30000×30000)"):
+        open_recording(folder).frame(0)
+
+
+def test_nearest_times():
+    times = np.array([3.0, 1.0, 2.0])
+    assert nearest(times, np.array([-5, 1.4, 1.6, 9])).tolist() == [1, 1, 2, 0]
+    assert nearest(np.array([7.0]), np.array([1.0, 9.0])).tolist() == [0, 0]
+
+
+def real(name: str) -> Path:
+    folder = needs.folder("BIFUSION_REAL_DATA", "data") / name
+    if not folder.exists():
+        needs.lacking("real_data", folder)
+    return folder
+
+
+@pytest.mark.real_data
+def test_real_lists(tmp_path):
+    pairs = read_pairs(real("recordings/tum_text"))
+    times, poses = read_trajectory(real("recordings/tum_text") / "pose_associateq.txt")
+    assert len(pairs) == len(times) == 573 and np.isfinite(poses).all()
+    assert poses[0, :3, 3].tolist() == [1.3137, 0.8486, 1.5192]
+    refused(real("recordings/realsense_tum_noposes"), "pictures without poses make no scan")
+    poses = read_pose_lines(real("recordings/replica_traj") / "traj.txt")
+    assert len(poses) == 300 and np.abs(poses[:, 2, 0]).max() < 1e-12  # the camera's x axis is level
+    refused(real("recordings/record3d_r3d") / "data.r3d", "export the recording as 'EXR")
+    refused(real("recordings/stray_excerpt"), "holds ORIGIN, camera_matrix.csv")
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "layout", "frames"),
+    [
+        ("rgbd_redkitchen", "7scenes", 25),
+        ("rgbd_open3d5", "open3d", 5),
+        ("scannet/rgbd_scene0000_00", "scannet", 25),
+        ("scannet/posed_images/scene0000_00", "scannet", 2),
+        ("recordings/record3d_exr", "record3d", 15),
+    ],
+)
+def test_real_recordings(name, layout, frames):
+    recording = open_recording(real(name))
+    assert (recording.layout, len(recording)) == (layout, frames)
+    frame = recording.frame(frames - 1)
+    assert frame.color is not None and frame.depth_m is not None and (frame.depth_m > 0).mean() > 0.5
