@@ -25,9 +25,8 @@ TILE = 16
 TILE_VOXELS = TILE * SIDE
 ON_GRID = 1e-3
 """Voxels; a vertex nearer to a grid plane lies in it."""
-LARGEST_STEP = 1.0
-"""Truncations by which the distance may change within a cube: more is the border of what one picture saw
-behind a surface to what another saw in front of it, and no surface."""
+EDGE_BITS = 20
+"""Of a voxel's coordinate within the scan: 20 km at 2 cm."""
 GREY = 128
 
 
@@ -93,11 +92,11 @@ def _tile_surface(
     for axis in range(3):
         known = _pairs(np.logical_and, known, axis)
         low, high = _pairs(np.minimum, low, axis), _pairs(np.maximum, high, axis)
-    cube = known & (low < 0) & (high >= 0) & (high - low < LARGEST_STEP)
+    cube = known & (low < 0) & (high >= 0)
     if not cube.any():
         return None
     mask = np.pad(cube, ((1, 0),) * 3)  # scikit-image asks at a cube's last corner
-    vertices, faces, _, _ = marching_cubes(distance, 0.0, mask=mask, allow_degenerate=False)
+    vertices, faces, _, _ = marching_cubes(distance, 0.0, mask=mask)
     return vertices.astype(np.float64), faces
 
 
@@ -126,20 +125,21 @@ def _pairs(combine: np.ufunc, values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _welded(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One vertex for those that tiles have on the same edge of the grid, in the plane they share."""
+    """One vertex for all on the same edge of the grid, as tiles have them on both sides of the layer
+    they share, and for all in the same corner; without the faces that lose a corner by it."""
     nearest = np.rint(vertices)
     off = np.abs(vertices - nearest)
-    shared = np.flatnonzero(((nearest % TILE_VOXELS == 0) & (off < ON_GRID)).any(axis=1))
-    axis = off[shared].argmax(axis=1)
-    edge = nearest[shared].astype(np.int64)
-    between = np.flatnonzero(off[shared, axis] >= ON_GRID)
-    edge[between, axis[between]] = np.floor(vertices[shared[between], axis[between]])
-    axis[off[shared, axis] < ON_GRID] = 3  # in a corner of the grid
-    key = np.concatenate([edge, axis[:, None]], axis=1)
-    _, first, same = np.unique(key, axis=0, return_index=True, return_inverse=True)
-    target = np.arange(len(vertices))
-    target[shared] = shared[first[same.ravel()]]
-    return _compact(vertices, _proper(target[faces]))
+    axis = off.argmax(axis=1)
+    edge = nearest.astype(np.int64)
+    between = np.flatnonzero(off.max(axis=1) >= ON_GRID)
+    edge[between, axis[between]] = np.floor(vertices[between, axis[between]])
+    axis[off.max(axis=1) < ON_GRID] = 3
+    inner = np.flatnonzero((off >= ON_GRID).sum(axis=1) > 1)  # of Lewiner's cases: within a cube
+    x, y, z = (edge - edge.min(axis=0)).T
+    key = (((x << EDGE_BITS | y) << EDGE_BITS | z) << 2) | axis
+    key[inner] = -1 - inner
+    _, first, same = np.unique(key, return_index=True, return_inverse=True)
+    return _compact(vertices, _proper(first[same][faces]))
 
 
 def _proper(faces: np.ndarray) -> np.ndarray:
