@@ -1,12 +1,15 @@
 """Exact depth maps of simple bodies, for what fuses them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from bifusion.datasets.recordings.frame import Camera, Frame
 from bifusion.datasets.rooms.cameras import intrinsics, look_at
+from bifusion.types import InputError
 
+HALF = np.array([1.5, 1.2, 1.1])
 SIZE = (120, 160)
 """Height, width."""
 Hit = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -58,3 +61,39 @@ def around(hit: Hit, radius: float, count: int = 12) -> list[Frame]:
         eye = radius * np.array([np.cos(turn), np.sin(turn), height])
         frames.append(frame_of(hit, eye, np.zeros(3), f"picture {number}"))
     return frames
+
+
+def box_from_within() -> list[Frame]:
+    """Frames from near the middle of a box of half edges HALF."""
+    frames = []
+    for number in range(12):
+        turn = 2 * np.pi * number / 12
+        ahead = np.array([np.cos(turn), np.sin(turn), 0])
+        eye = 0.3 * ahead + (0, 0, 0.2)
+        frames.append(frame_of(inside_box(HALF), eye, ahead + (0, 0, (-0.8, 0.1, 0.7)[number % 3])))
+    return frames
+
+
+@dataclass
+class Pictures:
+    """Frames in memory as a recording; an error in place of a frame is raised."""
+
+    frames: list[Frame | InputError]
+    name: str = "pictures"
+    layout: str = "memory"
+    notes: list[str] = field(default_factory=list)
+    up: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def frame(self, index: int) -> Frame:
+        found = self.frames[index]
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def cam2world(self, index: int) -> np.ndarray:
+        camera = self.frame(index).depth_camera
+        assert camera is not None
+        return camera.cam2world

@@ -1,6 +1,6 @@
 """Depth maps fused into a surface: exact bodies, a generated room, and what is refused."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,35 +15,9 @@ from bifusion.datasets.rooms import RoomsConfig, make_room
 from bifusion.datasets.rooms.layout import make_layout
 from bifusion.datasets.rooms.raycast import Faces, layout_faces
 from bifusion.types import InputError
-from depth_pictures import around, frame_of, inside_box, sphere
+from depth_pictures import HALF, Pictures, around, box_from_within, frame_of, sphere
 
 MEDIAN_ERROR_M = 0.005
-HALF = np.array([1.5, 1.2, 1.1])
-
-
-@dataclass
-class Pictures:
-    """Frames in memory as a recording; an error in place of a frame is raised."""
-
-    frames: list[Frame | InputError]
-    name: str = "pictures"
-    layout: str = "memory"
-    notes: list[str] = field(default_factory=list)
-    up: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def frame(self, index: int) -> Frame:
-        found = self.frames[index]
-        if isinstance(found, InputError):
-            raise found
-        return found
-
-    def cam2world(self, index: int) -> np.ndarray:
-        camera = self.frame(index).depth_camera
-        assert camera is not None
-        return camera.cam2world
 
 
 def ball(radius: float = 0.7) -> list[Frame]:
@@ -53,16 +27,6 @@ def ball(radius: float = 0.7) -> list[Frame]:
     below = [frame_of(sphere(radius), np.array([x, y, -1.4]), np.zeros(3))
              for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1))]  # fmt: skip
     return [*sides, *poles, *below]
-
-
-def box_from_within() -> list[Frame]:
-    frames = []
-    for number in range(12):
-        turn = 2 * np.pi * number / 12
-        ahead = np.array([np.cos(turn), np.sin(turn), 0])
-        eye = 0.3 * ahead + (0, 0, 0.2)
-        frames.append(frame_of(inside_box(HALF), eye, ahead + (0, 0, (-0.8, 0.1, 0.7)[number % 3])))
-    return frames
 
 
 def test_a_ball_is_closed_round_and_coloured() -> None:

@@ -90,5 +90,5 @@ def _described(failures: list[str]) -> str:
 
 
 def _note(used: int, there: int, volume: Volume) -> str:
-    size_cm = volume.config.voxel_size_m * 100
-    return f"{used:,} of {there:,} frames fused at {size_cm:g} cm, depth up to {volume.config.farthest_m:g} m"
+    size_cm, farthest_m = volume.config.voxel_size_m * 100, volume.config.farthest_m
+    return f"{used:,} of {there:,} frames fused at {size_cm:g} cm, depth up to {farthest_m:g} m"

@@ -8,7 +8,6 @@ import numpy as np
 
 from bifusion.datasets.fusion.blocks import SIDE, VOLUME
 from bifusion.datasets.recordings.frame import Camera, Frame
-from bifusion.types import InputError
 
 LEAST_Z_VOXELS = 1e-3
 LOCAL = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), axis=-1).reshape(VOLUME, 3)

@@ -103,10 +103,11 @@ class Volume:
         pixel = np.stack([column * step * z, row * step * z, z], axis=1)
         to_world = camera.cam2world[:3, :3] @ np.linalg.inv(camera.K)
         half_blocks = (pixel @ to_world.T + camera.cam2world[:3, 3]) / self.truncation_m
-        if len(z) and np.abs(half_blocks).max() >= REACH - 2:
+        farthest = np.abs(half_blocks).max(initial=0)
+        if farthest >= REACH - 2:
             raise InputError(
-                f"{frame.name}: its depth lies {np.abs(half_blocks).max() * self.truncation_m:,.0f} m from "
-                "the origin; take the offset off the poses first"
+                f"{frame.name}: its depth lies {farthest * self.truncation_m:,.0f} m from the origin; "
+                "take the offset off the poses first"
             )
         cells = key_coords(np.unique(block_keys(np.floor(half_blocks))))
         low, high = (cells - 1) >> 1, (cells + 1) >> 1
