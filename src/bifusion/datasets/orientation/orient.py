@@ -110,7 +110,8 @@ def wall_angle(facing: Facing) -> float | None:
     normal, area = facing.normal[walls], facing.area[walls]
     degrees = np.rad2deg(np.arctan2(normal[:, 1], normal[:, 0])) % 90
     histogram = np.bincount(degrees.astype(int) % 90, area, 90)
-    peak = float(sum(np.roll(histogram, shift) for shift in (-2, -1, 0, 1, 2)).argmax()) + 0.5
+    smooth = np.convolve(np.pad(histogram, 2, mode="wrap"), np.ones(5), mode="valid")
+    peak = float(smooth.argmax()) + 0.5
     for _ in range(5):
         off = (degrees - peak + 45) % 90 - 45
         near = np.abs(off) < WALL_WINDOW_DEG
