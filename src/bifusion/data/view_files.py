@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -18,6 +21,8 @@ DEPTH_SCALE = 1000.0
 """Stored depth is uint16 millimetres."""
 
 JPEG_QUALITY = 95
+MOST_PIXELS = 50_000_000
+"""Of one picture; cameras of phones have 48 million."""
 
 UPRIGHT = 1
 """The orientation tag of pictures that are stored as they are to be seen."""
@@ -181,14 +186,22 @@ def read_upright(path: Path) -> tuple[np.ndarray, int]:
     Of 16 bits a channel the upper 8 are taken. InputError for a single channel of more than 8 bits,
     which nothing says how to map to 0 … 255.
     """
-    image = _decode(path)
+    image = _decode_file(path)
+    return _rgb(image, path), _orientation(image)
+
+
+def decode_color(file: IO[bytes], where: str) -> np.ndarray:
+    """As `read_color`, of an image within another file; `where` names it in errors."""
+    return _rgb(_decode(file, where), where)
+
+
+def _rgb(image: Image.Image, where: str | Path) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
         raise InputError(
-            f"{path}: has image mode {image.mode}, one channel of more than 8 bits; expected a colour "
+            f"{where}: has image mode {image.mode}, one channel of more than 8 bits; expected a colour "
             "picture: is it the depth?"
         )
-    orientation = _orientation(image)
-    return np.array(ImageOps.exif_transpose(image).convert("RGB")), orientation
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -206,7 +219,7 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
             f"{path}: the view has no depth; expected a 16-bit PNG in millimetres beside its image "
             "(leave the view out if it has none)"
         )
-    image = _decode(path)
+    image = _decode_file(path)
     if image.mode not in ("I;16", "I;16B", "I"):
         raise InputError(
             f"{path}: depth has image mode {image.mode}; expected one 16-bit channel in millimetres"
@@ -220,16 +233,44 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
     return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(units_per_metre)
 
 
-def _decode(path: Path) -> Image.Image:
-    """The decoded image; every way in which a file can fail to be one becomes an InputError."""
+def _decode_file(path: Path) -> Image.Image:
     try:
         with open(path, "rb") as file:  # Pillow leaves the file of an image that it cannot decode open
-            image = Image.open(file)
-            image.load()
+            return _decode(file, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; the view's colour image is expected there") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: cannot be decoded as an image ({error}); copy it again") from None
+
+
+def _decode(file: IO[bytes], where: str | Path) -> Image.Image:
+    """The decoded image; every way in which a file can fail to be one becomes an InputError.
+
+    Its size is looked at before memory is taken for it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file)
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(
+                    f"{where}: says it is {image.width}×{image.height} pixels; expected at most "
+                    f"{MOST_PIXELS:,} in all: copy it again, or reduce it"
+                )
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{where}: is too large a picture ({error})") from None
+    except InputError:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+        EOFError,
+        IndexError,
+        TypeError,
+        OverflowError,
+    ) as error:
+        raise InputError(f"{where}: cannot be decoded as an image ({error}); copy it again") from None
     return image
 
 

@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from bifusion.datasets.recordings.reading import Reading
+
 Z_UP = np.array([0.0, 0.0, 1.0])
 Y_UP = np.array([0.0, 1.0, 0.0])
 
@@ -58,6 +60,14 @@ class Recording(Protocol):
     """What the user should know of how it was understood; grows while frames are read."""
     up: np.ndarray | None
     """(3,) unit vector, the world's up where the format says so; None: unknown."""
+    reading: Reading
+    """How stored poses became `cam2world`."""
+    depth_scale: float
+    """Units of the stored depth a metre; 1 where metres are stored."""
+    offset_m: np.ndarray
+    """(3,) metres taken off all poses, which were far from the origin; mostly zeros."""
+    scales: tuple[float, ...]
+    """Units of depth among which the layout leaves the choice, to be judged; mostly empty."""
 
     def __len__(self) -> int:
         """Number of frames with a pose."""
@@ -71,9 +81,14 @@ class Recording(Protocol):
         """
         ...
 
-    def cam2world(self, index: int) -> np.ndarray:
+    def depth_of(self, index: int) -> np.ndarray:
+        """(h, w) float32 metres: the depth of frame `index` alone, as `frame` gives it."""
+        ...
+
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         """(4, 4) float64 pose of the depth camera (the colour camera where there is no depth), without
-        decoding a picture."""
+        decoding a picture; with `shift` by the pose that stands so many rows further on in the
+        recording's list, NaN where there is none."""
         ...
 
 
@@ -85,3 +100,7 @@ class RecordingInfo:
     layout: str
     notes: list[str] = field(default_factory=list)
     up: np.ndarray | None = None
+    reading: Reading = field(default_factory=Reading)
+    depth_scale: float = 1000.0
+    offset_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    scales: tuple[float, ...] = ()

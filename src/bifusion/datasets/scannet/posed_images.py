@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bifusion.data.checks import check_pose
+from bifusion.datasets.recordings.intrinsics import read_calibration
+from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
+from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.types import InputError
 
-COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
-"""In the order in which they are looked for, upper case too."""
 CAMERA_FOLDERS = ("intrinsic", "intrinsics", ".")
 COLOR_CAMERA = ("intrinsic_color.txt", "intrinsics_color.txt", "intrinsic.txt", "intrinsics.txt")
 DEPTH_CAMERA = ("intrinsic_depth.txt", "intrinsics_depth.txt")
@@ -47,7 +47,7 @@ class PosedImages:
     depth_extrinsic: np.ndarray
 
 
-def find_posed_images(folder: Path) -> PosedImages:
+def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedImages:
     """The posed images in `folder`, in either layout of export.
 
     - `00000.jpg`, `00000.png` (or `00000.rendered_depth_WxH.png`), `00000.txt`, `intrinsic.txt` and,
@@ -56,7 +56,11 @@ def find_posed_images(folder: Path) -> PosedImages:
       optionally `extrinsic_color.txt`, `extrinsic_depth.txt` in `intrinsic/` or, under the names
       `intrinsics_color.txt` …, beside (`scannet_frames_25k`).
 
-    Colour may be .png too. Frames are those that have a pose file, in the order of their numbers.
+    Colour may be .png too; a camera's file may name the size it is for (intrinsic_color_640x480.txt).
+    Frames are those that have a pose file, in the order of their numbers.
+
+    Args:
+        color_K: (3, 3), the colour camera's intrinsics in place of the folder's.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
@@ -68,15 +72,19 @@ def find_posed_images(folder: Path) -> PosedImages:
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
         )
     depth_file = _camera_file(folder, DEPTH_CAMERA)
-    color_file = _camera_file(folder, COLOR_CAMERA)
-    if color_file is None:
-        expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")
-        raise InputError(f"{expected}: missing; the posed images need the colour camera's intrinsics")
+    if color_K is None:
+        color_file = _camera_file(folder, COLOR_CAMERA)
+        if color_file is None:
+            expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")
+            raise InputError(
+                f"{expected}: missing; the posed images need the colour camera's intrinsics"
+            )
+        color_K = read_calibration(color_file).K
     return PosedImages(
         folder=folder,
         frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
-        color_K=read_intrinsics(color_file),
-        depth_K=read_intrinsics(depth_file) if depth_file else None,
+        color_K=color_K,
+        depth_K=read_calibration(depth_file).K if depth_file else None,
         color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
         depth_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_depth.txt",))),
     )
@@ -85,27 +93,6 @@ def find_posed_images(folder: Path) -> PosedImages:
 def pose_is_lost(frame: Frame) -> bool:
     """Whether ScanNet's tracking lost this frame: it writes a pose of −inf then."""
     return not np.isfinite(read_matrix(frame.pose)).all()
-
-
-def read_intrinsics(path: Path) -> np.ndarray:
-    """(3, 3) pinhole matrix from a text file of 3×3 or 4×4 numbers."""
-    matrix = read_matrix(path)
-    if matrix.shape not in ((3, 3), (4, 4)):
-        raise InputError(
-            f"{path}: the intrinsics have shape {matrix.shape}; expected 3×3 or 4×4 numbers"
-        )
-    return matrix[:3, :3]
-
-
-def read_matrix(path: Path) -> np.ndarray:
-    """Numbers of a text file, one row a line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return np.atleast_2d(np.array([line.split() for line in lines if line.strip()], float))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; the posed images need it") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is no matrix of numbers ({error}); export it again") from None
 
 
 def _exported_frames(folder: Path, poses: list[Path]) -> list[Frame]:
@@ -168,8 +155,14 @@ def _by_number(folder: Path, endings: tuple[str, ...] | list[str]) -> dict[int, 
 
 def _camera_file(folder: Path, names: tuple[str, ...]) -> Path | None:
     """The first of `names` in the folders that exporters put cameras in; None where there is none."""
-    places = [folder / below / name for below in CAMERA_FOLDERS for name in names]
-    return next((path for path in places if path.is_file()), None)
+    for below in CAMERA_FOLDERS:
+        place = folder / below
+        for name in names:
+            sized = place.glob(f"{Path(name).stem}_[0-9]*x[0-9]*.txt")
+            found = [path for path in (place / name, *sorted(sized)) if path.is_file()]
+            if found:
+                return found[0]
+    return None
 
 
 def _read_extrinsic(path: Path | None) -> np.ndarray:

@@ -20,8 +20,9 @@ from bifusion.data.checks import check_intrinsics, check_pose
 from bifusion.data.images import resize_intrinsics
 from bifusion.data.view_files import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
 from bifusion.datasets.mesh_depth import MeshDepth
+from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.datasets.scannet.depth_check import DepthCheck
-from bifusion.datasets.scannet.posed_images import Frame, PosedImages, read_matrix
+from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.types import InputError, View
 

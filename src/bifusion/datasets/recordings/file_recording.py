@@ -1,0 +1,190 @@
+"""A recording whose pictures are files: what most layouts come to once their lists are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.view_files import UPRIGHT, image_size, read_depth_m, read_upright
+from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
+from bifusion.datasets.recordings.intrinsics import Calibration
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
+from bifusion.datasets.recordings.reading import Reading
+from bifusion.types import InputError
+
+ReadMap = Callable[[Path], np.ndarray]
+"""(h, w) float32 of a file: metres of depth, or confidence of 0 … 1."""
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """The files of one frame."""
+
+    name: str
+    color: Path | None
+    depth: Path | None
+    confidence: Path | None = None
+    time_s: float | None = None
+    K: np.ndarray | None = None
+    """(3, 3) of this frame alone, for pictures of the cameras' size."""
+
+
+@dataclass
+class Cameras:
+    """Of all frames of a recording."""
+
+    color: Calibration
+    depth: Calibration | None = None
+    """None: the colour camera, its pictures resized."""
+    size: tuple[int, int] | None = None
+    """Width, height that a frame's own `K` is for."""
+
+
+@dataclass
+class FileRecording(RecordingInfo):
+    """Frames that are read from files when they are asked for."""
+
+    files: list[FrameFiles] = field(default_factory=list)
+    poses: PoseList = field(default_factory=lambda: pose_list(np.zeros((0, 4, 4)), 0, Reading()))
+    """Of what the files' poses speak of; each camera's extrinsic comes on top."""
+    cameras: Cameras = field(default_factory=lambda: Cameras(Calibration(np.eye(3))))
+    read_depth: ReadMap | None = None
+    """None: pictures of whole numbers, `depth_scale` a metre."""
+    read_confidence: ReadMap | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
+        return self.poses.pose(index, shift) @ self._depth_calibration().extrinsic
+
+    def frame(self, index: int) -> Frame:
+        files, frame = self.files[index], Frame(self.files[index].name, time_s=self.files[index].time_s)
+        if files.color is not None:
+            frame.color, tag = read_upright(files.color)
+            self._note_turned(tag)
+            frame.color_camera = self._camera(self.cameras.color, frame.color, index, files.color)
+        if files.depth is not None:
+            frame.depth_m = self.depth_of(index)
+            calibration = self._depth_calibration()
+            if self.cameras.depth is None and calibration.size is None and frame.color is not None:
+                calibration = Calibration(calibration.K, image_size(frame.color), calibration.extrinsic)
+            frame.depth_camera = self._camera(calibration, frame.depth_m, index, files.depth)
+        if files.confidence is not None and self.read_confidence is not None:
+            frame.confidence = self.read_confidence(files.confidence)
+            _check_confidence(frame, files.confidence)
+        return frame
+
+    def depth_of(self, index: int) -> np.ndarray:
+        """(h, w) float32 metres of frame `index`, without its colour."""
+        path = self.files[index].depth
+        assert path is not None
+        depth_m = self.read_depth(path) if self.read_depth else read_depth_m(path, self.depth_scale)
+        if not np.isfinite(depth_m).all() or (depth_m < 0).any():
+            raise InputError(f"{path}: holds depth that is negative or not finite; export it again")
+        return depth_m
+
+    def _depth_calibration(self) -> Calibration:
+        return self.cameras.depth or self.cameras.color
+
+    def _camera(self, of: Calibration, picture: np.ndarray, index: int, path: Path) -> Camera:
+        own = self.files[index].K
+        if own is not None:
+            of = Calibration(own, self.cameras.size, of.extrinsic)
+        size = image_size(picture)
+        return Camera(of.fitted(size, path), (size[1], size[0]), self.poses.pose(index) @ of.extrinsic)
+
+    def _note_turned(self, tag: int) -> None:
+        note = "pictures were turned as their orientation tag says"
+        if tag != UPRIGHT and note not in self.notes:
+            self.notes.append(note)
+
+
+def _check_confidence(frame: Frame, path: Path) -> None:
+    assert frame.confidence is not None
+    if frame.depth_m is None or frame.confidence.shape != frame.depth_m.shape:
+        shape = None if frame.depth_m is None else frame.depth_m.shape
+        raise InputError(
+            f"{path}: has shape {frame.confidence.shape}, its depth {shape}; export it again"
+        )
+
+
+def file_recording(
+    folder: Path,
+    layout: str,
+    files: Sequence[FrameFiles],
+    stored: np.ndarray,
+    cameras: Cameras,
+    options: OpenOptions,
+    *,
+    declared: Reading | None = None,
+    depth_scale: float = 1000.0,
+    up: np.ndarray | None = None,
+    notes: Sequence[str] = (),
+    read_depth: ReadMap | None = None,
+    read_confidence: ReadMap | None = None,
+) -> FileRecording:
+    """A recording of files and of the poses (V, 4, 4) that were stored for them, in the same order.
+
+    Frames without a usable pose or whose files are missing are left out and counted in the notes.
+
+    Raises InputError: no frame is left.
+    """
+    reading = options.reading(declared or Reading())
+    recording = FileRecording(
+        folder.resolve().name,
+        layout,
+        [*notes],
+        up,
+        reading,
+        1.0 if read_depth else options.scale(depth_scale),
+        cameras=cameras,
+        read_depth=read_depth,
+        read_confidence=read_confidence,
+    )
+    poses = pose_list(stored, len(files), reading)
+    there = np.array([_lacks(one) is None for one in files], bool).reshape(-1)
+    recording.notes += _left_out(files, poses, there)
+    kept = np.flatnonzero(poses.tracked & there)
+    if len(kept) == 0:
+        said = "; ".join(recording.notes) or "it lists none"
+        raise InputError(
+            f"{folder}: no frame with pictures and pose in this {layout} recording ({said})"
+        )
+    recording.files = [files[row] for row in kept.tolist()]
+    recording.poses, recording.offset_m = poses.only(kept), poses.offset_m
+    recording.notes += offset_notes(poses.offset_m)
+    return recording
+
+
+def _lacks(files: FrameFiles) -> str | None:
+    """The file that a frame should have and has not."""
+    if files.depth is None or files.color is None:
+        return "depth" if files.depth is None else "colour"
+    missing = [
+        path for path in (files.color, files.depth, files.confidence) if path and not path.is_file()
+    ]
+    return missing[0].name if missing else None
+
+
+def _left_out(files: Sequence[FrameFiles], poses: PoseList, there: np.ndarray) -> list[str]:
+    """Lines on the frames that cannot be used."""
+    posed, tracked, lines = poses.listed_for, poses.tracked, []
+    for rows, why in (
+        (~posed, "without a pose in the list"),
+        (posed & ~tracked, "with a pose that is not finite or not rigid (tracking lost)"),
+        (tracked & ~there, "whose pictures are missing"),
+    ):
+        named = [files[row] for row in np.flatnonzero(rows)[:MOST_NAMED].tolist()]
+        if named:
+            lacking = [f"{one.name} (no {_lacks(one)})" if _lacks(one) else one.name for one in named]
+            more = " …" if rows.sum() > len(named) else ""
+            lines.append(
+                f"{int(rows.sum())} of {len(files)} frames {why} left out: {', '.join(lacking)}{more}"
+            )
+    return lines

@@ -1,0 +1,106 @@
+"""Pinhole matrices as they come with recordings, and as users give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.data.checks import check_intrinsics
+from bifusion.data.images import resize_intrinsics
+from bifusion.datasets.recordings.text_files import json_numbers, read_json, read_matrix
+from bifusion.types import InputError
+
+SAME_ASPECT = 0.02
+"""Largest difference of the factors along x and y of a picture that another one resized may be."""
+NAMES = (
+    "camera-intrinsics.txt", "intrinsics.txt", "intrinsic.txt", "K.txt", "calibration.txt",
+    "intrinsic.json", "camera_intrinsic.json", "intrinsics.json",
+)  # fmt: skip
+FORMS = (
+    "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, or Open3D's intrinsic.json; in pixels whose "
+    "top-left centre is (0, 0)"
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A camera of a recording, the same in all its frames."""
+
+    K: np.ndarray
+    """(3, 3) pinhole matrix."""
+    size: tuple[int, int] | None = None
+    """Width, height of the pictures it is for; None: of the pictures as they are."""
+    extrinsic: np.ndarray = field(default_factory=lambda: np.eye(4))
+    """(4, 4) this camera to the frame that poses speak of; nearly always the identity."""
+
+    def fitted(self, size: tuple[int, int], where: str | Path) -> np.ndarray:
+        """(3, 3) for pictures of `size` (width, height), which may be the camera's, resized."""
+        K = self.K
+        if self.size is not None and self.size != size:
+            across, down = size[0] / self.size[0], size[1] / self.size[1]
+            if abs(across / down - 1) > SAME_ASPECT:
+                raise InputError(
+                    f"{where}: is {size[0]}×{size[1]} pixels, its camera has {self.size[0]}×"
+                    f"{self.size[1]}: one is not the other resized; give --intrinsics for this size"
+                )
+            K = resize_intrinsics(K, self.size, size)
+        return check_intrinsics(K, size, where)
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    """(3, 3) pinhole matrix."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def given_intrinsics(given: Path | str | Sequence[float] | np.ndarray) -> Calibration:
+    """What a user gave: four numbers, a matrix, or a file (FORMS)."""
+    if isinstance(given, str | Path):
+        words = str(given).replace(",", " ").split()
+        if len(words) != 4 or Path(given).is_file():
+            return read_calibration(Path(given))
+        try:
+            given = [float(word) for word in words]
+        except ValueError:
+            raise InputError(f"intrinsics: found {given!r}; expected {FORMS}") from None
+    return Calibration(_matrix(np.asarray(given, float), "intrinsics"))
+
+
+def find_intrinsics(folder: Path, names: Sequence[str] = NAMES) -> Calibration | None:
+    """The camera in the first of the files `names` that `folder` has; None if it has none."""
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    return None if found is None else read_calibration(found)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """A camera from a file: numbers, or a pinhole camera of Open3D."""
+    if path.suffix.lower() == ".json":
+        return open3d_camera(read_json(path), str(path))
+    return Calibration(_matrix(read_matrix(path), str(path)))
+
+
+def open3d_camera(found: Any, where: str) -> Calibration:
+    """A camera of Open3D's JSON, whose matrix stands column by column."""
+    if not isinstance(found, dict) or "intrinsic_matrix" not in found:
+        raise InputError(f"{where}: has no intrinsic_matrix; expected {FORMS}")
+    K = json_numbers(found["intrinsic_matrix"], 9, f"{where}: intrinsic_matrix").reshape(3, 3).T
+    width, height = json_numbers([found.get("width"), found.get("height")], 2, f"{where}: width, height")
+    if not (1 <= width <= 1e5 and 1 <= height <= 1e5):
+        raise InputError(f"{where}: width, height: found {width:g}, {height:g}; expected pixels")
+    return Calibration(_matrix(K, where), (int(width), int(height)))
+
+
+def _matrix(found: np.ndarray, where: str) -> np.ndarray:
+    if found.size == 4:
+        found = pinhole(*found.ravel())
+    elif found.size in (9, 16) and min(found.shape) == 1:
+        found = found.reshape(3 if found.size == 9 else 4, -1)
+    if found.shape not in ((3, 3), (4, 4)):
+        raise InputError(f"{where}: the intrinsics have shape {found.shape}; expected {FORMS}")
+    K = np.array(found[:3, :3])
+    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+        raise InputError(f"{where}: found {K.tolist()}; expected finite, positive focal lengths")
+    return K

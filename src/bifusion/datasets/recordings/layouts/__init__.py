@@ -1,0 +1,1 @@
+"""One file a layout: what recognises it, and what opens it."""

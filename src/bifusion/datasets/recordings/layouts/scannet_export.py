@@ -1,0 +1,72 @@
+"""Folders color/ depth/ pose/ intrinsic/ as exported from .sens, which many programs write and read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.view_files import image_size, read_color
+from bifusion.datasets.recordings.file_recording import (
+    Cameras,
+    FileRecording,
+    FrameFiles,
+    file_recording,
+)
+from bifusion.datasets.recordings.frame import Z_UP
+from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.text_files import as_numbers, read_matrix
+from bifusion.datasets.scannet.posed_images import PosedImages, find_posed_images
+from bifusion.types import InputError
+
+SCAN = re.compile(r"scene\d{4}_\d{2}")
+"""Names of ScanNet's scans, whose world has z up; other programs' worlds have any."""
+
+
+def is_scannet_export(folder: Path) -> bool:
+    """pose/ beside color/, or numbered pose files beside intrinsic.txt."""
+    if (folder / "pose").is_dir():
+        return (folder / "color").is_dir() or (folder / "depth").is_dir()
+    return (folder / "intrinsic.txt").is_file() and any(folder.glob("[0-9]*.txt"))
+
+
+def open_scannet_export(folder: Path, options: OpenOptions) -> FileRecording:
+    """As `find_posed_images` finds them; depth of 1000 units a metre, poses cam2world of OpenCV.
+
+    Source: ScanNet's SensReader, and OpenMask3D, SAM3D, OpenScene, which ask for this layout.
+    """
+    given = None if options.intrinsics is None else given_intrinsics(options.intrinsics)
+    images = find_posed_images(folder, None if given is None else given.K)
+    if all(frame.depth is None for frame in images.frames):
+        raise InputError(
+            f"{folder}: holds no depth pictures; scans are made of depth: export it, or give the mesh"
+        )
+    stored = np.stack([_pose(frame.pose) for frame in images.frames])
+    files = [FrameFiles(frame.name, frame.color, frame.depth) for frame in images.frames]
+    up = Z_UP if SCAN.search(folder.resolve().name) else None
+    return file_recording(folder, "scannet", files, stored, _cameras(images), options, up=up)
+
+
+def _cameras(images: PosedImages) -> Cameras:
+    depth_K = images.color_K if images.depth_K is None else images.depth_K
+    size = None
+    if images.depth_K is None:
+        size = image_size(read_color(images.frames[0].color))
+    return Cameras(
+        Calibration(images.color_K, None, images.color_extrinsic),
+        Calibration(depth_K, size, images.depth_extrinsic),
+    )
+
+
+def _pose(path: Path) -> np.ndarray:
+    """(4, 4); NaN, which is left out later, for a file that holds something else."""
+    numbers = read_matrix(path)
+    if numbers.size == 16:
+        return numbers.reshape(4, 4)
+    if numbers.size in (0, 12):
+        return as_numbers([["nan"] * 4] * 4, path)
+    raise InputError(
+        f"{path}: the pose has shape {numbers.shape}; expected a 4×4 camera-to-world matrix"
+    )

@@ -1,0 +1,239 @@
+"""ScanNet's .sens files, version 4, also written by BundleFusion.
+
+Source: ScanNet/SensReader (c++/src/sensorData.h, python/SensorData.py). All little endian. The file is
+never read whole: frames are found by stepping over their pictures, which are decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from bifusion.data.view_files import decode_color
+from bifusion.datasets.recordings.frame import Z_UP, Camera, Frame, RecordingInfo
+from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
+from bifusion.datasets.recordings.layouts.scannet_export import SCAN
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list, usable
+from bifusion.datasets.recordings.reading import Reading
+from bifusion.types import InputError
+
+VERSION = 4
+MOST_NAME_BYTES = 4096
+MOST_SIDE = 1 << 14
+MOST_FRAME_BYTES = 1 << 27
+RAW, PNG, JPEG = 0, 1, 2
+"""Compression of colour."""
+RAW_DEPTH, ZLIB_DEPTH = 0, 1
+FRAME = struct.Struct("<16f4Q")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the frames."""
+
+    matrices: np.ndarray
+    """(4, 4, 4): intrinsics and extrinsics of colour, then of depth."""
+    compression: tuple[int, int]
+    color_size: tuple[int, int]
+    """Width, height."""
+    depth_size: tuple[int, int]
+    depth_shift: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a frame's pictures stand in the file."""
+
+    number: int
+    time_s: float
+    color_at: int
+    color_bytes: int
+    depth_bytes: int
+
+
+@dataclass
+class SensRecording(RecordingInfo):
+    """Frames of a .sens file."""
+
+    path: Path = Path()
+    header: Header | None = None
+    places: list[Place] = field(default_factory=list)
+    poses: PoseList = field(default_factory=lambda: pose_list(np.zeros((0, 4, 4)), 0, Reading()))
+    color: Calibration = field(default_factory=lambda: Calibration(np.eye(3)))
+    depth: Calibration = field(default_factory=lambda: Calibration(np.eye(3)))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
+        return self.poses.pose(index, shift) @ self.depth.extrinsic
+
+    def frame(self, index: int) -> Frame:
+        place, header = self.places[index], self.header
+        assert header is not None
+        where = f"{self.path}: frame {place.number}"
+        with open(self.path, "rb") as file:
+            file.seek(place.color_at)
+            color = _decode_color(file.read(place.color_bytes), header, where)
+        return Frame(
+            f"{place.number:06d}",
+            color,
+            self._camera(self.color, color, index, where),
+            depth_m := self.depth_of(index),
+            self._camera(self.depth, depth_m, index, where),
+            time_s=place.time_s,
+        )
+
+    def depth_of(self, index: int) -> np.ndarray:
+        """(h, w) float32 metres of frame `index`, without its colour."""
+        place, header = self.places[index], self.header
+        assert header is not None
+        with open(self.path, "rb") as file:
+            file.seek(place.color_at + place.color_bytes)
+            data = file.read(place.depth_bytes)
+        raw = _decode_depth(data, header, f"{self.path}: frame {place.number}")
+        return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(self.depth_scale)
+
+    def _camera(self, of: Calibration, picture: np.ndarray, index: int, where: str) -> Camera:
+        height, width = picture.shape[:2]
+        return Camera(
+            of.fitted((width, height), where), (height, width), self.poses.pose(index) @ of.extrinsic
+        )
+
+
+def is_sens(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".sens"
+
+
+def open_sens(path: Path, options: OpenOptions) -> SensRecording:
+    """The frames with a usable pose. InputError: damaged, another version, no frame left."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header = _read_header(file, path)
+        stored, places, cut = _find_frames(file, header, size)
+    notes = []
+    if cut:
+        notes.append(
+            f"the file is cut short: {len(places)} of the {header.frames:,} frames it declares read"
+        )
+    reading = options.reading(Reading())
+    poses = pose_list(stored, len(places), reading)
+    kept = np.flatnonzero(poses.tracked)
+    if len(kept) < len(places):
+        notes.append(
+            f"{len(places) - len(kept)} of {len(places)} frames with a pose that is not finite or not "
+            "rigid (tracking lost) left out"
+        )
+    if len(kept) == 0:
+        raise InputError(f"{path}: no frame with a pose ({'; '.join(notes) or 'it has none'})")
+    notes += offset_notes(poses.offset_m)
+    color, depth = _calibrations(header, path, options)
+    return SensRecording(
+        path.stem, "sens", notes, Z_UP if SCAN.search(path.stem) else None, reading,
+        options.scale(header.depth_shift), poses.offset_m, path=path, header=header,
+        places=[places[k] for k in kept.tolist()], poses=poses.only(kept), color=color, depth=depth,
+    )  # fmt: skip
+
+
+def _read_header(file: BinaryIO, path: Path) -> Header:
+    def values(layout: str) -> tuple:
+        data = file.read(struct.calcsize(layout))
+        if len(data) < struct.calcsize(layout):
+            raise InputError(f"{path}: is cut short within its header; copy it again")
+        return struct.unpack(layout, data)
+
+    (version,) = values("<I")
+    if version != VERSION:
+        raise InputError(f"{path}: is of version {version}; expected a .sens file of version {VERSION}")
+    (length,) = values("<Q")
+    if length > MOST_NAME_BYTES:
+        raise InputError(f"{path}: its sensor's name has {length:,} bytes; the file is damaged")
+    file.read(length)
+    matrices = np.array(values("<64f"), float).reshape(4, 4, 4)
+    compression = values("<2i")
+    color_w, color_h, depth_w, depth_h = values("<4I")
+    shift, frames = values("<fQ")
+    if not all(1 <= side <= MOST_SIDE for side in (color_w, color_h, depth_w, depth_h)):
+        raise InputError(
+            f"{path}: says its pictures are {color_w}×{color_h} and {depth_w}×{depth_h} "
+            "pixels; it is damaged"
+        )
+    if compression[0] not in (RAW, PNG, JPEG) or compression[1] not in (RAW_DEPTH, ZLIB_DEPTH):
+        raise InputError(
+            f"{path}: is compressed as {compression}; expected colour raw, png or jpeg (0, 1, 2) and "
+            "depth raw or zlib (0, 1): write it again with ScanNet's tools"
+        )
+    if not (np.isfinite(shift) and shift > 0):
+        raise InputError(f"{path}: its depth has {shift} units a metre; the file is damaged")
+    return Header(
+        matrices, (compression[0], compression[1]), (color_w, color_h), (depth_w, depth_h), shift, frames
+    )
+
+
+def _find_frames(file: BinaryIO, header: Header, size: int) -> tuple[np.ndarray, list[Place], bool]:
+    """Poses (V, 4, 4), places, and whether the file ends before the frames it declares do."""
+    poses, places = [], []
+    at = file.tell()
+    for number in range(header.frames):
+        file.seek(at)
+        data = file.read(FRAME.size)
+        if len(data) < FRAME.size:
+            return _stacked(poses), places, True
+        *pose, color_time, depth_time, color_bytes, depth_bytes = FRAME.unpack(data)
+        at += FRAME.size
+        end = at + color_bytes + depth_bytes
+        if max(color_bytes, depth_bytes) > MOST_FRAME_BYTES or end > size:
+            return _stacked(poses), places, True
+        poses.append(pose)
+        time_s = (depth_time or color_time) * 1e-6
+        places.append(Place(number, time_s, at, color_bytes, depth_bytes))
+        at = end
+    return _stacked(poses), places, False
+
+
+def _stacked(poses: list[list[float]]) -> np.ndarray:
+    return np.array(poses, float).reshape(-1, 4, 4)
+
+
+def _calibrations(header: Header, path: Path, options: OpenOptions) -> tuple[Calibration, Calibration]:
+    if options.intrinsics is not None:
+        given = given_intrinsics(options.intrinsics)
+        return given, given
+    cameras = []
+    for k, size in ((0, header.color_size), (2, header.depth_size)):
+        extrinsic = header.matrices[k + 1]
+        if not usable(extrinsic[None])[0]:
+            raise InputError(f"{path}: the extrinsics of a camera are no rigid transform; it is damaged")
+        cameras.append(Calibration(header.matrices[k][:3, :3], size, extrinsic))
+    return cameras[0], cameras[1]
+
+
+def _decode_color(data: bytes, header: Header, where: str) -> np.ndarray:
+    width, height = header.color_size
+    if header.compression[0] == RAW:
+        if len(data) != width * height * 3:
+            raise InputError(f"{where}: its colour has {len(data):,} bytes; expected {width}×{height}×3")
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3).copy()
+    return decode_color(io.BytesIO(data), where)
+
+
+def _decode_depth(data: bytes, header: Header, where: str) -> np.ndarray:
+    """(h, w) uint16 as stored; of what zlib gives, no more than the picture needs is unpacked."""
+    width, height = header.depth_size
+    expected = width * height * 2
+    if header.compression[1] == ZLIB_DEPTH:
+        try:
+            data = zlib.decompressobj().decompress(data, expected + 1)
+        except zlib.error as error:
+            raise InputError(f"{where}: its depth cannot be unpacked ({error}); copy it again") from None
+    if len(data) != expected:
+        raise InputError(f"{where}: its depth has {len(data):,} bytes; expected {expected:,}")
+    return np.frombuffer(data, "<u2").reshape(height, width)

@@ -1,0 +1,164 @@
+"""rgb.txt, depth.txt, groundtruth.txt: TUM RGB-D, and own recordings in its layout.
+
+Source: the benchmark's page "File formats" (Sturm et al., IROS 2012). Times of the streams differ: the
+nearest within MOST_APART_S belong together. Poses are those of the colour camera, cam2world of OpenCV,
+quaternions with the scalar last; depth is registered to colour. TUM's depth has 5000 units a metre,
+other recorders keep their device's 1000.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.datasets.recordings.file_recording import (
+    Cameras,
+    FileRecording,
+    FrameFiles,
+    file_recording,
+)
+from bifusion.datasets.recordings.frame import Z_UP
+from bifusion.datasets.recordings.intrinsics import (
+    Calibration,
+    find_intrinsics,
+    given_intrinsics,
+    pinhole,
+)
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.poses import from_quaternions
+from bifusion.datasets.recordings.text_files import inside, read_lines
+from bifusion.types import InputError
+
+MOST_APART_S = 0.02
+TUM_SCALE = 5000.0
+SCALES = (5000.0, 1000.0)
+ASSOCIATIONS = ("associations.txt", "associate.txt", "association.txt")
+TRAJECTORIES = ("groundtruth.txt", "CameraTrajectory.txt", "trajectory.txt")
+CAMERAS = {
+    "freiburg1": (517.3, 516.5, 318.6, 255.3),
+    "freiburg2": (520.9, 521.0, 325.1, 249.7),
+    "freiburg3": (535.4, 539.2, 320.1, 247.6),
+}
+"""fx, fy, cx, cy of TUM's cameras, of which the first two distort."""
+
+
+def is_tum(folder: Path) -> bool:
+    lists = (folder / "rgb.txt").is_file() and (folder / "depth.txt").is_file()
+    return lists or any((folder / name).is_file() for name in ASSOCIATIONS)
+
+
+def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
+    """The pairs of colour and depth that have a pose of the same time."""
+    trajectory = next((folder / name for name in TRAJECTORIES if (folder / name).is_file()), None)
+    if trajectory is None:
+        raise InputError(
+            f"{folder}: has no {' or '.join(TRAJECTORIES)}: pictures without poses make no scan; "
+            "RTAB-Map or ORB-SLAM find poses and write this file"
+        )
+    pairs = read_pairs(folder)
+    times, poses = read_trajectory(trajectory)
+    at = np.array([time for _, time, _ in pairs])
+    row = nearest(times, at)
+    stored = np.where((np.abs(times[row] - at) <= MOST_APART_S)[:, None, None], poses[row], np.nan)
+    files = [FrameFiles(color.stem, color, depth, time_s=time) for color, time, depth in pairs]
+    cameras, notes = _cameras(folder, options)
+    official = _camera_name(folder) is not None
+    recording = file_recording(
+        folder, "tum", files, stored, cameras, options,
+        depth_scale=TUM_SCALE, up=Z_UP if official else None, notes=notes,
+    )  # fmt: skip
+    if not official and options.depth_scale is None:
+        recording.scales = SCALES
+    return recording
+
+
+def read_pairs(folder: Path) -> list[tuple[Path, float, Path]]:
+    """Colour picture, its time in seconds, and depth picture of each pair, in the order of the list."""
+    path = next((folder / name for name in ASSOCIATIONS if (folder / name).is_file()), None)
+    if path is not None:
+        rows = read_lines(path)
+        if any(len(row) < 4 for row in rows):
+            raise InputError(f"{path}: expected lines of time, colour picture, time, depth picture")
+        return [
+            (inside(folder, row[1], path), _time(row[0], path), inside(folder, row[3], path))
+            for row in rows
+        ]
+    colors, depths = (_read_list(folder / name) for name in ("rgb.txt", "depth.txt"))
+    if not depths:
+        raise InputError(f"{folder / 'depth.txt'}: lists no picture; copy the recording again")
+    depth_times = np.array([time for time, _ in depths])
+    row = nearest(depth_times, np.array([time for time, _ in colors]))
+    return [
+        (path, time, depths[k][1])
+        for (time, path), k in zip(colors, row, strict=True)
+        if abs(depth_times[k] - time) <= MOST_APART_S
+    ]
+
+
+def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Times (P,) and poses (P, 4, 4), by time, of lines `time tx ty tz qx qy qz qw`."""
+    rows = read_lines(path)
+    if not rows or any(len(row) != 8 for row in rows):
+        raise InputError(f"{path}: expected lines of time, tx ty tz, qx qy qz qw, and at least one")
+    try:
+        numbers = np.array(rows, float)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; expected numbers") from None
+    numbers = numbers[np.isfinite(numbers[:, 0])]
+    if len(numbers) == 0:
+        raise InputError(f"{path}: has no finite time; copy the recording again")
+    numbers = numbers[np.argsort(numbers[:, 0], kind="stable")]
+    return numbers[:, 0], from_quaternions(numbers[:, 4:], numbers[:, 1:4])
+
+
+def nearest(sorted_or_not: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(W,) index of the value nearest to each wanted one."""
+    order = np.argsort(sorted_or_not, kind="stable")
+    ordered = sorted_or_not[order]
+    right = np.clip(np.searchsorted(ordered, wanted), 1, max(len(ordered) - 1, 1))
+    left = right - 1
+    right = np.minimum(right, len(ordered) - 1)
+    closer = np.abs(ordered[left] - wanted) <= np.abs(ordered[right] - wanted)
+    return order[np.where(closer, left, right)]
+
+
+def _read_list(path: Path) -> list[tuple[float, Path]]:
+    rows = read_lines(path)
+    if any(len(row) < 2 for row in rows):
+        raise InputError(f"{path}: expected lines of time and file name")
+    return [(_time(row[0], path), inside(path.parent, row[1], path)) for row in rows]
+
+
+def _time(word: str, path: Path) -> float:
+    try:
+        time = float(word)
+    except ValueError:
+        time = float("nan")
+    if not np.isfinite(time):
+        raise InputError(f"{path}: has {word[:40]!r} for a time; expected seconds")
+    return time
+
+
+def _cameras(folder: Path, options: OpenOptions) -> tuple[Cameras, list[str]]:
+    """Depth is registered: one camera."""
+    if options.intrinsics is not None:
+        return Cameras(given := given_intrinsics(options.intrinsics), given), []
+    found = find_intrinsics(folder)
+    if found is not None:
+        return Cameras(found, found), []
+    name = _camera_name(folder)
+    if name is None:
+        raise InputError(
+            f"{folder}: says nothing of its camera; give --intrinsics 'fx fy cx cy' (TUM's own are "
+            "known by the name, rgbd_dataset_freiburg1_desk; ROS's default is 525 525 319.5 239.5)"
+        )
+    camera = Calibration(pinhole(*CAMERAS[name]), (640, 480))
+    lens = "" if name == "freiburg3" else "; its lens distorts, which is not corrected"
+    return Cameras(camera, camera), [f"intrinsics of TUM's {name}{lens}"]
+
+
+def _camera_name(folder: Path) -> str | None:
+    match = re.search(r"freiburg[123]", folder.resolve().name)
+    return match[0] if match else None

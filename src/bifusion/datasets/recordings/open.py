@@ -1,0 +1,146 @@
+"""Opens a recording, whichever of the known layouts it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bifusion.datasets.recordings.check import judge_scale
+from bifusion.datasets.recordings.frame import Recording
+from bifusion.datasets.recordings.layouts.hololens import is_hololens, open_hololens
+from bifusion.datasets.recordings.layouts.numbered_frames import (
+    is_numbered_frames,
+    open_numbered_frames,
+)
+from bifusion.datasets.recordings.layouts.open3d import is_open3d, open_open3d
+from bifusion.datasets.recordings.layouts.record3d import is_record3d, open_record3d
+from bifusion.datasets.recordings.layouts.replica import is_replica, open_replica
+from bifusion.datasets.recordings.layouts.scannet_export import (
+    is_scannet_export,
+    open_scannet_export,
+)
+from bifusion.datasets.recordings.layouts.sens import is_sens, open_sens
+from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.refused import directions, lone_videos
+from bifusion.types import InputError
+
+DEEPEST = 3
+"""Folders, each the only one in the one above, as archives unpack to."""
+MOST_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which recordings are stored."""
+
+    name: str
+    looks_like: str
+    """What one finds in it."""
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path, OpenOptions], Recording]
+    seen: str
+    """What its reader was tried on: "real" files of strangers, or "written" ones, made by a test."""
+
+
+LAYOUTS = (
+    Layout("scannet", "color/ depth/ pose/ intrinsic/", is_scannet_export, open_scannet_export, "real"),
+    Layout("sens", "NAME.sens", is_sens, open_sens, "written"),
+    Layout(
+        "7scenes",
+        "frame-000000.color.png, .depth.png, .pose.txt (7-Scenes, BundleFusion; with _info.txt: 3RScan)",
+        is_numbered_frames,
+        open_numbered_frames,
+        "real; _info.txt: written",
+    ),
+    Layout(
+        "tum",
+        "rgb.txt depth.txt groundtruth.txt",
+        is_tum,
+        open_tum,
+        "real lists and poses, pictures written",
+    ),
+    Layout(
+        "open3d",
+        "color/ depth/ trajectory.log or camera_trajectory.json",
+        is_open3d,
+        open_open3d,
+        "real; .json: written",
+    ),
+    Layout(
+        "replica",
+        "results/frame000000.jpg results/depth000000.png traj.txt",
+        is_replica,
+        open_replica,
+        "real poses, pictures written",
+    ),
+    Layout("hololens", "images/ depth/ poses.txt K.txt", is_hololens, open_hololens, "written"),
+    Layout("record3d", "rgb/0.jpg depth/0.exr metadata.json", is_record3d, open_record3d, "real"),
+)
+
+
+def open_recording(
+    path: Path, options: OpenOptions | None = None, *, layout: str | None = None
+) -> Recording:
+    """The recording in a file or folder.
+
+    Args:
+        path: file, or folder; one that holds a single folder or .sens file stands for it.
+        options: what the files do not say, or say wrongly.
+        layout: name of one of LAYOUTS; None: recognised.
+    Raises:
+        InputError: nothing there, no known layout or several, or what its reader finds wrong.
+    """
+    path, options = Path(path), options or OpenOptions()
+    options.check()
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; expected a recording")
+    if layout is not None:
+        known = {one.name: one for one in LAYOUTS}
+        if layout not in known:
+            raise InputError(f"layout: found {layout!r}; expected one of {', '.join(known)}")
+        found, place = known[layout], path
+    else:
+        found, place = _recognised(path)
+    recording = found.open(place, options)
+    if recording.scales:
+        judge_scale(recording)
+    return recording
+
+
+def _recognised(path: Path) -> tuple[Layout, Path]:
+    place = path
+    for _ in range(DEEPEST):
+        found = [layout for layout in LAYOUTS if layout.recognises(place)]
+        if len(found) == 1:
+            return found[0], place
+        if found:
+            names = ", ".join(f"{layout.name} ({layout.looks_like})" for layout in found)
+            raise InputError(f"{place}: looks like several layouts: {names}; choose one by --layout")
+        inner = (
+            [child for child in place.iterdir() if child.is_dir() or is_sens(child)]
+            if place.is_dir()
+            else []
+        )
+        if len(inner) != 1:
+            break
+        place = inner[0]
+    raise InputError(_unknown(path))
+
+
+def _unknown(path: Path) -> str:
+    if path.is_file():
+        known = directions(path)
+        if known:
+            return f"{path}: {known}"
+        return f"{path}: is no recording that is known; expected {_layouts()}"
+    names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir())
+    listed = ", ".join(names[:MOST_LISTED]) + (" …" if len(names) > MOST_LISTED else "")
+    known = lone_videos(path)
+    hint = f" ({known})" if known else ""
+    return f"{path}: holds {listed or 'nothing'}{hint}; expected one of these layouts: {_layouts()}"
+
+
+def _layouts() -> str:
+    return "; ".join(f"{layout.name}: {layout.looks_like}" for layout in LAYOUTS)

@@ -1,0 +1,50 @@
+"""What a user can say about a recording that its files do not say, or say wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.datasets.recordings.reading import Axes, Direction, Reading
+from bifusion.types import InputError
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """None: as the layout says."""
+
+    intrinsics: Path | str | Sequence[float] | np.ndarray | None = None
+    """fx fy cx cy, a matrix, or a file with either, of both cameras."""
+    depth_scale: float | None = None
+    """Units of the depth pictures a metre."""
+    axes: Axes | None = None
+    poses: Direction | None = None
+    pose_shift: int | None = None
+
+    def reading(self, declared: Reading) -> Reading:
+        """How poses are read where the layout has them as `declared`."""
+        return Reading(
+            self.axes or declared.axes,
+            self.poses or declared.poses,
+            declared.pose_shift if self.pose_shift is None else self.pose_shift,
+        )
+
+    def scale(self, declared: float) -> float:
+        """Units of the depth a metre where the layout has `declared`."""
+        return declared if self.depth_scale is None else float(self.depth_scale)
+
+    def check(self) -> None:
+        """InputError for a value that nothing can be."""
+        if self.depth_scale is not None and not 0 < self.depth_scale < float("inf"):
+            raise InputError(
+                f"depth_scale: found {self.depth_scale}; expected units a metre, 1000 for millimetres"
+            )
+        for name, value, allowed in (
+            ("axes", self.axes, ("opencv", "opengl")),
+            ("poses", self.poses, ("cam2world", "world2cam")),
+        ):
+            if value not in (None, *allowed):
+                raise InputError(f"{name}: found {value!r}; expected one of {', '.join(allowed)}")

@@ -1,0 +1,46 @@
+"""Pictures of a folder by their numbers, and lists of them beside lists of poses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.types import InputError
+
+COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
+"""In the order in which they are looked for, upper case too."""
+_NUMBER = re.compile(r"(\d{1,18})(?!.*\d)")
+
+
+def numbered(folder: Path, endings: Sequence[str], pattern: str = "*") -> dict[int, Path]:
+    """Number in the name (its last run of digits) → file of `folder`, in the order of numbers."""
+    if not folder.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob(pattern)):
+        match = _NUMBER.search(path.stem)
+        if match is None or path.suffix.lower() not in endings:
+            continue
+        number = int(match[1])
+        before = found.get(number)
+        if before is None or endings.index(path.suffix.lower()) < endings.index(before.suffix.lower()):
+            found[number] = path
+    return dict(sorted(found.items()))
+
+
+def first_folder(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of `names` that is a folder in `folder`."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def one_pose_each(pictures: Sequence[Path], poses: np.ndarray, listed_in: Path) -> None:
+    """InputError unless a list has as many poses as there are pictures, which it does not name."""
+    if len(pictures) != len(poses):
+        raise InputError(
+            f"{listed_in}: has {len(poses):,} poses, but there are {len(pictures):,} pictures; the list "
+            "does not say which pose is whose: complete the folder, or leave poses without picture out"
+        )

@@ -1,0 +1,105 @@
+"""Lists of poses: which of them can be used, quaternions, and what is far from the origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bifusion.data.checks import ROTATION_TOLERANCE
+from bifusion.datasets.placement import far_offset
+from bifusion.datasets.recordings.reading import Reading
+
+UNIT_TOLERANCE = 0.01
+"""Largest |1 − norm| of a quaternion; files keep four digits at least."""
+
+
+def from_quaternions(quaternion: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """(V, 4, 4) of quaternions x, y, z, w (V, 4) and translations (V, 3); NaN for no rotation."""
+    norm = np.linalg.norm(quaternion, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = np.where(np.abs(norm - 1) <= UNIT_TOLERANCE, quaternion / norm, np.nan)
+    x, y, z, w = unit[:, 0], unit[:, 1], unit[:, 2], unit[:, 3]
+    pose = np.zeros((len(quaternion), 4, 4))
+    pose[:, :3, :3] = np.moveaxis(
+        np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        ),
+        2,
+        0,
+    )
+    pose[:, :3, 3] = translation
+    pose[:, 3, 3] = 1
+    return pose
+
+
+def usable(poses: np.ndarray) -> np.ndarray:
+    """(V,) bool: finite and rigid, as poses of frames that were tracked are."""
+    finite = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
+    safe = np.where(finite[:, None, None], poses, np.eye(4))
+    rotation = safe[:, :3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        skewness = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
+        proper = np.asarray(np.linalg.det(rotation)) > 0
+    last_row = np.abs(safe[:, 3, :] - np.array([0, 0, 0, 1])).max(axis=1) <= 1e-6
+    sane = np.abs(safe[:, :3, 3]).max(axis=1) < 1e9
+    return finite & (skewness <= ROTATION_TOLERANCE) & proper & last_row & sane
+
+
+@dataclass(frozen=True)
+class PoseList:
+    """The poses of a recording's list, and which of them belongs to which frame."""
+
+    listed: np.ndarray
+    """(P, 4, 4) the whole list as cam2world, NaN where a pose cannot be used."""
+    row: np.ndarray
+    """(V,) int64 row of each frame; outside the list for frames that have none."""
+    offset_m: np.ndarray
+    """(3,) metres that were taken off all of them, as they were far from the origin."""
+
+    def pose(self, index: int, shift: int = 0) -> np.ndarray:
+        """(4, 4) of frame `index`, or of the row `shift` further on; NaN if there is none."""
+        row = int(self.row[index]) + shift
+        return self.listed[row] if 0 <= row < len(self.listed) else np.full((4, 4), np.nan)
+
+    @property
+    def listed_for(self) -> np.ndarray:
+        """(V,) bool: the list has a row for the frame."""
+        return (self.row >= 0) & (self.row < len(self.listed))
+
+    @property
+    def tracked(self) -> np.ndarray:
+        """(V,) bool: the frame has a pose that can be used."""
+        good = np.asarray(np.isfinite(self.listed).all(axis=(1, 2)))
+        return np.array(
+            [has and good[row] for has, row in zip(self.listed_for, self.row, strict=True)], bool
+        )
+
+    def only(self, kept: np.ndarray) -> PoseList:
+        """Of those of the frames whose numbers are `kept`."""
+        return replace(self, row=self.row[kept])
+
+
+def pose_list(stored: np.ndarray, frames: int, reading: Reading) -> PoseList:
+    """The list (P, 4, 4) as stored, for as many frames, in the same order."""
+    good = usable(stored)
+    listed = np.full(stored.shape, np.nan)
+    offset_m = np.zeros(3)
+    if good.any():
+        poses = reading.cam2world(stored[good])
+        offset_m = far_offset(poses[:, :3, 3])
+        poses[:, :3, 3] -= offset_m
+        listed[good] = poses
+    return PoseList(listed, np.arange(frames) + reading.pose_shift, offset_m)
+
+
+def offset_notes(offset_m: np.ndarray) -> list[str]:
+    """What to say of an offset that was taken off."""
+    if not offset_m.any():
+        return []
+    x, y, z = offset_m
+    return [f"cameras are far from the origin: offset ({x:.0f}, {y:.0f}, {z:.0f}) m taken off"]

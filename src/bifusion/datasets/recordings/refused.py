@@ -1,0 +1,44 @@
+"""What people have that holds no posed pictures, or none that can be read, and where to go with it."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+VIDEO = (
+    "a video has no poses and no depth; scan with an app that records both (Record3D, Stray Scanner, "
+    "Polycam), or reconstruct it first (COLMAP, then give its mesh)"
+)
+BAG = (
+    "bags hold no poses; run RTAB-Map or Open3D's reconstruction system on it and give what they export "
+    "(TUM's layout, or the mesh)"
+)
+KINECT = (
+    "Kinect's .mkv has no poses; run Open3D's reconstruction system on it (its azure_kinect_mkv_reader "
+    "writes color/ and depth/) and give its folder, with trajectory.log"
+)
+SPLAT = "Gaussian splats are no scanned surface; give the recording that they were made of, or its mesh"
+R3D = "an .r3d archive; export the recording as 'EXR + JPG sequence' in Record3D and give that folder"
+ARCHIVE = "an archive; unpack it and give its folder"
+MESH = "a mesh or cloud, no recording; `bifusion predict` and `bifusion prepare mesh` take it"
+DIRECTIONS = {
+    ".mp4": VIDEO, ".mov": VIDEO, ".avi": VIDEO, ".m4v": VIDEO, ".webm": VIDEO,
+    ".mkv": KINECT, ".bag": BAG, ".db3": BAG, ".mcap": BAG, ".oni": BAG,
+    ".splat": SPLAT, ".spz": SPLAT, ".ksplat": SPLAT, ".r3d": R3D,
+    ".zip": ARCHIVE, ".tar": ARCHIVE, ".gz": ARCHIVE, ".tgz": ARCHIVE, ".7z": ARCHIVE, ".rar": ARCHIVE,
+    ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": MESH,
+}  # fmt: skip
+
+
+def directions(path: Path) -> str | None:
+    """What to do with a file that is no recording; None for one that nothing is known of."""
+    known = DIRECTIONS.get(path.suffix.lower())
+    if known is None and zipfile.is_zipfile(path):
+        return ARCHIVE
+    return known
+
+
+def lone_videos(folder: Path) -> str | None:
+    """Directions for a folder in which there is nothing but such files."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in DIRECTIONS)
+    return f"{found[0].name}: {DIRECTIONS[found[0].suffix.lower()]}" if found else None

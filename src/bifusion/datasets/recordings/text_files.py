@@ -1,0 +1,97 @@
+"""Text and JSON that come with recordings, from strangers: limited in size, any fault an InputError."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from bifusion.types import InputError
+
+MOST_BYTES = 64 << 20
+"""An hour of poses at 60 a second, 16 numbers each, takes 50 MB."""
+
+
+def read_text(path: Path) -> str:
+    """The text in `path`. InputError: missing, larger than MOST_BYTES, no text."""
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise InputError(f"{path}: has {size:,} bytes; expected a list of at most {MOST_BYTES:,}")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; the recording needs it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text ({error.reason}); copy it again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    """The words of each line that is neither blank nor a comment (`#`)."""
+    lines = (line.strip() for line in read_text(path).splitlines())
+    return [line.split() for line in lines if line and not line.startswith("#")]
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """Numbers of a text file, one row a line; commas between them are passed over."""
+    lines = [line.replace(",", " ").split() for line in read_text(path).splitlines()]
+    return as_numbers([line for line in lines if line], path)
+
+
+def as_numbers(rows: list[list[str]], where: Path) -> np.ndarray:
+    """(R, C) float64 of rows of words. InputError: no number, or rows of different lengths."""
+    try:
+        return np.atleast_2d(np.array(rows, float))
+    except ValueError as error:
+        raise InputError(f"{where}: is no matrix of numbers ({error}); export it again") from None
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON in `path` says."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, where: Path | str) -> Any:
+    """What JSON says. InputError: no JSON, or one nested without end."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is no readable JSON ({error}); copy or export it again") from None
+
+
+def json_numbers(found: Any, length: int, where: str) -> np.ndarray:
+    """(length,) float64 of a list of numbers in JSON."""
+    try:
+        numbers = np.array(found, float)
+    except (ValueError, TypeError, OverflowError):
+        numbers = np.zeros(0)
+    if numbers.shape != (length,):
+        raise InputError(f"{where}: found {str(found)[:80]}; expected {length} numbers")
+    return numbers
+
+
+def inside(folder: Path, name: str, listed_in: Path) -> Path:
+    """The file that a list names, which must lie in its folder."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        raise InputError(
+            f"{listed_in}: names {name[:120]!r}, which leaves {folder}; expected files in that folder"
+        )
+    if "\0" in name:
+        raise InputError(f"{listed_in}: names {name[:120]!r}, which is no file name")
+    return folder / name.replace("\\", "/")
+
+
+def read_pose_lines(path: Path) -> np.ndarray:
+    """(V, 4, 4) of lines with 16 numbers, or 12: the last row is left out then."""
+    rows = read_lines(path)
+    numbers = as_numbers([row for row in rows if row], path) if rows else np.zeros((0, 16))
+    if numbers.shape[1] == 12:
+        last = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(numbers), 4))
+        numbers = np.concatenate([numbers, last], axis=1)
+    if numbers.shape[1] != 16:
+        raise InputError(f"{path}: has {numbers.shape[1]} numbers a line; expected the 16 of a 4×4 pose")
+    return numbers.reshape(-1, 4, 4)
