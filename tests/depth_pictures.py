@@ -1,11 +1,10 @@
 """Exact depth maps of simple bodies, for what fuses them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bifusion.datasets.recordings.frame import Camera, Frame
+from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.rooms.cameras import intrinsics, look_at
 from bifusion.types import InputError
 
@@ -74,15 +73,12 @@ def box_from_within() -> list[Frame]:
     return frames
 
 
-@dataclass
-class Pictures:
+class Pictures(RecordingInfo):
     """Frames in memory as a recording; an error in place of a frame is raised."""
 
-    frames: list[Frame | InputError]
-    name: str = "pictures"
-    layout: str = "memory"
-    notes: list[str] = field(default_factory=list)
-    up: np.ndarray | None = None
+    def __init__(self, frames: Sequence[Frame | InputError]):
+        super().__init__("pictures", "memory")
+        self.frames = frames
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -93,7 +89,12 @@ class Pictures:
             raise found
         return found
 
-    def cam2world(self, index: int) -> np.ndarray:
-        camera = self.frame(index).depth_camera
+    def depth_of(self, index: int) -> np.ndarray:
+        depth_m = self.frame(index).depth_m
+        assert depth_m is not None
+        return depth_m
+
+    def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
+        camera = self.frame(index + shift).depth_camera
         assert camera is not None
         return camera.cam2world
