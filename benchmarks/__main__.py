@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m benchmarks [--only layers unets growth steps overhead demo] [--peers] …`.
+"""`make bench`, or `python -m benchmarks [--only PART …] [--peers] …`.
 
 Prints a table and writes everything to build/bench/results.json. All ratios are of one run.
 """
@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import spconv_peer
+from benchmarks.fusion import bench_fusion
 from benchmarks.layers import bench_layers
 from benchmarks.overhead import bench_overhead
 from benchmarks.scenes import real_dataset, real_voxels, room_voxels
@@ -26,7 +27,7 @@ from bifusion.datasets.rooms import RoomsConfig, make_rooms
 
 OUT = Path("build/bench")
 TABLE_WIDTH = 120
-PARTS = ("layers", "unets", "growth", "steps", "overhead", "demo")
+PARTS = ("layers", "unets", "growth", "steps", "overhead", "demo", "fusion")
 LAYER_VOXELS = 110_000
 FULL_SIZE = (
     "oneformer3d_scannet20",
@@ -42,7 +43,9 @@ DEMO_ROOMS = RoomsConfig(train_rooms=4, val_rooms=1)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--peers", action="store_true", help="install spconv and measure it too")
+    parser.add_argument(
+        "--peers", action="store_true", help="install spconv and Open3D and measure them too"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=OUT / "results.json")
     wanted = parser.parse_args()
@@ -53,7 +56,7 @@ def main() -> None:
     scan = real_dataset(OUT / "real")
     if scan is None:
         console.print("the real scan is missing (BIFUSION_REAL_DATA): measuring generated rooms only")
-    if wanted.peers:
+    if wanted.peers and set(wanted.only) & {"layers", "unets"}:
         spconv_peer.install()
     for part in wanted.only:
         results[part] = _RUNNERS[part](scan, wanted.peers)
@@ -110,6 +113,10 @@ def _demo(scan: Path | None, peers: bool) -> list[dict[str, Any]]:
     ]
 
 
+def _fusion(scan: Path | None, peers: bool) -> dict[str, Any]:
+    return bench_fusion(peers, OUT / "fusion")
+
+
 _RUNNERS = {
     "layers": _layers,
     "unets": _unets,
@@ -117,6 +124,7 @@ _RUNNERS = {
     "steps": _steps,
     "overhead": _overhead,
     "demo": _demo,
+    "fusion": _fusion,
 }
 
 if __name__ == "__main__":

@@ -138,6 +138,27 @@ def _overhead(found: list[dict[str, Any]], console: Console) -> None:
         )
 
 
+def _fusion(found: dict[str, Any], console: Console) -> None:
+    table = Table(title="depth fused at 2 cm, processor time")
+    for name in ("what", "frames", "s a frame", "surface s", "in all s", "vertices", "MB above imports"):
+        table.add_column(name, justify="right")
+    for name in ("recording", "rendered"):
+        if name in found:
+            record, seconds = found[name], found[name]["seconds"]
+            each = f"{seconds['add'] / record['frames']:.3f}"
+            whole = f"{seconds['all']:.2f}" if "all" in seconds else ""
+            row = [f"{record['frames']:,}", each, f"{seconds['surface']:.2f}", whole]
+            memory = f"{record['peak_mb_above_imports']:.0f}"
+            table.add_row(name, *row, f"{record['vertices']:,}", memory)
+    if "open3d" in found:
+        peer = found["open3d"]
+        name = f"recording, Open3D {peer['version']}"
+        table.add_row(name, "", "", "", f"{peer['seconds']['all']:.2f}", f"{peer['vertices']:,}", "")
+    console.print(table)
+    for name, value in found.get("distance", {}).items():
+        console.print(f"{name}: {value:.1f}")
+
+
 _TABLES = {
     "layers": _layers,
     "unets": _unets,
@@ -145,4 +166,5 @@ _TABLES = {
     "steps": _steps,
     "overhead": _overhead,
     "demo": _steps,
+    "fusion": _fusion,
 }

@@ -12,10 +12,16 @@ FAR_M = 1000.0
 """Scans beyond it lose their offset before they become float32, whose step there is 0.06 mm."""
 COARSE_M = 1e-3
 """Largest step of the stored numbers that is not worth a word."""
-UNITS = {"millimetres": 0.001, "centimetres": 0.01}
+UNITS = {"millimetres": 0.001, "centimetres": 0.01, "inches": 0.0254, "feet": 0.3048}
 LARGEST_M, LARGEST_HIGH_M, HIGH_M = 1000.0, 100.0, 30.0
 """No building is a kilometre long; a floor may be 100 m long, but then no 30 m high."""
 SMALLEST_M = 0.3
+LEAST_ROOM_CM = 140.0
+"""A room is higher than so many centimetres, and lower than so many inches."""
+HALL_M = (6.0, 14.0)
+"""Heights of halls; rooms of 2 to 4 m have them in feet."""
+HEIGHTS = (0.5, 99.5)
+"""Percentiles between which a scan is high, whatever stray points it has."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +143,25 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
     if longest > LARGEST_M:
         unit = "millimetres"
     elif longest > LARGEST_HIGH_M and extent[2] > HIGH_M:
-        unit = "centimetres"
+        unit = "centimetres" if extent[2] > LEAST_ROOM_CM else "inches"
     elif len(coord_m) > 1 and longest < SMALLEST_M:
         return f"the scan is {longest:.2g} m across, little for a room: is its unit larger than a metre?"
     else:
-        return None
+        return _feet_note(coord_m, remedy)
     factor = UNITS[unit]
     return (
         f"the scan is {longest:,.0f} m across: an indoor scan of that size is likely in {unit} "
         f"({longest * factor:.3g} m then); {remedy(factor)} makes metres of them"
+    )
+
+
+def _feet_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | None:
+    low, high = np.percentile(coord_m[:, 2], HEIGHTS)
+    height = float(high - low)
+    if not HALL_M[0] < height < HALL_M[1]:
+        return None
+    feet = UNITS["feet"]
+    return (
+        f"the scan is {height:.1f} m high, as a hall or two storeys are; if it is one room, in feet "
+        f"({height * feet:.2g} m then), {remedy(feet)} makes metres of them"
     )

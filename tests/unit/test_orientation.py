@@ -1,0 +1,168 @@
+"""Scans turned anyhow come upright with their walls along x and y, or a direction is asked for."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from trimesh import Trimesh
+
+from bifusion.datasets.orientation.facing import Facing, cloud_facing, mesh_facing
+from bifusion.datasets.orientation.gravity import up_of_cameras
+from bifusion.datasets.orientation.orient import (
+    about_z,
+    orient,
+    parse_up,
+    turn_up,
+    wall_angle,
+)
+from bifusion.datasets.rooms import RoomsConfig, make_scan
+from bifusion.datasets.rooms.cameras import look_at
+from bifusion.rng import numpy_rng
+from bifusion.types import InputError
+
+WITHIN_DEG = 1.0
+UP = np.array([0.0, 0.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def room() -> Facing:
+    """A generated room's scan: z up, walls along x and y, no ceiling."""
+    scene, _ = make_scan(RoomsConfig(), "train", 1)
+    assert scene.normal is not None
+    return cloud_facing(scene.coord, scene.normal, signed=True)
+
+
+@pytest.fixture(scope="module")
+def poses() -> np.ndarray:
+    """(8, 4, 4) a walk around the room's middle, looking ahead and down."""
+    turns = np.linspace(0, 1.5 * np.pi, 8)
+    ring = np.stack([np.cos(turns), np.sin(turns), np.zeros(8)], axis=1)
+    middle = np.array([1.9, 1.9, 1.5])
+    return np.stack([look_at(middle + 0.3 * ahead, middle + 2 * ahead - 0.8 * UP) for ahead in ring])
+
+
+def turned(facing: Facing, poses: np.ndarray, rotation: np.ndarray) -> tuple[Facing, np.ndarray]:
+    turn = np.eye(4)
+    turn[:3, :3] = rotation
+    return facing.turned(rotation), turn @ poses
+
+
+def degrees(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.rad2deg(np.arccos(np.clip(a @ b, -1, 1))))
+
+
+def assert_upright(rotation: np.ndarray, back: np.ndarray) -> None:
+    """`back` undoes `rotation` but for quarter turns about z."""
+    assert np.linalg.det(back) == pytest.approx(1)
+    whole = back @ rotation
+    assert degrees(whole @ UP, UP) < WITHIN_DEG
+    yaw = np.rad2deg(np.arctan2(whole[1, 0], whole[0, 0]))
+    assert abs((yaw + 45) % 90 - 45) < WITHIN_DEG
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_room_turned_anyhow_is_brought_back(room: Facing, poses: np.ndarray, seed: int) -> None:
+    rotation = Rotation.random(rng=numpy_rng(seed, "turn")).as_matrix()
+    facing, cameras = turned(room, poses, rotation)
+    for cam2world in (None, cameras):
+        found = orient(facing, cam2world)
+        assert_upright(rotation, found.rotation)
+        assert found.notes[0].startswith("up is") and found.how in found.notes[0]
+        assert (found.alignment[:3, :3] == found.rotation).all()
+
+
+def test_a_room_without_signed_normals_is_known_by_its_floor(room: Facing) -> None:
+    rotation = Rotation.random(rng=numpy_rng(7, "turn")).as_matrix()
+    flips = numpy_rng(0, "flips").choice([-1.0, 1.0], len(room.normal))
+    facing = Facing(room.point, room.normal * flips[:, None], room.area, signed=False).turned(rotation)
+    assert_upright(rotation, orient(facing).rotation)
+
+
+@pytest.mark.parametrize("up", ["y", "z", "-z", "-x", "0.1,0.9,-0.2"])
+def test_up_of_the_format_or_of_the_user_is_taken_exactly(room: Facing, up: str) -> None:
+    direction = parse_up(up)
+    rotation = turn_up(direction).T @ about_z(0.4)
+    facing = room.turned(rotation)
+    by_format, by_user = orient(facing, hint=direction), orient(facing, up=direction)
+    for found, how in ((by_format, "format"), (by_user, "given")):
+        assert found.how == how
+        assert np.allclose(found.rotation @ direction, UP)
+        assert_upright(rotation, found.rotation)
+    assert "by the format; the scan's own is 0." in by_format.notes[0]
+    assert "about z" in by_format.notes[1]
+
+
+def test_format_and_scan_that_contradict_each_other_are_refused(room: Facing, poses: np.ndarray) -> None:
+    tilted = Rotation.from_euler("x", 8, degrees=True).as_matrix()
+    for hint in (tilted @ UP, -UP, np.array([0.0, 1.0, 0.0])):
+        for cameras in (None, poses):
+            with pytest.raises(InputError, match=r"format says that up is .* with --up"):
+                orient(room, cameras, hint)
+    assert np.allclose(orient(room, poses, -UP, up=tilted @ UP).rotation @ tilted @ UP, UP)
+
+
+def test_what_does_not_tell_is_asked_for(poses: np.ndarray) -> None:
+    corner = one_corner()
+    with pytest.raises(InputError, match=r"seen from one side.*--up y, --up -z"):
+        orient(corner)
+    assert degrees(orient(corner, poses).rotation[2], UP) < WITHIN_DEG  # cameras decide
+    confirmed = orient(corner, hint=UP)
+    assert confirmed.how == "format" and "does not confirm it" in confirmed.notes[0]
+    ball = mesh_facing(*spread(3000))
+    with pytest.raises(InputError, match="which way is up is not known"):
+        orient(ball)
+    with pytest.raises(InputError, match="lie below the lowest plane"):
+        below = poses.copy()
+        below[:, 2, 3] -= 5
+        orient(corner, below)
+
+
+def one_corner() -> Facing:
+    """A floor and two walls, 2 m each, seen from within: nothing tells one from another."""
+    a, b = numpy_rng(0, "corner").uniform(0, 2, (2, 9000))
+    axis = np.arange(9000) % 3
+    point = np.where(np.arange(3) == axis[:, None], 0, np.stack([a, b, a * 0], 1))
+    point[axis == 0] = np.stack([a * 0, a, b], 1)[axis == 0]
+    point[axis == 1] = np.stack([a, a * 0, b], 1)[axis == 1]
+    return cloud_facing(point, np.eye(3)[axis], signed=True)
+
+
+def spread(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A ball of triangles."""
+    hull = Trimesh(numpy_rng(0, "ball").normal(size=(count, 3))).convex_hull
+    vertices = hull.vertices / np.linalg.norm(hull.vertices, axis=1, keepdims=True)
+    return np.asarray(vertices), np.asarray(hull.faces)
+
+
+def test_sideways_cameras_show_up_by_their_side(poses: np.ndarray) -> None:
+    quarter = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    for turn in (np.eye(4), quarter, np.linalg.inv(quarter)):
+        up = up_of_cameras(poses @ turn)
+        assert up is not None and degrees(up, UP) < 5
+    anyhow = np.tile(np.eye(4), (40, 1, 1))
+    anyhow[:, :3, :3] = Rotation.random(40, rng=numpy_rng(0, "held")).as_matrix()
+    assert up_of_cameras(anyhow) is None
+
+
+def test_walls_are_found_modulo_a_quarter_turn(room: Facing) -> None:
+    for angle in np.deg2rad([-44, -10, 0, 30, 44]):
+        for quarter in (0, np.pi / 2):
+            found = wall_angle(room.turned(about_z(angle + quarter)))
+            assert found is not None and abs(found - angle) < np.deg2rad(WITHIN_DEG)
+    floor = cloud_facing(numpy_rng(0, "floor").uniform(0, 2, (500, 3)), np.tile(UP, (500, 1)), True)
+    assert wall_angle(floor) is None
+    assert "no walls" in orient(floor, up=UP).notes[-1]
+
+
+def test_up_is_read_from_text() -> None:
+    assert parse_up("y").tolist() == [0, 1, 0] == parse_up("+y").tolist()
+    assert parse_up("-z").tolist() == [0, 0, -1]
+    assert parse_up("0,3,-4").tolist() == [0, 0.6, -0.8]
+    for wrong in ("", "up", "w", "1,2", "0,0,0", "1,nan,0", "1,2,3,4", "--z"):
+        with pytest.raises(InputError, match="expected x, y, z"):
+            parse_up(wrong)
+
+
+def test_pieces_without_normal_are_left_out() -> None:
+    normal = np.array([[0, 0, 2.0], [0, 0, 0], [np.nan, 0, 0], [0, 3.0, 0]])
+    facing = cloud_facing(np.arange(12.0).reshape(4, 3), normal, signed=False)
+    assert facing.normal.tolist() == [[0, 0, 1], [0, 1, 0]] and facing.area.sum() == pytest.approx(1)

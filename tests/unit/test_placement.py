@@ -1,0 +1,38 @@
+"""What is said of a scan's unit of length, by how large and how high it is."""
+
+import numpy as np
+import pytest
+
+from bifusion.datasets.placement import UNITS, extent_note
+from bifusion.rng import numpy_rng
+
+
+def room(height: float, length: float = 5.0) -> np.ndarray:
+    return numpy_rng(0, "room").uniform(0, 1, (2000, 3)) * (length, 4.0, height)
+
+
+def note(coord_m: np.ndarray) -> str | None:
+    return extent_note(coord_m, lambda factor: f"--scale {factor:g}")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("height", [2.2, 2.6, 3.5])
+def test_a_room_in_another_unit_is_told_with_what_makes_metres_of_it(unit: str, height: float) -> None:
+    said = note(room(height) / UNITS[unit])
+    assert said is not None and f"in {unit}" in said and f"--scale {UNITS[unit]:g} makes metres" in said
+
+
+@pytest.mark.parametrize("coord_m", [room(2.4), room(4.5), room(2.5, length=80.0), room(20.0, 60.0)])
+def test_nothing_is_said_of_metres(coord_m: np.ndarray) -> None:
+    assert note(coord_m) is None
+
+
+def test_stray_points_make_no_hall_of_a_room() -> None:
+    coord_m = room(2.5)
+    coord_m[0, 2] = 9.0
+    assert note(coord_m) is None
+
+
+def test_a_hall_is_only_asked_about() -> None:
+    said = note(room(9.0, 30.0))
+    assert said is not None and "as a hall or two storeys are; if it is one room, in feet (2.7 m" in said
