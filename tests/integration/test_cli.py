@@ -43,6 +43,8 @@ from bifusion.types import InputError
         (["train", "mask3d_tiny", "--trainer.epochs", "4.5"], ["'4.5', expected a whole number"]),
         (["train", "mask3d_tiny", "--optim.lr=fast"], ["--optim.lr: found 'fast', expected a number"]),
         (["train", "mask3d_tiny", "--trainer.epochs"], ["found nothing, expected a whole number"]),
+        (["prepare", "synthetic", "--ot", "x"], ["--ot is unknown (did you mean '--out'?)"]),
+        (["prepare", "synthetic"], ["--out"]),
         (["labels", "nyu"], ["'nyu' is unknown", "nyu40"]),
     ],
 )

@@ -1,7 +1,7 @@
 """Arguments of a command from a typed dataclass (tyro), its help, and what a misspelt one meant."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import tyro
@@ -20,34 +20,35 @@ from bifusion.spelling import did_you_mean
 from bifusion.types import InputError
 
 T = TypeVar("T")
+OF_TYRO = "tyro-"
+"""What its options for shells begin with."""
 
 
-def parse(
-    kind: type[T], args: Sequence[str], command: str, told: Help, *, before: Iterable[str] = ()
-) -> T:
-    """`args` as a `kind`; prints help, or what is wrong with a value, and leaves (status 0 or 2).
+def parse(kind: type[T], args: Sequence[str], command: str, told: Help) -> T:
+    """`args` as a `kind`; prints help, or what tyro finds wrong, and leaves (status 0 or 2).
 
     Args:
         command: as it is called, such as "train bifusion_small".
         told: what its short help shows.
-        before: further lines of that, above the options.
     Raises:
-        InputError: an option that there is not, or a choice that an option has not.
+        InputError: an option that there is not, one argument too many, a value that is no number or none
+            of a choice.
     """
+    options = list(list_options(kind))
     if wants_everything(args):
         args = ["--help"]
     elif wants_short_help(args):
         summary = (kind.__doc__ or "").partition("\n\n")[0]
-        page = short_help(
-            command, " ".join(summary.split()), list(list_options(kind)), told, before=before
-        )
-        print(page)
+        print(short_help(command, " ".join(summary.split()), options, told))
         sys.exit(0)
     else:
-        _check_values(args, list(list_options(kind)), command)
+        _check_names(args, options, command)
+        _check_values(args, options, command)
     made, unknown = tyro.cli(kind, args=args, prog=f"bifusion {command}", return_unknown_args=True)
     if unknown:
-        _refuse(unknown[0], list(list_options(kind)), command)
+        raise InputError(
+            f"{command}: found {unknown[0]!r}, one argument too many; see bifusion {command} --help"
+        )
     return made
 
 
@@ -104,15 +105,15 @@ def _expected(option: Option, value: str) -> str | None:
     return None
 
 
-def _refuse(arg: str, options: Sequence[Option], command: str) -> None:
-    """InputError for an argument that there is not, with the option that may have been meant."""
-    if not arg.startswith("-"):
+def _check_names(args: Sequence[str], options: Sequence[Option], command: str) -> None:
+    """InputError for an option that there is not, with the one that may have been meant."""
+    known = {flag.removeprefix("--") for option in options for flag in option.flags}
+    for arg in args:
+        name = arg.partition("=")[0].removeprefix("--").replace("_", "-")
+        if not arg.startswith("--") or name in known or name.startswith(OF_TYRO):
+            continue
+        meant = did_you_mean(name, known).replace("'", "'--", 1)
         raise InputError(
-            f"{command}: found {arg!r}, one argument too many; see bifusion {command} --help"
+            f"{command}: option --{name} is unknown{meant}; bifusion {command} --help-all lists all "
+            "options"
         )
-    name = arg.partition("=")[0].lstrip("-").replace("_", "-")
-    known = [flag.removeprefix("--") for option in options for flag in option.flags]
-    meant = did_you_mean(name, known).replace("'", "'--", 1)
-    raise InputError(
-        f"{command}: option --{name} is unknown{meant}; bifusion {command} --help-all lists all options"
-    )

@@ -102,7 +102,10 @@ def _class(value: Any, where: str) -> LabelClass:
     where = f"{where} {value['name']!r}"
     unknown = [key for key in value if key not in CLASS_FIELDS]
     if unknown:
-        raise InputError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(CLASS_FIELDS)}")
+        raise InputError(
+            f"{where}: unknown {', '.join(unknown)}{did_you_mean(unknown[0], CLASS_FIELDS)}; known are "
+            f"{', '.join(CLASS_FIELDS)}"
+        )
     fields = {key: item for key, item in value.items() if item is not None}
     for key in ("kind", "group"):
         if not isinstance(fields.get(key, ""), str):

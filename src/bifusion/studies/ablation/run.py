@@ -16,6 +16,7 @@ from bifusion.config.run import Config
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import bifusion_model
+from bifusion.spelling import did_you_mean
 from bifusion.studies.ablation.judge import Measured, judge_ablation
 from bifusion.studies.ablation.page import render_ablation
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
@@ -204,7 +205,8 @@ def _chosen(every_arm: tuple[AblationArm, ...], wanted: AblationConfig) -> tuple
     for name in wanted.arms:
         if name not in known:
             raise InputError(
-                f"--ablate: {name!r} is no arm of {wanted.base}'s ablation; they are {', '.join(known)}"
+                f"--ablate: {name!r} is no arm of {wanted.base}'s ablation{did_you_mean(name, known)}; "
+                f"they are {', '.join(known)}"
             )
     asked = {wanted.base, *(wanted.arms or known)}
     return tuple(arm for arm in every_arm if arm.recipe in asked)
