@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import needs
-from bifusion import cli
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ def pytest_configure() -> None:
 def bifusion(capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
     """Calls the command line in this process; an exception that it lets through fails the test, as it
     would leave with a traceback."""
+    from bifusion import cli  # not above: types are checked in what is imported after the session begins
 
     def call(*args: object) -> Called:
         capsys.readouterr()
