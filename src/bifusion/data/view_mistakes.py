@@ -65,9 +65,10 @@ def _at_size(factor: float) -> Callable[[Camera], Camera]:
 
 
 def _rolled(quarters: int) -> Callable[[Camera], Camera]:
-    """The camera turned about its line of sight, anticlockwise as its pictures show it."""
-    cos, sin = np.round((np.cos(np.pi / 2 * quarters), np.sin(np.pi / 2 * quarters)))
-    turn = np.array([[cos, sin, 0, 0], [-sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    """The camera turned about its line of sight, clockwise as it looks: what it sees turns the other
+    way round in its pictures."""
+    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
+    turn = np.array([[cos, sin, 0, 0], [-sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     return _world2cam(lambda world2cam: turn @ world2cam)
 
 
@@ -102,7 +103,7 @@ QUARTERS = ((2, "by 180°"), (1, "by 90° anticlockwise"), (3, "by 90° clockwis
 
 TURNED = tuple(
     Mistake(
-        f"the camera turned {turn} about its line of sight", _rolled(quarters),
+        f"picture, depth and intrinsics turned {turn}", _rolled(-quarters),
         f"pictures look turned against their poses: turn pictures, depth and intrinsics {turn}, or turn "
         "the poses",
     )

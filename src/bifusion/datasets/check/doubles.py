@@ -45,7 +45,7 @@ def doubles(scenes: Sequence[tuple[Path, str | None]]) -> Iterator[tuple[int, Fi
 
 
 def _beside(folder: Path, same: Sequence[Path], room: Sequence[Path]) -> Finding | None:
-    """What is wrong with a scene beside earlier ones of the same points or, by name, the same room."""
+    """What is wrong with a scene beside earlier ones of the same points, and of its room by name."""
     elsewhere = [other for other in same if other.parent != folder.parent]
     if elsewhere:
         return error(
