@@ -74,7 +74,7 @@ def check_poses(cam2world: np.ndarray, names: Sequence[str], where: str | Path, 
 
 def _rigid(poses: np.ndarray) -> np.ndarray:
     """(V,) bool: which of (V, 4, 4) poses `check_pose` takes."""
-    finite: np.ndarray = np.isfinite(poses).all(axis=(1, 2))
+    finite = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
     poses = np.where(finite[:, None, None], poses, 0)
     rotation = poses[:, :3, :3]
     skewness = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))

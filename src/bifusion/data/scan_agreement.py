@@ -36,7 +36,10 @@ from bifusion.types import DisagreeingView, View
 IMAGE_SIZE, DEPTH_SIZE = 320, 640
 """Long sides of pictures and depth maps as they are compared."""
 MARGIN = 1.3
-"""So many times as well as what the files say a mistake undone must fit, over all views looked at …"""
+"""So many times as well as what the files say a mistake undone must fit, over all views looked at …
+
+Planted in generated rooms and two real recordings they do from 1.5 up; no mistake fits two thirds of
+right views better."""
 MOST_OF = 2 / 3
 """… and better in so many of them."""
 COLOR_MARGIN = 0.08

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from bifusion.data.annotation import look_at_scene
+from bifusion.data.annotation import LabelledScene, look_at_scene
 from bifusion.data.checks import check_labels
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.types import InputError
@@ -40,13 +41,19 @@ def instances(scene: OpenedScene) -> Iterator[Finding]:
             "segment200.npy, or segment.npy and a labels.json in the data set's root"
         )
     for labels, file, segment in segments:
-        if len(segment) != len(instance):
-            continue  # told already
-        looked_at = look_at_scene(scene.folder, labels)
-        spanning = looked_at.spanning if looked_at else ()
-        if spanning:
-            yield warning(
-                f"{path}: {len(spanning)} of {looked_at.instances if looked_at else 0} instances have "
-                f"points of several classes of {file.name} (first: {spanning[0]}); expected one class: "
-                "number them apart if they are not one object"
-            )
+        if len(segment) == len(instance):
+            yield from _spanning(scene.folder, path, file.name, look_at_scene(scene.folder, labels))
+
+
+def _spanning(folder: Path, path: Path, classes: str, seen: LabelledScene | None) -> Iterator[Finding]:
+    """Instances of several classes, which are mostly several objects."""
+    if seen is None:
+        return
+    spanning = list(seen.spanning)
+    if seen.has_negative and seen.zero_is_mixed:  # where nothing is negative, 0 may stand for none
+        spanning.append(f"{folder.name}, instance 0")
+    if spanning:
+        yield warning(
+            f"{path}: {len(spanning)} instances have points of several classes of {classes} (first: "
+            f"{spanning[0]}); expected one class: number them apart if they are not one object"
+        )

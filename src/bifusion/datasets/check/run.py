@@ -85,8 +85,8 @@ def check_data(
         InputError: no such folder, no scene in it, no such label set.
     """
     data = Path(data)
-    root, folders, found = _scenes(data)
     named = get_label_set(label_set) if label_set is not None else None
+    root, folders, found = _scenes(data)
     label_sets, of_labels = _label_sets(root, named, folders)
     if workers is None:
         workers = 0 if len(folders) == 1 else min(os.cpu_count() or 1, len(folders), MOST_WORKERS)

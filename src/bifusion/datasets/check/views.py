@@ -45,7 +45,7 @@ def pictures(scene: OpenedScene) -> Iterator[Finding]:
         return
     for row in range(len(scene.cameras.names)):
         yield from _refused(load_color, scene.cameras, row)
-        yield from _refused(_check_depth, scene.cameras, row)
+        yield from _depth(scene.cameras, row)
     folder, listed = scene.folder / "views", set(scene.cameras.names)
     stray = sorted(path.name for path in folder.glob("*.jpg") if path.stem not in listed)
     if stray:
@@ -55,11 +55,17 @@ def pictures(scene: OpenedScene) -> Iterator[Finding]:
         )
 
 
-def _check_depth(cameras: Cameras, row: int) -> None:
-    if not load_depth_m(cameras, row).any():
-        raise InputError(
+def _depth(cameras: Cameras, row: int) -> Iterator[Finding]:
+    """What is wrong with the depth of a view."""
+    try:
+        measured = load_depth_m(cameras, row).any()
+    except InputError as problem:
+        yield error(problem)
+        return
+    if not measured:
+        yield warning(
             f"{cameras.path.parent / cameras.names[row]}.png: nothing was measured, all of it is 0; "
-            "expected depth in millimetres: leave the view out, or write its depth again"
+            "expected depth in millimetres: no point is seen by this view, leave it out"
         )
 
 
