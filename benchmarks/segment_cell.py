@@ -20,6 +20,7 @@ from benchmarks.timing import machine
 from bifusion.data.scene_folder import load_points
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.inference.segmentation import Segmentation
 from bifusion.inference.segmenter import Segmenter
 from bifusion.step.observe import peak_memory_mb
 from bifusion.types import Batch, FusionControl, Prediction
@@ -81,19 +82,10 @@ def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
     segmenter.config.data.max_views = views
     observed = ObservedModel(segmenter.model)
     segmenter.model = observed  # pyright: ignore[reportAttributeAccessIssue]
-    calls = []
-    while not calls or (len(calls) < 2 and calls[0]["seconds"] < ONCE_S):
-        began = time.perf_counter()
-        found = segmenter.predict(scan)
-        seconds = time.perf_counter() - began
-        calls.append(
-            {
-                "seconds": seconds,
-                "reading_s": observed.before - began,
-                "network_s": observed.seconds,
-                "results_s": began + seconds - observed.before - observed.seconds,
-            }
-        )
+    first, found = _call(segmenter, observed, scan)
+    last = first
+    if first["seconds"] < ONCE_S:
+        last, found = _call(segmenter, observed, scan)
     return {
         "voxels": observed.voxels,
         "points": len(found.points),
@@ -102,12 +94,27 @@ def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
         "image_size": segmenter.config.data.image_size if views else None,
         "instances": len(found.scores),
         "load_s": load_s,
-        "first": calls[0],
-        **calls[-1],
+        "first": first,
+        **last,
         "imported_mb": imported_mb,
         "peak_mb": status_mb("VmHWM"),
         "gpu_peak_mb": peak_memory_mb(segmenter.device) if segmenter.device.type == "cuda" else None,
     }
+
+
+def _call(
+    segmenter: Segmenter, observed: ObservedModel, scan: Path
+) -> tuple[dict[str, float], Segmentation]:
+    """Seconds of one call, in all and by part, and what it gave."""
+    began = time.perf_counter()
+    found = segmenter.predict(scan)
+    seconds = time.perf_counter() - began
+    parts = {
+        "reading_s": observed.before - began,
+        "network_s": observed.seconds,
+        "results_s": began + seconds - observed.before - observed.seconds,
+    }
+    return {"seconds": seconds, **parts}, found
 
 
 def superpoints(scan: Path) -> dict[str, Any]:

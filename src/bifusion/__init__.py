@@ -41,13 +41,15 @@ _PLACES = {
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, from the module where it is at home; `__version__` from the installed package."""
-    if name == "__version__":
-        return import_module("importlib.metadata").version(__name__)
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+if not TYPE_CHECKING:  # which would otherwise take any name for one of the package's
+
+    def __getattr__(name: str) -> Any:
+        """A public name, from the module that has it; `__version__` from the installed package."""
+        if name == "__version__":
+            return import_module("importlib.metadata").version(__name__)
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,7 @@ def test_import_brings_no_torch():
 def test_names_are_those_that_editors_see():
     """The imports for type checkers, name by name, are what `__getattr__` finds."""
     tree = ast.parse(Path(bifusion.__file__).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block, _ = (node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     seen = {(node.module, alias.asname) for node in imports for alias in node.names}
     found = {(module, name) for module, names in bifusion._PLACES.items() for name in names}
