@@ -87,6 +87,15 @@ def test_a_packed_scan_holds_every_point_and_what_belongs_to_it():
     json.dumps(described, allow_nan=False)
 
 
+def test_a_scan_far_away_is_told_from_its_corner():
+    coord = np.array([[5e5, 4e6, 12], [5e5 + 1, 4e6 + 2, 15.0]])
+    parts = segmentation(coord, np.zeros(2, int), np.zeros(2, int))
+    described, _ = pack(ShownScan("far", coord, None, shown_classes(ROOM), predicted=parts))
+    assert described["origin"] == coord[0].tolist() and described["low"] == [0, 0, 0]
+    (one,) = described["sources"]["predicted"]["objects"]
+    assert (one["low"], one["high"]) == ([0, 0, 0], [1, 2, 3])
+
+
 def test_an_object_has_its_box_its_points_and_its_commonest_class():
     coord = np.array([[0, 0, 0], [1, 2, 0], [1, 1, 3], [9, 9, 9.0]])
     found = segmentation(coord, np.array([1, 1, 0, 0]), np.array([7, 7, 7, -1]), scores={7: 0.5})

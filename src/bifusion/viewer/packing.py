@@ -18,6 +18,8 @@ from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView
 
 POSITION_STEPS = 2**16 - 1
 """A coordinate is one of so many steps of the scan's box: 0.15 mm in a room of 10 m."""
+FAR_M = 1000.0
+"""A scan with points farther from the origin is told from its corner: graphics count in float32."""
 MORTON_BITS = 10
 LEVEL = 6
 """Of zlib: the highest takes ten times as long for 1 % less."""
@@ -26,10 +28,12 @@ LEVEL = 6
 def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
     """What the page knows of the scan as JSON's own types, and its columns, deflated.
 
-    `columns` of the first lists (name, bytes a value) in the order of the second. Of classes and
-    objects 0 is none, k + 1 the k-th of `classes` or `objects`.
+    Lengths are metres from `origin`. `columns` of the first lists (name, bytes a value) in the order of
+    the second; of classes and objects 0 is none, k + 1 the k-th of `classes` or `objects`.
     """
     coord = np.asarray(scan.coord, dtype=np.float64)
+    origin = coord.min(axis=0) if np.abs(coord).max() > FAR_M else np.zeros(3)
+    coord = coord - origin
     low, high = coord.min(axis=0), coord.max(axis=0)
     size = np.maximum(high - low, 1e-6)
     steps = np.rint((coord - low) / size * POSITION_STEPS).astype(np.uint16)
@@ -47,12 +51,13 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
     described = {
         "name": scan.name,
         "points": len(coord),
+        "origin": origin.tolist(),
         "low": low.tolist(),
         "size": size.tolist(),
         "columns": [[name, column.itemsize] for name, column in columns.items()],
         "classes": [{"name": one.name, "color": list(one.color)} for one in scan.classes],
-        "sources": {name: _objects(part) for name, part in known.items()},
-        "views": [_view(view) for view in scan.views],
+        "sources": {name: _objects(part, origin) for name, part in known.items()},
+        "views": [_view(view, origin) for view in scan.views],
         "notes": list(scan.notes),
     }
     return described, zlib.compress(b"".join(_coded(c[order]) for c in columns.values()), LEVEL)
@@ -86,15 +91,15 @@ def _ranks(part: Segmentation) -> np.ndarray:
     return np.where(part.instance < 0, 0, np.searchsorted(ids, part.instance) + 1)
 
 
-def _objects(part: Segmentation) -> dict[str, Any]:
+def _objects(part: Segmentation, origin: np.ndarray) -> dict[str, Any]:
     return {
         "objects": [
             {
                 "id": one.id,
                 "label": one.label,
                 "points": one.num_points,
-                "low": list(one.low_m),
-                "high": list(one.high_m),
+                "low": (one.low_m - origin).tolist(),
+                "high": (one.high_m - origin).tolist(),
                 "score": one.score,
                 "color": list(distinct_color(one.id)),
             }
@@ -103,12 +108,14 @@ def _objects(part: Segmentation) -> dict[str, Any]:
     }
 
 
-def _view(view: ShownView) -> dict[str, Any]:
+def _view(view: ShownView, origin: np.ndarray) -> dict[str, Any]:
+    cam2world = np.array(view.cam2world, dtype=np.float64)
+    cam2world[:3, 3] -= origin
     return {
         "name": view.name,
         "K": np.asarray(view.K, dtype=np.float64).tolist(),
         "size": list(view.size),
-        "cam2world": np.asarray(view.cam2world, dtype=np.float64).tolist(),
+        "cam2world": cam2world.tolist(),
         "thumbnail": "data:image/jpeg;base64," + base64.b64encode(view.thumbnail).decode(),
         "warning": view.warning,
     }

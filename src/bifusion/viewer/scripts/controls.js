@@ -90,6 +90,7 @@ function bindKeys(app, keys) {
   window.addEventListener("keydown", (event) => {
     const field = event.target instanceof Element && event.target.closest("input, select, textarea");
     if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (app.cards.dialog.open && event.key !== "?") return; // which Escape closes by itself
     const mode = Object.keys(app.modes)[Number(event.key) - 1];
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const inList = event.target instanceof Element && event.target.closest("#panel") && key.startsWith("Arrow");
