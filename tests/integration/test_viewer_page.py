@@ -128,8 +128,8 @@ def as_at_first(request):
 
 
 def front_points(opened: Opened, coord: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points that no other can cover, being the nearest to the viewer as far as the largest point reaches;
-    and place and depth of all points, infinitely deep where they are cut away."""
+    """Points that no other can cover, nearest to the viewer as far as the largest point reaches; and place
+    and depth of all points, infinitely deep where they are cut away."""
     places, depth = opened.project(coord)
     low_x, high_x, low_y, high_y = opened.run("bifusionView.app.scene().inner")
     x, y, z = coord.T
