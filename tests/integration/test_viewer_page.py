@@ -31,7 +31,7 @@ CHROMIUM = [
 ]  # fmt: skip
 TABLE, CHAIR = 6, 4
 SIZE = {"width": 900, "height": 600}
-LARGEST_DISC = 26 / 2 + 1
+LARGEST_DISC = 44 / 2 + 1
 """Pixels from the middle of the largest point to its rim, with one for rounding."""
 
 
@@ -128,7 +128,7 @@ def as_at_first(request):
 
 
 def front_points(opened: Opened, coord: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points that no other can cover, nearest to the viewer as far as the largest point reaches; and place
+    """Points that no other can cover, nearest as far as the largest point reaches; and the place
     and depth of all points, infinitely deep where they are cut away."""
     places, depth = opened.project(coord)
     low_x, high_x, low_y, high_y = opened.run("bifusionView.app.scene().inner")
@@ -280,10 +280,10 @@ def test_a_measured_distance_is_right(opened, scan):
         ("difference", (82, 160, 118)),
     ],
 )
-def test_the_screenshot_has_the_colours_of_the_mode(opened, mode, color):
+def test_the_screenshot_has_the_colours_of_the_mode(opened, scan, mode, color):
     opened.app(f"app.labelled = false; app.setMode('{mode}');")
-    top = np.array([0.45, 0.55, 0.5])  # of the table, away from its edges
-    (at,), _ = opened.project(top[None])
+    top = np.linalg.norm(scan.coord - (0.6, 0.7, 0.5), axis=1).argmin()  # a point amid the table's top
+    (at,), _ = opened.project(scan.coord[None, top])
     picture = opened.screenshot()
     x, y = np.round(at).astype(int)
     patch = np.median(picture[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3), axis=0)
@@ -345,7 +345,6 @@ def test_cameras_are_drawn_and_one_looks_through_them(opened, scan):
     view = scan.views[0]
     (apex,), _ = opened.project(view.cam2world[None, :3, 3])
     opened.page.mouse.click(*apex)
-    opened.page.wait_for_function("!bifusionView.app.camera.flight")
     opened.settle()
     eye = opened.run("bifusionView.app.camera.eye")
     assert np.allclose(eye, view.cam2world[:3, 3], atol=1e-3)
@@ -408,8 +407,9 @@ def test_a_million_points(browser, scan, tmp_path, record_property):
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.goto(path.as_uri())
-    page.wait_for_function("window.bifusionView && bifusionView.app.drawnCamera", timeout=30_000)
-    first_ms = page.evaluate("performance.now()")
+    drawn = "window.bifusionView && bifusionView.app.drawnCamera ? performance.now() : 0"
+    while not (first_ms := page.evaluate(drawn)):
+        page.wait_for_timeout(20)
     page.wait_for_selector("html[data-ready]", timeout=60_000)
     page.evaluate("bifusionView.app.frames.length = 0")
     page.mouse.move(300, 400)

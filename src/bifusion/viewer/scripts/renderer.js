@@ -4,6 +4,7 @@ const AIM_MS = 60;
 const FEWEST = 30000;
 const SLOW_MS = 110;     // a first picture of the fewest points that takes longer is drawn coarsely from then on
 const COARSE = 2;        // pixels of the canvas to one of a coarse picture, along each side
+const LARGEST_DISC = 44; // pixels across
 const LATEST_MS = 3000;
 const FIRST_BUDGET = 60000;
 
@@ -181,7 +182,7 @@ class Renderer {
       gl.viewport(x, y, width, height);
       gl.enable(gl.SCISSOR_TEST);
       gl.scissor(x, y, width, height);
-      gl.uniform3f(places.pointSize, this.metres * focal, (1.5 * scene.ratio) / target.scale, (26 * scene.ratio) / target.scale);
+      gl.uniform3f(places.pointSize, this.metres * focal, (1.5 * scene.ratio) / target.scale, (LARGEST_DISC * scene.ratio) / target.scale);
       gl.bindVertexArray(this.layers[k].vertices);
       gl.drawArrays(gl.POINTS, first, count);
     });
