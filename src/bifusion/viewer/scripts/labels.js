@@ -41,13 +41,13 @@ class Labels {
       const own = (one) => selected && selected.source === pane.source.name && selected.object === one.object;
       const order = pane.source ? [...(seen[k] || [])].sort((a, b) => own(b) - own(a)).slice(0, MOST_LABELS) : [];
       for (const one of order) {
-        const label = pane.source.objects[one.object - 1].label + 1;
+        const object = pane.source.objects[one.object - 1], label = object.label + 1;
         if (this.app.hidden[label]) continue;
         const text = this.app.className(label), at = this.app.project(pointAt(this.app.scan, one.point), pane);
         const size = this.sizeOf(text), box = at && this.free(at, size, pane, boxes);
         if (!box) continue;
         boxes.push(box);
-        this.show(used++, text, box, this.app.classColor(label), own(one));
+        this.show(used++, text, box, this.app.mode === "instance" ? object.color : this.app.classColor(label), own(one));
       }
     });
     for (let k = used; k < this.pool.length; k++) this.pool[k].hidden = true;

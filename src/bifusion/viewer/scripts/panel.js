@@ -113,7 +113,9 @@ class Panel {
     const { app } = this, one = source.objects[object - 1], size = subtract(one.high, one.low);
     const score = one.score === null ? "" : element("span", "score", one.score.toFixed(2), { title: "score" });
     const text = size.map((metres) => metres.toFixed(1)).join(" × ") + " m";
-    const row = element("button", "object", [element("span", "number", `#${one.id}`), element("span", "extent", text), score], { type: "button" });
+    const swatch = element("i", "swatch");
+    swatch.style.background = cssColor(one.color);
+    const row = element("button", "object", [swatch, element("span", "number", `#${one.id}`), element("span", "extent", text), score], { type: "button" });
     row.addEventListener("click", () => { app.select({ source: source.name, object, label: one.label + 1 }); app.focusSelected(); });
     this.rows.set(`object ${object}`, { row });
     return row;
