@@ -128,14 +128,17 @@ def tum(folder: Path, walk: np.ndarray, scale: float = 5000) -> Path:
 
 
 def open3d(folder: Path, walk: np.ndarray) -> Path:
-    lines = []
     for k, pose in enumerate(walk):
         picture(folder / "color" / f"{k:05d}.jpg", color_of(k))
         picture(folder / "depth" / f"{k:05d}.png", units(pose, 1000))
-        lines += [f"{k} {k} {k + 1}", *(" ".join(map(str, row)) for row in pose)]
-    (folder / "trajectory.log").write_text("\n".join(lines))
+    (folder / "trajectory.log").write_text(log(walk))
     (folder / "intrinsic.json").write_text(json.dumps(open3d_camera()))
     return folder
+
+
+def log(walk: np.ndarray) -> str:
+    blocks = [[f"{k} {k} {k + 1}", *(" ".join(map(str, row)) for row in p)] for k, p in enumerate(walk)]
+    return "\n".join(line for block in blocks for line in block)
 
 
 def open3d_camera() -> dict:

@@ -76,7 +76,7 @@ def test_a_camera_that_stands_still_is_not_judged(tmp_path):
     walk = np.stack([made.poses()[0]] * 4)
     for options in (OpenOptions(), OpenOptions(axes="opengl")):
         check = check_recording(open_recording(made.open3d(tmp_path, walk), options))
-        assert check.pairs == 0 and any("is not checked" in line for line in check.lines)
+        assert any("how poses are read is not checked" in line for line in check.lines)
 
 
 def test_frames_that_cannot_be_read_are_named(tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,6 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.readable import readable_frames
 from bifusion.datasets.recordings.text_files import inside, read_pose_lines
 from bifusion.types import InputError
-
-ORIGIN = np.eye(4)
 
 
 def refused(path: Path, words: str, **options) -> None:
@@ -93,8 +94,10 @@ def test_frames_that_cannot_be_used_are_left_out_and_counted(tmp_path):
 
 def test_poses_far_from_the_origin_lose_it(tmp_path):
     walk = made.poses()
+    folder = made.open3d(tmp_path, walk)
     walk[:, :3, 3] += (4_500_000, 300, 7)
-    recording = open_recording(made.open3d(tmp_path, walk))
+    (folder / "trajectory.log").write_text(made.log(walk))
+    recording = open_recording(folder)
     assert np.allclose(recording.offset_m, (4_500_001, 300, 8), atol=1)
     assert np.allclose(recording.cam2world(3)[:3, 3] + recording.offset_m, walk[3, :3, 3])
     assert any("cameras are far from the origin" in note for note in recording.notes)
@@ -114,7 +117,7 @@ def test_given_options(tmp_path):
     assert np.isnan(shifted.cam2world(0, shift=-3)).all()
     turned = open_recording(folder, OpenOptions(intrinsics=made.K, axes="opengl", poses="world2cam"))
     assert np.allclose(turned.cam2world(1), np.linalg.inv(made.poses()[1]) @ np.diag([1, -1, -1, 1]))
-    refused(folder, "the intrinsics belong to another image size|expected", intrinsics="1 2 3")
+    refused(folder, "'1 2 3' is no file; expected fx fy cx cy", intrinsics="1 2 3")
     refused(folder, "expected fx fy cx cy", intrinsics="a b c d")
     refused(folder, "depth_scale: found 0", depth_scale=0)
     refused(folder, "axes: found 'x'; expected one of opencv, opengl", axes="x")
@@ -148,7 +151,8 @@ def test_lists_that_disagree(tmp_path):
     lines = (folder / "trajectory.log").read_text().splitlines()
     (folder / "trajectory.log").write_text("\n".join(lines[:10] + lines[15:25] + lines[30:]))
     recording = open_recording(folder)  # now the headings name the six that are there
-    assert [files.name for files in recording.files] == ["00000", "00001", "00003", "00004", "00006", "00007"]  # fmt: skip
+    names = [frame.name for _, frame in readable_frames(recording)]
+    assert names == ["00000", "00001", "00003", "00004", "00006", "00007"]
     assert np.allclose(recording.cam2world(2), made.poses()[3])
 
 
@@ -166,8 +170,9 @@ def test_what_is_no_recording(tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"x")
     refused(tmp_path, r"holds v.mp4 \(v.mp4: a video has no poses")
     for name, words in {
-        "a.mov": "a video has no poses", "a.bag": "bags hold no poses", "a.r3d": "EXR \\+ JPG", "a.bin": "is no",
-        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive", "a.obj": "a mesh or cloud",
+        "a.mov": "a video has no poses", "a.bag": "bags hold no poses", "a.r3d": "EXR \\+ JPG",
+        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive", "a.obj": "a mesh",
+        "a.bin": "is no recording that is known",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(b"x")
         refused(tmp_path / name, words)
@@ -219,7 +224,12 @@ def test_a_sens_file_that_lies(tmp_path):
 
 def test_pictures_too_large_are_not_decoded(tmp_path):
     folder = made.open3d(tmp_path, made.poses(2))
-    Image.new("1", (30_000, 30_000)).save(folder / "color" / "00000.jpg", "PNG")
+    small = BytesIO()
+    Image.new("L", (1, 1)).save(small, "PNG")
+    large = bytearray(small.getvalue())
+    large[16:24] = struct.pack(">II", 30_000, 30_000)
+    large[29:33] = struct.pack(">I", zlib.crc32(large[12:29]))
+    (folder / "color" / "00000.jpg").write_bytes(large)
     with pytest.raises(InputError, match="00000.jpg: .*(too large|30000×30000)"):
         open_recording(folder).frame(0)
 

@@ -7,6 +7,7 @@ colour behind a vertex' position that MeshLab and scanner apps write.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,40 +106,42 @@ def _read_lines(path: Path) -> _Lines:
 
 def _table(lines: list[str], path: Path, what: str, widths: tuple[int, ...]) -> np.ndarray:
     """(N, width) float64 of lines that have equally many numbers."""
-    rows = [line.partition("#")[0].split() for line in lines]
-    width = len(rows[0])
-    if width not in widths or any(len(row) != width for row in rows):
-        uneven = next((row for row in rows if len(row) != width), rows[0])
+    lengths = [len(line.split()) for line in lines]
+    width = lengths[0]
+    if width not in widths or set(lengths) != {width}:
+        other = next((k for k, length in enumerate(lengths) if length != width), 0)
         raise InputError(
-            f"{path}: lines '{what}' have {width} and {len(uneven)} numbers "
-            f"({' '.join(uneven)[:60]!r}); expected {' or '.join(map(str, widths))}: export it again"
+            f"{path}: lines '{what}' have {width} and {lengths[other]} numbers "
+            f"({lines[other][:60]!r}); expected {' or '.join(map(str, widths))}: export it again"
         )
+    return _numbers(" ".join(lines), np.float64, f"{path}: a line '{what}'").reshape(-1, width)
+
+
+def _numbers(text: str, dtype: type, where: str) -> np.ndarray:
+    """(K,) the numbers between the blanks of `text`."""
     try:
-        return np.array(rows, float)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: a line '{what}' holds no numbers ({error}); export it again"
-        ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # how numpy tells of what is no number
+            return np.fromstring(text, dtype, sep=" ")
+    except (ValueError, DeprecationWarning):
+        raise InputError(f"{where} holds what is no number; export it again") from None
 
 
 def _corners(lines: _Lines, counts: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(K,) vertex and texture point of every corner of every face, from 0; −1 for no texture point."""
-    parts = [corner.split("/") for corner in lines.corners]
-    try:
-        number = np.array(
-            [(part[0], (part[1] if len(part) > 1 else "") or 0) for part in parts], np.int64
-        )
-    except (ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path}: a face has a corner that is no number ({error}); export it again"
-        ) from None
-    number = number.reshape(-1, 2)
+    number = np.zeros((len(lines.corners), 2), np.int64)
+    slashes = [corner.count("/") for corner in lines.corners]
+    for count in set(slashes):
+        rows = [k for k, found in enumerate(slashes) if found == count]
+        text = " ".join([lines.corners[k] for k in rows]).replace("//", "/0/").replace("/", " ")
+        found = _numbers(text, np.int64, f"{path}: a face")
+        if len(found) != len(rows) * (count + 1):
+            raise InputError(f"{path}: a corner of a face lacks a number; export it again")
+        number[rows, : min(count + 1, 2)] = found.reshape(-1, count + 1)[:, :2]
     before = np.repeat(np.array(lines.before, np.int64).reshape(-1, 2), counts, axis=0)
     number = np.where(number < 0, before + number, number - 1)
     most = (len(lines.vertex), len(lines.uv))
-    wrong = (
-        (number[:, 0] < 0) | (number[:, 0] >= most[0]) | (number[:, 1] < -1) | (number[:, 1] >= most[1])
-    )
+    wrong = ((number < (0, -1)) | (number >= most)).any(axis=1)
     if wrong.any():
         corner = lines.corners[int(wrong.argmax())]
         raise InputError(

@@ -26,7 +26,7 @@ TURN_PER_METRE = math.radians(45)
 """A turn that hides as much of what was seen as a metre's walk."""
 NEAR = 0.5
 """Metres or their like within which frames surely overlap."""
-MOST_POINTS, MOST_ASKED, FEWEST_POINTS = 20_000, 1_000, 50
+MOST_POINTS, MOST_ASKED, FEWEST_POINTS = 20_000, 500, 50
 """Of a frame."""
 FARTHEST_M = 0.5
 """Distances beyond it are all alike: wrong."""

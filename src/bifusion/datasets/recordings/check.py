@@ -13,6 +13,7 @@ from bifusion.types import InputError
 
 CLEARLY = 2.5
 """By how much another reading must agree better to be the right one; measured: 5 to 17."""
+TINY_M = 1e-4
 LEAST_M = 0.005
 """What a better reading must better by, at least."""
 SHIFTS = (-3, -2, -1, 1, 2, 3)
@@ -153,6 +154,8 @@ def _lines(recording: Recording, sampled: Sampled, check: RecordingCheck) -> lis
             f"{check.pairs} pairs of frames from near places agree to {check.as_read_m * 1000:.1f} mm "
             f"(median; {next_best * 1000:.1f} mm or more if poses are read otherwise)"
         )
+        if next_best < CLEARLY * check.as_read_m + TINY_M:
+            lines.append("that is too alike to tell: how poses are read is not checked")
         if check.as_read_m > WELL * check.median_depth_m:
             lines.append(
                 "that is poor: poses, intrinsics or depth may be wrong, or frames hardly overlap"

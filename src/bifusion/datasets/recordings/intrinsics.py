@@ -60,8 +60,10 @@ def given_intrinsics(given: Path | str | Sequence[float] | np.ndarray) -> Calibr
     """What a user gave: four numbers, a matrix, or a file (FORMS)."""
     if isinstance(given, str | Path):
         words = str(given).replace(",", " ").split()
-        if len(words) != 4 or Path(given).is_file():
+        if Path(given).is_file():
             return read_calibration(Path(given))
+        if len(words) != 4:
+            raise InputError(f"intrinsics: {str(given)!r} is no file; expected {FORMS}")
         try:
             given = [float(word) for word in words]
         except ValueError:
