@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.view_files import image_size, read_color
 from bifusion.datasets.recordings.file_recording import (
     Cameras,
     FileRecording,
@@ -50,14 +49,14 @@ def open_scannet_export(folder: Path, options: OpenOptions) -> FileRecording:
 
 
 def _cameras(images: PosedImages) -> Cameras:
-    depth_K = images.color_K if images.depth_K is None else images.depth_K
-    size = None
-    if images.depth_K is None:
-        size = image_size(read_color(images.frames[0].color))
-    return Cameras(
-        Calibration(images.color_K, None, images.color_extrinsic),
-        Calibration(depth_K, size, images.depth_extrinsic),
-    )
+    color = Calibration(images.color_K, None, images.color_extrinsic)
+    if images.depth_K is not None:
+        return Cameras(color, Calibration(images.depth_K, None, images.depth_extrinsic))
+    if not np.array_equal(images.color_extrinsic, images.depth_extrinsic):
+        raise InputError(
+            f"{images.folder}: has extrinsics of a depth camera of its own; add its intrinsic_depth.txt"
+        )
+    return Cameras(color)
 
 
 def _pose(path: Path) -> np.ndarray:
