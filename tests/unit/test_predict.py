@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import trimesh
 from plyfile import PlyData, PlyElement
 
 from bifusion.cli import main
@@ -105,6 +106,25 @@ def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys
         assert np.all(np.array(segment["bounds_m"]["min"]) >= coord.min(axis=0) - 1e-6)
     for name in ("semantic.ply", "instance.ply", "instances.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["obj", "glb"])
+def test_predicts_other_mesh_files(ending, tmp_path, monkeypatch, capsys) -> None:
+    """A floor with y up, told by the format or by the user, comes out with z up, vertex by vertex."""
+    flat = trimesh.creation.box((3, 0.1, 3)).subdivide().subdivide().subdivide()
+    flat.visual.vertex_colors = np.tile((9, 99, 9, 255), (len(flat.vertices), 1))
+    path = tmp_path / f"hall.{ending}"
+    flat.export(str(path))
+    args = ["predict", save_run(tmp_path / "run", baseline()), path, "--out", tmp_path / "out"]
+    args += ["--up", "y"] if ending == "obj" else []
+    monkeypatch.setattr("sys.argv", ["bifusion", *map(str, args)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "y was taken to point up" in " ".join(capsys.readouterr().out.split())
+    vertex = PlyData.read(str(tmp_path / "out" / "semantic.ply"))["vertex"]
+    x, y, z = flat.vertices.T
+    found = np.column_stack([vertex[axis] for axis in "xyz"])
+    assert np.abs(found - np.column_stack([x, -z, y])).max() < 1e-6
 
 
 def test_case_ply_to_predict(cases, tmp_path) -> None:

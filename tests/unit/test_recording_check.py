@@ -11,6 +11,7 @@ import recording_factory as made
 from bifusion.datasets.recordings.agreement import agreement, neighbours, sample
 from bifusion.datasets.recordings.check import RecordingCheck, check_recording
 from bifusion.datasets.recordings.open import open_recording
+from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.reading import Reading, inverse
 from bifusion.datasets.recordings.upright import TURN, quarter_turns, turn_frame, upright
 from bifusion.types import InputError
@@ -35,7 +36,7 @@ def test_every_reading_is_told_from_the_others(stored, tmp_path):
         return
     with pytest.raises(InputError, match=f"times nearer with {stored.options_from(Reading())}: it is"):
         check_recording(open_recording(folder))
-    right = open_recording(folder, axes=stored.axes, poses=stored.poses)
+    right = open_recording(folder, OpenOptions(axes=stored.axes, poses=stored.poses))
     assert check_recording(right).as_read_m < 0.02
 
 
@@ -46,7 +47,7 @@ def test_shifted_poses_are_told(tmp_path):
         made.picture(folder / "depth" / f"{k:05d}.png", made.units(walk[k + 2], 1000))
     with pytest.raises(InputError, match="times nearer with --pose-shift 2"):
         check_recording(open_recording(folder))
-    assert check_recording(open_recording(folder, pose_shift=2)).as_read_m < 0.02
+    assert check_recording(open_recording(folder, OpenOptions(pose_shift=2))).as_read_m < 0.02
 
 
 @pytest.mark.parametrize("scale", [5000, 200, 6553.5, 10000])
@@ -57,13 +58,13 @@ def test_the_depths_unit_is_told(scale, tmp_path):
         made.picture(folder / "depth" / f"{k + 3:05d}.png", np.rint(raw).astype(np.uint16))
     with pytest.raises(InputError, match=f"times nearer with --depth-scale {scale:g}: it is"):
         check_recording(open_recording(folder))
-    assert check_recording(open_recording(folder, depth_scale=scale)).as_read_m < 0.02
+    assert check_recording(open_recording(folder, OpenOptions(depth_scale=scale))).as_read_m < 0.02
 
 
 def test_depth_that_no_room_has(tmp_path):
     folder = made.open3d(tmp_path, made.poses())
     with pytest.raises(InputError, match="the median depth is .* which no room has, with 1 units"):
-        check_recording(open_recording(folder, depth_scale=1))
+        check_recording(open_recording(folder, OpenOptions(depth_scale=1)))
     for path in (folder / "depth").iterdir():
         made.picture(path, np.zeros((72, 96), np.uint16))
     with pytest.raises(InputError, match="no pixel of the frames that were tried has a depth"):
@@ -73,8 +74,8 @@ def test_depth_that_no_room_has(tmp_path):
 def test_a_camera_that_stands_still_is_not_judged(tmp_path):
     """Nothing tells readings apart: no alarm, whatever is declared."""
     walk = np.stack([made.poses()[0]] * 4)
-    for axes in (None, "opengl"):
-        check = check_recording(open_recording(made.open3d(tmp_path, walk), axes=axes))
+    for options in (OpenOptions(), OpenOptions(axes="opengl")):
+        check = check_recording(open_recording(made.open3d(tmp_path, walk), options))
         assert any("how poses are read is not checked" in line for line in check.lines)
 
 
@@ -142,7 +143,7 @@ def real_check(name: str, **options) -> RecordingCheck:
     folder = needs.folder("BIFUSION_REAL_DATA", "data") / name
     if not folder.is_dir():
         needs.lacking("real_data", folder)
-    return check_recording(open_recording(folder, **options))
+    return check_recording(open_recording(folder, OpenOptions(**options)))
 
 
 @pytest.mark.real_data

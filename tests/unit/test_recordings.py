@@ -16,6 +16,7 @@ import recording_factory as made
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
+from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.readable import readable_frames
 from bifusion.datasets.recordings.text_files import inside, read_pose_lines
 from bifusion.types import InputError
@@ -23,7 +24,7 @@ from bifusion.types import InputError
 
 def refused(path: Path, words: str, **options) -> None:
     with pytest.raises(InputError, match=words):
-        open_recording(path, **options)
+        open_recording(path, OpenOptions(**options))
 
 
 @pytest.mark.parametrize("kind", made.WRITERS)
@@ -106,15 +107,15 @@ def test_given_options(tmp_path):
     folder = made.seven_scenes(tmp_path, made.poses())
     (folder / "camera-intrinsics.txt").unlink()
     refused(folder, "has no camera-intrinsics.txt and no _info.txt; give --intrinsics")
-    recording = open_recording(folder, intrinsics="80 80 47.5 35.5", depth_scale=2000)
+    recording = open_recording(folder, OpenOptions(intrinsics="80 80 47.5 35.5", depth_scale=2000))
     frame = recording.frame(0)
     assert frame.depth_camera is not None and np.array_equal(frame.depth_camera.K, made.K)
     assert frame.depth_m is not None and frame.depth_m.max() < 3
-    shifted = open_recording(folder, intrinsics=made.K, pose_shift=2)
+    shifted = open_recording(folder, OpenOptions(intrinsics=made.K, pose_shift=2))
     assert len(shifted) == 6 and np.allclose(shifted.cam2world(0), made.poses()[2])
     assert np.allclose(shifted.cam2world(0, shift=-2), made.poses()[0])
     assert np.isnan(shifted.cam2world(0, shift=-3)).all()
-    turned = open_recording(folder, intrinsics=made.K, axes="opengl", poses="world2cam")
+    turned = open_recording(folder, OpenOptions(intrinsics=made.K, axes="opengl", poses="world2cam"))
     assert np.allclose(turned.cam2world(1), np.linalg.inv(made.poses()[1]) @ np.diag([1, -1, -1, 1]))
     refused(folder, "'1 2 3' is no file; expected fx fy cx cy", intrinsics="1 2 3")
     refused(folder, "expected fx fy cx cy", intrinsics="a b c d")
@@ -125,7 +126,7 @@ def test_given_options(tmp_path):
 def test_depth_scale_of_tum_is_judged(tmp_path):
     own = open_recording(made.tum(tmp_path / "own", made.poses(), scale=1000))
     assert own.depth_scale == 1000 and "depth has 1000 units a metre: frames agree" in own.notes[-1]
-    assert open_recording(tmp_path / "own", depth_scale=5000).depth_scale == 5000
+    assert open_recording(tmp_path / "own", OpenOptions(depth_scale=5000)).depth_scale == 5000
     theirs = made.tum(tmp_path / "rgbd_dataset_freiburg3_x", made.poses(), scale=1000)
     assert open_recording(theirs).depth_scale == 5000  # the name says TUM: the check would object
 

@@ -22,8 +22,7 @@ from bifusion.datasets.recordings.layouts.scannet_export import (
 )
 from bifusion.datasets.recordings.layouts.sens import is_sens, open_sens
 from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
-from bifusion.datasets.recordings.options import GivenIntrinsics, OpenOptions
-from bifusion.datasets.recordings.reading import Axes, Direction
+from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
 from bifusion.types import InputError
 
@@ -82,29 +81,18 @@ LAYOUTS = (
 
 
 def open_recording(
-    path: Path,
-    *,
-    layout: str | None = None,
-    intrinsics: GivenIntrinsics | None = None,
-    depth_scale: float | None = None,
-    axes: Axes | None = None,
-    poses: Direction | None = None,
-    pose_shift: int | None = None,
+    path: Path, options: OpenOptions | None = None, *, layout: str | None = None
 ) -> Recording:
-    """The recording in a file or folder. What is None is as the files or their layout say.
+    """The recording in a file or folder.
 
     Args:
         path: file, or folder; one that holds a single folder or .sens file stands for it.
+        options: what the files do not say, or say wrongly.
         layout: name of one of LAYOUTS; None: recognised.
-        intrinsics: fx fy cx cy, a matrix, or a file with either, of both cameras.
-        depth_scale: units of the depth pictures a metre.
-        axes: of the cameras.
-        poses: their direction.
-        pose_shift: picture i has pose i + pose_shift of the list.
     Raises:
         InputError: nothing there, no known layout or several, or what its reader finds wrong.
     """
-    path, options = Path(path), OpenOptions(intrinsics, depth_scale, axes, poses, pose_shift)
+    path, options = Path(path), options or OpenOptions()
     options.check()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected a recording")

@@ -11,15 +11,15 @@ import numpy as np
 from bifusion.datasets.recordings.reading import Axes, Direction, Reading
 from bifusion.types import InputError
 
-GivenIntrinsics = Path | str | Sequence[float] | np.ndarray
-
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """The options of `open_recording`; None: as the layout says."""
+    """None: as the layout says."""
 
-    intrinsics: GivenIntrinsics | None = None
+    intrinsics: Path | str | Sequence[float] | np.ndarray | None = None
+    """fx fy cx cy, a matrix, or a file with either, of both cameras."""
     depth_scale: float | None = None
+    """Units of the depth pictures a metre."""
     axes: Axes | None = None
     poses: Direction | None = None
     pose_shift: int | None = None
