@@ -265,6 +265,8 @@ def _decode_file(path: Path) -> Image.Image:
             return _decode(file, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; the view's colour image is expected there") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); copy it again") from None
 
 
 def _decode(file: IO[bytes], where: str | Path) -> Image.Image:

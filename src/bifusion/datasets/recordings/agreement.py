@@ -139,7 +139,7 @@ def neighbours(recording: Recording) -> list[tuple[int, int]]:
 
 def _back_projected(recording: Recording, index: int) -> tuple[np.ndarray, float]:
     """(K, 3) points in the depth camera of frame `index`, and the share of pixels that has a depth."""
-    frame = recording.frame(index)
+    frame = recording.frame(index, color=False)
     if frame.depth_m is None or frame.depth_camera is None:
         raise InputError(f"{recording.name}: frame {frame.name} has no depth; scans are made of depth")
     depth_m, K = frame.depth_m, frame.depth_camera.K

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,27 +63,25 @@ class FileRecording(RecordingInfo):
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         return self.poses.pose(index, shift) @ self._depth_calibration().extrinsic
 
-    def frame(self, index: int) -> Frame:
-        files, frame = self.files[index], Frame(self.files[index].name, time_s=self.files[index].time_s)
-        if files.color is not None:
+    def frame(self, index: int, color: bool = True) -> Frame:
+        files, calibration = self.files[index], self._depth_calibration()
+        frame = Frame(files.name, time_s=files.time_s)
+        depth_is_color_resized = self.cameras.depth is None and calibration.size is None
+        if files.color is not None and (color or depth_is_color_resized):
             frame.color, tag = read_upright(files.color)
             self._note_turned(tag)
             frame.color_camera = self._camera(self.cameras.color, frame.color, index, files.color)
         if files.depth is not None:
-            frame.depth_m = self.depth_of(index)
-            calibration = self._depth_calibration()
-            if self.cameras.depth is None and calibration.size is None and frame.color is not None:
-                calibration = Calibration(calibration.K, image_size(frame.color), calibration.extrinsic)
+            frame.depth_m = self._read_depth(files.depth)
+            if depth_is_color_resized and frame.color is not None:
+                calibration = replace(calibration, size=image_size(frame.color))
             frame.depth_camera = self._camera(calibration, frame.depth_m, index, files.depth)
         if files.confidence is not None and self.read_confidence is not None:
             frame.confidence = self.read_confidence(files.confidence)
             _check_confidence(frame, files.confidence)
-        return frame
+        return frame if color else replace(frame, color=None, color_camera=None)
 
-    def depth_of(self, index: int) -> np.ndarray:
-        """(h, w) float32 metres of frame `index`, without its colour."""
-        path = self.files[index].depth
-        assert path is not None
+    def _read_depth(self, path: Path) -> np.ndarray:
         depth_m = self.read_depth(path) if self.read_depth else read_depth_m(path, self.depth_scale)
         if not np.isfinite(depth_m).all() or (depth_m < 0).any():
             raise InputError(f"{path}: holds depth that is negative or not finite; export it again")

@@ -73,16 +73,12 @@ class Recording(Protocol):
         """Number of frames with a pose."""
         ...
 
-    def frame(self, index: int) -> Frame:
-        """Frame `index`, 0 … len − 1.
+    def frame(self, index: int, color: bool = True) -> Frame:
+        """Frame `index`, 0 … len − 1; not `color`: depth alone, in much less time.
 
         Raises InputError: a picture that is missing, cannot be decoded, or has another size than its
         camera; the other frames can still be read.
         """
-        ...
-
-    def depth_of(self, index: int) -> np.ndarray:
-        """(h, w) float32 metres: the depth of frame `index` alone, as `frame` gives it."""
         ...
 
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:

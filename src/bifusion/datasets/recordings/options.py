@@ -21,8 +21,11 @@ class OpenOptions:
     depth_scale: float | None = None
     """Units of the depth pictures a metre."""
     axes: Axes | None = None
+    """Of the cameras that poses speak of."""
     poses: Direction | None = None
+    """Which way stored poses lead."""
     pose_shift: int | None = None
+    """Picture i has pose i + pose_shift of the list."""
 
     def reading(self, declared: Reading) -> Reading:
         """How poses are read where the layout has them as `declared`."""

@@ -70,11 +70,8 @@ class TurnedRecording(RecordingInfo):
     def __len__(self) -> int:
         return len(self._recording)
 
-    def frame(self, index: int) -> Frame:
-        return turn_frame(self._recording.frame(index), self._turns)
-
-    def depth_of(self, index: int) -> np.ndarray:
-        return _turned(self._recording.depth_of(index), self._turns)
+    def frame(self, index: int, color: bool = True) -> Frame:
+        return turn_frame(self._recording.frame(index, color), self._turns)
 
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         return self._recording.cam2world(index, shift) @ self._turn
@@ -94,11 +91,7 @@ def turn_frame(frame: Frame, turns: int) -> Frame:
 
 def turn_picture(picture: np.ndarray | None, turns: int) -> np.ndarray | None:
     """(H, W, ...) turned clockwise; None stays."""
-    return None if picture is None else _turned(picture, turns)
-
-
-def _turned(picture: np.ndarray, turns: int) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(picture, -turns))
+    return None if picture is None else np.ascontiguousarray(np.rot90(picture, -turns))
 
 
 def turn_camera(camera: Camera | None, turns: int) -> Camera | None:

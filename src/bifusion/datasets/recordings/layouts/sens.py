@@ -76,31 +76,22 @@ class SensRecording(RecordingInfo):
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         return self.poses.pose(index, shift) @ self.depth.extrinsic
 
-    def frame(self, index: int) -> Frame:
+    def frame(self, index: int, color: bool = True) -> Frame:
         place, header = self.places[index], self.header
         assert header is not None
+        frame = Frame(f"{place.number:06d}", time_s=place.time_s)
         where = f"{self.path}: frame {place.number}"
         with open(self.path, "rb") as file:
             file.seek(place.color_at)
-            color = _decode_color(file.read(place.color_bytes), header, where)
-        return Frame(
-            f"{place.number:06d}",
-            color,
-            self._camera(self.color, color, index, where),
-            depth_m := self.depth_of(index),
-            self._camera(self.depth, depth_m, index, where),
-            time_s=place.time_s,
-        )
-
-    def depth_of(self, index: int) -> np.ndarray:
-        """(h, w) float32 metres of frame `index`, without its colour."""
-        place, header = self.places[index], self.header
-        assert header is not None
-        with open(self.path, "rb") as file:
-            file.seek(place.color_at + place.color_bytes)
-            data = file.read(place.depth_bytes)
-        raw = _decode_depth(data, header, f"{self.path}: frame {place.number}")
-        return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(self.depth_scale)
+            picture, depth = file.read(place.color_bytes), file.read(place.depth_bytes)
+        if color:
+            frame.color = _decode_color(picture, header, where)
+            frame.color_camera = self._camera(self.color, frame.color, index, where)
+        raw = _decode_depth(depth, header, where)
+        metres = raw.astype(np.float32) / np.float32(self.depth_scale)
+        frame.depth_m = np.where(raw == 65535, np.float32(0), metres)
+        frame.depth_camera = self._camera(self.depth, frame.depth_m, index, where)
+        return frame
 
     def _camera(self, of: Calibration, picture: np.ndarray, index: int, where: str) -> Camera:
         height, width = picture.shape[:2]
