@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 from trimesh import Trimesh
 
 from bifusion.datasets.orientation.facing import Facing, cloud_facing, mesh_facing
-from bifusion.datasets.orientation.gravity import up_of_cameras
+from bifusion.datasets.orientation.gravity import camera_ups
 from bifusion.datasets.orientation.orient import (
     about_z,
     orient,
@@ -133,14 +133,42 @@ def spread(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(vertices), np.asarray(hull.faces)
 
 
-def test_sideways_cameras_show_up_by_their_side(poses: np.ndarray) -> None:
-    quarter = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-    for turn in (np.eye(4), quarter, np.linalg.inv(quarter)):
-        up = up_of_cameras(poses @ turn)
-        assert up is not None and degrees(up, UP) < 5
+QUARTER = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+
+
+def test_sideways_cameras_show_up_by_their_side(room: Facing, poses: np.ndarray) -> None:
+    for turn in (np.eye(4), QUARTER, np.linalg.inv(QUARTER)):
+        assert degrees(camera_ups(poses @ turn)[0], UP) < 5
+        few = poses[:2] @ turn  # they have hardly turned: any side may be up, and the scan decides
+        assert min(degrees(up, UP) for up in camera_ups(few)) < 40
+        assert degrees(orient(room, few).rotation[2], UP) < WITHIN_DEG
     anyhow = np.tile(np.eye(4), (40, 1, 1))
     anyhow[:, :3, :3] = Rotation.random(40, rng=numpy_rng(0, "held")).as_matrix()
-    assert up_of_cameras(anyhow) is None
+    assert camera_ups(anyhow) == []
+    assert degrees(orient(room, anyhow).rotation[2], UP) < WITHIN_DEG
+
+
+def test_cameras_upside_down_contradict_the_scan(room: Facing, poses: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"what stands on it and its cameras.*contradict"):
+        orient(room, poses @ QUARTER @ QUARTER)
+
+
+def test_faces_wound_the_other_way_round_do_not_turn_a_room_over(room: Facing) -> None:
+    inside_out = Facing(room.point, -room.normal, room.area, signed=True)
+    assert degrees(orient(inside_out).rotation[2], UP) < WITHIN_DEG  # by its floor, without ceiling
+    closed = with_ceiling(room)
+    assert degrees(orient(closed).rotation[2], UP) < WITHIN_DEG
+    with pytest.raises(InputError, match="neither a floor without ceiling nor furniture"):
+        orient(Facing(closed.point, -closed.normal, closed.area, signed=True))
+
+
+def with_ceiling(room: Facing) -> Facing:
+    """The room with its lowest plane once more, above."""
+    floor = room.point[:, 2] < 0.05
+    top = room.point[:, 2].max()
+    point = np.concatenate([room.point, room.point[floor] + (0, 0, top)])
+    normal = np.concatenate([room.normal, room.normal[floor] * (1, 1, -1)])
+    return Facing(point, normal, np.full(len(point), 1 / len(point)), signed=True)
 
 
 def test_walls_are_found_modulo_a_quarter_turn(room: Facing) -> None:
@@ -166,3 +194,10 @@ def test_pieces_without_normal_are_left_out() -> None:
     normal = np.array([[0, 0, 2.0], [0, 0, 0], [np.nan, 0, 0], [0, 3.0, 0]])
     facing = cloud_facing(np.arange(12.0).reshape(4, 3), normal, signed=False)
     assert facing.normal.tolist() == [[0, 0, 1], [0, 1, 0]] and facing.area.sum() == pytest.approx(1)
+
+
+def test_a_scan_without_area_or_normals_is_refused() -> None:
+    with pytest.raises(InputError, match="none of the 1 faces has an area"):
+        mesh_facing(np.zeros((3, 3)), np.array([[0, 1, 2]]))
+    with pytest.raises(InputError, match="none of the 2 points has a normal"):
+        cloud_facing(np.zeros((2, 3)), np.zeros((2, 3)), signed=True)

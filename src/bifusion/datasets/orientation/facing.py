@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bifusion.rng import numpy_rng
+from bifusion.types import InputError
 
 SAMPLES = 20_000
 """Pieces of surface that are looked at; more of them tell no more."""
@@ -41,11 +42,17 @@ def mesh_facing(coord: np.ndarray, faces: np.ndarray) -> Facing:
 
     Args:
         coord: (N, 3) metres.
-        faces: (F, 3) vertex indices, some of them with area.
+        faces: (F, 3) vertex indices.
+    Raises:
+        InputError: no face has an area.
     """
     a, b, c = (coord[faces[:, corner]].astype(np.float64) for corner in range(3))
     cross = np.cross(b - a, c - a)
     area = np.linalg.norm(cross, axis=1)
+    if not area.sum() > 0:
+        raise InputError(
+            f"orientation: none of the {len(faces):,} faces has an area; export the mesh again"
+        )
     drawn = numpy_rng(0, "facing").choice(len(faces), SAMPLES, p=area / area.sum())
     normal = cross[drawn] / area[drawn, None]
     point = (a[drawn] + b[drawn] + c[drawn]) / 3
@@ -59,9 +66,15 @@ def cloud_facing(coord: np.ndarray, normal: np.ndarray, signed: bool) -> Facing:
         coord: (N, 3) metres.
         normal: (N, 3); points without one, zero or not finite, are left out.
         signed: whether normals point to where the surface was seen from.
+    Raises:
+        InputError: no point has a normal.
     """
     length = np.linalg.norm(normal, axis=1)
     there = np.flatnonzero(np.isfinite(length) & (length > 0))
+    if not len(there):
+        raise InputError(
+            f"orientation: none of the {len(coord):,} points has a normal; estimate them first"
+        )
     drawn = there
     if len(there) > SAMPLES:
         drawn = numpy_rng(0, "facing").choice(there, SAMPLES, replace=False)

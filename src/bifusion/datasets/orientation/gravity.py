@@ -28,10 +28,12 @@ CLEAR = 0.6
 of ScanNet: 1.0, 0.33; the red kitchen, seen from one side only: 0.8 … 1 in all three) …"""
 RIVAL = 0.5
 """… if no other main direction has this share of it."""
-HELD_UPRIGHT = np.deg2rad(40)
-"""The cameras' mean up is nearer to true up than this: people look down a little."""
-COHERENT, INCOHERENT = 0.8, 0.6
-"""Length of the mean of unit vectors that say the same thing, or do not."""
+HELD_DEG = 40.0
+"""The cameras' common up is nearer to true up than this: people look down a little."""
+COHERENT = 0.6
+"""Least length of the mean of unit vectors that say the same thing."""
+UPRIGHT_BONUS = 0.15
+"""How much more coherent sideways must be than upright."""
 LEVEL_SPREAD = 0.3
 """Cameras have turned enough where the level axes spread across more than they do upwards."""
 
@@ -53,7 +55,7 @@ class Unclear:
 
 
 def estimate_up(facing: Facing, cam2world: np.ndarray | None) -> Estimate | Unclear:
-    """Up by the cameras and the plane that fits them, else by the planes alone.
+    """Up by the surfaces and the cameras, which must agree where both tell.
 
     Args:
         cam2world: (V, 4, 4) poses, or None.
@@ -62,26 +64,31 @@ def estimate_up(facing: Facing, cam2world: np.ndarray | None) -> Estimate | Uncl
     if not len(axes):
         return Unclear("its surfaces face no common direction")
     alone = up_of_planes(facing, axes)
-    if cam2world is None or not len(cam2world):
+    held = [] if cam2world is None else camera_ups(cam2world)
+    if cam2world is None or not held:
         return alone
-    held = up_of_cameras(cam2world)
-    if held is None:
-        return (
-            alone
-            if isinstance(alone, Estimate)
-            else Unclear(f"its cameras were turned all ways, and {alone.why}")
-        )
+    if isinstance(alone, Estimate):
+        apart = min(_degrees(alone.up, up) for up in held)
+        if apart > HELD_DEG:
+            return Unclear(f"{alone.how} and its cameras, {apart:.0f}° apart, contradict each other")
+        return Estimate(alone.up, f"{alone.how}, {apart:.0f}° from its cameras' up")
+    return _level_to(axes, held[0], facing, cam2world)
+
+
+def _level_to(
+    axes: np.ndarray, held: np.ndarray, facing: Facing, cam2world: np.ndarray
+) -> Estimate | Unclear:
+    """The main direction that is nearest to the cameras' up."""
     cosine = axes @ held
     nearest = int(np.abs(cosine).argmax())
-    if np.abs(cosine[nearest]) < np.cos(HELD_UPRIGHT):
-        return Unclear("no large plane is level to its cameras")
     up = refined(axes[nearest] * np.sign(cosine[nearest]), facing)
-    if isinstance(alone, Estimate) and alone.up @ up < np.cos(HELD_UPRIGHT):
-        return Unclear(f"its cameras and {alone.how} contradict each other")
+    apart = _degrees(held, up)
+    if apart > HELD_DEG:
+        return Unclear("no large plane is level to its cameras")
     floor, eyes = np.percentile(facing.point @ up, ENDS[0]), cam2world[:, :3, 3] @ up
     if np.median(eyes) < floor:
         return Unclear("its cameras lie below the lowest plane")
-    return Estimate(up, f"its cameras, {_degrees(held, up):.0f}° from the plane that fits them best")
+    return Estimate(up, f"its cameras, {apart:.0f}° from the plane that fits them best")
 
 
 def up_of_planes(facing: Facing, axes: np.ndarray) -> Estimate | Unclear:
@@ -105,14 +112,14 @@ def _evidence(facing: Facing, axis: np.ndarray) -> float:
     cosine, height = facing.normal @ axis, facing.point @ axis
     low, high = np.percentile(height, ENDS)
     level = np.abs(cosine) > LEVEL
-    votes = [
-        _balance(
-            facing.area[level & (height < low + END_M)], facing.area[level & (height > high - END_M)]
-        )
-    ]
-    if facing.signed:
+    bottom, top = level & (height < low + END_M), level & (height > high - END_M)
+    area = facing.area
+    votes = [_balance(area[bottom], area[top])]
+    inward, outward = (area[bottom & (sign * cosine > 0)].sum() + area[top & (sign * cosine < 0)].sum()
+                       for sign in (1, -1))  # fmt: skip
+    if facing.signed and inward > outward:  # else the faces are wound the other way round
         inner = level & (height > low + INNER_M) & (height < high - INNER_M)
-        votes.append(_balance(facing.area[inner & (cosine > 0)], facing.area[inner & (cosine < 0)]))
+        votes.append(_balance(area[inner & (cosine > 0)], area[inner & (cosine < 0)]))
     strongest = max(votes, key=abs)
     return 0.0 if any(vote * strongest < -(CLEAR**2) for vote in votes) else strongest
 
@@ -123,27 +130,35 @@ def _balance(first: np.ndarray, second: np.ndarray) -> float:
     return float((first.sum() - second.sum()) / both) if both >= LEAST_AREA else 0.0
 
 
-def up_of_cameras(cam2world: np.ndarray) -> np.ndarray | None:
-    """(3,) the direction that the cameras' tops had in common, more exactly the one across their level
-    axes; None where they had none. Pictures may all be sideways, as phones store them."""
-    x, y = cam2world[:, :3, 0], cam2world[:, :3, 1]
-    top, level = -y.mean(axis=0), x
-    aside = x.mean(axis=0)
-    if np.linalg.norm(top) < INCOHERENT and np.linalg.norm(aside) > COHERENT:
-        top, level = _upper(aside, cam2world), y
-    if np.linalg.norm(top) < INCOHERENT:
-        return None
-    top = top / np.linalg.norm(top)
+def camera_ups(cam2world: np.ndarray) -> list[np.ndarray]:
+    """Directions that may have been the cameras' up, the likeliest first; none where they were turned
+    all ways.
+
+    Pictures may all lie sideways, as phones store them: then up is the cameras' ±x. Which it is shows
+    when they have turned about, as then the other axes point everywhere; else upright is likelier.
+
+    Args:
+        cam2world: (V, 4, 4) poses, OpenCV cameras.
+    """
+    x, y, z = (cam2world[:, :3, axis] for axis in range(3))
+    aside = x if z.mean(axis=0) @ x.mean(axis=0) < 0 else -x  # people look down rather than up
+    found = []
+    for tops, level, bonus in ((-y, x, UPRIGHT_BONUS), (aside, y, 0.0), (-aside, y, -UPRIGHT_BONUS)):
+        coherence = float(np.linalg.norm(tops.mean(axis=0)))
+        if coherence >= COHERENT:
+            found.append((coherence + bonus, _common_up(tops, level)))
+    return [up for _, up in sorted(found, key=lambda one: -one[0])]
+
+
+def _common_up(tops: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """(3,) mean of the cameras' tops (V, 3); more exactly, where they have turned enough, the direction
+    across their level axes (V, 3), as looking down does not move those."""
+    mean = tops.mean(axis=0)
+    mean /= np.linalg.norm(mean)
     values, vectors = np.linalg.eigh(level.T @ level / len(level))
-    across = vectors[:, 0] * np.sign(vectors[:, 0] @ top)
+    across = vectors[:, 0] * np.sign(vectors[:, 0] @ mean)
     turned = values[0] < LEVEL_SPREAD * values[1]
-    return across if turned and across @ top > np.cos(HELD_UPRIGHT) else top
-
-
-def _upper(aside: np.ndarray, cam2world: np.ndarray) -> np.ndarray:
-    """Of a sideways phone's ±x the one that is up: people look down rather than up."""
-    ahead = cam2world[:, :3, 2].mean(axis=0)
-    return aside if ahead @ aside < 0 else -aside
+    return across if turned and _degrees(across, mean) < HELD_DEG else mean
 
 
 def _degrees(a: np.ndarray, b: np.ndarray) -> float:
