@@ -166,8 +166,16 @@ def test_frames_that_cannot_be_read_are_left_out_and_counted() -> None:
 def test_pictures_that_do_not_fit_are_refused() -> None:
     frame = ball()[0]
     assert frame.depth_m is not None and frame.depth_camera is not None
-    with pytest.raises(InputError, match="its depth map is"):
-        Volume(FusionConfig()).add(replace(frame, depth_m=frame.depth_m[:10]))
+    cut = frame.depth_m[:10]
+    for wrong, what in (
+        (replace(frame, depth_m=cut), "depth map"),
+        (replace(frame, confidence=cut), "confidence map"),
+        (replace(frame, color=np.zeros((10, 160, 3), np.uint8)), "colour picture"),
+    ):
+        with pytest.raises(
+            InputError, match=f"its {what} is \\(10, 160\\), its camera's \\(120, 160\\)"
+        ):
+            Volume(FusionConfig()).add(wrong)
     pose = frame.depth_camera.cam2world.copy()
     pose[0, 3] = 1e6
     with pytest.raises(InputError, match="take the offset off"):
@@ -183,3 +191,8 @@ def test_a_budget_of_frames_is_spread_evenly() -> None:
     assert evenly(101, 3) == [0, 50, 100]
     with pytest.raises(InputError, match="found 0"):
         evenly(5, 0)
+
+
+def test_depth_alone_gives_a_grey_mesh() -> None:
+    surface = fuse(Pictures([replace(frame, color=None) for frame in ball()[:3]]))
+    assert (surface.mesh.color == 128).all() and "the mesh is grey" in surface.mesh.notes[1]

@@ -50,6 +50,8 @@ def fuse(
         raise InputError(f"{recording.name}: no frame can be fused; {_described(failures)}")
     fused = extract_surface(volume, surface)
     fused.mesh.notes.append(_note(len(chosen) - len(failures), len(recording), volume))
+    if not volume.color.any():
+        fused.mesh.notes.append("no frame has a colour picture: the mesh is grey")
     if failures:
         fused.mesh.notes.append(f"{len(failures):,} frames left out: {_described(failures)}")
     return fused

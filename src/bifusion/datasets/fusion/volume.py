@@ -132,12 +132,18 @@ def _usable(frame: Frame, config: FusionConfig) -> Frame:
     depth_m, camera = frame.depth_m, frame.depth_camera
     if depth_m is None or camera is None:
         raise InputError(f"{frame.name}: has no depth; fusion needs a depth map with its camera")
-    if depth_m.shape != camera.size:
-        raise InputError(
-            f"{frame.name}: its depth map is {depth_m.shape}, its camera's {camera.size} (height, width)"
-        )
+    _check_size(f"{frame.name}: its depth map", depth_m, camera.size)
+    if frame.confidence is not None:
+        _check_size(f"{frame.name}: its confidence map", frame.confidence, camera.size)
+    if frame.color is not None and frame.color_camera is not None:
+        _check_size(f"{frame.name}: its colour picture", frame.color, frame.color_camera.size)
     with np.errstate(invalid="ignore"):
         use = (depth_m >= config.nearest_m) & (depth_m <= config.farthest_m)
     if frame.confidence is not None:
         use &= frame.confidence >= config.least_confidence
     return replace(frame, depth_m=np.where(use, depth_m, 0).astype(np.float32))
+
+
+def _check_size(what: str, picture: np.ndarray, size: tuple[int, int]) -> None:
+    if picture.shape[:2] != size:
+        raise InputError(f"{what} is {picture.shape[:2]}, its camera's {size} (height, width)")

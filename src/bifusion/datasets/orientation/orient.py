@@ -134,7 +134,7 @@ def _up(
     apart = float(np.rad2deg(np.arccos(np.clip(said @ estimate.up, -1, 1))))
     if apart > AGREE_DEG:
         raise InputError(
-            f"the format says that up is {_named(said)}, but by {estimate.how} it is "
+            f"the format says that up is {_named(said)}, but, by {estimate.how}, it is "
             f"{_named(estimate.up)}, {apart:.0f}° from it (at most {AGREE_DEG:g}° are right); {OPTION}"
         )
     return (
