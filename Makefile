@@ -7,7 +7,9 @@ READY := .venv/.ready
 
 CODE := src tests benchmarks laboratory tools
 # Unit tests that run once more with every argument and result held against its annotation.
-TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,files folders geometry data_scene_folder data_transforms matcher robust stages))
+TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data_images data_scene_folder \
+	data_transforms evaluation export files folders fusion geometry guard labels losses matcher oneformer3d \
+	postprocess predict query_decoder robust rules sparse_conv sparse_kernel_map stages superpoints unet))
 
 .PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test faults attribution healthy
 
@@ -44,7 +46,8 @@ check: tools
 	@$(MAKE) types
 
 types: tools
-	$(BIN)/python -m pytest --jaxtyping-packages=bifusion,typed.check $(TYPED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+		--jaxtyping-packages=bifusion,typed.check -m "not wrong_types and not slow and not gpu" $(TYPED)
 
 format: tools
 	$(BIN)/ruff format $(CODE)

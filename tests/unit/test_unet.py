@@ -135,7 +135,9 @@ def test_spconv_grid_refuses_negative_coordinates() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "resnet"}, "expected 'residual' or 'res16'"),
+        pytest.param(
+            {"kind": "resnet"}, "expected 'residual' or 'res16'", marks=pytest.mark.wrong_types
+        ),
         ({"planes": (8, 8), "blocks": (1,)}, "as many blocks"),
         ({"planes": (8, 0)}, "all positive"),
         ({"in_channels": 0}, "all positive"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bifusion.labels.label_set import LabelSet
 
@@ -15,7 +16,7 @@ def mean_of_present(values: np.ndarray) -> float:
     return float(present.mean()) if len(present) else float("nan")
 
 
-def ratio_or_nan(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio_or_nan(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """Element-wise quotient in float64, NaN where the denominator is 0."""
     quotient = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) > 0)

@@ -30,7 +30,7 @@ class SummedFile:
         self.bytes = 0
         self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self._sum.update(data)
         self.bytes += len(data)
         try:
