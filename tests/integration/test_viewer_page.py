@@ -136,7 +136,10 @@ def front_points(opened: Opened, coord: np.ndarray) -> tuple[np.ndarray, np.ndar
     walls = (x < low_x) | (x > high_x) | (y < low_y) | (y > high_y)
     depth = np.where(walls & (z > opened.run("bifusionView.app.scene().heights[0]")), np.inf, depth)
     inside = (places > 20).all(axis=1) & (places < (560, 580)).all(axis=1) & np.isfinite(depth)
-    near = np.linalg.norm(places[:, None] - places[None], axis=2) < LARGEST_DISC
+    app = "bifusionView.app"
+    pixels_a_metre = opened.run(f"{app}.height / 2 / Math.tan({app}.camera.fov / 2)") / depth.min()
+    largest = min(LARGEST_DISC, opened.run(f"{app}.renderer.metres") * pixels_a_metre / 2 + 1)
+    near = np.linalg.norm(places[:, None] - places[None], axis=2) < largest
     nearest = np.where(near, depth[None], np.inf).min(axis=1)
     return np.flatnonzero(inside & (depth <= nearest)), places, depth
 

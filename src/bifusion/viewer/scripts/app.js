@@ -284,7 +284,7 @@ class App extends Stage {
     const cuts = this.cut < this.tallest && (this.cutByHand || z > cut + 0.05), far = 1e9;
     const sides = this.throughWalls ? [x < this.boxLow[0], x > this.boxHigh[0], y < this.boxLow[1], y > this.boxHigh[1]] : [];
     return {
-      camera, panes: this.panes, fov: this.camera.fov, ratio: this.ratio, pointScale: 1.75, looks: this.light, marked: Boolean(this.selected),
+      camera, panes: this.panes, fov: this.camera.fov, ratio: this.ratio, pointScale: 1.5, looks: this.light, marked: Boolean(this.selected),
       inner: [
         sides[0] ? this.boxLow[0] + WALL_M : -far, sides[1] ? this.boxHigh[0] - WALL_M : far,
         sides[2] ? this.boxLow[1] + WALL_M : -far, sides[3] ? this.boxHigh[1] - WALL_M : far,

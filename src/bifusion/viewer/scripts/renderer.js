@@ -5,6 +5,7 @@ const FEWEST = 30000;
 const SLOW_MS = 110;     // a first picture of the fewest points that takes longer is drawn coarsely from then on
 const COARSE = 2;        // pixels of the canvas to one of a coarse picture, along each side
 const LARGEST_DISC = 44; // pixels across
+const POINTS_A_CELL = 4;
 const LATEST_MS = 3000;
 const FIRST_BUDGET = 60000;
 
@@ -249,13 +250,15 @@ class Renderer {
   }
 }
 
-/** Metres between neighbouring points: from the share of a coarse grid's cells that hold any. */
+/** Metres between neighbouring points: from the surface that cells with a few points each make up. */
 function typicalSpacing(scan) {
-  const count = Math.min(scan.points, 40000), cells = new Set(), [a, b, c] = scan.size;
-  const cell = Math.max(Math.max(a, b, c) / 64, 1e-4);
-  for (let i = 0; i < count; i++) {
-    const [x, y, z] = [0, 1, 2].map((k) => Math.floor(((scan.position[3 * i + k] / 65535) * scan.size[k]) / cell));
-    cells.add(x + 70 * (y + 70 * z));
+  const count = Math.min(scan.points, 40000);
+  for (let cell = Math.max(...scan.size, 1e-3) / 64; ; cell *= 1.5) {
+    const cells = new Set();
+    for (let i = 0; i < count; i++) {
+      const [x, y, z] = [0, 1, 2].map((k) => Math.floor(((scan.position[3 * i + k] / 65535) * scan.size[k]) / cell));
+      cells.add(x + 70 * (y + 70 * z));
+    }
+    if (POINTS_A_CELL * cells.size <= count || cells.size < 64) return Math.sqrt((cells.size * cell * cell) / scan.points);
   }
-  return Math.sqrt((cells.size * cell * cell) / scan.points);
 }
