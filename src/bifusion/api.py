@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from bifusion.config.run import Config
     from bifusion.data.open_scene import OpenScene
+    from bifusion.datasets.placement import Up
     from bifusion.inference.segmenter import Segmenter
     from bifusion.inference.train_and_evaluate import TrainedRun
     from bifusion.labels.label_set import LabelSet
@@ -145,21 +146,29 @@ def compare(
     return compare_runs(wanted, Console(quiet=not progress))
 
 
-def open_scene(path: PathLike, *, labels: LabelSet | str | None = None, scale: float = 1.0) -> OpenScene:
+def open_scene(
+    path: PathLike,
+    *,
+    labels: LabelSet | str | None = None,
+    scale: float = 1.0,
+    up: Up | None = None,
+) -> OpenScene:
     """A scene in the hand: arrays as memory maps, `views[name]` decoded when asked for.
 
     Args:
-        path: scene folder, or a PLY file (mesh or cloud, coloured, z up), which has no views.
+        path: scene folder, or a mesh or cloud (.ply, .obj, .glb), coloured, which has no views.
         labels: the classes of a folder's labels; None: those of its data set.
-        scale: metres a unit of a PLY file.
+        scale: metres a unit of a mesh file.
+        up: which axis of a mesh file points up; None: y in glTF, z in all others.
     """
     from bifusion.data.open_scene import open_folder
+    from bifusion.datasets.mesh_files.read import is_mesh_file
     from bifusion.datasets.mesh_scene import open_mesh
     from bifusion.labels.sets import get_label_set
 
     path = Path(path)
-    if path.suffix.lower() == ".ply":
-        return open_mesh(path, scale=scale)
+    if is_mesh_file(path):
+        return open_mesh(path, scale=scale, up=up)
     return open_folder(path, get_label_set(labels) if isinstance(labels, str) else labels)
 
 

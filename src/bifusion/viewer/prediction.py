@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from plyfile import PlyData, PlyParseError
 
-from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.labels.palette import distinct_color
 from bifusion.types import InputError
 from bifusion.viewer.scene import show_scene
@@ -48,7 +48,7 @@ def show_result(folder: Path, source: Path) -> ShownScan:
     where scenes come from outside. InputError as `show_prediction`."""
     if (source / "coord.npy").is_file():
         return show_prediction(folder, source)
-    return show_prediction(folder, color=read_mesh(source).color if source.is_file() else None)
+    return show_prediction(folder, color=read_mesh_file(source).color if source.is_file() else None)
 
 
 def is_prediction(folder: Path) -> bool:
