@@ -1,0 +1,73 @@
+"""An input of whatever kind as a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.data.open_scene import OpenScene
+from bifusion.data.scene_folder import load_scene, read_offset
+from bifusion.datasets.mesh_files.read import is_mesh_file
+from bifusion.datasets.placement import Placement
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.recordings.layouts.sens import is_sens
+from bifusion.datasets.scan.made import MadeScan
+from bifusion.datasets.scan.mesh_scan import scan_mesh
+from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.recording_scan import scan_recording
+from bifusion.datasets.scan.telling import Telling
+from bifusion.types import InputError
+
+
+def make_scan(path: Path, options: ScanOptions, telling: Telling | None = None) -> MadeScan:
+    """A mesh or cloud file, a recording, or a scene folder as a scan.
+
+    Raises InputError: nothing there; whatever is wrong with it, or cannot be told and is not given.
+    """
+    path, telling = Path(path), telling or Telling()
+    options.check()
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file or folder; expected a mesh or cloud (.ply, .obj, .glb), a recording, "
+            "or a scene folder"
+        )
+    if is_scene(path):
+        return open_made(path, telling)
+    if is_mesh_file(path) and options.layout is None:
+        _refuse_recording_options(path, options)
+        made = scan_mesh(path, options)
+        telling.add(made.lines)
+        return made
+    return scan_recording(path, options, telling)
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a path is a scene folder."""
+    return (path / "coord.npy").is_file()
+
+
+def scan_name(path: Path) -> str:
+    """What the scan of an input is called: a file's name without ending, or a folder's."""
+    path = path.resolve()
+    return path.stem if is_mesh_file(path) or is_sens(path) else path.name
+
+
+def open_made(folder: Path, telling: Telling) -> MadeScan:
+    """A scene folder as it is; the user's frame is its own, with the offset of its scene.json."""
+    scene = load_scene(folder, None)
+    offset_m = read_offset(folder)
+    coord = np.asarray(scene.coord, np.float64) + offset_m
+    mesh = Mesh(coord, np.asarray(scene.color), np.zeros((0, 3), np.int64))
+    telling.add([f"scene folder of {len(coord):,} points and {len(scene.view_names)} views"])
+    opened = OpenScene(**vars(scene), offset_m=offset_m)
+    placement = Placement(offset_m=offset_m)
+    return MadeScan("scene", opened, mesh, coord, placement, folder.name, list(telling.lines))
+
+
+def _refuse_recording_options(path: Path, options: ScanOptions) -> None:
+    if options.opening != type(options.opening)():
+        raise InputError(
+            f"{path}: is a mesh or cloud; --intrinsics, --depth-scale, --axes, --poses and "
+            "--pose-shift go with recordings"
+        )

@@ -1,0 +1,106 @@
+"""A mesh or cloud file as a scan: its unit and its upright found out, its surface sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.orientation.facing import SAMPLES, Facing, cloud_facing, mesh_facing
+from bifusion.datasets.orientation.orient import Orientation, orient, parse_up
+from bifusion.datasets.placement import Placement, far_offset, placement_notes
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.scan.made import MadeScan, made_scan
+from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.subdivide import COARSE, coarseness, subdivided
+from bifusion.datasets.scan.units import find_scale
+from bifusion.datasets.superpoints.normals import NEIGHBORS, surface_normals
+from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.rng import numpy_rng
+from bifusion.types import InputError
+
+
+def scan_mesh(path: Path, options: ScanOptions) -> MadeScan:
+    """The mesh or cloud in `path` as a scan without views.
+
+    Raises InputError: as `read_mesh_file`; unit or upright that cannot be told and are not given.
+    """
+    mesh = read_mesh_file(path)
+    lines = [_counted(mesh), *mesh.notes]
+    try:
+        scale, said = find_scale(mesh.coord, options.scale)
+        orientation = _oriented(mesh, scale, options)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    lines += [said, *orientation.notes]
+    surface = _sampled(mesh, options.spacing_m / scale, lines)
+    placement = place(mesh, orientation, scale)
+    coord_m = placement.points(surface.coord)
+    stored = mesh.normal if surface is mesh else None
+    normal, source = surface_normals(coord_m, surface.faces, stored, orientation.rotation)
+    lines += placement_notes(placement, coord_m, mesh.spacing * scale)
+    if not len(mesh.faces):
+        lines.append(f"no faces: superpoints of the cloud, its normals {source}")
+    superpoint = surface_superpoints(coord_m, normal, surface.faces)
+    kind = "mesh" if len(mesh.faces) else "cloud"
+    source = f"{path.name}, {scale:g} m a unit"
+    return made_scan(
+        kind, path.stem, mesh, surface, placement, source, normal, superpoint, coord_m, lines
+    )
+
+
+def place(mesh: Mesh, orientation: Orientation, scale: float) -> Placement:
+    """From the mesh's frame and unit to its scene's, near the origin."""
+    aligned = Placement(scale, orientation.alignment)
+    return Placement(scale, orientation.alignment, far_offset(aligned.points(mesh.coord)))
+
+
+def _oriented(mesh: Mesh, scale: float, options: ScanOptions) -> Orientation:
+    near_m = (mesh.coord - mesh.coord.mean(axis=0)) * scale
+    up = None if options.up is None else parse_up(options.up)
+    return orient(_facing(mesh, near_m), hint=mesh.up, up=up)
+
+
+def _facing(mesh: Mesh, near_m: np.ndarray) -> Facing:
+    """Where the surface faces, of its faces, its file's normals, or the points' neighbours."""
+    if len(mesh.faces):
+        corner = near_m[mesh.faces]
+        if np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]).any():
+            return mesh_facing(near_m, mesh.faces)
+    if mesh.normal is not None:
+        return cloud_facing(near_m, mesh.normal, signed=True)
+    if len(near_m) <= NEIGHBORS:
+        raise InputError(f"{len(near_m)} points are no scan; expected a room's surface")
+    return _drawn_facing(near_m)
+
+
+def _drawn_facing(near_m: np.ndarray) -> Facing:
+    """Of a cloud without normals: planes through the neighbours of some points."""
+    drawn = near_m
+    if len(near_m) > SAMPLES:
+        drawn = near_m[numpy_rng(0, "cloud").choice(len(near_m), SAMPLES, replace=False)]
+    nearest = near_m[KDTree(near_m).query(drawn, k=NEIGHBORS + 1)[1]]
+    nearest = nearest - nearest.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", nearest, nearest))
+    return cloud_facing(drawn, axes[:, :, 0], signed=False)
+
+
+def _sampled(mesh: Mesh, spacing: float, lines: list[str]) -> Mesh:
+    """The mesh, with points in between where its triangles are large; a line says so."""
+    coarse = coarseness(mesh, spacing)
+    if coarse <= COARSE:
+        return mesh
+    surface = subdivided(mesh, spacing)
+    lines.append(
+        f"its triangles are {coarse:.1f} times as large as those of usual scans: the model gets "
+        f"{len(surface.coord):,} points of its surface, its vertices among them"
+    )
+    return surface
+
+
+def _counted(mesh: Mesh) -> str:
+    if len(mesh.faces):
+        return f"mesh of {len(mesh.coord):,} vertices and {len(mesh.faces):,} triangles"
+    return f"cloud of {len(mesh.coord):,} points"

@@ -1,0 +1,46 @@
+"""What a user can say about an input that it does not say itself, and how much is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bifusion.bounds import Count, PositiveFloat, PositiveInt, check_bounds
+from bifusion.datasets.orientation.orient import parse_up
+from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.types import InputError
+
+SPACING_M = 0.044
+"""Distance of neighbouring points of ScanNet's meshes, on which published models of 2 cm were trained
+(the square root of a scan's area by its number of vertices: 4.3 cm)."""
+VIEWS = 12
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """None: found out, and said."""
+
+    up: str | None = None
+    """Which way the input's world has up: x, y, z, -x, -y, -z or three numbers like 0,0.9,0.1."""
+    scale: float | None = None
+    """Metres a unit of a mesh or cloud: 0.001 for millimetres."""
+    layout: str | None = None
+    """Of a recording (`LAYOUTS`)."""
+    opening: OpenOptions = field(default_factory=OpenOptions)
+    """How a recording is read."""
+    views: Count = VIEWS
+    """Frames of a recording that become views; 0: none."""
+    voxel_size_m: PositiveFloat = 0.02
+    """Of the fusion of a recording's depth."""
+    most_frames: PositiveInt | None = None
+    """Frames that are fused, evenly spread; None: all."""
+    spacing_m: PositiveFloat = SPACING_M
+    """Meshes with much larger triangles are given points in between, about so far apart."""
+
+    def check(self) -> None:
+        """InputError for a value that nothing can be."""
+        check_bounds(self, "scan")
+        self.opening.check()
+        if self.up is not None:
+            parse_up(self.up)
+        if self.scale is not None and not 0 < self.scale < float("inf"):
+            raise InputError(f"scale: found {self.scale}; expected metres a unit, 0.001 for millimetres")

@@ -1,0 +1,148 @@
+"""A recording as a scan: checked, fused, brought upright, with the frames that tell most as views."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.datasets.fusion.choice import choose_frames
+from bifusion.datasets.fusion.fuse import fuse
+from bifusion.datasets.fusion.volume import FusionConfig
+from bifusion.datasets.orientation.facing import mesh_facing
+from bifusion.datasets.orientation.orient import Orientation, orient, parse_up
+from bifusion.datasets.placement import Placement, placement_notes
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.recordings.check import check_recording
+from bifusion.datasets.recordings.frame import Frame, Recording
+from bifusion.datasets.recordings.open import open_recording
+from bifusion.datasets.recordings.upright import upright
+from bifusion.datasets.scan.made import MadeScan, made_scan
+from bifusion.datasets.scan.mesh_scan import place
+from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.telling import Telling
+from bifusion.datasets.superpoints.normals import mesh_normals
+from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.types import InputError, View
+
+MOST_POSES = 500
+"""Cameras that are asked which way is up."""
+
+
+def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
+    """The recording in a file or folder as a scan with views.
+
+    Raises InputError: as `open_recording`, `check_recording` and `fuse`; an upright that cannot be told.
+    """
+    if options.scale is not None:
+        raise InputError(
+            f"{path}: --scale goes with meshes; a recording's poses are in metres, and its depth has "
+            "--depth-scale"
+        )
+    recording = open_recording(path, options.opening, layout=options.layout)
+    telling.add(check_recording(recording).lines)
+    mesh = _fused(recording, options, telling)
+    orientation = _oriented(path, recording, mesh, options)
+    telling.add(orientation.notes)
+    placement = _placed(recording, mesh, orientation)
+    coord_m = placement.points(mesh.coord)
+    telling.progress("superpoints", 0, 1)
+    normal = mesh_normals(coord_m, mesh.faces)
+    superpoint = surface_superpoints(coord_m, normal, mesh.faces)
+    telling.progress("superpoints", 1, 1)
+    telling.add(placement_notes(placement, coord_m, 0.0))
+    views = _views(recording, mesh, orientation, placement, options, telling)
+    source = f"{path.resolve().name}, a recording in layout {recording.layout}"
+    made = made_scan(
+        "recording", recording.name, mesh, mesh, placement, source, normal, superpoint, coord_m,
+        telling.lines,
+    )  # fmt: skip
+    made.scene = dataclasses.replace(made.scene, views=views, view_names=list(views))
+    return made
+
+
+def _fused(recording: Recording, options: ScanOptions, telling: Telling) -> Mesh:
+    """In the recording's world less `offset_m`."""
+    config = FusionConfig(voxel_size_m=options.voxel_size_m)
+    mesh = fuse(
+        recording,
+        config,
+        most_frames=options.most_frames,
+        progress=lambda done, total: telling.progress("frames fused", done, total),
+    ).mesh
+    telling.add([*mesh.notes, f"mesh of {len(mesh.coord):,} vertices, {len(mesh.faces):,} triangles"])
+    return mesh
+
+
+def _oriented(path: Path, recording: Recording, mesh: Mesh, options: ScanOptions) -> Orientation:
+    step = -(-len(recording) // MOST_POSES)
+    poses = np.array([recording.cam2world(index) for index in range(0, len(recording), step)])
+    up = None if options.up is None else parse_up(options.up)
+    try:
+        return orient(mesh_facing(mesh.coord, mesh.faces), poses, recording.up, up)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _placed(recording: Recording, mesh: Mesh, orientation: Orientation) -> Placement:
+    """`mesh` in the recording's own world, and how it gets from there into the scene."""
+    mesh.coord = mesh.coord + recording.offset_m
+    return place(mesh, orientation, 1.0)
+
+
+def _views(
+    recording: Recording,
+    mesh: Mesh,
+    orientation: Orientation,
+    placement: Placement,
+    options: ScanOptions,
+    telling: Telling,
+) -> Mapping[str, View]:
+    if options.views == 0:
+        return {}
+    telling.progress("views chosen", 0, 1)
+    turned = upright(recording, orientation.rotation[2])
+    choice = choose_frames(turned, mesh.coord - recording.offset_m, options.views)
+    telling.add([*turned.notes, *choice.notes])
+    telling.progress("views chosen", 1, 1)
+    least = FusionConfig().least_confidence
+    return RecordedViews(turned, sorted(choice.indices), placement, least)
+
+
+class RecordedViews(Mapping[str, View]):
+    """Frames of a recording by number, placed in the scene's frame, decoded when asked for."""
+
+    def __init__(
+        self, recording: Recording, indices: list[int], placement: Placement, least_confidence: float
+    ):
+        self._recording, self._placement = recording, placement
+        self._least = least_confidence
+        self._index = {f"{index:06d}": index for index in indices}
+
+    def __getitem__(self, name: str) -> View:
+        return self._view(name, self._recording.frame(self._index[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def _view(self, name: str, frame: Frame) -> View:
+        color, depth = frame.color_camera, frame.depth_camera
+        assert frame.color is not None and frame.depth_m is not None
+        assert color is not None and depth is not None
+        depth_m = frame.depth_m
+        if frame.confidence is not None:
+            depth_m = np.where(frame.confidence >= self._least, depth_m, 0).astype(np.float32)
+        return View(
+            name, frame.color, depth_m, color.K, depth.K, self._pose(color.cam2world),
+            self._pose(depth.cam2world),
+        )  # fmt: skip
+
+    def _pose(self, cam2world: np.ndarray) -> np.ndarray:
+        world = cam2world.astype(np.float64)
+        world[:3, 3] += self._recording.offset_m
+        return self._placement.pose(world)

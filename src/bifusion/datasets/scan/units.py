@@ -1,0 +1,52 @@
+"""In which unit a mesh is: rooms are so large that most units can be told from each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bifusion.datasets.placement import (
+    HEIGHTS,
+    HIGH_M,
+    LARGEST_HIGH_M,
+    LARGEST_M,
+    LEAST_ROOM_CM,
+    SMALLEST_M,
+    UNITS,
+)
+from bifusion.types import InputError
+
+SAY = "--scale gives another"
+
+
+def find_scale(coord: np.ndarray, given: float | None) -> tuple[float, str]:
+    """Metres a unit of (N, 3) coordinates, whichever axis is up, and a line that says so.
+
+    Raises InputError: a size that no unit makes a room's; inches, which tall rooms in centimetres
+    resemble.
+    """
+    low, high = np.percentile(coord, HEIGHTS, axis=0)
+    extent = np.sort(high - low)
+    if given is not None:
+        return given, f"{given:g} m a unit, as given: {_metres(extent, given)}"
+    longest, shortest = float(extent[2]), float(extent[0])
+    if SMALLEST_M <= longest <= LARGEST_HIGH_M or (longest <= LARGEST_M and shortest <= HIGH_M):
+        if longest >= SMALLEST_M:
+            return 1.0, f"taken to be in metres: {_metres(extent, 1.0)} ({SAY})"
+    elif longest <= LARGEST_M and shortest > LEAST_ROOM_CM:
+        unit = UNITS["centimetres"]
+        return unit, f"found to be in centimetres: {_metres(extent, unit)} ({SAY})"
+    elif LARGEST_M < longest <= LARGEST_HIGH_M / UNITS["millimetres"]:
+        unit = UNITS["millimetres"]
+        return unit, f"found to be in millimetres: {_metres(extent, unit)} ({SAY})"
+    raise InputError(
+        f"the scan is {_numbers(extent)} units large, which is no room in metres, centimetres or "
+        "millimetres; give metres a unit with --scale, such as 0.0254 for inches"
+    )
+
+
+def _metres(extent: np.ndarray, scale: float) -> str:
+    return f"{_numbers(extent * scale)} m large"
+
+
+def _numbers(extent: np.ndarray) -> str:
+    return " × ".join(f"{length:.3g}" for length in extent[::-1].tolist())
