@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bifusion.commands import check, comparisons, labels, replay, runs, scenes, train, viewing
+from bifusion.commands import check, comparisons, labels, replay, runs, scan, scenes, train, viewing
 from bifusion.commands.help import summary_of, table, wants_help
 from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "train": train.train,
         "evaluate": runs.evaluate,
         "predict": runs.predict,
+        "scan": scan.scan,
         "view": viewing.view,
         "export-submission": runs.export_submission,
         "import-checkpoint": runs.import_checkpoint,

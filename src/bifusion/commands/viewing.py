@@ -18,7 +18,7 @@ class View:
     """Show a scene folder, or a prediction, as a page to look around in."""
 
     path: tyro.conf.Positional[Path]
-    """Scene folder, or a folder that `bifusion predict` wrote."""
+    """Scene folder, or a folder that `bifusion predict` or `bifusion scan` wrote."""
     scene: Path | None = None
     """Scene folder that the prediction was made of: its colours, annotation and cameras."""
     html: Path | None = None
@@ -31,19 +31,22 @@ class View:
 
 def view(args: list[str]) -> int:
     """Show a scene or a prediction in the browser, or write that page (--html)."""
-    from bifusion.viewer.page import render_view, write_view
+    from bifusion.inference.scan_files import scan_page
+    from bifusion.storage.files import write_text
+    from bifusion.viewer.page import render_view
     from bifusion.viewer.prediction import open_scan
 
     wanted = parsing.parse(View, args, "view", Help("view predictions --html room.html"))
     if wanted.html is not None and wanted.html.is_dir():
         raise InputError(f"--html {wanted.html}: is a folder; name a file in it")
-    scan = open_scan(wanted.path, wanted.scene)
+    page = scan_page(wanted.path) if wanted.scene is None else None
+    page = page or render_view(open_scan(wanted.path, wanted.scene))
     if wanted.html is not None:
-        write_view(wanted.html, scan)
+        write_text(wanted.html, page)
         print(wanted.html)
         _open(wanted.html.resolve().as_uri(), wanted.open)
         return 0
-    return _serve(render_view(scan), wanted)
+    return _serve(page, wanted)
 
 
 def _serve(page: str, wanted: View) -> int:

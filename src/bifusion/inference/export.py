@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plyfile import PlyData, PlyElement
 
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import color_classes, color_instances
@@ -82,9 +81,9 @@ def point_segments(result: SceneResult) -> tuple[np.ndarray, np.ndarray]:
 
 def write_labelled_ply(
     path: Path, coord: np.ndarray, color: np.ndarray, semantic: np.ndarray, instance: np.ndarray,
-    label_set: LabelSet,
+    label_set: LabelSet, faces: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """Write a binary PLY cloud with vertex properties x y z red green blue label instance.
+    """Write a binary PLY cloud or mesh with vertex properties x y z red green blue label instance.
 
     Args:
         path: file to write; complete or not at all.
@@ -94,23 +93,40 @@ def write_labelled_ply(
         instance: (N,) instance id, -1 none (`instance`, int32).
         label_set: its class names are listed in the header's comments, which are ASCII: other letters
             as \\xNN or \\uNNNN.
+        faces: (F, 3) vertex indices; None: a cloud.
     """
-    precision = "f8" if coord.dtype == np.float64 else "f4"
-    kinds = [(axis, precision) for axis in "xyz"] + [
-        (channel, "u1") for channel in ("red", "green", "blue")
-    ]
-    vertices = np.empty(len(coord), dtype=[*kinds, ("label", "i2"), ("instance", "i4")])
+    precision = "<f8" if coord.dtype == np.float64 else "<f4"
+    kinds = [*((axis, precision) for axis in "xyz"), *((name, "u1") for name in CHANNELS)]
+    vertices = np.empty(len(coord), dtype=[*kinds, ("label", "<i2"), ("instance", "<i4")])
     for column, axis in enumerate("xyz"):
         vertices[axis] = coord[:, column]
-    for column, channel in enumerate(("red", "green", "blue")):
+    for column, channel in enumerate(CHANNELS):
         vertices[channel] = color[:, column]
     vertices["label"] = semantic
     vertices["instance"] = instance
+    header = _ply_header(vertices.dtype, len(vertices), label_set, faces)
+    with written_beside(path) as beside, open(beside, "wb") as file:
+        file.write(header)
+        vertices.tofile(file)
+        if faces is not None:
+            corners = np.empty(len(faces), dtype=[("count", "u1"), ("corner", "<i4", 3)])
+            corners["count"], corners["corner"] = 3, faces
+            corners.tofile(file)
+
+
+CHANNELS = ("red", "green", "blue")
+PLY_NAMES = {"<f8": "double", "<f4": "float", "|u1": "uchar", "<i2": "short", "<i4": "int"}
+
+
+def _ply_header(kind: np.dtype, count: int, label_set: LabelSet, faces: np.ndarray | None) -> bytes:
     names = [f"label {index} {name}" for index, name in enumerate(label_set.class_names)]
     told = [f"label set {label_set.name}; -1 is none", *names]
-    comments = [line.encode("ascii", "backslashreplace").decode("ascii") for line in told]
-    with written_beside(path) as beside:
-        PlyData([PlyElement.describe(vertices, "vertex")], comments=comments).write(str(beside))
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in told)]
+    lines.append(f"element vertex {count}")
+    lines += [f"property {PLY_NAMES[kind[name].str]} {name}" for name in kind.names or ()]
+    if faces is not None:
+        lines += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+    return "\n".join([*lines, "end_header", ""]).encode("ascii", "backslashreplace")
 
 
 def write_instances_json(

@@ -35,6 +35,12 @@ def mean_over_corners(
     return np.clip(np.rint(mean), 0, 255).astype(np.uint8), corners > 0
 
 
+def srgb_to_linear(color: np.ndarray) -> np.ndarray:
+    """Linear intensities 0 … 1 of what sRGB has as 0 … 1 (IEC 61966-2-1)."""
+    stored = np.clip(color, 0, 1)
+    return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+
+
 def linear_to_srgb(color: np.ndarray) -> np.ndarray:
     """Of linear intensities 0 … 1, as sRGB has them (IEC 61966-2-1)."""
     linear = np.clip(color, 0, 1)

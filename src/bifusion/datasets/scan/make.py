@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.open_scene import OpenScene
+from bifusion.data.open_scene import OpenScene, StoredViews
 from bifusion.data.scene_folder import load_scene, read_offset
 from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.datasets.placement import Placement
@@ -60,7 +60,8 @@ def open_made(folder: Path, telling: Telling) -> MadeScan:
     coord = np.asarray(scene.coord, np.float64) + offset_m
     mesh = Mesh(coord, np.asarray(scene.color), np.zeros((0, 3), np.int64))
     telling.add([f"scene folder of {len(coord):,} points and {len(scene.view_names)} views"])
-    opened = OpenScene(**vars(scene), offset_m=offset_m)
+    views = StoredViews(folder) if scene.view_names else {}
+    opened = OpenScene(**vars(scene), views=views, offset_m=offset_m)
     placement = Placement(offset_m=offset_m)
     return MadeScan("scene", opened, mesh, coord, placement, folder.name, list(telling.lines))
 

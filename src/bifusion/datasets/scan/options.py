@@ -29,8 +29,8 @@ class ScanOptions:
     """How a recording is read."""
     views: Count = VIEWS
     """Frames of a recording that become views; 0: none."""
-    voxel_size_m: PositiveFloat = 0.02
-    """Of the fusion of a recording's depth."""
+    voxel_size_m: PositiveFloat = 0.03
+    """Of the fusion of a recording's depth. Its surface then has a vertex every 2 cm or so."""
     most_frames: PositiveInt | None = None
     """Frames that are fused, evenly spread; None: all."""
     spacing_m: PositiveFloat = SPACING_M

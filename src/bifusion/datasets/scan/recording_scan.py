@@ -41,7 +41,7 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
             f"{path}: --scale goes with meshes; a recording's poses are in metres, and its depth has "
             "--depth-scale"
         )
-    recording = open_recording(path, options.opening, layout=options.layout)
+    recording = open_recording(path, layout=options.layout, **vars(options.opening))
     telling.add(check_recording(recording).lines)
     mesh = _fused(recording, options, telling)
     orientation = _oriented(path, recording, mesh, options)
@@ -72,6 +72,7 @@ def _fused(recording: Recording, options: ScanOptions, telling: Telling) -> Mesh
         most_frames=options.most_frames,
         progress=lambda done, total: telling.progress("frames fused", done, total),
     ).mesh
+    mesh.coord = mesh.coord.astype(np.float32).astype(np.float64)  # nothing finer was measured
     telling.add([*mesh.notes, f"mesh of {len(mesh.coord):,} vertices, {len(mesh.faces):,} triangles"])
     return mesh
 

@@ -1,0 +1,131 @@
+"""The command that makes a labelled scan of whatever a user has of a room.
+
+A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from bifusion.commands import parsing
+from bifusion.commands.telling import say
+
+if TYPE_CHECKING:
+    from bifusion.datasets.scan.options import ScanOptions
+    from bifusion.datasets.scan.telling import Telling
+    from bifusion.inference.labelled import LabelledScan
+
+Axes = Literal["opencv", "opengl"]
+Direction = Literal["cam2world", "world2cam"]
+
+
+@dataclass
+class InputOptions:
+    """How an input is understood. What is left out is found out, and said."""
+
+    up: str | None = None
+    """Which way is up in it: x, y, z, -x, -y, -z or three numbers like 0,0.9,0.1."""
+    scale: float | None = None
+    """Metres a unit of a mesh or cloud: 0.001 for millimetres."""
+    layout: str | None = None
+    """Layout of a recording, where it looks like several."""
+    intrinsics: str | None = None
+    """fx,fy,cx,cy of a recording's cameras, or a file with them or with a matrix."""
+    depth_scale: float | None = None
+    """Units of a recording's depth pictures a metre: 1000 for millimetres, 5000 as in TUM's."""
+    axes: Axes | None = None
+    """Camera axes of a recording's poses."""
+    poses: Direction | None = None
+    """Their direction."""
+    pose_shift: int | None = None
+    """Picture i has pose i + so many of the list."""
+    voxel_size_m: float = 0.03
+    """Of the fusion of a recording's depth."""
+    most_frames: int | None = None
+    """Fuse no more frames, evenly spread."""
+
+    def scan_options(self, views: int, spacing_m: float | None = None) -> ScanOptions:
+        """The same for the functions that make scans."""
+        from bifusion.datasets.recordings.options import OpenOptions
+        from bifusion.datasets.scan.options import SPACING_M, ScanOptions
+
+        opening = OpenOptions(self.intrinsics, self.depth_scale, self.axes, self.poses, self.pose_shift)
+        options = ScanOptions(
+            self.up,
+            self.scale,
+            self.layout,
+            opening,
+            views,
+            self.voxel_size_m,
+            self.most_frames,
+            spacing_m or SPACING_M,
+        )
+        options.check()
+        return options
+
+
+@dataclass
+class Scan:
+    """Label a mesh, a cloud, a recording or a scene folder, whatever frame and unit it is in."""
+
+    input: tyro.conf.Positional[Path]
+    """Mesh or cloud (.ply, .obj, .glb), recording (folder or .sens), or scene folder."""
+    run: Path
+    """Run folder (its last checkpoint), checkpoint folder, or a published checkpoint."""
+    out: Path
+    """Folder to write: classes.ply, objects.csv, view.html and more; whole or not at all."""
+    views: int | None = None
+    """Frames of a recording that the model sees; left out: as many as it was trained with."""
+    options: Annotated[InputOptions, tyro.conf.arg(name="")] = field(default_factory=InputOptions)
+
+
+def scan(args: list[str]) -> int:
+    """Label any scan (mesh, cloud, recording) on its own vertices, with a page to look at."""
+    from bifusion.commands.telling import telling
+    from bifusion.datasets.scan.make import make_scan
+    from bifusion.inference.labelled import NO_VIEWS, segment, trained_spacing_m, trained_views
+    from bifusion.inference.scan_files import scan_files
+    from bifusion.inference.segmenter import Segmenter
+    from bifusion.official.run_of import run_of
+    from bifusion.storage.folders import check_replaceable
+
+    wanted = parsing.parse(Scan, args, "scan")
+    console = Console()
+    check_replaceable(wanted.out, scan_files)
+    segmenter = Segmenter(run_of(wanted.run, say=lambda line: say(console, line)))
+    views = trained_views(segmenter) if wanted.views is None else wanted.views
+    options = wanted.options.scan_options(views, trained_spacing_m(segmenter))
+    with telling(console) as told:
+        made = make_scan(wanted.input, options, told)
+        told.progress("segmenting", 0, 1)
+        labelled = segment(made, segmenter)
+        told.progress("segmenting", 1, 1)
+        _write(wanted, labelled, told)
+    for line in labelled.lines:
+        console.print(line, style="bold red" if line == NO_VIEWS else None, markup=False)
+    count = len(labelled.semantic)
+    say(console, f"{len(labelled.objects)} objects on {count:,} vertices, in {wanted.out}")
+    say(console, str(wanted.out / "view.html"))
+    return 0
+
+
+def _write(wanted: Scan, labelled: LabelledScan, told: Telling) -> None:
+    """The output folder, whole or not at all."""
+    from bifusion.inference.scan_files import SCENE, VIEW, scan_files, write_labelled
+    from bifusion.storage.folders import folder_written_beside
+    from bifusion.viewer.labelled import show_labelled
+    from bifusion.viewer.page import write_view
+
+    told.progress("writing", 0, 3)
+    with folder_written_beside(wanted.out, scan_files) as beside:
+        labelled.made.write_scene(beside / SCENE)
+        told.progress("writing", 1, 3)
+        write_labelled(beside, labelled, wanted.run)
+        told.progress("writing", 2, 3)
+        write_view(beside / VIEW, show_labelled(labelled, beside / SCENE))
+    told.progress("writing", 3, 3)

@@ -1,0 +1,115 @@
+"""What a model says of a scan, on its user's vertices: classes, and objects with their boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bifusion.datasets.scan.made import MadeScan
+from bifusion.datasets.scan.options import SPACING_M, VIEWS
+from bifusion.inference.segmentation import Segmentation
+from bifusion.inference.segmenter import Segmenter
+
+NO_VIEWS = (
+    "THIS MODEL WAS TRAINED WITH PICTURES AND THE SCAN HAS NONE: it goes by geometry and vertex colours "
+    "alone, which is less than a model made for that. For scans without pictures take a OneFormer3D run"
+)
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """One object. Boxes lie along the axes of the user's frame, in its unit."""
+
+    id: int
+    """In `LabelledScan.instance`."""
+    label: int
+    class_name: str
+    score: float
+    vertices: int
+    """The user's vertices that are of it; 0 where it lies between the vertices of a coarse mesh."""
+    low: np.ndarray
+    """(3,) the box's smallest coordinates; like `high`."""
+    high: np.ndarray
+    size_m: np.ndarray
+    """(3,) along the two horizontal axes that walls follow, the longer one first, and upwards."""
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(3,) of the box."""
+        return (self.low + self.high) / 2
+
+    @property
+    def size(self) -> np.ndarray:
+        """(3,) of the box."""
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A scan of n vertices of its user's."""
+
+    made: MadeScan
+    segmentation: Segmentation
+    """At all points of the scene, of which the user's vertices are the first."""
+    objects: list[LabelledObject]
+    """Best score first."""
+    lines: list[str]
+    """What should be known of the result, beside what was found out of the input."""
+
+    @property
+    def semantic(self) -> np.ndarray:
+        """(n,) int16 class of each vertex in the user's order, −1 none."""
+        return self.segmentation.semantic[: len(self.made.mesh.coord)]
+
+    @property
+    def instance(self) -> np.ndarray:
+        """(n,) int32 object of each vertex, −1 none."""
+        return self.segmentation.instances[: len(self.made.mesh.coord)]
+
+
+def trained_views(segmenter: Segmenter) -> int:
+    """Views of a scan that the model sees; for models without pictures, some to look at."""
+    return segmenter.config.data.max_views or VIEWS
+
+
+def trained_spacing_m(segmenter: Segmenter) -> float:
+    """Distance of points on a surface at which the model is at home: nearly that of its voxels, but not
+    nearer than ScanNet's vertices."""
+    return max(segmenter.config.data.voxel_size_m, SPACING_M)
+
+
+def segment(made: MadeScan, segmenter: Segmenter) -> LabelledScan:
+    """Segments a scan and carries the result to the user's vertices.
+
+    Raises InputError as `Segmenter.predict`.
+    """
+    lines = []
+    if segmenter.config.uses_views and not made.scene.view_names:
+        lines.append(NO_VIEWS)
+    segmentation = segmenter.predict(made.scene)
+    return LabelledScan(made, segmentation, _objects(made, segmentation), lines)
+
+
+def _objects(made: MadeScan, segmentation: Segmentation) -> list[LabelledObject]:
+    instance, count = segmentation.instances, len(made.mesh.coord)
+    inside = np.flatnonzero(instance >= 0)
+    order = inside[np.argsort(instance[inside], kind="stable")]
+    ids, starts = np.unique(instance[order], return_index=True)
+    found = []
+    for identity, rows in zip(ids.tolist(), np.split(order, starts[1:]), strict=False):
+        points, label = made.coord[rows], int(segmentation.classes[identity])
+        extent = np.ptp(made.scene.coord[rows].astype(np.float64), axis=0)
+        found.append(
+            LabelledObject(
+                id=identity,
+                label=label,
+                class_name=str(segmentation.class_names[label]),
+                score=float(segmentation.scores[identity]),
+                vertices=int((rows < count).sum()),
+                low=points.min(axis=0),
+                high=points.max(axis=0),
+                size_m=np.array([*np.sort(extent[:2])[::-1], extent[2]]),
+            )
+        )
+    return sorted(found, key=lambda one: (-one.score, one.id))
