@@ -5,6 +5,7 @@ A command imports what it needs when it runs: torch takes seconds, `bifusion --h
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -82,6 +83,65 @@ class Scan:
     views: int | None = None
     """Frames of a recording that the model sees; left out: as many as it was trained with."""
     options: Annotated[InputOptions, tyro.conf.arg(name="")] = field(default_factory=InputOptions)
+
+
+@dataclass
+class PrepareScan:
+    """Meshes, clouds and recordings as scene folders, upright and in metres, with superpoints."""
+
+    inputs: tyro.conf.Positional[tuple[Path, ...]]
+    """Meshes or clouds (.ply, .obj, .glb) and recordings (folders or .sens)."""
+    out: Path
+    """Folder to write: out/NAME of each; those that are there stay."""
+    views: int = 12
+    """Frames of a recording that become views, chosen by coverage and sharpness; 0: none."""
+    spacing_m: float | None = None
+    """Meshes with much larger triangles are given points in between; left out: as ScanNet's, 0.044."""
+    shard: str = "1/1"
+    """i/n: only every n-th input from the i-th on, for one of n machines."""
+    jobs: int = 0
+    """Inputs at a time; 0: one for each two processors."""
+    overwrite: bool = False
+    """Write scenes again that are there already."""
+    options: Annotated[InputOptions, tyro.conf.arg(name="")] = field(default_factory=InputOptions)
+
+
+def prepare_scan(args: list[str]) -> int:
+    """Status 1 where some of the inputs could not be prepared."""
+    from bifusion.datasets.scan.prepare import PreparedScans, parse_shard, prepare_scans
+
+    wanted = parsing.parse(PrepareScan, args, "prepare scan")
+    options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
+    jobs = wanted.jobs or max(1, (os.cpu_count() or 1) // 2)
+    console = Console()
+    said: set[str] = set()
+
+    def done(prepared: PreparedScans, count: int) -> None:
+        ended = len(prepared.written) + len(prepared.failed) + len(prepared.kept)
+        for name in [*prepared.written, *prepared.failed]:
+            if name not in said:
+                said.add(name)
+                word = "failed" if name in prepared.failed else "written"
+                say(console, f"{ended}/{count} {name}: {word}")
+                for line in prepared.written.get(name, []):
+                    say(console, f"    {line}")
+
+    prepared = prepare_scans(
+        wanted.inputs,
+        wanted.out,
+        options,
+        shard=parse_shard(wanted.shard),
+        jobs=jobs,
+        overwrite=wanted.overwrite,
+        done=done,
+    )
+    say(console, f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept")
+    if prepared.failed:
+        errors = Console(stderr=True)
+        say(errors, f"{len(prepared.failed)} inputs could not be prepared:")
+        for name, why in prepared.failed.items():
+            say(errors, f"{name}: {why}")
+    return 1 if prepared.failed else 0
 
 
 def scan(args: list[str]) -> int:

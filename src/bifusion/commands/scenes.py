@@ -1,4 +1,4 @@
-"""Commands that make scene folders: prepare synthetic, scannet, mesh, superpoints.
+"""Commands that make scene folders: prepare synthetic, scannet, scan, mesh, superpoints.
 
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help, summary_of
+from bifusion.commands.scan import prepare_scan
 from bifusion.types import InputError
 
 MOST_NOTES = 20
@@ -47,10 +48,11 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders: synthetic, scannet, mesh; or complete them: superpoints."""
+    """Make scene folders: scan, scannet, mesh, synthetic; or complete them: superpoints."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
+        "scan": prepare_scan,
         "mesh": _prepare_mesh,
         "superpoints": _prepare_superpoints,
     }

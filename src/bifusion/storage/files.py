@@ -119,14 +119,15 @@ def is_left(path: Path, doing: str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator[None]:
     """Keeps other processes from the folder; the lock goes with the process, however it ends.
 
-    `wait`: until another process that has it is done, instead of raising InputError. Where the file
-    system knows no locks, warns.
+    `wait`: until another process that has it is done, instead of raising InputError. `name`: of the
+    lock's file there; processes that share the folder's work have one each. Where the file system knows
+    no locks, warns.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a", encoding="utf-8") as file:
+    with open(folder / name, "a", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,22 +100,30 @@ def switch_link(link: Path, target: str, written: Written) -> None:
         _replace(link, beside, written)
 
 
-def tidy(parent: Path, written: Written) -> list[Path]:
-    """Takes up what killed processes left in a folder that no other process writes to.
+def tidy(parent: Path, written: Written, only: Collection[str] | None = None) -> list[Path]:
+    """Takes up what killed processes left in a folder that no other process writes to; with `only`, of
+    the folders of those names, which no other process writes.
 
     What was half-written or half-removed goes, an old folder that was aside with no new one in its
     place comes back. Returns the hidden paths there were.
     """
     folders = sorted(path for path in parent.glob(".*") if path.is_dir() and not path.is_symlink())
     left = [path for doing in DOING for path in folders if is_left(path, doing)]
+    if only is not None:
+        left = [path for path in left if _seen_name(path) in only]
     for path in left:
         _take_up(path, written)
-    return [*left, *remove_stale(parent)]
+    return [*left, *(remove_stale(parent) if only is None else ())]
+
+
+def _seen_name(left: Path) -> str:
+    """The name without what `beside_of` adds."""
+    return left.name[1:].rpartition(".")[0]
 
 
 def _take_up(left: Path, written: Written) -> None:
     """What `tidy` does with one folder of a hidden name."""
-    folder = left.with_name(left.name[1:].rpartition(".")[0])
+    folder = left.with_name(_seen_name(left))
     if is_left(left, "writing"):
         shutil.rmtree(left)  # nobody but the product has ever seen it
     elif is_left(left, "replaced") and not os.path.lexists(folder):

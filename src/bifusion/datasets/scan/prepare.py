@@ -1,0 +1,125 @@
+"""`bifusion prepare scan`: scene folders of many inputs, in several processes, resumably."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bifusion.data.scene_folder import scene_complete, scene_files
+from bifusion.datasets.scan.make import is_scene, make_scan, scan_name
+from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.processes import Outcome, in_processes
+from bifusion.datasets.scan.telling import Telling
+from bifusion.storage.files import locked
+from bifusion.storage.folders import check_replaceable, tidy
+from bifusion.types import InputError
+
+
+@dataclass
+class PreparedScans:
+    """What became of each input, by its scene's name."""
+
+    written: dict[str, list[str]] = field(default_factory=dict)
+    """Name → lines on how it was understood."""
+    kept: list[str] = field(default_factory=list)
+    """Those that were there already."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Name → what is wrong."""
+
+
+def prepare_scan(
+    path: Path, folder: Path, options: ScanOptions | None = None, telling: Telling | None = None
+) -> list[str]:
+    """Writes the scene folder of a mesh, a cloud or a recording; returns how it was understood.
+
+    Raises InputError as `make_scan`, or for a folder that was not written here.
+    """
+    if is_scene(path):
+        raise InputError(f"{path}: is a scene folder already; expected a mesh, a cloud or a recording")
+    check_replaceable(folder, scene_files)
+    made = make_scan(path, options or ScanOptions(), telling)
+    made.write_scene(folder)
+    return made.lines
+
+
+def prepare_scans(
+    paths: Sequence[Path],
+    out: Path,
+    options: ScanOptions,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    jobs: int = 1,
+    overwrite: bool = False,
+    done: Callable[[PreparedScans, int], None] | None = None,
+) -> PreparedScans:
+    """Writes out/NAME of every input. One that fails does not stop the others.
+
+    Args:
+        shard: (i, n): every n-th input, from the i-th on, so that n machines share the work; all give
+            the same inputs.
+        jobs: processes at a time; 1: this one.
+        overwrite: write complete scenes again.
+        done: called after each with what became of all so far, and how many there are.
+    Raises:
+        InputError: no input, two of one name; another process writes the same shard.
+    """
+    options.check()
+    mine = _shard(_by_name(paths), shard)
+    prepared = PreparedScans()
+    number, count = shard
+    lock = f".scan-{number}-of-{count}.lock" if count > 1 else ".lock"
+    with locked(out, name=lock):
+        tidy(out, scene_files, only=set(mine))
+        kept = [name for name in mine if scene_complete(out / name) and not overwrite]
+        prepared.kept += kept
+        tasks = {
+            name: functools.partial(prepare_scan, path, out / name, options)
+            for name, path in mine.items()
+            if name not in kept
+        }
+        for name, outcome in in_processes(tasks, jobs):
+            _sort_in(prepared, name, outcome)
+            if done:
+                done(prepared, len(mine))
+        tidy(out, scene_files, only=set(prepared.failed))  # what a killed process left
+    return prepared
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n"; InputError for anything else."""
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isdigit() for part in parts):
+        number, count = map(int, parts)
+        if 1 <= number <= count:
+            return number, count
+    raise InputError(f"shard: found {text!r}; expected i/n with 1 ≤ i ≤ n, such as 1/4")
+
+
+def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name of the scene → input, in the order given."""
+    if not paths:
+        raise InputError("prepare scan: of what? Expected meshes, clouds or recordings")
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = scan_name(path)
+        if name in found:
+            raise InputError(
+                f"{found[name]} and {path} would both become scene {name}; rename one, or prepare it to "
+                "another place"
+            )
+        found[name] = path
+    return found
+
+
+def _shard(inputs: dict[str, Path], shard: tuple[int, int]) -> dict[str, Path]:
+    number, count = shard
+    return dict(list(inputs.items())[number - 1 :: count])
+
+
+def _sort_in(prepared: PreparedScans, name: str, outcome: Outcome) -> None:
+    if isinstance(outcome, str):
+        prepared.failed[name] = outcome
+    else:
+        prepared.written[name] = outcome

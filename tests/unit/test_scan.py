@@ -1,0 +1,263 @@
+"""Inputs as scans: unit and upright found out, and the result on the user's own vertices."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from plyfile import PlyData
+
+import room_meshes as rooms
+from bifusion.data.open_scene import OpenScene
+from bifusion.data.scene_folder import read_offset, scene_complete
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.scan.make import make_scan, open_made, scan_name
+from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.prepare import parse_shard, prepare_scans
+from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
+from bifusion.datasets.scan.telling import Telling
+from bifusion.datasets.scan.units import find_scale
+from bifusion.inference.labelled import NO_VIEWS, LabelledScan, segment
+from bifusion.inference.scan_files import COLUMNS, FILES, scan_files, write_labelled
+from bifusion.inference.segmentation import Segmentation, as_segmentation
+from bifusion.labels.sets import SCANNET20
+from bifusion.types import InputError, SceneResult
+from scene_factory import BOXES
+
+STEP_M = 0.4
+"""Height of a class of the stand-in."""
+FAR = np.array([5e5, -3e5, 100.0])
+"""Metres, as map projections have."""
+
+
+class HeightSegmenter:
+    """In a model's place: classes are storeys, and what stands in the middle is an object."""
+
+    labels = SCANNET20
+
+    def __init__(self, uses_views: bool = False, constant: bool = False):
+        self.config = SimpleNamespace(uses_views=uses_views)
+        self._constant = constant
+
+    def predict(self, scene: OpenScene) -> Segmentation:
+        low, high = scene.coord.min(axis=0), scene.coord.max(axis=0)
+        semantic = (np.round(scene.coord[:, 2] - low[2], 3) / STEP_M).astype(np.int16)
+        inner = ((scene.coord[:, :2] > low[:2] + 0.2) & (scene.coord[:, :2] < high[:2] - 0.2)).all(
+            axis=1
+        )
+        mask = inner & (scene.coord[:, 2] > low[2] + 0.02)
+        result = SceneResult(
+            scene.name,
+            len(semantic),
+            np.packbits(mask[None], axis=1),
+            np.array([4], np.int16),
+            np.array([0.9], np.float32),
+            semantic=semantic * (not self._constant),
+        )
+        return as_segmentation(result, scene.coord, SCANNET20, [])
+
+
+def truth(mesh: Mesh) -> np.ndarray:
+    """(N,) class of each vertex of a mesh with z up, in metres, its floor at 0."""
+    return (np.round(mesh.coord[:, 2], 3) / STEP_M).astype(int)
+
+
+def y_up_millimetres_far(path: Path, mesh: Mesh) -> Path:
+    coord = (mesh.coord @ rooms.Y_UP.T + FAR) * 1000
+    return rooms.write_ply(path / "far.ply", Mesh(coord, mesh.color, mesh.faces))
+
+
+def turned_obj(path: Path, mesh: Mesh) -> Path:
+    angle = np.deg2rad(25)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    coord = mesh.coord @ (rooms.Y_UP @ turn).T + (1, 2, 3)
+    return rooms.write_obj(path / "turned.obj", Mesh(coord, mesh.color, mesh.faces))
+
+
+def glb(path: Path, mesh: Mesh) -> Path:
+    coord = mesh.coord @ rooms.Y_UP.T
+    return rooms.write_glb(path / "room.glb", Mesh(coord, mesh.color, mesh.faces))
+
+
+def labelled(path: Path, segmenter: HeightSegmenter | None = None, **options) -> LabelledScan:
+    made = make_scan(path, ScanOptions(**options))
+    return segment(made, segmenter or HeightSegmenter())  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("write", [y_up_millimetres_far, turned_obj, glb])
+@pytest.mark.parametrize("spacing_m", [0.05, 0.4])
+def test_labels_are_on_the_users_vertices(write, spacing_m: float, tmp_path: Path) -> None:
+    mesh, _ = rooms.permuted(rooms.room_mesh(spacing_m))
+    said = labelled(write(tmp_path, mesh))
+    assert (said.semantic == truth(mesh)).mean() >= 0.98
+    assert len(said.made.scene.coord) > 1.5 * len(mesh.coord) or spacing_m < 0.1  # sampled in between
+    constant = labelled(write(tmp_path, mesh), HeightSegmenter(constant=True))
+    assert (constant.semantic == truth(mesh)).mean() < 0.7
+
+
+def test_files_are_in_the_users_frame_unit_and_order(tmp_path: Path) -> None:
+    mesh, order = rooms.permuted(rooms.room_mesh())
+    path = y_up_millimetres_far(tmp_path, mesh)
+    said = labelled(path)
+    write_labelled(tmp_path, said, Path("runs/heights"))
+    read = read_mesh_file(path)
+    for name in ("classes.ply", "objects.ply"):
+        ply = PlyData.read(str(tmp_path / name))
+        vertex = ply["vertex"].data
+        assert np.array_equal(np.stack([vertex[axis] for axis in "xyz"], axis=1), read.coord)
+        assert np.array_equal(vertex["label"], truth(mesh))
+        assert np.array_equal(np.stack(ply["face"].data["vertex_indices"]), read.faces)
+    assert np.array_equal(np.load(tmp_path / "labels.npy"), truth(mesh))
+    text = np.loadtxt(tmp_path / "labels.txt", dtype=int)
+    assert np.array_equal(text[:, 1], np.load(tmp_path / "instances.npy"))
+    listed = json.loads((tmp_path / "objects.json").read_text())
+    (thing,) = listed["objects"]
+    boxes = np.array([BOXES[:, 0].min(axis=0), BOXES[:, 1].max(axis=0)])
+    expected = np.sort((boxes @ rooms.Y_UP.T + FAR) * 1000, axis=0)
+    assert np.abs(np.array([thing["box"]["min"], thing["box"]["max"]]) - expected).max() < 60
+    assert np.allclose(thing["size_m"]["height"], boxes[1, 2], atol=0.06)
+    assert listed["metres_a_unit"] == 0.001 and np.allclose(listed["up"], (0, 1, 0), atol=0.02)
+    with open(tmp_path / "objects.csv", newline="") as file:
+        (row,) = list(csv.DictReader(file))
+    assert list(row) == list(COLUMNS) and float(row["centre_y"]) == thing["centre"][1]
+    assert set(FILES) <= set(scan_files(tmp_path)) and (tmp_path / "scan.json").exists()
+    assert scan_files(tmp_path.parent) == []
+
+
+def test_glb_is_in_metres_with_y_up(tmp_path: Path) -> None:
+    mesh = rooms.room_mesh()
+    said = labelled(y_up_millimetres_far(tmp_path, mesh))
+    write_labelled(tmp_path, said, Path("runs/heights"))
+    written = read_mesh_file(tmp_path / "classes.glb")
+    wanted = mesh.coord @ rooms.Y_UP.T
+    assert np.array_equal(written.faces, mesh.faces)
+    assert np.abs(written.coord - written.coord.mean(0) - (wanted - wanted.mean(0))).max() < 0.03
+    colors = PlyData.read(str(tmp_path / "classes.ply"))["vertex"].data["red"].astype(int)
+    assert np.abs(written.color[:, 0] - colors).max() < 16  # 8 linear bits
+
+
+def test_the_models_lack_of_pictures_is_said(tmp_path: Path) -> None:
+    path = glb(tmp_path, rooms.room_mesh())
+    assert labelled(path, HeightSegmenter(uses_views=True)).lines == [NO_VIEWS]
+    assert labelled(path).lines == []
+
+
+def test_what_is_found_out_is_said_and_kept(tmp_path: Path) -> None:
+    heard: list[str] = []
+    path = y_up_millimetres_far(tmp_path, rooms.room_mesh())
+    made = make_scan(path, ScanOptions(), Telling(say=heard.append))
+    assert heard == made.lines
+    for words in ("millimetres", "up is", "far from the origin"):
+        assert any(words in line for line in heard)
+    made.write_scene(tmp_path / "scene")
+    assert np.abs(read_offset(tmp_path / "scene")).max() > 1e5
+    again = open_made(tmp_path / "scene", Telling())
+    assert np.allclose(again.mesh.coord, made.scene.coord + made.placement.offset_m)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"), [(4.0, 1.0), (60.0, 1.0), (4000.0, 0.001), (400.0, 0.01), (300_000.0, None)]
+)
+def test_units(size: float, scale: float | None) -> None:
+    coord = np.random.default_rng(0).uniform(0, 1, (2000, 3)) * (size, size, 0.4 * size)
+    if scale is None:
+        with pytest.raises(InputError, match="--scale"):
+            find_scale(coord, None)
+    else:
+        found, line = find_scale(coord, None)
+        assert found == scale and "--scale" in line
+    assert find_scale(coord, 0.5)[0] == 0.5
+
+
+def test_a_scan_that_no_unit_makes_a_room_is_asked_about() -> None:
+    with pytest.raises(InputError, match="inches"):
+        find_scale(np.random.default_rng(0).uniform(0, 1, (999, 3)) * (160, 150, 100), None)
+    with pytest.raises(InputError, match="--scale"):
+        find_scale(np.random.default_rng(0).uniform(0, 0.1, (999, 3)), None)
+
+
+def test_subdivision_keeps_vertices_and_surface() -> None:
+    mesh = rooms.room_mesh(0.4)
+    dense = subdivided(mesh, 0.05)
+    count = len(mesh.coord)
+    assert np.array_equal(dense.coord[:count], mesh.coord)
+    assert np.array_equal(dense.color[:count], mesh.color)
+    assert np.isclose(area(dense), area(mesh))
+    corner = dense.coord[dense.faces]
+    longest = np.linalg.norm(corner - np.roll(corner, 1, axis=1), axis=2).max()
+    assert longest <= LONGEST * 0.05 + 1e-9 and coarseness(dense, 0.05) <= 1 < COARSE
+    # No crack: every inner edge of the coarse mesh is still between two triangles.
+    assert border_length(dense) == pytest.approx(border_length(mesh))
+
+
+def area(mesh: Mesh) -> float:
+    a, b, c = (mesh.coord[mesh.faces[:, corner]] for corner in range(3))
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
+def border_length(mesh: Mesh) -> float:
+    edges = np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    single, times = np.unique(edges, axis=0, return_counts=True)
+    ends = mesh.coord[single[times == 1]]
+    return float(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1).sum())
+
+
+def test_upright_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    grid = rooms.room_mesh()
+    floor = np.flatnonzero((grid.coord[grid.faces][:, :, 2] == 0).all(axis=1))
+    path = rooms.write_ply(tmp_path / "flat.ply", Mesh(grid.coord, grid.color, grid.faces[floor]))
+    try:
+        made = make_scan(path, ScanOptions())
+    except InputError as error:
+        assert "--up" in str(error) and "flat.ply" in str(error)
+    else:
+        assert abs(made.up[2]) > 0.99
+    made = make_scan(path, ScanOptions(up="-z"))
+    assert np.allclose(made.up, (0, 0, -1))
+
+
+def test_prepare_takes_many_and_names_what_failed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        rooms.write_ply(tmp_path / f"{name}.ply", rooms.room_mesh(0.1))
+    (tmp_path / "cut.ply").write_bytes((tmp_path / "one.ply").read_bytes()[:2000])
+    paths = [tmp_path / f"{name}.ply" for name in ("one", "cut", "two")]
+    out = tmp_path / "out"
+    told: list[int] = []
+    first = prepare_scans(
+        paths, out, ScanOptions(), jobs=2, done=lambda so_far, count: told.append(count)
+    )
+    assert sorted(first.written) == ["one", "two"] and "cut.ply" in first.failed["cut"]
+    assert told == [3, 3, 3] and all(scene_complete(out / name) for name in ("one", "two"))
+    second = prepare_scans(paths, out, ScanOptions())
+    assert sorted(second.kept) == ["one", "two"] and list(second.failed) == ["cut"]
+    shards = [prepare_scans(paths, tmp_path / "shards", ScanOptions(), shard=(k, 2)) for k in (1, 2)]
+    assert [list(one.written) for one in shards] == [["one", "two"], []]
+    with pytest.raises(InputError, match="both become scene one"):
+        prepare_scans([paths[0], tmp_path / "one.obj"], out, ScanOptions())
+
+
+def test_shards() -> None:
+    assert parse_shard("2/4") == (2, 4)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0"):
+        with pytest.raises(InputError, match="shard"):
+            parse_shard(text)
+
+
+def test_bad_inputs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        make_scan(tmp_path / "nothing", ScanOptions())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds nothing"):
+        make_scan(tmp_path / "empty", ScanOptions())
+    (tmp_path / "film.mp4").write_bytes(b"0" * 100)
+    with pytest.raises(InputError, match="no poses"):
+        make_scan(tmp_path / "film.mp4", ScanOptions())
+    for options in ({"up": "north"}, {"scale": -1.0}, {"views": -1}):
+        with pytest.raises(InputError):
+            make_scan(glb(tmp_path, rooms.room_mesh(0.2)), ScanOptions(**options))
+    assert scan_name(tmp_path / "a.ply") == "a" and scan_name(tmp_path / "rec.2024") == "rec.2024"
