@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.help import Help
 from bifusion.commands.telling import say
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from bifusion.datasets.scan.telling import Telling
     from bifusion.inference.labelled import LabelledScan
 
+SCAN_HELP = Help(
+    "scan room.ply --run runs/oneformer3d --out labelled",
+    common=("input", "run", "out", "up", "scale", "views", "depth-scale", "intrinsics", "layout"),
+)
+PREPARE_HELP = Help(
+    "prepare scan room.ply recordings/kitchen --out data/mine",
+    common=("inputs", "out", "views", "up", "scale", "depth-scale", "shard", "jobs", "overwrite"),
+)
 Axes = Literal["opencv", "opengl"]
 Direction = Literal["cam2world", "world2cam"]
 
@@ -107,10 +116,13 @@ class PrepareScan:
 
 
 def prepare_scan(args: list[str]) -> int:
-    """Status 1 where some of the inputs could not be prepared."""
+    """Meshes, clouds and recordings as scene folders, upright and in metres, with superpoints.
+
+    Exit status 1 where some of them could not be prepared.
+    """
     from bifusion.datasets.scan.prepare import PreparedScans, parse_shard, prepare_scans
 
-    wanted = parsing.parse(PrepareScan, args, "prepare scan")
+    wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
     options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
     jobs = wanted.jobs or max(1, (os.cpu_count() or 1) // 2)
     console = Console()
@@ -154,7 +166,7 @@ def scan(args: list[str]) -> int:
     from bifusion.official.run_of import run_of
     from bifusion.storage.folders import check_replaceable
 
-    wanted = parsing.parse(Scan, args, "scan")
+    wanted = parsing.parse(Scan, args, "scan", SCAN_HELP)
     console = Console()
     check_replaceable(wanted.out, scan_files)
     segmenter = Segmenter(run_of(wanted.run, say=lambda line: say(console, line)))

@@ -41,7 +41,7 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
             f"{path}: --scale goes with meshes; a recording's poses are in metres, and its depth has "
             "--depth-scale"
         )
-    recording = open_recording(path, layout=options.layout, **vars(options.opening))
+    recording = open_recording(path, options.opening, layout=options.layout)
     telling.add(check_recording(recording).lines)
     mesh = _fused(recording, options, telling)
     orientation = _oriented(path, recording, mesh, options)
