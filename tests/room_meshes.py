@@ -34,12 +34,12 @@ def room_mesh(spacing_m: float = 0.05) -> Mesh:
     return Mesh(np.concatenate(coord), np.concatenate(color), np.concatenate(faces))
 
 
-def permuted(mesh: Mesh, seed: int = 0) -> tuple[Mesh, np.ndarray]:
-    """The mesh with its vertices in another order, and (N,) the old number of each new one."""
+def permuted(mesh: Mesh, seed: int = 0) -> Mesh:
+    """The mesh with its vertices in another order."""
     order = np.random.default_rng(seed).permutation(len(mesh.coord))
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
-    return Mesh(mesh.coord[order], mesh.color[order], number[mesh.faces]), order
+    return Mesh(mesh.coord[order], mesh.color[order], number[mesh.faces])
 
 
 def write_ply(path: Path, mesh: Mesh) -> Path:

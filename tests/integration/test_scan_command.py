@@ -68,11 +68,10 @@ def test_a_recording_becomes_a_labelled_scan(
     assert all((out / name).is_file() for name in (*FILES, "view.html", "scan.json"))
     mesh, labels = read_mesh_file(out / "classes.ply"), np.load(out / "labels.npy")
     assert len(labels) == len(mesh.coord) == len(np.loadtxt(out / "labels.txt"))
-    low, high = mesh.coord.min(axis=0), mesh.coord.max(axis=0)  # of the recording's own world
-    assert (
-        np.abs(np.sort([low, high], axis=0) - np.sort(ROOM @ rooms.Y_UP.T + (2000, 0, 0), axis=0)).max()
-        < 0.1
-    )
+    low, high = mesh.coord.min(axis=0), mesh.coord.max(axis=0)  # in the recording's own world
+    assert np.abs(low - (2000, 0, -ROOM[1, 1])).max() < 0.1
+    assert np.abs((high - (2000 + ROOM[1, 0], 0, 0))[[0, 2]]).max() < 0.1
+    assert 0.75 < high[1] < ROOM[1, 2] + 0.1  # cameras look down
     cameras = load_cameras(out / "scene")
     assert len(cameras.names) == 2  # as many as the model was trained with
     assert np.abs(cameras.color_cam2world[:, :3, 3]).max() < 5
