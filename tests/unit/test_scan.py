@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.make import make_scan, open_made, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.prepare import parse_shard, prepare_scans
+from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scan.units import find_scale
@@ -276,6 +279,12 @@ def test_cases_of_pictures(cases: Path) -> None:
         make_scan(fifths, ScanOptions(up="z"))
     made = make_scan(fifths, ScanOptions(up="z", opening=OpenOptions(depth_scale=5000)))
     assert any("median depth 1." in line for line in made.lines)
+
+
+def test_a_killed_process_takes_no_other_with_it() -> None:
+    tasks = {"dead": partial(signal.raise_signal, signal.SIGKILL), "alive": partial(list, ["fine"])}
+    outcomes = dict(in_processes(tasks, 2))  # pyright: ignore[reportArgumentType]
+    assert outcomes["alive"] == ["fine"] and "killed by signal 9" in outcomes["dead"]
 
 
 def test_shards() -> None:
