@@ -36,9 +36,7 @@ def make_scan(path: Path, options: ScanOptions, telling: Telling | None = None) 
         return open_made(path, telling)
     if is_mesh_file(path) and options.layout is None:
         _refuse_recording_options(path, options)
-        made = scan_mesh(path, options)
-        telling.add(made.lines)
-        return made
+        return scan_mesh(path, options, telling)
     return scan_recording(path, options, telling)
 
 

@@ -15,6 +15,7 @@ from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.scan.made import MadeScan, made_scan
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.subdivide import COARSE, coarseness, subdivided
+from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scan.units import find_scale
 from bifusion.datasets.superpoints.normals import NEIGHBORS, surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
@@ -22,32 +23,37 @@ from bifusion.rng import numpy_rng
 from bifusion.types import InputError
 
 
-def scan_mesh(path: Path, options: ScanOptions) -> MadeScan:
+def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     """The mesh or cloud in `path` as a scan without views.
 
     Raises InputError: as `read_mesh_file`; unit or upright that cannot be told and are not given.
     """
+    telling.progress("reading", 0, 1)
     mesh = read_mesh_file(path)
-    lines = [_counted(mesh), *mesh.notes]
+    telling.progress("reading", 1, 1)
+    telling.add([_counted(mesh), *mesh.notes])
     try:
         scale, said = find_scale(mesh.coord, options.scale)
+        telling.add([said])
         orientation = _oriented(mesh, scale, options)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    lines += [said, *orientation.notes]
-    surface = _sampled(mesh, options.spacing_m / scale, lines)
+    telling.add(orientation.notes)
+    surface = _sampled(mesh, options.spacing_m / scale, telling)
     placement = place(mesh, orientation, scale)
     coord_m = placement.points(surface.coord)
+    telling.add(placement_notes(placement, coord_m, mesh.spacing * scale))
+    telling.progress("superpoints", 0, 1)
     stored = mesh.normal if surface is mesh else None
-    normal, source = surface_normals(coord_m, surface.faces, stored, orientation.rotation)
-    lines += placement_notes(placement, coord_m, mesh.spacing * scale)
-    if not len(mesh.faces):
-        lines.append(f"no faces: superpoints of the cloud, its normals {source}")
+    normal, whence = surface_normals(coord_m, surface.faces, stored, orientation.rotation)
     superpoint = surface_superpoints(coord_m, normal, surface.faces)
+    telling.progress("superpoints", 1, 1)
+    if not len(mesh.faces):
+        telling.add([f"no faces: superpoints of the cloud, its normals {whence}"])
     kind = "mesh" if len(mesh.faces) else "cloud"
     source = f"{path.name}, {scale:g} m a unit"
     return made_scan(
-        kind, path.stem, mesh, surface, placement, source, normal, superpoint, coord_m, lines
+        kind, path.stem, mesh, surface, placement, source, normal, superpoint, coord_m, telling.lines
     )
 
 
@@ -87,16 +93,17 @@ def _drawn_facing(near_m: np.ndarray) -> Facing:
     return cloud_facing(drawn, axes[:, :, 0], signed=False)
 
 
-def _sampled(mesh: Mesh, spacing: float, lines: list[str]) -> Mesh:
+def _sampled(mesh: Mesh, spacing: float, telling: Telling) -> Mesh:
     """The mesh, with points in between where its triangles are large; a line says so."""
     coarse = coarseness(mesh, spacing)
     if coarse <= COARSE:
         return mesh
     surface = subdivided(mesh, spacing)
-    lines.append(
+    line = (
         f"its triangles are {coarse:.1f} times as large as those of usual scans: the model gets "
         f"{len(surface.coord):,} points of its surface, its vertices among them"
     )
+    telling.add([line])
     return surface
 
 
