@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from bifusion.datasets.arrays.scene import make_scene as make_scene
     from bifusion.datasets.arrays.scene import write_scene as write_scene
     from bifusion.datasets.arrays.views import posed_view as posed_view
+    from bifusion.datasets.fusion.fuse import fuse as fuse
+    from bifusion.datasets.recordings.open import open_recording as open_recording
+    from bifusion.datasets.scan.make import make_scan as make_scan
+    from bifusion.datasets.scan.options import ScanOptions as ScanOptions
+    from bifusion.datasets.scan.prepare import prepare_scan as prepare_scan
+    from bifusion.inference.labelled import segment as segment
     from bifusion.inference.segmentation import Segmentation as Segmentation
     from bifusion.inference.segmenter import Segmenter as Segmenter
     from bifusion.labels.label_set import LabelClass as LabelClass
@@ -32,6 +38,12 @@ _PLACES = {
     "bifusion.api": ("compare", "evaluate", "load", "open_scene", "train"),
     "bifusion.datasets.arrays.scene": ("make_scene", "write_scene"),
     "bifusion.datasets.arrays.views": ("posed_view",),
+    "bifusion.datasets.fusion.fuse": ("fuse",),
+    "bifusion.datasets.recordings.open": ("open_recording",),
+    "bifusion.datasets.scan.make": ("make_scan",),
+    "bifusion.datasets.scan.options": ("ScanOptions",),
+    "bifusion.datasets.scan.prepare": ("prepare_scan",),
+    "bifusion.inference.labelled": ("segment",),
     "bifusion.inference.segmentation": ("Segmentation",),
     "bifusion.inference.segmenter": ("Segmenter",),
     "bifusion.labels.label_set": ("LabelClass", "LabelSet"),

@@ -36,11 +36,13 @@ def test_names_are_those_that_editors_see():
 
 
 def test_directory_version_and_an_unknown_name():
-    assert {"load", "train", "evaluate", "compare", "open_scene", "write_scene"} <= set(dir(bifusion))
+    assert {"load", "train", "evaluate", "compare", "open_scene", "write_scene", "segment"} <= set(
+        dir(bifusion)
+    )
     assert bifusion.__version__ == version("bifusion")
     assert bifusion.InputError is InputError
-    with pytest.raises(AttributeError, match="no attribute 'segment'"):
-        bifusion.segment  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        bifusion.lode  # noqa: B018
 
 
 def test_package_is_typed():

@@ -20,12 +20,14 @@ from bifusion.datasets.scan.telling import Telling
 from bifusion.types import InputError
 
 
-def make_scan(path: Path, options: ScanOptions, telling: Telling | None = None) -> MadeScan:
+def make_scan(
+    path: Path, options: ScanOptions | None = None, telling: Telling | None = None
+) -> MadeScan:
     """A mesh or cloud file, a recording, or a scene folder as a scan.
 
     Raises InputError: nothing there; whatever is wrong with it, or cannot be told and is not given.
     """
-    path, telling = Path(path), telling or Telling()
+    path, options, telling = Path(path), options or ScanOptions(), telling or Telling()
     options.check()
     if not path.exists():
         raise InputError(

@@ -39,7 +39,7 @@ def prepare_scan(
     if is_scene(path):
         raise InputError(f"{path}: is a scene folder already; expected a mesh, a cloud or a recording")
     check_replaceable(folder, scene_files)
-    made = make_scan(path, options or ScanOptions(), telling)
+    made = make_scan(path, options, telling)
     made.write_scene(folder)
     return made.lines
 
