@@ -20,9 +20,9 @@ from rich.table import Table
 
 from bifusion.config.stages import StagePlan
 from bifusion.datasets.rooms.audit import TEXTURE_CLASSES
+from bifusion.errors import InputError
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
 from bifusion.studies.training_runs.train import train_runs
-from bifusion.types import InputError
 
 TERMS = ("semantic", "instance_class", "mask_bce", "mask_dice", "score")
 BALANCES: dict[str, tuple[float, ...]] = {

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bifusion.errors import InputError
 from bifusion.runs.run_folder import RunFolder, RunStatus
 from bifusion.step.runtime import deterministic
-from bifusion.types import InputError
 from laboratory.bench import RESUMED, Workshop, hushed
 from laboratory.corpus import site_of
 from laboratory.faults import Bench, Expected, Fault, Injection

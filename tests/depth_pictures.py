@@ -6,7 +6,7 @@ import numpy as np
 
 from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.rooms.cameras import intrinsics, look_at
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 HALF = np.array([1.5, 1.2, 1.1])
 SIZE = (120, 160)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from bifusion.datasets.scan.make import make_scan as make_scan
     from bifusion.datasets.scan.options import ScanOptions as ScanOptions
     from bifusion.datasets.scan.prepare import prepare_scan as prepare_scan
+    from bifusion.errors import InputError as InputError
     from bifusion.inference.labelled import segment as segment
     from bifusion.inference.segmentation import Segmentation as Segmentation
     from bifusion.inference.segmenter import Segmenter as Segmenter
     from bifusion.labels.label_set import LabelClass as LabelClass
     from bifusion.labels.label_set import LabelSet as LabelSet
     from bifusion.recipes import get_recipe as get_recipe
-    from bifusion.types import InputError as InputError
     from bifusion.types import Scene as Scene
     from bifusion.types import View as View
 
@@ -43,12 +43,13 @@ _PLACES = {
     "bifusion.datasets.scan.make": ("make_scan",),
     "bifusion.datasets.scan.options": ("ScanOptions",),
     "bifusion.datasets.scan.prepare": ("prepare_scan",),
+    "bifusion.errors": ("InputError",),
     "bifusion.inference.labelled": ("segment",),
     "bifusion.inference.segmentation": ("Segmentation",),
     "bifusion.inference.segmenter": ("Segmenter",),
     "bifusion.labels.label_set": ("LabelClass", "LabelSet"),
     "bifusion.recipes": ("get_recipe",),
-    "bifusion.types": ("InputError", "Scene", "View"),
+    "bifusion.types": ("Scene", "View"),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -14,7 +14,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 @dataclass(frozen=True)

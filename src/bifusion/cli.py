@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from bifusion.commands import check, comparisons, labels, replay, runs, scan, scenes, train, viewing
 from bifusion.commands.help import summary_of, table, wants_help
+from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
-from bifusion.types import InputError
 
 Command = Callable[[list[str]], int]
 GROUPS: dict[str, dict[str, Command]] = {

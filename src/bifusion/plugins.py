@@ -16,8 +16,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 VARIABLE = "BIFUSION_PLUGINS"
 """Names of trusted top-level packages, separated by commas."""

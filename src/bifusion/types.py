@@ -20,14 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-class InputError(ValueError):
-    """Bad input from the user: names the file or argument, what was found and expected, what to do.
-
-    The command line prints its message without a traceback and leaves with status 2.
-    """
-
-
 # ---------------------------------------------------------------------------------- on disk, numpy
 
 

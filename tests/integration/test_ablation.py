@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from bifusion.config.run import save_config
+from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
 from bifusion.studies.ablation import run as ablate
 from bifusion.studies.ablation.run import AblationConfig, run_ablation
 from bifusion.studies.training_runs.forked import start_forked
-from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
 
 BASE = "bifusion_tiny"

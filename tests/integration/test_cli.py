@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from bifusion.config.run import save_config
+from bifusion.errors import InputError
 from bifusion.recipes import RECIPES
 from bifusion.studies.training_runs.plan import plan_runs
 from bifusion.studies.training_runs.train import train_runs
-from bifusion.types import InputError
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bifusion import cli, plugins
+from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import load_model
 from bifusion.training.trainer import train
-from bifusion.types import InputError
 from outside_rooms import make_own_rooms
 from scene_factory import make_tiny_scene
 from tiny_runs import make_tiny_data

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bifusion.config.run import Config
 from bifusion.data.dataset import with_labels
+from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
 from bifusion.labels.files import labels_text
@@ -22,7 +23,6 @@ from bifusion.studies.comparison.run import write_report
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.training.trainer import train
-from bifusion.types import InputError
 from own_classes import NAMES, ROOMS7, make_own_data
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 

@@ -20,6 +20,7 @@ from bifusion.config.run import save_config
 from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.workers import WorkerEndedError
+from bifusion.errors import InputError
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import load_training_state
 from bifusion.step.checks import Statistics
@@ -29,7 +30,6 @@ from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.training import saving, trainer, validation
 from bifusion.training.trainer import train
-from bifusion.types import InputError
 from load_tool import TOOLS, load_tool
 from small_disks import small_disk
 from tiny_runs import make_tiny_data, tiny_config

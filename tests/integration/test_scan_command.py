@@ -18,8 +18,8 @@ from bifusion.commands.scan import scan
 from bifusion.commands.viewing import view
 from bifusion.data.scene_folder import load_cameras
 from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.errors import InputError
 from bifusion.inference.scan_files import FILES
-from bifusion.types import InputError
 from scene_factory import ROOM, make_view
 
 SIZE = (120, 90)

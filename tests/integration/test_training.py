@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bifusion.config.guard import GuardConfig
+from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.checkpoint import load_model
 from bifusion.step.step import Stepper
 from bifusion.training.trainer import train
-from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
 
 GRADIENT_PATHS = {"tower", "conv1", "head_2d", "head_3d", "backbone", "fusion", "decoder", "total"}

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from rich.console import Console
 
+from bifusion.errors import InputError
 from bifusion.storage.json_files import to_json
 from bifusion.studies.ablation import rules
 from bifusion.studies.ablation.figures import NO_RUN, measure_run
@@ -23,7 +24,6 @@ from bifusion.studies.ablation.run import (
     write_ablation,
 )
 from bifusion.studies.ablation.terminal import print_ablation
-from bifusion.types import InputError
 from run_factory import FakeRun
 from stored_reports import assert_as_stored
 

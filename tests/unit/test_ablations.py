@@ -9,12 +9,12 @@ import pytest
 from bifusion.commands.info import parameter_counts
 from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.config.stages import Timeline, unmatched_patterns
+from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.runs.check_config import check_config
 from bifusion.training.trainer import train
-from bifusion.types import InputError
 from tiny_runs import make_tiny_data, tiny_config
 
 BASE = "bifusion_small"

@@ -12,13 +12,15 @@ import pytest
 
 import bifusion
 import bifusion.inference.train_and_evaluate
+from bifusion.errors import InputError
 from bifusion.runs.run_folder import RunStatus
-from bifusion.types import InputError
 from run_factory import FakeRun
 
 
 def test_import_brings_no_torch():
-    code = "import sys, bifusion; bifusion.__version__; dir(bifusion); print('torch' in sys.modules)"
+    """Nor does the command line: help is there at once."""
+    code = "import sys, bifusion, bifusion.cli; bifusion.__version__; dir(bifusion); "
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False", done.stdout
 

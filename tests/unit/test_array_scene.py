@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import bifusion
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelClass, LabelSet
-from bifusion.types import InputError
 from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
 
 OWN = LabelSet("mine", (LabelClass("wall", "stuff"), LabelClass("desk")))

@@ -7,9 +7,9 @@ import pytest
 
 from bifusion.bounds import Count, Interval, MultipleOf, PositiveInt, Share, check_bounds
 from bifusion.config.stages import Ramp, StagePlan
+from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.runs.check_config import check_config
-from bifusion.types import InputError
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import (
@@ -30,7 +31,6 @@ from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.checksums import SummedFile
 from bifusion.storage.files import DiskFullError, append_line, free_bytes, locked
 from bifusion.storage.json_files import write_json
-from bifusion.types import InputError
 from small_disks import small_disk
 from tiny_runs import tiny_config
 

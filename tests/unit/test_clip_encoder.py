@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.position_grid import resize_positions
-from bifusion.types import BatchView, InputError
+from bifusion.types import BatchView
 
 SMALL = {"width": 32, "layers": 3, "heads": 2, "patch_size": 8, "image_size": 32}
 

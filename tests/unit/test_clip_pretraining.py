@@ -16,9 +16,9 @@ from bifusion.datasets.rooms.pretraining.contrastive import (
 )
 from bifusion.datasets.rooms.pretraining.crops import CropConfig, draw_crops, sample_image, shown_regions
 from bifusion.datasets.rooms.pretraining.regions import find_regions, patch_regions
+from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.rng import torch_rng
-from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 
 TINY = ClipConfig("small", blocks=1, width=16, layers=1, heads=2, patch_size=8, image_size=32)

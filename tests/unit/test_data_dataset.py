@@ -12,8 +12,9 @@ from bifusion.data.dataset import Cache, DataConfig, SceneDataset, collate, open
 from bifusion.data.scene_folder import write_scene
 from bifusion.data.transforms import AugmentConfig, SceneStream
 from bifusion.data.voxels import clean_labels, compact_ids, superpoint_labels, voxelize
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20, SCANNET200
-from bifusion.types import InputError, Scene
+from bifusion.types import Scene
 from scene_factory import make_tiny_scene
 
 REFERENCE = needs.folder("BIFUSION_REFERENCE", "reference")

@@ -10,7 +10,7 @@ from bifusion.data.images import (
     resample_depth,
     resize_intrinsics,
 )
-from bifusion.types import InputError
+from bifusion.errors import InputError
 from scene_factory import make_view, trace
 
 

@@ -19,7 +19,7 @@ import torch
 from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.data.workers import WorkerEndedError, heed_the_parent_alone
-from bifusion.types import InputError
+from bifusion.errors import InputError
 from scene_factory import make_tiny_scene
 
 

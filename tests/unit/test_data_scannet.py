@@ -13,8 +13,8 @@ from bifusion.data.scene_folder import load_scene, load_view
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.datasets.superpoints.normals import mesh_normals
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20, SCANNET200
-from bifusion.types import InputError
 from scene_factory import look_at
 
 REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"

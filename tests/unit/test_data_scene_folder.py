@@ -14,8 +14,9 @@ from bifusion.data.scene_folder import (
     scene_files,
     write_scene,
 )
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20, SCANNET200
-from bifusion.types import InputError, Scene
+from bifusion.types import Scene
 from scene_factory import make_tiny_scene
 
 

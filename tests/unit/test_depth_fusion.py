@@ -14,7 +14,7 @@ from bifusion.datasets.recordings.frame import Camera, Frame, Recording
 from bifusion.datasets.rooms import RoomsConfig, make_room
 from bifusion.datasets.rooms.layout import make_layout
 from bifusion.datasets.rooms.raycast import Faces, layout_faces
-from bifusion.types import InputError
+from bifusion.errors import InputError
 from depth_pictures import HALF, Pictures, around, box_from_within, frame_of, sphere
 
 MEDIAN_ERROR_M = 0.005

@@ -13,13 +13,13 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
+from bifusion.errors import InputError
 from bifusion.storage.json_files import to_json
 from bifusion.studies.dose.charts import PART_LABELS
 from bifusion.studies.dose.judge import PARTS, Level
 from bifusion.studies.dose.report import Probe
 from bifusion.studies.dose.run import KNOBS, DoseConfig, KnobName, plan_levels, run_dose, write_dose
 from bifusion.studies.dose.terminal import print_dose
-from bifusion.types import InputError
 from run_factory import AUDIT, FakeRun
 from stored_reports import assert_as_stored
 

@@ -10,6 +10,7 @@ import pytest
 
 from bifusion.cli import main
 from bifusion.config.run import Config
+from bifusion.errors import InputError
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.inference.export_submission import export_submission, write_instances, write_semantic
 from bifusion.labels.label_set import LabelSet
@@ -17,7 +18,7 @@ from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.build import build_model
 from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.storage.files import DiskFullError
-from bifusion.types import InputError, SceneResult, SceneTruth
+from bifusion.types import SceneResult, SceneTruth
 from scene_factory import make_tiny_scene
 from tiny_runs import tiny_config
 

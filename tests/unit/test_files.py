@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bifusion.errors import InputError
 from bifusion.storage.files import (
     DiskFullError,
     free_bytes,
@@ -16,7 +17,6 @@ from bifusion.storage.files import (
     written_beside,
 )
 from bifusion.storage.folders import folder_written_beside, switch_link, tidy
-from bifusion.types import InputError
 from small_disks import small_disk
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from bifusion.data.scene_folder import load_scene, scene_files, write_scene
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.runs.checkpoint import checkpoint_files
 from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link, tidy
-from bifusion.types import InputError, Scene, View
+from bifusion.types import Scene, View
 
 OPERATIONS = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink", "fsync")
 NOTES = {

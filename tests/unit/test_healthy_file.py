@@ -6,12 +6,12 @@ import os
 import pytest
 import torch
 
+from bifusion.errors import InputError
 from bifusion.runs.healthy import HealthyState
 from bifusion.runs.healthy_file import HealthyFile
 from bifusion.storage import files
 from bifusion.storage.checksums import check_sum
 from bifusion.storage.files import DiskFullError, free_bytes, hard_link, remove_stale
-from bifusion.types import InputError
 from small_disks import small_disk
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bifusion.cli import main
 from bifusion.config.run import Config
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.official.import_checkpoint import (
@@ -26,7 +27,6 @@ from bifusion.official.initial_weights import load_backbone
 from bifusion.official.models import official_models
 from bifusion.official.recognition import recognise
 from bifusion.runs.checkpoint import load_model, save_checkpoint
-from bifusion.types import InputError
 from tiny_runs import tiny_config
 
 KIND = "mask3d_scannet20"

@@ -13,13 +13,13 @@ from bifusion.cli import main
 from bifusion.config.old_names import update_config
 from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.data.dataset import DataConfig, with_labels
+from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json, labels_of_data, labels_text, read_labels
 from bifusion.labels.label_set import LabelClass, LabelSet, differences
 from bifusion.labels.palette import class_palette
 from bifusion.labels.sets import BUILT_IN, LABEL_SETS, REPLICA, S3DIS, SCANNET20, SCANNETPP100
 from bifusion.labels.table import read_table
 from bifusion.recipes import get_recipe
-from bifusion.types import InputError
 from own_classes import ROOMS7
 
 DOOR, LAMP = LabelClass("door"), LabelClass("lamp")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion, check_weights
@@ -11,7 +12,7 @@ from bifusion.losses.matcher import MatcherConfig, NonFiniteCostError
 from bifusion.losses.terms import LOSS_TERMS, acts_on_fusion, alignment_loss
 from bifusion.models.build import build_model
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
-from bifusion.types import Batch, FusionTrace, InputError, LayerPrediction, Prediction, Targets
+from bifusion.types import Batch, FusionTrace, LayerPrediction, Prediction, Targets
 from small_batches import batch_of_superpoints, targets_of
 
 INSTANCE_TERMS = {"instance_class", "mask_bce", "mask_dice", "score"}

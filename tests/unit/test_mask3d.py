@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
@@ -15,7 +16,7 @@ from bifusion.models.pyramid_geometry import level_sizes, scene_levels, superpoi
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes.mask3d import OFFICIAL_WEIGHTS, mask3d_criterion
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, InputError, Prediction
+from bifusion.types import Batch, Prediction
 from small_batches import batch_of_superpoints, targets_of
 
 SMALL = Mask3DConfig(

@@ -13,7 +13,7 @@ import needs
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.mesh_scene import prepare_meshes, write_mesh_scene
 from bifusion.datasets.placement import AXES, axis_of, level_note, up_to_z
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 SQUARE = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (2, 0, 0)]
 """Two squares' worth of corners around a seam."""

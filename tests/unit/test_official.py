@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.official import layouts
 from bifusion.official.models import convert, official_models, official_to_ours
-from bifusion.types import InputError
 
 NAMES = {
     "oneformer3d_scannet20": {

@@ -16,8 +16,8 @@ from bifusion.datasets.orientation.orient import (
 )
 from bifusion.datasets.rooms import RoomsConfig, make_scan
 from bifusion.datasets.rooms.cameras import look_at
+from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
-from bifusion.types import InputError
 
 WITHIN_DEG = 1.0
 UP = np.array([0.0, 0.0, 1.0])

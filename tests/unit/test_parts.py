@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from bifusion.commands.info import parameter_counts
+from bifusion.errors import InputError
 from bifusion.models.parts import (
     BY_NAME,
     PARTS,
@@ -15,7 +16,6 @@ from bifusion.models.parts import (
 )
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.step.observe import norms_by_path
-from bifusion.types import InputError
 
 
 class TwoParts(nn.Module):

@@ -12,6 +12,7 @@ from bifusion import plugins
 from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import DataConfig, open_scenes
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
@@ -21,7 +22,6 @@ from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.studies.ablation.run import AblationConfig, plan_ablation
 from bifusion.studies.comparison.run import plan_runs
-from bifusion.types import InputError
 from outside_rooms import make_own_rooms
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import pytest
 from plyfile import PlyData, PlyElement
 
 from bifusion.datasets.ply.mesh import read_mesh
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 COORD = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 1.25]])
 COLOR = np.array([[0, 128, 255], [1, 2, 3], [255, 0, 0], [9, 9, 9], [200, 100, 50]])

@@ -14,10 +14,10 @@ from plyfile import PlyData, PlyElement
 from bifusion.cli import main
 from bifusion.data.scene_folder import read_offset
 from bifusion.datasets.mesh_scene import prepare_meshes
+from bifusion.errors import InputError
 from bifusion.inference.export import INSTANCES_SCHEMA
 from bifusion.inference.predict import predict_mesh, predict_scene
 from bifusion.inference.segmenter import dataset_of, trained_control
-from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, bifusion, save_run
 

@@ -17,8 +17,8 @@ from bifusion.data.scene_folder import load_points, load_scene
 from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.superpoints.normals import estimate_normals, mesh_normals
 from bifusion.datasets.superpoints.prepare_superpoints import find_scenes, prepare_superpoints
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
-from bifusion.types import InputError
 
 REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 SIDE = 8

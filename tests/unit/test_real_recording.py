@@ -10,7 +10,7 @@ from bifusion.datasets.fusion.fuse import evenly, fuse
 from bifusion.datasets.orientation.facing import mesh_facing
 from bifusion.datasets.orientation.orient import orient
 from bifusion.datasets.recordings.open import open_recording
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 KITCHEN = needs.folder("BIFUSION_REAL_DATA", "data") / "rgbd_redkitchen"
 VIEWS = 6

@@ -8,10 +8,10 @@ import pytest
 from bifusion.commands.info import parameter_counts
 from bifusion.config.run import config_from_dict, config_to_dict, load_config, save_config
 from bifusion.config.stages import Timeline, unmatched_patterns
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
-from bifusion.types import InputError
 
 
 @pytest.mark.parametrize("name", RECIPES)

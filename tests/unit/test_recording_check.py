@@ -14,7 +14,7 @@ from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.reading import Reading, inverse
 from bifusion.datasets.recordings.upright import TURN, quarter_turns, turn_frame, upright
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 READINGS = [
     Reading(axes, poses)  # pyright: ignore[reportArgumentType]

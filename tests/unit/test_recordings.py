@@ -19,7 +19,7 @@ from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.readable import readable_frames
 from bifusion.datasets.recordings.text_files import inside, read_pose_lines
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 def refused(path: Path, words: str, **options) -> None:

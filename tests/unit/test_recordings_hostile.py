@@ -10,7 +10,7 @@ import recording_factory as made
 from bifusion.datasets.recordings.check import check_recording
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.text_files import MOST_BYTES, parse_json, read_text
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 LARGE_NUMBERS = [b"1e308", b"-1", b"nan", b"99999999999999999999", b"0"]
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from bifusion.diagnosis.bundle import KEY, read_bundle, write_bundle
 from bifusion.diagnosis.replay import print_report, replay
+from bifusion.errors import InputError
 from bifusion.step.events import Alarm
-from bifusion.types import InputError
 from hostile_pickles import calls
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d

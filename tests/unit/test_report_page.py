@@ -13,6 +13,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
+from bifusion.errors import InputError
 from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.json_files import embed_json, to_json
 from bifusion.studies.comparison.charts import all_charts
@@ -22,7 +23,6 @@ from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
 from bifusion.studies.page.style import arm_looks
-from bifusion.types import InputError
 from run_factory import AUDIT, CLASSES, FakeRun
 from stored_reports import assert_as_stored
 

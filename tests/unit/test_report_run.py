@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from bifusion.errors import InputError
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import load_run
-from bifusion.types import InputError
 from run_factory import FakeRun
 
 

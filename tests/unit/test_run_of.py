@@ -11,6 +11,7 @@ from torch import Tensor
 
 import bifusion
 from bifusion.cli import main
+from bifusion.errors import InputError
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
@@ -19,7 +20,6 @@ from bifusion.official.layouts import spconv
 from bifusion.official.models import OfficialModel
 from bifusion.official.run_of import run_of
 from bifusion.storage.cache import cache_folder
-from bifusion.types import InputError
 from scene_factory import make_tiny_scene
 from tiny_runs import make_tiny_data
 from untrained_runs import baseline, save_run

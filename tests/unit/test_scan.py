@@ -27,11 +27,12 @@ from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scan.units import find_scale
+from bifusion.errors import InputError
 from bifusion.inference.labelled import NO_VIEWS, LabelledScan, segment
 from bifusion.inference.scan_files import COLUMNS, FILES, scan_files, write_labelled
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.sets import SCANNET20
-from bifusion.types import InputError, SceneResult
+from bifusion.types import SceneResult
 from scene_factory import BOXES
 
 STEP_M = 0.37

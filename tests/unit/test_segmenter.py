@@ -9,11 +9,12 @@ import pytest
 from plyfile import PlyData, PlyElement
 
 import bifusion as package
+from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.postprocess import PostprocessConfig
-from bifusion.types import InputError, Scene, SceneResult
+from bifusion.types import Scene, SceneResult
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, bifusion, save_run
 

@@ -8,9 +8,9 @@ import logging
 import pytest
 import torch
 
+from bifusion.errors import InputError
 from bifusion.sparse import backends, reference
 from bifusion.sparse.backends import BACKEND_VARIABLE, backend_for, describe_backend
-from bifusion.types import InputError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.sparse import kernel_map as kernel_map_module
 from bifusion.sparse import tensor as tensor_module
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 from bifusion.sparse.voxel_index import CoordinateIndex
-from bifusion.types import InputError
 
 
 def random_coords(number: int, side: int = 6, scenes: int = 2, low: int = -3, seed: int = 0) -> Tensor:

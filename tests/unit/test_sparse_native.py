@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import needs
+from bifusion.errors import InputError
 from bifusion.sparse import backends, reference
 from bifusion.sparse.functional import sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.tensor import KernelMaps
 from bifusion.sparse.voxel_index import CoordinateIndex
-from bifusion.types import InputError
 
 native = needs.module("engine", "bifusion.sparse.native")
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import needs
+from bifusion.errors import InputError
 from bifusion.sparse import backends
 from bifusion.sparse.functional import compute_dtype
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.precision import dot_precision, use_matmul
 from bifusion.sparse.tensor import KernelMaps
-from bifusion.types import InputError
 
 needs.module("triton", "triton")
 from bifusion.sparse.triton import configurations, plan  # noqa: E402

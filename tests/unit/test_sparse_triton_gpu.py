@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import needs
+from bifusion.errors import InputError
 from bifusion.sparse import reference
 from bifusion.sparse.backends import backend_for
 from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
@@ -16,7 +17,6 @@ from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.precision import use_matmul
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
-from bifusion.types import InputError
 
 triton = needs.module("triton", "bifusion.sparse.triton")
 pytestmark = pytest.mark.gpu

@@ -3,9 +3,9 @@
 import pytest
 
 from bifusion.config.stages import Ramp, Stage, StagePlan, Timeline, at_once, unmatched_patterns
+from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
 from bifusion.recipes.bifusion import S4_WEIGHTS, three_stages
-from bifusion.types import InputError
 
 GROUPS = ["backbone", "head_3d", "decoder", "head_2d", "film", "gate", "align"]
 TOWER = ["tower.conv1_rgb", "tower.conv1_depth", "tower.embed", *(f"tower.block{i}" for i in range(6))]

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 import needs
 from bifusion.datasets.superpoints.superpoints import edge_weights, graph_superpoints, vertex_normals
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 REAL_DATA = needs.folder("BIFUSION_REAL_DATA", "data")
 

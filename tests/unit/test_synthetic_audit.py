@@ -10,8 +10,9 @@ from bifusion.datasets.rooms import TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig
 from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.probe import image_features, probe_predictions, voxel_features
 from bifusion.datasets.rooms.superpoint_oracle import oracle_result
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
-from bifusion.types import InputError, SceneTruth
+from bifusion.types import SceneTruth
 
 SMALL = RoomsConfig(
     train_rooms=2,

@@ -23,9 +23,9 @@ from bifusion.datasets.rooms.render import render_view
 from bifusion.datasets.rooms.scan import scan_room
 from bifusion.datasets.rooms.textures import PATTERNS, Appearance, blurred_albedo, pattern_value
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
+from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, agrees_with_depth
 from bifusion.labels.sets import SCANNET20
-from bifusion.types import InputError
 
 TINY = RoomsConfig(
     train_rooms=1, val_rooms=1, views=2, image_size=(96, 72), depth_size=(72, 54), point_spacing_m=0.1

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import hostile_pickles as hostile
+from bifusion.errors import InputError
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import Inert, MalformedFileError
 from bifusion.torch_files.pickle_machine import PickleMachine
 from bifusion.torch_files.state_dicts import find_state_dict, unwrapped
-from bifusion.types import InputError
 
 
 def read(path: Path) -> dict[str, Tensor]:

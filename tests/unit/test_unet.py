@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.models.unet import Res16UNet, ResidualUNet, UNetConfig, build_unet
 from bifusion.sparse.modules import BatchNorm
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import InputError
 
 SMALL = {
     "residual": UNetConfig(kind="residual", in_channels=4, planes=(4, 6, 8)),

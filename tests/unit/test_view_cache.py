@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bifusion.config.run import TrainerConfig
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.bifusion import BiFusion
 from bifusion.models.build import build_model
@@ -18,7 +19,7 @@ from bifusion.models.towers.view_cache import ViewCache, tower_key, view_key
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.trainer import train
-from bifusion.types import BatchView, InputError
+from bifusion.types import BatchView
 from tiny_runs import make_tiny_data, tiny_config
 
 CONFIG = ClipConfig(architecture="small", width=16, layers=2, heads=2, blocks=2, image_size=64)

@@ -15,8 +15,8 @@ from bifusion.datasets.fusion.choice import (
     thinned,
 )
 from bifusion.datasets.recordings.frame import Frame
+from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
-from bifusion.types import InputError
 from depth_pictures import HALF, Pictures, around, box_from_within, sphere
 
 

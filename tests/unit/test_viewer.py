@@ -13,10 +13,11 @@ import pytest
 
 from bifusion.cli import main
 from bifusion.data.view_files import load_cameras
+from bifusion.errors import InputError
 from bifusion.inference.export import write_result
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20
-from bifusion.types import InputError, SceneResult
+from bifusion.types import SceneResult
 from bifusion.viewer.packing import pack
 from bifusion.viewer.page import render_view
 from bifusion.viewer.prediction import open_scan, show_prediction

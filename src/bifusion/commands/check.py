@@ -33,8 +33,8 @@ class Check:
 def check(args: list[str]) -> int:
     """Check scene folders: everything that is wrong with a data set, in one table."""
     from bifusion.datasets.check import check_data
+    from bifusion.errors import InputError
     from bifusion.studies.training_runs.progress import progress_bar
-    from bifusion.types import InputError
 
     wanted = parsing.parse(Check, args, "check", Help("check data/scannet"))
     if wanted.workers is not None and wanted.workers < 0:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 ROOMS = ("rooms.train-rooms", "rooms.val-rooms", "rooms.texture-contrast")
 """What one changes first about generated rooms."""

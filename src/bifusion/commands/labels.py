@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 @dataclass

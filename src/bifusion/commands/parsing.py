@@ -16,8 +16,8 @@ from bifusion.commands.help import (
     wants_short_help,
 )
 from bifusion.commands.options import Option, list_options
+from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 T = TypeVar("T")
 OF_TYRO = "tyro-"

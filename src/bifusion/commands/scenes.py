@@ -13,7 +13,7 @@ from rich.console import Console
 from bifusion.commands import parsing
 from bifusion.commands.help import Help, summary_of
 from bifusion.commands.scan import prepare_scan
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_NOTES = 20
 

@@ -14,7 +14,7 @@ import tyro
 from bifusion.commands import parsing
 from bifusion.commands.help import Help, short_help, table, wants_everything, wants_help
 from bifusion.commands.options import list_options
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 if TYPE_CHECKING:
     from bifusion.config.run import Config

@@ -10,7 +10,7 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 @dataclass

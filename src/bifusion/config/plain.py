@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 
 def to_plain(value: Any) -> Any:

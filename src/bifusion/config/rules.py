@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bifusion.bounds import Count, Interval, PositiveInt
+from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 RuleAction = Literal["warn", "skip", "off"]
 

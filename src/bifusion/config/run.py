@@ -15,6 +15,7 @@ from bifusion.config.optim import OptimConfig
 from bifusion.config.plain import from_plain, to_plain
 from bifusion.config.stages import StagePlan
 from bifusion.data.dataset import DataConfig
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import CriterionConfig
 from bifusion.models.bifusion import BiFusionConfig
@@ -24,7 +25,6 @@ from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
-from bifusion.types import InputError
 
 MODEL_KINDS: dict[str, type[ModelConfig]] = {
     "oneformer3d": OneFormer3DConfig,

@@ -13,7 +13,8 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from bifusion.bounds import PositiveFloat, Share
-from bifusion.types import FusionControl, InputError
+from bifusion.errors import InputError
+from bifusion.types import FusionControl
 
 T = TypeVar("T")
 

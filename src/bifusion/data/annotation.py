@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.scene_folder import load_labels
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
-from bifusion.types import InputError
 
 LOOKED_AT = 50
 """Scenes of a split that are looked at, evenly spaced: enough to tell, and soon read."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
-from bifusion.types import InputError, Scene, View
+from bifusion.types import Scene, View
 
 ROTATION_TOLERANCE = 1e-3
 """Largest |RᵀR − 1| of a pose; ScanNet's text files keep six decimals."""

@@ -38,11 +38,12 @@ from bifusion.data.voxels import (
     superpoint_labels,
     voxelize,
 )
+from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, labels_of_data
 from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
-from bifusion.types import DisagreeingView, InputError, Scene, SceneTruth
+from bifusion.types import DisagreeingView, Scene, SceneTruth
 
 __all__ = [
     "AugmentConfig",

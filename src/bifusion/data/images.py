@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bifusion.types import BatchView, DisagreeingView, InputError, View
+from bifusion.errors import InputError
+from bifusion.types import BatchView, DisagreeingView, View
 
 SAME_POSE_TOLERANCE = 1e-6
 

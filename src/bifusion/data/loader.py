@@ -16,8 +16,9 @@ from bifusion.data.workers import (
     batches_from_workers,
     heed_the_parent_alone,
 )
+from bifusion.errors import InputError
 from bifusion.rng import derive_seed, numpy_rng
-from bifusion.types import Batch, InputError
+from bifusion.types import Batch
 
 SceneRequest = tuple[int, int]
 """(scene index, epoch): all that a worker needs to make a sample."""

@@ -16,10 +16,11 @@ from bifusion.data.scene_folder import (
     read_offset,
     segment_file,
 )
+from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import LABEL_SETS
-from bifusion.types import InputError, Scene, View
+from bifusion.types import Scene, View
 
 
 @dataclass

@@ -19,9 +19,10 @@ import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
 from bifusion.data.view_files import load_cameras, load_view, read_cameras, write_views
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.storage.folders import folder_written_beside
-from bifusion.types import InputError, Scene, View
+from bifusion.types import Scene, View
 
 __all__ = [
     "as_bytes",

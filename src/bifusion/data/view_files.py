@@ -15,7 +15,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from bifusion.data.checks import check_intrinsics, check_pose, check_poses, check_view
-from bifusion.types import InputError, View
+from bifusion.errors import InputError
+from bifusion.types import View
 
 DEPTH_SCALE = 1000.0
 """Stored depth is uint16 millimetres."""

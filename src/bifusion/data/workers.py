@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 HELD = (signal.SIGINT, signal.SIGTERM)
 LOOK_SECONDS = 0.5

@@ -24,9 +24,10 @@ from bifusion.datasets.placement import (
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.errors import InputError
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.types import InputError, Scene
+from bifusion.types import Scene
 
 
 @dataclass

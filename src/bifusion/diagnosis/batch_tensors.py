@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from bifusion.config.plain import from_plain
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import annotation
 from bifusion.step.checks import VIEW_TENSORS
-from bifusion.types import Batch, BatchView, InputError, Targets
+from bifusion.types import Batch, BatchView, Targets
 
 SCENE_TENSORS = (
     "voxel_coords", "voxel_feats", "voxel_position_m", "point_to_voxel", "point_to_superpoint",

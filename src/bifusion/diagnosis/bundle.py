@@ -26,6 +26,7 @@ from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
+from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import check_same_tensors
@@ -35,7 +36,6 @@ from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
 from bifusion.storage.files import write_tensors
 from bifusion.storage.json_files import to_json
-from bifusion.types import InputError
 
 FORMAT = 1
 ADAM = ("step", "exp_avg", "exp_avg_sq")

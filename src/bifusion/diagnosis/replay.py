@@ -22,12 +22,12 @@ from bifusion.diagnosis.calls import Call, Origin
 from bifusion.diagnosis.ranges import Range
 from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
 from bifusion.diagnosis.tracing import Tracer
+from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.runtime import deterministic, make_fabric
 from bifusion.step.step import Stepper
-from bifusion.types import InputError
 
 WIDTH = 130
 """Columns of the table of modules, on narrower terminals too."""

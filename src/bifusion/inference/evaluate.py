@@ -13,13 +13,13 @@ import torch
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
+from bifusion.errors import InputError
 from bifusion.inference.export import point_segments
 from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.training.validation import Validation, validate, validation_loader
-from bifusion.types import InputError
 
 
 def evaluate_run(

@@ -25,11 +25,12 @@ import torch
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
+from bifusion.errors import InputError
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import find_checkpoint, load_model
 from bifusion.storage.files import remove_stale, write_text, written_beside
-from bifusion.types import FusionControl, InputError, SceneResult
+from bifusion.types import FusionControl, SceneResult
 
 Task = Literal["semantic", "instance"]
 MASK_FOLDER = "predicted_masks"

@@ -23,12 +23,13 @@ from bifusion.datasets.arrays.scene import make_scene
 from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
+from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.inference.view_warning import warn_of_views
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
-from bifusion.types import FusionControl, InputError, Scene
+from bifusion.types import FusionControl, Scene
 
 SceneLike = str | Path | Scene | Mapping[str, Any]
 """A scene folder, a mesh file, a scene in the hand, or the arguments of `make_scene` by name."""

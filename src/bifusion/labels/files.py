@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelClass, LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, known_sets
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 LABELS_FILE = "labels.json"
 FIELDS = {"name", "classes"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 Kind = Literal["stuff", "thing"]
 Color = tuple[int, int, int]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bifusion.errors import InputError
 from bifusion.labels import replica, scannet200, scannetpp
 from bifusion.labels.label_set import LabelSet
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 SCANNET20_COLORS = (
     (174, 199, 232), (152, 223, 138), (31, 119, 180), (255, 187, 120), (188, 189, 34), (140, 86, 75),

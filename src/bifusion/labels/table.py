@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
-from bifusion.types import InputError
 
 COLUMNS = ("name", "kind", "color", "id", "group")
 """Of a class, as in labels.json; `name` is needed, the others may be missing or empty."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from bifusion import plugins
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import CriterionConfig, LossContext, Matched, annotation
 from bifusion.losses.matcher import matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints
 from bifusion.losses.terms import LOSS_TERMS, LossTerm, TermFunction
 from bifusion.spelling import did_you_mean
-from bifusion.types import Batch, InputError, Output, Prediction
+from bifusion.types import Batch, Output, Prediction
 
 
 class Criterion:

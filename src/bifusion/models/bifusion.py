@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bifusion import plugins
+from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
@@ -24,7 +25,7 @@ from bifusion.models.towers.tower import FIELD, ImageTower, check_maps, outside_
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
-from bifusion.types import Batch, FusionControl, InputError, Output, Prediction
+from bifusion.types import Batch, FusionControl, Output, Prediction
 
 
 def _published_unet() -> UNetConfig:

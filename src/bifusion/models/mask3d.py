@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
 from bifusion.models.model import Model, ModelConfig
@@ -13,7 +14,7 @@ from bifusion.models.postprocess_mask3d import Mask3DPostprocessConfig
 from bifusion.models.pyramid_geometry import level_sizes
 from bifusion.models.unet import Res16UNet, UNetConfig
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, FusionControl, InputError, Prediction
+from bifusion.types import Batch, FusionControl, Prediction
 
 
 def _published_unet() -> UNetConfig:

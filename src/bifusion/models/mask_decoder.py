@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bifusion.bounds import Count, MultipleOf, PositiveInt, Share
+from bifusion.errors import InputError
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
 from bifusion.models.query_decoder import attention_mask
 from bifusion.rng import numpy_rng, torch_rng
 from bifusion.sparse.tensor import SparseTensor
-from bifusion.types import Batch, InputError, LayerPrediction, Prediction
+from bifusion.types import Batch, LayerPrediction, Prediction
 
 
 @dataclass

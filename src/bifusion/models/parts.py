@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import nn
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 NetworkPath = Literal["2d", "3d", "fusion", "decoder"]
 PATH_LABELS: dict[NetworkPath, str] = {

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bifusion.errors import InputError
 from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
-from bifusion.types import InputError
 
 _PUBLISHED_PLANES = {"residual": (32, 64, 96, 128, 160), "res16": (32, 64, 128, 256, 256, 128, 96, 96)}
 _PUBLISHED_BLOCKS = {"residual": (2, 2, 2, 2, 2), "res16": (2, 3, 4, 6, 2, 2, 2, 2)}

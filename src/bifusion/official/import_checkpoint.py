@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bifusion.config.old_names import update_tensor_names
 from bifusion.config.run import Config, load_config
+from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.official.recognition import recognise
@@ -33,7 +34,6 @@ from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.state_dicts import StateDict, find_state_dict, is_averaged, unwrapped
-from bifusion.types import InputError
 
 _SHOWN = 6
 _SHOWN_PROBLEMS = 1000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from bifusion.errors import InputError
 from bifusion.official.import_checkpoint import read_checkpoint
-from bifusion.types import InputError
 
 BACKBONE = "unet."
 UNUSED = "unet.final."

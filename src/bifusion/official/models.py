@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.mask3d import Mask3DConfig
@@ -21,7 +22,6 @@ from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.official import names as official_names
 from bifusion.official.layouts import Layout, ShapeError, same
-from bifusion.types import InputError
 
 _SWAPPED_SCANNET200 = (1, 2)
 """OneFormer3D's ScanNet200 models list wall, floor, chair, …; the benchmark wall, chair, floor, …

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from bifusion.errors import InputError
 from bifusion.official.models import OfficialModel, official_models
 from bifusion.torch_files.state_dicts import is_averaged
-from bifusion.types import InputError
 
 LEADING = ("model", "module", "net", "network", "ema", "ema_model", "model_ema", "averaged_model")
 """Attributes under which training code keeps the network; Lightning's is the first."""

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from bifusion.errors import InputError
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS
 from bifusion.storage.cache import cache_folder
 from bifusion.storage.files import locked
 from bifusion.storage.folders import folder_written_beside, tidy
-from bifusion.types import InputError
 
 DIGITS = 32
 """Of the checksum in a folder's name."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from bifusion import plugins
 from bifusion.config.run import Config
+from bifusion.errors import InputError
 from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny
 from bifusion.recipes.ablations import MEASURES
 from bifusion.spelling import did_you_mean
-from bifusion.types import InputError
 
 Recipe = Callable[[], Config]
 

@@ -7,6 +7,7 @@ import dataclasses
 from bifusion.config.optim import OptimConfig
 from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
+from bifusion.errors import InputError
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
@@ -22,7 +23,6 @@ from bifusion.recipes.oneformer3d import (
     small_trainer,
     small_unet,
 )
-from bifusion.types import InputError
 
 S4_WEIGHTS = {
     "semantic": 0.4,

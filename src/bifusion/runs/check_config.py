@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bifusion.bounds import check_bounds
 from bifusion.config.run import Config
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 def check_config(config: Config) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bifusion.config import old_names
 from bifusion.config.run import Config, load_config, save_config
+from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
@@ -36,7 +37,6 @@ from bifusion.storage.checksums import (
 from bifusion.storage.files import flush, hard_link
 from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link
 from bifusion.storage.json_files import write_json
-from bifusion.types import InputError
 
 WEIGHTS = "model.safetensors"
 TRAINING_STATE = "training.pt"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bifusion.config.run import load_config
+from bifusion.errors import InputError
 from bifusion.runs.checkpoint import (
     CONFIG,
     HEALTHY,
@@ -23,7 +24,6 @@ from bifusion.runs.checkpoint import (
 from bifusion.runs.healthy import HealthyState
 from bifusion.storage.files import flush
 from bifusion.storage.folders import switch_link, tidy
-from bifusion.types import InputError
 
 _logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from bifusion.config import old_names
 from bifusion.config.plain import from_plain
+from bifusion.errors import InputError
 from bifusion.storage.files import append_line, flush, remove_stale, write_text
 from bifusion.storage.json_files import to_json
-from bifusion.types import InputError
 
 State = Literal["running", "completed", "guard_stopped", "interrupted"]
 GUARD_STOPPED_EXIT = 4

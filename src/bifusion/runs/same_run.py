@@ -10,10 +10,10 @@ from bifusion.changes import Change, changeable, changes
 from bifusion.config.run import Config
 from bifusion.config.stages import same_start
 from bifusion.data.dataset import open_scenes
+from bifusion.errors import InputError
 from bifusion.labels.label_set import require_same_classes
 from bifusion.runs.describe import scene_sources
 from bifusion.runs.run_folder import RunFolder, RunStatus
-from bifusion.types import InputError
 
 SPLITS = ("train", "val")
 EPOCHS = "trainer.epochs"

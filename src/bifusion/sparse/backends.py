@@ -17,10 +17,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.voxel_index import VoxelIndex
-from bifusion.types import InputError
 
 BACKEND_VARIABLE = "BIFUSION_SPARSE_BACKEND"
 """Environment variable that forces a backend by name."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MAX_COORDINATE = 2**20
 MAX_SCENES = 2**18

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 Matmul = Literal["ieee", "tf32"]
 _MATMUL: dict[Matmul, str] = {"ieee": "highest", "tf32": "high"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.sparse.backends import backend_for
 from bifusion.sparse.coordinates import (
     DUPLICATE_VOXELS,
@@ -18,7 +19,6 @@ from bifusion.sparse.coordinates import (
 )
 from bifusion.sparse.kernel_map import KernelMap, strided_map, submanifold_map
 from bifusion.sparse.voxel_index import VoxelIndex
-from bifusion.types import InputError
 
 
 def _surveyed_strides(device: torch.device) -> tuple[int, ...]:

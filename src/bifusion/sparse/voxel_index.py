@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.sparse.coordinates import BIAS, BITS, DUPLICATE_VOXELS, NOWHERE, column
-from bifusion.types import InputError
 
 
 @runtime_checkable

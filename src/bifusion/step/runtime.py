@@ -14,7 +14,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from bifusion.config.run import TrainerConfig
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """cuBLAS repeats itself to the bit with a workspace of fixed size alone; read at its first product. Some

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 NEEDS_OTHER_DISK = "the disk does not keep what is written to it: use another one"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk, quota, or largest size of a file exhausted."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bifusion.errors import InputError
 from bifusion.storage.files import beside_of, flush, free_bytes, full_disk_named, is_left, remove_stale
-from bifusion.types import InputError
 
 Written = Callable[[Path], Sequence[str]]
 """What the product wrote into a folder: paths in it, of which the last one tells of all others; none

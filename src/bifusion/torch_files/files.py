@@ -18,9 +18,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.torch_files.objects import Inert, MalformedFileError, Storage, StoredTensor
 from bifusion.torch_files.pickle_machine import PickleMachine
-from bifusion.types import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001

@@ -9,11 +9,11 @@ from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import segment_file
 from bifusion.data.scene_source import SceneFolders
+from bifusion.errors import InputError
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.same_run import check_same_run
-from bifusion.types import InputError
 
 
 def check_data(dataset: SceneDataset, config: Config) -> None:

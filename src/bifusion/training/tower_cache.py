@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from bifusion.config.run import TrainerConfig
+from bifusion.errors import InputError
 from bifusion.models.model import Model
 from bifusion.models.towers.view_cache import ViewCache
-from bifusion.types import InputError
 
 FOLDER = ".tower-cache"
 

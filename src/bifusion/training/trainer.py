@@ -24,6 +24,7 @@ from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset, with_labels
 from bifusion.diagnosis.response import Response
 from bifusion.diagnosis.summary import stop_reason
+from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import warn_if_unseen
 from bifusion.models.build import build_model
 from bifusion.runs.check_config import check_config
@@ -47,7 +48,7 @@ from bifusion.training.saving import Saving
 from bifusion.training.signals import Interrupted, StopRequest
 from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.validation import validate, validation_loader, validation_record
-from bifusion.types import Batch, InputError
+from bifusion.types import Batch
 
 FINISHED = ("completed", "guard_stopped")
 

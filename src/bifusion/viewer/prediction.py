@@ -12,8 +12,8 @@ import numpy as np
 from plyfile import PlyData, PlyParseError
 
 from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.errors import InputError
 from bifusion.labels.palette import distinct_color
-from bifusion.types import InputError
 from bifusion.viewer.scene import show_scene
 from bifusion.viewer.shown_scan import Segmentation, ShownClass, ShownScan, segmentation
 

@@ -16,11 +16,12 @@ from bifusion.data.scene_folder import load_labels, load_points, segment_file
 from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
 from bifusion.data.view_files import image_size, load_cameras, load_view
 from bifusion.data.voxels import clean_labels
+from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, visible
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
-from bifusion.types import InputError, View
+from bifusion.types import View
 from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView, segmentation, shown_classes
 
 MOST_VIEWS = 64

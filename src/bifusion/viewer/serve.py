@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 HOST = "127.0.0.1"
 ALLOWED = (HOST, "localhost")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import Color, LabelSet
 from bifusion.labels.palette import class_palette
-from bifusion.types import InputError
 
 
 @dataclass(frozen=True)

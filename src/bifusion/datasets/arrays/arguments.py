@@ -11,9 +11,9 @@ import numpy as np
 from bifusion.data.checks import check_finite, check_labels
 from bifusion.data.scene_folder import as_bytes
 from bifusion.datasets.placement import SMALLEST_M, extent_note
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
-from bifusion.types import InputError
 
 UNIT_TOLERANCE = 0.01
 """Largest | |n| − 1 | of a normal; zero stands for none."""

@@ -30,11 +30,12 @@ from bifusion.datasets.arrays.views import placed_views
 from bifusion.datasets.placement import Placement, far_offset
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, labels_text, read_labels
 from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.storage.files import write_text
 from bifusion.storage.folders import check_replaceable
-from bifusion.types import InputError, Scene, View
+from bifusion.types import Scene, View
 
 SPLITS = ("train", "val", "test")
 

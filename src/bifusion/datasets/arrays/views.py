@@ -11,7 +11,8 @@ from bifusion.data.checks import check_view
 from bifusion.data.images import resize_intrinsics
 from bifusion.data.view_files import image_size
 from bifusion.datasets.placement import Placement
-from bifusion.types import InputError, View
+from bifusion.errors import InputError
+from bifusion.types import View
 
 DEPTH_M = (0.05, 50.0)
 """Where the median of what a view measured lies indoors: millimetres are far beyond, kilometres and

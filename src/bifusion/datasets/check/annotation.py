@@ -8,7 +8,7 @@ from pathlib import Path
 from bifusion.data.annotation import LabelledScene, look_at_scene
 from bifusion.data.checks import check_labels
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 def classes(scene: OpenedScene) -> Iterator[Finding]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from bifusion.data.scene_folder import load_array, read_description, segment_file
 from bifusion.data.view_files import Cameras, read_cameras
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
-from bifusion.types import InputError
 
 Severity = Literal["error", "warning"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from bifusion.data.checks import check_finite
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.datasets.placement import FAR_M, extent_note
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 FEW_POINTS = 500
 LENGTH_TOLERANCE = 0.05

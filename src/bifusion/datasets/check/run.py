@@ -13,10 +13,10 @@ from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
 from bifusion.datasets.check.processes import Died, run_in_processes
+from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import LABEL_SETS, get_label_set
-from bifusion.types import InputError
 
 CHECKS: tuple[Check, ...] = (
     points.files,

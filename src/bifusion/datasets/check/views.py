@@ -12,7 +12,7 @@ from bifusion.data.checks import check_finite, check_intrinsics, check_pose
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
 from bifusion.data.view_files import Cameras, load_color, load_depth_m, load_view
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_COMPARED = 8
 """Views, evenly spaced, that are compared with the points."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 SIDE = 8
 """Voxels along a block's edge."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bifusion.datasets.fusion.fuse import evenly
 from bifusion.datasets.recordings.frame import Frame, Recording
+from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, agrees_with_depth, inside_image, project
-from bifusion.types import InputError
 
 SMALL_WIDTH = 320
 """Pixels to which a picture is reduced before its sharpness is measured, so that noise counts little."""

@@ -10,7 +10,7 @@ import numpy as np
 from bifusion.datasets.fusion.surface import Surface, SurfaceConfig, extract_surface
 from bifusion.datasets.fusion.volume import FusionConfig, Volume
 from bifusion.datasets.recordings.frame import Frame, Recording
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 FEW = 3
 """Frames that are named when some could not be read."""

@@ -18,7 +18,7 @@ from bifusion.bounds import NotNegative, PositiveInt, check_bounds
 from bifusion.datasets.fusion.blocks import SIDE, block_keys
 from bifusion.datasets.fusion.volume import Volume
 from bifusion.datasets.ply.mesh import Mesh
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 TILE = 16
 """Blocks along a tile's edge; 129³ voxels with the shared layer, some 20 MB."""

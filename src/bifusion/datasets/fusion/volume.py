@@ -16,7 +16,7 @@ from bifusion.bounds import PositiveFloat, PositiveInt, check_bounds
 from bifusion.datasets.fusion.blocks import REACH, SIDE, VOLUME, BlockTable, block_keys, key_coords
 from bifusion.datasets.fusion.picture import Looked, Picture
 from bifusion.datasets.recordings.frame import Frame
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 TRUNCATION = SIDE // 2
 """Voxels; half a block, so that a surface in a half block touches just the blocks around it."""

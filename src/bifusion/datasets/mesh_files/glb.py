@@ -16,7 +16,7 @@ from bifusion.data.checks import check_finite
 from bifusion.data.view_files import MOST_PIXELS
 from bifusion.datasets.mesh_files.textures import linear_to_srgb, texture_colors
 from bifusion.datasets.ply.mesh import Mesh
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MAGIC = b"glTF"
 MOST_BYTES = 2 << 30

@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from bifusion.datasets.recordings.text_files import as_numbers, read_text
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 OPTION_WORDS = {
     "-blendu": 1, "-blendv": 1, "-boost": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3, "-texres": 1,

@@ -20,7 +20,7 @@ from bifusion.datasets.mesh_files.textures import mean_over_corners, texture_col
 from bifusion.datasets.ply.body import Columns
 from bifusion.datasets.ply.colors import CHANNELS, read_colors
 from bifusion.datasets.ply.mesh import Mesh, fans
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_BYTES = 2 << 30
 NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"

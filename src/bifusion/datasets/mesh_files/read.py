@@ -7,7 +7,7 @@ from pathlib import Path
 from bifusion.datasets.mesh_files.glb import MAGIC, read_glb
 from bifusion.datasets.mesh_files.obj import read_obj
 from bifusion.datasets.ply.mesh import Mesh, read_mesh
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 READERS = {".ply": read_mesh, ".obj": read_obj, ".glb": read_glb}
 """Ending → reader; what a file begins with counts more."""

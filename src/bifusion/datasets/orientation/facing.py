@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
-from bifusion.types import InputError
 
 SAMPLES = 20_000
 """Pieces of surface that are looked at; more of them tell no more."""

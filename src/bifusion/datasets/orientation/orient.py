@@ -8,7 +8,7 @@ import numpy as np
 
 from bifusion.datasets.orientation.facing import Facing
 from bifusion.datasets.orientation.gravity import Unclear, estimate_up
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 AGREE_DEG = 5.0
 """Up by the format and by the scan may differ by so much."""

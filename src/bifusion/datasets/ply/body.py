@@ -12,7 +12,7 @@ import numpy as np
 
 from bifusion.datasets.ply.header import Element, Header, Property
 from bifusion.datasets.ply.source import Source, open_source
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 @dataclass

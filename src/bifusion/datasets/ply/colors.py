@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.datasets.ply.body import Columns, stacked
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 CHANNELS = ("red", "green", "blue")
 NAMES = (CHANNELS, tuple(f"diffuse_{channel}" for channel in CHANNELS), ("r", "g", "b"))

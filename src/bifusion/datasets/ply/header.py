@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_HEADER_BYTES = 1 << 20
 Encoding = Literal["ascii", "<", ">"]

@@ -11,7 +11,7 @@ from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
 from bifusion.datasets.ply.colors import read_colors
 from bifusion.datasets.ply.header import Header, read_header
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 INDEX_NAMES = ("vertex_indices", "vertex_index")
 """What writers call the corners of a face; a single list of whole numbers may be called anything."""

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from bifusion.datasets.ply.header import Header
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 def open_source(path: Path, header: Header) -> Source:

@@ -15,7 +15,7 @@ from scipy.spatial import KDTree
 
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.reading import Reading, inverse
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_PAIRS = 10
 MOST_ANCHORS, MOST_OTHERS = 100, 2000

@@ -9,7 +9,7 @@ import numpy as np
 from bifusion.datasets.recordings.agreement import FARTHEST_M, Sampled, agreement, sample
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.upright import TURNS, camera_up, quarter_turns
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 CLEARLY = 2.5
 """By how much another reading must agree better to be the right one; measured: 5 to 17."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_PIXELS = 1 << 24
 """Depth sensors have a megapixel at most."""

@@ -14,7 +14,7 @@ from bifusion.datasets.recordings.intrinsics import Calibration
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 ReadMap = Callable[[Path], np.ndarray]
 """(h, w) float32 of a file: metres of depth, or confidence of 0 … 1."""

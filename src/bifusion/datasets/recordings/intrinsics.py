@@ -12,7 +12,7 @@ import numpy as np
 from bifusion.data.checks import check_intrinsics
 from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.text_files import json_numbers, read_json, read_matrix
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 SAME_ASPECT = 0.02
 """Largest difference of the factors along x and y of a picture that another one resized may be."""

@@ -24,7 +24,7 @@ from bifusion.datasets.recordings.layouts.sens import is_sens, open_sens
 from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 DEEPEST = 3
 """Folders, each the only one in the one above, as archives unpack to."""

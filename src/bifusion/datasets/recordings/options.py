@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.datasets.recordings.reading import Axes, Direction, Reading
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 @dataclass(frozen=True)

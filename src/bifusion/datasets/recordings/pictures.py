@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")

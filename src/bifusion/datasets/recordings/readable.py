@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from bifusion.datasets.recordings.frame import Frame, Recording
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_NAMED = 3
 

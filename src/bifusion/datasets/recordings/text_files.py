@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_BYTES = 64 << 20
 """An hour of poses at 60 a second, 16 numbers each, takes 50 MB."""

@@ -26,11 +26,12 @@ from bifusion.datasets.rooms.config import GEOMETRY_CLASSES, TEXTURE_CLASSES, TE
 from bifusion.datasets.rooms.probe import image_features, probe_predictions, voxel_features
 from bifusion.datasets.rooms.rooms import CONFIG_FILE, make_scan
 from bifusion.datasets.rooms.superpoint_oracle import oracle_result
+from bifusion.errors import InputError
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.geometry import LiftingConfig, agrees_with_depth, inside_image, project
 from bifusion.labels.sets import SCANNET20
 from bifusion.storage.files import write_text
-from bifusion.types import InputError, Scene, SceneTruth, View
+from bifusion.types import Scene, SceneTruth, View
 
 SPLITS = ("train", "val")
 FRESH = "audit"

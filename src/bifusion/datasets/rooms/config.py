@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 TEXTURE_GROUPS: dict[str, tuple[str, ...]] = {
     "panels": ("picture", "window", "door", "curtain"),

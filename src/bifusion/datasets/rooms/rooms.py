@@ -20,11 +20,12 @@ from bifusion.datasets.rooms.raycast import RayCaster, layout_faces
 from bifusion.datasets.rooms.render import render_view
 from bifusion.datasets.rooms.scan import Scan, scan_room
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
+from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.rng import numpy_rng
 from bifusion.storage.files import locked, write_text
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.types import InputError, Scene, SceneTruth, View
+from bifusion.types import Scene, SceneTruth, View
 
 CONFIG_FILE = "rooms.json"
 SPLITS = ("train", "val")

@@ -17,7 +17,7 @@ from bifusion.datasets.scan.mesh_scan import scan_mesh
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 def make_scan(

@@ -19,8 +19,8 @@ from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scan.units import find_scale
 from bifusion.datasets.superpoints.normals import NEIGHBORS, surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
-from bifusion.types import InputError
 
 
 def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bifusion.bounds import Count, PositiveFloat, PositiveInt, check_bounds
 from bifusion.datasets.orientation.orient import parse_up
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 SPACING_M = 0.044
 """Distance of neighbouring points of ScanNet's meshes, on which published models of 2 cm were trained

@@ -12,9 +12,9 @@ from bifusion.datasets.scan.make import is_scene, make_scan, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.processes import Outcome, in_processes
 from bifusion.datasets.scan.telling import Telling
+from bifusion.errors import InputError
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.types import InputError
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 Outcome = list[str] | str
 """What a task returned, or what is wrong."""

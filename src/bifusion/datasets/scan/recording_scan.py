@@ -25,7 +25,8 @@ from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.superpoints.normals import mesh_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
-from bifusion.types import InputError, View
+from bifusion.errors import InputError
+from bifusion.types import View
 
 MOST_POSES = 500
 """Cameras that are asked which way is up."""

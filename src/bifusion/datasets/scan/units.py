@@ -13,7 +13,7 @@ from bifusion.datasets.placement import (
     SMALLEST_M,
     UNITS,
 )
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 SAY = "--scale gives another"
 

@@ -12,7 +12,7 @@ from bifusion.data.checks import check_pose
 from bifusion.datasets.recordings.intrinsics import read_calibration
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.text_files import read_matrix
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 CAMERA_FOLDERS = ("intrinsic", "intrinsics", ".")
 COLOR_CAMERA = ("intrinsic_color.txt", "intrinsics_color.txt", "intrinsic.txt", "intrinsics.txt")

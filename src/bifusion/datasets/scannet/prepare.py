@@ -10,10 +10,10 @@ from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
+from bifusion.errors import InputError
 from bifusion.labels.sets import get_label_set
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.types import InputError
 
 Progress = Callable[[int, int], None]
 """Called with (scans done, scans in all)."""

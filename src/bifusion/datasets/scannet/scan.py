@@ -18,9 +18,10 @@ from bifusion.data.checks import check_pose
 from bifusion.datasets.mesh_scene import add_surface_superpoints, place_mesh
 from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
-from bifusion.types import InputError, Scene
+from bifusion.types import Scene
 
 LABEL_SETS = {"scannet20": (SCANNET20, "nyu40id"), "scannet200": (SCANNET200, "id")}
 """Label sets written for each scan, with the column of the label table that holds their source ids."""

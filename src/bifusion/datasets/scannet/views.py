@@ -25,7 +25,8 @@ from bifusion.datasets.mesh_depth import MeshDepth
 from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
-from bifusion.types import InputError, View
+from bifusion.errors import InputError
+from bifusion.types import View
 
 DepthFrame = Literal["registered", "sensor"]
 """Depth images seen from the colour camera, as released, or from the depth sensor itself."""

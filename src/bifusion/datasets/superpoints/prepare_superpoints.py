@@ -16,8 +16,8 @@ from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
+from bifusion.errors import InputError
 from bifusion.storage.files import remove_stale, written_beside
-from bifusion.types import InputError
 
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import KDTree
 
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 KTHRESH = 0.01
 """Segmentator's kThresh: larger, larger superpoints."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.bounds import MultipleOf, PositiveInt
+from bifusion.errors import InputError
 from bifusion.models.towers.clip_weights import (
     fit_tensors,
     locate_weights,
@@ -25,7 +26,7 @@ from bifusion.models.towers.clip_weights import (
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.tower import ImageTower
 from bifusion.models.towers.view_cache import ViewCache
-from bifusion.types import BatchView, InputError
+from bifusion.types import BatchView
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bifusion.errors import InputError
 from bifusion.models.towers.clip_names import TRANSFORMERS, TowerNames, tower_names, tower_places
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import StoredTensor
 from bifusion.torch_files.state_dicts import find_state_dict, is_averaged, unwrapped
-from bifusion.types import InputError
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")

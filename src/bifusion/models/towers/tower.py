@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bifusion import plugins
+from bifusion.errors import InputError
 from bifusion.models.parts import check_groups, is_of_tower
-from bifusion.types import BatchView, InputError
+from bifusion.types import BatchView
 
 FIELD = "model.image_features"
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bifusion.errors import InputError
 from bifusion.sparse import reference
 from bifusion.sparse.coordinates import DUPLICATE_VOXELS
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.native import _native  # torch is imported first: it brings the OpenMP runtime
-from bifusion.types import InputError
 
 ISA_VARIABLE = "BIFUSION_ISA"
 """Environment variable that forces an instruction set, read when the engine is loaded."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.config.run import Config
+from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import bifusion_model
@@ -29,7 +30,6 @@ from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_
 from bifusion.studies.training_runs.progress import RunCount
 from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import train_runs
-from bifusion.types import InputError
 
 DEFAULT_GRID: dict[str, tuple[str, ...]] = {
     "lr": ("1", "5"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bifusion.errors import InputError
 from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.page import render_page
 from bifusion.studies.comparison.report import ComparisonReport
@@ -22,7 +23,6 @@ from bifusion.studies.page.room_views import write_room_views
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
 from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import train_runs
-from bifusion.types import InputError
 
 
 @dataclass

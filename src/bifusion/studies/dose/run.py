@@ -16,6 +16,7 @@ from bifusion.config.stages import Timeline
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.demo import PretrainTower, run_pretraining
@@ -34,7 +35,6 @@ from bifusion.studies.training_runs.plan import (
 )
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
-from bifusion.types import InputError
 
 KnobName = Literal[
     "texture_contrast", "cover", "pose_noise_m", "pose_noise_rad", "depth_noise", "color_blur_m",

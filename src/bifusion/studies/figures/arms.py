@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bifusion.errors import InputError
 from bifusion.studies.figures.metrics import Sample, over_seeds
 from bifusion.studies.figures.run import Run
-from bifusion.types import InputError
 
 ROLES: dict[str, str] = {
     "baseline": "OneFormer3D",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bifusion.config import old_names
+from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
-from bifusion.types import InputError
 
 Record = dict[str, Any]
 State = Literal["completed", "guard_stopped", "interrupted", "running"]

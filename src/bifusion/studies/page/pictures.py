@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import class_palette, color_classes, color_instances
 from bifusion.studies.figures.arms import Arm
-from bifusion.types import InputError
 
 WIDTH = 520
 """Pixels across a picture."""

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from bifusion.config.run import load_config
+from bifusion.errors import InputError
 from bifusion.inference.train_and_evaluate import train_and_evaluate
 from bifusion.runs.run_folder import RunFolder
-from bifusion.types import InputError
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
 """What a run needs; the last ones are imported late and slow to import."""

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
+from bifusion.errors import InputError
 from bifusion.runs.run_folder import RunFolder
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.training.preconditions import check_data
-from bifusion.types import InputError
 
 MOST_TOLD = 5
 """Scenes whose faults are told one by one."""

@@ -20,13 +20,13 @@ import torch
 from rich.console import Console
 
 from bifusion.config.run import load_config, save_config
+from bifusion.errors import InputError
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.runs.same_run import check_same_run
 from bifusion.studies.training_runs.forked import start_forked
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.progress import RunTable
 from bifusion.training.signals import terminated_as_interrupted
-from bifusion.types import InputError
 
 POLL_SECONDS = 0.25
 REPORT_SECONDS = 60.0

@@ -19,7 +19,7 @@ from bifusion.datasets.recordings.intrinsics import find_intrinsics, given_intri
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, numbered, one_pose_each
 from bifusion.datasets.recordings.text_files import read_pose_lines
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 
 def is_hololens(folder: Path) -> bool:

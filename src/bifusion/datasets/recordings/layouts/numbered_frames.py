@@ -21,7 +21,7 @@ from bifusion.datasets.recordings.intrinsics import Calibration, find_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.text_files import as_numbers, read_matrix, read_text
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 INFO = ("_info.txt", "info.txt")
 PLACES = (".", "sequence")

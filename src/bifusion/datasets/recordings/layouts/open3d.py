@@ -33,7 +33,7 @@ from bifusion.datasets.recordings.pictures import (
 )
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import as_numbers, json_numbers, read_json, read_lines
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 COLOR_FOLDERS = ("color", "image", "rgb")
 LOGS = ("trajectory.log", "scene/trajectory.log", "traj.log")

@@ -27,7 +27,7 @@ from bifusion.datasets.recordings.pictures import numbered
 from bifusion.datasets.recordings.poses import from_quaternions
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import json_numbers, read_json
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 FOLDERS = ("rgb", "depth")
 AT_REST = 1e-3

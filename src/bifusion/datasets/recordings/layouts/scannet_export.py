@@ -18,7 +18,7 @@ from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsic
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.text_files import as_numbers, read_matrix
 from bifusion.datasets.scannet.posed_images import PosedImages, find_posed_images
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 SCAN = re.compile(r"scene\d{4}_\d{2}")
 """Names of ScanNet's scans, whose world has z up; other programs' worlds have any."""

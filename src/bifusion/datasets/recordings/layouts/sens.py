@@ -22,7 +22,7 @@ from bifusion.datasets.recordings.layouts.scannet_export import SCAN
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list, usable
 from bifusion.datasets.recordings.reading import Reading
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 VERSION = 4
 MOST_NAME_BYTES = 4096

@@ -29,7 +29,7 @@ from bifusion.datasets.recordings.intrinsics import (
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import from_quaternions
 from bifusion.datasets.recordings.text_files import inside, read_lines
-from bifusion.types import InputError
+from bifusion.errors import InputError
 
 MOST_APART_S = 0.02
 TUM_SCALE = 5000.0

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.datasets.rooms.pretraining.crops import CropConfig, draw_crops, shown_regions
 from bifusion.datasets.rooms.pretraining.regions import RegionViews, find_regions, patch_regions
+from bifusion.errors import InputError
 from bifusion.labels.sets import get_label_set
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.rng import derive_seed, torch_rng
 from bifusion.storage.files import write_tensors
-from bifusion.types import InputError
 
 MAX_LOG_SCALE = math.log(100)
 """CLIP's own bound on the learned inverse temperature."""
