@@ -20,16 +20,20 @@ RoomViews = Mapping[tuple[str, str], str]
 
 
 def write_room_views(arms: list[Arm], out: Path) -> RoomViews:
-    """Writes out/views/ROOM-ARM.html for each room that runs left predictions of.
+    """Writes out/views/ROOM-ARM.html for each room that runs left predictions of; none where an arm
+    found nothing in it, as there is no picture of that either.
 
     InputError for a prediction file that cannot be read.
     """
     links = {}
     for number, (scene, found) in enumerate(predicted_rooms(arms).items()):
         for place, (arm, path) in enumerate(found):
+            shown = _show(scene, arm, path)
+            if shown.predicted is None:
+                continue
             # Numbers keep names apart that are alike once what no file may be called is gone.
             name = f"{FOLDER}/{number}-{_plain(scene)}-{place}-{_plain(arm.label)}.html"
-            write_view(out / name, _show(scene, arm, path))
+            write_view(out / name, shown)
             links[scene, arm.key] = name
     return links
 
