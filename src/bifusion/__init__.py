@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bifusion import plugins as plugins
     from bifusion.api import compare as compare
     from bifusion.api import evaluate as evaluate
     from bifusion.api import load as load
@@ -51,19 +52,23 @@ _PLACES = {
     "bifusion.recipes": ("get_recipe",),
     "bifusion.types": ("Scene", "View"),
 }
+_MODULES = ("plugins",)
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 
 
 if not TYPE_CHECKING:  # which would otherwise take any name for one of the package's
 
     def __getattr__(name: str) -> Any:
-        """A public name, from the module that has it; `__version__` from the installed package."""
+        """A public name, from the module that has it, or a public module; `__version__` from the
+        installed package."""
         if name == "__version__":
             return import_module("importlib.metadata").version(__name__)
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*_MODULE_OF, "__version__"])
+    return sorted([*_MODULE_OF, *_MODULES, "__version__"])

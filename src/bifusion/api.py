@@ -89,7 +89,8 @@ def evaluate(
     """All figures of a run's last checkpoint on validation scenes, also written into its folder.
 
     Args:
-        run: as of `load`.
+        run: run folder, what `train` returned, or a published checkpoint, as of `load`; no checkpoint
+            folder, as the figures are written into the run's.
         data: data set of the same classes (its val/ counts) instead of the one it was trained on; a
             published checkpoint was trained on none of yours and needs it.
     Returns:
@@ -103,11 +104,11 @@ def evaluate(
 
 
 def compare(
-    recipes: Sequence[str] = (),
+    recipes: Sequence[str] | str = (),
     *,
     data: PathLike | None = None,
     out: PathLike,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | int = (0,),
     epochs: int | None = None,
     tower_weights: PathLike | None = None,
     jobs: int = 0,
@@ -118,9 +119,10 @@ def compare(
     report.json into `out`. What is finished there is not trained again.
 
     Args:
-        recipes: names, or "module:function"; none: a report on `runs` alone.
+        recipes: names, or "module:function", or one of them; none: a report on `runs` alone.
         data: data set to train on.
-        seeds: every recipe is trained with each; fewer than three make verdicts "indicative".
+        seeds: one or more, every recipe is trained with each; fewer than three make verdicts
+            "indicative".
         epochs: length of all runs instead of the recipes' own.
         tower_weights: weights of the image tower for the recipes that have one.
         jobs: runs at a time; 0: one a GPU, or two without.
@@ -134,10 +136,10 @@ def compare(
     from bifusion.studies.comparison.run import ComparisonConfig, compare_runs
 
     wanted = ComparisonConfig(
-        recipes=tuple(recipes),
+        recipes=(recipes,) if isinstance(recipes, str) else tuple(recipes),
         data=None if data is None else Path(data),
         out=Path(out),
-        seeds=tuple(seeds),
+        seeds=(seeds,) if isinstance(seeds, int) else tuple(seeds),
         epochs=epochs,
         tower_weights=None if tower_weights is None else Path(tower_weights),
         jobs=jobs,
@@ -160,15 +162,23 @@ def open_scene(
         labels: the classes of a folder's labels; None: those of its data set.
         scale: metres a unit of a mesh file.
         up: which axis of a mesh file points up; None: y in glTF, z in all others.
+    Raises:
+        InputError: whatever is wrong with it; labels with a mesh, scale or up with a folder.
     """
     from bifusion.data.open_scene import open_folder
-    from bifusion.datasets.mesh_files.read import is_mesh_file
+    from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.datasets.mesh_scene import open_mesh
+    from bifusion.errors import InputError
     from bifusion.labels.sets import get_label_set
 
     path = Path(path)
     if is_mesh_file(path):
+        if labels is not None:
+            raise InputError(
+                f"labels: {path} is a mesh file, which has none; they go with a scene folder"
+            )
         return open_mesh(path, scale=scale, up=up)
+    check_unplaced(path, scale, up)
     return open_folder(path, get_label_set(labels) if isinstance(labels, str) else labels)
 
 

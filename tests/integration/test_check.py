@@ -175,6 +175,18 @@ def test_a_bad_call_leaves_with_status_2(args, words, check, tmp_path, monkeypat
     assert status == 2 and words in printed
 
 
+def test_empty_and_archived_arrays_of_the_scene_that_one_is_in(check, tmp_path, monkeypatch):
+    scene = make_tiny_scene(tmp_path / "train" / "room")
+    np.save(scene / "coord.npy", np.zeros((0, 3), np.float32))
+    np.save(scene / "color.npy", np.zeros((0, 3)))
+    np.savez(tmp_path / "a.npz", np.zeros(3))
+    shutil.copy(tmp_path / "a.npz", scene / "superpoint.npy")
+    monkeypatch.chdir(scene)
+    status, printed = check(".")
+    assert status == 1 and "train/room" in printed
+    assert "coord.npy: holds no point" in printed and "superpoint.npy: is an .npz file" in printed
+
+
 def test_classes_of_the_data_set_itself(tmp_path, check):
     scene = make_tiny_scene(tmp_path / "train" / "room")
     shutil.copy(scene / "segment20.npy", scene / "segment.npy")

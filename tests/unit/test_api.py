@@ -32,7 +32,7 @@ def test_names_are_those_that_editors_see():
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     seen = {(node.module, alias.asname) for node in imports for alias in node.names}
     found = {(module, name) for module, names in bifusion._PLACES.items() for name in names}
-    assert seen == found
+    assert seen == found | {("bifusion", name) for name in bifusion._MODULES}
     for module, name in sorted(found):
         assert getattr(bifusion, name) is getattr(sys.modules[module], name)
 
@@ -45,6 +45,23 @@ def test_directory_version_and_an_unknown_name():
     assert bifusion.InputError is InputError
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         bifusion.lode  # noqa: B018
+
+
+def test_plugins_are_there_after_the_import_alone():
+    code = "import bifusion; bifusion.plugins.allow('my_rooms'); assert 'plugins' in dir(bifusion)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_recipe_and_one_seed_are_taken_for_lists_of_one(tmp_path):
+    with pytest.raises(InputError, match="'no_such_recipe'"):
+        bifusion.compare("no_such_recipe", seeds=0, data=tmp_path, out=tmp_path / "out")
+
+
+def test_options_of_the_other_kind_of_input_are_refused(tmp_path):
+    with pytest.raises(InputError, match="room: is no mesh file; scale and up go with those"):
+        bifusion.open_scene(tmp_path / "room", scale=0.001)
+    with pytest.raises(InputError, match="labels: .*room.ply is a mesh file"):
+        bifusion.open_scene(tmp_path / "room.ply", labels="scannet20")
 
 
 def test_package_is_typed():

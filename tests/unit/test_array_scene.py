@@ -11,7 +11,9 @@ import torch
 
 import bifusion
 from bifusion.errors import InputError
+from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelClass, LabelSet
+from bifusion.labels.sets import SCANNET20
 from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
 
 OWN = LabelSet("mine", (LabelClass("wall", "stuff"), LabelClass("desk")))
@@ -73,6 +75,30 @@ def test_built_in_classes_need_no_file(room, tmp_path):
     assert bifusion.open_scene(folder).labels.name == "scannet20"
 
 
+def test_classes_are_read_by_the_set_that_is_there(room, tmp_path):
+    folder = tmp_path / "data" / "train" / "a"
+    bifusion.write_scene(folder, **room)
+    renamed = dataclasses.replace(OWN, name="other")
+    bifusion.write_scene(folder.with_name("b"), **{**room, "labels": renamed})
+    assert bifusion.open_scene(folder.with_name("b")).labels == OWN
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "labels.json").write_text(labels_text(dataclasses.replace(SCANNET20, name="x")))
+    there = tmp_path / "more" / "train" / "a"
+    bifusion.write_scene(there, **{**room, "labels": "scannet20"})
+    assert np.array_equal(bifusion.open_scene(there).segment, room["segment"])
+
+
+def test_other_classes_under_a_built_in_name_are_refused(room, tmp_path):
+    folder = tmp_path / "data" / "train" / "a"
+    wrong = dataclasses.replace(OWN, name="scannet20")
+    with pytest.raises(InputError, match="the built-in set of that name"):
+        bifusion.write_scene(folder, **{**room, "labels": wrong})
+    view = dataclasses.replace(room["views"][0], name="../a")
+    with pytest.raises(InputError, match="views: a view is called '../a'"):
+        bifusion.write_scene(folder, **{**room, "views": [view]})
+    assert not (tmp_path / "data" / "labels.json").exists() and not folder.exists()
+
+
 def test_labels_without_classes_are_refused_where_they_are_read(room, tmp_path):
     folder = bifusion.write_scene(tmp_path / "data" / "train" / "a", **room)
     (tmp_path / "data" / "labels.json").unlink()
@@ -130,6 +156,7 @@ def with_row(values: np.ndarray, row: int, value: float) -> np.ndarray:
         ({"coord": lambda x: x.astype(str)}, "coord: is <U"),
         ({"coord": lambda x: [[1, 2, 3], [4, 5]]}, "coord: is no array for numpy"),
         ({"color": lambda x: x / 255}, r"color: holds float64 from 0\.\d+ to .*multiply"),
+        ({"color": lambda x: np.zeros((0, 3))}, "color: has 0 rows; coord has"),
         ({"color": lambda x: x[1:]}, "color: has .* rows; coord has"),
         ({"color": lambda x: with_row(x, 3, NAN)}, "color: holds numbers that are not finite"),
         ({"normal": lambda x: np.ones((POINTS, 3))}, "normal: 2574 of 2574 are no unit vectors"),
@@ -187,6 +214,17 @@ def test_registered_depth_of_another_size_takes_the_color_camera(room):
 def test_a_small_scan_warns(room):
     with pytest.warns(UserWarning, match="coord: the scan is 0.24 m across"):
         bifusion.make_scene(room["coord"] / 10, room["color"])
+
+
+def test_a_hall_warns(room):
+    with pytest.warns(UserWarning, match="coord: the scan is .* m high, as a hall"):
+        bifusion.make_scene(room["coord"] * 4, room["color"])
+
+
+def test_ragged_intrinsics_are_named(room):
+    view = room["views"][0]
+    with pytest.raises(InputError, match="K: is no array for numpy"):
+        bifusion.posed_view(view.color, view.depth_m, [[1, 2], [3]], view.color_cam2world)
 
 
 def test_tensors_and_faces_will_do():

@@ -304,6 +304,9 @@ def test_bad_inputs_are_named(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"0" * 100)
     with pytest.raises(InputError, match="no poses"):
         make_scan(tmp_path / "film.mp4", ScanOptions())
+    (tmp_path / "coord.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="up, scale, layout .* a scene folder is in metres"):
+        make_scan(tmp_path, ScanOptions(scale=0.001))
     for options in ({"up": "north"}, {"scale": -1.0}, {"views": -1}):
         with pytest.raises(InputError):
             make_scan(glb(tmp_path, rooms.room_mesh(0.2)), ScanOptions(**options))

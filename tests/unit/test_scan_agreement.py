@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import needs
-from bifusion.data.scan_agreement import ViewsFinding, judge_views, look_at
+from bifusion.data.scan_agreement import ViewsFinding, judge_views, look_at, look_at_some
 from bifusion.data.view_mistakes import OPENGL, Y_UP
 from bifusion.datasets.rooms import RoomsConfig, make_room
+from bifusion.errors import InputError
 from bifusion.types import View
 from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
 
@@ -197,6 +198,13 @@ def test_one_wrong_view_among_right_ones_is_told_without_a_common_cause():
     assert found.cause is None
     assert "1 of 4 views looked at contradict the scan: view 00002" in found.message
     assert "its pose inverted" in found.message
+
+
+def test_a_view_that_cannot_be_read_is_left_out():
+    def unreadable(name: str) -> View:
+        raise InputError(name)
+
+    assert look_at_some(["a", "b"], unreadable, None, 4) == []
 
 
 def test_too_little_to_judge_by_gives_nothing():

@@ -126,6 +126,21 @@ def test_what_is_no_scene_is_named(segmenter, scene, message):
         segmenter.predict(scene)
 
 
+def test_what_goes_with_mesh_files_is_refused_with_a_folder(segmenter, room):
+    for scene in (room, package.open_scene(room)):
+        with pytest.raises(InputError, match="is no mesh file; scale and up go with those"):
+            segmenter.predict(scene, up="y")
+
+
+def test_a_checkpoint_is_not_evaluated_and_a_device_is_named(tmp_path):
+    run = save_run(tmp_path, baseline())
+    with pytest.raises(InputError, match="device: 'gpu' cannot be used"):
+        package.load(run, device="gpu")
+    (weights,) = run.rglob("*.safetensors")
+    with pytest.raises(InputError, match="is a checkpoint, no run folder"):
+        package.evaluate(weights.parent)
+
+
 def test_arrays_of_a_scene_are_checked(segmenter, room):
     opened = package.open_scene(room)
     for changes, message in (

@@ -78,7 +78,7 @@ def _add_rows(table: Table, name: str, findings: "list[Finding]") -> None:
 
 
 def _name(scene: "SceneReport") -> str:
-    return f"{scene.folder.parent.name}/{scene.folder.name}"
+    return f"{scene.split}/{scene.name}"
 
 
 def _write_json(path: Path, report: "DataReport") -> None:
@@ -102,8 +102,8 @@ def _plain(report: "DataReport") -> dict[str, Any]:
         "findings": plain(report.findings),
         "scenes": [
             {
-                "split": scene.folder.parent.name,
-                "name": scene.folder.name,
+                "split": scene.split,
+                "name": scene.name,
                 "folder": str(scene.folder),
                 "points": scene.points,
                 "views": scene.views,

@@ -75,7 +75,7 @@ class Predict:
 
 def predict(args: list[str]) -> int:
     """Segment a scene folder or a mesh file: coloured PLY files, instances, a page."""
-    from bifusion.datasets.mesh_files.read import is_mesh_file
+    from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.inference.predict import predict_mesh, predict_scene
     from bifusion.viewer.page import write_view
     from bifusion.viewer.prediction import show_result
@@ -83,8 +83,11 @@ def predict(args: list[str]) -> int:
     wanted = parsing.parse(
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
     )
+    is_mesh = is_mesh_file(wanted.scene) or wanted.scene.is_file()
+    if not is_mesh:
+        check_unplaced(wanted.scene, wanted.scale, wanted.up)
     run = _run_of(wanted.run)
-    if is_mesh_file(wanted.scene) or wanted.scene.is_file():
+    if is_mesh:
         paths, notes = predict_mesh(run, wanted.scene, wanted.out, scale=wanted.scale, up=wanted.up)
     else:
         paths, notes = predict_scene(run, wanted.scene, wanted.out), []

@@ -8,6 +8,7 @@ are told that disagree in themselves, as training watches them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,7 @@ from bifusion.data.view_mistakes import (
     in_other_units,
     shifted,
 )
+from bifusion.errors import InputError
 from bifusion.types import DisagreeingView, View
 
 IMAGE_SIZE, DEPTH_SIZE = 320, 640
@@ -99,7 +101,7 @@ def chosen_rows(number: int, most: int) -> list[int]:
 def look_at_some(
     names: Sequence[str], view: Callable[[str], View], cameras: Cameras | None, most: int
 ) -> list[LookedAt]:
-    """At most `most` of a scene's views, evenly spaced.
+    """At most `most` of a scene's views, evenly spaced, without those that cannot be read.
 
     Args:
         names: of all of them, in their order.
@@ -109,7 +111,11 @@ def look_at_some(
     depth_poses = dict(enumerate(cameras.depth_cam2world)) if cameras else None
     color_poses = dict(enumerate(cameras.color_cam2world)) if cameras else None
     rows = chosen_rows(len(names), most)
-    return [look_at(view(names[row]), row, depth_poses, color_poses) for row in rows]
+    looked = []
+    for row in rows:
+        with suppress(InputError):  # told to whoever reads that view
+            looked.append(look_at(view(names[row]), row, depth_poses, color_poses))
+    return looked
 
 
 def judge_views(

@@ -255,6 +255,8 @@ def load_array(path: Path, count: int | None, row: tuple[int, ...], dtype: type)
         raise InputError(
             f"{path}: truncated or no .npy file ({error}); copy or prepare it again"
         ) from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: is an .npz file; expected .npy, one array; prepare the scene again")
     shape = array.shape
     if row == () and len(shape) == 2 and shape[1] == 1:
         array = array[:, 0]  # some versions of Pointcept's preprocessing keep labels as (N, 1)
@@ -289,6 +291,8 @@ def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
         return color
     if color.dtype.kind not in "iuf":
         raise InputError(f"{where}: holds {color.dtype}; expected uint8")
+    if not color.size:
+        return color.astype(np.uint8)
     whole = np.round(color)
     fractions = not np.array_equal(color, whole)
     if not (color.min() >= 0 and color.max() <= 255) or (fractions and color.max() <= 1):

@@ -169,6 +169,7 @@ def write_views(folder: Path, views: Iterable[View]) -> list[str]:
     target = Path(folder) / "views"
     fields: dict[str, list] = {key: [] for key in ("names", *CAMERA_SHAPES)}
     for view in views:
+        check_view_name(view.name)
         check_view(view, f"{folder}: view {view.name}")
         if view.name in fields["names"]:
             raise InputError(f"{folder}: two views are called {view.name!r}; {EACH_VIEW_A_NAME}")
@@ -195,6 +196,12 @@ def write_views(folder: Path, views: Iterable[View]) -> list[str]:
             depth_size=np.asarray(fields["depth_size"]),
         )
     return fields["names"]
+
+
+def check_view_name(name: str) -> None:
+    """InputError for a name that cannot be a file's in views/."""
+    if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
+        raise InputError(f"views: a view is called {name!r}; expected a file name without / or ending")
 
 
 def image_size(image: np.ndarray) -> tuple[int, int]:

@@ -131,6 +131,12 @@ def placement_notes(placement: Placement, coord_m: np.ndarray, spacing_m: float)
     return [*notes, extent] if extent else notes
 
 
+def is_too_large(extent_m: np.ndarray) -> bool:
+    """Whether no building is of that extent, (3,) metres, z up: its unit must be another."""
+    longest = extent_m.max()
+    return bool(longest > LARGEST_M or (longest > LARGEST_HIGH_M and extent_m[2] > HIGH_M))
+
+
 def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | None:
     """What to say of a scan that is too large or too small for an indoor one; None if it is neither.
 
@@ -142,7 +148,7 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
     longest = float(extent.max())
     if longest > LARGEST_M:
         unit = "millimetres"
-    elif longest > LARGEST_HIGH_M and extent[2] > HIGH_M:
+    elif is_too_large(extent):
         unit = "centimetres" if extent[2] > LEAST_ROOM_CM else "inches"
     elif len(coord_m) > 1 and longest < SMALLEST_M:
         return f"the scan is {longest:.2g} m across, little for a room: is its unit larger than a metre?"

@@ -14,6 +14,7 @@ from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
+from bifusion.inference.device import usable_device
 from bifusion.inference.export import point_segments
 from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.runs.run_folder import RunFolder
@@ -35,11 +36,17 @@ def evaluate_run(
     those that differ). Its figures go to
     evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
     result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
-    InputError too where neither is there.
+    InputError too where neither is there, and where `run_dir` is a checkpoint folder.
     """
     folder = RunFolder(run_dir)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
     checkpoint = find_checkpoint(folder.root)
+    if checkpoint != folder.checkpoints / "last":
+        raise InputError(
+            f"{run_dir}: is a checkpoint, no run folder; expected the folder of its run, which the "
+            "figures are written into"
+        )
+    folder.read_stages()  # refused now if it cannot be read, not after all scenes
     model, config = load_model(checkpoint, device)
     target = folder.evaluation
     if data is None and config.data.source is None and not config.data.root.is_dir():

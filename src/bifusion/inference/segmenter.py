@@ -20,11 +20,12 @@ from bifusion.data.scene_folder import read_offset
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.transforms import SceneStream
 from bifusion.datasets.arrays.scene import make_scene
-from bifusion.datasets.mesh_files.read import is_mesh_file
+from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
+from bifusion.inference.device import usable_device
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.inference.view_warning import warn_of_views
 from bifusion.labels.label_set import LabelSet
@@ -58,10 +59,10 @@ class Segmenter:
     def __init__(self, run: str | Path, *, device: torch.device | str | None = None):
         """`run`: run folder or checkpoint folder. `device`: None: a GPU if there is one.
 
-        Raises InputError: no checkpoint in `run`, or one that cannot be read.
+        Raises InputError: no checkpoint in `run`, or one that cannot be read; no such device.
         """
         checkpoint = find_checkpoint(Path(run))
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device)
         self.model, self.config = load_model(checkpoint, self.device)
         self.control = trained_control(checkpoint, self.config)
 
@@ -105,8 +106,11 @@ class Segmenter:
         if isinstance(scene, str | Path):
             path = Path(scene)
             if not is_mesh_file(path) and not path.is_file():
+                check_unplaced(path, scale, up)
                 return self._asked_folder(path.resolve())
             scene = open_mesh(path, scale=scale, up=up)
+        else:
+            check_unplaced("scene", scale, up)
         if not isinstance(scene, Scene):
             raise InputError(
                 f"scene: is a {type(scene).__name__}; expected a path, a bifusion.Scene, or arrays by "

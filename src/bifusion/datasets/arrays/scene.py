@@ -33,6 +33,7 @@ from bifusion.datasets.superpoints.superpoints import surface_superpoints
 from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, labels_text, read_labels
 from bifusion.labels.label_set import LabelSet, require_same_classes
+from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.files import write_text
 from bifusion.storage.folders import check_replaceable
 from bifusion.types import Scene, View
@@ -148,9 +149,11 @@ def write_scene(
         instance=instance,
         labels=labels,
     )
-    segments = {} if scene.labels is None or scene.segment is None else {scene.labels: scene.segment}
-    if scene.labels is not None:
-        _write_labels(folder, scene.labels)
+    segments = {}
+    stored, is_new = None, False
+    if scene.labels is not None and scene.segment is not None:
+        stored, is_new = _stored_labels(folder, scene.labels)
+        segments[stored] = scene.segment
     write_scene_folder(
         folder,
         scene,
@@ -159,6 +162,8 @@ def write_scene(
         source=source,
         offset_m=scene.offset_m,
     )
+    if stored is not None and is_new:  # only now: a scene that was refused leaves no classes behind
+        write_text(data_set_of(folder) / LABELS_FILE, labels_text(stored))
     return Path(path)
 
 
@@ -167,17 +172,23 @@ def _labels_there(folder: Path) -> LabelSet | None:
     return read_labels(path) if path.is_file() else None
 
 
-def _write_labels(folder: Path, labels: LabelSet) -> None:
-    """DATASET/labels.json, unless the file of the scene's classes tells which set they are of."""
+def _stored_labels(folder: Path, labels: LabelSet) -> tuple[LabelSet, bool]:
+    """The set that the data set's classes are read by, and whether its labels.json is to be written:
+    not where it is there, nor where the file of the scene's classes tells which set they are of."""
+    built_in = LABEL_SETS.get(labels.name)
+    if built_in is not None:
+        advice = "Give these classes a name of their own."
+        require_same_classes(labels, "labels", built_in, "the built-in set of that name", advice)
     there = _labels_there(folder)
-    path = data_set_of(folder) / LABELS_FILE
     if there is not None:
+        path = data_set_of(folder) / LABELS_FILE
         advice = "A data set has one set of classes: write to another one."
         require_same_classes(labels, "labels", there, str(path), advice)
-    elif labels.name not in SEGMENT_FILES:
-        if folder.parent.name not in SPLITS:
-            raise InputError(
-                f"path: {folder} is in no split, so there is no place for the labels.json of "
-                f"{labels.describe()}; expected DATASET/SPLIT/NAME, SPLIT one of {', '.join(SPLITS)}"
-            )
-        write_text(path, labels_text(labels))
+        return there, False  # its name, maybe another, says which file the classes are read from
+    is_new = labels.name not in SEGMENT_FILES
+    if is_new and folder.parent.name not in SPLITS:
+        raise InputError(
+            f"path: {folder} is in no split, so there is no place for the labels.json of "
+            f"{labels.describe()}; expected DATASET/SPLIT/NAME, SPLIT one of {', '.join(SPLITS)}"
+        )
+    return labels, is_new

@@ -9,7 +9,7 @@ import numpy as np
 
 from bifusion.data.checks import check_view
 from bifusion.data.images import resize_intrinsics
-from bifusion.data.view_files import image_size
+from bifusion.data.view_files import check_view_name, image_size
 from bifusion.datasets.placement import Placement
 from bifusion.errors import InputError
 from bifusion.types import View
@@ -40,8 +40,8 @@ def posed_view(
         depth_K: (3, 3) in pixels of `depth_m`; None: K at that size (depth registered to colour).
         depth_cam2world: (4, 4); None: cam2world.
     """
-    picture, depth = np.asarray(color), np.asarray(depth_m)
-    matrix, pose = np.asarray(K, dtype=np.float64), np.asarray(cam2world, dtype=np.float64)
+    picture, depth = _array(color, "color"), _array(depth_m, "depth_m")
+    matrix, pose = _array(K, "K", np.float64), _array(cam2world, "cam2world", np.float64)
     if depth_K is None and matrix.shape == (3, 3) and picture.ndim == 3 and depth.ndim == 2:
         depth_K = resize_intrinsics(matrix, image_size(picture), image_size(depth))
     view = View(
@@ -49,12 +49,22 @@ def posed_view(
         color=picture,
         depth_m=depth,
         color_K=matrix,
-        depth_K=np.asarray(matrix if depth_K is None else depth_K, dtype=np.float64),
+        depth_K=matrix if depth_K is None else _array(depth_K, "depth_K", np.float64),
         color_cam2world=pose,
-        depth_cam2world=pose if depth_cam2world is None else np.asarray(depth_cam2world, np.float64),
+        depth_cam2world=(
+            pose if depth_cam2world is None else _array(depth_cam2world, "depth_cam2world", np.float64)
+        ),
     )
     _check_view(view)
     return view
+
+
+def _array(values: Any, name: str, dtype: type | None = None) -> np.ndarray:
+    """What numpy makes of an argument; InputError naming it where that is nothing."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (ValueError, TypeError) as error:  # rows of unequal length, a tensor on a GPU
+        raise InputError(f"{name}: is no array for numpy ({error})") from error
 
 
 def placed_views(views: Iterable[View], placement: Placement) -> Iterator[View]:
@@ -82,7 +92,8 @@ def placed_views(views: Iterable[View], placement: Placement) -> Iterator[View]:
 
 
 def _check_view(view: View) -> None:
-    """As `check_view`, and that depth is in metres."""
+    """As `check_view`, that it can be stored by its name, and that depth is in metres."""
+    check_view_name(view.name)
     where = f"views: view {view.name}"
     if np.asarray(view.depth_m).dtype.kind != "f":
         raise InputError(

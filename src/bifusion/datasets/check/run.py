@@ -49,6 +49,14 @@ class SceneReport:
     """The same for scenes of the same points."""
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name  # the folder may be ".", which has no name
+
+    @property
+    def split(self) -> str:
+        return self.folder.resolve().parent.name
+
 
 @dataclass
 class DataReport:

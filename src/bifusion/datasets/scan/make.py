@@ -35,6 +35,7 @@ def make_scan(
             "or a scene folder"
         )
     if is_scene(path):
+        _refuse_reading_options(path, options)
         return open_made(path, telling)
     if is_mesh_file(path) and options.layout is None:
         _refuse_recording_options(path, options)
@@ -64,6 +65,15 @@ def open_made(folder: Path, telling: Telling) -> MadeScan:
     opened = OpenScene(**vars(scene), views=views, offset_m=offset_m)
     placement = Placement(offset_m=offset_m)
     return MadeScan("scene", opened, mesh, coord, placement, folder.name, list(telling.lines))
+
+
+def _refuse_reading_options(path: Path, options: ScanOptions) -> None:
+    given = (options.up, options.scale, options.layout) != (None, None, None)
+    if given or options.opening != type(options.opening)():
+        raise InputError(
+            f"{path}: is no mesh file or recording; up, scale, layout and how depth and poses are read "
+            "go with those: a scene folder is in metres, z up"
+        )
 
 
 def _refuse_recording_options(path: Path, options: ScanOptions) -> None:
