@@ -40,6 +40,8 @@ GROUPS: dict[str, dict[str, Command]] = {
 COMMANDS: dict[str, Command] = {
     name: command for group in GROUPS.values() for name, command in group.items()
 }
+GOING_ON = ("demo", "compare", "dose")
+"""Commands that, called again, go on where they were interrupted; `train` wants --resume."""
 
 
 def _help() -> str:
@@ -80,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"bifusion: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("bifusion: interrupted; the same command goes on where it was", file=sys.stderr)
+        more = "; the same command goes on where it was" if args[0] in GOING_ON else ""
+        print(f"bifusion: interrupted{more}", file=sys.stderr)
         sys.exit(130)
 
 

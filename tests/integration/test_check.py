@@ -95,7 +95,7 @@ WRONG: dict[str, tuple[Damage, str, list[str]]] = {
         cameras(lambda p: p @ np.diag([1.0, -1, -1, 1]), *POSES),
         "error", ["OpenGL cameras (y up, z backward)"],
     ),
-    "fifths": (other_units, "error", ["by a factor 5: they say 5 times", "--depth-scale 5000"]),
+    "fifths": (other_units, "error", ["by a factor 5: they say 5 times", "stored depth by 5,"]),
     "stray": (picture("7.jpg", Image.new("RGB", (64, 48))), "warning", ["7.jpg", "no camera"]),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bifusion.cli import COMMANDS
 from bifusion.config.run import save_config
 from bifusion.errors import InputError
 from bifusion.recipes import RECIPES
@@ -55,6 +56,25 @@ def test_bad_input_is_named_without_a_traceback(bifusion, args, words, tmp_path,
     assert "Traceback" not in called.err and called.out == ""
     for word in words:
         assert word in called.err
+
+
+def test_a_value_may_begin_with_a_dash(bifusion):
+    for up in ("-z", "-0.1,0,1"):
+        called = bifusion("scan", "no/such.ply", "--run", "no/such/run", "--out", "out", "--up", up)
+        assert called.status == 2 and "Missing value" not in called.err and "no/such" in called.err
+    called = bifusion("scan", "no/such.ply", "--run", "no/such/run", "--up", "--out", "out")
+    assert called.status == 2 and "--up" in called.err
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("train", False), ("check", False), ("dose", True)])
+def test_only_what_goes_on_by_itself_says_so(command, goes_on, bifusion, monkeypatch):
+    def interrupted(args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, command, interrupted)
+    called = bifusion(command)
+    assert called.status == 130 and called.err.startswith("bifusion: interrupted")
+    assert ("the same command goes on" in called.err) == goes_on
 
 
 def test_the_status_is_that_of_the_process():

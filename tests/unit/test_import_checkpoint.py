@@ -132,8 +132,8 @@ def test_the_weights_that_are_asked_for_are_taken(tmp_path: Path):
     path = saved(tensors, tmp_path, state_dict_ema=averages)
     imported = read_checkpoint(path)
     assert imported.notes == [
-        "weights taken from 'state_dict' of the file; it also has 'state_dict_ema', which --weights "
-        "takes instead"
+        "weights taken from 'state_dict' of the file; it also has 'state_dict_ema', which `bifusion "
+        "import-checkpoint FILE RUN --weights NAME` takes instead"
     ]
     norm = "decoder.norm.weight"
     of_average = read_checkpoint(path, "state_dict_ema").conversion.state[norm]

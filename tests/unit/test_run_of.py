@@ -81,6 +81,28 @@ def test_file_is_converted_once(cache, official, tmp_path, monkeypatch):
     assert [path.name for path in (cache / "checkpoints").iterdir() if path.is_dir()] == [run.name]
 
 
+def test_half_gone_conversion_and_one_of_another_version_are_made_again(
+    cache, official, tmp_path, monkeypatch
+):
+    file = save_official(official, tmp_path / "epoch_512.pth")
+    run = run_of(file)
+    weights = run / "checkpoints" / "last" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    assert run_of(file) == run and weights.read_bytes() == before
+    bifusion.load(run, device="cpu")
+    monkeypatch.setattr("bifusion.official.run_of.CONVERSION", 2)
+    assert run_of(file) != run
+
+
+def test_cache_that_cannot_be_written_is_named(official, tmp_path, monkeypatch):
+    file = save_official(official, tmp_path / "epoch_512.pth")
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("BIFUSION_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(InputError, match="taken: the cache cannot be written .*BIFUSION_CACHE"):
+        run_of(file)
+
+
 def test_file_is_taken_where_a_run_is(cache, official, tmp_path, monkeypatch, capsys):
     file = save_official(official, tmp_path / "epoch_512.pth")
     room = make_tiny_scene(tmp_path / "data" / "room")

@@ -95,11 +95,11 @@ PLANTED: dict[str, tuple[Callable[[View], View], str, str]] = {
     "rolled once": (rolled(1), "picture, depth and intrinsics turned by 90° anticlock", "turn"),
     "rolled thrice": (rolled(3), "picture, depth and intrinsics turned by 90° clock", "turn"),
     "upside down": (rolled(2), "by 180°", "turn"),
-    "depth × 5": (depth(lambda d: d * 5), "depth divided by 5", "--depth-scale 5000"),
-    "depth / 5": (depth(lambda d: d / 5), "depth divided by 0.2", "--depth-scale 200"),
-    "Replica": (depth(lambda d: d * 6.5535), "depth divided by 6.55", "--depth-scale 6553.5"),
-    "Matterport": (depth(lambda d: d * 4), "depth divided by 4", "--depth-scale 4000"),
-    "metres as mm": (depth(lambda d: d / 1000), "depth divided by 0.001", "--depth-scale 1 "),
+    "depth × 5": (depth(lambda d: d * 5), "depth divided by 5", "the stored depth by 5,"),
+    "depth / 5": (depth(lambda d: d / 5), "depth divided by 0.2", "the stored depth by 0.2,"),
+    "Replica": (depth(lambda d: d * 6.5535), "depth divided by 6.55", "the stored depth by 6.5535,"),
+    "Matterport": (depth(lambda d: d * 4), "depth divided by 4", "the stored depth by 4,"),
+    "metres as mm": (depth(lambda d: d / 1000), "depth divided by 0.001", "stored depth by 0.001,"),
     "depth × 1.4": (depth(lambda d: d * 1.4), "depth divided by 1.4", "by a factor 1.4"),
     "depth mirrored": (depth(lambda d: d[:, ::-1]), "the depth map mirrored", "mirror them back"),
     "depth turned": (depth(np.rot90), "the depth map turned by 90° clockwise", "turn them by 90°"),
@@ -211,6 +211,14 @@ def test_too_little_to_judge_by_gives_nothing():
     coord, color, views = tiny_room()
     assert judge(coord, color, []) == []
     assert judge(coord, color, [depth(np.zeros_like)(view) for view in views]) == []
+
+
+def test_only_where_depth_was_read_from_its_files_is_a_scale_named():
+    """A scene folder does not say which one it was prepared with."""
+    coord, color, views = tiny_room()
+    (found,) = judge(coord, color, [depth(lambda d: d * 5)(view) for view in views])
+    assert "with 5 times the --depth-scale it was prepared with" in found.message
+    assert "5000" not in found.message
 
 
 def test_the_scale_that_depth_was_read_with_counts():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import json
 import shutil
+import socket
+import struct
 import threading
 import zlib
 
@@ -225,3 +229,49 @@ def test_the_server_answers_this_machine_alone():
         with pytest.raises(InputError, match=f"--port {port}: cannot be had"):
             page_server("", port)
         server.shutdown()
+
+
+def test_a_served_page_runs_no_script_but_ours(scene):
+    page = render_view(show_scene(scene))
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    with page_server("<script>alert(1)</script>", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+        connection.request("GET", "/")
+        policy = connection.getresponse().headers["Content-Security-Policy"]
+        connection.close()
+        server.shutdown()
+    assert f"default-src 'none'; script-src 'sha256-{digest}';" in policy and f'"{policy}"' in page
+
+
+def test_a_tab_closed_while_it_loads_is_no_error(monkeypatch):
+    with page_server("x" * 50_000_000, 0) as server:
+        done, failures, end = threading.Event(), [], server.shutdown_request
+        monkeypatch.setattr(server, "handle_error", lambda *request: failures.append(request))
+        monkeypatch.setattr(server, "shutdown_request", lambda request: (end(request), done.set()))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as tab:
+            tab.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            tab.recv(100)
+            tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert done.wait(10) and failures == []
+        server.shutdown()
+
+
+def test_what_scan_wrote_is_served_as_it_lies_there_if_it_is_ours(tmp_path, bifusion):
+    (tmp_path / "scan.json").write_text('{"versions": {}}')
+    (tmp_path / "view.html").write_text("<script>alert(1)</script>")
+    called = bifusion("view", tmp_path, "--scene", tmp_path)
+    assert called.status == 2 and "--scene does not go with what `bifusion scan` wrote" in called.err
+    called = bifusion("view", tmp_path)
+    assert called.status == 2 and "is not of this version" in called.err
+
+
+def test_classes_that_nothing_names_are_told(scene, tmp_path):
+    folder = shutil.copytree(scene, tmp_path / "val" / "room")
+    for name in ("segment20", "segment200"):
+        (folder / f"{name}.npy").replace(folder / "segment.npy")
+    shown = show_scene(folder)
+    assert shown.annotated is None
+    assert shown.notes == ("The annotation is not shown: nothing says the classes of segment.npy.",)

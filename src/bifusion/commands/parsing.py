@@ -1,5 +1,6 @@
 """Arguments of a command from a typed dataclass (tyro), its help, and what a misspelt one meant."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TypeVar
@@ -22,6 +23,8 @@ from bifusion.spelling import did_you_mean
 T = TypeVar("T")
 OF_TYRO = "tyro-"
 """What its options for shells begin with."""
+DASHED = re.compile(r"-([xyz]|[\d.].*)")
+"""Text that begins with a dash and is no option: -z, and numbers like -0.1,0,1."""
 
 
 def parse(kind: type[T], args: Sequence[str], command: str, told: Help) -> T:
@@ -42,6 +45,7 @@ def parse(kind: type[T], args: Sequence[str], command: str, told: Help) -> T:
         print(short_help(command, " ".join(summary.split()), options, told))
         sys.exit(0)
     else:
+        args = _joined_values(args, options)
         _check_names(args, options, command)
         _check_values(args, options, command)
     made, unknown = tyro.cli(kind, args=args, prog=f"bifusion {command}", return_unknown_args=True)
@@ -74,6 +78,24 @@ def _kinds_help(kinds: dict[str, str], command: str, example: str) -> str:
         *paragraph(f"example: bifusion {example}"),
     ]
     return "\n".join(lines)
+
+
+def _joined_values(args: Sequence[str], options: Sequence[Option]) -> list[str]:
+    """`args` with --up=-z for --up -z: a value that begins with a dash would be taken for an option."""
+    by_name = {f"--{option.name}": option for option in options}
+    joined: list[str] = []
+    for arg in args:
+        option = by_name.get(joined[-1].replace("_", "-")) if joined else None
+        if option is not None and arg.startswith("-") and _is_value(option, arg):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _is_value(option: Option, arg: str) -> bool:
+    """Whether what begins with a dash is meant as the option's value: an axis, numbers, a choice."""
+    return arg in option.choices or (option.hint is str and DASHED.fullmatch(arg) is not None)
 
 
 def _check_values(args: Sequence[str], options: Sequence[Option], command: str) -> None:

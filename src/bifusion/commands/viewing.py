@@ -33,14 +33,22 @@ def view(args: list[str]) -> int:
     """Show a scene or a prediction in the browser, or write that page (--html)."""
     from bifusion.inference.scan_files import scan_page
     from bifusion.storage.files import write_text
-    from bifusion.viewer.page import render_view
+    from bifusion.viewer.page import content_policy, render_view
     from bifusion.viewer.prediction import open_scan
 
     wanted = parsing.parse(View, args, "view", Help("view predictions --html room.html"))
     if wanted.html is not None and wanted.html.is_dir():
         raise InputError(f"--html {wanted.html}: is a folder; name a file in it")
-    page = scan_page(wanted.path) if wanted.scene is None else None
-    page = page or render_view(open_scan(wanted.path, wanted.scene))
+    page = scan_page(wanted.path)
+    if page is not None and wanted.scene is not None:
+        raise InputError("--scene does not go with what `bifusion scan` wrote, which holds its scene")
+    if page is None:
+        page = render_view(open_scan(wanted.path, wanted.scene))
+    elif wanted.html is None and content_policy() not in page:  # whose script the browser will not run
+        raise InputError(
+            f"{wanted.path}: its view.html is not of this version of bifusion; open that file in the "
+            "browser if you trust it, or scan again"
+        )
     if wanted.html is not None:
         write_text(wanted.html, page)
         print(wanted.html)

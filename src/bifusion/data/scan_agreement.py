@@ -123,7 +123,7 @@ def judge_views(
     color: np.ndarray,
     looked: Sequence[LookedAt],
     config: ViewAgreementConfig | None = None,
-    read_units: float = DEPTH_SCALE,
+    read_units: float | None = None,
 ) -> list[ViewsFinding]:
     """What tells that views do not belong to their scan as the files say; nothing where they do, and
     where there is too little to judge by.
@@ -131,7 +131,8 @@ def judge_views(
     Args:
         coord, color: (N, 3) metres and 0 … 255 of the scan.
         looked: some of its views.
-        read_units: units a metre that their depth was read with.
+        read_units: units a metre that their depth was read with; None: it lies in a scene folder,
+            and the remedy names no --depth-scale.
     """
     config = config or ViewAgreementConfig()
     looked = [one for one in looked if (one.view.depth_m > 0).any()]
@@ -176,7 +177,7 @@ def _neighbours(poses: Mapping[int, np.ndarray] | None, row: int) -> dict[int, n
 
 
 def _depth_cause(
-    scan: ScanSample, looked: Sequence[LookedAt], config: ViewAgreementConfig, read_units: float
+    scan: ScanSample, looked: Sequence[LookedAt], config: ViewAgreementConfig, read_units: float | None
 ) -> ViewsFinding | None:
     """The mistake without which the depth maps fit."""
     cameras = [depth_camera(one.view) for one in looked]
@@ -196,9 +197,10 @@ def _depth_cause(
     return best.finding(f"the depth of {best.views} views looked at fits the scan better with")
 
 
-def _other_units(scan: ScanSample, cameras: Sequence[Camera], read_units: float) -> list[Mistake]:
+def _other_units(scan: ScanSample, cameras: Sequence[Camera], read_units: float | None) -> list[Mistake]:
     """Depth in each of the units that recorders use, and in that which most views agree on."""
-    factors = [units / read_units for units in DEPTH_UNITS if units != read_units]
+    stored = DEPTH_SCALE if read_units is None else read_units
+    factors = [units / stored for units in DEPTH_UNITS if units != stored]
     logs = []
     for camera in cameras:
         ratio = depth_ratios(scan.coord, camera)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bifusion.data.view_files import DEPTH_SCALE
 from bifusion.data.view_fit import Camera
 
 FOCAL_FACTORS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
@@ -169,16 +170,27 @@ COLOR_MISTAKES = (*PICTURES_TURNED, *_intrinsics("colour"))
 """Tried on pictures, where the depth fits."""
 
 
-def in_other_units(read_units: float, factor: float) -> Mistake:
-    """Depth read with `read_units` a metre, which says `factor` times the distance."""
-    right = read_units * factor
+def in_other_units(read_units: float | None, factor: float) -> Mistake:
+    """Depth that says `factor` times the distance.
+
+    `read_units`: a metre, with which it was read from the user's files; None: it lies in a scene folder,
+    and with how many it came there is not known.
+    """
+    stored = DEPTH_SCALE if read_units is None else read_units
+    right = stored * factor
     known = [units for units in DEPTH_UNITS if abs(np.log(units / right)) < 0.03]
     units = known[0] if known else right
+    by = f"{units / stored:.5g}" if known else f"{factor:.3g}"
+    remedy = (
+        f"divide the stored depth by {by}, or prepare again with {by} times the --depth-scale it was "
+        "prepared with"
+        if read_units is None
+        else f"--depth-scale {units:.5g} would make them agree (read with {read_units:g} units a metre)"
+    )
     return Mistake(
         f"depth divided by {factor:.3g}", _pixels(lambda pixels: pixels / np.float32(factor)),
         f"depth images disagree with the scan by a factor {max(factor, 1 / factor):.3g}: they say "
-        f"{factor:.3g} times the distance; --depth-scale {units:.5g} would make them agree (read with "
-        f"{read_units:g} units a metre)",
+        f"{factor:.3g} times the distance; {remedy}",
     )  # fmt: skip
 
 

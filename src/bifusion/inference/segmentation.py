@@ -23,7 +23,9 @@ class Segmentation:
     name: str
     """The scene's."""
     points: np.ndarray
-    """(N, 3) metres, where the input had them; float32, or float64 where that is far from the origin."""
+    """(N, 3) metres where the input had them; float32, or float64 where that is far from the origin.
+    Of a .glb file or with `up="y"` they are upright, z up; what was taken off them to bring them near
+    the origin is given back."""
     semantic: np.ndarray
     """(N,) int16 class of each point, a position in `class_names`. Of models without a semantic head
     (Mask3D) the class of its instance, −1 where it has none."""

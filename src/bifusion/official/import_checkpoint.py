@@ -214,5 +214,6 @@ def taken_notes(found: StateDict) -> list[str]:
         return []
     kind = "averaged weights" if is_averaged(found.place) else "weights"
     others = ", ".join(repr(place) for place in found.others)
-    more = f"; it also has {others}, which --weights takes instead" if others else ""
+    command = "`bifusion import-checkpoint FILE RUN --weights NAME`"
+    more = f"; it also has {others}, which {command} takes instead" if others else ""
     return [f"{kind} taken from {found.place or 'the top'!r} of the file{more}"]

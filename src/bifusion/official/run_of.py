@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bifusion.errors import InputError
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
-from bifusion.runs.checkpoint import CONFIG, WEIGHTS
-from bifusion.storage.cache import cache_folder
-from bifusion.storage.files import locked
+from bifusion.runs.checkpoint import CONFIG, LAST, WEIGHTS
+from bifusion.storage.cache import VARIABLE, cache_folder
+from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.folders import folder_written_beside, tidy
 
 DIGITS = 32
 """Of the checksum in a folder's name."""
+CONVERSION = 1
+"""One more whenever the same file is converted into something else: what lies in the cache is then made
+anew."""
 
 _logger = logging.getLogger("bifusion.official")
 
@@ -24,13 +28,15 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
     """`path` where it is a run or checkpoint folder, or weights in one; the run folder in the cache that
     a published checkpoint file was or is now converted into.
 
-    It is found again by the file's content (SHA-256), whatever the file is called then.
+    It is found again by the file's content (SHA-256), whatever the file is called then, and made anew
+    where some of it is gone.
 
     Args:
         path: run folder, checkpoint folder, or a file (`read_checkpoint`).
         say: gets one line where a file was given: what it is, and where its conversion lies.
     Raises:
-        InputError: a file that cannot be read, that holds no network known here, or not all of it.
+        InputError: a file that cannot be read, that holds no network known here, or not all of it; a
+            cache that cannot be written.
     """
     path = Path(path)
     if not path.is_file() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
@@ -38,13 +44,13 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
     with open(path, "rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     converted = cache_folder() / "checkpoints"
-    run = converted / content[:DIGITS]
-    if run.is_dir():
+    run = converted / f"{content[:DIGITS]}-{CONVERSION}"
+    if _is_whole(run):
         say(f"{path.name}: converted earlier, taken from {run}")
         return run
-    with locked(converted, wait=True):
+    with _unwritable_named(path), locked(converted, wait=True):
         tidy(converted, _written)
-        if not run.is_dir():  # nor made by the process that was waited for
+        if not _is_whole(run):  # nor made by the process that was waited for
             kind = _convert(path, run)
             say(f"{path.name}: {kind}, converted into {run}, where the next call finds it")
     return run
@@ -59,9 +65,28 @@ def _convert(path: Path, run: Path) -> str:
             + "\n  ".join(imported.conversion.problems())
             + f"\n`bifusion import-checkpoint {path} RUN --partial` takes what fits; give RUN then"
         )
-    with folder_written_beside(run, _written) as beside:
+    with folder_written_beside(run, _written) as beside:  # a half-gone one gives way
         write_imported(imported, beside)
     return "; ".join([imported.kind, *imported.notes])
+
+
+def _is_whole(run: Path) -> bool:
+    checkpoint = run / "checkpoints" / LAST
+    return all((checkpoint / name).is_file() for name in (WEIGHTS, CONFIG))
+
+
+@contextmanager
+def _unwritable_named(path: Path) -> Iterator[None]:
+    """InputError for a cache that cannot be written; what `path` itself meets is its own."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFullError) or error.filename == str(path):
+            raise
+        raise InputError(
+            f"{cache_folder()}: the cache cannot be written ({error.strerror or error}); "
+            f"{VARIABLE}=FOLDER in the environment names another folder for it"
+        ) from error
 
 
 def _written(folder: Path) -> list[str]:

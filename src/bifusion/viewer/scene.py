@@ -71,7 +71,10 @@ def _show_annotation(
         if there and not fitting:
             names = " and ".join(one.describe() for one in there)
             return None, None, (f"The annotation is not shown: its classes are those of {names}.",)
-        return (fitting[0], _annotation(folder, fitting[0], coord), ()) if fitting else (None, None, ())
+        if fitting:
+            return fitting[0], _annotation(folder, fitting[0], coord), ()
+        nameless = "The annotation is not shown: nothing says the classes of segment.npy."
+        return None, None, (nameless,) if (folder / "segment.npy").exists() else ()
     except InputError as error:
         return None, None, (f"The annotation is not shown: {error}",)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from bifusion.errors import InputError
+from bifusion.viewer.page import content_policy
 
 HOST = "127.0.0.1"
 ALLOWED = (HOST, "localhost")
@@ -15,11 +17,17 @@ ALLOWED = (HOST, "localhost")
 def page_server(page: str, port: int) -> ThreadingHTTPServer:
     """A server of the page at / on this machine alone; `port` 0 takes any that is free.
 
+    The page may come from a stranger's folder: the browser is told to run this package's script alone.
+
     Raises InputError where the port cannot be had.
     """
     content = page.encode()
 
     class Handler(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # a tab closed while it loads
+                super().handle()
+
         def do_GET(self) -> None:
             self._answer(self.wfile.write)
 
@@ -34,6 +42,7 @@ def page_server(page: str, port: int) -> ThreadingHTTPServer:
             self.send_header("Content-Type", "text/html; charset=utf-8" if found else "text/plain")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
+            self.send_header("Content-Security-Policy", content_policy())
             self.end_headers()
             send(body)
 
