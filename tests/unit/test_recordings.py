@@ -13,6 +13,7 @@ from PIL import Image
 
 import needs
 import recording_factory as made
+from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
@@ -187,6 +188,40 @@ def test_what_is_no_recording(tmp_path):
     with pytest.raises(InputError, match="layout: found 'x'; expected one of scannet, sens"):
         open_recording(tmp_path / "both", layout="x")
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "writer", "other"),
+    [("7scenes", "scannet", "frame-"), ("sens", "tum", "NAME.sens"), ("replica", "7scenes", "traj.txt")],
+)
+def test_a_layout_that_is_not_there(layout, writer, other, tmp_path):
+    folder = made.WRITERS[writer](tmp_path / "r", made.poses(2))
+    with pytest.raises(InputError, match=f"does not look like {layout}; expected .*{other}"):
+        open_recording(folder, layout=layout)
+
+
+def test_a_layout_that_is_asked_for_is_found_within(tmp_path):
+    made.WRITERS["7scenes"](tmp_path / "archive" / "r", made.poses(2))
+    assert open_recording(tmp_path / "archive", layout="7scenes").name == "r"
+
+
+@pytest.mark.parametrize("size", [None, made.SIZE, (192, 144)])
+def test_a_turned_picture_has_no_camera_of_the_stored_one(size, tmp_path):
+    """Tag 6 makes 96×72 pictures 72×96; their camera has its centre at (47.5, 35.5)."""
+    folder = made.WRITERS["7scenes"](tmp_path / "r", made.poses(2))
+    exif = Image.Exif()
+    exif[274] = 6
+    for path in folder.glob("*.color.png"):
+        Image.open(path).save(path, exif=exif)
+    camera = tmp_path / "camera.json"
+    K = made.K if size is None else resize_intrinsics(made.K, made.SIZE, size)
+    if size is not None:
+        stored = {"width": size[0], "height": size[1], "intrinsic_matrix": K.T.ravel().tolist()}
+        camera.write_text(json.dumps(stored))
+    recording = open_recording(folder, OpenOptions(None if size is None else str(camera)))
+    words = r"frame-000000.color.png: its orientation tag \(6\) makes it 72×96 .* fit the 96×72"
+    with pytest.raises(InputError, match=words):
+        recording.frame(0)
 
 
 def test_a_folder_within_a_folder(tmp_path):
