@@ -188,7 +188,9 @@ def test_glb_colours_are_multiplied(tmp_path):
     color = [[1.0, 1, 1], [1, 55 / 255, 1], [1, 1, 55 / 255]]
     stored = read_mesh_file(with_vertex_colors(path, color)).color
     assert stored.tolist() == [[128, 0, 0], [0, 128, 0], [0, 0, 128]]
-    plain = with_tree(path, lambda tree: tree["materials"][0]["pbrMetallicRoughness"].pop("baseColorTexture"))
+    plain = with_tree(
+        path, lambda tree: tree["materials"][0]["pbrMetallicRoughness"].pop("baseColorTexture")
+    )
     assert (read_mesh_file(plain).color == (128, 255, 255)).all()
 
 

@@ -173,7 +173,9 @@ def test_what_is_no_recording(tmp_path):
     refused(tmp_path, r"holds v.mp4 \(v.mp4: a video has no poses")
     for name, words in {
         "a.mov": "a video has no poses", "a.bag": "bags hold no poses", "a.r3d": "EXR \\+ JPG",
-        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive", "a.obj": "a mesh",
+        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive",
+        "a.obj": "`bifusion scan`", "a.gltf": "as one .glb",
+        "a.e57": "a kind that is not read; export it as .ply",
         "a.bin": "is no recording that is known",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(b"x")
@@ -222,6 +224,21 @@ def test_a_turned_picture_has_no_camera_of_the_stored_one(size, tmp_path):
     words = r"frame-000000.color.png: its orientation tag \(6\) makes it 72×96 .* fit the 96×72"
     with pytest.raises(InputError, match=words):
         recording.frame(0)
+
+
+@pytest.mark.parametrize("kind", ["7scenes", "sens"])
+def test_given_intrinsics_are_of_colour(kind, tmp_path):
+    """Depth of half colour's size has its camera resized."""
+    if kind == "sens":
+        place = made.sens(tmp_path / "r", made.poses(2), depth_step=2)
+    else:
+        place = made.seven_scenes(tmp_path / "r", made.poses(2))
+    for path in place.glob("*.depth.png"):
+        Image.fromarray(np.array(Image.open(path))[::2, ::2]).save(path)
+    frame = open_recording(place, OpenOptions("80 80 47.5 35.5")).frame(0)
+    assert frame.color_camera is not None and frame.depth_camera is not None
+    assert np.allclose(frame.color_camera.K, made.K) and frame.depth_camera.size == (36, 48)
+    assert np.allclose(frame.depth_camera.K, resize_intrinsics(made.K, made.SIZE, (48, 36)))
 
 
 def test_a_folder_within_a_folder(tmp_path):
