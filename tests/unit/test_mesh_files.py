@@ -120,13 +120,18 @@ def test_glb_vertex_colours_are_linear(tmp_path):
     assert (read_mesh_file(glb(tmp_path / "m.glb", box((55, 55, 55)))).color == 128).all()
 
 
-def test_glb_texture(tmp_path):
+def textured_glb(path: Path, **material) -> Path:
+    """One triangle whose corners are red, green and blue in its texture."""
     mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 1, 2]], process=False)
     image = Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
-    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
+    pbr = trimesh.visual.material.PBRMaterial(baseColorTexture=image, **material)
     uv = [[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]]
-    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
-    read = read_mesh_file(glb(tmp_path / "wrong_ending.ply", mesh))
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=pbr)
+    return glb(path, mesh)
+
+
+def test_glb_texture(tmp_path):
+    read = read_mesh_file(textured_glb(tmp_path / "wrong_ending.ply"))
     assert read.color.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
@@ -153,16 +158,6 @@ def test_glb_files_that_are_none(tmp_path):
     refused(with_tree(path, lambda tree: tree.update(meshes=[])), "glTF|no mesh")
     (tmp_path / "m.glb").write_bytes(b"hello")
     refused(tmp_path / "m.glb", "is no binary glTF, it begins with b'hello'")
-
-
-def textured_glb(path: Path, **material) -> Path:
-    """One triangle whose corners are red, green and blue in its texture."""
-    mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 1, 2]], process=False)
-    image = Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
-    pbr = trimesh.visual.material.PBRMaterial(baseColorTexture=image, **material)
-    uv = [[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]]
-    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=pbr)
-    return glb(path, mesh)
 
 
 def with_vertex_colors(path: Path, color: list[list[float]]) -> Path:
