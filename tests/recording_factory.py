@@ -193,18 +193,20 @@ def record3d(folder: Path, walk: np.ndarray) -> Path:
     return folder
 
 
-def sens(folder: Path, walk: np.ndarray) -> Path:
+def sens(folder: Path, walk: np.ndarray, depth_step: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     four = np.eye(4, dtype="<f4")
     camera = four.copy()
     camera[:3, :3] = K
+    depth_size = (SIZE[0] // depth_step, SIZE[1] // depth_step)
     data = struct.pack("<IQ", 4, 6) + b"sensor"
     data += b"".join(one.tobytes() for one in (camera, four, camera, four))
-    data += struct.pack("<2i4IfQ", 2, 1, *SIZE, *SIZE, 1000.0, len(walk))
+    data += struct.pack("<2i4IfQ", 2, 1, *SIZE, *depth_size, 1000.0, len(walk))
     for k, pose in enumerate(walk):
         jpeg = BytesIO()
         Image.fromarray(color_of(k)).save(jpeg, "JPEG", quality=95)
-        color, depth = jpeg.getvalue(), zlib.compress(units(pose, 1000).astype("<u2").tobytes())
+        raw = units(pose, 1000)[::depth_step, ::depth_step].astype("<u2")
+        color, depth = jpeg.getvalue(), zlib.compress(raw.tobytes())
         data += pose.astype("<f4").tobytes()
         data += struct.pack("<4Q", 1000 * k, 1000 * k, len(color), len(depth)) + color + depth
     (folder / "scene0001_00.sens").write_bytes(data + b"imu")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from bifusion.data.scene_folder import load_cameras
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.errors import InputError
 from bifusion.inference.scan_files import FILES
+from bifusion.storage.files import locked
 from scene_factory import ROOM, make_view
 
 SIZE = (120, 90)
@@ -106,6 +109,41 @@ def test_an_output_folder_is_whole_or_as_it_was(
     (tmp_path / "other" / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="thesis"):
         scan([str(mesh), *arguments[:3], str(tmp_path / "other")])
+
+
+def test_what_is_wrong_is_told_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = rooms.write_ply(tmp_path / "room.ply", rooms.room_mesh(0.2))
+    out, no_run = tmp_path / "out", ["--run", str(tmp_path / "no_run")]
+    with pytest.raises(InputError, match="scale"):
+        scan([str(mesh), *no_run, "--out", str(out), "--scale", "-1"])
+    with pytest.raises(InputError, match="gone.ply: no such file"):
+        scan([str(tmp_path / "gone.ply"), *no_run, "--out", str(out)])
+    assert not out.exists()
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "inner")
+    with pytest.raises(InputError, match="mine: holds inner"):
+        scan([str(mesh), *no_run, "--out", ".."])
+    with pytest.raises(InputError, match="no_run"):  # an empty folder may be written
+        scan([str(mesh), *no_run, "--out", "."])
+
+
+def test_what_a_killed_scan_left_is_taken_up(tmp_path: Path) -> None:
+    mesh = rooms.write_ply(tmp_path / "room.ply", rooms.room_mesh(0.2))
+    old, half = tmp_path / ".out.replaced-1", tmp_path / ".out.writing-1"
+    for folder in (old, half, tmp_path / ".other.writing-1"):
+        folder.mkdir()
+    (old / "scan.json").write_text('{"versions": {}}')
+    with pytest.raises(InputError, match="no_run"):
+        scan([str(mesh), "--run", str(tmp_path / "no_run"), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "scan.json").is_file() and not old.exists() and not half.exists()
+    assert (tmp_path / ".other.writing-1").is_dir()
+    with locked(tmp_path, name=".out.lock"):
+        code = "import sys; from bifusion.commands.scan import scan; scan(sys.argv[1:])"
+        command = [sys.executable, "-c", code, str(mesh), "--run", "no_run", "--out"]
+        process = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True)
+    assert process.returncode != 0 and "another process is writing here" in process.stderr
 
 
 def test_prepare_scan_fails_where_an_input_does(

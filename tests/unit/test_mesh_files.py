@@ -1,5 +1,6 @@
 """OBJ and GLB files as programs write them: order of vertices, colours, axes; and files that lie."""
 
+import base64
 import json
 import struct
 from pathlib import Path
@@ -119,13 +120,18 @@ def test_glb_vertex_colours_are_linear(tmp_path):
     assert (read_mesh_file(glb(tmp_path / "m.glb", box((55, 55, 55)))).color == 128).all()
 
 
-def test_glb_texture(tmp_path):
+def textured_glb(path: Path, **material) -> Path:
+    """One triangle whose corners are red, green and blue in its texture."""
     mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 1, 2]], process=False)
     image = Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
-    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
+    pbr = trimesh.visual.material.PBRMaterial(baseColorTexture=image, **material)
     uv = [[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]]
-    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
-    read = read_mesh_file(glb(tmp_path / "wrong_ending.ply", mesh))
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=pbr)
+    return glb(path, mesh)
+
+
+def test_glb_texture(tmp_path):
+    read = read_mesh_file(textured_glb(tmp_path / "wrong_ending.ply"))
     assert read.color.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
@@ -148,9 +154,54 @@ def test_glb_files_that_are_none(tmp_path):
     refused(with_tree(path, lambda tree: tree["buffers"][0].update(uri="../../x.bin")), "another file")
     refused(with_tree(path, lambda tree: tree["accessors"][0].update(count=10**12)), "says it has 10")
     refused(with_tree(path, lambda tree: tree.update(nodes=[{"children": [1, 1]}, {}])), "two parents")
+    refused(with_tree(path, lambda tree: tree.update(nodes=[{"children": 5}])), "cannot be read as glTF")
     refused(with_tree(path, lambda tree: tree.update(meshes=[])), "glTF|no mesh")
     (tmp_path / "m.glb").write_bytes(b"hello")
     refused(tmp_path / "m.glb", "is no binary glTF, it begins with b'hello'")
+
+
+def with_vertex_colors(path: Path, color: list[list[float]]) -> Path:
+    """The GLB in `path` with COLOR_0 (N, 3), in a buffer of its own."""
+    data = np.array(color, "<f4").tobytes()
+    uri = "data:application/octet-stream;base64," + base64.b64encode(data).decode()
+
+    def change(tree) -> None:
+        tree["buffers"].append({"byteLength": len(data), "uri": uri})
+        tree["bufferViews"].append({"buffer": len(tree["buffers"]) - 1, "byteLength": len(data)})
+        view = len(tree["bufferViews"]) - 1
+        tree["accessors"].append(
+            {"bufferView": view, "componentType": 5126, "count": len(color), "type": "VEC3"}
+        )
+        tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = len(tree["accessors"]) - 1
+
+    return with_tree(path, change)
+
+
+def test_glb_colours_are_multiplied(tmp_path):
+    """Factor × texture × COLOR_0 in linear light, of which 55 of 255 are 128 of 255 in sRGB."""
+    path = textured_glb(tmp_path / "m.glb", baseColorFactor=[55, 255, 255, 255])
+    color = [[1.0, 1, 1], [1, 55 / 255, 1], [1, 1, 55 / 255]]
+    stored = read_mesh_file(with_vertex_colors(path, color)).color
+    assert stored.tolist() == [[128, 0, 0], [0, 128, 0], [0, 0, 128]]
+    plain = with_tree(
+        path, lambda tree: tree["materials"][0]["pbrMetallicRoughness"].pop("baseColorTexture")
+    )
+    assert (read_mesh_file(plain).color == (128, 255, 255)).all()
+
+
+def test_glb_extensions(tmp_path):
+    path = textured_glb(tmp_path / "m.glb")
+
+    def moved(tree) -> None:
+        texture = tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
+        texture["extensions"] = {"KHR_texture_transform": {"scale": [2, 2]}}
+
+    refused(with_tree(path, moved), "material 0 by KHR_texture_transform")
+    required = ["KHR_materials_unlit", "EXT_meshopt_compression"]
+    changed = with_tree(path, lambda tree: tree.update(extensionsRequired=required))
+    refused(changed, "requires EXT_meshopt_compression, which is not read")
+    unlit = with_tree(path, lambda tree: tree.update(extensionsRequired=required[:1]))
+    assert len(read_mesh_file(unlit).coord) == 3
 
 
 def test_changed_bytes_are_read_or_refused(tmp_path):

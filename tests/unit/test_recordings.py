@@ -13,6 +13,7 @@ from PIL import Image
 
 import needs
 import recording_factory as made
+from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
@@ -172,7 +173,9 @@ def test_what_is_no_recording(tmp_path):
     refused(tmp_path, r"holds v.mp4 \(v.mp4: a video has no poses")
     for name, words in {
         "a.mov": "a video has no poses", "a.bag": "bags hold no poses", "a.r3d": "EXR \\+ JPG",
-        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive", "a.obj": "a mesh",
+        "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive",
+        "a.obj": "`bifusion scan`", "a.gltf": "as one .glb",
+        "a.e57": "a kind that is not read; export it as .ply",
         "a.bin": "is no recording that is known",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(b"x")
@@ -187,6 +190,55 @@ def test_what_is_no_recording(tmp_path):
     with pytest.raises(InputError, match="layout: found 'x'; expected one of scannet, sens"):
         open_recording(tmp_path / "both", layout="x")
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "writer", "other"),
+    [("7scenes", "scannet", "frame-"), ("sens", "tum", "NAME.sens"), ("replica", "7scenes", "traj.txt")],
+)
+def test_a_layout_that_is_not_there(layout, writer, other, tmp_path):
+    folder = made.WRITERS[writer](tmp_path / "r", made.poses(2))
+    with pytest.raises(InputError, match=f"does not look like {layout}; expected .*{other}"):
+        open_recording(folder, layout=layout)
+
+
+def test_a_layout_that_is_asked_for_is_found_within(tmp_path):
+    made.WRITERS["7scenes"](tmp_path / "archive" / "r", made.poses(2))
+    assert open_recording(tmp_path / "archive", layout="7scenes").name == "r"
+
+
+@pytest.mark.parametrize("size", [None, made.SIZE, (192, 144)])
+def test_a_turned_picture_has_no_camera_of_the_stored_one(size, tmp_path):
+    """Tag 6 makes 96×72 pictures 72×96; their camera has its centre at (47.5, 35.5)."""
+    folder = made.WRITERS["7scenes"](tmp_path / "r", made.poses(2))
+    exif = Image.Exif()
+    exif[274] = 6
+    for path in folder.glob("*.color.png"):
+        Image.open(path).save(path, exif=exif)
+    camera = tmp_path / "camera.json"
+    K = made.K if size is None else resize_intrinsics(made.K, made.SIZE, size)
+    if size is not None:
+        stored = {"width": size[0], "height": size[1], "intrinsic_matrix": K.T.ravel().tolist()}
+        camera.write_text(json.dumps(stored))
+    recording = open_recording(folder, OpenOptions(None if size is None else str(camera)))
+    words = r"frame-000000.color.png: its orientation tag \(6\) makes it 72×96 .* fit the 96×72"
+    with pytest.raises(InputError, match=words):
+        recording.frame(0)
+
+
+@pytest.mark.parametrize("kind", ["7scenes", "sens"])
+def test_given_intrinsics_are_of_colour(kind, tmp_path):
+    """Depth of half colour's size has its camera resized."""
+    if kind == "sens":
+        place = made.sens(tmp_path / "r", made.poses(2), depth_step=2)
+    else:
+        place = made.seven_scenes(tmp_path / "r", made.poses(2))
+    for path in place.glob("*.depth.png"):
+        Image.fromarray(np.array(Image.open(path))[::2, ::2]).save(path)
+    frame = open_recording(place, OpenOptions("80 80 47.5 35.5")).frame(0)
+    assert frame.color_camera is not None and frame.depth_camera is not None
+    assert np.allclose(frame.color_camera.K, made.K) and frame.depth_camera.size == (36, 48)
+    assert np.allclose(frame.depth_camera.K, resize_intrinsics(made.K, made.SIZE, (48, 36)))
 
 
 def test_a_folder_within_a_folder(tmp_path):

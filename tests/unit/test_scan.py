@@ -13,17 +13,20 @@ import numpy as np
 import pytest
 from plyfile import PlyData
 
+import recording_factory as made_recordings
 import room_meshes as rooms
 from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import read_offset, scene_complete
 from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.placement import Placement, placement_notes
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.make import make_scan, open_made, scan_name
 from bifusion.datasets.scan.options import ScanOptions
-from bifusion.datasets.scan.prepare import parse_shard, prepare_scans
+from bifusion.datasets.scan.prepare import parse_shard, prepare_scan, prepare_scans
 from bifusion.datasets.scan.processes import in_processes
+from bifusion.datasets.scan.recording_scan import rescaled
 from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scan.units import find_scale
@@ -250,6 +253,26 @@ def test_prepare_takes_many_and_names_what_failed(tmp_path: Path) -> None:
         prepare_scans([paths[0], tmp_path / "one.obj"], out, ScanOptions())
 
 
+def test_prepare_keeps_no_scene_of_another_input(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        rooms.write_ply(tmp_path / folder / "room.ply", rooms.room_mesh(0.2))
+    first, second = (tmp_path / folder / "room.ply" for folder in ("first", "second"))
+    out = tmp_path / "out"
+    assert prepare_scan(str(first), str(out / "room"))  # pyright: ignore[reportArgumentType]
+    assert prepare_scans([first], out, ScanOptions()).kept == ["room"]
+    for path, options in ((second, ScanOptions()), (first, ScanOptions(up="z"))):
+        again = prepare_scans([path], out, options)
+        words = again.failed["room"]
+        assert "is there already" in words and f"made of {first}" in words and "--overwrite" in words
+        assert f"one made of {path}" in words and not again.kept and not again.written
+    written = prepare_scans([second], out, ScanOptions(up="z"), overwrite=True)
+    assert list(written.written) == ["room"]
+    assert prepare_scans([second], out, ScanOptions(up="z")).kept == ["room"]
+    with pytest.raises(InputError, match="jobs: found 0"):
+        prepare_scans([first], out, ScanOptions(), jobs=0)
+
+
 CASES = {
     "binary_ok": ("mesh of 512 vertices", "in metres"),
     "no_faces": ("cloud of 512 points", "no faces"),
@@ -290,9 +313,19 @@ def test_a_killed_process_takes_no_other_with_it() -> None:
 
 def test_shards() -> None:
     assert parse_shard("2/4") == (2, 4)
-    for text in ("0/4", "5/4", "1", "a/b", "1/0"):
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "²/3"):
         with pytest.raises(InputError, match="shard"):
             parse_shard(text)
+
+
+def test_recordings_are_given_advice_that_they_can_take(tmp_path: Path) -> None:
+    """--scale is refused for them."""
+    coord_m = np.random.default_rng(0).uniform(0, 1, (100, 3)) * (8000, 6000, 3000)
+    (note,) = placement_notes(Placement(), coord_m, 0.0, rescaled)
+    assert "--scale" not in note and "poses by 0.001, and --depth-scale by 1000, makes metres" in note
+    folder = made_recordings.seven_scenes(tmp_path / "r", made_recordings.poses(3))
+    with pytest.raises(InputError, match=f"^{folder}: fusion: no "):
+        make_scan(folder, ScanOptions(voxel_size_m=9.0))
 
 
 def test_bad_inputs_are_named(tmp_path: Path) -> None:

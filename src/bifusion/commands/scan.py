@@ -16,6 +16,7 @@ from rich.console import Console
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.commands.telling import say
+from bifusion.errors import InputError
 
 if TYPE_CHECKING:
     from bifusion.datasets.scan.options import ScanOptions
@@ -73,7 +74,7 @@ class InputOptions:
             views,
             self.voxel_size_m,
             self.most_frames,
-            spacing_m or SPACING_M,
+            SPACING_M if spacing_m is None else spacing_m,
         )
         options.check()
         return options
@@ -124,6 +125,8 @@ def prepare_scan(args: list[str]) -> int:
 
     wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
     options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
+    if wanted.jobs < 0:
+        raise InputError(f"jobs: found {wanted.jobs}; expected 1 or more, or 0: one for two processors")
     jobs = wanted.jobs or max(1, (os.cpu_count() or 1) // 2)
     console = Console()
     said: set[str] = set()
@@ -158,17 +161,30 @@ def prepare_scan(args: list[str]) -> int:
 
 def scan(args: list[str]) -> int:
     """Label any scan (mesh, cloud, recording) on its own vertices, with a page to look at."""
+    from bifusion.inference.scan_files import scan_files
+    from bifusion.storage.files import locked
+    from bifusion.storage.folders import check_replaceable, tidy
+
+    wanted = parsing.parse(Scan, args, "scan", SCAN_HELP)
+    wanted.options.scan_options(wanted.views or 0)  # what is wrong is told before a model is loaded
+    if not wanted.input.exists():
+        raise InputError(f"{wanted.input}: no such file or folder; expected a mesh, cloud or recording")
+    if wanted.out.name in ("", ".."):  # of "." and "..", beside which nothing could be written
+        wanted.out = wanted.out.resolve()
+    with locked(wanted.out.parent, name=f".{wanted.out.name}.lock"):
+        tidy(wanted.out.parent, scan_files, only={wanted.out.name})  # what a killed process left
+        check_replaceable(wanted.out, scan_files)
+        return _scan(wanted)
+
+
+def _scan(wanted: Scan) -> int:
     from bifusion.commands.telling import telling
     from bifusion.datasets.scan.make import make_scan
     from bifusion.inference.labelled import NO_VIEWS, segment, trained_spacing_m, trained_views
-    from bifusion.inference.scan_files import scan_files
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
-    from bifusion.storage.folders import check_replaceable
 
-    wanted = parsing.parse(Scan, args, "scan", SCAN_HELP)
     console = Console()
-    check_replaceable(wanted.out, scan_files)
     segmenter = Segmenter(run_of(wanted.run, say=lambda line: say(console, line)))
     views = trained_views(segmenter) if wanted.views is None else wanted.views
     options = wanted.options.scan_options(views, trained_spacing_m(segmenter))

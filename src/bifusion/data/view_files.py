@@ -27,6 +27,8 @@ MOST_PIXELS = 80_000_000
 
 UPRIGHT = 1
 """The orientation tag of pictures that are stored as they are to be seen."""
+QUARTER_TURNS = (5, 6, 7, 8)
+"""Orientation tags with which width and height change places."""
 
 EACH_VIEW_A_NAME = "give each view a name of its own"
 
@@ -222,6 +224,22 @@ def read_upright(path: Path) -> tuple[np.ndarray, int]:
     """
     image = _decode_file(path)
     return _rgb(image, path), _orientation(image)
+
+
+def check_turned(path: Path, tag: int, K: np.ndarray, size: tuple[int, int]) -> None:
+    """InputError if a picture, of `size` (width, height) when upright, was given a quarter turn by its
+    orientation tag, but its intrinsics (3, 3) are those of the picture as it is stored."""
+    as_stored = (size[1], size[0])
+    if tag in QUARTER_TURNS and _off_centre(K, as_stored) < _off_centre(K, size):
+        raise InputError(
+            f"{path}: its orientation tag ({tag}) makes it {size[0]}×{size[1]} pixels, but the "
+            f"intrinsics fit the {as_stored[0]}×{as_stored[1]} that are stored; give the intrinsics of "
+            "the upright picture, or remove the tag from the files"
+        )
+
+
+def _off_centre(K: np.ndarray, size: tuple[int, int]) -> float:
+    return float(np.abs((K[:2, 2] + 0.5) / size - 0.5).max())
 
 
 def decode_color(file: IO[bytes], where: str) -> np.ndarray:

@@ -112,9 +112,14 @@ def far_offset(coord_m: np.ndarray) -> np.ndarray:
     return np.round(centre) if far else np.zeros(3)
 
 
-def placement_notes(placement: Placement, coord_m: np.ndarray, spacing_m: float) -> list[str]:
+def placement_notes(
+    placement: Placement,
+    coord_m: np.ndarray,
+    spacing_m: float,
+    remedy: Callable[[float], str] | None = None,
+) -> list[str]:
     """What is worth a word: an offset taken off, a step of the stored numbers that is coarse, an
-    extent that no indoor scan has."""
+    extent that no indoor scan has. `remedy`: words for what scales it by a factor; None: --scale."""
     notes = []
     if placement.offset_m.any():
         x, y, z = placement.offset_m
@@ -127,7 +132,8 @@ def placement_notes(placement: Placement, coord_m: np.ndarray, spacing_m: float)
             f"so far from the origin the file's numbers have steps of {spacing_m:.2g} m, and its points "
             "with them; export it with double coordinates, or nearer to the origin"
         )
-    extent = extent_note(coord_m, lambda factor: f"--scale {placement.scale * factor:g}")
+    remedy = remedy or (lambda factor: f"--scale {placement.scale * factor:g}")
+    extent = extent_note(coord_m, remedy)
     return [*notes, extent] if extent else notes
 
 

@@ -61,7 +61,7 @@ class BlockTable:
         if len(self) + len(new) > self.most:
             raise InputError(
                 f"fusion: the surface needs more than {self.most:,} blocks of {SIDE}³ voxels; fuse with "
-                "larger voxels, a smaller largest depth, or part of the recording"
+                "larger voxels (--voxel-size-m), fewer frames (--most-frames), or part of the recording"
             )
         rows = np.arange(len(self), len(self) + len(new))
         self._keys = np.insert(self._keys, place[~found], new)

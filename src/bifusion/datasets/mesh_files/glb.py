@@ -1,6 +1,7 @@
 """Binary glTF (GLB), read by trimesh: metres, y up, all nodes placed.
 
-Source: Khronos glTF 2.0, 3.4 (units, axes), 3.9 (COLOR_0 is linear, textures are sRGB).
+Source: Khronos glTF 2.0, 3.4 (units, axes), 3.9 (COLOR_0 is linear, textures are sRGB), 3.12
+(extensions).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.data.view_files import MOST_PIXELS
-from bifusion.datasets.mesh_files.textures import linear_to_srgb, texture_colors
+from bifusion.datasets.mesh_files.textures import linear_to_srgb, srgb_to_linear, texture_colors
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 
@@ -26,6 +27,15 @@ FAULTS = (
     NotImplementedError, struct.error, OSError, SyntaxError, MemoryError, RecursionError,
 )  # fmt: skip
 """What trimesh and Pillow raise on files that are no glTF."""
+MOVES_TEXTURES = "KHR_texture_transform"
+SUPPORTED = {
+    MOVES_TEXTURES, "KHR_lights_punctual", "KHR_materials_anisotropy", "KHR_materials_clearcoat",
+    "KHR_materials_dispersion", "KHR_materials_emissive_strength", "KHR_materials_ior",
+    "KHR_materials_iridescence", "KHR_materials_pbrSpecularGlossiness", "KHR_materials_sheen",
+    "KHR_materials_specular", "KHR_materials_transmission", "KHR_materials_unlit",
+    "KHR_materials_volume", "KHR_xmp_json_ld",
+}  # fmt: skip
+"""Extensions that change neither shape nor base colour, or that are dealt with."""
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Vertices (N, 3), faces (F, 3), colours (N, 3) uint8."""
 
@@ -36,8 +46,10 @@ def read_glb(path: Path) -> Mesh:
 
     Raises InputError: no readable GLB file, data in other files, no mesh, no colours.
     """
-    _check_tree(path, _tree(path))
+    tree = _tree(path)
     try:
+        _check_tree(path, tree)
+        _check_extensions(path, tree)
         parts, notes = _load(path)
     except FAULTS as error:
         if isinstance(error, InputError):
@@ -109,6 +121,25 @@ def _check_tree(path: Path, tree: dict[str, Any]) -> None:
         raise InputError(f"{path}: a node has two parents; export it again")
 
 
+def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
+    """InputError for what would be read as another shape or colour than the file has."""
+    unknown = sorted({str(name) for name in tree.get("extensionsRequired", [])} - SUPPORTED)
+    if unknown:
+        raise InputError(
+            f"{path}: requires {', '.join(unknown)[:200]}, which is not read; export it without "
+            "compression and extensions"
+        )
+    materials = tree.get("materials", [])
+    primitives = [part for mesh in tree.get("meshes", []) for part in mesh["primitives"]]
+    for number in sorted({part["material"] for part in primitives if "material" in part}):
+        texture = materials[number].get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
+        if MOVES_TEXTURES in texture.get("extensions", {}):
+            raise InputError(
+                f"{path}: moves the texture of material {number} by {MOVES_TEXTURES}, which is not "
+                "read; export it without"
+            )
+
+
 def _load(path: Path) -> tuple[list[Part], list[str]]:
     import trimesh
 
@@ -127,34 +158,41 @@ def _load(path: Path) -> tuple[list[Part], list[str]]:
 
 
 def _colors(geometry: Any, path: Path, notes: list[str]) -> np.ndarray:
-    """(N, 3) uint8 sRGB of the vertices: their own, else the texture's, else the material's."""
+    """(N, 3) uint8 sRGB base colours: the material's factor, its texture and the vertices' own colours,
+    as far as there are any, multiplied in linear light (glTF 2.0, 3.9.2)."""
     count = len(geometry.vertices)
-    visual = geometry.visual if hasattr(geometry, "visual") else None
+    visual = getattr(geometry, "visual", None)
+    own, material = _own_colors(geometry), getattr(visual, "material", None)
+    factor = getattr(material, "baseColorFactor", None)
+    image, uv = getattr(material, "baseColorTexture", None), getattr(visual, "uv", None)
+    linear = np.ones((count, 3))
+    if own is not None:
+        notes.append("vertex colours taken as linear, as glTF has them")
+        linear *= _shares(own[:, :3])
+    if image is not None and uv is not None and len(uv) == count:
+        if image.width * image.height > MOST_PIXELS:
+            raise InputError(f"{path}: a texture is {image.width}×{image.height} pixels; reduce it")
+        notes.append("vertices have the colour of the texture at their place")
+        texels = texture_colors(np.array(image.convert("RGB")), np.nan_to_num(np.asarray(uv, float)))
+        linear *= srgb_to_linear(texels / 255)
+    elif own is None:
+        if factor is None:
+            raise InputError(f"{path}: a mesh has no colours; export it with vertex colours or texture")
+        notes.append("a mesh without texture has the one colour of its material")
+    if factor is not None:
+        linear *= _shares(np.asarray(factor)[:3])
+    return _bytes(linear_to_srgb(linear))
+
+
+def _own_colors(geometry: Any) -> np.ndarray | None:
+    """(N, 3 or 4) COLOR_0 of the vertices, as trimesh has it; None where there is none."""
+    visual = getattr(geometry, "visual", None)
     own = getattr(geometry, "colors", None) if visual is None else None
     if visual is not None and visual.kind == "vertex":
         own = visual.vertex_colors
     elif visual is not None and visual.kind == "texture":
         own = visual.vertex_attributes.get("color")
-    if own is not None and len(own) == count:
-        notes.append("vertex colours taken as linear, as glTF has them")
-        return _bytes(linear_to_srgb(_shares(np.asarray(own)[:, :3])))
-    material = getattr(visual, "material", None)
-    factor = np.ones(3)
-    plain = getattr(material, "baseColorFactor", None)
-    if plain is not None:
-        factor = _shares(np.asarray(plain)[:3])
-    image, uv = getattr(material, "baseColorTexture", None), getattr(visual, "uv", None)
-    if image is None or uv is None or len(uv) != count:
-        if plain is None:
-            raise InputError(f"{path}: a mesh has no colours; export it with vertex colours or texture")
-        notes.append("a mesh without texture has the one colour of its material")
-        return np.tile(_bytes(linear_to_srgb(factor)), (count, 1))
-    if image.width * image.height > MOST_PIXELS:
-        raise InputError(f"{path}: a texture is {image.width}×{image.height} pixels; reduce it")
-    notes.append("vertices have the colour of the texture at their place")
-    return _bytes(
-        texture_colors(np.array(image.convert("RGB")), np.nan_to_num(np.asarray(uv, float))) / 255
-    )
+    return np.asarray(own) if own is not None and len(own) == len(geometry.vertices) else None
 
 
 def _shares(color: np.ndarray) -> np.ndarray:

@@ -70,12 +70,15 @@ class FileRecording(RecordingInfo):
         if files.color is not None and (color or depth_is_color_resized):
             frame.color, tag = read_upright(files.color)
             self._note_turned(tag)
-            frame.color_camera = self._camera(self.cameras.color, frame.color, index, files.color)
+            of = self._own(self.cameras.color, index)
+            of.check_turned(image_size(frame.color), files.color, tag)
+            frame.color_camera = self._camera(of, frame.color, index, files.color)
         if files.depth is not None:
             frame.depth_m = self._read_depth(files.depth)
             if depth_is_color_resized and frame.color is not None:
                 calibration = replace(calibration, size=image_size(frame.color))
-            frame.depth_camera = self._camera(calibration, frame.depth_m, index, files.depth)
+            of = self._own(calibration, index)
+            frame.depth_camera = self._camera(of, frame.depth_m, index, files.depth)
         if files.confidence is not None and self.read_confidence is not None:
             frame.confidence = self.read_confidence(files.confidence)
             _check_confidence(frame, files.confidence)
@@ -90,10 +93,11 @@ class FileRecording(RecordingInfo):
     def _depth_calibration(self) -> Calibration:
         return self.cameras.depth or self.cameras.color
 
-    def _camera(self, of: Calibration, picture: np.ndarray, index: int, path: Path) -> Camera:
+    def _own(self, of: Calibration, index: int) -> Calibration:
         own = self.files[index].K
-        if own is not None:
-            of = Calibration(own, self.cameras.size, of.extrinsic)
+        return of if own is None else Calibration(own, self.cameras.size, of.extrinsic)
+
+    def _camera(self, of: Calibration, picture: np.ndarray, index: int, path: Path) -> Camera:
         size = image_size(picture)
         return Camera(of.fitted(size, path), (size[1], size[0]), self.poses.pose(index) @ of.extrinsic)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bifusion.data.checks import check_intrinsics
 from bifusion.data.images import resize_intrinsics
+from bifusion.data.view_files import check_turned
 from bifusion.datasets.recordings.text_files import json_numbers, read_json, read_matrix
 from bifusion.errors import InputError
 
@@ -49,6 +50,16 @@ class Calibration:
                 )
             K = resize_intrinsics(K, self.size, size)
         return check_intrinsics(K, size, where)
+
+    def check_turned(self, size: tuple[int, int], path: Path, tag: int) -> None:
+        """InputError if this is the camera of a picture that its orientation tag `tag` turned to `size`
+        (width, height), as it was before."""
+        K = self.K
+        if self.size is not None:
+            factor = max(size) / max(self.size)
+            resized = round(self.size[0] * factor), round(self.size[1] * factor)
+            K = resize_intrinsics(K, self.size, resized)
+        check_turned(path, tag, K, size)
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def open_recording(
     Args:
         path: file, or folder; one that holds a single folder or .sens file stands for it.
         options: what the files do not say, or say wrongly.
-        layout: name of one of LAYOUTS; None: recognised.
+        layout: name of one of LAYOUTS, to look for no other; None: recognised.
     Raises:
         InputError: nothing there, no known layout or several, or what its reader finds wrong.
     """
@@ -100,7 +100,7 @@ def open_recording(
         known = {one.name: one for one in LAYOUTS}
         if layout not in known:
             raise InputError(f"layout: found {layout!r}; expected one of {', '.join(known)}")
-        found, place = known[layout], path
+        found, place = _recognised(path, (known[layout],))
     else:
         found, place = _recognised(path)
     recording = found.open(place, options)
@@ -109,10 +109,10 @@ def open_recording(
     return recording
 
 
-def _recognised(path: Path) -> tuple[Layout, Path]:
+def _recognised(path: Path, layouts: Sequence[Layout] = LAYOUTS) -> tuple[Layout, Path]:
     place = path
     for _ in range(DEEPEST):
-        found = [layout for layout in LAYOUTS if layout.recognises(place)]
+        found = [layout for layout in layouts if layout.recognises(place)]
         if len(found) == 1:
             return found[0], place
         if found:
@@ -126,6 +126,9 @@ def _recognised(path: Path) -> tuple[Layout, Path]:
         if len(inner) != 1:
             break
         place = inner[0]
+    if len(layouts) == 1:
+        asked = layouts[0]
+        raise InputError(f"{path}: does not look like {asked.name}; expected {asked.looks_like}")
     raise InputError(_unknown(path))
 
 

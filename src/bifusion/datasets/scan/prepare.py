@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from bifusion.data.scene_folder import scene_complete, scene_files
+import numpy as np
+
+from bifusion.data.scene_folder import read_description, scene_complete, scene_files
+from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.make import is_scene, make_scan, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.processes import Outcome, in_processes
@@ -36,10 +40,12 @@ def prepare_scan(
 
     Raises InputError as `make_scan`, or for a folder that was not written here.
     """
+    path, folder, options = Path(path), Path(folder), options or ScanOptions()
     if is_scene(path):
         raise InputError(f"{path}: is a scene folder already; expected a mesh, a cloud or a recording")
     check_replaceable(folder, scene_files)
     made = make_scan(path, options, telling)
+    made.source += _made_of(path, options)
     made.write_scene(folder)
     return made.lines
 
@@ -60,24 +66,32 @@ def prepare_scans(
         shard: (i, n): every n-th input, from the i-th on, so that n machines share the work; all give
             the same inputs.
         jobs: processes at a time; 1: this one.
-        overwrite: write complete scenes again.
+        overwrite: write complete scenes again; one that is there, made of another input or with other
+            options, fails otherwise.
         done: called after each with what became of all so far, and how many there are.
     Raises:
-        InputError: no input, two of one name; another process writes the same shard.
+        InputError: no input, two of one name; no process; another process writes the same shard.
     """
     options.check()
+    if jobs < 1:
+        raise InputError(f"jobs: found {jobs}; expected 1 or more")
     mine = _shard(_by_name(paths), shard)
     prepared = PreparedScans()
     number, count = shard
     lock = f".scan-{number}-of-{count}.lock" if count > 1 else ".lock"
     with locked(out, name=lock):
         tidy(out, scene_files, only=set(mine))
-        kept = [name for name in mine if scene_complete(out / name) and not overwrite]
-        prepared.kept += kept
+        there = [name for name in mine if scene_complete(out / name) and not overwrite]
+        for name in there:
+            why = _another(out / name, mine[name], options)
+            if why is None:
+                prepared.kept.append(name)
+            else:
+                prepared.failed[name] = why
         tasks = {
             name: functools.partial(prepare_scan, path, out / name, options)
             for name, path in mine.items()
-            if name not in kept
+            if name not in there
         }
         for name, outcome in in_processes(tasks, jobs):
             _sort_in(prepared, name, outcome)
@@ -90,7 +104,7 @@ def prepare_scans(
 def parse_shard(text: str) -> tuple[int, int]:
     """(i, n) of "i/n"; InputError for anything else."""
     parts = text.split("/")
-    if len(parts) == 2 and all(part.isdigit() for part in parts):
+    if len(parts) == 2 and all(part.isdecimal() for part in parts):
         number, count = map(int, parts)
         if 1 <= number <= count:
             return number, count
@@ -116,6 +130,38 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
 def _shard(inputs: dict[str, Path], shard: tuple[int, int]) -> dict[str, Path]:
     number, count = shard
     return dict(list(inputs.items())[number - 1 :: count])
+
+
+def _made_of(path: Path, options: ScanOptions) -> str:
+    """The end of a scene's source: its input, and the options that were given."""
+    given = [*_given(options, ScanOptions()), *_given(options.opening, OpenOptions())]
+    return f"; made of {path.resolve()}" + (f" with {', '.join(given)}" if given else "")
+
+
+def _given(options: Any, default: Any) -> list[str]:
+    """Names and values that are not the default's."""
+    found = []
+    for field_ in fields(default):
+        value = getattr(options, field_.name)
+        text = str(value.tolist() if isinstance(value, np.ndarray) else value)
+        if field_.name != "opening" and text != str(getattr(default, field_.name)):
+            found.append(f"{field_.name} {text}")
+    return found
+
+
+def _another(folder: Path, path: Path, options: ScanOptions) -> str | None:
+    """What is wrong where a scene that is there was not made of `path` and with `options`."""
+    try:
+        source = str(read_description(folder).get("source"))
+    except InputError as error:
+        return str(error)
+    asked = _made_of(path, options)
+    if source.endswith(asked):
+        return None
+    return (
+        f"{folder}: is there already, {source}; asked for is one{asked[1:]}. Nothing was changed; "
+        "--overwrite writes it again, another --out leaves it"
+    )
 
 
 def _sort_in(prepared: PreparedScans, name: str, outcome: Outcome) -> None:

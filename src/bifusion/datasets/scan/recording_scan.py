@@ -44,7 +44,10 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
         )
     recording = open_recording(path, options.opening, layout=options.layout)
     telling.add(check_recording(recording).lines)
-    mesh = _fused(recording, options, telling)
+    try:
+        mesh = _fused(recording, options, telling)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     orientation = _oriented(path, recording, mesh, options)
     telling.add(orientation.notes)
     placement = _placed(recording, mesh, orientation)
@@ -53,7 +56,7 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
     normal = mesh_normals(coord_m, mesh.faces)
     superpoint = surface_superpoints(coord_m, normal, mesh.faces)
     telling.progress("superpoints", 1, 1)
-    telling.add(placement_notes(placement, coord_m, 0.0))
+    telling.add(placement_notes(placement, coord_m, 0.0, rescaled))
     views = _views(recording, mesh, orientation, placement, options, telling)
     source = f"{path.resolve().name}, a recording in layout {recording.layout}"
     made = made_scan(
@@ -62,6 +65,11 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
     )  # fmt: skip
     made.scene = dataclasses.replace(made.scene, views=views, view_names=list(views))
     return made
+
+
+def rescaled(factor: float) -> str:
+    """What makes a recording smaller by a factor: poses and depth must go on agreeing."""
+    return f"multiplying its poses by {factor:g}, and --depth-scale by {1 / factor:g},"
 
 
 def _fused(recording: Recording, options: ScanOptions, telling: Telling) -> Mesh:

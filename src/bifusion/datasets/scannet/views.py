@@ -19,7 +19,14 @@ from PIL import Image
 from bifusion.data.checks import check_intrinsics, check_pose
 from bifusion.data.images import resize_intrinsics
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
-from bifusion.data.view_files import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
+from bifusion.data.view_files import (
+    DEPTH_SCALE,
+    UPRIGHT,
+    check_turned,
+    image_size,
+    read_depth_m,
+    read_upright,
+)
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
 from bifusion.datasets.recordings.text_files import read_matrix
@@ -34,8 +41,6 @@ MOST_COMPARED = 8
 """Views, evenly spaced, that are compared with the scan."""
 RENDERED_LONG_SIDE = 320
 """Pixels of depth maps that are rendered, at most."""
-QUARTER_TURNS = (5, 6, 7, 8)
-"""Orientation tags with which width and height change places."""
 
 
 @dataclass(frozen=True)
@@ -143,21 +148,9 @@ def _read_color(path: Path, images: PosedImages, scan: Scan) -> tuple[np.ndarray
     size = image_size(color)
     if orientation != UPRIGHT:
         scan.notes.append("pictures were turned as their orientation tag says")
-    as_stored = (size[1], size[0])
-    if orientation in QUARTER_TURNS and _off_centre(images.color_K, as_stored) < _off_centre(
-        images.color_K, size
-    ):
-        raise InputError(
-            f"{path}: its orientation tag ({orientation}) makes it {size[0]}×{size[1]} pixels, but the "
-            f"intrinsics fit the {as_stored[0]}×{as_stored[1]} that are stored; give the intrinsics of "
-            "the upright picture, or remove the tag from the files"
-        )
+    check_turned(path, orientation, images.color_K, size)
     where = f"{images.folder}: intrinsics for {path.name}"
     return color, check_intrinsics(images.color_K, size, where)
-
-
-def _off_centre(K: np.ndarray, size: tuple[int, int]) -> float:
-    return float(np.abs((K[:2, 2] + 0.5) / size - 0.5).max())
 
 
 def _depth_camera(

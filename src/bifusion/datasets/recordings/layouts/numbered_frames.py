@@ -70,7 +70,7 @@ def _cameras(
     frames: Path, info: dict[str, np.ndarray], options: OpenOptions
 ) -> tuple[Cameras, list[str]]:
     if options.intrinsics is not None:
-        return Cameras(given := given_intrinsics(options.intrinsics), given), []
+        return Cameras(given_intrinsics(options.intrinsics)), []
     if "m_calibrationColorIntrinsic" in info:
         return Cameras(_stated(info, "Color"), _stated(info, "Depth")), []
     found = find_intrinsics(frames) or find_intrinsics(frames.parent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -197,7 +197,8 @@ def _stacked(poses: list[list[float]]) -> np.ndarray:
 def _calibrations(header: Header, path: Path, options: OpenOptions) -> tuple[Calibration, Calibration]:
     if options.intrinsics is not None:
         given = given_intrinsics(options.intrinsics)
-        return given, given
+        given = replace(given, size=given.size or header.color_size)
+        return given, given  # of the depth, which is colour's resized, it is fitted to that size
     cameras = []
     for k, size in ((0, header.color_size), (2, header.depth_size)):
         extrinsic = header.matrices[k + 1]
