@@ -46,8 +46,8 @@ check: tools
 	@$(MAKE) types
 
 types: tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
-		--jaxtyping-packages=bifusion,typed.check -m "not wrong_types and not slow and not gpu" $(TYPED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=bifusion,typed.check \
+		-m "not wrong_types and not slow and not gpu" $(TYPED)
 
 format: tools
 	$(BIN)/ruff format $(CODE)
