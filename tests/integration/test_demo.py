@@ -55,10 +55,17 @@ def test_predicts_a_room_that_was_not_trained_on(finished):
     assert f"<title>{room.name}" in (out / "prediction" / "view.html").read_text()
 
 
+def found_something(prediction: Path) -> bool:
+    """Three epochs may be too few for Mask3D to find an object; the others label every point."""
+    with np.load(prediction) as arrays:
+        return bool((arrays["semantic"] >= 0).any() or (arrays["panoptic_instance"] >= 0).any())
+
+
 def test_the_report_links_to_what_each_arm_made_of_the_room(finished):
     out = finished[0].out
     links = set(re.findall(r'href="(views/[^"]+)"', (out / "report.html").read_text()))
-    assert len(links) >= len(DEMO_RECIPES) - 1  # three epochs may be too few for Mask3D to find anything
+    found = [path for path in out.glob("*/predictions/*.npz") if found_something(path)]
+    assert len(links) == len(found) >= len(DEMO_RECIPES) - 1
     assert links == {f"views/{path.name}" for path in (out / "views").iterdir()}
 
 

@@ -21,6 +21,9 @@ FRONT = np.array([[1, 0, 0, 0.75], [0, 0, 1, -1.5], [0, -1, 0, 0.75], [0, 0, 0, 
 """Looks along y at the wall y = 1.5 from 3 m before it, camera z forward."""
 FLOOR_ROW = 39
 """First row of such a picture that shows the floor: (row − cy)/fy · 3 m > 0.75 m."""
+DEPTH_M = np.full((48, 64), 3.0)
+"""What its camera measures: the wall, and in the lower rows the floor."""
+DEPTH_M[FLOOR_ROW:] = (0.75 * K[1, 1] / (np.arange(FLOOR_ROW, 48) - K[1, 2]))[:, None]
 ORIENTATION = 274
 
 
@@ -77,9 +80,7 @@ class Released:
         shades = np.arange(48 * 64 * 3).reshape(48, 64, 3) % 255
         Image.fromarray(shades.astype(np.uint8)).save(self.posed / "00000.jpg")
         if depth_units:
-            depth = np.full((48, 64), round(3 * depth_units), np.uint16)
-            floor_m = 0.75 * K[1, 1] / (np.arange(FLOOR_ROW, 48) - K[1, 2])
-            depth[FLOOR_ROW:] = np.rint(floor_m * depth_units)[:, None]
+            depth = np.rint(DEPTH_M * depth_units).astype(np.uint16)
             Image.fromarray(depth).save(self.posed / "00000.png")
         np.savetxt(self.posed / "00000.txt", pose)
         np.savetxt(self.posed / "intrinsic.txt", K)
@@ -247,7 +248,7 @@ def test_layouts_of_exports(cameras, ending, digits, released, prepare):
     view = load_view(released.scene, name)
     assert (
         view.color.shape == (48, 64, 3)
-        and np.allclose(view.depth_m[:FLOOR_ROW], 3)
+        and np.allclose(view.depth_m, DEPTH_M, atol=6e-4)  # it is kept in whole millimetres
         and np.allclose(view.depth_K, K)
     )
 
@@ -284,7 +285,8 @@ def test_depth_in_other_units(units, named, released, prepare):
     prepare(says=f"disagree with the scan by a factor {factor}: they say")
     assert f"--depth-scale {named}" in prepare()
     assert is_quiet(prepare("--depth-scale", units))
-    assert np.allclose(load_view(released.scene, "00000").depth_m[:FLOOR_ROW], 3, atol=2e-3)
+    rounding_m = 0.5 / units + 6e-4
+    assert np.allclose(load_view(released.scene, "00000").depth_m, DEPTH_M, atol=rounding_m)
     prepare("--depth-scale", -1, says="depth_scale: found -1", status=2)
 
 

@@ -131,6 +131,15 @@ def test_each_arms_prediction_has_a_page_beside_the_report(compared):
     assert {one["name"] for one in described["classes"]} >= set(CLASSES)
 
 
+def test_pictures_say_their_size_so_that_the_page_does_not_jump(compared):
+    picture = r'<img loading="lazy" width="(\d+)" height="(\d+)" alt="[^"]*" src="data:[^,]*,([^"]*)"'
+    found = re.findall(picture, compared[2])
+    assert len(found) == compared[2].count("<img")
+    for width, height, encoded in found:
+        image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        assert image.size == (int(width), int(height))
+
+
 def test_plotly_is_embedded_once(compared):
     head = get_plotlyjs()[:200]
     assert compared[2].count(head) == 1

@@ -53,6 +53,8 @@ class Room:
     instances: list[Picture]
     classes: list[tuple[str, tuple[int, int, int]]]
     """(name, colour) of the classes that occur, for the legend."""
+    size: tuple[int, int]
+    """(width, height) in pixels of each picture; a page that knows it does not jump as they appear."""
 
 
 def predicted_rooms(arms: list[Arm]) -> dict[str, list[tuple[Arm, Path]]]:
@@ -97,7 +99,8 @@ def _picture_room(scene: str, files: list[tuple[Arm, Path]]) -> Room:
         if "panoptic_instance" in data:
             color = _color_things(data["panoptic_instance"])
             instances.append(Picture(arm.label, arm.key, camera.draw(data["coord"], color)))
-    return Room(scene, semantic, instances, _legend(classes, label_set))
+    height, width = (side // OVERSAMPLING for side in camera.shape)
+    return Room(scene, semantic, instances, _legend(classes, label_set), (width, height))
 
 
 def _legend(classes: set[int], label_set: LabelSet) -> list[tuple[str, tuple[int, int, int]]]:
