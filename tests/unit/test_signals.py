@@ -59,8 +59,8 @@ def test_commands_are_left_in_order_on_sigterm(monkeypatch, capsys):
         finally:
             left.append("cleaned up")
 
-    monkeypatch.setitem(cli.COMMANDS, "evaluate", command)
-    monkeypatch.setattr("sys.argv", ["bifusion", "evaluate", "run"])
+    monkeypatch.setitem(cli.COMMANDS, "compare", command)
+    monkeypatch.setattr("sys.argv", ["bifusion", "compare", "recipe"])
     with pytest.raises(SystemExit) as error:
         cli.main()
     assert error.value.code == 130 and left == ["cleaned up"]
