@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 
 from bifusion.sparse.coordinates import BIAS, BITS
 from bifusion.sparse.triton import kernels
-from bifusion.sparse.triton.configurations import Configuration, Products
+from bifusion.sparse.triton.configurations import Configuration, Products, gradient_precision
 
 CHIPS = (75, 80, 90, 100)
 """Compute capabilities: Turing, Ampere, Hopper, Blackwell."""
@@ -46,6 +46,12 @@ KERNELS: dict[str, dict[str, str]] = {
     "convolve": {
         "feats": "T", "weight": "T", "out": "T",
         "table": "i32", "out_rows": "i32", "tile_offsets": "i32", "tile_counts": "i32",
+        "turns": "i64",
+    },
+    "mask_keys": {"neighbors": "i32", "ranked": "i32", "keys": "i64"},
+    "make_tiles": {
+        "neighbors": "i32", "order": "i64",
+        "out_rows": "i32", "table": "i32", "offsets": "i32", "counts": "i32",
     },
     "weight_gradient": {
         "feats": "T", "grad": "T", "partial": "fp32",
@@ -58,6 +64,8 @@ KERNELS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 CONSTANTS = {
+    "mask_keys": {"SLOTS": 64, "BLOCK": 32},
+    "make_tiles": {"BLOCK": 128},
     "sum_chunks": {"CHUNKS": 16, "BLOCK": 128},
     "sum_neighbors": {"BLOCK_M": 32, "BLOCK_N": 64},
     "find_neighbors": {"SIDE": 3, "BIAS": BIAS, "BITS": BITS, "BLOCK": 128},
@@ -108,7 +116,8 @@ def _compile(name: str, precision: Precision, chosen: Configuration | None, chip
     kernel, pointers = getattr(kernels, name), KERNELS[name]
     constants = CONSTANTS.get(name, {})
     if chosen is not None:
-        constants = {**chosen.blocks(), "EVEN_IN": even, "EVEN_OUT": even, "PRECISION": precision.dot}
+        dot = gradient_precision(chosen, precision.products, precision.dot)
+        constants = {**chosen.blocks(), "EVEN_IN": even, "EVEN_OUT": even, "PRECISION": dot}
     signature, aligned = {}, []
     for place, argument in enumerate(kernel.arg_names):
         if argument in constants:

@@ -8,6 +8,7 @@ largest value of the output and of both gradients.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from torch import Tensor
 from bifusion.sparse import reference, triton
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.tensor import KernelMaps
-from bifusion.sparse.triton import kernels, launch
+from bifusion.sparse.triton import kernels, launch, plan
 from bifusion.sparse.triton.configurations import Configuration
 
 
@@ -154,6 +155,54 @@ def index_errors(voxels: str, kernel_size: int, stride: int) -> list[float]:
     return [float((found != expected).sum())]
 
 
+def table_of(tiles: plan.Tiles, rows: int) -> Tensor:
+    """The map's table again, from its tiles: only the offsets that count."""
+    number, volume, height = tiles.table.shape
+    table = torch.full((rows, volume), -1, dtype=torch.int32)
+    for tile in range(number):
+        places = tiles.out_rows[tile * height : (tile + 1) * height]
+        for line in range(int(tiles.counts[tile])):
+            met = tiles.table[tile, line]
+            assert (met >= 0).any()
+            assert (met[places < 0] == -1).all()
+            table[places[places >= 0].long(), tiles.offsets[tile, line].long()] = met[places >= 0]
+    return table
+
+
+def tile_errors(kernel_map: KernelMap, height: int) -> list[float]:
+    """Entries of the table that its tiles do not hold, tiles that do not come in turn."""
+    tiles = plan.tiles_of(kernel_map, height)
+    assert plan.tiles_of(kernel_map, height) is tiles
+    lost = (table_of(tiles, kernel_map.num_outputs) != kernel_map.neighbors).sum()
+    assert sorted(tiles.turns.tolist()) == list(range(len(tiles.counts)))
+    return [float(lost), float((tiles.counts[tiles.turns].diff() > 0).sum())]
+
+
+def tiled_share(kernel_map: KernelMap, height: int) -> list[float]:
+    """Offsets that a tile walks through, over those it would with rows as they come."""
+    met = kernel_map.neighbors >= 0
+    as_they_come = met[: len(met) // height * height].view(-1, height, met.shape[1]).any(1).sum()
+    return [float(plan.tiles_of(kernel_map, height).counts.sum() / as_they_come)]
+
+
+def order_errors(volume: int) -> list[float]:
+    """Rows lost, runs of equal masks that are torn, equal rows out of turn, of random masks."""
+    met = torch.rand(300, volume, generator=torch.Generator().manual_seed(0)) < 1.5 / volume
+    order = plan.order_by_mask(met.int() - 1).tolist()
+    masks = [tuple(met[row].tolist()) for row in order]
+    runs = [list(run) for _, run in itertools.groupby(range(300), key=masks.__getitem__)]
+    assert len(set(masks)) < 300
+    turned = sum(order[a] > order[b] for run in runs for a, b in itertools.pairwise(run))
+    return [float(sorted(order) != list(range(300))), float(len(runs) - len(set(masks))), float(turned)]
+
+
+def gray_errors() -> list[float]:
+    """Neighbours among all masks of eight offsets, in order, that differ in more than one offset."""
+    met = torch.cartesian_prod(*[torch.tensor([0, 1])] * 8)
+    ordered = met[plan.order_by_mask(met.int() - 1)]
+    return [float((ordered.diff(dim=0).abs().sum(1) != 1).sum())]
+
+
 def report(name: str, errors: list[float]) -> None:
     print(json.dumps({"case": name, "errors": errors}), flush=True)
 
@@ -175,6 +224,15 @@ def main() -> None:
         for kernel_size, stride in ((3, 1), (2, 2), (5, 1)):
             title = f"index of {voxels}, kernel {kernel_size}, stride {stride}"
             report(title, index_errors(voxels, kernel_size, stride))
+    for name in ("kernel 2", "kernel 3", "kernel 5", "strided 2", "strided 3", "inverse 2", "inverse 3"):
+        for height in (16, 64):
+            kernel_map = kernel_map_of(VOXELS["several tiles"], name)
+            report(f"tiles of {height} rows, {name}", tile_errors(kernel_map, height))
+    sparse = kernel_map_of(random_voxels(16, 0.1, scenes=2), "kernel 3")
+    report("share of offsets", tiled_share(sparse, 16))
+    for volume in (8, 27, 125):
+        report(f"order of {volume} offsets", order_errors(volume))
+    report("Gray code", gray_errors())
     report("pool", pool_error())
     report("weights wider than features", errors_of(kernel_map, 8, 16, SHORT, wider=True))
     with changed_kernels(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import needs
 from bifusion.errors import InputError
@@ -60,6 +58,40 @@ def test_sorted_index_equals_bisection(interpreted: dict[str, list[float]]) -> N
     assert all(errors == [0.0] for errors in cases.values()), cases
 
 
+def test_tiles_hold_the_table_the_longest_first(interpreted: dict[str, list[float]]) -> None:
+    cases = {name: errors for name, errors in interpreted.items() if name.startswith("tiles of")}
+    assert len(cases) == 14
+    assert all(errors == [0.0, 0.0] for errors in cases.values()), cases
+
+
+def test_sorted_rows_meet_fewer_offsets_than_rows_as_they_come(interpreted) -> None:
+    assert interpreted["share of offsets"][0] < 0.7
+
+
+def test_rows_that_meet_the_same_offsets_are_neighbours(interpreted: dict[str, list[float]]) -> None:
+    cases = {name: errors for name, errors in interpreted.items() if name.startswith("order of")}
+    assert len(cases) == 3
+    assert all(errors == [0.0, 0.0, 0.0] for errors in cases.values()), cases
+
+
+def test_all_masks_in_order_are_a_gray_code(interpreted: dict[str, list[float]]) -> None:
+    """Of all masks of few offsets each differs from the next in one offset."""
+    assert interpreted["Gray code"] == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("volume", "first", "last"),
+    [(8, [7], [0]), (27, [0, 2, 6, 8, 18, 20, 24, 26], [13]), (125, [0], [62])],
+)
+def test_offsets_are_ranked_from_the_corners_to_the_centre(
+    volume: int, first: list[int], last: list[int]
+) -> None:
+    ranked = plan.farthest_first(volume, torch.device("cpu")).tolist()
+    assert sorted(ranked) == list(range(volume))
+    assert ranked[: len(first)] == first
+    assert ranked[-len(last) :] == last
+
+
 def test_pooling_equals_plain_torch(interpreted: dict[str, list[float]]) -> None:
     assert max(interpreted["pool"]) <= 1e-6
 
@@ -81,56 +113,6 @@ def random_map(name: str, side: int = 6, share: float = 0.4) -> KernelMap:
 
 
 MAPS = ["kernel 2", "kernel 3", "kernel 5", "strided 2", "strided 3", "inverse 2", "inverse 3"]
-
-
-def table_of(tiles: plan.Tiles, rows: int) -> Tensor:
-    """The map's table again, from its tiles: only the offsets that count."""
-    number, volume, height = tiles.table.shape
-    table = torch.full((rows, volume), -1, dtype=torch.int32)
-    for tile in range(number):
-        places = tiles.out_rows[tile * height : (tile + 1) * height]
-        for line in range(int(tiles.counts[tile])):
-            met = tiles.table[tile, line]
-            assert (met >= 0).any()
-            assert (met[places < 0] == -1).all()
-            table[places[places >= 0].long(), tiles.offsets[tile, line]] = met[places >= 0]
-    return table
-
-
-@pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("height", [16, 64])
-def test_tiles_hold_the_table(name: str, height: int) -> None:
-    kernel_map = random_map(name)
-    tiles = plan.tiles_of(kernel_map, height)
-    assert torch.equal(table_of(tiles, kernel_map.num_outputs), kernel_map.neighbors)
-    assert (tiles.counts.diff() <= 0).all()  # the longest first
-    assert plan.tiles_of(kernel_map, height) is tiles
-
-
-def test_sorted_rows_meet_fewer_offsets_than_rows_as_they_come() -> None:
-    kernel_map = random_map("kernel 3", side=16, share=0.1)
-    met = kernel_map.neighbors >= 0
-    rows = len(met) // 16 * 16
-    as_they_come = met[:rows].view(-1, 16, 27).any(1).sum()
-    assert plan.tiles_of(kernel_map, 16).counts.sum() < 0.7 * as_they_come
-
-
-@pytest.mark.parametrize("volume", [8, 27, 125])
-def test_rows_that_meet_the_same_offsets_are_neighbours(volume: int) -> None:
-    met = torch.rand(300, volume, generator=torch.Generator().manual_seed(0)) < 1.5 / volume
-    order = plan.order_by_mask(met).tolist()
-    assert sorted(order) == list(range(300))
-    masks = [tuple(met[row].tolist()) for row in order]
-    runs = [list(run) for _, run in itertools.groupby(range(300), key=masks.__getitem__)]
-    assert len(runs) == len(set(masks)) < 300
-    assert all(order[a] < order[b] for run in runs for a, b in itertools.pairwise(run))
-
-
-def test_all_masks_in_order_are_a_gray_code() -> None:
-    """Of all masks of few offsets each differs from the next in one offset."""
-    met = torch.cartesian_prod(*[torch.tensor([False, True])] * 6)
-    ordered = met[plan.order_by_mask(met)].int()
-    assert (ordered.diff(dim=0).abs().sum(1) == 1).all()
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -182,11 +164,11 @@ def test_rule_keeps_blocks_of_plain_cores_narrow_where_they_fit(channels: int, w
     assert configurations.choose_convolve(64, channels, "ieee").block_n == width
 
 
-@pytest.mark.parametrize("channels", [32, 64, 128, 256])
-def test_rule_takes_small_blocks_for_tf32(channels: int) -> None:
-    chosen = configurations.choose_convolve(channels, channels, "tf32")
-    assert (chosen.block_m, chosen.block_n) == (128, 32)
-    assert configurations.choose_weight_gradient(channels, channels, "tf32").block_m == 32
+@pytest.mark.parametrize(("channels", "split"), [(32, False), (96, False), (128, True), (256, True)])
+def test_rule_splits_tf32_gradients_of_wide_layers(channels: int, split: bool) -> None:
+    chosen = configurations.choose_weight_gradient(channels, channels, "tf32")
+    assert (configurations.gradient_precision(chosen, "tf32", "tf32") == "split") == split
+    assert configurations.gradient_precision(chosen, "narrow", "tf32") == "tf32"
 
 
 def test_autocast_type_is_followed_by_the_gpu_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:

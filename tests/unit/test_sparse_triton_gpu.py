@@ -213,6 +213,7 @@ class SmallUNet(nn.Module):
         return self.last(self.up(self.coarse(self.down(self.inner(x)))))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_the_host_waits_once_a_batch() -> None:
     """Not in layers, nor for their plans; for the coordinates' survey it does."""
     coords = surface_voxels(30_000)

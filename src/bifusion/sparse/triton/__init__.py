@@ -54,7 +54,7 @@ class _Conv(torch.autograd.Function):
         # Held until backward: the way from a map to the one it was transposed from is weak.
         mirrored = kernel_map.center is not None
         ctx.transposed = kernel_map.transposed if ctx.needs_input_grad[0] and not mirrored else None
-        return convolve(feats, weight.to(feats.dtype), kernel_map, ctx.precision)
+        return convolve(feats, weight, kernel_map, ctx.precision)
 
     @staticmethod
     @once_differentiable
@@ -69,7 +69,7 @@ class _Conv(torch.autograd.Function):
                 back, way_back = back.flip(0), ctx.kernel_map
             else:
                 way_back = ctx.transposed
-            grad_feats = convolve(grad, back.to(grad.dtype), way_back, ctx.precision)
+            grad_feats = convolve(grad, back, way_back, ctx.precision)
         if ctx.needs_input_grad[1]:
             total = weight_gradient(feats, grad, ctx.kernel_map, ctx.precision)
             grad_weight = total.to(weight.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bifusion.sparse.coordinates import BIAS, BITS, column, lexicographic_order
 from bifusion.sparse.triton import kernels
-from bifusion.sparse.triton.launch import run
+from bifusion.sparse.triton.queue import run
 
 _BLOCK = 128
 

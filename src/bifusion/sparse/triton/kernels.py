@@ -1,7 +1,7 @@
 """The Triton kernels. Plain: only what Triton 3.x has had for long, no atomics, no tuner, no global.
 
 `convolve` is an implicit matrix product: a program owns BLOCK_M output rows × BLOCK_N channels, walks
-the offsets that some of its rows meet (plan.py lists them) and the blocks of input channels, and
+the offsets that some of its rows meet (`make_tiles` lists them) and the blocks of input channels, and
 gathers the input rows where they lie. One flat loop, so that the compiler can load ahead across
 offsets. Every output is written once: bit-deterministic, whatever the number of processors.
 
@@ -24,9 +24,12 @@ def convolve(
     out_rows,
     tile_offsets,
     tile_counts,
+    turns,
     volume,
     channels_in,
     channels_out,
+    stride_in,
+    stride_out,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -34,13 +37,13 @@ def convolve(
     EVEN_OUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """out[o] (C_out,) = Σ_k feats[i] · weight[k] for a tile's rows o; i is the row met under k."""
-    tile = tl.program_id(0)
+    """out[o] (C_out,) = Σ_k weight[k] · feats[i] for a tile's rows o; i is the row met under k."""
+    tile = tl.load(turns + tl.program_id(0))
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_block = tl.arange(0, BLOCK_K)
     blocks = (channels_in + BLOCK_K - 1) // BLOCK_K
     steps = tl.load(tile_counts + tile) * blocks
-    first_line = tile.to(tl.int64) * volume
+    first_line = tile * volume
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(steps):
         line = first_line + step // blocks
@@ -53,7 +56,8 @@ def convolve(
         gathered = tl.load(
             feats + rows.to(tl.int64)[:, None] * channels_in + channels[None, :], mask=met, other=0.0
         )
-        kernel = weight + (offset * channels_in + channels)[:, None] * channels_out + columns[None, :]
+        kernel = weight + offset * channels_in * channels_out
+        kernel += channels[:, None] * stride_in + columns[None, :] * stride_out
         if EVEN_IN and EVEN_OUT:
             weights = tl.load(kernel)
         else:
@@ -64,6 +68,51 @@ def convolve(
     written = (targets >= 0)[:, None] & (columns < channels_out)[None, :]
     where = out + targets.to(tl.int64)[:, None] * channels_out + columns[None, :]
     tl.store(where, total.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def mask_keys(
+    neighbors, ranked, keys, rows, volume, first, bits, SLOTS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """keys[o]: which of the offsets ranked[first : first + bits] row o meets, read as a Gray code.
+
+    neighbors (rows, K), -1 where empty; the first of the offsets is the highest bit.
+    """
+    outputs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    slots = tl.arange(0, SLOTS)
+    offsets = tl.load(ranked + first + slots, mask=slots < bits, other=0)
+    entries = neighbors + outputs.to(tl.int64)[:, None] * volume + offsets[None, :]
+    inside = (outputs < rows)[:, None] & (slots < bits)[None, :]
+    met = tl.load(entries, mask=inside, other=-1) >= 0
+    places = tl.where(slots < bits, bits - 1 - slots, 0).to(tl.int64)
+    code = tl.sum(met.to(tl.int64) << places[None, :], axis=1)
+    # a bit of the number is the parity of the code's bits down to it
+    code = code ^ (code >> 1)  # pyright: ignore[reportOperatorIssue]
+    code = code ^ (code >> 2)
+    code = code ^ (code >> 4)
+    code = code ^ (code >> 8)
+    code = code ^ (code >> 16)
+    code = code ^ (code >> 32)
+    tl.store(keys + outputs, code.to(keys.dtype.element_ty), mask=outputs < rows)
+
+
+@triton.jit
+def make_tiles(neighbors, order, out_rows, table, offsets, counts, rows, volume, BLOCK: tl.constexpr):
+    """A tile of BLOCK rows in `order`: the offsets some of them meet, and what is met under each."""
+    tile = tl.program_id(0)
+    places = tile * BLOCK + tl.arange(0, BLOCK)
+    outputs = tl.load(order + places, mask=places < rows, other=-1)
+    tl.store(out_rows + places, outputs.to(tl.int32))
+    line = tile.to(tl.int64) * volume
+    count = 0
+    for offset in range(volume):
+        entries = neighbors + outputs.to(tl.int64) * volume + offset
+        found = tl.load(entries, mask=outputs >= 0, other=-1)
+        if tl.max(found, axis=0) >= 0:  # pyright: ignore[reportOperatorIssue]
+            tl.store(table + (line + count) * BLOCK + tl.arange(0, BLOCK), found)
+            tl.store(offsets + line + count, offset)
+            count += 1
+    tl.store(counts + tile, count)
 
 
 @triton.jit
@@ -110,7 +159,17 @@ def weight_gradient(
             mask=wanted,
             other=0.0,
         )
-        total = tl.dot(tl.trans(gathered), upstream, total, input_precision=PRECISION)
+        if PRECISION == "split":
+            # each number as the sum of two of bfloat16: 16 bits of its fraction, and no block to turn
+            high, high_up = gathered.to(tl.bfloat16), upstream.to(tl.bfloat16)
+            low = (gathered - high.to(tl.float32)).to(tl.bfloat16)
+            low_up = (upstream - high_up.to(tl.float32)).to(tl.bfloat16)
+            high = tl.trans(high)
+            total = tl.dot(tl.trans(low), high_up, total)
+            total = tl.dot(high, low_up, total)
+            total = tl.dot(high, high_up, total)
+        else:
+            total = tl.dot(tl.trans(gathered), upstream, total, input_precision=PRECISION)
     if last > first:
         where = (chunk.to(tl.int64) * channels_in + rows)[:, None] * channels_out + columns[None, :]
         written = (rows < channels_in)[:, None] & (columns < channels_out)[None, :]

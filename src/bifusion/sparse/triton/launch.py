@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
@@ -12,25 +10,20 @@ from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.triton import kernels
 from bifusion.sparse.triton.configurations import (
     Configuration,
+    Products,
     choose_convolve,
     choose_weight_gradient,
+    gradient_precision,
     products_of,
 )
 from bifusion.sparse.triton.plan import chunks_of, pairs_of, tiles_of
+from bifusion.sparse.triton.queue import run
 
-_PROGRAMS, _FEWEST_CHUNKS = 1024, 128
+_PROGRAMS, _FEWEST_CHUNKS = 256, 128
 """Programs to cut a weight gradient into: some for each multiprocessor of any chip. Constants, because
 the order of its sums, and so its last bits, follow from them."""
 _SUM_CHUNKS, _SUM_BLOCK = 16, 128
 _POOL_ROWS = 32
-
-
-def run(
-    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int, **constants: Any
-) -> None:
-    """Queues `kernel` on the device of its arguments, which need not be the current one."""
-    with torch.cuda.device_of(first):
-        kernel[grid](first, *others, **constants)
 
 
 def convolve(
@@ -40,25 +33,41 @@ def convolve(
     precision: str,
     chosen: Configuration | None = None,
 ) -> Tensor:
-    """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out) of one dtype; not recorded.
+    """(M_out, C_out) in the dtype of feats (M_in, C_in); not recorded.
 
+    weight: (K, C_in, C_out), of any strides and floating dtype.
     precision: "ieee" or "tf32", of products of float32. chosen: instead of the rule's choice.
     """
     channels_in, channels_out = weight.shape[1:]
     out = feats.new_empty(kernel_map.num_outputs, channels_out)
     if out.numel() == 0:
         return out
+    products = products_of(feats.dtype, precision)
     if chosen is None:
-        chosen = choose_convolve(channels_in, channels_out, products_of(feats.dtype, precision))
+        chosen = choose_convolve(channels_in, channels_out, products)
+    weight = _laid_out(weight, feats.dtype, products)
     tiles = tiles_of(kernel_map, chosen.block_m)
     grid = (len(tiles.counts), triton.cdiv(channels_out, chosen.block_n))
     run(
-        kernels.convolve, grid, feats.contiguous(), weight.contiguous(), out,
-        tiles.table, tiles.out_rows, tiles.offsets, tiles.counts,
-        kernel_map.volume, channels_in, channels_out,
+        kernels.convolve, grid, feats.contiguous(), weight, out,
+        tiles.table, tiles.out_rows, tiles.offsets, tiles.counts, tiles.turns,
+        kernel_map.volume, channels_in, channels_out, *weight.stride()[1:],
         PRECISION=precision, **_constants(chosen, channels_in % chosen.block_k, channels_out),
     )  # fmt: skip
     return out
+
+
+def _laid_out(weight: Tensor, dtype: torch.dtype, products: Products) -> Tensor:
+    """`weight` in `dtype`, one dimension of the channels innermost; at most one pass over memory.
+
+    Matrix units take TF32 only with the summed dimension innermost: else each block is turned on its
+    way, which halved the speed of wide layers on an H100. The other products prefer the columns.
+    """
+    if products == "tf32":
+        return _laid_out(weight.transpose(1, 2), dtype, "narrow").transpose(1, 2)
+    if weight.dtype == dtype:
+        return weight.contiguous()
+    return torch.empty(weight.shape, dtype=dtype, device=weight.device).copy_(weight)
 
 
 def weight_gradient(
@@ -75,8 +84,9 @@ def weight_gradient(
     if len(feats) == 0 or len(grad) == 0 or size == 0:
         return out.zero_()
     grad = grad.to(feats.dtype)
+    products = products_of(feats.dtype, precision)
     if chosen is None:
-        chosen = choose_weight_gradient(channels_in, channels_out, products_of(feats.dtype, precision))
+        chosen = choose_weight_gradient(channels_in, channels_out, products)
     blocks = (triton.cdiv(channels_in, chosen.block_m), triton.cdiv(channels_out, chosen.block_n))
     pairs = pairs_of(kernel_map)
     most = triton.cdiv(kernel_map.neighbors.numel(), chosen.block_k)
@@ -86,7 +96,8 @@ def weight_gradient(
         kernels.weight_gradient, (len(chunks.first), *blocks),
         feats.contiguous(), grad.contiguous(), partial,
         pairs.in_rows, pairs.out_rows, chunks.first, chunks.last, channels_in, channels_out,
-        PRECISION=precision, **_constants(chosen, channels_in % chosen.block_m, channels_out),
+        PRECISION=gradient_precision(chosen, products, precision),
+        **_constants(chosen, channels_in % chosen.block_m, channels_out),
     )  # fmt: skip
     grid = (kernel_map.volume, triton.cdiv(size, _SUM_BLOCK))
     run(

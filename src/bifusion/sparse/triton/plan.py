@@ -7,14 +7,18 @@ device only), so that no number need travel. M outputs, K offsets, T tiles of B 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+import triton
 from torch import Tensor
 
 from bifusion.sparse.coordinates import set_first
 from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.triton import kernels
+from bifusion.sparse.triton.queue import run
 
-_KEY_BITS = 62
+_KEY_BITS, _KEY_ROWS = 62, 32
 _TILES, _PAIRS, _CHUNKS, _ORDER = "triton tiles", "triton pairs", "triton chunks", "triton order"
 
 
@@ -27,9 +31,11 @@ class Tiles:
     counts: Tensor
     """(T,) int32: how many offsets some row of the tile meets."""
     offsets: Tensor
-    """(T, K) int32: those offsets, ascending; then the others."""
+    """(T, K) int32: those offsets, ascending; what follows is undefined."""
     table: Tensor
     """(T, K, B) int32 input row met by each row of the tile under its n-th offset, -1 where none."""
+    turns: Tensor
+    """(T,) int64: the tiles in the order in which they are computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,42 +72,52 @@ def tiles_of(kernel_map: KernelMap, tile_rows: int) -> Tiles:
 
 def _make_tiles(kernel_map: KernelMap, tile_rows: int) -> Tiles:
     if _ORDER not in kernel_map.plans:
-        kernel_map.plans[_ORDER] = order_by_mask(kernel_map.neighbors >= 0)
-    order, volume = kernel_map.plans[_ORDER], kernel_map.volume
-    tiles = -(-len(order) // tile_rows)
-    padding = tiles * tile_rows - len(order)
-    rows = torch.nn.functional.pad(order, (0, padding), value=-1).view(tiles, tile_rows)
-    table = kernel_map.neighbors.index_select(0, rows.flatten().clamp(min=0))
-    table = table.masked_fill_((rows < 0).view(-1, 1), -1).view(tiles, tile_rows, volume)
-    unmet = (table < 0).all(1)
-    counts = volume - unmet.sum(1)
-    # the longest tiles first, so that none of them starts when the others have ended
-    turn = counts.argsort(descending=True, stable=True)
-    offsets = unmet[turn].to(torch.uint8).argsort(dim=1, stable=True)
-    by_offset = table[turn].transpose(1, 2)
-    return Tiles(
-        out_rows=rows[turn].flatten().int(),
-        counts=counts[turn].int(),
-        offsets=offsets.int(),
-        table=by_offset.gather(1, offsets.unsqueeze(2).expand(by_offset.shape)).contiguous(),
+        kernel_map.plans[_ORDER] = order_by_mask(kernel_map.neighbors)
+    neighbors, volume = kernel_map.neighbors.contiguous(), kernel_map.volume
+    tiles = triton.cdiv(len(neighbors), tile_rows)
+    counts, out_rows, offsets, table = (
+        torch.empty(shape, dtype=torch.int32, device=neighbors.device)
+        for shape in ((tiles,), (tiles * tile_rows,), (tiles, volume), (tiles, volume, tile_rows))
     )
+    run(
+        kernels.make_tiles, (tiles,), neighbors, kernel_map.plans[_ORDER],
+        out_rows, table, offsets, counts, len(neighbors), volume,
+        BLOCK=tile_rows,
+    )  # fmt: skip
+    # the longest tiles first, so that none of them starts when the others have ended
+    return Tiles(out_rows, counts, offsets, table, counts.argsort(descending=True, stable=True))
 
 
-def order_by_mask(met: Tensor) -> Tensor:
-    """(M,) int64: the rows of met (M, K) so that neighbours meet similar offsets; equal ones in turn.
+def order_by_mask(neighbors: Tensor) -> Tensor:
+    """(M,) int64: the rows of neighbors (M, K) so that such as meet similar offsets follow each other.
 
-    A row's bits are read as a Gray code whose highest bits are the rarest offsets.
+    A row's bits (which offsets it meets) are read as a Gray code whose highest bits are the offsets
+    farthest from the kernel's centre, which are the rarest; rows of equal bits stay in turn.
     """
-    rarest_first = met.sum(0).argsort(descending=True, stable=True).flip(0)
-    met = met[:, rarest_first]
-    order = torch.arange(len(met), device=met.device)
-    for end in range(met.shape[1], 0, -_KEY_BITS):  # stable sorts: the highest bits, the last, decide
-        bits = met[:, max(end - _KEY_BITS, 0) : end]
-        # a bit of the number is the parity of the code's bits down to it
-        number = bits.cumsum(1, dtype=torch.int32) & 1
-        weight = 1 << torch.arange(bits.shape[1] - 1, -1, -1, device=met.device)
-        order = order[(number * weight).sum(1)[order].argsort(stable=True)]
+    (rows, volume), neighbors = neighbors.shape, neighbors.contiguous()
+    ranked = farthest_first(volume, neighbors.device)
+    order = torch.arange(rows, device=neighbors.device)
+    for first in range((volume - 1) // _KEY_BITS * _KEY_BITS, -1, -_KEY_BITS):
+        # stable sorts: the highest bits, the last, decide
+        bits = min(_KEY_BITS, volume - first)
+        short = bits < torch.iinfo(torch.int32).bits
+        keys = torch.empty(rows, dtype=torch.int32 if short else torch.int64, device=neighbors.device)
+        run(
+            kernels.mask_keys, (triton.cdiv(rows, _KEY_ROWS),), neighbors, ranked, keys,
+            rows, volume, first, bits,
+            SLOTS=triton.next_power_of_2(bits), BLOCK=_KEY_ROWS,
+        )  # fmt: skip
+        order = order[keys[order].argsort(stable=True)]
     return order
+
+
+@cache
+def farthest_first(volume: int, device: torch.device) -> Tensor:
+    """(K,) int32: the offsets of a cubic kernel, those farthest from its zero offset first."""
+    side = round(volume ** (1 / 3))
+    steps = torch.arange(volume, device=device)
+    distance = sum((steps // side**axis % side - side // 2 * (side % 2)).square() for axis in range(3))
+    return torch.as_tensor(distance).argsort(descending=True, stable=True).int()
 
 
 def pairs_of(kernel_map: KernelMap) -> Pairs:
