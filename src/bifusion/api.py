@@ -131,9 +131,8 @@ def compare(
     Returns:
         What report.json holds; `crashed` names runs that have no result.
     """
-    from rich.console import Console
-
     from bifusion.studies.comparison.run import ComparisonConfig, compare_runs
+    from bifusion.untrusted.screen import Screen
 
     wanted = ComparisonConfig(
         recipes=(recipes,) if isinstance(recipes, str) else tuple(recipes),
@@ -145,7 +144,7 @@ def compare(
         jobs=jobs,
         runs=tuple(Path(run) for run in runs),
     )
-    return compare_runs(wanted, Console(quiet=not progress))
+    return compare_runs(wanted, Screen(quiet=not progress))
 
 
 def open_scene(

@@ -37,11 +37,29 @@ NOT_NEGATIVE = Bound(lambda number: number >= 0, "0 or more")
 ASCENDING = Bound(lambda pair: pair[0] <= pair[1], "the smaller number first")
 SHARE = Bound(lambda number: 0 <= number <= 1, "from 0 to 1")
 
+
+def _between(low: int, high: int) -> Bound:
+    return Bound(lambda number: low <= number <= high, f"from {low:,} to {high:,}")
+
+
 PositiveInt = Annotated[int, ABOVE_ZERO]
 PositiveFloat = Annotated[float, ABOVE_ZERO]
 Count = Annotated[int, NOT_NEGATIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Share = Annotated[float, SHARE]
+Width = Annotated[int, _between(1, 1 << 16)]
+"""Channels, queries, heads: what no memory holds is refused before anything is built."""
+Layers = Annotated[int, _between(0, 1000)]
+"""Of one kind, one after another."""
+OptionalWidth = Annotated[int, _between(0, 1 << 16)]
+"""0 stands for what follows from others."""
+Kernel = Annotated[int, _between(1, 9)]
+"""Voxels along a side of a convolution's kernel."""
+Pixels = Annotated[int, _between(1, 1 << 14)]
+"""Side of a picture that is made."""
+Processes = Annotated[int, _between(0, 1024)]
+Metres = Annotated[float, Bound(lambda number: 1e-4 <= number <= 1e3, "from 0.0001 to 1,000 m")]
+"""Side of a voxel: a room has no more of them than fit its coordinates."""
 Decay = Annotated[float, Bound(lambda number: 0 <= number < 1, "from 0 to below 1")]
 """What an average keeps of itself."""
 Interval = Annotated[tuple[float, float], ASCENDING]

@@ -1,20 +1,23 @@
 """The command line: one function a command, arguments from typed dataclasses.
 
 Bad input (InputError) is printed without a traceback, exit status 2; a comparison in which a run
-crashed leaves with status 1 after the others are done; a run that its guard stopped, a result, with
-4; Ctrl-C with 130, everything saved.
+crashed, and a preparation of which an input is bad, leave with status 1 after the others are done;
+a run that its guard stopped, a result, with 4; Ctrl-C with 130, everything saved.
 """
 
 import atexit
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bifusion.commands import check, comparisons, labels, replay, runs, scan, scenes, train, viewing
 from bifusion.commands.help import summary_of, table, wants_help
-from bifusion.errors import InputError
+from bifusion.errors import InputError, SomeFailedError
 from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
+from bifusion.untrusted.names import shown
 
 Command = Callable[[list[str]], int]
 GROUPS: dict[str, dict[str, Command]] = {
@@ -44,6 +47,14 @@ GOING_ON = ("demo", "compare", "dose")
 """Commands that, called again, go on where they were interrupted; `train` wants --resume."""
 
 
+_format_plain_warning = warnings.formatwarning
+
+
+def _format_warning(*args: Any, **options: Any) -> str:
+    """As Python has it, names in it escaped."""
+    return shown(_format_plain_warning(*args, **options))
+
+
 def _help() -> str:
     lines = ["usage: bifusion COMMAND [options]    (bifusion COMMAND --help: what it takes)"]
     for title, commands in GROUPS.items():
@@ -58,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the arguments; None: those of the process.
     """
+    warnings.formatwarning = _format_warning
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
     args = list(sys.argv[1:] if argv is None else argv)
     if not args:
@@ -76,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             status = COMMANDS[args[0]](args[1:])
         sys.exit(status)
     except InputError as error:
-        print(f"bifusion: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(shown(f"bifusion: {error}"), file=sys.stderr)
+        sys.exit(1 if isinstance(error, SomeFailedError) else 2)
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        print(f"bifusion: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
+        print(shown(f"bifusion: {error.filename}: {error.strerror}; name another path"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         more = "; the same command goes on where it was" if args[0] in GOING_ON else ""

@@ -6,3 +6,22 @@ class InputError(ValueError):
 
     The command line prints its message without a traceback and leaves with status 2.
     """
+
+
+class SomeFailedError(InputError):
+    """Of many inputs some are bad, each of which is named; all others are done.
+
+    The command line leaves with status 1.
+    """
+
+
+FAILURES = (InputError, OSError, MemoryError)
+"""What one bad input of many may raise; the others are not stopped by it."""
+
+
+def failure(error: BaseException, what: object) -> str:
+    """A line on one of FAILURES that `what` met."""
+    if isinstance(error, InputError):
+        return str(error)
+    reason = "it takes more memory than there is" if isinstance(error, MemoryError) else error
+    return f"{what}: {reason}"

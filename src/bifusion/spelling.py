@@ -9,6 +9,8 @@ _CUTOFF = 0.6
 _CUTOFF_OF_A_PART = 0.8
 """Short names are like each other by chance."""
 _LEAST_BEGINNING = 3
+_MOST_LETTERS = 100
+"""Longer names are like none, and take long to compare."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -23,6 +25,8 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     Its beginning may have been given ("bf16" for "bf16-mixed"), or the last part of a dotted name:
     "epochs" stands for "trainer.epochs".
     """
+    if len(name) > _MOST_LETTERS:
+        return None
     names = list(known)
     begun = [
         one for one in names if len(name) >= _LEAST_BEGINNING and one.lower().startswith(name.lower())

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.untrusted.screen import Screen
 
 if TYPE_CHECKING:
     from bifusion.datasets.check import DataReport, Finding, SceneReport
@@ -39,8 +40,8 @@ def check(args: list[str]) -> int:
     wanted = parsing.parse(Check, args, "check", Help("check data/scannet"))
     if wanted.workers is not None and wanted.workers < 0:
         raise InputError(f"--workers: found {wanted.workers}; expected 0 or more processes")
-    console = Console()
-    with progress_bar("scenes", Console(stderr=True)) as progress:
+    console = Screen()
+    with progress_bar("scenes", Screen(stderr=True)) as progress:
         report = check_data(
             wanted.data, label_set=wanted.label_set, workers=wanted.workers, progress=progress
         )

@@ -12,6 +12,7 @@ from rich.console import Console
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.errors import InputError
+from bifusion.untrusted.screen import Screen
 
 ROOMS = ("rooms.train-rooms", "rooms.val-rooms", "rooms.texture-contrast")
 """What one changes first about generated rooms."""
@@ -25,7 +26,7 @@ def demo(args: list[str]) -> int:
     from bifusion.studies.demo import DemoConfig, run_demo
 
     told = Help("demo --seeds 0 1 2", common=("out", "seeds", "epochs", "jobs", *ROOMS))
-    return run_demo(parsing.parse(DemoConfig, args, "demo", told), Console())
+    return run_demo(parsing.parse(DemoConfig, args, "demo", told), Screen())
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Compare:
 def compare(args: list[str]) -> int:
     """Train recipes on the same data and report on them; --ablate: what stabilises."""
     wanted = parsing.parse(Compare, args, "compare", COMPARE_HELP)
-    return (_ablate if wanted.ablate else _compare)(wanted, Console())
+    return (_ablate if wanted.ablate else _compare)(wanted, Screen())
 
 
 def _ablate(wanted: Compare, console: Console) -> int:
@@ -116,7 +117,7 @@ def dose(args: list[str]) -> int:
             *ROOMS,
         ),
     )  # fmt: skip
-    return run_dose(parsing.parse(DoseConfig, args, "dose", told), Console())
+    return run_dose(parsing.parse(DoseConfig, args, "dose", told), Screen())
 
 
 def pretrain_tower(args: list[str]) -> int:
@@ -124,5 +125,5 @@ def pretrain_tower(args: list[str]) -> int:
     from bifusion.studies.demo import PretrainTower, run_pretraining
 
     told = Help("pretrain-tower --out runs/tower.safetensors", common=("out", "rooms", "num-rooms"))
-    run_pretraining(parsing.parse(PretrainTower, args, "pretrain-tower", told), Console())
+    run_pretraining(parsing.parse(PretrainTower, args, "pretrain-tower", told), Screen())
     return 0

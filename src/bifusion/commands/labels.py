@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.errors import InputError
+from bifusion.untrusted.names import shown
+from bifusion.untrusted.screen import Screen
 
 
 @dataclass
@@ -36,7 +37,7 @@ def labels(args: list[str]) -> int:
     if wanted.from_table is not None:
         made, unused = read_table(wanted.from_table, wanted.name or wanted.from_table.stem)
         if unused:
-            Console(stderr=True).print(f"columns not used: {', '.join(unused)}", markup=False)
+            Screen(stderr=True).print(f"columns not used: {', '.join(unused)}", markup=False)
     elif wanted.name is not None:
         made = get_label_set(wanted.name)
     elif wanted.out is not None:
@@ -50,14 +51,14 @@ def labels(args: list[str]) -> int:
         print(labels_text(made), end="")
         return 0
     _write(wanted.out, labels_text(made))
-    print(f"{wanted.out}: {made.describe()}")
+    print(shown(f"{wanted.out}: {made.describe()}"))
     return 0
 
 
 def _write(path: Path, text: str) -> None:
     from bifusion.storage.files import write_text
 
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+    if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
         raise InputError(f"{path} is there already and says something else; remove it, or name another")
     write_text(path, text)
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.untrusted.screen import Screen
 
 
 @dataclass
@@ -31,5 +31,5 @@ def replay(args: list[str]) -> int:
     told = Help("replay runs/NAME/bundles/step-00000123.safetensors --trace")
     wanted = parsing.parse(Replay, args, "replay", told)
     report = run_replay(wanted.file, trace=wanted.trace)
-    print_report(report, Console())
+    print_report(report, Screen())
     return 0 if report.identical else 1

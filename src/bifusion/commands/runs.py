@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.untrusted.names import shown
+from bifusion.untrusted.screen import Screen
 
 
 @dataclass
@@ -29,7 +30,7 @@ def info(args: list[str]) -> int:
     from bifusion.recipes import get_recipe
 
     print_info(
-        get_recipe(parsing.parse(Info, args, "info", Help("info bifusion_scannet20")).recipe), Console()
+        get_recipe(parsing.parse(Info, args, "info", Help("info bifusion_scannet20")).recipe), Screen()
     )
     return 0
 
@@ -50,7 +51,7 @@ def evaluate(args: list[str]) -> int:
     from bifusion.inference.evaluate import evaluate_run
 
     wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
-    Console().print_json(data=evaluate_run(_run_of(wanted.run), data=wanted.data)["full"])
+    Screen().print_json(data=evaluate_run(_run_of(wanted.run), data=wanted.data)["full"])
     return 0
 
 
@@ -95,7 +96,7 @@ def predict(args: list[str]) -> int:
         paths = [*paths, wanted.out / "view.html"]
         write_view(paths[-1], show_result(wanted.out, wanted.scene))
     for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
-        print(line)
+        print(shown(line))
     return 0
 
 
@@ -103,7 +104,7 @@ def _run_of(path: Path) -> Path:
     """The run folder meant; for a published checkpoint, one line on stderr says where it was made."""
     from bifusion.official.run_of import run_of
 
-    return run_of(path, say=lambda line: print(line, file=sys.stderr))
+    return run_of(path, say=lambda line: print(shown(line), file=sys.stderr))
 
 
 @dataclass
@@ -127,7 +128,7 @@ def export_submission(args: list[str]) -> int:
 
     told = Help("export-submission runs/NAME data/scannet/test --task semantic --out submission")
     wanted = parsing.parse(ExportSubmission, args, "export-submission", told)
-    console = Console()
+    console = Screen()
     with progress_bar("scenes", console) as progress:
         paths = export_submission(
             _run_of(wanted.run), wanted.split, wanted.out, wanted.task, progress=progress
@@ -156,7 +157,7 @@ def import_checkpoint(args: list[str]) -> int:
 
     told = Help("import-checkpoint scannet_val.ckpt runs/mask3d-published")
     wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint", told)
-    console = Console()
+    console = Screen()
     imported = read_checkpoint(wanted.file, wanted.weights)
     print_conversion(imported, console)
     print(f"run folder: {write_imported(imported, wanted.out, partial=wanted.partial)}")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.commands.telling import say
 from bifusion.errors import InputError
+from bifusion.untrusted.screen import Screen
 
 if TYPE_CHECKING:
     from bifusion.datasets.scan.options import ScanOptions
@@ -128,7 +128,7 @@ def prepare_scan(args: list[str]) -> int:
     if wanted.jobs < 0:
         raise InputError(f"jobs: found {wanted.jobs}; expected 1 or more, or 0: one for two processors")
     jobs = wanted.jobs or max(1, (os.cpu_count() or 1) // 2)
-    console = Console()
+    console = Screen()
     said: set[str] = set()
 
     def done(prepared: PreparedScans, count: int) -> None:
@@ -152,7 +152,7 @@ def prepare_scan(args: list[str]) -> int:
     )
     say(console, f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept")
     if prepared.failed:
-        errors = Console(stderr=True)
+        errors = Screen(stderr=True)
         say(errors, f"{len(prepared.failed)} inputs could not be prepared:")
         for name, why in prepared.failed.items():
             say(errors, f"{name}: {why}")
@@ -184,7 +184,7 @@ def _scan(wanted: Scan) -> int:
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
-    console = Console()
+    console = Screen()
     segmenter = Segmenter(run_of(wanted.run, say=lambda line: say(console, line)))
     views = trained_views(segmenter) if wanted.views is None else wanted.views
     options = wanted.options.scan_options(views, trained_spacing_m(segmenter))

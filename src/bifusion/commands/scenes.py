@@ -14,6 +14,7 @@ from bifusion.commands import parsing
 from bifusion.commands.help import Help, summary_of
 from bifusion.commands.scan import prepare_scan
 from bifusion.errors import InputError
+from bifusion.untrusted.screen import Screen
 
 MOST_NOTES = 20
 
@@ -82,7 +83,7 @@ def _prepare_synthetic(args: list[str]) -> int:
         common=("out", "train-rooms", "val-rooms", "seed", "voxel-size-m", "texture-contrast", "views"),
     )
     wanted = parsing.parse(PrepareSynthetic, args, "prepare synthetic", told)
-    console = Console()
+    console = Screen()
     with progress_bar("rooms", console) as progress:
         make_rooms(wanted.out, wanted.rooms, progress)
     console.print_json(data=audit(wanted.out, wanted.voxel_size_m))
@@ -100,7 +101,7 @@ def _prepare_scannet(args: list[str]) -> int:
         "scannetv2-labels.combined.tsv --splits splits --out data/scannet"
     )
     wanted = parsing.parse(PrepareScanNet, args, "prepare scannet", told)
-    console = Console()
+    console = Screen()
     notes: dict[str, list[str]] = {}
     options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
     try:
@@ -165,7 +166,7 @@ def _prepare_mesh(args: list[str]) -> int:
     wanted = parsing.parse(
         PrepareMesh, args, "prepare mesh", Help("prepare mesh room.ply --out data/mesh")
     )
-    console = Console()
+    console = Screen()
     notes: dict[str, list[str]] = {}
     try:
         written, kept = prepare_meshes(
@@ -203,7 +204,7 @@ def _prepare_superpoints(args: list[str]) -> int:
     wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints", told)
     if not wanted.folders:
         raise InputError("prepare superpoints of what? Expected at least one folder")
-    console = Console()
+    console = Screen()
     with progress_bar("scenes", console) as progress:
         sources = prepare_superpoints(
             wanted.folders, scans=wanted.scans, overwrite=wanted.overwrite, progress=progress

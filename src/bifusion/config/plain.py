@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
+from bifusion.untrusted.names import brief
 
 
 def to_plain(value: Any) -> Any:
@@ -113,4 +114,4 @@ def _leaf(kind: Any, value: Any, where: str) -> Any:
 
 def _require(fits: bool, where: str, value: Any, expected: str) -> None:
     if not fits:
-        raise InputError(f"{where}: found {value!r}, expected {expected}")
+        raise InputError(f"{where}: found {brief(value)}, expected {expected}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bifusion.bounds import Count, PositiveFloat, PositiveInt
+from bifusion.bounds import Count, PositiveFloat, PositiveInt, Processes
 from bifusion.changes import MAY_CHANGE
 from bifusion.config import old_names
 from bifusion.config.guard import GuardConfig
@@ -25,6 +24,7 @@ from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
+from bifusion.untrusted.json_text import read_json
 
 MODEL_KINDS: dict[str, type[ModelConfig]] = {
     "oneformer3d": OneFormer3DConfig,
@@ -50,7 +50,7 @@ class TrainerConfig:
     """Scenes a batch."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged for one optimiser step."""
-    workers: Annotated[Count, MAY_CHANGE] = 4
+    workers: Annotated[Processes, MAY_CHANGE] = 4
     """Processes that load scenes; 0: in the training process."""
     eval_every: PositiveInt = 16
     """Validate every n-th epoch, besides at the end of every stage and of the run."""
@@ -154,12 +154,8 @@ def load_config(path: Path) -> Config:
 
     Raises InputError if the file is missing, no JSON, or does not describe a configuration.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a configuration that a run or `compare` wrote")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); write it again") from error
+    missing = "no such file; expected a configuration that a run or `compare` wrote"
+    value = read_json(path, missing=missing, advice="write it again")
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"]
     return config_from_dict(value, str(path))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from bifusion.bounds import Count, PositiveFloat, PositiveInt
+from bifusion.bounds import Count, Metres, Pixels, PositiveFloat
 from bifusion.changes import MAY_CHANGE
 from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
 from bifusion.data.batching import Sample, collate
@@ -70,7 +70,7 @@ class DataConfig:
     labels: Annotated[LabelSet | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
     """The classes themselves. None in a recipe: a run takes them from its data when it starts
     (`with_labels`) and stores them whole."""
-    voxel_size_m: PositiveFloat = 0.02
+    voxel_size_m: Metres = 0.02
     """Side of a voxel."""
     origin: Origin = "min"
     """Where the voxel grid starts: at the smallest coordinate, or at the world's zero."""
@@ -82,11 +82,11 @@ class DataConfig:
     """Append xyz − mean(xyz) in metres, after the rigid augmentation and before the elastic one."""
     max_views: Count = 0
     """Most views of a scene; 0: no image is read."""
-    image_size: PositiveInt = 320
+    image_size: Pixels = 320
     """Long side in pixels of images for the encoder."""
-    patch_size: PositiveInt = 16
+    patch_size: Pixels = 16
     """Both image sides are multiples of it."""
-    depth_size: PositiveInt = 640
+    depth_size: Pixels = 640
     """Longest side of the depth maps for the occlusion test."""
     cache_mb: Annotated[Count, MAY_CHANGE] = 1024
     """Decoded scenes and views kept in memory, by each process that loads; 0: none."""

@@ -23,6 +23,8 @@ from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View
+from bifusion.untrusted.arrays import load_npy
+from bifusion.untrusted.json_text import read_json
 
 __all__ = [
     "as_bytes",
@@ -193,7 +195,8 @@ def scene_files(folder: Path) -> list[str]:
         with suppress(InputError):
             names = read_cameras(folder).names
     images = [f"views/{name}.{kind}" for name in names for kind in ("jpg", "png")]
-    arrays = described.get("files", [f"{name}.npy" for name in ARRAYS])
+    stated = described.get("files")
+    arrays = stated if isinstance(stated, list) else [f"{name}.npy" for name in ARRAYS]
     return [*map(str, arrays), *images, cameras, "scene.json"]
 
 
@@ -202,10 +205,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "scene.json"
     if not path.is_file():
         return {}
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); prepare the scene again") from None
+    described = read_json(path, advice="prepare the scene again")
     if not isinstance(described, dict):
         raise InputError(
             f"{path}: found {type(described).__name__}, expected a JSON object; prepare the scene again"
@@ -247,20 +247,12 @@ def load_array(path: Path, count: int | None, row: tuple[int, ...], dtype: type)
     `count` None: any number of rows. InputError where it is missing, truncated, of another shape, or of
     values that `dtype` does not hold.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; a scene folder needs it, prepare the scene again") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: truncated or no .npy file ({error}); copy or prepare it again"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: is an .npz file; expected .npy, one array; prepare the scene again")
+    missing = "missing; a scene folder needs it, prepare the scene again"
+    array = load_npy(path, missing=missing, advice="copy or prepare it again")
     shape = array.shape
     if row == () and len(shape) == 2 and shape[1] == 1:
         array = array[:, 0]  # some versions of Pointcept's preprocessing keep labels as (N, 1)
-    if array.shape[1:] != row or array.ndim == 0 or (count is not None and len(array) != count):
+    if array.ndim == 0 or array.shape[1:] != row or (count is not None and len(array) != count):
         expected = ("N" if count is None else count, *row)
         raise InputError(
             f"{path}: has shape {shape}; expected {expected}, one row for each point of coord.npy"

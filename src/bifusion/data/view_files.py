@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 import warnings
-import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,6 +17,8 @@ from PIL import ExifTags, Image, ImageOps
 from bifusion.data.checks import check_intrinsics, check_pose, check_poses, check_view
 from bifusion.errors import InputError
 from bifusion.types import View
+from bifusion.untrusted.arrays import load_npz
+from bifusion.untrusted.files import open_regular
 
 DEPTH_SCALE = 1000.0
 """Stored depth is uint16 millimetres."""
@@ -24,6 +26,17 @@ DEPTH_SCALE = 1000.0
 JPEG_QUALITY = 95
 MOST_PIXELS = 80_000_000
 """Of one picture; cameras of phones have 48 million, textures up to 8192²."""
+MOST_CAMERA_BYTES = 256 << 20
+"""Of cameras.npz; a view takes half a kilobyte."""
+FORMATS = (
+    "JPEG", "PNG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "PPM", "TGA", "GIF", "JPEG2000", "AVIF",
+)  # fmt: skip
+"""Of pictures. Pillow knows others, for some of which it starts programs (EPS)."""
+PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError, TypeError,
+    AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What Pillow raises on files that are no pictures, or damaged ones."""
 
 UPRIGHT = 1
 """The orientation tag of pictures that are stored as they are to be seen."""
@@ -104,17 +117,11 @@ def read_cameras(folder: Path) -> Cameras:
 
 
 def _read_fields(path: Path) -> dict[str, np.ndarray]:
-    """Every array of cameras.npz; nothing where the file is a single array."""
-    try:
-        with open(path, "rb") as raw:
-            file = np.load(raw, allow_pickle=False)
-            return {} if isinstance(file, np.ndarray) else {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: missing; a scene with views needs it, prepare the scene again"
-        ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); prepare the scene again") from None
+    """Every array of cameras.npz."""
+    missing = "missing; a scene with views needs it, prepare the scene again"
+    return load_npz(
+        path, most_bytes=MOST_CAMERA_BYTES, missing=missing, advice="prepare the scene again"
+    )
 
 
 def load_view(folder: Path, view_name: str, cameras: Cameras | None = None) -> View:
@@ -223,7 +230,13 @@ def read_upright(path: Path) -> tuple[np.ndarray, int]:
     which nothing says how to map to 0 … 255.
     """
     image = _decode_file(path)
-    return _rgb(image, path), _orientation(image)
+    return _rgb(image, path), _orientation(image, path)
+
+
+def image_mode(path: Path) -> str:
+    """Pillow's name of how a picture's pixels are stored; InputError where it is none."""
+    with open_regular(path) as file:
+        return _opened(file, path).mode
 
 
 def check_turned(path: Path, tag: int, K: np.ndarray, size: tuple[int, int]) -> None:
@@ -253,11 +266,13 @@ def _rgb(image: Image.Image, where: str | Path) -> np.ndarray:
             f"{where}: has image mode {image.mode}, one channel of more than 8 bits; expected a colour "
             "picture: is it the depth?"
         )
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    with _decoding(where):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def _orientation(image: Image.Image) -> int:
-    tag = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+def _orientation(image: Image.Image, where: str | Path) -> int:
+    with _decoding(where):
+        tag = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     return tag if tag in range(1, 9) else UPRIGHT
 
 
@@ -276,9 +291,9 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
         raise InputError(
             f"{path}: depth has image mode {image.mode}; expected one 16-bit channel in millimetres"
         )
-    if _orientation(image) != UPRIGHT:
+    if (tag := _orientation(image, path)) != UPRIGHT:
         raise InputError(
-            f"{path}: depth has an orientation tag ({_orientation(image)}); store it as its intrinsics "
+            f"{path}: depth has an orientation tag ({tag}); store it as its intrinsics "
             "see it, without the tag"
         )
     raw = np.array(image)
@@ -286,46 +301,43 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
 
 
 def _decode_file(path: Path) -> Image.Image:
-    try:
-        with open(path, "rb") as file:  # Pillow leaves the file of an image that it cannot decode open
-            return _decode(file, path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image; the view's colour image is expected there") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}); copy it again") from None
+    missing = "no such image; the view's colour image is expected there"
+    with open_regular(path, missing=missing) as file:  # Pillow leaves what it cannot decode open
+        return _decode(file, path)
 
 
 def _decode(file: IO[bytes], where: str | Path) -> Image.Image:
-    """The decoded image; every way in which a file can fail to be one becomes an InputError.
+    """The decoded image; every way in which a file can fail to be one becomes an InputError."""
+    image = _opened(file, where)
+    with _decoding(where):
+        image.load()
+    return image
 
-    Its size is looked at before memory is taken for it.
-    """
+
+def _opened(file: IO[bytes], where: str | Path) -> Image.Image:
+    """The image, before memory is taken for it: only its size has been looked at."""
+    with _decoding(where):
+        image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(
+            f"{where}: says it is {image.width}×{image.height} pixels; expected at most "
+            f"{MOST_PIXELS:,} in all: copy it again, or reduce it"
+        )
+    return image
+
+
+@contextmanager
+def _decoding(where: str | Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
-            if image.width * image.height > MOST_PIXELS:
-                raise InputError(
-                    f"{where}: says it is {image.width}×{image.height} pixels; expected at most "
-                    f"{MOST_PIXELS:,} in all: copy it again, or reduce it"
-                )
-            image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{where}: is too large a picture ({error})") from None
+            yield
     except InputError:
         raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        EOFError,
-        IndexError,
-        TypeError,
-        OverflowError,
-    ) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{where}: is too large a picture ({error})") from None
+    except PILLOW_ERRORS as error:
         raise InputError(f"{where}: cannot be decoded as an image ({error}); copy it again") from None
-    return image
 
 
 def _check_size(path: Path, image: np.ndarray, expected: np.ndarray) -> None:

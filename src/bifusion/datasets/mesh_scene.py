@@ -24,7 +24,7 @@ from bifusion.datasets.placement import (
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
-from bifusion.errors import InputError
+from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
 from bifusion.types import Scene
@@ -95,7 +95,8 @@ def prepare_meshes(
     Returns:
         How many scenes were written, and how many were there and stayed.
     Raises:
-        InputError: no file, two of one name; or, after all others, what is wrong with each that failed.
+        InputError: no file, two of one name.
+        SomeFailedError: after all others, what is wrong with each that failed.
     """
     names = [path.stem for path in files]
     if not names or len(set(names)) < len(names):
@@ -106,15 +107,15 @@ def prepare_meshes(
         for path in files:
             try:
                 said = write_mesh_scene(path, out / path.stem, scale=scale, up=up, overwrite=overwrite)
-            except InputError as error:
-                failures.append(str(error))
+            except FAILURES as error:
+                failures.append(failure(error, path))
                 continue
             kept += said is None
             if notes is not None:
                 notes[path.stem] = said or []
     if failures:
         listed = "\n".join(failures)
-        raise InputError(f"{len(failures)} of {len(names)} files could not be prepared:\n{listed}")
+        raise SomeFailedError(f"{len(failures)} of {len(names)} files could not be prepared:\n{listed}")
     return len(names) - kept, kept
 
 

@@ -36,6 +36,8 @@ from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
 from bifusion.storage.files import write_tensors
 from bifusion.storage.json_files import to_json
+from bifusion.untrusted.files import check_regular
+from bifusion.untrusted.json_text import parse_json
 
 FORMAT = 1
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -142,8 +144,8 @@ def read_bundle(path: Path) -> Bundle:
     Raises InputError for a file that is missing, damaged, or no bundle of this format, and for one
     whose parts do not fit each other. A network is only built once its tensors are known to be there.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a bundle that a run wrote (RUN/bundles)")
+    missing = "no such file; expected a bundle that a run wrote (RUN/bundles)"
+    check_regular(path, missing=missing, advice=AGAIN)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -196,10 +198,7 @@ def _content(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{path}: holds no step of a run; expected a bundle (RUN/bundles/step-N.safetensors), not "
             "a checkpoint or another file of tensors"
         )
-    try:
-        content = json.loads(metadata[KEY])
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its description is no JSON ({error}); {AGAIN}") from error
+    content = parse_json(metadata[KEY], f"{path}: its description", advice=AGAIN)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(

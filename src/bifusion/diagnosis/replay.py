@@ -28,7 +28,10 @@ from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.runtime import deterministic, make_fabric
 from bifusion.step.step import Stepper
+from bifusion.untrusted.screen import Screen
 
+MOST_THREADS = 512
+"""More than any one machine has cores; as many would be started."""
 WIDTH = 130
 """Columns of the table of modules, on narrower terminals too."""
 
@@ -119,7 +122,7 @@ def print_report(report: ReplayReport, console: Console) -> None:
         print_line(f"note: {note}")
     if report.calls:
         # modules' paths are long, and where nobody looks at a terminal there is room
-        Console(file=console.file, width=max(console.width, WIDTH)).print(_table(report))
+        Screen(file=console.file, width=max(console.width, WIDTH)).print(_table(report))
     if report.origin is not None:
         print_line(_describe(report.origin))
     met = "nothing" if report.fault is None else ", ".join(report.fault.where)
@@ -146,7 +149,11 @@ def _circumstances(bundle: Bundle) -> Iterator[None]:
     """Threads and arithmetic as when the bundle was written."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     wanted = bundle.circumstances
-    if not 1 <= wanted.threads <= 4096 or wanted.matmul_precision not in ("highest", "high", "medium"):
+    if not 1 <= wanted.threads <= MOST_THREADS or wanted.matmul_precision not in (
+        "highest",
+        "high",
+        "medium",
+    ):
         raise InputError(
             f"{bundle.path}: {wanted.threads} threads, precision {wanted.matmul_precision!r} of matrix "
             "products; copy the file again"

@@ -15,10 +15,13 @@ from bifusion.data.scene_folder import scene_files
 from bifusion.datasets.mesh_files.textures import srgb_to_linear
 from bifusion.datasets.orientation.orient import turn_up
 from bifusion.datasets.scan.made import MadeScan
+from bifusion.errors import InputError
 from bifusion.inference.export import write_labelled_ply
 from bifusion.inference.labelled import LabelledObject, LabelledScan
 from bifusion.labels.palette import color_classes, color_instances
 from bifusion.storage.json_files import to_json
+from bifusion.untrusted.files import read_text
+from bifusion.untrusted.json_text import read_json
 
 DESCRIPTION, SCENE, VIEW = "scan.json", "scene", "view.html"
 FILES = (
@@ -26,6 +29,7 @@ FILES = (
     "instances.npy", "labels.txt",
 )  # fmt: skip
 FORMAT_VERSION = 1
+MOST_PAGE_BYTES = 1 << 30
 COLUMNS = (
     "id", "class", "score", "vertices", "centre_x", "centre_y", "centre_z", "min_x", "min_y", "min_z",
     "max_x", "max_y", "max_z", "size_x", "size_y", "size_z", "length_m", "width_m", "height_m",
@@ -38,8 +42,8 @@ def scan_files(folder: Path) -> list[str]:
     """What `bifusion scan` wrote into a folder, scan.json last; nothing in other folders."""
     path = folder / DESCRIPTION
     described: Any = None
-    with suppress(OSError, ValueError):
-        described = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(InputError):
+        described = read_json(path)
     if not isinstance(described, dict) or not isinstance(described.get("versions"), dict):
         return []
     scene = [f"{SCENE}/{name}" for name in scene_files(folder / SCENE)]
@@ -49,7 +53,9 @@ def scan_files(folder: Path) -> list[str]:
 def scan_page(folder: Path) -> str | None:
     """The page that `bifusion scan` left in a folder; None: it did not write the folder."""
     path = folder / VIEW
-    return path.read_text(encoding="utf-8") if scan_files(folder) and path.is_file() else None
+    if not scan_files(folder) or not path.is_file():
+        return None
+    return read_text(path, most_bytes=MOST_PAGE_BYTES)
 
 
 def write_labelled(folder: Path, labelled: LabelledScan, run: Path) -> None:

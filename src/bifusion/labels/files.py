@@ -11,6 +11,7 @@ from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelClass, LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, known_sets
 from bifusion.spelling import did_you_mean
+from bifusion.untrusted.json_text import read_json
 
 LABELS_FILE = "labels.json"
 FIELDS = {"name", "classes"}
@@ -36,12 +37,8 @@ def labels_of_data(root: Path, name: str) -> LabelSet:
 
 def read_labels(path: Path) -> LabelSet:
     """The label set in `path`; InputError naming file, class and field where it is none."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected the classes of a data set") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); write it again") from None
+    missing = "no such file; expected the classes of a data set"
+    value = read_json(Path(path), missing=missing, advice="write it again")
     labels = label_set_from_json(value, str(path))
     built_in = LABEL_SETS.get(labels.name)
     if built_in is not None:

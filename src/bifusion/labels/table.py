@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
+from bifusion.untrusted.tables import read_rows
 
 COLUMNS = ("name", "kind", "color", "id", "group")
 """Of a class, as in labels.json; `name` is needed, the others may be missing or empty."""
@@ -21,12 +21,7 @@ def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
 
     A colour is #rrggbb or three numbers 0 … 255. Raises InputError naming file, line and column.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            columns, rows = list(lines.fieldnames or []), [(lines.line_num, row) for row in lines]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}); expected .csv or .tsv") from None
+    columns, rows = read_rows(path, "\t" if path.suffix == ".tsv" else ",", "expected .csv or .tsv")
     if "name" not in columns:
         found = ", ".join(columns) or "none"
         raise InputError(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bifusion.bounds import PositiveFloat, PositiveInt
+from bifusion.bounds import PositiveFloat, Width
 from bifusion.models.geometric_code import CODE_CHANNELS
 from bifusion.rng import torch_rng
 from bifusion.types import FusionControl, FusionTrace
@@ -23,9 +23,9 @@ from bifusion.types import FusionControl, FusionTrace
 
 @dataclass
 class FusionConfig:
-    dim: PositiveInt = 256
+    dim: Width = 256
     """Channels of both heads and of what the decoder gets."""
-    hidden: PositiveInt = 512
+    hidden: Width = 512
     """Width of the heads' inner layer."""
     fusion_type: Literal["simple", "gate"] = "gate"
     """simple: α = 0.5 on seen voxels; gate: α learned."""
@@ -37,15 +37,15 @@ class FusionConfig:
     """FiLM, gate and excitation start by saying nothing, their last layers at zero; off: at random."""
     film: bool = True
     """Modulate both paths by geometry."""
-    film_hidden: PositiveInt = 128
+    film_hidden: Width = 128
     """Width of FiLM's inner layer."""
-    gate_hidden: PositiveInt = 64
+    gate_hidden: Width = 64
     """Width of the gate's inner layer."""
     squeeze_excitation: bool = True
     """Weigh the fused channels."""
     alignment: bool = True
     """Make pairs for the alignment loss; without them it has nothing to measure."""
-    alignment_hidden: PositiveInt = 64
+    alignment_hidden: Width = 64
     """Width of the alignment predictor's inner layer."""
     alignment_predictor: bool = True
     """Off: no predictor stands between, 2D itself is to equal 3D."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bifusion.bounds import Count, MultipleOf, PositiveInt, Share
+from bifusion.bounds import Layers, MultipleOf, PositiveInt, Share, Width
 from bifusion.errors import InputError
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
@@ -30,19 +30,19 @@ from bifusion.types import Batch, LayerPrediction, Prediction
 class MaskDecoderConfig:
     """Defaults are the published sizes."""
 
-    dim: Annotated[PositiveInt, MultipleOf("heads")] = 128
+    dim: Annotated[Width, MultipleOf("heads")] = 128
     """Width of the queries."""
-    heads: PositiveInt = 8
+    heads: Width = 8
     """Attention heads."""
-    ffn_dim: PositiveInt = 1024
+    ffn_dim: Width = 1024
     """Width of the feed-forward blocks."""
     dropout: Share = 0.0
     """Share of activations dropped in training."""
-    rounds: Count = 3
+    rounds: Layers = 3
     """Passes over the levels, with the same weights."""
-    num_queries: PositiveInt = 100
+    num_queries: Width = 100
     """In training."""
-    eval_queries: PositiveInt = 150
+    eval_queries: Width = 150
     """In the published validation."""
     key_samples: tuple[PositiveInt, ...] = (200, 800, 3200, 12800)
     """For each pyramid level that a round visits, coarsest first, the most of its voxels that a query

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from bifusion.bounds import ASCENDING, Count, MultipleOf, PositiveInt, Share
+from bifusion.bounds import ASCENDING, Layers, MultipleOf, Share, Width
 from bifusion.labels.label_set import LabelSet
 from bifusion.rng import torch_rng
 from bifusion.types import Batch, LayerPrediction, Output, Prediction
@@ -24,13 +24,13 @@ from bifusion.types import Batch, LayerPrediction, Output, Prediction
 class DecoderConfig:
     """Defaults are the published sizes."""
 
-    num_layers: Count = 6
+    num_layers: Layers = 6
     """Layers, after each of which predictions are made."""
-    dim: Annotated[PositiveInt, MultipleOf("heads")] = 256
+    dim: Annotated[Width, MultipleOf("heads")] = 256
     """Width of the queries."""
-    heads: PositiveInt = 8
+    heads: Width = 8
     """Attention heads."""
-    ffn_dim: PositiveInt = 1024
+    ffn_dim: Width = 1024
     """Width of the feed-forward blocks."""
     dropout: Share = 0.0
     """Share of activations dropped in training."""

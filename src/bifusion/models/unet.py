@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bifusion.bounds import Kernel, Layers, OptionalWidth, Width
 from bifusion.errors import InputError
 from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 
 _PUBLISHED_PLANES = {"residual": (32, 64, 96, 128, 160), "res16": (32, 64, 128, 256, 256, 128, 96, 96)}
 _PUBLISHED_BLOCKS = {"residual": (2, 2, 2, 2, 2), "res16": (2, 3, 4, 6, 2, 2, 2, 2)}
+
+MOST_LEVELS = 32
 
 
 @dataclass
@@ -31,22 +34,22 @@ class UNetConfig:
 
     kind: Literal["residual", "res16"] = "residual"
     """residual: OneFormer3D's for ScanNet; res16: Res16UNet34C, as in Mask3D."""
-    in_channels: int = 6
+    in_channels: Width = 6
     """Input features of a voxel. Published: 6 (colour, position) for residual, 3 (colour) for res16."""
-    planes: tuple[int, ...] = ()
+    planes: tuple[Width, ...] = ()
     """residual: channels of each level, finest first. res16: channels of each encoder stage (strides
     2, 4, …), then of each decoder stage (…, 2, 1), as many. () means the published ones."""
-    blocks: tuple[int, ...] = ()
+    blocks: tuple[Layers, ...] = ()
     """Residual blocks of each entry of `planes`. () means the published ones where `planes` has the
     published length, else 2 everywhere."""
-    stem_planes: int = 32
+    stem_planes: Width = 32
     """res16 only: channels of the input convolution."""
-    stem_kernel: int = 5
+    stem_kernel: Kernel = 5
     """res16 only: its kernel size."""
-    final_channels: int = 0
+    final_channels: OptionalWidth = 0
     """res16 only: outputs of the last layer, which no model here uses but official files hold.
     0: as many as its inputs (OneFormer3D); Mask3D's has one a class."""
-    spconv_min_grid: int = 0
+    spconv_min_grid: OptionalWidth = 0
     """residual only. 0: every voxel takes part at every level. n > 0: reproduce spconv's finite grid
     of at least n voxels a side (published: 128), on which a voxel in the last plane of an odd side
     has no coarser voxel. Needs coordinates that start at 0."""
@@ -65,6 +68,8 @@ class UNetConfig:
                 f"unet.planes {self.planes}, unet.blocks {self.blocks}, unet.in_channels "
                 f"{self.in_channels}: expected as many blocks as planes, all positive"
             )
+        if len(self.planes) > MOST_LEVELS:
+            raise InputError(f"unet.planes: {len(self.planes)} of them; expected at most {MOST_LEVELS}")
         if self.kind == "res16" and len(self.planes) % 2:
             raise InputError(
                 f"unet.planes {self.planes}: res16 has as many decoder as encoder stages; "

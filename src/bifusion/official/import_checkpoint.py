@@ -34,6 +34,7 @@ from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.state_dicts import StateDict, find_state_dict, is_averaged, unwrapped
+from bifusion.untrusted.files import check_regular
 
 _SHOWN = 6
 _SHOWN_PROBLEMS = 1000
@@ -186,8 +187,7 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
 
     InputError if it has none, or none at `weights`.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; give a checkpoint")
+    check_regular(path, missing="there is no such file; give a checkpoint", advice="give a checkpoint")
     with ExitStack() as resources:
         if path.suffix == ".safetensors":
             try:

@@ -9,11 +9,9 @@ Nothing is unpickled when loading.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +25,7 @@ from bifusion.config import old_names
 from bifusion.config.run import Config, load_config, save_config
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.runs.check_config import check_config
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
     WrittenFile,
@@ -37,12 +36,16 @@ from bifusion.storage.checksums import (
 from bifusion.storage.files import flush, hard_link
 from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link
 from bifusion.storage.json_files import write_json
+from bifusion.torch_files.files import open_torch_file
+from bifusion.untrusted.files import check_regular
+from bifusion.untrusted.json_text import read_json
 
 WEIGHTS = "model.safetensors"
 TRAINING_STATE = "training.pt"
 HEALTHY = "healthy.pt"
 CONFIG = "config.json"
 SUMS = "sums.json"
+SUMMED = (WEIGHTS, TRAINING_STATE, HEALTHY)
 FILES = (TRAINING_STATE, HEALTHY, CONFIG, SUMS, WEIGHTS)
 LAST, PREVIOUS = "last", "previous"
 TRAIN_AGAIN = "copy it again, use another checkpoint of the run, or resume the run (--resume)"
@@ -129,12 +132,18 @@ def find_checkpoint(path: Path) -> Path:
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, Config]:
     """Model in evaluation mode on `device`, and its configuration, from a run or checkpoint folder.
 
-    Raises InputError if there is no checkpoint or its tensors are not those of its configuration.
+    Raises InputError if there is no checkpoint, its configuration makes no run, or its tensors are not
+    those of its configuration.
     """
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
+    check_config(config)
+    stored = _checked_weights(folder)
+    with torch.device("meta"):  # no network is built whose tensors are not there
+        wanted = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+    check_same_tensors(wanted.state_dict(), stored, folder / WEIGHTS)
     model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
-    load_weights(model, folder)
+    model.load_state_dict(stored)
     return model.to(device).eval(), config
 
 
@@ -144,10 +153,8 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     Raises InputError for a damaged file and, naming what matched and what did not, for a checkpoint of
     another model.
     """
-    path = checkpoint / WEIGHTS
-    _check_sum(path)
-    stored = _read_weights(path)
-    check_same_tensors(model.state_dict(), stored, path)
+    stored = _checked_weights(checkpoint)
+    check_same_tensors(model.state_dict(), stored, checkpoint / WEIGHTS)
     model.load_state_dict(stored)
 
 
@@ -221,7 +228,14 @@ def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
             remove_folder(path, checkpoint_files)
 
 
+def _checked_weights(checkpoint: Path) -> dict[str, Tensor]:
+    path = checkpoint / WEIGHTS
+    _check_sum(path)
+    return _read_weights(path)
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    check_regular(path, advice=TRAIN_AGAIN)
     try:
         return old_names.update_tensor_names(load_file(path))
     except (SafetensorError, OSError) as error:
@@ -232,10 +246,10 @@ def _read_tensors(path: Path) -> Any:
     """Nested tensors and numbers of a .pt file, nothing in which is executed."""
     _check_sum(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read ({reason}); {TRAIN_AGAIN}") from error
+        with open_torch_file(path) as file:
+            return file.loaded()
+    except InputError as error:
+        raise InputError(f"{error}; {TRAIN_AGAIN}") from error
 
 
 def _check_sum(path: Path) -> None:
@@ -250,13 +264,26 @@ def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
     path = checkpoint / SUMS
     if not path.is_file():
         return None
-    try:
-        sums = json.loads(path.read_bytes())
-        if all(isinstance(sum_["bytes"] + 0, int) and sum_["sha256"] for sum_ in sums.values()):
-            return sums
-    except (ValueError, AttributeError, KeyError, TypeError):
-        pass
-    raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
+    sums = read_json(path, advice=TRAIN_AGAIN)
+    if not isinstance(sums, dict) or not all(map(_is_sum, sums.values())):
+        raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
+    if unknown := sorted(set(sums) - set(FILES)):
+        raise InputError(f"{path}: names {_some(unknown)}, no file of a checkpoint; {TRAIN_AGAIN}")
+    unsummed = [name for name in SUMMED if name not in sums and (checkpoint / name).exists()]
+    if unsummed or WEIGHTS not in sums:
+        lacking = ", ".join(unsummed or [WEIGHTS])
+        raise InputError(
+            f"{path}: has no checksum of {lacking}, which nothing vouches for; {TRAIN_AGAIN}"
+        )
+    return sums
+
+
+def _is_sum(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and type(found.get("bytes")) is int
+        and isinstance(found.get("sha256"), str)
+    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -13,11 +13,15 @@ from bifusion.config.plain import from_plain
 from bifusion.errors import InputError
 from bifusion.storage.files import append_line, flush, remove_stale, write_text
 from bifusion.storage.json_files import to_json
+from bifusion.untrusted.files import read_bytes
+from bifusion.untrusted.json_text import parse_json
 
 State = Literal["running", "completed", "guard_stopped", "interrupted"]
 GUARD_STOPPED_EXIT = 4
 """Exit status of a process whose run its guard stopped: a result, not a crash."""
 RESTORE = "restore the file or start a new run"
+MOST_BYTES = 1 << 30
+"""Of records; a million steps take that."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class RunFolder:
         """Complete records of a .jsonl file; a last line that a crash cut short is left out."""
         if not path.exists():
             return []
-        whole = path.read_bytes().rpartition(b"\n")[0]  # a line cut short may end within a character
+        content = read_bytes(path, most_bytes=MOST_BYTES, advice=RESTORE)
+        whole = content.rpartition(b"\n")[0]  # a line cut short may end within a character
         lines = _decode(whole, path).split("\n") if whole else []
         records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
         for number, record in enumerate(records, 1):
@@ -104,15 +109,14 @@ class RunFolder:
         """What status.json says; None where there is none."""
         if not self.status.exists():
             return None
-        value = _parse(_decode(self.status.read_bytes(), self.status), str(self.status))
+        value = _read(self.status)
         return from_plain(RunStatus, value, str(self.status))
 
     def read_stages(self) -> list[StageSpan]:
         """The stages in config.json, in order."""
         if not self.config.is_file():
             raise InputError(f"{self.root} is no run folder: it has no config.json; {RESTORE}")
-        text = _decode(self.config.read_bytes(), self.config)
-        stages = _parse(text, str(self.config)).get("stages")
+        stages = _read(self.config).get("stages")
         return from_plain(list[StageSpan], stages, f"{self.config}: stages")
 
     def read_scenes(self) -> dict[str, list[str]] | None:
@@ -120,7 +124,7 @@ class RunFolder:
         not say, as in a folder whose run has not begun."""
         if not self.config.is_file():
             return None
-        described = _parse(_decode(self.config.read_bytes(), self.config), str(self.config))
+        described = _read(self.config)
         keys = {"train": "train_scenes", "val": "val_scenes", "sources": "sources"}
         if any(key not in described for key in keys.values()):
             return None
@@ -137,11 +141,12 @@ def _decode(content: bytes, path: Path) -> str:
         raise InputError(f"{path}: is no text ({error}); {RESTORE}") from error
 
 
+def _read(path: Path) -> dict[str, Any]:
+    return _parse(_decode(read_bytes(path, advice=RESTORE), path), str(path))
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg}); {RESTORE}") from error
+    value = parse_json(text, where, advice=RESTORE)
     if not isinstance(value, dict):
         raise InputError(f"{where}: found {type(value).__name__}, expected a JSON object; {RESTORE}")
     return value

@@ -117,7 +117,7 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
         runs,
         jobs=wanted.jobs or default_jobs(),
         console=console,
-        report=lambda: report_so_far(runs, wanted.out, TITLE),
+        report=lambda: report_so_far(runs, wanted.out, TITLE, rooms),
     )
     console.print(f"trained in {_minutes(trained)}")
     complete = [run for run in runs if run.folder.name not in crashed]

@@ -19,9 +19,18 @@ import torch
 from torch import Tensor
 
 from bifusion.errors import InputError
-from bifusion.torch_files.objects import Inert, MalformedFileError, Storage, StoredTensor
+from bifusion.torch_files.objects import (
+    Global,
+    Inert,
+    MalformedFileError,
+    Storage,
+    StoredTensor,
+    told,
+)
 from bifusion.torch_files.pickle_machine import PickleMachine
+from bifusion.untrusted.files import check_regular
 
+EXPECTED = "expected what torch.save wrote (.pt, .pth, .ckpt)"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
 _ZIP_ERRORS = (
@@ -30,6 +39,9 @@ _ZIP_ERRORS = (
 """What zipfile says of damage, of encryption and of features it does not know."""
 _MAX_MODULES = 100_000
 _MAX_DEPTH = 64
+_MAX_NAME = 1000
+_MAX_PICKLE_BYTES = 512 << 20
+"""Of what describes the tensors, which lie beside it."""
 
 
 @runtime_checkable
@@ -56,10 +68,35 @@ class TorchFile:
         storage = stored.storage
         with _complaints(self.path):
             data = self._container.read(storage)
-        if not data:
-            return torch.empty(stored.shape, dtype=storage.dtype)
-        numbers = torch.frombuffer(data, dtype=storage.dtype)
-        return numbers.as_strided(stored.shape, stored.stride, stored.offset).clone()
+            if not data:
+                return torch.empty(stored.shape, dtype=storage.dtype)
+            numbers = torch.frombuffer(data, dtype=storage.dtype)
+            return numbers.as_strided(stored.shape, stored.stride, stored.offset).clone()
+
+    def loaded(self) -> Any:
+        """The content with its tensors read, each into memory of its own.
+
+        InputError for what is no plain container, number, text or tensor, or is nested without end.
+        """
+        with _complaints(self.path):
+            return self._loaded(self.content, {}, 0)
+
+    def _loaded(self, value: Any, done: dict[int, Any], depth: int) -> Any:
+        if isinstance(value, Inert | Global | Storage):
+            raise MalformedFileError(f"an object ({told(str(value))}) where a number or tensor belongs")
+        if not isinstance(value, StoredTensor | dict | list | tuple):
+            return value
+        if depth > _MAX_DEPTH:
+            raise MalformedFileError(f"values nested deeper than {_MAX_DEPTH}")
+        if id(value) not in done:
+            done[id(value)] = (
+                self.tensor(value)
+                if isinstance(value, StoredTensor)
+                else {key: self._loaded(item, done, depth + 1) for key, item in value.items()}
+                if isinstance(value, dict)
+                else type(value)(self._loaded(item, done, depth + 1) for item in value)
+            )
+        return done[id(value)]
 
     def module_tensors(self) -> dict[str, StoredTensor]:
         """Tensors of a TorchScript module by the names of its state dict.
@@ -75,11 +112,13 @@ class TorchFile:
             if isinstance(value, StoredTensor):
                 found[prefix] = value
             elif isinstance(value, Inert) and isinstance(value.state, dict) and depth < _MAX_DEPTH:
+                if len(prefix) > _MAX_NAME:
+                    break
                 dot = f"{prefix}." if prefix else ""
                 children = [(f"{dot}{name}", child, depth + 1) for name, child in value.state.items()]
                 waiting.extend(reversed(children))
         with _complaints(self.path):
-            raise MalformedFileError(f"a module of more than {_MAX_MODULES:,} parts")
+            raise MalformedFileError(f"a module of more than {_MAX_MODULES:,} parts, or endless names")
 
 
 @contextmanager
@@ -89,8 +128,9 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     Raises InputError for a file that is missing, damaged, cut short, made to do harm, or of another
     kind.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; give a checkpoint that PyTorch saved")
+    check_regular(
+        path, missing="there is no such file; give a checkpoint that PyTorch saved", advice=EXPECTED
+    )
     with ExitStack() as resources:
         with _complaints(path):
             with open(path, "rb") as file:
@@ -104,10 +144,12 @@ def _complaints(path: Path) -> Iterator[None]:
     """Whatever is wrong with the file as an InputError."""
     try:
         yield
+    except InputError:
+        raise
     except (MalformedFileError, OSError, *_ZIP_ERRORS) as error:
         raise InputError(
-            f"{path} is no readable PyTorch file: {str(error)[:300]}; expected what torch.save wrote "
-            "(.pt, .pth, .ckpt): download or copy it again, and check where it comes from"
+            f"{path} is no readable PyTorch file: {str(error)[:300]}; {EXPECTED}: download or copy it "
+            "again, and check where it comes from"
         ) from error
 
 
@@ -120,7 +162,7 @@ class _ZipContainer:
         names = archive.namelist()
         for name in names:
             if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-                raise MalformedFileError(f"an entry named {name!r}, which leads out of the archive")
+                raise MalformedFileError(f"an entry named {told(name)}, which leads out of the archive")
         pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise MalformedFileError(f"a zip archive with {len(pickles)} entries NAME/data.pkl")
@@ -133,10 +175,15 @@ class _ZipContainer:
         try:
             info = self._archive.getinfo(self.prefix + name)
         except KeyError:
-            raise MalformedFileError(f"no entry {self.prefix + name!r}") from None
+            raise MalformedFileError(f"no entry {told(self.prefix + name)}") from None
         # PyTorch never compresses; a small entry that swells is an attack on memory
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > self._size:
-            raise MalformedFileError(f"the entry {info.filename!r} of {info.file_size} bytes")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > self._size:
+            raise MalformedFileError(
+                f"the entry {told(info.filename)} of {info.file_size:,} bytes, compressed, encrypted or "
+                "larger than the file"
+            )
+        if name == "data.pkl" and info.file_size > _MAX_PICKLE_BYTES:
+            raise MalformedFileError(f"a pickle of {info.file_size:,} bytes")
         return self._archive.read(info)
 
     def read(self, storage: Storage) -> bytearray:
@@ -154,7 +201,8 @@ def _open_zip(path: Path, resources: ExitStack) -> TorchFile:
 def _cut(data: bytearray, storage: Storage) -> bytearray:
     if len(data) < storage.end_bytes:
         raise MalformedFileError(
-            f"storage {storage.key!r} of {storage.numel} numbers, for which it holds {len(data)} bytes"
+            f"storage {told(storage.key)} of {storage.numel} numbers, for which it holds "
+            f"{len(data)} bytes"
         )
     return data[storage.offset * storage.dtype.itemsize : storage.end_bytes]
 
@@ -170,16 +218,18 @@ class _LegacyContainer:
         position = data.tell()
         for key in keys if isinstance(keys, list) else []:
             if not isinstance(key, str) or key not in storages:
-                raise MalformedFileError(f"a storage {key!r} that no tensor refers to")
+                raise MalformedFileError(f"a storage, {told(key)}, that no tensor refers to")
             numel = int.from_bytes(data[position : position + 8], "little")
             self._begin[key] = (position + 8, numel * storages[key].dtype.itemsize)
             position += 8 + numel * storages[key].dtype.itemsize
             if position > len(data):
-                raise MalformedFileError(f"storage {key!r} of {numel} numbers, more than the file holds")
+                raise MalformedFileError(
+                    f"storage {told(key)} of {numel} numbers, more than the file holds"
+                )
 
     def read(self, storage: Storage) -> bytearray:
         if storage.key not in self._begin:
-            raise MalformedFileError(f"no storage {storage.key!r}")
+            raise MalformedFileError(f"no storage {told(storage.key)}")
         begin, size = self._begin[storage.key]
         return _cut(bytearray(self._data[begin : begin + size]), storage)
 

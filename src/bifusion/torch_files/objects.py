@@ -23,6 +23,8 @@ _STORAGE_DTYPES = {
 
 
 MAX_DIMENSIONS = 64
+MAX_NUMBER = 2**63 - 1
+MOST_TOLD = 60
 
 
 class MalformedFileError(Exception):
@@ -40,7 +42,17 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+def told(value: Any) -> str:
+    """A few words on what stands where something else was expected. Containers are never written out:
+    one that holds another twice, and so on, has a text that is longer than any memory."""
+    if isinstance(value, str):
+        return repr(value[:MOST_TOLD])
+    if type(value) is int and value.bit_length() <= 64:
+        return str(value)
+    return "a number beyond 64 bits" if type(value) is int else f"a {type(value).__name__}"
+
+
+@dataclass(eq=False, repr=False)
 class Inert:
     """An object that the pickle asks to make of a class or with a function: not made."""
 
@@ -66,6 +78,10 @@ class Storage:
         return (self.offset + self.numel) * self.dtype.itemsize
 
 
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 0 <= number <= MAX_NUMBER
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor whose numbers have not been read yet."""
@@ -78,11 +94,12 @@ class StoredTensor:
     def __post_init__(self) -> None:
         """Raises MalformedFileError unless it lies within its storage and is no larger."""
         numbers = (self.offset, *self.shape, *self.stride)
-        plain = all(type(n) is int and n >= 0 for n in numbers)
-        if not plain or len(self.shape) != len(self.stride) or len(self.shape) > MAX_DIMENSIONS:
+        if len(self.shape) != len(self.stride) or len(self.shape) > MAX_DIMENSIONS:
             raise MalformedFileError(
-                f"a tensor of shape {self.shape} with stride {self.stride} from {self.offset}"
+                f"a tensor of {len(self.shape)} dimensions with {len(self.stride)} strides"
             )
+        if not all(map(_is_size, numbers)):
+            raise MalformedFileError(f"a tensor of {', '.join(map(told, numbers))} numbers")
         numel = math.prod(self.shape)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if numel and (numel > self.storage.numel or last >= self.storage.numel):
@@ -103,14 +120,16 @@ def storage_from(pid: Any) -> Storage | Inert:
         raise MalformedFileError("a reference to a storage that is not in PyTorch's form")
     kind, key, numel = pid[1].name, pid[2], pid[4]
     if kind not in _STORAGE_DTYPES:
-        raise MalformedFileError(f"a storage of type {pid[1]}; known are {', '.join(_STORAGE_DTYPES)}")
+        raise MalformedFileError(
+            f"a storage of type {told(str(pid[1]))}; known are {', '.join(_STORAGE_DTYPES)}"
+        )
     offset = 0
     if len(pid) == 6 and pid[5] is not None:
         if not isinstance(pid[5], tuple) or len(pid[5]) != 3:
             raise MalformedFileError("a view of a storage that is not in PyTorch's form")
         _, offset, numel = pid[5]
-    if not all(type(n) is int and n >= 0 for n in (numel, offset)):
-        raise MalformedFileError(f"storage {key!r} of {numel!r} numbers from {offset!r}")
+    if not (_is_size(numel) and _is_size(offset)):
+        raise MalformedFileError(f"storage {told(key)} of {told(numel)} numbers from {told(offset)}")
     return Storage(key, _STORAGE_DTYPES[kind], numel, offset)
 
 

@@ -21,7 +21,7 @@ from bifusion.torch_files.objects import (
     tensor_from,
 )
 
-MAX_OPCODES = 10_000_000
+MAX_OPCODES = 3_000_000
 """A checkpoint has some ten thousand; more would fill the memory with small objects."""
 
 _CONSTANTS = {

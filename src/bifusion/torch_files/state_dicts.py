@@ -70,10 +70,12 @@ def _tensors_by_place(content: Any) -> dict[str, dict[str, StoredTensor]]:
     """Every dict in `content` that holds tensors by name, not those of optimisers, nor dicts of few."""
     found: dict[str, dict[str, StoredTensor]] = {}
     waiting: list[tuple[str, Any, int]] = [("", content, 0)]
+    seen: set[int] = set()  # a dict that others hold many times is looked at once
     while waiting:
         place, value, depth = waiting.pop()
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or id(value) in seen:
             continue
+        seen.add(id(value))
         named = {key: child for key, child in value.items() if isinstance(key, str)}
         tensors = {key: child for key, child in named.items() if isinstance(child, StoredTensor)}
         if tensors:

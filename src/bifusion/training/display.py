@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bifusion.step.observe import MovingAverage
+from bifusion.untrusted.screen import Screen
 
 
 class Display:
     """Use as a context manager; `quiet` shows nothing (processes other than the first)."""
 
     def __init__(self, name: str, epochs: int, steps_per_epoch: int, *, quiet: bool = False):
-        self._console = Console(quiet=quiet)
+        self._console = Screen(quiet=quiet)
         self._name = name
         self._epochs = epochs
         self._loss = MovingAverage()

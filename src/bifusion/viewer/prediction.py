@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plyfile import PlyData, PlyParseError
 
+from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.ply.body import read_elements
+from bifusion.datasets.ply.header import read_header
 from bifusion.errors import InputError
 from bifusion.labels.palette import distinct_color
+from bifusion.untrusted.json_text import read_json
 from bifusion.viewer.scene import show_scene
 from bifusion.viewer.shown_scan import Segmentation, ShownClass, ShownScan, segmentation
 
 LISTING, CLOUDS = "instances.json", ("semantic.ply", "instance.ply")
-_CLASS = re.compile(r"label (\d+) (.+)")
+WHOLE = ("red", "green", "blue", "label", "instance")
+Vertices = dict[str, np.ndarray]
+"""Property → its values, of each vertex."""
+_CLASS = re.compile(r"label (\d{1,6}) (.+)")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
 
@@ -69,15 +74,15 @@ def show_prediction(
         InputError: a file that cannot be read, or that is of other points than the scene.
     """
     listing = _read_listing(folder / LISTING)
-    semantic_cloud, instance_cloud = (_read_cloud(folder / name) for name in CLOUDS)
-    semantic, instance = (semantic_cloud["vertex"].data, instance_cloud["vertex"].data)
-    if len(semantic) != len(instance):
+    (semantic, comments), (instance, _) = (_read_cloud(folder / name) for name in CLOUDS)
+    counts = len(semantic["x"]), len(instance["x"])
+    if counts[0] != counts[1]:
         raise InputError(
-            f"{folder}: {CLOUDS[0]} has {len(semantic)} points and {CLOUDS[1]} {len(instance)}; "
-            "predict again"
+            f"{folder}: {CLOUDS[0]} has {counts[0]} points and {CLOUDS[1]} {counts[1]}; predict again"
         )
-    classes = _classes(semantic_cloud, semantic, folder / CLOUDS[0])
+    classes = _classes(comments, semantic, folder / CLOUDS[0])
     coord = np.column_stack([semantic[axis] for axis in "xyz"])
+    check_finite(coord, folder / CLOUDS[0])
     name, scores = str(listing["scene"]), {one["id"]: one["score"] for one in listing["instances"]}
     shown = ShownScan(name, coord, color, classes)
     if scene is not None:
@@ -88,7 +93,7 @@ def show_prediction(
 
 
 def _segmentation(
-    shown: ShownScan, semantic: np.ndarray, instance: np.ndarray, scores: dict[int, float],
+    shown: ShownScan, semantic: np.ndarray, instance: Vertices, scores: dict[int, float],
     num_classes: int, folder: Path,
 ) -> Segmentation:  # fmt: skip
     if len(semantic) != len(shown.coord):
@@ -108,10 +113,7 @@ def _segmentation(
 
 
 def _read_listing(path: Path) -> dict[str, Any]:
-    try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); predict again") from None
+    listing = read_json(path, advice="predict again")
     instances = listing.get("instances") if isinstance(listing, dict) else None
     sound = isinstance(instances, list) and all(
         isinstance(one, dict)
@@ -124,21 +126,22 @@ def _read_listing(path: Path) -> dict[str, Any]:
     return listing
 
 
-def _read_cloud(path: Path) -> PlyData:
-    try:
-        cloud = PlyData.read(str(path))
-        wanted = {"x", "y", "z", "red", "green", "blue", "label", "instance"}
-        missing = wanted - set(cloud["vertex"].data.dtype.names or ())
-    except (PlyParseError, KeyError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a PLY cloud of ours ({error}); predict again") from None
-    if missing:
-        raise InputError(f"{path}: lacks the properties {', '.join(sorted(missing))}; predict again")
-    return cloud
+def _read_cloud(path: Path) -> tuple[Vertices, tuple[str, ...]]:
+    """The vertices of a cloud, and the comments in its header."""
+    header = read_header(path)
+    vertex = read_elements(path, header, ("vertex",)).get("vertex", {})
+    found = {name: of for name, of in vertex.items() if isinstance(of, np.ndarray)}
+    whole = all(found[name].dtype.kind in "iu" for name in WHOLE if name in found)
+    missing = {*"xyz", *WHOLE} - set(found)
+    if missing or not whole or not len(found["x"]):
+        lacks = f"lacks the properties {', '.join(sorted(missing))}" if missing else "holds no labels"
+        raise InputError(f"{path}: {lacks}; expected a PLY cloud of ours: predict again")
+    return found, header.comments
 
 
-def _classes(cloud: PlyData, vertices: np.ndarray, path: Path) -> tuple[ShownClass, ...]:
+def _classes(comments: tuple[str, ...], vertices: Vertices, path: Path) -> tuple[ShownClass, ...]:
     """Names from the header, colours from the points; classes of no point get one of their place."""
-    named = [match for line in cloud.comments if (match := _CLASS.fullmatch(line))]
+    named = [match for line in comments if (match := _CLASS.fullmatch(line))]
     if [int(match[1]) for match in named] != list(range(len(named))) or not named:
         raise InputError(f"{path}: its header does not name the classes; predict again")
     used, first = np.unique(vertices["label"], return_index=True)
@@ -152,4 +155,6 @@ def _classes(cloud: PlyData, vertices: np.ndarray, path: Path) -> tuple[ShownCla
 
 def _unescape(match: re.Match[str]) -> str:
     """The letter that the ASCII header holds as \\xNN, \\uNNNN or \\UNNNNNNNN."""
-    return chr(int(match[1] or match[2] or match[3], 16))
+    number = int(match[1] or match[2] or match[3], 16)
+    is_letter = number <= 0x10FFFF and not 0xD800 <= number < 0xE000
+    return chr(number) if is_letter else match[0]

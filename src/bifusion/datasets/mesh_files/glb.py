@@ -6,27 +6,43 @@ Source: Khronos glTF 2.0, 3.4 (units, axes), 3.9 (COLOR_0 is linear, textures ar
 
 from __future__ import annotations
 
-import json
 import struct
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bifusion.data.checks import check_finite
 from bifusion.data.view_files import MOST_PIXELS
-from bifusion.datasets.mesh_files.textures import linear_to_srgb, srgb_to_linear, texture_colors
+from bifusion.datasets.mesh_files.textures import (
+    Textures,
+    linear_to_srgb,
+    srgb_to_linear,
+    texture_colors,
+)
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
+from bifusion.untrusted.files import MOST_TEXT_BYTES, check_regular, open_regular
+from bifusion.untrusted.json_text import parse_json
 
 MAGIC = b"glTF"
 MOST_BYTES = 2 << 30
+MOST_NUMBERS = 400_000_000
+"""Vertices, once for each of their attributes, and corners of faces, wherever they are placed."""
+DEEPEST = 256
+"""Nodes below each other."""
 UP = np.array([0.0, 1.0, 0.0])
 FAULTS = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError,
     NotImplementedError, struct.error, OSError, SyntaxError, MemoryError, RecursionError,
+    ZeroDivisionError, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What trimesh and Pillow raise on files that are no glTF."""
+IMAGES = ("PNG", "JPEG", "MPO", "WEBP")
+"""As Pillow calls what glTF and its extensions allow."""
 MOVES_TEXTURES = "KHR_texture_transform"
 SUPPORTED = {
     MOVES_TEXTURES, "KHR_lights_punctual", "KHR_materials_anisotropy", "KHR_materials_clearcoat",
@@ -72,10 +88,8 @@ def read_glb(path: Path) -> Mesh:
 
 def _tree(path: Path) -> dict[str, Any]:
     """The JSON at the beginning of the file."""
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise InputError(f"{path}: has {size:,} bytes; expected at most {MOST_BYTES:,}")
-    with open(path, "rb") as file:
+    size = check_regular(path, most_bytes=MOST_BYTES, advice="reduce it")
+    with open_regular(path) as file:
         head = file.read(20)
         if len(head) < 20 or head[:4] != MAGIC:
             raise InputError(
@@ -86,11 +100,12 @@ def _tree(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: is damaged, or glTF of version {version}; expected 2: export it again"
             )
+        if length > MOST_TEXT_BYTES:
+            raise InputError(
+                f"{path}: has {length:,} bytes of JSON; expected at most {MOST_TEXT_BYTES:,}"
+            )
         text = file.read(length)
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no glTF ({error}); export it again") from None
+    tree = parse_json(text, f"{path}: its JSON", advice="export it again")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: is no glTF, its JSON is a {type(tree).__name__}; export it again")
     return tree
@@ -112,13 +127,43 @@ def _check_tree(path: Path, tree: dict[str, Any]) -> None:
                 )
     for entry in tree.get("accessors", []):
         count = entry.get("count")
-        if not isinstance(count, int) or not 0 <= count <= size:
+        if type(count) is not int or not 0 <= count <= size:
             raise InputError(
                 f"{path}: says it has {count} of something in {size:,} bytes; it is damaged"
             )
-    children = [child for node in tree.get("nodes", []) for child in node.get("children") or ()]
-    if len(set(map(str, children))) < len(children):
+    _check_nodes(path, tree)
+    _check_work(path, tree)
+
+
+def _check_nodes(path: Path, tree: dict[str, Any]) -> None:
+    """InputError unless the nodes make trees, not too deep ones."""
+    below = [node.get("children") or [] for node in tree.get("nodes", [])]
+    children = [child for one in below for child in one]
+    if any(type(child) is not int or not 0 <= child < len(below) for child in children):
+        raise InputError(f"{path}: a node's child is no node; export it again")
+    if len(set(children)) < len(children):
         raise InputError(f"{path}: a node has two parents; export it again")
+    level, found = [node for node in range(len(below)) if node not in set(children)], 0
+    for _ in range(DEEPEST):
+        found += len(level)
+        level = [child for node in level for child in below[node]]
+    if found < len(below):
+        raise InputError(f"{path}: nodes are below themselves, or more than {DEEPEST} deep")
+
+
+def _check_work(path: Path, tree: dict[str, Any]) -> None:
+    """InputError where few bytes stand for very many vertices: shared accessors, meshes placed often."""
+    counts = [entry["count"] for entry in tree.get("accessors", [])]
+    times = Counter(node.get("mesh") for node in tree.get("nodes", []))
+    total = 0
+    for number, mesh in enumerate(tree.get("meshes", [])):
+        for part in mesh["primitives"]:
+            of = [*part.get("attributes", {}).values(), part.get("indices")]
+            total += sum(counts[k] for k in of if k is not None) * max(times[number], 1)
+    if total > MOST_NUMBERS:
+        raise InputError(
+            f"{path}: places {total:,} vertices and corners; at most {MOST_NUMBERS:,} are read"
+        )
 
 
 def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
@@ -144,7 +189,7 @@ def _load(path: Path) -> tuple[list[Part], list[str]]:
     import trimesh
 
     scene = trimesh.load_scene(path, file_type="glb", process=False)
-    parts, notes = [], []
+    parts, notes, textures = [], [], Textures(path)
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
         geometry = scene.geometry[name]
@@ -153,11 +198,11 @@ def _load(path: Path) -> tuple[list[Part], list[str]]:
             faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64)
             if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
                 raise InputError(f"{path}: a face names a vertex that is not there; export it again")
-            parts.append((vertices, faces, _colors(geometry, path, notes)))
+            parts.append((vertices, faces, _colors(geometry, path, notes, textures)))
     return parts, notes
 
 
-def _colors(geometry: Any, path: Path, notes: list[str]) -> np.ndarray:
+def _colors(geometry: Any, path: Path, notes: list[str], textures: Textures) -> np.ndarray:
     """(N, 3) uint8 sRGB base colours: the material's factor, its texture and the vertices' own colours,
     as far as there are any, multiplied in linear light (glTF 2.0, 3.9.2)."""
     count = len(geometry.vertices)
@@ -173,7 +218,10 @@ def _colors(geometry: Any, path: Path, notes: list[str]) -> np.ndarray:
         if image.width * image.height > MOST_PIXELS:
             raise InputError(f"{path}: a texture is {image.width}×{image.height} pixels; reduce it")
         notes.append("vertices have the colour of the texture at their place")
-        texels = texture_colors(np.array(image.convert("RGB")), np.nan_to_num(np.asarray(uv, float)))
+        if image.format not in (*IMAGES, None):
+            raise InputError(f"{path}: a texture is stored as {image.format}; expected PNG or JPEG")
+        picture = textures.get(id(image), lambda: np.array(image.convert("RGB")))
+        texels = texture_colors(picture, np.nan_to_num(np.asarray(uv, float)))
         linear *= srgb_to_linear(texels / 255)
     elif own is None:
         if factor is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bifusion.datasets.recordings.text_files import as_numbers, read_text
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_file
 
 OPTION_WORDS = {
     "-blendu": 1, "-blendv": 1, "-boost": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3, "-texres": 1,
@@ -35,9 +36,10 @@ def read_materials(obj: Path, libraries: Sequence[str]) -> dict[str, Material]:
     found: dict[str, Material] = {}
     for name in libraries:
         path = _beside(obj, name)
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(
-                f"{obj}: its materials {path.name} are not beside it; copy them and their textures too"
+                f"{obj}: its materials {path.name[:120]} are not beside it; copy them and "
+                "their textures too"
             )
         found |= _parse(path)
     return found
@@ -55,10 +57,10 @@ def _parse(path: Path) -> dict[str, Material]:
             current.diffuse = np.clip(np.nan_to_num(values), 0, 1) * 255
         elif word == "map_Kd":
             current.texture = _beside(path, _without_options(rest))
-            if not current.texture.is_file():
+            if not is_file(current.texture):
                 raise InputError(
-                    f"{path}: its texture {current.texture.name} is not beside it; copy it too, or "
-                    "export the mesh with vertex colours"
+                    f"{path}: its texture {current.texture.name[:120]} is not beside it; copy it too, "
+                    "or export the mesh with vertex colours"
                 )
     return materials
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,15 @@ import numpy as np
 from bifusion.data.checks import check_finite
 from bifusion.data.view_files import read_color
 from bifusion.datasets.mesh_files.materials import Material, read_materials
-from bifusion.datasets.mesh_files.textures import mean_over_corners, texture_colors
+from bifusion.datasets.mesh_files.textures import Textures, mean_over_corners, texture_colors
 from bifusion.datasets.ply.body import Columns
 from bifusion.datasets.ply.colors import CHANNELS, read_colors
 from bifusion.datasets.ply.mesh import Mesh, fans
 from bifusion.errors import InputError
+from bifusion.untrusted.files import open_regular
 
 MOST_BYTES = 2 << 30
+MOST_MATERIALS, MOST_LIBRARIES = 4096, 64
 NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"
 
 
@@ -41,7 +45,8 @@ class _Lines:
     material: list[int] = field(default_factory=list)
     """Number in `names` of each face, −1 none."""
     names: list[str] = field(default_factory=list)
-    libraries: list[str] = field(default_factory=list)
+    libraries: dict[str, None] = field(default_factory=dict)
+    """Files of materials, each once, in order."""
 
 
 def read_obj(path: Path) -> Mesh:
@@ -75,11 +80,10 @@ def read_obj(path: Path) -> Mesh:
 
 
 def _read_lines(path: Path) -> _Lines:
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path}: has {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
     found, current = _Lines(), -1
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for line in file:
+    numbers: dict[str, int] = {}
+    with open_regular(path, most_bytes=MOST_BYTES, advice="export it as .ply or .glb") as raw:
+        for line in TextIOWrapper(raw, encoding="utf-8-sig", errors="replace"):
             word, *after = line.split(None, 1)[:2] or [""]
             rest = after[0].strip() if after else ""
             if word == "v":
@@ -95,12 +99,15 @@ def _read_lines(path: Path) -> _Lines:
                 found.before.append((len(found.vertex), len(found.uv)))
                 found.material.append(current)
             elif word == "usemtl":
-                name = rest
-                if name not in found.names:
-                    found.names.append(name)
-                current = found.names.index(name)
+                current = numbers.setdefault(rest, len(numbers))
             elif word == "mtllib":
-                found.libraries.append(rest)
+                found.libraries[rest] = None
+    found.names = list(numbers)
+    if len(found.names) > MOST_MATERIALS or len(found.libraries) > MOST_LIBRARIES:
+        raise InputError(
+            f"{path}: names {len(found.names):,} materials of {len(found.libraries):,} files; expected "
+            f"at most {MOST_MATERIALS:,} of {MOST_LIBRARIES}"
+        )
     return found
 
 
@@ -161,18 +168,20 @@ def _texture_colors(
     notes: list[str],
 ) -> np.ndarray:
     """(count, 3) uint8 RGB of the vertices, from the materials of their faces."""
-    materials = read_materials(path, lines.libraries)
+    materials, textures = read_materials(path, list(lines.libraries)), Textures(path)
     if not materials:
         raise InputError(f"{path}: has no colours and no materials (mtllib); {NO_COLOUR}")
     table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv else np.zeros((0, 2))
     of_corner = np.repeat(np.array(lines.material, np.int64), counts)
     color = np.zeros((len(vertex), 3))
     known = np.zeros(len(vertex), bool)
+    by_material = np.argsort(of_corner, kind="stable")
+    begin = np.searchsorted(of_corner[by_material], np.arange(len(lines.names) + 1))
     for number, name in enumerate(lines.names):
-        corners = np.flatnonzero(of_corner == number)
+        corners = by_material[begin[number] : begin[number + 1]]
         material = materials.get(name)
         if material is not None and len(corners):
-            known[corners], color[corners] = _material_colors(material, table, uv[corners])
+            known[corners], color[corners] = _material_colors(material, table, uv[corners], textures)
     if not known.any():
         raise InputError(f"{path}: its faces have no texture and no colours; {NO_COLOUR}")
     colors, seen = mean_over_corners(vertex[known], color[known], count)
@@ -183,7 +192,7 @@ def _texture_colors(
 
 
 def _material_colors(
-    material: Material, table: np.ndarray, uv: np.ndarray
+    material: Material, table: np.ndarray, uv: np.ndarray, textures: Textures
 ) -> tuple[np.ndarray, np.ndarray]:
     """(K,) bool whether a corner has a colour, and (K, 3) of 0 … 255."""
     if material.texture is None:
@@ -193,5 +202,6 @@ def _material_colors(
     color = np.zeros((len(uv), 3))
     if known.any() and table.shape[1] >= 2:
         at = np.nan_to_num(table[uv[known], :2], nan=0.0, posinf=0.0, neginf=0.0)
-        color[known] = texture_colors(read_color(material.texture), at)
+        image = textures.get(material.texture, partial(read_color, material.texture))
+        color[known] = texture_colors(image, at)
     return known & (table.shape[1] >= 2), color

@@ -8,6 +8,7 @@ from bifusion.datasets.mesh_files.glb import MAGIC, read_glb
 from bifusion.datasets.mesh_files.obj import read_obj
 from bifusion.datasets.ply.mesh import Mesh, read_mesh
 from bifusion.errors import InputError
+from bifusion.untrusted.files import open_regular
 
 READERS = {".ply": read_mesh, ".obj": read_obj, ".glb": read_glb}
 """Ending → reader; what a file begins with counts more."""
@@ -31,9 +32,9 @@ def check_unplaced(what: Path | str, scale: float, up: str | None) -> None:
 def read_mesh_file(path: Path) -> Mesh:
     """The mesh in `path`, in its own frame and unit. InputError as its reader, or for another format."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: missing; expected {EXPECTED}")
-    with open(path, "rb") as file:
+    with open_regular(
+        path, missing=f"missing; expected {EXPECTED}", advice=f"expected {EXPECTED}"
+    ) as file:
         beginning = file.read(4)
     kind = next((kind for word, kind in BEGINNINGS.items() if beginning.startswith(word)), None)
     kind = kind or path.suffix.lower()

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
 import numpy as np
 
+from bifusion.errors import InputError
+
 GREY = 128
+MOST_TEXELS = 1 << 30
+"""Of all textures that are decoded for a mesh; those of a scan have 8192² each at most."""
+
+
+class Textures:
+    """The pictures of a mesh's textures, the last one kept, as faces come by material."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._left = path, MOST_TEXELS
+        self._last: tuple[Hashable, np.ndarray] | None = None
+
+    def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """(H, W, 3) uint8 of texture `key`. InputError where all together have too many pixels."""
+        if self._last is None or self._last[0] != key:
+            self._last = key, decode()
+            self._left -= self._last[1].size // 3
+            if self._left < 0:
+                raise InputError(
+                    f"{self._path}: its textures have more than {MOST_TEXELS:,} pixels; reduce them"
+                )
+        return self._last[1]
 
 
 def texture_colors(image: np.ndarray, uv: np.ndarray) -> np.ndarray:

@@ -141,6 +141,8 @@ def _read_rows(path: Path, element: Element, source: Source, at: int) -> tuple[C
                         f"{path}: a list of its {element.name} elements has a length of {length}; "
                         "the file is damaged: copy or export it again"
                     )
+                if at + length * size > end:
+                    raise _cut_short(path, element)
             add_start(at)
             add_count(length)
             at += length * size

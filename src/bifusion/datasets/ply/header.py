@@ -13,8 +13,11 @@ from typing import Literal
 import numpy as np
 
 from bifusion.errors import InputError
+from bifusion.untrusted.files import open_regular
 
 MOST_HEADER_BYTES = 1 << 20
+MOST_NAMES = 1000
+"""Of elements, and of properties of one; Gaussian splats have 62."""
 Encoding = Literal["ascii", "<", ">"]
 """Text, or binary of a byte order."""
 ENCODINGS: dict[str, Encoding] = {
@@ -62,30 +65,29 @@ def read_header(path: Path) -> Header:
 
     Raises InputError: no such file, no PLY file, a header without end or of another grammar.
     """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(MOST_HEADER_BYTES)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: missing; expected a PLY file with the scan's mesh or cloud there"
-        ) from None
+    missing = "missing; expected a PLY file with the scan's mesh or cloud there"
+    with open_regular(path, missing=missing) as file:
+        start = file.read(MOST_HEADER_BYTES)
     lines, size = _header_lines(start, path)
     elements: list[Element] = []
     encoding: Encoding | None = None
     comments = []
-    for number, line in enumerate(lines[1:], start=2):
+    for number, raw in enumerate(lines[1:], start=2):
+        line = " ".join(raw.split())
         word, _, rest = line.partition(" ")
         where = f"{path}: line {number} of the header, {line[:80]!r}:"
         if word == "format":
             encoding = _encoding(rest.split(), where)
         elif word == "element":
+            if len(elements) == MOST_NAMES:
+                raise InputError(f"{where} is one of more than {MOST_NAMES}; export the file again")
             elements.append(_element(rest.split(), where))
         elif word == "property":
             if not elements:
                 raise InputError(f"{where} stands before any element; export the file again")
             elements[-1] = _with_property(elements[-1], rest.split(), where)
         elif word in ("comment", "obj_info"):
-            comments.append(rest)
+            comments.append("".join(raw.split(None, 1)[1:]).rstrip())
         elif word:
             raise InputError(f"{where} expected format, element, property or comment; export it again")
     if encoding is None:
@@ -97,7 +99,7 @@ def read_header(path: Path) -> Header:
 
 
 def _header_lines(start: bytes, path: Path) -> tuple[list[str], int]:
-    """The lines up to end_header, words parted by single blanks, and the bytes that they take.
+    """The lines up to end_header, and the bytes that they take.
 
     Lines end in \\n, \\r\\n or \\r; which of them, the first line tells, as data follow the last.
     """
@@ -112,9 +114,9 @@ def _header_lines(start: bytes, path: Path) -> tuple[list[str], int]:
         )
     lines, at = [], begin
     while (end := start.find(ending, at)) >= 0:
-        line = " ".join(start[at:end].decode("utf-8", "replace").split())
+        line = start[at:end].decode("utf-8", "replace")
         at = end + len(ending)
-        if line == "end_header":
+        if line.strip() == "end_header":
             return lines, at
         lines.append(line)
     raise InputError(
@@ -146,6 +148,8 @@ def _with_property(element: Element, words: list[str], where: str) -> Element:
         )
     if name in (known.name for known in element.properties):
         raise InputError(f"{where} {element.name} has a property {name} already; export it again")
+    if len(element.properties) == MOST_NAMES:
+        raise InputError(f"{where} {element.name[:80]} has more than {MOST_NAMES} properties")
     dtypes = [np.dtype(TYPES[kind]) for kind in kinds]
     if is_list and dtypes[0].kind == "f":
         raise InputError(f"{where} the length of a list is stored as {kinds[0]}; expected whole numbers")

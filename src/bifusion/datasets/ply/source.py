@@ -15,6 +15,10 @@ import numpy as np
 
 from bifusion.datasets.ply.header import Header
 from bifusion.errors import InputError
+from bifusion.untrusted.files import open_regular
+
+MOST_ASCII_BYTES = 1 << 30
+"""Text becomes four times as large when it is read."""
 
 
 def open_source(path: Path, header: Header) -> Source:
@@ -116,7 +120,7 @@ class _Tokens:
 
     def __init__(self, path: Path, start: int):
         self._path = path
-        with open(path, "rb") as file:
+        with open_regular(path, most_bytes=MOST_ASCII_BYTES, advice="export it as binary") as file:
             file.seek(start)
             self._numbers = _parse(file.read(), path)
         self.length = len(self._numbers)
@@ -126,11 +130,11 @@ class _Tokens:
         return 1
 
     def counter(self, dtype: np.dtype) -> Callable[[int], int]:
-        numbers = self._view
+        numbers, limits = self._view, np.iinfo(dtype)
 
         def count(at: int) -> int:
             number = numbers[at]
-            if number % 1:  # or none at all
+            if number % 1 or not limits.min <= number <= limits.max:  # or none at all
                 self._whole(np.array([number]), dtype, "the length of a list")
             return int(number)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.errors import InputError
+from bifusion.untrusted.files import check_regular
 
 MOST_PIXELS = 1 << 24
 """Depth sensors have a megapixel at most."""
@@ -24,8 +25,7 @@ def read_exr_m(path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: OpenEXR files need the package OpenEXR: pip install 'bifusion[phone]'"
         ) from None
-    if not path.is_file():
-        raise InputError(f"{path}: missing; the frame's depth is expected there")
+    check_regular(path, missing="missing; the frame's depth is expected there")
     try:
         header = OpenEXR.File(str(path), header_only=True).header()
         low, high = header["dataWindow"]

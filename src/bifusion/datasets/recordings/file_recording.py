@@ -15,6 +15,7 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_file
 
 ReadMap = Callable[[Path], np.ndarray]
 """(h, w) float32 of a file: metres of depth, or confidence of 0 … 1."""
@@ -169,7 +170,7 @@ def _lacks(files: FrameFiles) -> str | None:
     if files.depth is None or files.color is None:
         return "depth" if files.depth is None else "colour"
     missing = [
-        path for path in (files.color, files.depth, files.confidence) if path and not path.is_file()
+        path for path in (files.color, files.depth, files.confidence) if path and not is_file(path)
     ]
     return missing[0].name if missing else None
 

@@ -25,6 +25,7 @@ from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
 from bifusion.errors import InputError
+from bifusion.untrusted.files import check_regular
 
 DEEPEST = 3
 """Folders, each the only one in the one above, as archives unpack to."""
@@ -94,8 +95,8 @@ def open_recording(
     """
     path, options = Path(path), options or OpenOptions()
     options.check()
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; expected a recording")
+    if not path.is_dir():
+        check_regular(path, missing="no such file or folder; expected a recording")
     if layout is not None:
         known = {one.name: one for one in LAYOUTS}
         if layout not in known:

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from bifusion.errors import InputError
+from bifusion.untrusted import files, json_text
 
-MOST_BYTES = 64 << 20
-"""An hour of poses at 60 a second, 16 numbers each, takes 50 MB."""
+MISSING = "missing; the recording needs it"
+AGAIN = "copy or export it again"
 
 
 def read_text(path: Path) -> str:
-    """The text in `path`. InputError: missing, larger than MOST_BYTES, no text."""
-    try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise InputError(f"{path}: has {size:,} bytes; expected a list of at most {MOST_BYTES:,}")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; the recording needs it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text ({error.reason}); copy it again") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
+    """The text in `path`. InputError: missing, no file, too large, no text."""
+    return files.read_text(path, missing=MISSING)
 
 
 def read_lines(path: Path) -> list[list[str]]:
@@ -51,15 +41,12 @@ def as_numbers(rows: list[list[str]], where: Path) -> np.ndarray:
 
 def read_json(path: Path) -> Any:
     """What the JSON in `path` says."""
-    return parse_json(read_text(path), path)
+    return json_text.read_json(path, missing=MISSING, advice=AGAIN)
 
 
 def parse_json(text: str, where: Path | str) -> Any:
-    """What JSON says. InputError: no JSON, or one nested without end."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is no readable JSON ({error}); copy or export it again") from None
+    """What JSON says. InputError as `untrusted.json_text.parse_json`."""
+    return json_text.parse_json(text, where, advice=AGAIN)
 
 
 def json_numbers(found: Any, length: int, where: str) -> np.ndarray:

@@ -97,7 +97,7 @@ def audit(root: Path, voxel_size_m: float, fresh_rooms: int = 30) -> dict[str, A
         if split == "val":
             oracle.add(oracle_result(scene.superpoint, truth), truth)
     stored = root / CONFIG_FILE
-    config = RoomsConfig.from_json(stored.read_text()) if stored.exists() else None
+    config = RoomsConfig.read(stored) if stored.exists() else None
     if config:
         instances += _fresh_instances(config, fresh_rooms, len(folders), voxel_size_m)
     result = {

@@ -6,9 +6,14 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bifusion.errors import InputError
+from bifusion.untrusted.json_text import read_json
+from bifusion.untrusted.names import brief
+
+MAKE_AGAIN = "make the rooms again (`bifusion prepare synthetic`)"
 
 TEXTURE_GROUPS: dict[str, tuple[str, ...]] = {
     "panels": ("picture", "window", "door", "curtain"),
@@ -113,12 +118,15 @@ class RoomsConfig:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> RoomsConfig:
-        """The config that `make_rooms` wrote to rooms.json."""
-        fields: dict[str, Any] = json.loads(text)
+    def read(cls, path: Path) -> RoomsConfig:
+        """The config that `make_rooms` wrote to rooms.json. InputError where it is none."""
+        fields, defaults = read_json(path, advice=MAKE_AGAIN), cls()
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}: holds no object; {MAKE_AGAIN}")
         for key, value in fields.items():
-            if isinstance(value, list):
-                fields[key] = tuple(value)
+            fields[key] = tuple(value) if isinstance(value, list) else value
+            if not hasattr(defaults, key) or not _is_like(fields[key], getattr(defaults, key)):
+                raise InputError(f"{path}: {brief(key)} is {brief(value)}; {MAKE_AGAIN}")
         return cls(**fields)
 
     def fingerprint(self) -> str:
@@ -127,3 +135,11 @@ class RoomsConfig:
         del fields["train_rooms"], fields["val_rooms"]
         text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value is of the type of its field's default."""
+    if isinstance(default, tuple):
+        same = isinstance(value, tuple) and len(value) == len(default)
+        return same and all(map(_is_like, value, default))
+    return type(value) is type(default) or (type(default) is float and type(value) is int)

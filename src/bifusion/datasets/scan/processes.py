@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from bifusion.errors import InputError
+from bifusion.errors import FAILURES, failure
 
 Outcome = list[str] | str
 """What a task returned, or what is wrong."""
@@ -17,7 +17,7 @@ PRELOADED = ["bifusion.datasets.scan.make"]
 
 
 def in_processes(tasks: Mapping[str, Task], jobs: int) -> Iterator[tuple[str, Outcome]]:
-    """Name and outcome of each task, as they end; an InputError is an outcome, other errors are raised.
+    """Name and outcome of each task, as they end; FAILURES are outcomes, other errors are raised.
 
     Args:
         tasks: by name; with more than one job they must pickle.
@@ -25,7 +25,7 @@ def in_processes(tasks: Mapping[str, Task], jobs: int) -> Iterator[tuple[str, Ou
     """
     if jobs <= 1 or len(tasks) <= 1:
         for name, task in tasks.items():
-            yield name, _outcome(task)
+            yield name, _outcome(name, task)
         return
     waiting, running = list(tasks), dict[Connection, tuple[str, BaseProcess]]()
     try:
@@ -51,22 +51,22 @@ def _start(name: str, task: Task) -> tuple[Connection, BaseProcess]:
     else:
         context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, task), name=name)
+    process = context.Process(target=_run, args=(sender, name, task), name=name)
     process.start()
     sender.close()
     return receiver, process
 
 
-def _run(sender: Connection, task: Task) -> None:
+def _run(sender: Connection, name: str, task: Task) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    sender.send(_outcome(task))
+    sender.send(_outcome(name, task))
 
 
-def _outcome(task: Task) -> Outcome:
+def _outcome(name: str, task: Task) -> Outcome:
     try:
         return task()
-    except InputError as error:
-        return str(error)
+    except FAILURES as error:
+        return failure(error, name)
 
 
 def _received(receiver: Connection, process: BaseProcess) -> Outcome:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from bifusion.data.checks import check_pose
+from bifusion.data.view_files import image_mode
 from bifusion.datasets.recordings.intrinsics import read_calibration
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.text_files import read_matrix
@@ -118,7 +118,7 @@ def _flat_frames(folder: Path, poses: list[Path]) -> list[Frame]:
     depths |= {
         int(path.name.partition(".")[0]): path
         for path in sorted(folder.glob("[0-9]*.rendered_depth_*.png"), reverse=True)
-        if path.name.partition(".")[0].isdigit()
+        if path.name.partition(".")[0].isdecimal()
     }
     return [
         Frame(
@@ -138,9 +138,8 @@ def _depth_of(pose: Path, depths: dict[int, Path], expected: Path) -> Path | Non
 
 def _is_depth(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
-            return image.mode in GREY_DEPTH
-    except (OSError, UnidentifiedImageError):
+        return image_mode(path) in GREY_DEPTH
+    except InputError:
         return True  # reading it says what is wrong with it
 
 
@@ -148,7 +147,7 @@ def _by_number(folder: Path, endings: tuple[str, ...] | list[str]) -> dict[int, 
     """Frame number → its file, of the first ending that it has."""
     if not folder.is_dir():
         return {}
-    found = [p for p in folder.iterdir() if p.suffix.lower() in endings and p.stem.isdigit()]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in endings and p.stem.isdecimal()]
     found.sort(key=lambda path: endings.index(path.suffix.lower()), reverse=True)
     return {int(path.stem): path for path in found}
 
@@ -170,6 +169,6 @@ def _read_extrinsic(path: Path | None) -> np.ndarray:
 
 
 def _frame_number(path: Path) -> int:
-    if not path.stem.isdigit():
+    if not path.stem.isdecimal():
         raise InputError(f"{path}: expected a frame number as the file's name, like 00000.txt")
     return int(path.stem)

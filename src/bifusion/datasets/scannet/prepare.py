@@ -10,10 +10,11 @@ from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
-from bifusion.errors import InputError
+from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
 from bifusion.labels.sets import get_label_set
 from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
+from bifusion.untrusted.files import read_text
 
 Progress = Callable[[int, int], None]
 """Called with (scans done, scans in all)."""
@@ -65,9 +66,9 @@ def prepare_scannet(
             also if scans fail.
         progress: called after each scan.
     Raises:
-        InputError: no scan; a scan in no list; another process writes to `out`; or, after all others
-            are done, what is wrong with each scan that could not be prepared, or with the folder at
-            its place.
+        InputError: no scan; a scan in no list; another process writes to `out`.
+        SomeFailedError: after all others are done, what is wrong with each scan that could not be
+            prepared, or with the folder at its place.
     """
     options = view_options or ViewOptions()
     _check_options(options, scale)
@@ -77,6 +78,8 @@ def prepare_scannet(
     splits_of = _read_splits(Path(splits), names) if splits else dict.fromkeys(names, ("train",))
     folders = [(name, split) for name in names for split in splits_of[name]]
     table = read_label_table(Path(labels))
+    if table.notes and notes is not None:
+        notes[table.path.name] = table.notes
     prepared, failures = Prepared(), []
 
     def prepare_one(name: str, split: str) -> None:
@@ -99,13 +102,15 @@ def prepare_scannet(
         for done, (name, split) in enumerate(folders, start=1):
             try:
                 prepare_one(name, split)
-            except InputError as error:
-                failures.append(str(error))
+            except FAILURES as error:
+                failures.append(failure(error, Path(scans) / name))
             if progress:
                 progress(done, len(folders))
     if failures:
         listed = "\n".join(failures)
-        raise InputError(f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}")
+        raise SomeFailedError(
+            f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}"
+        )
     return prepared
 
 
@@ -161,10 +166,7 @@ def _read_splits(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
     for split in ("train", "val", "test"):
         path = folder / f"scannetv2_{split}.txt"
         if path.exists():
-            try:
-                listed[split] = set(path.read_text(encoding="utf-8-sig").split())
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}: is no list of scans ({error}); download it again") from None
+            listed[split] = set(read_text(path, advice="download it again").split())
     splits_of = {name: tuple(s for s, members in listed.items() if name in members) for name in names}
     unlisted = [name for name, splits in splits_of.items() if not splits]
     if unlisted:

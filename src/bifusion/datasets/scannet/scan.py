@@ -6,8 +6,7 @@ NAME.aggregation.json (both absent for test scans), NAME.txt. See the ScanNet re
 
 from __future__ import annotations
 
-import csv
-import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,16 @@ from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import Scene
+from bifusion.untrusted.files import read_text
+from bifusion.untrusted.json_text import read_json
+from bifusion.untrusted.tables import Row, read_rows
 
+DOWNLOAD = "download it again"
+MOST_JSON_BYTES = 256 << 20
+"""Segments of thirty million vertices."""
+MOST_META_BYTES = 1 << 20
+MOST_OBJECTS = 65_536
+"""Of an annotation; rooms have some hundreds."""
 LABEL_SETS = {"scannet20": (SCANNET20, "nyu40id"), "scannet200": (SCANNET200, "id")}
 """Label sets written for each scan, with the column of the label table that holds their source ids."""
 
@@ -69,6 +77,8 @@ class LabelTable:
     path: Path
     classes: dict[str, dict[str, int]]
     """Label set name → raw category → class."""
+    notes: list[str] = field(default_factory=list)
+    """Rows that cannot be read."""
 
 
 def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> Scan:
@@ -115,14 +125,10 @@ def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> 
 
 def read_meta(path: Path) -> ScanMeta:
     """NAME.txt: lines "key = value", with or without blanks round the sign."""
-    if not path.exists():
-        raise InputError(f"{path}: missing; it holds the scan's axis alignment and cameras")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text ({error}); download it again") from None
+    missing = "missing; it holds the scan's axis alignment and cameras"
+    lines = read_text(path, most_bytes=MOST_META_BYTES, missing=missing, advice=DOWNLOAD)
     values, unread = {}, []
-    for line in filter(str.strip, lines):
+    for line in filter(str.strip, lines.splitlines()):
         key, sign, text = line.partition("=")
         key = key.strip()
         if not sign or not key:
@@ -161,21 +167,24 @@ def read_annotation(
     (`clean_labels` drops them for the one in use).
     """
     groups = _field(_read_json(path), "segGroups", path)
-    if not isinstance(groups, list):
-        raise InputError(f"{path}: segGroups is no list of objects; download it again")
+    if not isinstance(groups, list) or len(groups) > MOST_OBJECTS:
+        raise InputError(
+            f"{path}: segGroups is no list of at most {MOST_OBJECTS:,} objects; download it again"
+        )
     used, point_to_segment = np.unique(segment_of_point, return_inverse=True)
     group_of_segment = np.full(len(used), -1)
     categories = []
     for group in groups:
         label, object_name = str(_field(group, "label", path)), f"{path}: object {len(categories)}"
         members = _whole_numbers(_field(group, "segments", path), f"{object_name}: segments")
-        if not np.isin(members, used).all():
+        places = np.minimum(np.searchsorted(used, members), len(used) - 1)
+        unknown = members[used[places] != members]
+        if len(unknown):
             raise InputError(
-                f"{object_name} ({label}) names superpoint "
-                f"{members[~np.isin(members, used)][0]}, which segs.json has not; the two files must be "
-                "of one mesh: download both again"
+                f"{object_name} ({label}) names superpoint {unknown[0]}, which segs.json has not; the "
+                "two files must be of one mesh: download both again"
             )
-        group_of_segment[np.searchsorted(used, members)] = len(categories)
+        group_of_segment[places] = len(categories)
         categories.append(label)
     for label in categories:
         if label not in table.classes["scannet20"]:
@@ -195,26 +204,38 @@ def read_annotation(
 
 
 def read_label_table(path: Path) -> LabelTable:
-    """The label table as released; the first row of a category counts."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError) as error:
+    """The label table as released; the first row of a category counts. A row without category, or whose
+    ids are no whole numbers, is left out and noted."""
+    columns, rows = read_rows(path, "\t", "expected scannetv2-labels.combined.tsv")
+    ids = [column for _, column in LABEL_SETS.values()]
+    if not rows or not {"raw_category", *ids} <= set(columns):
+        found = ", ".join(columns) if rows else "no row"
         raise InputError(
-            f"{path}: cannot be read ({error}); expected scannetv2-labels.combined.tsv"
-        ) from None
-    needed = {"raw_category", *(column for _, column in LABEL_SETS.values())}
-    if not rows or not needed <= set(rows[0]):
-        found = ", ".join(map(str, rows[0])) if rows else "no row"
-        raise InputError(
-            f"{path}: has columns {found}; expected {', '.join(sorted(needed))}, tab-separated"
+            f"{path}: has columns {found}; expected {', '.join(sorted(['raw_category', *ids]))}, "
+            "tab-separated"
         )
+    bad = [line for line, row in rows if not _is_readable(row, ids)]
+    good = [row for _, row in rows if _is_readable(row, ids)]
     classes = {}
     for name, (label_set, column) in LABEL_SETS.items():
         index = _class_of_source_id(label_set)
         # Reversed, so that the first row of a category wins.
-        classes[name] = {row["raw_category"]: index.get(row[column], -1) for row in reversed(rows)}
-    return LabelTable(path, classes)
+        classes[name] = {row["raw_category"]: index.get(row[column], -1) for row in reversed(good)}
+    return LabelTable(path, classes, _left_out(bad))
+
+
+def _is_readable(row: Row, ids: list[str]) -> bool:
+    """Whether a row has a category and, for each set, a whole number or nothing (no class of it)."""
+    return bool(row["raw_category"]) and all(
+        row[column] is not None and re.fullmatch(r"\d*", row[column].strip()) for column in ids
+    )
+
+
+def _left_out(lines: list[int]) -> list[str]:
+    if not lines:
+        return []
+    named = ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
+    return [f"{len(lines)} rows without category, or whose ids are no numbers, left out: line {named}"]
 
 
 def _whole_numbers(values: Any, where: str) -> np.ndarray:
@@ -229,12 +250,8 @@ def _class_of_source_id(label_set: LabelSet) -> dict[str, int]:
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; download the scan's annotation again") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: truncated or no JSON ({error}); download it again") from None
+    missing = "missing; download the scan's annotation again"
+    return read_json(path, most_bytes=MOST_JSON_BYTES, missing=missing, advice=DOWNLOAD)
 
 
 def _field(document: Any, key: str, path: Path) -> Any:

@@ -196,15 +196,21 @@ def sensor_calibration(meta: ScanMeta, depth_size: tuple[int, int]) -> tuple[np.
         "depthHeight",
         "colorToDepthExtrinsics",
     )
-    lacking = [key for key in needed if key not in meta.values]
+    sizes = dict.fromkeys(needed[:6], 1) | {needed[6]: 16}
+    none = np.zeros(0)
+    lacking = [key for key, size in sizes.items() if meta.values.get(key, none).size != size]
     if lacking:
         raise InputError(
             f"{meta.path}: lacks {', '.join(lacking)}; depth of the sensor needs its calibration"
         )
     fx, fy, cx, cy, width, height = (float(meta.values[key][0]) for key in needed[:6])
+    if not (1 <= width <= 1e5 and 1 <= height <= 1e5):
+        raise InputError(
+            f"{meta.path}: depthWidth, depthHeight: found {width:g}, {height:g}; expected pixels"
+        )
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     where = f"{meta.path}: colorToDepthExtrinsics"
-    color_to_depth = check_pose(meta.values["colorToDepthExtrinsics"].reshape(-1, 4), where)
+    color_to_depth = check_pose(meta.values["colorToDepthExtrinsics"].reshape(4, 4), where)
     return resize_intrinsics(K, (int(width), int(height)), depth_size), np.linalg.inv(color_to_depth)
 
 

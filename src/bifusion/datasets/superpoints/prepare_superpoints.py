@@ -16,7 +16,7 @@ from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
-from bifusion.errors import InputError
+from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
 from bifusion.storage.files import remove_stale, written_beside
 
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
@@ -43,7 +43,8 @@ def prepare_superpoints(
     Returns:
         How many scenes took their superpoints from each of SOURCES.
     Raises:
-        InputError: no scene; or, after all others are done, what is wrong with each that failed.
+        InputError: no scene.
+        SomeFailedError: after all others are done, what is wrong with each that failed.
     """
     scenes = [scene for folder in folders for scene in find_scenes(Path(folder))]
     sources, failures = Counter[str](), []
@@ -53,13 +54,13 @@ def prepare_superpoints(
                 sources["kept"] += 1
             else:
                 sources[add_superpoints(scene, scans / scene.name if scans else None)] += 1
-        except InputError as error:
-            failures.append(str(error))
+        except FAILURES as error:
+            failures.append(failure(error, scene))
         if progress:
             progress(done, len(scenes))
     if failures:
         listed = "\n".join(failures)
-        raise InputError(f"{len(failures)} of {len(scenes)} scenes got no superpoints:\n{listed}")
+        raise SomeFailedError(f"{len(failures)} of {len(scenes)} scenes got no superpoints:\n{listed}")
     return sources
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from bifusion.bounds import MultipleOf, PositiveInt
+from bifusion.bounds import Layers, MultipleOf, Pixels, Width
 from bifusion.errors import InputError
 from bifusion.models.towers.clip_weights import (
     fit_tensors,
@@ -45,15 +45,15 @@ class ClipConfig:
     """Transformer blocks used; the others are not built."""
     depth_channel: bool = True
     """Give the tower a view's depth as a fourth channel."""
-    width: Annotated[PositiveInt, MultipleOf("heads")] = 128
+    width: Annotated[Width, MultipleOf("heads")] = 128
     """small: channels of its tokens."""
-    layers: PositiveInt = 4
+    layers: Layers = 4
     """small: transformer blocks that it has in all."""
-    heads: PositiveInt = 4
+    heads: Width = 4
     """small: attention heads."""
-    patch_size: PositiveInt = 16
+    patch_size: Pixels = 16
     """small: side of a patch in pixels."""
-    image_size: PositiveInt = 224
+    image_size: Pixels = 224
     """small: side in pixels of the images that its position embeddings are made for."""
 
 

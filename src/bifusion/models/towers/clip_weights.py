@@ -7,7 +7,6 @@ archives, whose tensors are read without running the program in them.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ from bifusion.models.towers.position_grid import resize_positions
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import StoredTensor
 from bifusion.torch_files.state_dicts import find_state_dict, is_averaged, unwrapped
+from bifusion.untrusted.files import check_regular
+from bifusion.untrusted.json_text import read_json
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
@@ -172,8 +173,8 @@ def _check_activation(path: Path, architecture: str, quick_gelu: bool) -> None:
 def _vision_config(path: Path) -> dict[str, Any] | None:
     """What a CLIP's config.json says of its image tower; None where there is no such file."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(path)
+    except InputError:
         return None
     if not isinstance(config, dict) or not str(config.get("model_type", "")).startswith("clip"):
         return None
@@ -195,6 +196,7 @@ def _open_weights(path: Path) -> Iterator[_Weights]:
     """InputError, naming the option, for whatever is wrong with the file."""
     try:
         if path.suffix == ".safetensors":
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 note = (file.metadata() or {}).get("description", "")
                 yield _Weights(list(file.keys()), file.get_tensor, note)

@@ -60,10 +60,11 @@ def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport
             planned,
             jobs=wanted.jobs or default_jobs(),
             console=console,
-            report=lambda: report_so_far(planned, wanted.out, title),
+            report=lambda: report_so_far(planned, wanted.out, title, wanted.data),
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
-    return write_report(folders, wanted.out, audit=audit_of(folders), crashed=crashed, title=title)
+    audit = audit_of(folders, wanted.data)
+    return write_report(folders, wanted.out, audit=audit, crashed=crashed, title=title)
 
 
 def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
@@ -111,20 +112,22 @@ def write_report(
     return report
 
 
-def report_so_far(runs: Sequence[PlannedRun], out: Path, title: str) -> None:
+def report_so_far(runs: Sequence[PlannedRun], out: Path, title: str, data: Path | None) -> None:
     """Writes the report over the runs that have logged at least one epoch, if any has."""
     started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
     if started:
-        write_report(started, out, audit=audit_of(started), title=title, room_views=False)
+        write_report(started, out, audit=audit_of(started, data), title=title, room_views=False)
 
 
-def audit_of(run_dirs: Sequence[Path]) -> Path | None:
-    """The audit.json of the data set that all runs were trained on; None where they differ, or there
-    is none there."""
+def audit_of(run_dirs: Sequence[Path], data: Path | None) -> Path | None:
+    """The audit.json of `data`, the data set that was named; None where a run was trained on another, or
+    there is none. What a run itself names is not read: it may be a stranger's."""
+    if data is None:
+        return None
     configs = [read_json(Path(folder) / "config.json", {}) or {} for folder in run_dirs]
     roots = {str(config.get("config", {}).get("data", {}).get("root")) for config in configs}
-    audit = Path(roots.pop()) / "audit.json" if len(roots) == 1 else None
-    return audit if audit is not None and audit.is_file() else None
+    audit = data / "audit.json"
+    return audit if roots == {str(data)} and audit.is_file() else None
 
 
 def _read_audit(path: Path | None) -> Record | None:

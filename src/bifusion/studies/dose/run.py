@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from bifusion.studies.training_runs.plan import (
 )
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
+from bifusion.untrusted.json_text import read_json
 
 KnobName = Literal[
     "texture_contrast", "cover", "pose_noise_m", "pose_noise_rad", "depth_noise", "color_blur_m",
@@ -160,7 +160,7 @@ def _train_level(level: PlannedLevel, name: str, jobs: int, console: Console) ->
         level.runs,
         jobs=jobs or default_jobs(),
         console=console,
-        report=lambda: report_so_far(level.runs, level.folder, name),
+        report=lambda: report_so_far(level.runs, level.folder, name, level.data),
     )
     finished = [run.folder for run in level.runs if run.folder.name not in crashed]
     if finished:
@@ -245,9 +245,7 @@ def _refuse_other_rooms(level: PlannedLevel) -> None:
     stored = level.data / "rooms.json"
     if not stored.exists():
         return
-    was, now = (
-        dataclasses.asdict(rooms) for rooms in (RoomsConfig.from_json(stored.read_text()), level.rooms)
-    )
+    was, now = (dataclasses.asdict(rooms) for rooms in (RoomsConfig.read(stored), level.rooms))
     changed = [f"{key}: {was[key]} → {now[key]}" for key in now if was[key] != now[key]]
     if changed:
         raise InputError(
@@ -261,5 +259,6 @@ def _make_data(level: PlannedLevel, probe_rooms: int, console: Console) -> None:
     with progress_bar("rooms", console) as progress:
         make_rooms(level.data, level.rooms, progress)
     stored, voxel_size_m = level.data / "audit.json", level.runs[0].config.data.voxel_size_m
-    if not stored.exists() or json.loads(stored.read_text())["voxel_size_m"] != voxel_size_m:
+    audited = read_json(stored, advice="remove it") if stored.exists() else None
+    if not isinstance(audited, dict) or audited.get("voxel_size_m") != voxel_size_m:
         audit(level.data, voxel_size_m, probe_rooms)

@@ -6,7 +6,6 @@ a last line that is still being written is left out. A file that is damaged is a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,13 @@ from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
+from bifusion.untrusted.files import check_inside, read_bytes
+from bifusion.untrusted.json_text import parse_json
 
 Record = dict[str, Any]
+COPY_AGAIN = "the file is damaged, copy it again"
+MOST_BYTES = 1 << 30
+"""Of a run's records."""
 State = Literal["completed", "guard_stopped", "interrupted", "running"]
 STATES: tuple[State, ...] = ("completed", "guard_stopped", "interrupted", "running")
 
@@ -37,6 +41,7 @@ CONFIG_KEYS: Mapping[str, type] = {
     "class_names": list,
 }
 STEP_KEYS: Mapping[str, type] = {"step": int, "epoch": int, "losses": dict, "grad_norm": dict}
+READ = ("config.json", "status.json", "steps.jsonl", "epochs.jsonl", "evaluation.json")
 EPOCH_KEYS: Mapping[str, type] = {"epoch": int, "train": dict}
 
 
@@ -118,6 +123,9 @@ def load_run(folder: Path) -> Run:
     says: the message names the file and the line.
     """
     folder = Path(folder)
+    predictions = sorted((folder / "predictions").glob("*.npz"))
+    for path in (*(folder / name for name in READ), *predictions):
+        check_inside(path, folder)
     config = read_json(folder / "config.json", CONFIG_KEYS)
     if config is None:
         raise InputError(
@@ -145,7 +153,7 @@ def load_run(folder: Path) -> Run:
         steps=_records(folder / "steps.jsonl", STEP_KEYS, growing),
         epoch_records=_records(folder / "epochs.jsonl", EPOCH_KEYS, growing),
         evaluation=read_json(folder / "evaluation.json", {"full": dict}),
-        prediction_files=sorted((folder / "predictions").glob("*.npz")),
+        prediction_files=predictions,
     )
 
 
@@ -157,14 +165,14 @@ def read_json(path: Path, keys: Mapping[str, type]) -> Record | None:
     """The object in `path` with at least `keys`; None where there is no such file."""
     if not path.is_file():
         return None
-    return _record(path.read_bytes(), path, None, keys)
+    return _record(read_bytes(path, advice=COPY_AGAIN), path, None, keys)
 
 
 def read_jsonl(path: Path, keys: Mapping[str, type], *, growing: bool) -> list[Record]:
     """One object a line. `growing`: the file may end within a line, which is then left out."""
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, most_bytes=MOST_BYTES, advice=COPY_AGAIN).split(b"\n")
     unfinished = lines.pop()  # empty where the file ends with a newline, as a finished file does
     if unfinished.strip() and not growing:
         lines.append(unfinished)
@@ -175,17 +183,7 @@ def read_jsonl(path: Path, keys: Mapping[str, type], *, growing: bool) -> list[R
 
 def _record(content: bytes, path: Path, line: int | None, keys: Mapping[str, type]) -> Record:
     where = str(path) if line is None else f"{path}, line {line}"
-    try:
-        value = json.loads(content, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        at = where if line is not None else f"{path}, line {error.lineno}"
-        raise InputError(
-            f"{at}: not valid JSON ({error.msg}); the file is damaged, copy it again"
-        ) from error
-    except ValueError as error:  # undecodable bytes, or NaN and Infinity, which JSON does not have
-        raise InputError(
-            f"{where}: not valid JSON ({error}); write null for non-finite numbers"
-        ) from error
+    value = parse_json(content, where, advice=COPY_AGAIN)
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
     for key, kind in keys.items():
@@ -197,14 +195,11 @@ def _record(content: bytes, path: Path, line: int | None, keys: Mapping[str, typ
             found = type(value[key]).__name__
             raise InputError(f"{where}: {key!r} is of type {found}, expected {kind.__name__}")
     for key in ("losses", "grad_norm"):
-        for name, number in value.get(key, {}).items():
+        numbers = value.get(key, {})
+        for name, number in numbers.items() if isinstance(numbers, dict) else ():
             if number is not None and not isinstance(number, int | float):
                 raise InputError(f"{where}: {key}.{name} is {number!r}, expected a number or null")
     return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _stages(entries: list[Any], path: Path) -> list[StageSpan]:
@@ -214,7 +209,7 @@ def _stages(entries: list[Any], path: Path) -> list[StageSpan]:
             spans.append(
                 StageSpan(str(entry["name"]), int(entry["first_epoch"]), int(entry["end_epoch"]))
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             expected = '{"name", "first_epoch", "end_epoch"}'
             raise InputError(f"{path}: a stage is {entry!r}, expected {expected}") from error
     return spans

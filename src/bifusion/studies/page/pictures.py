@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bifusion.data.checks import check_finite
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import class_palette, color_classes, color_instances
 from bifusion.studies.figures.arms import Arm
+from bifusion.untrusted.arrays import load_npz
 
 WIDTH = 520
 """Pixels across a picture."""
@@ -31,7 +33,12 @@ CUT_NEAR_M = 0.12
 """Points this close to the two sides of the room that face the viewer are left out."""
 PALE = np.array([203, 206, 211], dtype=np.uint8)
 MAX_POINTS = 300_000
-KEYS = ("coord", "color", "truth_semantic", "truth_instance", "semantic", "panoptic_instance")
+AGAIN = "evaluate that run again"
+KEYS = {
+    "coord": ((3,), "f"), "color": ((3,), "u"), "truth_semantic": ((), "iu"),
+    "truth_instance": ((), "iu"), "semantic": ((), "iu"), "panoptic_instance": ((), "iu"),
+}  # fmt: skip
+"""Array → shape of a point's row, and kinds of its numbers."""
 
 
 @dataclass(frozen=True)
@@ -122,20 +129,22 @@ def _color_things(instance: np.ndarray) -> np.ndarray:
 def load_prediction(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a prediction file, each of its points; those of a head that the model does not have
     are left out. InputError where it is damaged, or lacks points or annotation."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            data = {key: archive[key] for key in KEYS if key in archive}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npz ({error}); evaluate that run again") from error
+    data = load_npz(path, keys=KEYS, advice=AGAIN)
     for key in ("semantic", "panoptic_instance"):  # a model without that head writes -1 throughout
-        if key in data and not (data[key] >= 0).any():
+        if key in data and data[key].dtype.kind in "iu" and not (data[key] >= 0).any():
             del data[key]
     missing = [key for key in ("coord", "color", "truth_semantic", "truth_instance") if key not in data]
     if missing:
         raise InputError(f"{path}: the arrays {', '.join(missing)} are missing; evaluate that run again")
-    counts = {key: len(array) for key, array in data.items() if array.ndim > 0}
-    if len(set(counts.values())) != 1:
-        raise InputError(f"{path}: arrays of unequal length {counts}; evaluate that run again")
+    shapes = {key: array.shape for key, array in data.items()}
+    count = shapes["coord"][0] if shapes["coord"] else 0
+    for key, (row, kinds) in KEYS.items():
+        if key in data and (shapes[key] != (count, *row) or data[key].dtype.kind not in kinds):
+            raise InputError(
+                f"{path}: arrays of unequal length, or no points of {key}: {shapes}, "
+                f"{data[key].dtype}; {AGAIN}"
+            )
+    check_finite(data["coord"], path)
     return data
 
 

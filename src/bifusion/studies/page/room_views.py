@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.studies.figures.arms import Arm
-from bifusion.studies.page.pictures import load_prediction, predicted_rooms
+from bifusion.studies.page.pictures import AGAIN, load_prediction, predicted_rooms
+from bifusion.untrusted.arrays import load_npz
 from bifusion.viewer.page import write_view
 from bifusion.viewer.shown_scan import ShownScan, segmentation, shown_classes
 
@@ -62,8 +63,8 @@ def _show(scene: str, arm: Arm, path: Path) -> ShownScan:
 
 def _scores(path: Path) -> dict[int, float]:
     """By instance; none in files of versions that did not keep them."""
-    with np.load(path, allow_pickle=False) as archive:
-        scores = archive["instance_scores"] if "instance_scores" in archive else np.zeros(0)
+    found = load_npz(path, keys=("instance_scores",), advice=AGAIN)
+    scores = found.get("instance_scores", np.zeros(0))
     return dict(enumerate(scores.tolist()))
 
 

@@ -23,11 +23,14 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list, usable
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
+from bifusion.untrusted.files import check_regular, open_regular
 
 VERSION = 4
 MOST_NAME_BYTES = 4096
 MOST_SIDE = 1 << 14
 MOST_FRAME_BYTES = 1 << 27
+MOST_FRAMES = 1 << 20
+"""Nine hours."""
 RAW, PNG, JPEG = 0, 1, 2
 """Compression of colour."""
 RAW_DEPTH, ZLIB_DEPTH = 0, 1
@@ -81,7 +84,7 @@ class SensRecording(RecordingInfo):
         assert header is not None
         frame = Frame(f"{place.number:06d}", time_s=place.time_s)
         where = f"{self.path}: frame {place.number}"
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             file.seek(place.color_at)
             picture, depth = file.read(place.color_bytes), file.read(place.depth_bytes)
         if color:
@@ -106,8 +109,8 @@ def is_sens(path: Path) -> bool:
 
 def open_sens(path: Path, options: OpenOptions) -> SensRecording:
     """The frames with a usable pose. InputError: damaged, another version, no frame left."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    size = check_regular(path)
+    with open_regular(path) as file:
         header = _read_header(file, path)
         stored, places, cut = _find_frames(file, header, size)
     notes = []
@@ -173,7 +176,7 @@ def _find_frames(file: BinaryIO, header: Header, size: int) -> tuple[np.ndarray,
     """Poses (V, 4, 4), places, and whether the file ends before the frames it declares do."""
     poses, places = [], []
     at = file.tell()
-    for number in range(header.frames):
+    for number in range(min(header.frames, MOST_FRAMES)):
         file.seek(at)
         data = file.read(FRAME.size)
         if len(data) < FRAME.size:
@@ -187,7 +190,7 @@ def _find_frames(file: BinaryIO, header: Header, size: int) -> tuple[np.ndarray,
         time_s = (depth_time or color_time) * 1e-6
         places.append(Place(number, time_s, at, color_bytes, depth_bytes))
         at = end
-    return _stacked(poses), places, False
+    return _stacked(poses), places, header.frames > MOST_FRAMES
 
 
 def _stacked(poses: list[list[float]]) -> np.ndarray:

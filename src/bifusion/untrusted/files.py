@@ -1,0 +1,113 @@
+"""Regular files alone: a pipe would be waited for without end, a device read without end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from bifusion.errors import InputError
+
+MOST_TEXT_BYTES = 64 << 20
+"""An hour of poses at 60 a second, 16 numbers each, takes 50 MB."""
+MISSING = "no such file"
+ADVICE = "copy it again"
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+"""Without waiting, should the file have become a pipe meanwhile. Not every system has every flag."""
+
+
+def open_regular(
+    path: Path, *, most_bytes: int | None = None, missing: str = MISSING, advice: str = ADVICE
+) -> BinaryIO:
+    """The file in `path`, open to be read.
+
+    Args:
+        most_bytes: a larger one is refused; None: of any size.
+        missing: what is said where there is none.
+        advice: how other messages end.
+    Raises:
+        InputError: missing, no regular file, too large, not to be opened.
+    """
+    check_regular(path, most_bytes=most_bytes, missing=missing, advice=advice)
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); {advice}") from error
+    return open(descriptor, "rb")
+
+
+def check_regular(
+    path: Path, *, most_bytes: int | None = None, missing: str = MISSING, advice: str = ADVICE
+) -> int:
+    """Bytes of the file in `path`, for what opens it by its name. InputError as `open_regular`."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: {missing}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be opened ({reason}); {advice}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is {_kind(status.st_mode)}, no file; {advice}")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise InputError(
+            f"{path}: has {status.st_size:,} bytes; expected at most {most_bytes:,}; {advice}"
+        )
+    return status.st_size
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path`, a name that a stranger gave, is a regular file; not an error, whatever it is."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """InputError where `path`, a name in `folder`, leads out of it by links."""
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(os.path.realpath(folder)):
+        raise InputError(f"{path}: leads out of {folder}, to {target}; copy the file there itself")
+
+
+def read_bytes(
+    path: Path,
+    *,
+    most_bytes: int = MOST_TEXT_BYTES,
+    missing: str = MISSING,
+    advice: str = ADVICE,
+) -> bytes:
+    """All of the file in `path`. InputError as `open_regular`."""
+    with open_regular(path, most_bytes=most_bytes, missing=missing, advice=advice) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise InputError(f"{path}: grows while it is read; expected at most {most_bytes:,}; {advice}")
+    return content
+
+
+def read_text(
+    path: Path,
+    *,
+    most_bytes: int = MOST_TEXT_BYTES,
+    missing: str = MISSING,
+    advice: str = ADVICE,
+) -> str:
+    """The UTF-8 text in `path`, without a byte order mark; line ends become newlines.
+
+    InputError as `open_regular`, and for what is no text.
+    """
+    content = read_bytes(path, most_bytes=most_bytes, missing=missing, advice=advice)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is no text ({error.reason} at byte {error.start}); {advice}"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
