@@ -1,11 +1,19 @@
 """What the user is told of bad input. Nothing is imported here: help must not wait for torch."""
 
+MOST_LETTERS = 10_000
+"""Of an error's message."""
+
 
 class InputError(ValueError):
     """Bad input from the user: names the file or argument, what was found and expected, what to do.
 
-    The command line prints its message without a traceback and leaves with status 2.
+    The command line prints its message without a traceback and leaves with status 2. A message that
+    names what is endless is cut.
     """
+
+    def __init__(self, message: str) -> None:
+        long = len(message) > MOST_LETTERS
+        super().__init__(f"{message[:MOST_LETTERS]} …" if long else message)
 
 
 class SomeFailedError(InputError):

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -317,13 +318,20 @@ def _decode(file: IO[bytes], where: str | Path) -> Image.Image:
 def _opened(file: IO[bytes], where: str | Path) -> Image.Image:
     """The image, before memory is taken for it: only its size has been looked at."""
     with _decoding(where):
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=_formats())
     if image.width * image.height > MOST_PIXELS:
         raise InputError(
             f"{where}: says it is {image.width}×{image.height} pixels; expected at most "
             f"{MOST_PIXELS:,} in all: copy it again, or reduce it"
         )
     return image
+
+
+@cache
+def _formats() -> list[str]:
+    """Those that Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from bifusion.models.build import build_model
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.official.recognition import recognise
 from bifusion.recipes import get_recipe
+from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
 from bifusion.runs.describe import describe_run
 from bifusion.runs.run_folder import RunFolder
@@ -139,6 +140,7 @@ def _read_own(path: Path) -> Imported:
     """A checkpoint of ours; every tensor is compared with its configuration's network."""
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
+    check_config(config)
     with torch.device("meta"):
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     wanted = model.state_dict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -28,6 +29,13 @@ _ZIP_ERRORS = (
     OverflowError, IndexError,
 )  # fmt: skip
 """What zipfile says of damage, of encryption and of features it does not know."""
+
+
+_HEADER_ERRORS = (
+    ValueError, TypeError, KeyError, EOFError, SyntaxError, tokenize.TokenError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+"""What numpy says of headers; MemoryError is what Python's parser says of too many brackets."""
 
 
 class _Malformed(Exception):
@@ -119,8 +127,7 @@ def _read_header(file: BinaryIO, size: int) -> _Header:
         if major not in _READERS:
             raise _Malformed(f"an array of format version {major}")
         shape, fortran, dtype = _READERS[major](file)
-    except (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryError) as error:
-        # MemoryError: what Python's parser says of too many brackets
+    except _HEADER_ERRORS as error:
         raise _Malformed(
             str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         ) from None
