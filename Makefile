@@ -11,7 +11,7 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data
 	data_transforms evaluation export files folders fusion geometry guard labels losses matcher oneformer3d \
 	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints unet))
 
-.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test faults attribution healthy
+.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test fuzz faults attribution healthy
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -75,6 +75,10 @@ attribution: setup
 
 healthy: setup
 	$(BIN)/python tools/healthy_runs.py
+
+# mutated files for every reader; goes on where it was interrupted (hours in all: FUZZ="--share 0.01")
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m laboratory.fuzz $(FUZZ)
 
 faults: setup
 	$(BIN)/python -m laboratory

@@ -17,7 +17,7 @@ from bifusion.inference.export import write_result
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.clip_weights import open_clip_name
-from bifusion.runs.checkpoint import LAST
+from bifusion.runs.checkpoint import LAST, SUMS
 from bifusion.storage.json_files import write_json
 from bifusion.types import SceneResult
 from run_factory import FakeRun
@@ -30,6 +30,13 @@ TOWER = ClipConfig(architecture="small", blocks=1, width=16, layers=2, heads=2, 
 def config(folder: Path) -> Path:
     path = folder / "config.json"
     write_json(path, config_to_dict(untrained_runs.bifusion()))
+    return path
+
+
+def unsummed_checkpoint(folder: Path) -> Path:
+    """Without checksums, which no change would get past."""
+    path = checkpoint(folder)
+    (path / SUMS).unlink()
     return path
 
 

@@ -21,6 +21,8 @@ MOST_SECONDS = 20
 """Of one input, none of which has more than a megabyte."""
 MOST_MEMORY = 1 << 30
 """Bytes that reading one input may add."""
+MOST_TOLD = 4000
+"""Letters of what is told of a finding."""
 LOG, FINDINGS = "log.txt", "findings.jsonl"
 
 
@@ -74,9 +76,9 @@ class Worker:
         findings = [Finding(**json.loads(line)) for line in lines]
         number = self.first + done
         if number < self.last:  # it ended within an input
-            said = (self._place / LOG).read_text(errors="replace")[-4000:]
+            said = (self._place / LOG).read_text(errors="replace")
             what = "hang" if "Timeout" in said else f"process ended with {self.process.exitcode}"
-            findings.append(Finding(self.target.name, number, what, said))
+            findings.append(Finding(self.target.name, number, what, said[:MOST_TOLD]))
             done += 1
         shutil.rmtree(self._place)
         return Share(done, refused, findings)
@@ -96,7 +98,7 @@ def try_reading(target: Target, path: Path) -> Finding | bool:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever else is raised is what is looked for
         said = "".join(traceback.format_exception(error, limit=-12))
-        return Finding(target.name, -1, f"{type(error).__name__}: {str(error)[:200]}", said[-4000:])
+        return Finding(target.name, -1, f"{type(error).__name__}: {str(error)[:200]}", said[-MOST_TOLD:])
     added = _most_memory() - before
     if added > MOST_MEMORY:
         return Finding(target.name, -1, "memory", f"{added:,} bytes more than before")

@@ -198,7 +198,7 @@ def test_classes_of_the_data_set_itself(tmp_path, check):
     status, printed = check(tmp_path, "--workers", 0)
     assert status == 1 and "labels go from 0 to 6; expected -1 (unlabelled) to 2 (c)" in printed
     labels.write_text("{")
-    assert "labels.json: cannot be read as JSON" in check(tmp_path, "--workers", 0)[1]
+    assert "labels.json: not valid JSON" in check(tmp_path, "--workers", 0)[1]
 
 
 def test_rooms_of_one_name_in_two_splits(tmp_path):

@@ -238,5 +238,5 @@ def test_unknown_view_and_missing_cameras(folder):
     with pytest.raises(InputError, match="has no view 'x'; it has 00000, 00001"):
         load_view(folder, "x")
     (folder / "views" / "cameras.npz").write_bytes(b"PK")
-    with pytest.raises(InputError, match="cameras.npz: cannot be read"):
+    with pytest.raises(InputError, match="cameras.npz: not a readable .npz"):
         load_scene(folder, SCANNET20)

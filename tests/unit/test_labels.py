@@ -46,7 +46,7 @@ def test_sets_that_nothing_can_be_trained_on(classes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "labels.json: cannot be read as JSON"),
+        ("{", "labels.json: not valid JSON"),
         ("[]", 'labels.json: found list; expected an object with "name"'),
         ('{"classes": []}', 'labels.json: found classes; expected an object with "name"'),
         ('{"name": "x", "classes": {}}', "labels.json: classes is no list"),

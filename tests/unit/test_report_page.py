@@ -220,8 +220,8 @@ def test_no_runs_and_no_audit_are_told(tmp_path):
         write_report([FakeRun(epochs=4).write(tmp_path)], tmp_path, audit=tmp_path / "audit.json")
 
 
-def test_the_audit_of_finished_runs_is_found_beside_their_data(tmp_path):
-    """Where all of them have the same; runs of two data sets have none in common."""
+def test_the_audit_is_that_of_the_data_that_was_named(tmp_path):
+    """Where all runs are of them. What a run names itself is not read, which may be a stranger's."""
     folders = []
     for name in ("a", "b", "b"):
         folder = tmp_path / f"run{len(folders)}"
@@ -229,11 +229,12 @@ def test_the_audit_of_finished_runs_is_found_beside_their_data(tmp_path):
         config = {"config": {"data": {"root": str(tmp_path / name)}}}
         (folder / "config.json").write_text(json.dumps(config))
         folders.append(folder)
-    assert audit_of(folders[1:]) is None
+    assert audit_of(folders[1:], tmp_path / "b") is None
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "audit.json").write_text("{}")
-    assert audit_of(folders[1:]) == tmp_path / "b" / "audit.json"
-    assert audit_of(folders) is None
+    assert audit_of(folders[1:], tmp_path / "b") == tmp_path / "b" / "audit.json"
+    assert audit_of(folders[1:], None) is None
+    assert audit_of(folders, tmp_path / "b") is None
 
 
 def test_the_terminal_table_fits_80_columns(compared):

@@ -50,7 +50,7 @@ def test_a_finished_run_may_not_end_within_a_line(tmp_path):
         ("[1, 2]", r"line 2: expected a JSON object, found list"),
         ('{"step": 1}', r"line 2: the key 'epoch' is missing"),
         ('{"step": "1", "epoch": 0, "losses": {}, "grad_norm": {}}', r"line 2: 'step' is of type str"),
-        ('{"step": 1, "epoch": 0, "losses": {"x": NaN}, "grad_norm": {}}', r"line 2: .*write null"),
+        ('{"step": 1, "epoch": 0, "losses": {"x": NaN}, "grad_norm": {}}', r"line 2: .*null stands for"),
         ('{"step": 1, "epoch": 0, "losses": {"x": "a"}, "grad_norm": {}}', r"line 2: losses\.x is 'a'"),
     ],
 )

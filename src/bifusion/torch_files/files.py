@@ -83,7 +83,8 @@ class TorchFile:
 
     def _loaded(self, value: Any, done: dict[int, Any], depth: int) -> Any:
         if isinstance(value, Inert | Global | Storage):
-            raise MalformedFileError(f"an object ({told(str(value))}) where a number or tensor belongs")
+            what = value.of if isinstance(value, Inert) else str(value)
+            raise MalformedFileError(f"an object, {told(what)}, where a number or tensor belongs")
         if not isinstance(value, StoredTensor | dict | list | tuple):
             return value
         if depth > _MAX_DEPTH:

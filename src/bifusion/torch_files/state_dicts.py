@@ -12,6 +12,8 @@ from bifusion.torch_files.objects import StoredTensor
 WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "net")
 """Under which projects put their weights; mmengine and Lightning use the first."""
 DEEPEST = 3
+MOST_ITEMS = 2_000_000
+"""That are looked at: a small file may hold the same dict in very many places."""
 FEW = 0.1
 """Dicts with less than this share of the largest one's tensors are no networks (a learning rate)."""
 _OPTIMISER = re.compile(r"optim|sched|scaler", re.IGNORECASE)
@@ -70,12 +72,12 @@ def _tensors_by_place(content: Any) -> dict[str, dict[str, StoredTensor]]:
     """Every dict in `content` that holds tensors by name, not those of optimisers, nor dicts of few."""
     found: dict[str, dict[str, StoredTensor]] = {}
     waiting: list[tuple[str, Any, int]] = [("", content, 0)]
-    seen: set[int] = set()  # a dict that others hold many times is looked at once
-    while waiting:
+    left = MOST_ITEMS
+    while waiting and left > 0:
         place, value, depth = waiting.pop()
-        if not isinstance(value, dict) or id(value) in seen:
+        if not isinstance(value, dict):
             continue
-        seen.add(id(value))
+        left -= 1 + len(value)
         named = {key: child for key, child in value.items() if isinstance(key, str)}
         tensors = {key: child for key, child in named.items() if isinstance(child, StoredTensor)}
         if tensors:

@@ -82,8 +82,9 @@ def read_obj(path: Path) -> Mesh:
 def _read_lines(path: Path) -> _Lines:
     found, current = _Lines(), -1
     numbers: dict[str, int] = {}
-    with open_regular(path, most_bytes=MOST_BYTES, advice="export it as .ply or .glb") as raw:
-        for line in TextIOWrapper(raw, encoding="utf-8-sig", errors="replace"):
+    raw = open_regular(path, most_bytes=MOST_BYTES, advice="export it as .ply or .glb")
+    with TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
+        for line in file:
             word, *after = line.split(None, 1)[:2] or [""]
             rest = after[0].strip() if after else ""
             if word == "v":
