@@ -158,16 +158,17 @@ def replayed(path: Path) -> None:
 
 
 def records(folder: Path) -> None:
-    """As the comparison and a resumed run read them."""
+    """As a resumed run and a comparison's verdicts read them."""
     run = RunFolder(folder)
     run.read_status()
     run.read_stages()
     run.read_scenes()
     run.read_lines(run.epochs)
-    report(folder)
+    judge_comparison(group_runs([load_run(folder)]), audit=None, title="fuzz")
 
 
 def report(folder: Path) -> None:
+    """With its page, and those of what was predicted."""
     arms = group_runs([load_run(folder)])
     found = judge_comparison(arms, audit=None, title="fuzz")
     render_page(found, arms, write_room_views(arms, folder.parent / "out"))

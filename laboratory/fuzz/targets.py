@@ -68,6 +68,8 @@ TARGETS: tuple[Target, ...] = (
     Target("tower", run_samples.tower, readers.tower, ("models.towers.clip_weights",)),
     Target("bundle", run_samples.bundle, readers.bundle, ("diagnosis",)),
     Target("bundle replayed", run_samples.bundle, readers.replayed, ("diagnosis",), 1000),
-    Target("run records", run_samples.records, readers.records, ("runs.run_folder", REPORT), 3000),
+    Target("run records", run_samples.records, readers.records, ("runs.run_folder", REPORT),
+           changed="*.json*"),
+    Target("run report", run_samples.records, readers.report, (REPORT,), 1000),
     Target("prediction", run_samples.prediction, readers.prediction, ("viewer.prediction",)),
 )  # fmt: skip

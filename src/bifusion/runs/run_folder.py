@@ -20,8 +20,8 @@ State = Literal["running", "completed", "guard_stopped", "interrupted"]
 GUARD_STOPPED_EXIT = 4
 """Exit status of a process whose run its guard stopped: a result, not a crash."""
 RESTORE = "restore the file or start a new run"
-MOST_BYTES = 1 << 30
-"""Of records; a million steps take that."""
+MOST_BYTES = 16 << 30
+"""Of records; a million steps take one or two."""
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,11 @@ def parse_json(text: str | bytes, where: Path | str, *, advice: str = ADVICE) ->
     have, nor what 64 bits do not hold; text that is no Unicode; nested deeper than DEEPEST.
     """
     try:
+        text = text.decode() if isinstance(text, bytes) else text
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
         if _is_deeper(value, DEEPEST):
             raise ValueError(f"nested deeper than {DEEPEST}")
-        escapes = "\\ud" if isinstance(text, str) else b"\\ud"
-        if escapes in text.lower():  # half of a pair of escapes is text that nothing can write
+        if "\\ud" in text.lower():  # half of a pair of escapes is text that nothing can write
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise InputError(f"{where}: not valid JSON (nested without end); {advice}") from None

@@ -11,6 +11,9 @@ from bifusion.errors import InputError
 from bifusion.untrusted import files, json_text
 
 MISSING = "missing; the recording needs it"
+SEPARATORS = " \t\n,"
+MOST_SEPARATORS = 16_000_000
+"""An hour of poses at 60 a second has four million words."""
 AGAIN = "copy or export it again"
 
 
@@ -21,14 +24,22 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[list[str]]:
     """The words of each line that is neither blank nor a comment (`#`)."""
-    lines = (line.strip() for line in read_text(path).splitlines())
+    lines = (line.strip() for line in _countable(path).splitlines())
     return [line.split() for line in lines if line and not line.startswith("#")]
 
 
 def read_matrix(path: Path) -> np.ndarray:
     """Numbers of a text file, one row a line; commas between them are passed over."""
-    lines = [line.replace(",", " ").split() for line in read_text(path).splitlines()]
+    lines = [line.replace(",", " ").split() for line in _countable(path).splitlines()]
     return as_numbers([line for line in lines if line], path)
+
+
+def _countable(path: Path) -> str:
+    """The text in `path`, if it is not so many short words that parting it would fill the memory."""
+    text = read_text(path)
+    if sum(map(text.count, SEPARATORS)) > MOST_SEPARATORS:
+        raise InputError(f"{path}: has more than {MOST_SEPARATORS:,} words; expected a list of poses")
+    return text
 
 
 def as_numbers(rows: list[list[str]], where: Path) -> np.ndarray:

@@ -26,8 +26,6 @@ from bifusion.untrusted.json_text import read_json
 from bifusion.untrusted.tables import Row, read_rows
 
 DOWNLOAD = "download it again"
-MOST_JSON_BYTES = 256 << 20
-"""Segments of thirty million vertices."""
 MOST_META_BYTES = 1 << 20
 MOST_OBJECTS = 65_536
 """Of an annotation; rooms have some hundreds."""
@@ -251,7 +249,7 @@ def _class_of_source_id(label_set: LabelSet) -> dict[str, int]:
 
 def _read_json(path: Path) -> Any:
     missing = "missing; download the scan's annotation again"
-    return read_json(path, most_bytes=MOST_JSON_BYTES, missing=missing, advice=DOWNLOAD)
+    return read_json(path, missing=missing, advice=DOWNLOAD)
 
 
 def _field(document: Any, key: str, path: Path) -> Any:

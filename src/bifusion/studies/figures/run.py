@@ -16,6 +16,7 @@ from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
+from bifusion.studies.figures.shapes import CONFIG, EPOCH, EVALUATION, STATUS, STEP, check_shape
 from bifusion.untrusted.files import check_inside, read_bytes
 from bifusion.untrusted.json_text import parse_json
 
@@ -138,6 +139,11 @@ def load_run(folder: Path) -> Run:
         raise InputError(
             f"{folder / 'status.json'}: state is {found!r}, expected one of {', '.join(STATES)}"
         )
+    evaluation = read_json(folder / "evaluation.json", {"full": dict})
+    for name, record, shape in (
+        ("config", config, CONFIG), ("status", status, STATUS), ("evaluation", evaluation, EVALUATION)
+    ):  # fmt: skip
+        check_shape(record, shape, str(folder / f"{name}.json"))
     growing = status["state"] in ("running", "interrupted")
     return Run(
         folder=folder,
@@ -150,15 +156,18 @@ def load_run(folder: Path) -> Run:
         state=status["state"],
         stop_reason=status.get("reason"),
         status=status,
-        steps=_records(folder / "steps.jsonl", STEP_KEYS, growing),
-        epoch_records=_records(folder / "epochs.jsonl", EPOCH_KEYS, growing),
-        evaluation=read_json(folder / "evaluation.json", {"full": dict}),
+        steps=_records(folder / "steps.jsonl", STEP_KEYS, growing, STEP),
+        epoch_records=_records(folder / "epochs.jsonl", EPOCH_KEYS, growing, EPOCH),
+        evaluation=evaluation,
         prediction_files=predictions,
     )
 
 
-def _records(path: Path, keys: Mapping[str, type], growing: bool) -> list[Record]:
-    return [old_names.RECORD.updated(record) for record in read_jsonl(path, keys, growing=growing)]
+def _records(path: Path, keys: Mapping[str, type], growing: bool, shape: Any) -> list[Record]:
+    records = [old_names.RECORD.updated(record) for record in read_jsonl(path, keys, growing=growing)]
+    for record in records:
+        check_shape(record, shape, str(path))
+    return records
 
 
 def read_json(path: Path, keys: Mapping[str, type]) -> Record | None:

@@ -1,0 +1,66 @@
+"""What the records of a run hold, as far as studies read it.
+
+A record of another shape is refused by name, before a figure is made of it. Records of versions that
+knew less lack keys; null stands for none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bifusion.errors import InputError
+from bifusion.untrusted.names import brief
+
+NUMBER, TEXT = (int, float), (str,)
+EACH = "*"
+"""Key of what every entry of an object holds."""
+NUMBERS = {EACH: NUMBER}
+METRICS = {
+    "miou": NUMBER, "iou": NUMBERS, "ap": NUMBER, "ap50": NUMBER, "ap25": NUMBER, "pq": NUMBER,
+    "fusion_2d_ratio": NUMBER, "share_2d": NUMBER, "seen_share": NUMBER, "alignment": NUMBERS,
+}  # fmt: skip
+STEP = {
+    "stage": TEXT, "scenes": [TEXT], "losses": NUMBERS, "weights": NUMBERS, "total": NUMBER,
+    "lr": NUMBERS, "grad_norm": NUMBERS, "grad_norm_clipped": NUMBER, "cosine": NUMBER, "gate": NUMBERS,
+    "seen_share": NUMBER, "seconds": NUMBER, "peak_memory_mb": NUMBER,
+    "event": {"kind": TEXT, "phase": TEXT, "where": [TEXT], "action": TEXT},
+    "alarms": [{"rule": TEXT, "where": [TEXT], "message": TEXT}],
+}  # fmt: skip
+EPOCH = {
+    "stage": TEXT, "train": {"total": NUMBER}, "val": METRICS, "raw_nonfinite": NUMBER,
+    "skipped": NUMBER, "rollbacks": NUMBER, "warnings": NUMBER, "seconds": NUMBER,
+}  # fmt: skip
+EVALUATION = {
+    "full": METRICS, "views_withheld": METRICS, "shuffled_2d": METRICS, "seen": METRICS,
+    "unseen": METRICS, "alignment_by_stage": {EACH: {"start": NUMBERS, "end": NUMBERS}},
+}  # fmt: skip
+STATUS = {
+    "reason": TEXT, "epochs_done": NUMBER, "steps": NUMBER, "raw_nonfinite": NUMBER, "skipped": NUMBER,
+    "rollbacks": NUMBER, "warnings": NUMBER, "finite_epochs_in_a_row": NUMBER, "seconds": NUMBER,
+    "summary": TEXT,
+}  # fmt: skip
+CONFIG = {
+    "parameters": NUMBERS, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
+    "class_names": [TEXT], "fusion_type": TEXT, "tower": TEXT, "versions": {EACH: TEXT},
+    "config": {"data": {}, "model": {}, "stages": {"stages": [{}]}, "trainer": {}, "optim": {}},
+}  # fmt: skip
+
+
+def check_shape(value: Any, shape: Any, where: str) -> None:
+    """InputError naming `where` and the key, if something in `value` is of another type than in `shape`.
+
+    `shape`: types of a value; a list of the one shape of its members; or an object's shapes by key.
+    """
+    if value is None:
+        return
+    kind = type(shape) if isinstance(shape, list | dict) else shape
+    if not isinstance(value, kind):
+        raise InputError(
+            f"{where}: found {brief(value)}; no run writes such a value: copy the file again"
+        )
+    if isinstance(shape, list):
+        for number, member in enumerate(value):
+            check_shape(member, shape[0], f"{where}[{number}]")
+    elif isinstance(shape, dict):
+        for key in value if EACH in shape else value.keys() & shape.keys():
+            check_shape(value[key], shape.get(key, shape.get(EACH)), f"{where}: {brief(key)}")
