@@ -47,18 +47,18 @@ PositiveFloat = Annotated[float, ABOVE_ZERO]
 Count = Annotated[int, NOT_NEGATIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Share = Annotated[float, SHARE]
-Width = Annotated[int, _between(1, 1 << 16)]
+Width = Annotated[int, ABOVE_ZERO, _between(1, 1 << 16)]
 """Channels, queries, heads: what no memory holds is refused before anything is built."""
-Layers = Annotated[int, _between(0, 1000)]
+Layers = Annotated[int, NOT_NEGATIVE, _between(0, 1000)]
 """Of one kind, one after another."""
 OptionalWidth = Annotated[int, _between(0, 1 << 16)]
 """0 stands for what follows from others."""
 Kernel = Annotated[int, _between(1, 9)]
 """Voxels along a side of a convolution's kernel."""
-Pixels = Annotated[int, _between(1, 1 << 14)]
+Pixels = Annotated[int, ABOVE_ZERO, _between(1, 1 << 14)]
 """Side of a picture that is made."""
-Processes = Annotated[int, _between(0, 1024)]
-Metres = Annotated[float, Bound(lambda number: 1e-4 <= number <= 1e3, "from 0.0001 to 1,000 m")]
+Processes = Annotated[int, NOT_NEGATIVE, _between(0, 1024)]
+Metres = Annotated[float, ABOVE_ZERO, Bound(lambda number: 1e-4 <= number <= 1e3, "0.0001 to 1,000 m")]
 """Side of a voxel: a room has no more of them than fit its coordinates."""
 Decay = Annotated[float, Bound(lambda number: 0 <= number < 1, "from 0 to below 1")]
 """What an average keeps of itself."""

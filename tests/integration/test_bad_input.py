@@ -134,7 +134,7 @@ SCENES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "cameras in one array": (
         lambda s: shutil.copy(s / "coord.npy", s / "views" / "cameras.npz"),
-        ["cameras.npz: lacks names", "prepare"],
+        ["cameras.npz: not a readable .npz", "prepare"],
     ),
     "broken image": (cut("views/00000.jpg", 300), ["00000.jpg: cannot be decoded", "copy it again"]),
     "image of another size": (
