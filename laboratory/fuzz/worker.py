@@ -23,6 +23,8 @@ MOST_MEMORY = 1 << 30
 """Bytes that reading one input may add."""
 MOST_TOLD = 4000
 """Letters of what is told of a finding."""
+STDERR = 2
+"""Whatever `sys.stderr` is: in a test, what pytest keeps."""
 LOG, FINDINGS = "log.txt", "findings.jsonl"
 
 
@@ -111,7 +113,7 @@ def limit_process() -> None:
     most = size + 2 * MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.enable()
+    faulthandler.enable(STDERR)
     warnings.simplefilter("ignore")
 
 
@@ -137,7 +139,7 @@ def _try_inputs(
         for number in range(first, last):
             changed, content = change or changed_file(target, mine, number)
             (mine.folder / changed).write_bytes(content)
-            faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
+            faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=STDERR)
             found = try_reading(target, mine.folder / mine.read)
             faulthandler.cancel_dump_traceback_later()
             (mine.folder / changed).write_bytes(mine.originals[changed])
