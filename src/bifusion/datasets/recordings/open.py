@@ -9,11 +9,13 @@ from pathlib import Path
 from bifusion.datasets.recordings.check import judge_scale
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.hololens import is_hololens, open_hololens
+from bifusion.datasets.recordings.layouts.nerfstudio import is_nerfstudio, open_nerfstudio
 from bifusion.datasets.recordings.layouts.numbered_frames import (
     is_numbered_frames,
     open_numbered_frames,
 )
 from bifusion.datasets.recordings.layouts.open3d import is_open3d, open_open3d
+from bifusion.datasets.recordings.layouts.polycam import is_polycam, open_polycam
 from bifusion.datasets.recordings.layouts.record3d import is_record3d, open_record3d
 from bifusion.datasets.recordings.layouts.replica import is_replica, open_replica
 from bifusion.datasets.recordings.layouts.scannet_export import (
@@ -77,6 +79,16 @@ LAYOUTS = (
     ),
     Layout("hololens", "images/ depth/ poses.txt K.txt", is_hololens, open_hololens, "written"),
     Layout("record3d", "rgb/0.jpg depth/0.exr metadata.json", is_record3d, open_record3d, "real"),
+    Layout(
+        "nerfstudio", "transforms.json with depth pictures", is_nerfstudio, open_nerfstudio, "written"
+    ),
+    Layout(
+        "polycam",
+        "keyframes/ with images/ cameras/ depth/ (Polycam's raw data)",
+        is_polycam,
+        open_polycam,
+        "written",
+    ),
 )
 
 
