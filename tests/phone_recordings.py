@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from bifusion.datasets.recordings.reading import FLIP
 from recording_factory import color_of, picture, units
@@ -83,10 +86,41 @@ def polycam_raw(folder: Path, walk: np.ndarray) -> Path:
     return polycam(folder, walk, corrected=False)
 
 
+def video(path: Path, pictures: list[np.ndarray], every: int = 4) -> None:
+    """Frames at 60 a second, each `every`-th a key frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=60, options={"g": str(every), "qmax": "2"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate, stream.time_base = 40_000_000, Fraction(1, 60)
+        for one in pictures:
+            frame = av.VideoFrame.from_ndarray(one, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def stray(folder: Path, walk: np.ndarray) -> Path:
+    """As newer versions of the app write it: intrinsics of each frame, and empty cells."""
+    names = "timestamp, frame, x, y, z, qx, qy, qz, qw, fx, fy, cx, cy, distortion_center_x"
+    lines = [names]
+    for k, pose in enumerate(walk):
+        picture(folder / "depth" / f"{k:06d}.png", units(pose, 1000))
+        picture(folder / "confidence" / f"{k:06d}.png", level(2))
+        quaternion = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        numbers = ", ".join(f"{value:.9f}" for value in (*pose[:3, 3], *quaternion))
+        lines.append(f"{65575.5 + k / 60}, {k:06d}, {numbers}, 160.0, 160.0, 95.5, 71.5, ")
+    (folder / "odometry.csv").write_text("\n".join(lines) + "\n")
+    (folder / "camera_matrix.csv").write_text("161.0, 0.0, 95.5\n0.0, 161.0, 71.5\n0.0, 0.0, 1.0\n")
+    video(folder / "rgb.mp4", [large(k) for k in range(len(walk))])
+    return folder
+
+
 WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "nerfstudio": nerfstudio,
     "nerfstudio of NeRFCapture": nerf_capture,
     "polycam": polycam,
     "polycam uncorrected": polycam_raw,
+    "stray": stray,
 }
 """Layout, and more, → what writes it; the layout is the first word."""

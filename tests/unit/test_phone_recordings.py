@@ -1,21 +1,28 @@
 """Recordings of phone apps and of benchmarks of phones: written in the layouts that are documented."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import needs
 import phone_recordings as phones
 import recording_factory as made
 from bifusion.datasets.recordings.check import check_recording
+from bifusion.datasets.recordings.layouts.stray import read_columns
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.video import Video
 from bifusion.errors import InputError
 
 WRITERS = {**made.WRITERS, **phones.WRITERS}
-UPS = {"nerfstudio": "z", "nerfstudio of NeRFCapture": "?", "polycam": "y", "polycam uncorrected": "y"}
+UPS = {
+    "nerfstudio": "z", "nerfstudio of NeRFCapture": "?", "polycam": "y", "polycam uncorrected": "y",
+    "stray": "y",
+}  # fmt: skip
 
 
 def refused(path: Path, words: str, **options) -> None:
@@ -131,3 +138,64 @@ def test_polycams_that_lack_something(tmp_path):
     for path in (folder / "keyframes" / "depth").iterdir():
         path.unlink()
     refused(folder, "has no pictures in depth/.*LiDAR or Room mode")
+
+
+def test_frames_of_a_video_in_any_order(tmp_path):
+    path = tmp_path / "v.mp4"
+    phones.video(path, [phones.large(k) for k in range(18)])
+    film = Video(path)
+    assert len(film) == 18 and film.size == phones.COLOR_SIZE
+    for index in (0, 1, 7, 3, 17, 0, 16, 17):
+        shown = film.read(index)[::2, ::2].astype(int)
+        assert np.abs(shown - made.color_of(index)).max() < 9  # the next frame's red is 10 off
+    with pytest.raises(InputError, match="v.mp4: cannot be read as a video"):
+        Video(made_of(tmp_path / "cut" / "v.mp4", path.read_bytes()[:300]))
+    data = bytearray(path.read_bytes())
+    data[400:4000] = bytes(3600)
+    broken = Video(made_of(tmp_path / "broken" / "v.mp4", bytes(data)))
+    with pytest.raises(InputError, match="frame 1 cannot be decoded"):
+        broken.read(1)
+
+
+def made_of(path: Path, data: bytes) -> Path:
+    path.parent.mkdir()
+    path.write_bytes(data)
+    return path
+
+
+def test_strays_that_lack_something(tmp_path, monkeypatch):
+    walk = made.poses(4)
+    folder = phones.stray(tmp_path / "r", walk)
+    phones.video(folder / "rgb.mp4", [phones.large(k) for k in range(3)])
+    recording = open_recording(folder)
+    assert recording.notes == ["1 of 4 frames whose pictures are missing left out: 000003 (no colour)"]
+    assert recording.frame(2).time_s == pytest.approx(65575.5 + 2 / 60)
+    path, whole = folder / "odometry.csv", (folder / "odometry.csv").read_text()
+    for old, new, words in [
+        (", qw", "", "odometry.csv: row 2 has 14 cells, the header 13"),
+        ("qw", "q", "has no column qw, but timestamp, frame"),
+        ("000001", "x", "expected numbers in frame"),
+        (whole, whole.splitlines()[0], "holds no row below its header"),
+    ]:
+        path.write_text(whole.replace(old, new))
+        refused(folder, words)
+    path.write_text("\n".join(line.rsplit(",", 5)[0] for line in whole.splitlines()))
+    frame = open_recording(folder).frame(0)  # an older version: one camera for all
+    assert frame.color_camera is not None and frame.color_camera.K[0, 0] == 161
+    monkeypatch.setitem(sys.modules, "av", None)
+    refused(folder, r"need the package av: pip install 'bifusion\[phone\]'; or .* rgb/%06d.jpg")
+    for k in range(4):
+        made.picture(folder / "rgb" / f"{k:06d}.jpg", phones.large(k))
+    (folder / "camera_matrix.csv").write_text("1610,0,959.5\n0,1610,719.5\n0,0,1\n")
+    frame = open_recording(folder).frame(3)
+    assert frame.color_camera is not None and np.allclose(frame.color_camera.K[0], [161, 0, 95.5])
+
+
+@pytest.mark.real_data
+def test_real_odometry():
+    path = needs.folder("BIFUSION_REAL_DATA", "data") / "recordings/stray_excerpt"
+    if not path.exists():
+        needs.lacking("real_data", path)
+    columns = read_columns(path / "odometry.csv")
+    assert len(columns) == 15 and set(columns["distortion_center_x"]) == {""}
+    refused(path, "rgb.mp4: missing; the recording needs it, or rgb/ with its frames")

@@ -23,6 +23,7 @@ from bifusion.datasets.recordings.layouts.scannet_export import (
     open_scannet_export,
 )
 from bifusion.datasets.recordings.layouts.sens import is_sens, open_sens
+from bifusion.datasets.recordings.layouts.stray import is_stray, open_stray
 from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
@@ -88,6 +89,13 @@ LAYOUTS = (
         is_polycam,
         open_polycam,
         "written",
+    ),
+    Layout(
+        "stray",
+        "rgb.mp4 depth/ confidence/ odometry.csv camera_matrix.csv (Stray Scanner)",
+        is_stray,
+        open_stray,
+        "real odometry, pictures written",
     ),
 )
 
