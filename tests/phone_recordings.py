@@ -6,16 +6,21 @@ Colour is twice the depth's size, as phones' is larger; the walk and the room ar
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from bifusion.datasets.recordings.reading import FLIP
-from recording_factory import color_of, picture, units
+from bifusion.datasets.recordings.reading import FLIP, inverse
+from recording_factory import color_of, depth_of, picture, units
 
 COLOR_SIZE = (192, 144)
 COLOR_K = np.array([[160.0, 0, 95.5], [0, 160, 71.5], [0, 0, 1]])
@@ -100,6 +105,38 @@ def video(path: Path, pictures: list[np.ndarray], every: int = 4) -> None:
         container.mux(stream.encode(None))
 
 
+def stored(data: bytes) -> bytes:
+    """An LZFSE stream of one block that is not compressed."""
+    return b"bvx-" + struct.pack("<I", len(data)) + data + b"bvx$"
+
+
+def r3d(
+    folder: Path, walk: np.ndarray, pack: Callable[[bytes], bytes] = stored, stated: bool = True
+) -> Path:
+    """`pack` compresses depth and confidence; `stated`: the metadata say how large they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = []
+    with zipfile.ZipFile(folder / "room.r3d", "w") as archive:
+        for k, pose in enumerate(walk):
+            gl, jpeg = pose @ FLIP, BytesIO()
+            numbers.append([*Rotation.from_matrix(gl[:3, :3]).as_quat(), *gl[:3, 3]])
+            Image.fromarray(large(k)).save(jpeg, "JPEG", quality=95)
+            archive.writestr(f"rgbd/{k}.jpg", jpeg.getvalue())
+            archive.writestr(f"rgbd/{k}.depth", pack(depth_of(pose).astype("<f4").tobytes()))
+            archive.writestr(f"rgbd/{k}.conf", pack(level(2).tobytes()))
+        metadata = {"w": 192, "h": 144, "K": COLOR_K.T.ravel().tolist(), "poses": numbers}
+        metadata |= {"perFrameIntrinsicCoeffs": [[160, 160, 95.5, 71.5]] * len(walk), "fps": 60}
+        metadata |= {"dw": 96, "dh": 72} if stated else {}
+        archive.writestr("metadata", json.dumps(metadata))
+    return folder / "room.r3d"
+
+
+def r3d_unpacked(folder: Path, walk: np.ndarray) -> Path:
+    with zipfile.ZipFile(r3d(folder / "packed", walk)) as archive:
+        archive.extractall(folder / "r")
+    return folder / "r"
+
+
 def stray(folder: Path, walk: np.ndarray) -> Path:
     """As newer versions of the app write it: intrinsics of each frame, and empty cells."""
     names = "timestamp, frame, x, y, z, qx, qy, qz, qw, fx, fy, cx, cy, distortion_center_x"
@@ -116,11 +153,81 @@ def stray(folder: Path, walk: np.ndarray) -> Path:
     return folder
 
 
+def arkitscenes(folder: Path, walk: np.ndarray) -> Path:
+    """Poses ten a second, pictures twenty: every other one has no pose."""
+    lines = []
+    for k in range(2 * len(walk)):
+        time, pose = f"{6790.1 + k / 20:.3f}", walk[k // 2]
+        picture(folder / "lowres_wide" / f"41_{time}.png", large(k // 2))
+        picture(folder / "lowres_depth" / f"41_{time}.png", units(pose, 1000))
+        picture(folder / "confidence" / f"41_{time}.png", level(2))
+        lens = folder / "lowres_wide_intrinsics" / f"41_{float(time) - 0.001:.3f}.pincam"
+        lens.parent.mkdir(exist_ok=True)
+        lens.write_text("192 144 160 160 95.5 71.5\n")
+        if k % 2 == 0:
+            stored = inverse(pose)
+            numbers = (*Rotation.from_matrix(stored[:3, :3]).as_rotvec(), *stored[:3, 3])
+            lines.append(f"{float(time) + 0.0004:.7f} " + " ".join(f"{one:.9f}" for one in numbers))
+    (folder / "lowres_wide.traj").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+PHONE_K, PHONE_SIZE = np.array([[213.0, 0, 127.5], [0, 213, 95.5], [0, 0, 1]]), (256, 192)
+
+
+def phone_depth(pose: np.ndarray) -> np.ndarray:
+    """(192, 256) metres, as ScanNet++'s depth.bin has them."""
+    return depth_of(pose, PHONE_K, PHONE_SIZE)
+
+
+def lz4_literals(data: bytes) -> bytes:
+    """An LZ4 block of literals alone."""
+    more, rest = divmod(len(data) - 15, 255)
+    return b"\xf0" + b"\xff" * more + bytes([rest]) + data
+
+
+def deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+def scannetpp(folder: Path, walk: np.ndarray, whole: bool = False) -> Path:
+    """Depth packed frame by frame, by LZ4 and by deflate in turn, or (`whole`) in one stream."""
+    phone, posed, packed = folder / "iphone", {}, []
+    phone.mkdir(parents=True)
+    for k, pose in enumerate(walk):
+        depth_m = phone_depth(pose)
+        floats = depth_m.astype("<f4").tobytes()
+        if k % 2 == 0:
+            block = lz4_literals(np.rint(depth_m * 1000).astype("<u2").tobytes())
+        else:
+            block = deflated(floats)
+        packed.append(floats if whole else struct.pack("<I", len(block)) + block)
+        camera = [[426.0, 0, 255.5], [0, 426, 191.5], [0, 0, 1]]
+        posed[f"frame_{k:06d}"] = {
+            "pose": np.eye(4).tolist(), "aligned_pose": pose.tolist(), "intrinsic": camera,
+        }  # fmt: skip
+    (phone / "depth.bin").write_bytes(deflated(b"".join(packed)) if whole else b"".join(packed))
+    (phone / "pose_intrinsic_imu.json").write_text(json.dumps(posed))
+    ramps = [np.resize(large(k), (384, 512, 3)) for k in range(len(walk))]
+    video(phone / "rgb.mkv", ramps)
+    return folder
+
+
+def scannetpp_stream(folder: Path, walk: np.ndarray) -> Path:
+    return scannetpp(folder, walk, whole=True)
+
+
 WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "nerfstudio": nerfstudio,
     "nerfstudio of NeRFCapture": nerf_capture,
     "polycam": polycam,
     "polycam uncorrected": polycam_raw,
     "stray": stray,
+    "r3d": r3d,
+    "arkitscenes": arkitscenes,
+    "scannetpp": scannetpp,
+    "scannetpp in one stream": scannetpp_stream,
+    "r3d unpacked": r3d_unpacked,
 }
 """Layout, and more, → what writes it; the layout is the first word."""

@@ -1,7 +1,9 @@
 """Recordings of phone apps and of benchmarks of phones: written in the layouts that are documented."""
 
 import json
+import struct
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +14,25 @@ import needs
 import phone_recordings as phones
 import recording_factory as made
 from bifusion.datasets.recordings.check import check_recording
+from bifusion.datasets.recordings.depth_bin import DepthBin
+from bifusion.datasets.recordings.layouts import r3d
 from bifusion.datasets.recordings.layouts.stray import read_columns
+from bifusion.datasets.recordings.lz4_block import unpack_lz4
+from bifusion.datasets.recordings.lzfse import unpack
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.video import Video
+from bifusion.datasets.scan.make import scan_name
 from bifusion.errors import InputError
 
 WRITERS = {**made.WRITERS, **phones.WRITERS}
 UPS = {
     "nerfstudio": "z", "nerfstudio of NeRFCapture": "?", "polycam": "y", "polycam uncorrected": "y",
-    "stray": "y",
+    "stray": "y", "r3d": "y", "r3d unpacked": "y",
+    "arkitscenes": "z", "scannetpp": "z", "scannetpp in one stream": "z",
 }  # fmt: skip
+
+SURE = [kind for kind in phones.WRITERS if kind.split()[0] not in ("nerfstudio", "scannetpp")]
 
 
 def refused(path: Path, words: str, **options) -> None:
@@ -45,7 +55,7 @@ def test_each_recording_has_one_layout(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", phones.WRITERS)
 def test_frames_are_the_rooms(kind, tmp_path):
-    walk = made.poses(5)
+    walk, layout = made.poses(5), kind.split()[0]
     recording = open_recording(phones.WRITERS[kind](tmp_path / "r", walk))
     assert len(recording) == 5
     assert UPS[kind] == ("?" if recording.up is None else "xyz"[int(recording.up.argmax())])
@@ -54,10 +64,12 @@ def test_frames_are_the_rooms(kind, tmp_path):
         assert frame.depth_m is not None and frame.depth_camera is not None
         assert frame.color is not None and frame.color_camera is not None
         assert np.allclose(frame.depth_camera.cam2world, walk[index], atol=2e-6)
-        assert np.allclose(frame.depth_camera.K, made.K) and frame.depth_camera.size == (72, 96)
-        assert np.abs(frame.depth_m - made.depth_of(walk[index])).max() < 2e-3
-        assert np.allclose(frame.color_camera.K, phones.COLOR_K)
-        assert np.abs(frame.color[::2, ::2].astype(int) - made.color_of(index)).max() < 16
+        K, size = (made.K, made.SIZE) if layout != "scannetpp" else (phones.PHONE_K, phones.PHONE_SIZE)
+        assert np.allclose(frame.depth_camera.K, K) and frame.depth_camera.size == size[::-1]
+        assert np.abs(frame.depth_m - made.depth_of(walk[index], K, size)).max() < 2e-3
+        assert np.allclose(frame.color_camera.K[0], [2 * K[0, 0], 0, 2 * K[0, 2] + 0.5])
+        if layout != "scannetpp":
+            assert np.abs(frame.color[::2, ::2].astype(int) - made.color_of(index)).max() < 16
         alone = recording.frame(index, color=False)
         assert alone.color is None and alone.depth_m is not None
         assert np.array_equal(alone.depth_m, frame.depth_m)
@@ -65,7 +77,7 @@ def test_frames_are_the_rooms(kind, tmp_path):
     assert check.pairs == 5 and check.as_read_m < 0.02
 
 
-@pytest.mark.parametrize("kind", [kind for kind in phones.WRITERS if "nerfstudio" not in kind])
+@pytest.mark.parametrize("kind", SURE)
 def test_confidence_is_low_medium_high(kind, tmp_path):
     sure = open_recording(phones.WRITERS[kind](tmp_path / "r", made.poses(2))).frame(1).confidence
     assert sure is not None and sure.dtype == np.float32
@@ -199,3 +211,155 @@ def test_real_odometry():
     columns = read_columns(path / "odometry.csv")
     assert len(columns) == 15 and set(columns["distortion_center_x"]) == {""}
     refused(path, "rgb.mp4: missing; the recording needs it, or rgb/ with its frames")
+
+
+def test_depth_that_record3d_packed(tmp_path):
+    lzfse = needs.module("lzfse", "liblzfse")
+    walk = made.poses(3)
+    for kind, pack in (("lzfse", lzfse.compress), ("bare", bytes)):
+        place = phones.r3d(tmp_path / kind, walk, pack, stated=False)
+        frame = open_recording(place).frame(1)
+        assert frame.depth_m is not None and frame.confidence is not None
+        assert np.array_equal(frame.depth_m, made.depth_of(walk[1]).astype(np.float32))
+        assert np.array_equal(frame.confidence, phones.level(2) / 2)
+    data = lzfse.compress(made.depth_of(walk[0]).astype("<f4").tobytes())
+    assert len(unpack(data, 27648, "x")) == 27648
+    for changed, words in [
+        (data[:600], "is no LZFSE stream .*cut short"),
+        (data[:-4], "is no LZFSE stream"),
+        (b"bvx2" + struct.pack("<I", 1 << 31) + data[8:], "unpacks to .*expected 27,648"),
+        (b"bvxn" + struct.pack("<II", 27648, 3) + b"abc" + b"bvx$", "is a damaged LZFSE stream"),
+        (b"bvx-\x00\x00\x00\x00" * 1000, "it has no end"),
+        (b"other", "a block begins with b'othe'"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            unpack(changed, 27648, "x")
+
+
+def test_packed_depth_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "liblzfse", None)
+    packed = b"bvxn" + struct.pack("<II", 27648, 3) + b"abc" + b"bvx$"
+    recording = open_recording(phones.r3d(tmp_path, made.poses(2), lambda data: packed))
+    with pytest.raises(InputError, match="rgbd/0.depth: is compressed by LZFSE: pip install pyliblzfse"):
+        recording.frame(0)
+
+
+def test_archives_that_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(r3d, "MOST_PICTURE_BYTES", 1 << 20)
+    place = phones.r3d(tmp_path / "r", made.poses(2))
+    with zipfile.ZipFile(place, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("rgbd/1.depth", bytes(1 << 22), zipfile.ZIP_DEFLATED)
+        archive.writestr("../../escaped.txt", "x")
+    recording = open_recording(place)
+    with pytest.raises(InputError, match="rgbd/1.depth: has more than 1,048,576 bytes"):
+        recording.frame(1)
+    assert not (tmp_path / "escaped.txt").exists() and scan_name(place) == recording.name == "room"
+    place.write_bytes(place.read_bytes()[:3000])
+    refused(place, "room.r3d: is no readable ZIP archive")
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("a", "x")
+    refused(place, "room.r3d: metadata: missing")
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("metadata", b"\xff\xfe")
+    refused(place, "room.r3d: metadata: is no text")
+
+
+def test_arkitscenes_that_lack_something(tmp_path):
+    folder = phones.arkitscenes(tmp_path / "r", made.poses(4))
+    recording = open_recording(folder)
+    assert recording.notes[0] == "4 of 8 depth maps were taken between poses and are left out"
+    assert recording.frame(1).time_s == pytest.approx(6790.2)
+    path, whole = folder / "lowres_wide.traj", (folder / "lowres_wide.traj").read_text()
+    rows = whole.splitlines()
+    path.write_text("\n".join([" ".join([*rows[0].split()[:6], "-inf"]), *rows[1:]]))
+    assert len(open_recording(folder)) == 3
+    for text, words in [
+        ("", "expected lines of time, axis-angle and translation"),
+        ("1 2 3\n", "expected lines of time, axis-angle and translation"),
+        (whole.replace(rows[0].split()[0], "nan", 1).splitlines()[0], "has no finite time"),
+        (whole.replace(rows[1].split()[2], "x", 1), "is no matrix of numbers"),
+    ]:
+        path.write_text(text)
+        refused(folder, words)
+    path.write_text(whole)
+    lens = min((folder / "lowres_wide_intrinsics").iterdir())
+    lens.write_text("192 144 160 160 95.5\n")
+    refused(folder, "pincam: expected width, height, fx, fy, cx, cy")
+    lens.unlink()
+    refused(folder, "has no camera of 6790.100 s")
+    made.picture(folder / "wide" / "41_6790.101.png", np.zeros((288, 384, 3), np.uint8))
+    (folder / "wide_intrinsics").mkdir()
+    for time in ("6790.100", "6790.200", "6790.300", "6790.400"):
+        (folder / "wide_intrinsics" / f"41_{time}.pincam").write_text("384 288 320 320 191.5 143.5")
+    frame = open_recording(folder).frame(0)  # the larger pictures, where they were downloaded
+    assert frame.color is not None and frame.color.shape == (288, 384, 3)
+    assert frame.depth_camera is not None and np.allclose(frame.depth_camera.K, made.K)
+
+
+def test_scannetpps_that_lack_something(tmp_path):
+    folder = phones.scannetpp(tmp_path / "r", made.poses(4))
+    phone = folder / "iphone"
+    whole = (phone / "depth.bin").read_bytes()
+    (phone / "depth.bin").write_bytes(whole[:-9])
+    assert "(no depth)" in open_recording(folder).notes[0]
+    (phone / "depth.bin").write_bytes(whole[:4] + b"\x1f" + whole[5:])
+    recording = open_recording(folder)
+    with pytest.raises(InputError, match="depth.bin: frame 0: cannot be unpacked"):
+        recording.frame(0)
+    assert recording.frame(1).depth_m is not None
+    posed = phone / "pose_intrinsic_imu.json"
+    text = posed.read_text()
+    edited(posed, lambda poses: poses["frame_000002"].update(aligned_pose=[[-np.inf] * 4] * 4))
+    assert "not finite or not rigid" in open_recording(folder).notes[0]
+    edited(posed, lambda poses: poses["frame_000002"].update(aligned_pose=[]))
+    refused(folder, "frame_000002: has no aligned_pose of 4 rows")
+    posed.write_text("{}")
+    refused(folder, "has no keys frame_000000")
+    posed.write_text(text)
+    for k, pose in enumerate(made.poses(4)):  # what the official script writes
+        made.picture(phone / "rgb" / f"frame_{k:06d}.jpg", phones.large(k))
+        millimetres = np.rint(phones.phone_depth(pose) * 1000).astype(np.uint16)
+        made.picture(phone / "depth" / f"frame_{k:06d}.png", millimetres)
+    edited(posed, lambda poses: [p.update(intrinsic=phone_camera()) for p in poses.values()])
+    frame = open_recording(phone).frame(0)
+    assert frame.depth_camera is not None and np.allclose(frame.depth_camera.K, phones.PHONE_K)
+    (phone / "rgb.mkv").unlink()
+    for path in (phone / "rgb").iterdir():
+        path.unlink()
+    refused(folder, "rgb.mkv: missing; the recording needs it, or rgb/")
+
+
+def phone_camera() -> list:
+    """ScanNet++'s for 1920×1440, of which depth is 7.5 times smaller."""
+    return [[213 * 7.5, 0, 128 * 7.5 - 0.5], [0, 213 * 7.5, 96 * 7.5 - 0.5], [0, 0, 1]]
+
+
+def test_depth_of_one_stream_in_any_order(tmp_path):
+    walk = made.poses(4)
+    path = phones.scannetpp_stream(tmp_path, walk) / "iphone" / "depth.bin"
+    packed = DepthBin(path)
+    for index in (0, 2, 1, 3, 3):
+        assert np.allclose(packed.read_m(index), phones.phone_depth(walk[index]), atol=1e-6)
+    with pytest.raises(InputError, match="frame 4: cannot be unpacked .the stream ends before it"):
+        packed.read_m(4)
+    assert packed.read_m(0).shape == (192, 256)
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(InputError, match="frame 0: cannot be unpacked"):
+        DepthBin(path).read_m(0)
+
+
+def test_lz4_blocks():
+    """By the description of the format: literals, overlapping copies, lengths of several bytes."""
+    assert unpack_lz4(b"\x30abc", 3) == b"abc"
+    assert unpack_lz4(b"\x1fa\x01\x00\x05\x10b", 26) == b"a" * 25 + b"b"
+    assert unpack_lz4(b"\x20ab\x02\x00\x10c", 7) == b"ababab"[:6] + b"c"
+    assert unpack_lz4(phones.lz4_literals(bytes(700)), 700) == bytes(700)
+    for data, size in [
+        (b"\x30ab", 3),
+        (b"\x30abc", 4),
+        (b"\x20ab\x03\x00\x10c", 7),
+        (b"", 1),
+        (b"\xf0", 9),
+    ]:
+        with pytest.raises(ValueError, match="it "):
+            unpack_lz4(data, size)

@@ -15,14 +15,15 @@ class Part:
     confidence of 0 … 1, both (h, w) float32."""
 
     path: Path
-    """The file."""
+    """The file, or the folder that stands for it."""
     name: str
     """Of the picture within it."""
     read: Callable[[], np.ndarray]
     """Decodes the picture. InputError: it cannot be decoded."""
 
     def is_file(self) -> bool:
-        return self.path.is_file()
+        """Whether it is there; readers make parts only of what their file lists."""
+        return self.path.exists()
 
     def __str__(self) -> str:
         return f"{self.path}: {self.name}"
