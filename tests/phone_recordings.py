@@ -16,11 +16,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import trimesh
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.recordings.reading import FLIP, inverse
-from recording_factory import color_of, depth_of, picture, units
+from recording_factory import ROOM, color_of, depth_of, picture, units
+from room_meshes import write_ply
 
 COLOR_SIZE = (192, 144)
 COLOR_K = np.array([[160.0, 0, 95.5], [0, 160, 71.5], [0, 0, 1]])
@@ -218,6 +221,50 @@ def scannetpp_stream(folder: Path, walk: np.ndarray) -> Path:
     return scannetpp(folder, walk, whole=True)
 
 
+def room_box() -> Mesh:
+    """The walls that recordings are made of, a vertex every 6 cm or so."""
+    box = trimesh.creation.box(bounds=ROOM)
+    for _ in range(6):
+        box = box.subdivide()
+    color = np.full((len(box.vertices), 3), 150, np.uint8)
+    return Mesh(np.asarray(box.vertices), color, np.asarray(box.faces, np.int64))
+
+
+def colmap(folder: Path, walk: np.ndarray, binary: bool = True) -> Path:
+    """Pictures by two cameras, one of them with a lens that hardly distorts."""
+    model, images = folder / "sparse" / "0", []
+    model.mkdir(parents=True)
+    cameras = [(1, 1, "PINHOLE", [160.0, 160, 96, 72]), (7, 2, "SIMPLE_RADIAL", [160.0, 96, 72, 1e-3])]
+    for k, pose in enumerate(walk):
+        picture(folder / "images" / "left" / f"{k:04d}.jpg", large(k))
+        stored = inverse(pose)
+        quaternion = np.roll(Rotation.from_matrix(stored[:3, :3]).as_quat(), 1)
+        images.append((k + 1, [*quaternion, *stored[:3, 3]], (1, 7)[k % 2], f"left/{k:04d}.jpg"))
+    if binary:
+        lens = b"".join(
+            struct.pack("<iiQQ", number, kind, *COLOR_SIZE) + struct.pack(f"<{len(numbers)}d", *numbers)
+            for number, kind, _, numbers in cameras
+        )
+        (model / "cameras.bin").write_bytes(struct.pack("<Q", len(cameras)) + lens)
+        posed = b"".join(
+            struct.pack("<i7di", number, *numbers, camera) + name.encode() + b"\0"
+            + struct.pack("<Qddq", 1, 3.5, 4.5, -1)
+            for number, numbers, camera, name in images
+        )  # fmt: skip
+        (model / "images.bin").write_bytes(struct.pack("<Q", len(images)) + posed)
+    else:
+        text = [" ".join(map(str, (number, name, 192, 144, *n))) for number, _, name, n in cameras]
+        (model / "cameras.txt").write_text("# CAMERA_ID, MODEL\n" + "\n".join(text) + "\n")
+        text = [" ".join(map(str, (n, *numbers, camera, name))) for n, numbers, camera, name in images]
+        (model / "images.txt").write_text("# IMAGE_ID\n" + "\n\n".join(text) + "\n\n")
+    write_ply(folder / "mesh.ply", room_box())
+    return folder
+
+
+def colmap_text(folder: Path, walk: np.ndarray) -> Path:
+    return colmap(folder, walk, binary=False)
+
+
 WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "nerfstudio": nerfstudio,
     "nerfstudio of NeRFCapture": nerf_capture,
@@ -227,6 +274,8 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "r3d": r3d,
     "arkitscenes": arkitscenes,
     "scannetpp": scannetpp,
+    "colmap": colmap,
+    "colmap in text": colmap_text,
     "scannetpp in one stream": scannetpp_stream,
     "r3d unpacked": r3d_unpacked,
 }

@@ -5,6 +5,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import needs
 import phone_recordings as phones
 import recording_factory as made
+from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.check import check_recording
 from bifusion.datasets.recordings.depth_bin import DepthBin
 from bifusion.datasets.recordings.layouts import r3d
@@ -22,17 +24,26 @@ from bifusion.datasets.recordings.lzfse import unpack
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.video import Video
-from bifusion.datasets.scan.make import scan_name
+from bifusion.datasets.scan.make import make_scan, scan_name
+from bifusion.datasets.scan.options import ScanOptions
 from bifusion.errors import InputError
+from room_meshes import write_ply
 
 WRITERS = {**made.WRITERS, **phones.WRITERS}
 UPS = {
     "nerfstudio": "z", "nerfstudio of NeRFCapture": "?", "polycam": "y", "polycam uncorrected": "y",
     "stray": "y", "r3d": "y", "r3d unpacked": "y",
     "arkitscenes": "z", "scannetpp": "z", "scannetpp in one stream": "z",
+    "colmap": "?", "colmap in text": "?",
 }  # fmt: skip
 
-SURE = [kind for kind in phones.WRITERS if kind.split()[0] not in ("nerfstudio", "scannetpp")]
+SURE = [kind for kind in phones.WRITERS if kind.split()[0] not in ("nerfstudio", "scannetpp", "colmap")]
+
+DEPTHS = {
+    "scannetpp": (phones.PHONE_K, phones.PHONE_SIZE),
+    "colmap": (phones.COLOR_K, phones.COLOR_SIZE),
+}
+"""Camera and size of depth that is not the rooms' own."""
 
 
 def refused(path: Path, words: str, **options) -> None:
@@ -64,10 +75,11 @@ def test_frames_are_the_rooms(kind, tmp_path):
         assert frame.depth_m is not None and frame.depth_camera is not None
         assert frame.color is not None and frame.color_camera is not None
         assert np.allclose(frame.depth_camera.cam2world, walk[index], atol=2e-6)
-        K, size = (made.K, made.SIZE) if layout != "scannetpp" else (phones.PHONE_K, phones.PHONE_SIZE)
+        K, size = DEPTHS.get(layout, (made.K, made.SIZE))
         assert np.allclose(frame.depth_camera.K, K) and frame.depth_camera.size == size[::-1]
         assert np.abs(frame.depth_m - made.depth_of(walk[index], K, size)).max() < 2e-3
-        assert np.allclose(frame.color_camera.K[0], [2 * K[0, 0], 0, 2 * K[0, 2] + 0.5])
+        color_K = phones.COLOR_K if layout != "scannetpp" else resize_intrinsics(K, size, (512, 384))
+        assert np.allclose(frame.color_camera.K, color_K)
         if layout != "scannetpp":
             assert np.abs(frame.color[::2, ::2].astype(int) - made.color_of(index)).max() < 16
         alone = recording.frame(index, color=False)
@@ -363,3 +375,72 @@ def test_lz4_blocks():
     ]:
         with pytest.raises(ValueError, match="it "):
             unpack_lz4(data, size)
+
+
+def test_colmaps_that_lack_something(tmp_path):
+    folder = phones.colmap_text(tmp_path / "r", made.poses(4))
+    recording = open_recording(folder)
+    assert recording.mesh is not None and len(recording.mesh.coord) > 10_000
+    assert (
+        "depth is rendered from mesh.ply: how frames agree says nothing of the poses" in recording.notes
+    )
+    (folder / "points3D.ply").write_bytes(b"ply")  # the sparse points are no surface
+    assert len(open_recording(folder)) == 4
+    model = folder / "sparse" / "0"
+    cameras, images = (model / f"{name}.txt" for name in ("cameras", "images"))
+    texts = {path: path.read_text() for path in (cameras, images)}
+    for path, old, new, words in [
+        (cameras, "SIMPLE_RADIAL", "FOV", "camera 7: its lens is FOV, which is not undone"),
+        (cameras, "0.001", "0.4", "its lens moves pixels by up to"),
+        (cameras, "PINHOLE 192 144 160.0", "PINHOLE 192 144", "PINHOLE has 3 numbers; expected 4"),
+        (cameras, "7 SIMPLE", "8 SIMPLE", "left/0001.jpg has camera 7, which cameras.txt has not"),
+        (images, "left/0001", "../../0001", "which leaves"),
+        (images, "1 ", "x ", "is damaged or no COLMAP model"),
+    ]:
+        path.write_text(texts[path].replace(old, new))
+        refused(folder, words)
+        path.write_text(texts[path])
+    images.write_text(texts[images].replace("left/0001", "left/0009"))
+    assert "1 of 4 frames whose pictures are missing" in "\n".join(open_recording(folder).notes)
+    images.write_text(texts[images])
+    mesh = (folder / "mesh.ply").read_bytes()
+    far = phones.room_box()
+    far.coord = far.coord + (500, 0, 0)
+    write_ply(folder / "mesh.ply", far)
+    refused(folder, "cameras see it in 0% of their pixels: it is in another frame or unit")
+    write_ply(folder / "mesh.ply", replace(far, faces=far.faces[:0]))
+    refused(folder, "is a cloud, of which no depth can be rendered")
+    (folder / "other.ply").write_bytes(mesh)
+    refused(folder, "which mesh belongs to COLMAP's poses. Found mesh.ply, other.ply")
+    for name in ("mesh.ply", "other.ply"):
+        (folder / name).unlink()
+    refused(folder, "whose unit is arbitrary, and no depth; put a mesh")
+
+
+def test_a_colmap_model_that_is_cut(tmp_path):
+    folder = phones.colmap(tmp_path / "r", made.poses(2))
+    for name in ("cameras.bin", "images.bin"):
+        path = folder / "sparse" / "0" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-30])
+        refused(folder, f"{name}: is damaged or no COLMAP model")
+        path.write_bytes(struct.pack("<Q", 1 << 60) + whole[8:])
+        refused(folder, f"{name}: is damaged or no COLMAP model")
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["colmap", "polycam"])
+def test_a_scan_of_it(kind, tmp_path):
+    """Of a recording with a mesh of its own, the mesh's vertices are the scan's."""
+    walk = made.poses()
+    place = phones.WRITERS[kind](tmp_path / "r", walk)
+    made_of_it = make_scan(place, ScanOptions(up="z", views=3))
+    assert made_of_it.kind == "recording" and len(made_of_it.scene.view_names) == 3
+    if kind == "colmap":
+        box = phones.room_box()
+        assert np.allclose(made_of_it.mesh.coord, box.coord)
+        assert np.array_equal(made_of_it.mesh.faces, box.faces)
+    view = made_of_it.scene.views[made_of_it.scene.view_names[0]]
+    assert (view.depth_m > 0).mean() > 0.8
+    inside = made_of_it.mesh.coord[:, 2]
+    assert -0.1 < inside.min() < inside.max() < 2.6

@@ -9,6 +9,7 @@ from pathlib import Path
 from bifusion.datasets.recordings.check import judge_scale
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.arkitscenes import is_arkitscenes, open_arkitscenes
+from bifusion.datasets.recordings.layouts.colmap import is_colmap, open_colmap
 from bifusion.datasets.recordings.layouts.hololens import is_hololens, open_hololens
 from bifusion.datasets.recordings.layouts.nerfstudio import is_nerfstudio, open_nerfstudio
 from bifusion.datasets.recordings.layouts.numbered_frames import (
@@ -121,6 +122,7 @@ LAYOUTS = (
         open_scannetpp,
         "written",
     ),
+    Layout("colmap", "sparse/0/ images/ beside a mesh in metres", is_colmap, open_colmap, "written"),
 )
 
 
