@@ -222,9 +222,9 @@ def scannetpp_stream(folder: Path, walk: np.ndarray) -> Path:
 
 
 def room_box() -> Mesh:
-    """The walls that recordings are made of, a vertex every 6 cm or so."""
+    """The walls that recordings are made of, a vertex every 12 cm or so."""
     box = trimesh.creation.box(bounds=ROOM)
-    for _ in range(6):
+    for _ in range(5):
         box = box.subdivide()
     color = np.full((len(box.vertices), 3), 150, np.uint8)
     return Mesh(np.asarray(box.vertices), color, np.asarray(box.faces, np.int64))

@@ -176,7 +176,7 @@ def test_what_is_no_recording(tmp_path):
         "a.r3d": "is no readable ZIP archive",
         "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive",
         "a.obj": "`bifusion scan`", "a.gltf": "as one .glb",
-        "a.e57": "a kind that is not read; export it as .ply",
+        "a.e57": "`bifusion scan`", "a.pcd": "a kind that is not read; export it as .ply",
         "a.bin": "is no recording that is known",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(b"x")

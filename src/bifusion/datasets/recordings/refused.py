@@ -28,8 +28,8 @@ DIRECTIONS = {
     ".splat": SPLAT, ".spz": SPLAT, ".ksplat": SPLAT,
     ".zip": ARCHIVE, ".tar": ARCHIVE, ".gz": ARCHIVE, ".tgz": ARCHIVE, ".7z": ARCHIVE, ".rar": ARCHIVE,
     ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": GLTF,
-    ".stl": OTHER_MESH, ".e57": OTHER_MESH, ".las": OTHER_MESH, ".laz": OTHER_MESH,
-    ".pcd": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
+    ".las": MESH, ".laz": MESH, ".e57": MESH,
+    ".stl": OTHER_MESH, ".pcd": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     telling.progress("reading", 1, 1)
     telling.add([_counted(mesh), *mesh.notes])
     try:
-        scale, said = find_scale(mesh.coord, options.scale)
+        scale, said = find_scale(mesh.coord, options.scale, mesh.unit_m)
         telling.add([said])
         orientation = _oriented(mesh, scale, options)
     except InputError as error:

@@ -25,11 +25,12 @@ from bifusion.datasets.recordings.lzfse import stated_bytes, unpack
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.parts import Part
 from bifusion.datasets.recordings.reading import Reading
-from bifusion.datasets.recordings.text_files import MOST_BYTES, json_numbers, parse_json
+from bifusion.datasets.recordings.text_files import json_numbers, parse_json
 from bifusion.errors import InputError
 
 METADATA, FRAMES = "metadata", "rgbd"
 MOST_PICTURE_BYTES = 1 << 26
+"""Of a member; an hour of poses takes as many."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def open_r3d(path: Path, options: OpenOptions) -> FileRecording:
     members = open_members(path)
     where = f"{path}: {METADATA}"
     try:
-        text = members.read(METADATA, MOST_BYTES).decode()
+        text = members.read(METADATA, MOST_PICTURE_BYTES).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: is no text ({error.reason}); copy the recording again") from None
     found = parse_json(text, where)
