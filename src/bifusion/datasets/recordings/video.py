@@ -43,6 +43,8 @@ class Video:
         av = _av(self.path)
         try:
             return self._read(index)
+        except InputError:
+            raise
         except (av.FFmpegError, StopIteration, ValueError, MemoryError) as error:
             self._process = 0
             raise InputError(
@@ -77,6 +79,8 @@ class Video:
         times: list[int] = []
         try:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("its coding is not known")
             self.size = (stream.width, stream.height)
             if not 0 < stream.width * stream.height <= MOST_PIXELS:
                 raise InputError(f"{self.path}: says it is {stream.width}×{stream.height} pixels")
@@ -85,6 +89,8 @@ class Video:
                     times.append(packet.pts)
                 if len(times) > MOST_FRAMES:
                     raise InputError(f"{self.path}: has more than {MOST_FRAMES:,} frames")
+        except InputError:
+            raise
         except (av.FFmpegError, ValueError, MemoryError) as error:
             if not times:
                 raise InputError(f"{self.path}: {_UNREADABLE} ({error}); copy it again") from None
