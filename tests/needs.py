@@ -22,6 +22,7 @@ NEEDS = {
     "gpu": "a GPU",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",
+    "lzfse": "pyliblzfse, which reads what Record3D packs",
     "browser": "an installed Chromium and Playwright",
 }
 

@@ -35,6 +35,8 @@ class Mesh:
     unit: nothing finer can be told there."""
     up: np.ndarray | None = None
     """(3,) unit vector, which way is up where the format says so."""
+    unit_m: float | None = None
+    """Metres a unit of length, where the file says so."""
     notes: list[str] = field(default_factory=list)
     """What was understood from the values, or left out, for the user to know."""
 

@@ -12,6 +12,7 @@ from bifusion.data.view_files import UPRIGHT, image_size, read_depth_m, read_upr
 from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.parts import Part
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
@@ -27,12 +28,14 @@ class FrameFiles:
     """The files of one frame."""
 
     name: str
-    color: Path | None
-    depth: Path | None
-    confidence: Path | None = None
+    color: Path | Part | None
+    depth: Path | Part | None
+    confidence: Path | Part | None = None
     time_s: float | None = None
     K: np.ndarray | None = None
-    """(3, 3) of this frame alone, for pictures of the cameras' size."""
+    """(3, 3) of this frame alone, for pictures of `size`."""
+    size: tuple[int, int] | None = None
+    """Width, height that `K` is for; None: that of the cameras."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class FileRecording(RecordingInfo):
     """Of what the files' poses speak of; each camera's extrinsic comes on top."""
     cameras: Cameras = field(default_factory=lambda: Cameras(Calibration(np.eye(3))))
     read_depth: ReadMap | None = None
-    """None: pictures of whole numbers, `depth_scale` a metre."""
+    """None: pictures of whole numbers."""
     read_confidence: ReadMap | None = None
 
     def __len__(self) -> int:
@@ -67,12 +70,12 @@ class FileRecording(RecordingInfo):
     def frame(self, index: int, color: bool = True) -> Frame:
         files, calibration = self.files[index], self._depth_calibration()
         frame = Frame(files.name, time_s=files.time_s)
-        depth_is_color_resized = self.cameras.depth is None and calibration.size is None
+        depth_is_color_resized = (
+            self.cameras.depth is None and calibration.size is None and files.K is None
+        )
         if files.color is not None and (color or depth_is_color_resized):
-            frame.color, tag = read_upright(files.color)
-            self._note_turned(tag)
             of = self._own(self.cameras.color, index)
-            of.check_turned(image_size(frame.color), files.color, tag)
+            frame.color = self._read_color(files.color, of)
             frame.color_camera = self._camera(of, frame.color, index, files.color)
         if files.depth is not None:
             frame.depth_m = self._read_depth(files.depth)
@@ -80,27 +83,47 @@ class FileRecording(RecordingInfo):
                 calibration = replace(calibration, size=image_size(frame.color))
             of = self._own(calibration, index)
             frame.depth_camera = self._camera(of, frame.depth_m, index, files.depth)
-        if files.confidence is not None and self.read_confidence is not None:
-            frame.confidence = self.read_confidence(files.confidence)
+        if files.confidence is not None:
+            frame.confidence = self._read_confidence(files.confidence)
             _check_confidence(frame, files.confidence)
         return frame if color else replace(frame, color=None, color_camera=None)
 
-    def _read_depth(self, path: Path) -> np.ndarray:
-        depth_m = self.read_depth(path) if self.read_depth else read_depth_m(path, self.depth_scale)
+    def _read_color(self, path: Path | Part, of: Calibration) -> np.ndarray:
+        """Upright by the orientation tag, which only whole files have."""
+        if isinstance(path, Part):
+            return path.read()
+        color, tag = read_upright(path)
+        self._note_turned(tag)
+        of.check_turned(image_size(color), path, tag)
+        return color
+
+    def _read_depth(self, path: Path | Part) -> np.ndarray:
+        if isinstance(path, Part):
+            depth_m = path.read() / np.float32(self.depth_scale)
+        elif self.read_depth is not None:
+            depth_m = self.read_depth(path) / np.float32(self.depth_scale)
+        else:
+            depth_m = read_depth_m(path, self.depth_scale)
         if not np.isfinite(depth_m).all() or (depth_m < 0).any():
             raise InputError(f"{path}: holds depth that is negative or not finite; export it again")
         return depth_m
+
+    def _read_confidence(self, path: Path | Part) -> np.ndarray | None:
+        if isinstance(path, Part):
+            return path.read()
+        return None if self.read_confidence is None else self.read_confidence(path)
 
     def _depth_calibration(self) -> Calibration:
         return self.cameras.depth or self.cameras.color
 
     def _own(self, of: Calibration, index: int) -> Calibration:
-        own = self.files[index].K
-        return of if own is None else Calibration(own, self.cameras.size, of.extrinsic)
+        own, size = self.files[index].K, self.files[index].size or self.cameras.size
+        return of if own is None else Calibration(own, size, of.extrinsic)
 
-    def _camera(self, of: Calibration, picture: np.ndarray, index: int, path: Path) -> Camera:
+    def _camera(self, of: Calibration, picture: np.ndarray, index: int, path: Path | Part) -> Camera:
         size = image_size(picture)
-        return Camera(of.fitted(size, path), (size[1], size[0]), self.poses.pose(index) @ of.extrinsic)
+        cam2world = self.poses.pose(index) @ of.extrinsic
+        return Camera(of.fitted(size, str(path)), (size[1], size[0]), cam2world)
 
     def _note_turned(self, tag: int) -> None:
         note = "pictures were turned as their orientation tag says"
@@ -108,8 +131,9 @@ class FileRecording(RecordingInfo):
             self.notes.append(note)
 
 
-def _check_confidence(frame: Frame, path: Path) -> None:
-    assert frame.confidence is not None
+def _check_confidence(frame: Frame, path: Path | Part) -> None:
+    if frame.confidence is None:
+        return
     if frame.depth_m is None or frame.confidence.shape != frame.depth_m.shape:
         shape = None if frame.depth_m is None else frame.depth_m.shape
         raise InputError(
@@ -145,7 +169,7 @@ def file_recording(
         [*notes],
         up,
         reading,
-        1.0 if read_depth else options.scale(depth_scale),
+        options.scale(1.0 if read_depth else depth_scale),
         cameras=cameras,
         read_depth=read_depth,
         read_confidence=read_confidence,

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.recordings.reading import Reading
 
 Z_UP = np.array([0.0, 0.0, 1.0])
@@ -66,6 +67,8 @@ class Recording(Protocol):
     """Units of the stored depth a metre; 1 where metres are stored."""
     offset_m: np.ndarray
     """(3,) metres taken off all poses, which were far from the origin; mostly zeros."""
+    mesh: Mesh | None
+    """The surface where the recording comes with it, in its world less `offset_m`; None: to be fused."""
     scales: tuple[float, ...]
     """Units of depth among which the layout leaves the choice, to be judged; mostly empty."""
 
@@ -100,3 +103,4 @@ class RecordingInfo:
     depth_scale: float = 1000.0
     offset_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
     scales: tuple[float, ...] = ()
+    mesh: Mesh | None = None

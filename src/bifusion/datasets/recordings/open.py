@@ -8,19 +8,26 @@ from pathlib import Path
 
 from bifusion.datasets.recordings.check import judge_scale
 from bifusion.datasets.recordings.frame import Recording
+from bifusion.datasets.recordings.layouts.arkitscenes import is_arkitscenes, open_arkitscenes
+from bifusion.datasets.recordings.layouts.colmap import is_colmap, open_colmap
 from bifusion.datasets.recordings.layouts.hololens import is_hololens, open_hololens
+from bifusion.datasets.recordings.layouts.nerfstudio import is_nerfstudio, open_nerfstudio
 from bifusion.datasets.recordings.layouts.numbered_frames import (
     is_numbered_frames,
     open_numbered_frames,
 )
 from bifusion.datasets.recordings.layouts.open3d import is_open3d, open_open3d
+from bifusion.datasets.recordings.layouts.polycam import is_polycam, open_polycam
+from bifusion.datasets.recordings.layouts.r3d import is_r3d, open_r3d
 from bifusion.datasets.recordings.layouts.record3d import is_record3d, open_record3d
 from bifusion.datasets.recordings.layouts.replica import is_replica, open_replica
 from bifusion.datasets.recordings.layouts.scannet_export import (
     is_scannet_export,
     open_scannet_export,
 )
+from bifusion.datasets.recordings.layouts.scannetpp import is_scannetpp, open_scannetpp
 from bifusion.datasets.recordings.layouts.sens import is_sens, open_sens
+from bifusion.datasets.recordings.layouts.stray import is_stray, open_stray
 from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
@@ -78,6 +85,45 @@ LAYOUTS = (
     ),
     Layout("hololens", "images/ depth/ poses.txt K.txt", is_hololens, open_hololens, "written"),
     Layout("record3d", "rgb/0.jpg depth/0.exr metadata.json", is_record3d, open_record3d, "real"),
+    Layout(
+        "r3d",
+        "NAME.r3d (Record3D), or metadata and rgbd/ of one",
+        is_r3d,
+        open_r3d,
+        "real metadata, pictures written",
+    ),
+    Layout(
+        "nerfstudio", "transforms.json with depth pictures", is_nerfstudio, open_nerfstudio, "written"
+    ),
+    Layout(
+        "polycam",
+        "keyframes/ with images/ cameras/ depth/ (Polycam's raw data)",
+        is_polycam,
+        open_polycam,
+        "written",
+    ),
+    Layout(
+        "stray",
+        "rgb.mp4 depth/ confidence/ odometry.csv camera_matrix.csv (Stray Scanner)",
+        is_stray,
+        open_stray,
+        "real odometry, pictures written",
+    ),
+    Layout(
+        "arkitscenes",
+        "lowres_wide/ lowres_depth/ lowres_wide_intrinsics/ lowres_wide.traj (ARKitScenes)",
+        is_arkitscenes,
+        open_arkitscenes,
+        "written",
+    ),
+    Layout(
+        "scannetpp",
+        "iphone/ with rgb.mkv depth.bin pose_intrinsic_imu.json (ScanNet++)",
+        is_scannetpp,
+        open_scannetpp,
+        "written",
+    ),
+    Layout("colmap", "sparse/0/ images/ beside a mesh in metres", is_colmap, open_colmap, "written"),
 )
 
 
@@ -87,7 +133,7 @@ def open_recording(
     """The recording in a file or folder.
 
     Args:
-        path: file, or folder; one that holds a single folder or .sens file stands for it.
+        path: file, or folder; one that holds a single folder, .sens or .r3d file stands for it.
         options: what the files do not say, or say wrongly.
         layout: name of one of LAYOUTS, to look for no other; None: recognised.
     Raises:
@@ -120,7 +166,7 @@ def _recognised(path: Path, layouts: Sequence[Layout] = LAYOUTS) -> tuple[Layout
             names = ", ".join(f"{layout.name} ({layout.looks_like})" for layout in found)
             raise InputError(f"{place}: looks like several layouts: {names}; choose one by --layout")
         inner = (
-            [child for child in place.iterdir() if child.is_dir() or is_sens(child)]
+            [child for child in place.iterdir() if child.is_dir() or is_sens(child) or is_r3d(child)]
             if place.is_dir()
             else []
         )

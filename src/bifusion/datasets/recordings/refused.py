@@ -18,7 +18,6 @@ KINECT = (
     "writes color/ and depth/) and give its folder, with trajectory.log"
 )
 SPLAT = "Gaussian splats are no scanned surface; give the recording that they were made of, or its mesh"
-R3D = "an .r3d archive; export the recording as 'EXR + JPG sequence' in Record3D and give that folder"
 ARCHIVE = "an archive; unpack it and give its folder"
 MESH = "a mesh or cloud, no recording; `bifusion scan` and `bifusion prepare scan` take it"
 GLTF = "glTF in several files, which are not read; export it as one .glb"
@@ -26,11 +25,11 @@ OTHER_MESH = "a mesh or cloud of a kind that is not read; export it as .ply, .ob
 DIRECTIONS = {
     ".mp4": VIDEO, ".mov": VIDEO, ".avi": VIDEO, ".m4v": VIDEO, ".webm": VIDEO,
     ".mkv": KINECT, ".bag": BAG, ".db3": BAG, ".mcap": BAG, ".oni": BAG,
-    ".splat": SPLAT, ".spz": SPLAT, ".ksplat": SPLAT, ".r3d": R3D,
+    ".splat": SPLAT, ".spz": SPLAT, ".ksplat": SPLAT,
     ".zip": ARCHIVE, ".tar": ARCHIVE, ".gz": ARCHIVE, ".tgz": ARCHIVE, ".7z": ARCHIVE, ".rar": ARCHIVE,
     ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": GLTF,
-    ".stl": OTHER_MESH, ".e57": OTHER_MESH, ".las": OTHER_MESH, ".laz": OTHER_MESH,
-    ".pcd": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
+    ".las": MESH, ".laz": MESH, ".e57": MESH,
+    ".stl": OTHER_MESH, ".pcd": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
 }  # fmt: skip
 
 

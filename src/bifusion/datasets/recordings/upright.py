@@ -63,6 +63,7 @@ class TurnedRecording(RecordingInfo):
             recording.depth_scale,
             recording.offset_m,
         )
+        self.mesh = recording.mesh
         self._recording, self._turns = recording, turns
         self._turn = np.linalg.matrix_power(TURN, turns)
         self.notes.append(f"pictures lie sideways: {TURNS[turns]} was made")

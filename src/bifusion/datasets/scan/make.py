@@ -11,7 +11,6 @@ from bifusion.data.scene_folder import load_scene, read_offset
 from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import Mesh
-from bifusion.datasets.recordings.layouts.sens import is_sens
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.mesh_scan import scan_mesh
 from bifusion.datasets.scan.options import ScanOptions
@@ -31,8 +30,8 @@ def make_scan(
     options.check()
     if not path.exists():
         raise InputError(
-            f"{path}: no such file or folder; expected a mesh or cloud (.ply, .obj, .glb), a recording, "
-            "or a scene folder"
+            f"{path}: no such file or folder; expected a mesh or cloud (.ply, .obj, .glb, .las, "
+            ".laz, .e57), a recording, or a scene folder"
         )
     if is_scene(path):
         _refuse_reading_options(path, options)
@@ -51,7 +50,7 @@ def is_scene(path: Path) -> bool:
 def scan_name(path: Path) -> str:
     """What the scan of an input is called: a file's name without ending, or a folder's."""
     path = path.resolve()
-    return path.stem if is_mesh_file(path) or is_sens(path) else path.name
+    return path.stem if is_mesh_file(path) or path.is_file() else path.name
 
 
 def open_made(folder: Path, telling: Telling) -> MadeScan:

@@ -33,13 +33,13 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     telling.progress("reading", 1, 1)
     telling.add([_counted(mesh), *mesh.notes])
     try:
-        scale, said = find_scale(mesh.coord, options.scale)
+        scale, said = find_scale(mesh.coord, options.scale, mesh.unit_m)
         telling.add([said])
         orientation = _oriented(mesh, scale, options)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     telling.add(orientation.notes)
-    surface = _sampled(mesh, options.spacing_m / scale, telling)
+    surface = sampled(mesh, options.spacing_m / scale, telling)
     placement = place(mesh, orientation, scale)
     coord_m = placement.points(surface.coord)
     telling.add(placement_notes(placement, coord_m, mesh.spacing * scale))
@@ -93,7 +93,7 @@ def _drawn_facing(near_m: np.ndarray) -> Facing:
     return cloud_facing(drawn, axes[:, :, 0], signed=False)
 
 
-def _sampled(mesh: Mesh, spacing: float, telling: Telling) -> Mesh:
+def sampled(mesh: Mesh, spacing: float, telling: Telling) -> Mesh:
     """The mesh, with points in between where its triangles are large; a line says so."""
     coarse = coarseness(mesh, spacing)
     if coarse <= COARSE:

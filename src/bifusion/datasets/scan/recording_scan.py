@@ -20,7 +20,7 @@ from bifusion.datasets.recordings.frame import Frame, Recording
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.upright import upright
 from bifusion.datasets.scan.made import MadeScan, made_scan
-from bifusion.datasets.scan.mesh_scan import place
+from bifusion.datasets.scan.mesh_scan import place, sampled
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.superpoints.normals import mesh_normals
@@ -45,22 +45,23 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
     recording = open_recording(path, options.opening, layout=options.layout)
     telling.add(check_recording(recording).lines)
     try:
-        mesh = _fused(recording, options, telling)
+        mesh = _mesh_of(recording, options, telling)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     orientation = _oriented(path, recording, mesh, options)
     telling.add(orientation.notes)
     placement = _placed(recording, mesh, orientation)
-    coord_m = placement.points(mesh.coord)
+    surface = mesh if recording.mesh is None else sampled(mesh, options.spacing_m, telling)
+    coord_m = placement.points(surface.coord)
     telling.progress("superpoints", 0, 1)
-    normal = mesh_normals(coord_m, mesh.faces)
-    superpoint = surface_superpoints(coord_m, normal, mesh.faces)
+    normal = mesh_normals(coord_m, surface.faces)
+    superpoint = surface_superpoints(coord_m, normal, surface.faces)
     telling.progress("superpoints", 1, 1)
     telling.add(placement_notes(placement, coord_m, 0.0, rescaled))
     views = _views(recording, mesh, orientation, placement, options, telling)
     source = f"{path.resolve().name}, a recording in layout {recording.layout}"
     made = made_scan(
-        "recording", recording.name, mesh, mesh, placement, source, normal, superpoint, coord_m,
+        "recording", recording.name, mesh, surface, placement, source, normal, superpoint, coord_m,
         telling.lines,
     )  # fmt: skip
     made.scene = dataclasses.replace(made.scene, views=views, view_names=list(views))
@@ -72,8 +73,12 @@ def rescaled(factor: float) -> str:
     return f"multiplying its poses by {factor:g}, and --depth-scale by {1 / factor:g},"
 
 
-def _fused(recording: Recording, options: ScanOptions, telling: Telling) -> Mesh:
-    """In the recording's world less `offset_m`."""
+def _mesh_of(recording: Recording, options: ScanOptions, telling: Telling) -> Mesh:
+    """The one it comes with, or one fused of its depth; in the recording's world less `offset_m`."""
+    if recording.mesh is not None:
+        mesh = dataclasses.replace(recording.mesh)
+        telling.add([f"its own mesh of {len(mesh.coord):,} vertices, {len(mesh.faces):,} triangles"])
+        return mesh
     config = FusionConfig(voxel_size_m=options.voxel_size_m)
     mesh = fuse(
         recording,

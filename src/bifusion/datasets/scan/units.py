@@ -18,8 +18,10 @@ from bifusion.errors import InputError
 SAY = "--scale gives another"
 
 
-def find_scale(coord: np.ndarray, given: float | None) -> tuple[float, str]:
+def find_scale(coord: np.ndarray, given: float | None, stated: float | None = None) -> tuple[float, str]:
     """Metres a unit of (N, 3) coordinates, whichever axis is up, and a line that says so.
+
+    `given` is the user's, `stated` the file's own.
 
     Raises InputError: a size that no unit makes a room's; inches, which tall rooms in centimetres
     resemble.
@@ -28,6 +30,13 @@ def find_scale(coord: np.ndarray, given: float | None) -> tuple[float, str]:
     extent = np.sort(high - low)
     if given is not None:
         return given, f"{given:g} m a unit, as given: {_metres(extent, given)}"
+    if stated is not None and SMALLEST_M <= float(extent[2]) * stated <= LARGEST_M:
+        return stated, f"{stated:g} m a unit, as the file says: {_metres(extent, stated)} ({SAY})"
+    if stated is not None:
+        raise InputError(
+            f"the scan is {_metres(extent, stated)} by the unit of its file, which no building is; cut "
+            "a room out of it, or give metres a unit with --scale"
+        )
     longest, shortest = float(extent[2]), float(extent[0])
     if SMALLEST_M <= longest <= LARGEST_HIGH_M or (longest <= LARGEST_M and shortest <= HIGH_M):
         if longest >= SMALLEST_M:

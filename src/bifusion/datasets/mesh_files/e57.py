@@ -1,0 +1,92 @@
+"""E57 clouds of laser scanners, read with pye57 (extra `laser`).
+
+Source: ASTM E2807-11: metres; several scans a file, each with its pose in the file's frame; points that
+are marked invalid are none. By custom z is up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.errors import InputError
+
+UP = np.array([0.0, 0.0, 1.0])
+MOST_POINTS = 200_000_000
+POINTS_A_BYTE = 8
+"""Even a point of one bit takes an eighth of a byte."""
+COLORS = ("colorRed", "colorGreen", "colorBlue")
+AXES = ("cartesianX", "cartesianY", "cartesianZ")
+UNIT_TOLERANCE = 0.01
+"""Largest |1 − norm| of a scan's quaternion."""
+
+
+def read_e57(path: Path) -> Mesh:
+    """The coloured points of all scans in `path`, one after another, in the file's frame.
+
+    Raises InputError: no pye57, damaged, more points than it has bytes for, no colours.
+    """
+    pye57 = _pye57(path)
+    try:
+        file = pye57.E57(str(path))
+        try:
+            parts, bare = _scans(path, file)
+        finally:
+            file.close()
+    except InputError:
+        raise
+    except (
+        pye57.libe57.E57Exception, ValueError, RuntimeError, KeyError, IndexError, TypeError,
+        AttributeError, OverflowError, OSError, MemoryError,
+    ) as error:  # fmt: skip
+        said = str(error).splitlines()[0][:200] if str(error) else "damaged"
+        raise InputError(f"{path}: cannot be read as E57 ({said}); copy it again") from None
+    if not parts:
+        lack = "no colours, which the networks need" if bare else "no points"
+        raise InputError(f"{path}: its scans have {lack}; export them with colours")
+    coord = np.concatenate([coord for coord, _ in parts])
+    if not np.isfinite(coord).all():
+        raise InputError(f"{path}: has coordinates that are not finite; copy it again")
+    count = len(parts) + bare
+    notes = [f"{bare} of {count} scans without colours left out"] if bare else []
+    notes += [f"{len(parts)} scans, placed by their poses"] if len(parts) > 1 else []
+    return Mesh(
+        coord, np.concatenate([color for _, color in parts]), np.zeros((0, 3), np.int64),
+        spacing=float(np.spacing(np.abs(coord).max())), up=UP, notes=notes, unit_m=1.0,
+    )  # fmt: skip
+
+
+def _pye57(path: Path) -> Any:
+    try:
+        import pye57
+    except ImportError:
+        raise InputError(
+            f"{path}: E57 files need the package pye57: pip install 'bifusion[laser]'"
+        ) from None
+    return pye57
+
+
+def _scans(path: Path, file: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+    """(n, 3) float64 points and (n, 3) uint8 colours of each coloured scan, and how many others."""
+    parts, bare, left = [], 0, min(MOST_POINTS, POINTS_A_BYTE * path.stat().st_size)
+    for index in range(file.scan_count):
+        header = file.get_header(index)
+        left -= header.point_count
+        if header.point_count < 0 or left < 0:
+            raise InputError(
+                f"{path}: scan {index} says it has {header.point_count:,} points, more than there is "
+                "room for; copy it again"
+            )
+        if header.has_pose() and abs(np.linalg.norm(header.rotation) - 1) > UNIT_TOLERANCE:
+            raise InputError(f"{path}: the pose of scan {index} is no rotation; export it again")
+        if not set(COLORS) <= set(header.point_fields):
+            bare += header.point_count > 0
+            continue
+        found = file.read_scan(index, colors=True, ignore_missing_fields=True)
+        coord = np.stack([found[axis] for axis in AXES], axis=1).astype(np.float64)
+        if len(coord):
+            parts.append((coord, np.stack([found[name] for name in COLORS], axis=1).astype(np.uint8)))
+    return parts, bare

@@ -1,0 +1,118 @@
+"""LAS and LAZ clouds of laser scanners, read with laspy and lazrs (extra `laser`).
+
+Source: ASPRS, LAS Specification 1.4 R15: coordinates are whole numbers times a scale plus an offset,
+which float64 holds and float32 does not; colours are 16 bits, though many writers store 0 … 255; z is
+up. The unit is that of the coordinate reference system, in WKT or in GeoTIFF keys (3076, linear unit).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.datasets.ply.mesh import Mesh
+from bifusion.errors import InputError
+
+UP = np.array([0.0, 0.0, 1.0])
+CHUNK = 1_000_000
+MOST_POINTS = 200_000_000
+LINEAR_UNIT, ANGULAR_MODEL = 3076, (1024, 2)
+GEOTIFF_UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
+"""Metre, foot, foot of the US survey, by their numbers in EPSG's list."""
+_UNIT = re.compile(r'UNIT\s*\[\s*"([^"]{0,60})"\s*,\s*([0-9.eE+-]{1,30})')
+ANGLES = ("degree", "radian", "grad")
+
+
+def read_las(path: Path) -> Mesh:
+    """The coloured points in `path`, in its own frame and unit.
+
+    Raises InputError: no laspy, damaged, more points than it has bytes for, no colours, coordinates in
+    degrees.
+    """
+    laspy = _laspy(path)
+    try:
+        with laspy.open(path) as reader:
+            header = reader.header
+            _check_header(path, header)
+            chunks = [_columns(chunk) for chunk in reader.chunk_iterator(CHUNK)]
+    except InputError:
+        raise
+    except (
+        laspy.errors.LaspyException, ValueError, RuntimeError, KeyError, IndexError, TypeError,
+        OverflowError, OSError, MemoryError, UnicodeDecodeError,
+    ) as error:  # fmt: skip
+        raise InputError(f"{path}: cannot be read as LAS ({error}); copy it again") from None
+    coord = np.concatenate([one for one, _ in chunks])
+    color = np.concatenate([one for _, one in chunks])
+    if not np.isfinite(coord).all():
+        raise InputError(f"{path}: has coordinates that are not finite; copy it again")
+    notes: list[str] = []
+    unit_m = _unit_m(path, header)
+    return Mesh(
+        coord, _eight_bits(color, notes), np.zeros((0, 3), np.int64),
+        spacing=float(np.abs(header.scales).max()), up=UP, notes=notes, unit_m=unit_m,
+    )  # fmt: skip
+
+
+def _laspy(path: Path) -> Any:
+    try:
+        import laspy
+        import lazrs  # noqa: F401  # laspy's decoder of .laz
+    except ImportError:
+        raise InputError(
+            f"{path}: LAS files need the packages laspy and lazrs: pip install 'bifusion[laser]'"
+        ) from None
+    return laspy
+
+
+def _check_header(path: Path, header: Any) -> None:
+    count, names = int(header.point_count), set(header.point_format.dimension_names)
+    if not 0 < count <= MOST_POINTS:
+        raise InputError(f"{path}: says it has {count:,} points; expected 1 to {MOST_POINTS:,}")
+    stored = count * int(header.point_format.size)
+    if not header.are_points_compressed and stored > path.stat().st_size:
+        raise InputError(
+            f"{path}: is cut short: {count:,} points take {stored:,} bytes, it has "
+            f"{path.stat().st_size:,}; copy it again"
+        )
+    if not {"red", "green", "blue"} <= names:
+        raise InputError(
+            f"{path}: its points (format {header.point_format.id}) have no colours, which the networks "
+            "need; export the scan with colours"
+        )
+
+
+def _columns(chunk: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) float64 coordinates and (n, 3) uint16 colours."""
+    coord = np.stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"], axis=1)
+    return coord, np.stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")], axis=1)
+
+
+def _eight_bits(color: np.ndarray, notes: list[str]) -> np.ndarray:
+    """(N, 3) uint8."""
+    highest = int(color.max())
+    if highest <= 255:
+        notes.append(f"colours go up to {highest}: taken as 0 … 255, as many writers store them")
+        return color.astype(np.uint8)
+    return (color >> 8).astype(np.uint8)
+
+
+def _unit_m(path: Path, header: Any) -> float | None:
+    """Metres a unit, where the file says so. InputError: degrees."""
+    for record in (*header.vlrs, *(getattr(header, "evlrs", None) or ())):
+        keys = {one.id: one.value_offset for one in getattr(record, "geo_keys", ())}
+        if keys.get(LINEAR_UNIT) in GEOTIFF_UNITS:
+            return GEOTIFF_UNITS[keys[LINEAR_UNIT]]
+        units = _UNIT.findall(str(getattr(record, "string", "")))
+        linear = [float(size) for name, size in units if not name.lower().startswith(ANGLES)]
+        if linear and 1e-4 < linear[0] < 1e4:
+            return linear[0]
+        if (units and not linear) or keys.get(ANGULAR_MODEL[0]) == ANGULAR_MODEL[1]:
+            raise InputError(
+                f"{path}: its coordinates are degrees of longitude and latitude; export it in a "
+                "projected system, such as UTM"
+            )
+    return None

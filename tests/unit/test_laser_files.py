@@ -1,0 +1,121 @@
+"""LAS, LAZ and E57: frames, units, colours, and files that are cut or lie."""
+
+import struct
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import needs
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.scan.make import make_scan
+from bifusion.datasets.scan.units import find_scale
+from bifusion.errors import InputError
+from laser_files import write_e57, write_las
+from room_meshes import room_mesh
+
+FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],UNIT["US survey foot",0.304800609601219]]'
+DEGREES = 'GEOGCS["WGS 84",DATUM["WGS_1984"],UNIT["degree",0.0174532925199433]]'
+
+
+@pytest.mark.parametrize("name", ["room.las", "room.laz", "room.e57"])
+def test_a_far_room_keeps_its_millimetres(name, tmp_path):
+    room = room_mesh(0.2)
+    room.coord = room.coord + (636_001.5, 4_851_044.25, 120)
+    write = write_las if name[-3:] != "e57" else lambda path, mesh: write_e57(path, [mesh])
+    found = read_mesh_file(write(tmp_path / name, room))
+    assert np.abs(found.coord - room.coord).max() < 1e-3 and found.coord.dtype == np.float64
+    assert np.array_equal(found.color, room.color) and len(found.faces) == 0
+    assert found.up is not None and found.up.tolist() == [0, 0, 1]
+    path = (tmp_path / name).rename(tmp_path / "other.ply")  # what it begins with counts
+    assert len(read_mesh_file(path).coord) == len(room.coord)
+
+
+def test_units_of_las(tmp_path):
+    room = room_mesh(0.2)
+    feet = replace(room, coord=room.coord / 0.3048006)
+    found = read_mesh_file(write_las(tmp_path / "feet.las", feet, FEET))
+    assert found.unit_m == pytest.approx(0.3048006) and found.notes == []
+    scale, said = find_scale(found.coord, None, found.unit_m)
+    assert scale == found.unit_m and "0.304801 m a unit, as the file says" in said
+    assert find_scale(found.coord, 1.0, found.unit_m)[0] == 1.0  # the user knows better
+    with pytest.raises(InputError, match="degrees of longitude and latitude"):
+        read_mesh_file(write_las(tmp_path / "degrees.las", room, DEGREES))
+    bare = read_mesh_file(write_las(tmp_path / "bare.las", room, shift=0))
+    assert bare.unit_m is None and np.array_equal(bare.color, room.color)
+    assert "taken as 0 … 255, as many writers store them" in bare.notes[0]
+    with pytest.raises(InputError, match="by the unit of its file, which no building is"):
+        find_scale(room.coord * 1000, None, 1.0)
+
+
+def test_las_files_that_lie(tmp_path):
+    room = room_mesh(0.3)
+    with pytest.raises(InputError, match=r"points .format 6. have no colours"):
+        read_mesh_file(write_las(tmp_path / "grey.las", room, point_format=6))
+    for name in ("room.las", "room.laz"):
+        path = write_las(tmp_path / name, room)
+        whole = path.read_bytes()
+        for data, words in [
+            (whole[: len(whole) // 2], "is cut short|cannot be read as LAS"),
+            (whole[:100], "cannot be read as LAS"),
+            (whole[:247] + struct.pack("<Q", 10**9) + whole[255:], "says it has 1,000,000,000 points"),
+            (whole[:247] + struct.pack("<Q", 0) + whole[255:], "says it has 0 points"),
+            (whole[:247] + struct.pack("<Q", 10**7) + whole[255:], "is cut short|cannot be read as LAS"),
+        ]:
+            path.write_bytes(data)
+            with pytest.raises(InputError, match=words):
+                read_mesh_file(path)
+
+
+def test_scans_of_e57_are_placed(tmp_path):
+    room = room_mesh(0.3)
+    path = write_e57(tmp_path / "two.e57", [room, replace(room, color=255 - room.color)], (0.7, -2.0))
+    found = read_mesh_file(path)
+    assert np.allclose(found.coord, np.concatenate([room.coord] * 2), atol=1e-6)
+    assert np.array_equal(found.color[len(room.color) :], 255 - room.color)
+    assert found.unit_m == 1.0 and found.notes == ["2 scans, placed by their poses"]
+    grey = write_e57(tmp_path / "grey.e57", [room], colored=False)
+    with pytest.raises(InputError, match="its scans have no colours"):
+        read_mesh_file(grey)
+    whole = path.read_bytes()
+    for data in (whole[:2000], whole[:40], whole[:5000] + bytes(200) + whole[5200:]):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="cannot be read as E57"):
+            read_mesh_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("a.laz", "lazrs"), ("a.las", "laspy"), ("a.e57", "pye57")]
+)
+def test_without_the_packages(name, module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"pip install 'bifusion\[laser\]'"):
+        read_mesh_file(tmp_path / name)
+
+
+def test_a_scan_of_las(tmp_path):
+    feet = room_mesh(0.1)
+    feet.coord = feet.coord / 0.3048006 + (2_000_000, 500_000, 100)
+    made = make_scan(write_las(tmp_path / "room.las", feet, FEET))
+    assert made.kind == "cloud" and len(made.mesh.coord) == len(feet.coord)
+    extent = np.ptp(made.scene.coord, axis=0)
+    assert np.allclose(np.sort(extent), np.sort(np.ptp(room_mesh(0.1).coord, axis=0)), atol=0.02)
+
+
+def real(name: str):
+    path = needs.folder("BIFUSION_REAL_DATA", "data") / "recordings" / name
+    return path if path.exists() else needs.lacking("real_data", path)
+
+
+@pytest.mark.real_data
+def test_real_laser_files():
+    for name in ("las/simple.las", "las/simple.laz"):
+        found = read_mesh_file(real(name))
+        assert len(found.coord) == 1065 and found.color.max() == 249 and found.unit_m is None
+    aerial = read_mesh_file(real("las/autzen_trim.laz"))
+    assert len(aerial.coord) == 110_000 and aerial.unit_m == 0.3048
+    for name in ("e57/translationWithoutRotation.e57", "e57/testWithNormals.e57"):
+        with pytest.raises(InputError, match="no colours"):
+            read_mesh_file(real(name))
