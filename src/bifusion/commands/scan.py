@@ -121,7 +121,8 @@ def prepare_scan(args: list[str]) -> int:
 
     Exit status 1 where some of them could not be prepared.
     """
-    from bifusion.datasets.scan.prepare import PreparedScans, parse_shard, prepare_scans
+    from bifusion.datasets.scan.prepare import PreparedScans, prepare_scans
+    from bifusion.datasets.scan.shards import parse_shard
 
     wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
     options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
