@@ -74,7 +74,7 @@ def test_what_happens_to_one_process_happens_to_no_other(jobs: int) -> None:
 
 
 def test_shards() -> None:
-    assert parse_shard("2/4") == (2, 4)
+    assert parse_shard("2/4") == Shard(2, 4)
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "²/3"):
         with pytest.raises(InputError, match="shard"):
             parse_shard(text)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from bifusion.errors import InputError
 from bifusion.storage.files import locked
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """The `number`-th of `count`, counted from 1."""
 
     number: int
