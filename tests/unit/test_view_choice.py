@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from bifusion.datasets.fusion.choice import (
+    Choice,
     choose_frames,
     choose_views,
     places_seen,
@@ -15,6 +16,7 @@ from bifusion.datasets.fusion.choice import (
     thinned,
 )
 from bifusion.datasets.recordings.frame import Frame
+from bifusion.datasets.scan.recording_scan import view_names
 from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
 from depth_pictures import HALF, Pictures, around, box_from_within, sphere
@@ -98,6 +100,7 @@ def test_frames_of_a_recording_are_chosen_with_their_coverage() -> None:
     choice = choose_frames(recording, points, 6)
     assert all(index % 2 == 1 for index in choice.indices)  # the sharp ones
     assert choice.coverage > 0.3 and f"see {choice.coverage:.0%}" in choice.notes[0]
+    assert choice.names == [recording.frame(index).name for index in choice.indices]
     more = choose_frames(recording, points, 12)
     assert more.indices[:6] == choice.indices and more.coverage > choice.coverage
     with pytest.raises(InputError, match="views need both"):
@@ -108,3 +111,18 @@ def test_thinned_points_are_some_of_the_points() -> None:
     points = numpy_rng(0, "thin").uniform(-2, 2, (5000, 3))
     thin = thinned(points, 0.5)
     assert 300 < len(thin) <= 9**3 and (points[:, None] == thin[:5]).all(axis=2).any(axis=0).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["frame-000120", "frame-000015"], {"000015": 2, "000120": 7}),
+        (["120", "15"], {"000015": 2, "000120": 7}),
+        (["1305031102.175304", "1305031102.211214"], {"000002": 2, "000007": 7}),  # TUM's are times
+        (["left 15", "right 15"], {"000002": 2, "000007": 7}),
+        (["15", "hall"], {"000002": 2, "000007": 7}),
+    ],
+)
+def test_views_have_their_frames_numbers(names: list[str], expected: dict[str, int]) -> None:
+    found = view_names(Choice([7, 2], names, 0.5, []))
+    assert found == expected and list(found.values()) == [2, 7]

@@ -106,7 +106,7 @@ class PrepareScan:
     views: int = 12
     """Frames of a recording that become views, chosen by coverage and sharpness; 0: none."""
     spacing_m: float | None = None
-    """Meshes with much larger triangles are given points in between; left out: as ScanNet's, 0.044."""
+    """Meshes are given points in between where theirs lie much farther apart; left out: 0.044."""
     shard: str = "1/1"
     """i/n: only every n-th input from the i-th on, for one of n machines."""
     jobs: int = 0
@@ -121,7 +121,8 @@ def prepare_scan(args: list[str]) -> int:
 
     Exit status 1 where some of them could not be prepared.
     """
-    from bifusion.datasets.scan.prepare import PreparedScans, parse_shard, prepare_scans
+    from bifusion.datasets.scan.prepare import PreparedScans, prepare_scans
+    from bifusion.datasets.scan.shards import parse_shard
 
     wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
     options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
@@ -180,14 +181,14 @@ def scan(args: list[str]) -> int:
 def _scan(wanted: Scan) -> int:
     from bifusion.commands.telling import telling
     from bifusion.datasets.scan.make import make_scan
-    from bifusion.inference.labelled import NO_VIEWS, segment, trained_spacing_m, trained_views
+    from bifusion.inference.labelled import NO_VIEWS, segment, trained_views
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
     console = Screen()
     segmenter = Segmenter(run_of(wanted.run, say=lambda line: say(console, line)))
     views = trained_views(segmenter) if wanted.views is None else wanted.views
-    options = wanted.options.scan_options(views, trained_spacing_m(segmenter))
+    options = wanted.options.scan_options(views)
     with telling(console) as told:
         made = make_scan(wanted.input, options, told)
         told.progress("segmenting", 0, 1)

@@ -1,4 +1,4 @@
-"""Commands that make scene folders: prepare synthetic, scannet, scan, mesh, superpoints.
+"""Commands that make scene folders: prepare synthetic, scannet, scan, superpoints.
 
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
@@ -49,12 +49,11 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders: scan, scannet, mesh, synthetic; or complete them: superpoints."""
+    """Make scene folders: scan, scannet, synthetic; or complete them: superpoints."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
         "scan": prepare_scan,
-        "mesh": _prepare_mesh,
         "superpoints": _prepare_superpoints,
     }
     lines = {name: summary_of(function) for name, function in kinds.items()}
@@ -141,46 +140,6 @@ def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
         lines[MOST_NOTES:] = [f"… and {len(lines) - MOST_NOTES} lines of this kind more"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@dataclass
-class PrepareMesh:
-    """Meshes or clouds with colours as scene folders without views and labels."""
-
-    files: tyro.conf.Positional[tuple[Path, ...]]
-    """.ply, .obj or .glb files."""
-    out: Path
-    """Folder to write: out/NAME for NAME.ply."""
-    scale: float = 1.0
-    """Metres a unit of the files: 0.001 for millimetres."""
-    up: Literal["z", "y", "x", "-z", "-y", "-x"] | None = None
-    """Which axis of the files points up; without it y for .glb, z for the others."""
-    overwrite: bool = False
-    """Write scenes again that are there already."""
-
-
-def _prepare_mesh(args: list[str]) -> int:
-    """PLY files, meshes or clouds, as scene folders without views and labels."""
-    from bifusion.datasets.mesh_scene import prepare_meshes
-
-    wanted = parsing.parse(
-        PrepareMesh, args, "prepare mesh", Help("prepare mesh room.ply --out data/mesh")
-    )
-    console = Screen()
-    notes: dict[str, list[str]] = {}
-    try:
-        written, kept = prepare_meshes(
-            wanted.files,
-            wanted.out,
-            scale=wanted.scale,
-            up=wanted.up,
-            overwrite=wanted.overwrite,
-            notes=notes,
-        )
-    finally:
-        _print_notes(notes, console)
-    console.print(f"{written} scenes written, {kept} kept")
-    return 0
 
 
 @dataclass

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bifusion.data.open_scene import OpenScene
-from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import (
     AXES,
@@ -24,9 +22,7 @@ from bifusion.datasets.placement import (
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
-from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
-from bifusion.storage.files import locked
-from bifusion.storage.folders import check_replaceable, tidy
+from bifusion.errors import InputError
 from bifusion.types import Scene
 
 
@@ -76,82 +72,6 @@ def add_surface_superpoints(placed: PlacedMesh, coord: np.ndarray | None = None)
     scene = placed.scene
     points = scene.coord if coord is None else coord
     scene.superpoint = surface_superpoints(points, scene.normal, placed.faces)
-
-
-def prepare_meshes(
-    files: Sequence[Path],
-    out: Path,
-    *,
-    scale: float = 1.0,
-    up: Up | None = None,
-    overwrite: bool = False,
-    notes: dict[str, list[str]] | None = None,
-) -> tuple[int, int]:
-    """Writes out/NAME of every NAME.ply, .obj or .glb; one that cannot be read does not stop the others.
-
-    Args:
-        scale, up, overwrite: as for `write_mesh_scene`.
-        notes: filled, scene → what the user should know; also if files fail.
-    Returns:
-        How many scenes were written, and how many were there and stayed.
-    Raises:
-        InputError: no file, two of one name.
-        SomeFailedError: after all others, what is wrong with each that failed.
-    """
-    names = [path.stem for path in files]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"prepare mesh: found files {names}; expected some, no two of one name")
-    kept, failures = 0, []
-    with locked(out):
-        tidy(out, scene_files)
-        for path in files:
-            try:
-                said = write_mesh_scene(path, out / path.stem, scale=scale, up=up, overwrite=overwrite)
-            except FAILURES as error:
-                failures.append(failure(error, path))
-                continue
-            kept += said is None
-            if notes is not None:
-                notes[path.stem] = said or []
-    if failures:
-        listed = "\n".join(failures)
-        raise SomeFailedError(f"{len(failures)} of {len(names)} files could not be prepared:\n{listed}")
-    return len(names) - kept, kept
-
-
-def write_mesh_scene(
-    path: Path,
-    folder: Path,
-    *,
-    scale: float = 1.0,
-    up: Up | None = None,
-    overwrite: bool = False,
-) -> list[str] | None:
-    """Writes the scene folder `folder` of the mesh or cloud in `path` (`read_mesh_file`).
-
-    Args:
-        scale: metres a unit of the file.
-        up: which of the file's axes points up; None: y in glTF, z in all others.
-        overwrite: write the folder again where it is complete; what else is in it stays.
-    Returns:
-        What the user should know; None where the scene was there and stayed.
-    Raises:
-        InputError: a file that cannot be read (`read_mesh_file`), a folder that was not written here.
-    """
-    _check_scale(scale)
-    if scene_complete(folder) and not overwrite:
-        return None
-    check_replaceable(folder, scene_files)
-    scene = open_mesh(path, scale=scale, up=up)
-    write_scene(
-        folder,
-        scene,
-        segments={},
-        source=f"{path.name}, {scale:g} m a unit",
-        axis_alignment=scene.axis_alignment,
-        offset_m=scene.offset_m,
-    )
-    return scene.notes
 
 
 def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenScene:

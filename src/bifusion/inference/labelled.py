@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bifusion.datasets.scan.made import MadeScan
-from bifusion.datasets.scan.options import SPACING_M, VIEWS
+from bifusion.datasets.scan.options import VIEWS
 from bifusion.inference.segmentation import Segmentation
 from bifusion.inference.segmenter import Segmenter
 
@@ -71,12 +71,6 @@ class LabelledScan:
 def trained_views(segmenter: Segmenter) -> int:
     """Views of a scan that the model sees; for models without pictures, some to look at."""
     return segmenter.config.data.max_views or VIEWS
-
-
-def trained_spacing_m(segmenter: Segmenter) -> float:
-    """Distance of points on a surface at which the model is at home: nearly that of its voxels, but not
-    nearer than ScanNet's vertices."""
-    return max(segmenter.config.data.voxel_size_m, SPACING_M)
 
 
 def segment(made: MadeScan, segmenter: Segmenter) -> LabelledScan:

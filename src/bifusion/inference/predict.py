@@ -39,7 +39,7 @@ def predict_mesh(
     up: Up | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """As `predict_scene` of a mesh or cloud file (`write_mesh_scene`); nothing else is left behind.
+    """As `predict_scene` of a mesh or cloud file (`open_mesh`); nothing else is left behind.
 
     Returns the paths, and what the user should know of how the file was understood.
 

@@ -119,17 +119,20 @@ def is_left(path: Path, doing: str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator[None]:
+def locked(
+    folder: Path, *, wait: bool = False, name: str = ".lock", shared: bool = False
+) -> Iterator[None]:
     """Keeps other processes from the folder; the lock goes with the process, however it ends.
 
     `wait`: until another process that has it is done, instead of raising InputError. `name`: of the
-    lock's file there; processes that share the folder's work have one each. Where the file system knows
-    no locks, warns.
+    lock's file there; processes that share the folder's work have one each. `shared`: keeps away only
+    those that want it alone. Where the file system knows no locks, warns.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "a", encoding="utf-8") as file:
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with open(folder / name, "a+", encoding="utf-8") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, kind if wait else kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise InputError(

@@ -31,6 +31,8 @@ class Choice:
 
     indices: list[int]
     """Of the recording, the most telling first."""
+    names: list[str]
+    """What the recording calls each of them."""
     coverage: float
     """Share of the scan's places that some of them see; 0 … 1."""
     notes: list[str]
@@ -51,7 +53,7 @@ def choose_frames(
         InputError: no frame has colour and depth.
     """
     places = torch.from_numpy(thinned(points_m, SPACING_M)).float()
-    indices, seen, sharp = [], [], []
+    indices, names, seen, sharp = [], [], [], []
     for index in evenly(len(recording), most_candidates):
         try:
             frame = recording.frame(index)
@@ -59,6 +61,7 @@ def choose_frames(
             continue
         if frame.color is not None and frame.depth_m is not None:
             indices.append(index)
+            names.append(frame.name)
             seen.append(places_seen(frame, places).numpy())
             sharp.append(sharpness(frame.color))
     if not indices:
@@ -70,7 +73,7 @@ def choose_frames(
         f"{len(rows)} of {len(recording):,} frames are the views; they see {coverage:.0%} of the scan "
         f"({sees.any(axis=0).mean():.0%} is seen by all {len(indices):,} that were looked at)"
     )
-    return Choice([indices[row] for row in rows], coverage, [note])
+    return Choice([indices[row] for row in rows], [names[row] for row in rows], coverage, [note])
 
 
 def choose_views(seen: np.ndarray, sharp: np.ndarray, count: int) -> list[int]:

@@ -67,8 +67,9 @@ def extract_surface(volume: Volume, config: SurfaceConfig | None = None) -> Surf
             count += len(found[0])
     if not vertices:
         raise InputError(
-            "fusion: no surface came out of the depth; are depth scale and poses right, and does "
-            f"each place have {config.least_seen} pictures?"
+            f"fusion: no surface came out of depth up to {volume.config.farthest_m:g} m; is its unit "
+            "right (--depth-scale 5000 for fifths of a millimetre, as TUM has them), are the poses, and "
+            f"does each place have {config.least_seen} pictures?"
         )
     grid, triangles = _welded(np.concatenate(vertices), np.concatenate(faces))
     size_m = volume.config.voxel_size_m

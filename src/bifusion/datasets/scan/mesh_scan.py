@@ -16,6 +16,7 @@ from bifusion.datasets.scan.made import MadeScan, made_scan
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.subdivide import COARSE, coarseness, subdivided
 from bifusion.datasets.scan.telling import Telling
+from bifusion.datasets.scan.thinning import Thinned, thinned_cloud
 from bifusion.datasets.scan.units import find_scale
 from bifusion.datasets.superpoints.normals import NEIGHBORS, surface_normals
 from bifusion.datasets.superpoints.superpoints import surface_superpoints
@@ -35,7 +36,8 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     try:
         scale, said = find_scale(mesh.coord, options.scale, mesh.unit_m)
         telling.add([said])
-        orientation = _oriented(mesh, scale, options)
+        thinned = _thinned(mesh, options.spacing_m / scale, telling)
+        orientation = _oriented(thinned.cloud if thinned else mesh, scale, options)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     telling.add(orientation.notes)
@@ -44,9 +46,11 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     coord_m = placement.points(surface.coord)
     telling.add(placement_notes(placement, coord_m, mesh.spacing * scale))
     telling.progress("superpoints", 0, 1)
-    stored = mesh.normal if surface is mesh else None
-    normal, whence = surface_normals(coord_m, surface.faces, stored, orientation.rotation)
-    superpoint = surface_superpoints(coord_m, normal, surface.faces)
+    if thinned:
+        coarse, whence = _searched(placement.points(thinned.cloud.coord), thinned.cloud, orientation)
+        normal, superpoint = (found[thinned.cell] for found in coarse)
+    else:
+        (normal, superpoint), whence = _searched(coord_m, surface, orientation)
     telling.progress("superpoints", 1, 1)
     if not len(mesh.faces):
         telling.add([f"no faces: superpoints of the cloud, its normals {whence}"])
@@ -55,6 +59,26 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     return made_scan(
         kind, path.stem, mesh, surface, placement, source, normal, superpoint, coord_m, telling.lines
     )
+
+
+def _searched(
+    coord_m: np.ndarray, surface: Mesh, orientation: Orientation
+) -> tuple[tuple[np.ndarray, np.ndarray], str]:
+    """(N, 3) normals and (N,) superpoints of a surface at `coord_m`, and where normals come from."""
+    normal, whence = surface_normals(coord_m, surface.faces, surface.normal, orientation.rotation)
+    return (normal, surface_superpoints(coord_m, normal, surface.faces)), whence
+
+
+def _thinned(mesh: Mesh, spacing: float, telling: Telling) -> Thinned | None:
+    """A dense cloud with fewer points to search; a line says so."""
+    thinned = None if len(mesh.faces) else thinned_cloud(mesh, spacing)
+    if thinned:
+        line = (
+            "a dense cloud: upright, normals and superpoints are found on one point in each of "
+            f"{len(thinned.cloud.coord):,} cells; labels are of all points"
+        )
+        telling.add([line])
+    return thinned
 
 
 def place(mesh: Mesh, orientation: Orientation, scale: float) -> Placement:

@@ -34,7 +34,10 @@ class ScanOptions:
     most_frames: PositiveInt | None = None
     """Frames that are fused, evenly spread; None: all."""
     spacing_m: PositiveFloat = SPACING_M
-    """Meshes with much larger triangles are given points in between, about so far apart."""
+    """Meshes whose vertices lie much farther apart are given points in between, about so far apart,
+    whatever the model's voxels: superpoints have a least number of points, and sparse ones would reach
+    across objects (a scan of ScanNet decimated to a third by clustering: 7.6 % of its vertices are in
+    superpoints of mostly another class as it is, 4.8 % with points in between)."""
 
     def check(self) -> None:
         """InputError for a value that nothing can be."""

@@ -15,9 +15,9 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.make import is_scene, make_scan, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.processes import Outcome, in_processes
+from bifusion.datasets.scan.shards import WHOLE, Shard, locked_shard
 from bifusion.datasets.scan.telling import Telling
 from bifusion.errors import InputError
-from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
 
 
@@ -55,7 +55,7 @@ def prepare_scans(
     out: Path,
     options: ScanOptions,
     *,
-    shard: tuple[int, int] = (1, 1),
+    shard: Shard = WHOLE,
     jobs: int = 1,
     overwrite: bool = False,
     done: Callable[[PreparedScans, int], None] | None = None,
@@ -63,23 +63,22 @@ def prepare_scans(
     """Writes out/NAME of every input. One that fails does not stop the others.
 
     Args:
-        shard: (i, n): every n-th input, from the i-th on, so that n machines share the work; all give
-            the same inputs.
-        jobs: processes at a time; 1: this one.
+        shard: i of n: every n-th input, from the i-th on, so that n machines share the work; all give
+            the same inputs and the same n.
+        jobs: processes at a time.
         overwrite: write complete scenes again; one that is there, made of another input or with other
             options, fails otherwise.
         done: called after each with what became of all so far, and how many there are.
     Raises:
-        InputError: no input, two of one name; no process; another process writes the same shard.
+        InputError: no input, two of one name; no process; another process writes the same shard, or
+            one of another number of shards.
     """
     options.check()
     if jobs < 1:
         raise InputError(f"jobs: found {jobs}; expected 1 or more")
     mine = _shard(_by_name(paths), shard)
     prepared = PreparedScans()
-    number, count = shard
-    lock = f".scan-{number}-of-{count}.lock" if count > 1 else ".lock"
-    with locked(out, name=lock):
+    with locked_shard(out, shard):
         tidy(out, scene_files, only=set(mine))
         there = [name for name in mine if scene_complete(out / name) and not overwrite]
         for name in there:
@@ -101,16 +100,6 @@ def prepare_scans(
     return prepared
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of "i/n"; InputError for anything else."""
-    parts = text.split("/")
-    if len(parts) == 2 and all(part.isdecimal() for part in parts):
-        number, count = map(int, parts)
-        if 1 <= number <= count:
-            return number, count
-    raise InputError(f"shard: found {text!r}; expected i/n with 1 ≤ i ≤ n, such as 1/4")
-
-
 def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     """Name of the scene → input, in the order given."""
     if not paths:
@@ -127,9 +116,8 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _shard(inputs: dict[str, Path], shard: tuple[int, int]) -> dict[str, Path]:
-    number, count = shard
-    return dict(list(inputs.items())[number - 1 :: count])
+def _shard(inputs: dict[str, Path], shard: Shard) -> dict[str, Path]:
+    return dict(list(inputs.items())[shard.number - 1 :: shard.count])
 
 
 def _made_of(path: Path, options: ScanOptions) -> str:

@@ -1,4 +1,4 @@
-"""Independent tasks in processes of their own: one that is killed takes no other with it."""
+"""Independent tasks in processes of their own: one that crashes or is killed takes no other with it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ PRELOADED = ["bifusion.datasets.scan.make"]
 
 
 def in_processes(tasks: Mapping[str, Task], jobs: int) -> Iterator[tuple[str, Outcome]]:
-    """Name and outcome of each task, as they end; FAILURES are outcomes, other errors are raised.
+    """Name and outcome of each task, as they end. FAILURES are outcomes; of any other error too, which
+    leaves its traceback, it is said that there was one.
 
     Args:
-        tasks: by name; with more than one job they must pickle.
-        jobs: processes at a time; 1: this one. On Ctrl-C all of them are ended.
+        tasks: by name; they must pickle.
+        jobs: processes at a time. On Ctrl-C all of them are ended.
     """
-    if jobs <= 1 or len(tasks) <= 1:
-        for name, task in tasks.items():
-            yield name, _outcome(name, task)
-        return
     waiting, running = list(tasks), dict[Connection, tuple[str, BaseProcess]]()
     try:
         while waiting or running:
@@ -75,7 +72,11 @@ def _received(receiver: Connection, process: BaseProcess) -> Outcome:
     except EOFError:
         process.join()
         code = process.exitcode or 0
-        why = f"killed by signal {-code}, as for want of memory" if code < 0 else f"ended with {code}"
-        return f"its process was {why}; nothing of it was left"
+        why = (
+            f"was killed by signal {-code}, as for want of memory"
+            if code < 0
+            else (f"ended with {code}, by an error of the software that its traceback tells")
+        )
+        return f"its process {why}; nothing of it was left"
     process.join()
     return outcome

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from bifusion.datasets.fusion.choice import choose_frames
+from bifusion.datasets.fusion.choice import Choice, choose_frames
 from bifusion.datasets.fusion.fuse import fuse
 from bifusion.datasets.fusion.volume import FusionConfig
 from bifusion.datasets.orientation.facing import mesh_facing
@@ -123,18 +124,36 @@ def _views(
     telling.add([*turned.notes, *choice.notes])
     telling.progress("views chosen", 1, 1)
     least = FusionConfig().least_confidence
-    return RecordedViews(turned, sorted(choice.indices), placement, least)
+    return RecordedViews(turned, view_names(choice), placement, least)
+
+
+def view_names(choice: Choice) -> dict[str, int]:
+    """Name of each view → its frame's place in the recording, in the order of time.
+
+    The names are the frames' own numbers ("frame-000120" and "120" are 000120), where all of them have
+    one and no two the same; else their places.
+    """
+    found = [re.fullmatch(r"\D*(\d{1,9})", name) for name in choice.names]
+    numbers = [int(one[1]) for one in found if one]
+    if len(set(numbers)) < len(choice.names):
+        numbers = choice.indices
+    pairs = sorted(zip(choice.indices, numbers, strict=True))
+    return {f"{number:06d}": index for index, number in pairs}
 
 
 class RecordedViews(Mapping[str, View]):
-    """Frames of a recording by number, placed in the scene's frame, decoded when asked for."""
+    """Frames of a recording by name, placed in the scene's frame, decoded when asked for."""
 
     def __init__(
-        self, recording: Recording, indices: list[int], placement: Placement, least_confidence: float
+        self,
+        recording: Recording,
+        places: Mapping[str, int],
+        placement: Placement,
+        least_confidence: float,
     ):
         self._recording, self._placement = recording, placement
         self._least = least_confidence
-        self._index = {f"{index:06d}": index for index in indices}
+        self._index = dict(places)
 
     def __getitem__(self, name: str) -> View:
         return self._view(name, self._recording.frame(self._index[name]))

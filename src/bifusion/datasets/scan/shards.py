@@ -1,0 +1,68 @@
+"""One of n processes, or machines, that write scenes of the same inputs into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bifusion.errors import InputError
+from bifusion.storage.files import locked
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`-th of `count`, counted from 1."""
+
+    number: int
+    count: int
+
+    @property
+    def lock(self) -> str:
+        """Name of the file that it locks."""
+        return f".scan-{self.number}-of-{self.count}.lock"
+
+
+WHOLE = Shard(1, 1)
+
+
+def parse_shard(text: str) -> Shard:
+    """The shard of "i/n"; InputError for anything else."""
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isdecimal() for part in parts):
+        number, count = map(int, parts)
+        if 1 <= number <= count:
+            return Shard(number, count)
+    raise InputError(f"shard: found {text!r}; expected i/n with 1 ≤ i ≤ n, such as 1/4")
+
+
+@contextmanager
+def locked_shard(out: Path, shard: Shard) -> Iterator[None]:
+    """Keeps `out` for the shards of one count, and this one of them for this process.
+
+    Raises InputError: another process writes the same shard, the whole, or a shard of another count,
+    which would share some of the inputs.
+    """
+    if shard.count == 1:
+        with locked(out):
+            yield
+        return
+    with locked(out, shared=True), locked(out, name=shard.lock):
+        _refuse_other_counts(out, shard)
+        yield
+
+
+def _refuse_other_counts(out: Path, shard: Shard) -> None:
+    for path in sorted(out.glob(".scan-*-of-*.lock")):
+        if path.name.endswith(f"-of-{shard.count}.lock"):
+            continue
+        try:
+            with locked(out, name=path.name, shared=True):  # so that others may look too
+                pass
+        except InputError as error:
+            number, count = path.stem.removeprefix(".scan-").split("-of-")
+            raise InputError(
+                f"{out}: another process is writing shard {number}/{count} here; shard {shard.number}/"
+                f"{shard.count} has some of its inputs. Give all processes the same number of shards"
+            ) from error
