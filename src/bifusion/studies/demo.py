@@ -13,6 +13,7 @@ from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
 from bifusion.inference.predict import predict_scene
+from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.comparison.terminal import print_table
@@ -100,6 +101,11 @@ def make_ground(wanted: DemoConfig, console: Console) -> Ground:
 
 def run_demo(wanted: DemoConfig, console: Console) -> int:
     """Runs the whole main job; returns the exit status (1 if a run crashed)."""
+    with locked(wanted.out):
+        return _run_demo(wanted, console)
+
+
+def _run_demo(wanted: DemoConfig, console: Console) -> int:
     started = time.monotonic()
     ground = make_ground(wanted, console)
     rooms, tower = ground.rooms, ground.tower

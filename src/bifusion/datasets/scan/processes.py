@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from bifusion.errors import InputError
+from bifusion.lifetime import end_with_parent
 
 Outcome = list[str] | str
 """What a task returned, or what is wrong."""
@@ -58,6 +59,7 @@ def _start(name: str, task: Task) -> tuple[Connection, BaseProcess]:
 
 
 def _run(sender: Connection, task: Task) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     sender.send(_outcome(task))
 

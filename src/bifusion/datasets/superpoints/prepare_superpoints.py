@@ -17,7 +17,7 @@ from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
 from bifusion.errors import InputError
-from bifusion.storage.files import remove_stale, written_beside
+from bifusion.storage.files import written_beside
 
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
 
@@ -88,7 +88,6 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
     Raises:
         InputError: arrays that cannot be read, or a scan with another number of vertices.
     """
-    remove_stale(scene)
     coord, _, normal = load_points(scene)
     check_finite(coord, scene / "coord.npy")
     note = extent_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}")

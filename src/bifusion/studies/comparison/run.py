@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.errors import InputError
+from bifusion.storage.files import locked
 from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.page import render_page
 from bifusion.studies.comparison.report import ComparisonReport
@@ -53,6 +54,13 @@ def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
 def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport:
     """Trains what is not trained yet, showing how it goes, and writes the report over all runs."""
     planned = plan_comparison(wanted)
+    with locked(wanted.out):
+        return _compare(wanted, planned, console)
+
+
+def _compare(
+    wanted: ComparisonConfig, planned: Sequence[PlannedRun], console: Console
+) -> ComparisonReport:
     title, crashed = wanted.out.name, []
     if planned:
         check_scenes(planned, console)

@@ -18,6 +18,7 @@ from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
 from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
+from bifusion.storage.files import locked
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.demo import PretrainTower, run_pretraining
 from bifusion.studies.dose.judge import REFERENCE, Level, arms_of, judge_dose, measure_levels
@@ -127,11 +128,16 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     """Makes, trains and reports value by value; returns the exit status (1 if a run crashed).
 
     Interrupted, the same call goes on where it was. InputError for values, recipes or a folder that
-    do not fit, before anything is made.
+    do not fit, before anything is made, and where another process makes the same.
     """
     levels = plan_levels(wanted)
     for level in levels:
         _refuse_other_rooms(level)
+    with locked(wanted.out):
+        return _run_levels(wanted, levels, console)
+
+
+def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Console) -> int:
     tower = _tower_path(wanted)
     if tower is not None and wanted.tower_weights is None:
         rooms = wanted.out / "pretraining-rooms"

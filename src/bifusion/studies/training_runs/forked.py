@@ -20,6 +20,7 @@ import torch
 from bifusion.config.run import load_config
 from bifusion.errors import InputError
 from bifusion.inference.train_and_evaluate import train_and_evaluate
+from bifusion.lifetime import end_with_parent
 from bifusion.runs.run_folder import RunFolder
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
@@ -78,6 +79,7 @@ def start_forked(
 
 
 def _run(config_file: Path, folder: Path, threads: int, environment: dict[str, str]) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     with open(folder / "log.txt", "ab") as log:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from rich.console import Console
 
 from bifusion.config.run import load_config, save_config
 from bifusion.errors import InputError
+from bifusion.lifetime import lifeline, under_lifeline
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.runs.same_run import check_same_run
 from bifusion.studies.training_runs.forked import start_forked
@@ -83,7 +84,9 @@ def train_runs(
     _tell_taken([run for run in runs if run.folder in taken], console)
     waiting = [run for run in runs if run.folder not in taken]
     table = watch or RunTable([run.folder for run in runs], console)
-    crashed = _side_by_side(waiting, jobs, _start_forked if forked else _start, table, report)
+    with lifeline() as line:
+        start = _start_forked if forked else partial(_start, line)
+        crashed = _side_by_side(waiting, jobs, start, table, report)
     _tell_crashed(crashed, console)
     return [folder.name for folder in crashed]
 
@@ -135,17 +138,17 @@ def _taken(run: PlannedRun) -> bool:
     return run.finished
 
 
-def _start(run: PlannedRun, threads: int, slot: int) -> Process:
-    """The run as a process."""
+def _start(line: int, run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a process, which ends with the one that has the other end of `line`."""
     config_file = _prepare(run)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "bifusion.cli", "train", str(config_file)]
+    command = [*under_lifeline("bifusion.cli"), "train", str(config_file)]
     with open(run.folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             [*command, "--out", str(run.folder), "--resume"],
             stdout=log,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=line,
             env=environment | _own_gpu(slot),
         )
 
@@ -178,10 +181,10 @@ def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
 
 @contextmanager
 def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
-    """An interruption of the block is passed on to the runs, which are given time to save."""
+    """What interrupts the block, an error included, interrupts the runs; they are given time to save."""
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         for process in running.values():
             process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS
