@@ -67,6 +67,8 @@ class AblationConfig:
     epochs: int | None = None
     tower_weights: Path | None = None
     jobs: int = 0
+    accept_changes: bool = False
+    """Scenes and versions may be others than when a run was begun."""
 
 
 def run_ablation(wanted: AblationConfig, console: Console) -> int:
@@ -102,6 +104,7 @@ def _run_planned(
         report=report,
         watch=RunCount([run.folder for run in runs], console, time.monotonic),
         forked=can_fork(),
+        accept_changes=wanted.accept_changes,
     )
     print_ablation(report(crashed), console)
     console.print(f"ablation: {wanted.out / 'ablation.html'} (ablation.json beside it)")

@@ -40,6 +40,8 @@ class ComparisonConfig:
     jobs: int = 0
     runs: tuple[Path, ...] = ()
     """Finished run folders, beside those trained here."""
+    accept_changes: bool = False
+    """Scenes and versions may be others than when a run was begun."""
 
 
 def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
@@ -69,6 +71,7 @@ def _compare(
             jobs=wanted.jobs or default_jobs(),
             console=console,
             report=lambda: report_so_far(planned, wanted.out, title),
+            accept_changes=wanted.accept_changes,
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
     return write_report(folders, wanted.out, audit=audit_of(folders), crashed=crashed, title=title)
