@@ -7,6 +7,7 @@ with it, and two of them use two cores better than one does. The parent only rea
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -82,6 +83,8 @@ def train_runs(
     if jobs < 1:
         raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
     taken = {run.folder for run in runs if _taken(run, accept_changes)}
+    for folder in taken if forked else ():
+        shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)  # one was killed as it did that
     _tell_taken([run for run in runs if run.folder in taken], console)
     waiting = [run for run in runs if run.folder not in taken]
     table = watch or RunTable([run.folder for run in runs], console)
