@@ -20,6 +20,13 @@ def of_session(session: int) -> list[int]:
     return [pid for pid in numbers if _session(pid) == session and is_running(pid)]
 
 
+def children(pid: int) -> list[int]:
+    """Running processes whose parent is `pid`."""
+    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    parents = {number: _fields(number)[1:2] for number in numbers}
+    return [number for number, above in parents.items() if above == [str(pid)] and is_running(number)]
+
+
 def left_running(pids: Iterable[int], seconds: float) -> list[int]:
     """Those that still run after so long, or none as soon as all have ended; they are killed then."""
     deadline, left = time.monotonic() + seconds, list(pids)

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ NO_RESULT = re.compile(
     r"|(.*/)?(report|ablation|dose)\.html|(.*/)?views/[^/]*\.html"
 )
 """Files that tell of the way, not of what came out; reports are compared as JSON."""
-VARIABLE = {*CLOCK, "modified_ns", "root", "bundle"}
+VARIABLE = {*CLOCK, "modified_ns", "root"}
 """Keys of what differs from call to call: clock, memory, dates and places."""
 TORCH_FILES, STORED_SUMS = (".pt",), "sums.json"
 
@@ -51,10 +51,10 @@ class Ended:
     seconds: float
 
 
-def start(arguments: list[str], place: Path) -> int:
+def start(arguments: list[str], place: Path, before: Callable[[], object] = lambda: None) -> int:
     """Runs `bifusion ARGUMENTS` in the folder `place`; returns the number of its process.
 
-    What it prints goes to `place`/said.
+    What it prints goes to `place`/said. `before` is called in the process first.
     """
     child = os.fork()
     if child:
@@ -63,9 +63,10 @@ def start(arguments: list[str], place: Path) -> int:
     try:
         os.setsid()
         os.chdir(place)
-        with open("said", "ab", buffering=0) as said:
+        with open("said", "wb", buffering=0) as said:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
+        before()
         cli.main(arguments)
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else 1
@@ -76,9 +77,9 @@ def start(arguments: list[str], place: Path) -> int:
         os._exit(status)
 
 
-def finish(arguments: list[str], place: Path) -> Ended:
+def finish(arguments: list[str], place: Path, before: Callable[[], object] = lambda: None) -> Ended:
     """Runs a command to its end; RuntimeError if that takes too long."""
-    child, began = start(arguments, place), time.monotonic()
+    child, began = start(arguments, place, before), time.monotonic()
     while time.monotonic() < began + LIMIT_SECONDS:
         number, status = os.waitpid(child, os.WNOHANG)
         if number:
