@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from bifusion import cli
 from left_processes import left_running, of_session
 
+SHARED = Path("/dev/shm")
 GONE_SECONDS = 5.0
 """All that a killed command has started ends within this time."""
 LIMIT_SECONDS = 1800.0
@@ -38,8 +39,10 @@ NO_RESULT = re.compile(
     r"|(.*/)?(report|ablation|dose)\.html|(.*/)?views/[^/]*\.html"
 )
 """Files that tell of the way, not of what came out; reports are compared as JSON."""
-VARIABLE = {*CLOCK, "modified_ns", "root"}
+VARIABLE = {*CLOCK, "modified_ns", "root", "created"}
 """Keys of what differs from call to call: clock, memory, dates and places."""
+TIMED = re.compile(r"[\d.]+ × its time a step")
+"""The clock in a sentence of a report."""
 TORCH_FILES, STORED_SUMS = (".pt",), "sums.json"
 
 
@@ -89,15 +92,26 @@ def finish(arguments: list[str], place: Path, before: Callable[[], object] = lam
     raise RuntimeError(f"{place}: bifusion {' '.join(arguments)} took more than {LIMIT_SECONDS:g} s")
 
 
-def strike(arguments: list[str], place: Path, seconds: float) -> list[int] | None:
-    """Runs a command and kills it after so long: the processes that it left; None: it ended before."""
+@dataclass(frozen=True)
+class Struck:
+    """What a killed command left."""
+
+    orphans: list[int]
+    """Processes that did not end; they have been killed."""
+    shared: set[str]
+    """Pieces of shared memory that it had, by name."""
+
+
+def strike(arguments: list[str], place: Path, seconds: float) -> Struck | None:
+    """Runs a command and kills it after so long; None: it ended before."""
     child = start(arguments, place)
     time.sleep(seconds)
+    shared = shared_memory(of_session(child))
     number, _ = os.waitpid(child, os.WNOHANG)
     if number:
         return None
     kill(child)
-    return left_running(of_session(child), GONE_SECONDS)
+    return Struck(left_running(of_session(child), GONE_SECONDS), shared)
 
 
 def kill_and_repeat(
@@ -107,18 +121,19 @@ def kill_and_repeat(
 
     Returns how often it was killed, and what was wrong.
     """
-    done, wrong = 0, []
+    done, wrong, shared = 0, [], set[str]()
     for _ in range(kills):
-        orphans = strike(arguments, place, rng.uniform(0.0, seconds))
-        if orphans is None:
+        struck = strike(arguments, place, rng.uniform(0.0, seconds))
+        if struck is None:
             break
-        done += 1
-        wrong += [f"process {pid} outlived it" for pid in orphans]
+        done, shared = done + 1, shared | struck.shared
+        wrong += [f"process {pid} outlived it" for pid in struck.orphans]
     ended = finish(arguments, place)
     if ended.status:
         told = (place / "said").read_text(errors="replace").splitlines()[-3:]
         wrong.append(f"repeated it ended with status {ended.status}: {' | '.join(told)}")
     wrong += [f"{left} is left" for left in left_behind(place)]
+    wrong += [f"{name} is left in shared memory" for name in shared if (SHARED / name).exists()]
     return done, wrong
 
 
@@ -127,17 +142,15 @@ def left_behind(place: Path) -> list[Path]:
     return [path.relative_to(place) for path in place.rglob(".*") if LEFT.fullmatch(path.name)]
 
 
-def shared_memory() -> set[str]:
-    """Names in /dev/shm that no process has mapped."""
-    folder, mapped = Path("/dev/shm"), set()
-    if not folder.is_dir():
-        return set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
+def shared_memory(pids: list[int]) -> set[str]:
+    """Names of the shared memory, semaphores included, that processes have mapped."""
+    names = set[str]()
+    for pid in pids:
         try:
-            mapped.update(re.findall(r"/dev/shm/(\S+)", maps.read_text()))
-        except (OSError, UnicodeDecodeError):  # it has just ended
+            names.update(re.findall(rf"{SHARED}/(\S+)", Path(f"/proc/{pid}/maps").read_text()))
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
-    return {path.name for path in folder.iterdir()} - mapped
+    return names
 
 
 # -------------------------------------------------------------------------------------- comparing
@@ -186,4 +199,6 @@ def _content(path: Path) -> Any:
 def _steady(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _steady(item) for key, item in value.items() if key not in VARIABLE}
-    return [_steady(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_steady(item) for item in value]
+    return TIMED.sub("", value) if isinstance(value, str) else value
