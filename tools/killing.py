@@ -29,8 +29,8 @@ from bifusion import cli
 from left_processes import left_running, of_session
 
 SHARED = Path("/dev/shm")
-GONE_SECONDS = 5.0
-"""All that a killed command has started ends within this time."""
+GONE_SECONDS = 60.0
+"""All that a killed command has started ends within this time; what still imports may take seconds."""
 LIMIT_SECONDS = 1800.0
 LEFT = re.compile(r"\..+\.(writing|replaced|removing)-\d+")
 """What a killed process leaves half-done, and the next takes up."""

@@ -3,7 +3,7 @@
 A process of `multiprocessing` holds one end of a pipe whose other end its parent has, whatever way it
 was started; one of `subprocess` gets such a pipe as its standard input (`lifeline`). The system closes
 the parent's end when the parent is gone, and the child ends as if killed too: nothing that the product
-writes suffers by that.
+writes suffers by that. Linux kills it at once; elsewhere a thread does, as soon as Python lets it run.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LOOK_SECONDS = 0.5
 """How often a process looks whether its parent is still there, where the pipe does not wake it."""
@@ -31,6 +37,8 @@ class Parent:
         self.above = os.getppid()
         """The process that this one was forked from: the parent, or a fork server."""
         self._recorded = recorded
+        self.pipe = int(recorded.sentinel)
+        """Descriptor of the end of the pipe that this process has."""
 
     def is_there(self) -> bool:
         """Whether it still runs.
@@ -47,6 +55,7 @@ class Parent:
 def end_with_parent() -> None:
     """Ends this process of `multiprocessing` as soon as the one that started it has ended."""
     parent = Parent()
+    be_killed_at_end_of(parent.pipe)
 
     def follow() -> None:
         while parent.is_there():
@@ -76,7 +85,20 @@ def under_lifeline(module: str) -> list[str]:
     return [sys.executable, "-m", "bifusion.lifetime", module]
 
 
+def be_killed_at_end_of(pipe: int) -> None:
+    """Has the system kill this process when the other end of a pipe is closed, where it can (Linux)."""
+    if fcntl is None or not hasattr(fcntl, "F_SETSIG"):
+        return
+    with suppress(OSError):  # no /proc: the thread is left
+        own = os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY)  # who is to be told is kept by opened file
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC)
+
+
 def _end_with_input() -> None:
+    be_killed_at_end_of(0)
+
     def follow() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock would be in the way at the end of Python
             pass

@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from bifusion.errors import InputError
-from bifusion.lifetime import LOOK_SECONDS, Parent
+from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of
 
 HELD = (signal.SIGINT, signal.SIGTERM)
 TELLS_SENDERS = hasattr(signal, "sigtimedwait")
@@ -40,7 +40,9 @@ def heed_the_parent_alone(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is left to the thread below
-    threading.Thread(target=_follow, args=(Parent(),), daemon=True).start()
+    parent = Parent()
+    be_killed_at_end_of(parent.pipe)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
 def _follow(parent: Parent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
@@ -52,16 +53,16 @@ def _start(name: str, task: Task) -> tuple[Connection, BaseProcess]:
     else:
         context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, task), name=name)
+    process = context.Process(target=_run, args=(sender, pickle.dumps(task)), name=name)
     process.start()
     sender.close()
     return receiver, process
 
 
-def _run(sender: Connection, task: Task) -> None:
-    end_with_parent()
+def _run(sender: Connection, task: bytes) -> None:
+    end_with_parent()  # before what the task needs is imported, which takes seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    sender.send(_outcome(task))
+    sender.send(_outcome(pickle.loads(task)))
 
 
 def _outcome(task: Task) -> Outcome:
