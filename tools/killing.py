@@ -69,6 +69,7 @@ def start(arguments: list[str], place: Path, before: Callable[[], object] = lamb
         with open("said", "wb", buffering=0) as said:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
+        sys.modules["__main__"] = cli  # which spawned processes import too
         before()
         cli.main(arguments)
     except SystemExit as left:
