@@ -61,6 +61,8 @@ class DemoConfig:
     """Length of all runs instead of the recipes' own."""
     jobs: int = 0
     """Runs at a time; 0: one a GPU, or two on a machine without."""
+    accept_changes: bool = False
+    """Go on with runs though scenes or versions of the software have changed; reports then say what."""
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     pretraining_rooms: int = 16
     """Rooms to pretrain the image tower on."""
@@ -124,6 +126,7 @@ def _run_demo(wanted: DemoConfig, console: Console) -> int:
         jobs=wanted.jobs or default_jobs(),
         console=console,
         report=lambda: report_so_far(runs, wanted.out, TITLE),
+        accept_changes=wanted.accept_changes,
     )
     console.print(f"trained in {_minutes(trained)}")
     complete = [run for run in runs if run.folder.name not in crashed]

@@ -94,6 +94,8 @@ class DoseConfig:
     """Length of all runs instead of the recipes' own."""
     jobs: int = 0
     """Runs at a time; 0: one a GPU, or two on a machine without."""
+    accept_changes: bool = False
+    """Go on with runs though scenes or versions of the software have changed; reports then say what."""
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     """All that does not change."""
     probe_rooms: int = 30
@@ -150,7 +152,7 @@ def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Con
     crashed: list[str] = []
     for level in levels:
         _make_data(level, wanted.probe_rooms, console)
-        crashed += _train_level(level, f"{wanted.knob} {level.value:g}", wanted.jobs, console)
+        crashed += _train_level(level, wanted, console)
         dose = write_dose(knob, told, wanted.out, title=title)
     print_dose(dose, console)
     console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)")
@@ -158,15 +160,17 @@ def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Con
     return 1 if crashed else 0
 
 
-def _train_level(level: PlannedLevel, name: str, jobs: int, console: Console) -> list[str]:
+def _train_level(level: PlannedLevel, wanted: DoseConfig, console: Console) -> list[str]:
     """Trains a level's runs and compares them; names of those that crashed."""
+    name = f"{wanted.knob} {level.value:g}"
     console.rule(name)
     check_runs(level.runs)
     crashed = train_runs(
         level.runs,
-        jobs=jobs or default_jobs(),
+        jobs=wanted.jobs or default_jobs(),
         console=console,
         report=lambda: report_so_far(level.runs, level.folder, name),
+        accept_changes=wanted.accept_changes,
     )
     finished = [run.folder for run in level.runs if run.folder.name not in crashed]
     if finished:
