@@ -29,7 +29,7 @@ FILE = "data.json"
 SPLITS = ("train", "val")
 PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
 """Software whose version decides, to the bit, what is learned."""
-MOST_THREADS = 4096
+MOST_THREADS = 512
 
 
 @dataclass(frozen=True)

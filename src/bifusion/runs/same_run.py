@@ -56,7 +56,7 @@ def check_same_run(
     if lines and not accept:
         more = f"\n  and {len(lines) - NAMED_CHANGES} more" if len(lines) > NAMED_CHANGES else ""
         raise InputError(
-            f"{wanted.data.root}: has changed since {folder.root} was trained on it:\n  "
+            f"{wanted.data.root}, or the software, has changed since {folder.root} was begun:\n  "
             + "\n  ".join(lines[:NAMED_CHANGES])
             + f"{more}\n{advice} --accept-changes goes on with what there is now; reports say so."
         )
