@@ -165,7 +165,7 @@ def differences(ours: Path, theirs: Path) -> Iterator[str]:
     for name in sorted(mine.keys() & other.keys()):
         first, second = mine[name], other[name]
         if first.read_bytes() != second.read_bytes():
-            yield from unequal(_content(first), _content(second), name)
+            yield from unequal(_content(first, ours), _content(second, theirs), name)
 
 
 def results(place: Path) -> dict[str, Path]:
@@ -184,8 +184,8 @@ def results(place: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if "checkpoints/previous/" not in name}
 
 
-def _content(path: Path) -> Any:
-    """What is in a file, without what differs from call to call."""
+def _content(path: Path, place: Path) -> Any:
+    """What is in a file, without what differs from call to call, the `place` included."""
     if path.suffix in TORCH_FILES:
         return _steady(torch.load(path, weights_only=True))
     if path.suffix == ".safetensors":
@@ -193,7 +193,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".jsonl":
         return _steady(read_lines(path))
     if path.suffix == ".json":
-        return _steady(json.loads(path.read_text()))
+        return _steady(json.loads(path.read_text().replace(f"{place}/", "")))
     return path.read_bytes()
 
 
