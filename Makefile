@@ -11,7 +11,8 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data
 	data_transforms evaluation export files folders fusion geometry guard labels losses matcher oneformer3d \
 	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints unet))
 
-.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test fuzz faults attribution healthy
+.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test fuzz faults attribution healthy \
+	kill-trial soak chaos
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -66,6 +67,16 @@ gpu: setup
 
 resume-test: setup
 	$(BIN)/python tools/resume_test.py
+
+# every long command killed at random moments; a long training watched; all disturbances together
+kill-trial: setup
+	$(BIN)/python tools/kill_trial.py
+
+soak: setup
+	$(BIN)/python tools/soak.py
+
+chaos: setup
+	$(BIN)/python tools/chaos.py
 
 replay-test: setup
 	$(BIN)/python tools/replay_test.py

@@ -55,6 +55,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
 ) -> TrainedRun:
     """Trains one run, evaluates its last checkpoint, and returns both and the run's folder.
 
@@ -68,6 +69,7 @@ def train(
         data: data set (train/ and val/ with scene folders) instead of the configuration's.
         epochs, seed: instead of the configuration's.
         resume: go on from the folder's last checkpoint, if there is one.
+        accept_changes: go on though scenes or versions of the software have changed; reports say what.
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved, `resume=True` goes on.
     """
@@ -77,7 +79,7 @@ def train(
     config.data.root = config.data.root if data is None else Path(data)
     config.trainer.epochs = config.trainer.epochs if epochs is None else epochs
     config.seed = config.seed if seed is None else seed
-    run = train_and_evaluate(config, Path(out), resume=resume)
+    run = train_and_evaluate(config, Path(out), resume=resume, accept_changes=accept_changes)
     if run.status.state == "interrupted":
         raise KeyboardInterrupt(f"{run.folder}: saved; resume=True goes on")
     return run

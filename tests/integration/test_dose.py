@@ -12,7 +12,7 @@ from bifusion.studies.dose import run as dose
 from bifusion.training.trainer import train
 
 
-def train_here(runs, *, jobs, console, report):
+def train_here(runs, *, jobs, console, report, accept_changes):
     """Instead of `train_runs`, whose processes take longer to start than these runs to train."""
     for run in runs:
         if run.finished:

@@ -117,4 +117,4 @@ def test_data_with_other_scenes_is_refused(run, data, bifusion, tmp_path):
     options = ["--data.root", moved, "--out", run, "--resume"]
     called = bifusion("train", tmp_path / "run.json", *options)
     assert called.status == 2
-    assert f"1 missing ({scene.name}), 1 new (another)" in called.err
+    assert f"train/another: is new\n  train/{scene.name}: is gone" in called.err

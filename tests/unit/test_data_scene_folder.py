@@ -69,6 +69,7 @@ def test_rewriting_replaces_the_whole_folder(folder):
         "color.npy",
         "coord.npy",
         "scene.json",
+        "sums.json",
         "superpoint.npy",
     ]
     assert load_scene(folder, SCANNET20).segment is None

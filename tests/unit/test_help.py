@@ -74,7 +74,8 @@ def test_the_long_help_has_every_option(bifusion, recipe):
     # Borders are drawn where the terminal can.
     shown = {name.rstrip(",") for name in re.findall(r"^. (--[a-z]\S*)", called.out, flags=re.M)}
     listed = {f"--{option.name}" for option in list_options(Config, get_recipe(recipe))}
-    assert shown - listed == {"--out", "--resume", "--init", "--print-config"}
+    own = {"--out", "--resume", "--accept-changes", "--verify-data", "--init", "--print-config"}
+    assert shown - listed == own
     assert listed <= shown
 
 

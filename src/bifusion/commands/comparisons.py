@@ -59,6 +59,8 @@ class Compare:
     grid: tuple[str, ...] = ()
     """--ablate: narrow the grid lr=1,5 range=1,30 precision=32-true,bf16-mixed (factors on learning
     rates and on lifted 2D features), such as --grid lr=1 precision=32-true."""
+    accept_changes: bool = False
+    """Go on with runs though scenes or versions of the software have changed; reports then say what."""
 
 
 def compare(args: list[str]) -> int:
@@ -84,6 +86,7 @@ def _ablate(wanted: Compare, console: Console) -> int:
         epochs=wanted.epochs,
         tower_weights=wanted.tower_weights,
         jobs=wanted.jobs,
+        accept_changes=wanted.accept_changes,
     )
     return run_ablation(ablation, console)
 
@@ -102,6 +105,7 @@ def _compare(wanted: Compare, console: Console) -> int:
         tower_weights=wanted.tower_weights,
         jobs=wanted.jobs,
         runs=wanted.runs,
+        accept_changes=wanted.accept_changes,
     )
     return run_comparison(comparison, console)
 

@@ -163,7 +163,7 @@ def prepare_scan(args: list[str]) -> int:
 def scan(args: list[str]) -> int:
     """Label any scan (mesh, cloud, recording) on its own vertices, with a page to look at."""
     from bifusion.inference.scan_files import scan_files
-    from bifusion.storage.files import locked
+    from bifusion.storage.files import locked_beside
     from bifusion.storage.folders import check_replaceable, tidy
 
     wanted = parsing.parse(Scan, args, "scan", SCAN_HELP)
@@ -172,7 +172,7 @@ def scan(args: list[str]) -> int:
         raise InputError(f"{wanted.input}: no such file or folder; expected a mesh, cloud or recording")
     if wanted.out.name in ("", ".."):  # of "." and "..", beside which nothing could be written
         wanted.out = wanted.out.resolve()
-    with locked(wanted.out.parent, name=f".{wanted.out.name}.lock"):
+    with locked_beside(wanted.out):
         tidy(wanted.out.parent, scan_files, only={wanted.out.name})  # what a killed process left
         check_replaceable(wanted.out, scan_files)
         return _scan(wanted)

@@ -44,7 +44,14 @@ def train(args: list[str]) -> int:
         wanted.config.trainer.init = wanted.init
     if wanted.print_config:
         return _print_config(wanted.config)
-    state = train_and_evaluate(wanted.config, wanted.out, resume=wanted.resume).status.state
+    run = train_and_evaluate(
+        wanted.config,
+        wanted.out,
+        resume=wanted.resume,
+        accept_changes=wanted.accept_changes,
+        verify_data=wanted.verify_data,
+    )
+    state = run.status.state
     return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
 
 
@@ -84,6 +91,10 @@ def _train_options(base: "Config") -> type[Any]:
         """Run folder."""
         resume: bool = False
         """Go on from the folder's last checkpoint, if there is one."""
+        accept_changes: bool = False
+        """Go on though scenes or versions of the software have changed; reports then say what."""
+        verify_data: bool = False
+        """Read every file of the data first and compare it with the sums that `prepare` wrote."""
         init: Path | None = None
         """Start the 3D branch from this checkpoint, ours or published (trainer.init)."""
         print_config: bool = False

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
+from bifusion.data.scene_sums import SUMS, write_sums
 from bifusion.data.view_files import load_cameras, load_view, read_cameras, write_views
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
@@ -161,6 +162,8 @@ def write_scene(
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
         view_names = write_views(beside, views)
+        written = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
+        write_sums(beside, written)
         description = {
             "name": folder.name,
             "source": source,
@@ -169,7 +172,7 @@ def write_scene(
             "points": len(scene.coord),
             "superpoints": int(scene.superpoint.max()) + 1,
             "views": len(view_names),
-            "files": [f"{name}.npy" for name in arrays],
+            "files": [*(f"{name}.npy" for name in arrays), SUMS],
             "versions": {"format": FORMAT_VERSION, "bifusion": importlib.metadata.version("bifusion")},
         }
         (beside / "scene.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -16,10 +14,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from bifusion.errors import InputError
+from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of
 
 HELD = (signal.SIGINT, signal.SIGTERM)
-LOOK_SECONDS = 0.5
-"""How often a worker looks whether its parent is still there."""
 TELLS_SENDERS = hasattr(signal, "sigtimedwait")
 """The system says who sent a signal (Linux; where it does not, SIGTERM ends a worker at once)."""
 
@@ -43,23 +40,21 @@ def heed_the_parent_alone(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is left to the thread below
-    above, recorded = os.getppid(), multiprocessing.parent_process()
-    parent = above if recorded is None or recorded.pid is None else recorded.pid
-    if multiprocessing.get_start_method() == "fork":
-        above = parent  # it may have ended already; a fork server's children are not the parent's
-    threading.Thread(target=_follow, args=(above, parent), daemon=True).start()
+    parent = Parent()
+    be_killed_at_end_of(parent.pipe)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
-def _follow(above: int, parent: int) -> None:
-    """Ends this process within a second of the end of the process above it, and on SIGTERM of its
-    parent, which is another where a fork server started it."""
-    while os.getppid() == above:
+def _follow(parent: Parent) -> None:
+    """Ends this process within a second of its parent's end, and on SIGTERM of its parent or of the fork
+    server above it."""
+    while parent.is_there():
         if TELLS_SENDERS:
             came = signal.sigtimedwait({signal.SIGTERM}, LOOK_SECONDS)
-            if came is not None and came.si_pid in (above, parent):
+            if came is not None and came.si_pid in (parent.above, parent.pid):
                 break
         else:
-            time.sleep(LOOK_SECONDS)
+            parent.wait(LOOK_SECONDS)
     os._exit(1)
 
 

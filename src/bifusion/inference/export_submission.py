@@ -29,7 +29,7 @@ from bifusion.errors import InputError
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import find_checkpoint, load_model
-from bifusion.storage.files import remove_stale, write_text, written_beside
+from bifusion.storage.files import locked_beside, remove_stale, write_text, written_beside
 from bifusion.types import FusionControl, SceneResult
 
 Task = Literal["semantic", "instance"]
@@ -73,14 +73,12 @@ def export_submission(
         )
     dataset = _split(Path(split_folder), config)
     control = trained_control(checkpoint, config)
-    paths = []
-    for result in _predict(model, dataset, config, control, device):
-        if task == "semantic":
-            paths.append(write_semantic(Path(out_dir), result, label_set))
-        else:
-            paths.append(write_instances(Path(out_dir), result, label_set))
-        if progress:
-            progress(len(paths), len(dataset))
+    write, paths = write_semantic if task == "semantic" else write_instances, []
+    with locked_beside(Path(out_dir)):
+        for result in _predict(model, dataset, config, control, device):
+            paths.append(write(Path(out_dir), result, label_set))
+            if progress:
+                progress(len(paths), len(dataset))
     return paths
 
 

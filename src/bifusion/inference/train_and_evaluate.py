@@ -26,9 +26,16 @@ class TrainedRun(os.PathLike[str]):
         return str(self.folder)
 
 
-def train_and_evaluate(config: Config, folder: Path, *, resume: bool = False) -> TrainedRun:
+def train_and_evaluate(
+    config: Config,
+    folder: Path,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    verify_data: bool = False,
+) -> TrainedRun:
     """Trains `config` into `folder` (see `train`) and evaluates its last checkpoint, unless a signal
     interrupted it: then `resume` goes on."""
-    status = train(config, folder, resume=resume)
+    status = train(config, folder, resume=resume, accept_changes=accept_changes, verify_data=verify_data)
     evaluation = None if status.state == "interrupted" else evaluate_run(folder)
     return TrainedRun(folder, status, evaluation)

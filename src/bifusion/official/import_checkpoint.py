@@ -32,6 +32,7 @@ from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
 from bifusion.runs.describe import describe_run
 from bifusion.runs.run_folder import RunFolder
+from bifusion.storage.folders import folder_written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.state_dicts import StateDict, find_state_dict, is_averaged, unwrapped
@@ -81,10 +82,11 @@ def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> P
     """Writes the run folder `out` with one checkpoint, for predict, evaluate and `train --init`.
 
     With `partial`, what the file lacks or has in another shape keeps its initial value. import.json
-    beside it lists every tensor. Returns `out`.
+    beside it lists every tensor. The folder appears complete or not at all. Returns `out`.
 
     Raises:
         InputError: `out` holds something already; the file is incomplete and `partial` is False.
+        DiskFullError: no room.
     """
     conversion = imported.conversion
     if not conversion.complete and not partial:
@@ -95,17 +97,21 @@ def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> P
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already: choose a folder that is new or empty")
-    config = imported.config
+    with folder_written_beside(out.resolve(), lambda folder: ()) as beside:
+        fill_run_folder(imported, beside)
+    return out
+
+
+def fill_run_folder(imported: Imported, out: Path) -> None:
+    """Writes the files of a run with one checkpoint into a folder that is there."""
+    conversion, config, folder = imported.conversion, imported.config, RunFolder(out)
     model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     model.load_state_dict({**model.state_dict(), **conversion.state})
-    folder = RunFolder(out)
-    folder.root.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder.checkpoints, model, config, None, step=0, links=["last"])
     write_json(folder.config, describe_run(config, model.parameter_groups(), model, [], []))
     record = {f.name: getattr(conversion, f.name) for f in dataclasses.fields(conversion)}
     record["state"] = sorted(conversion.state)
     write_json(out / "import.json", {"source": imported.source, "kind": imported.kind, **record})
-    return out
 
 
 def print_conversion(imported: Imported, console: Console) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bifusion.errors import InputError
-from bifusion.official.import_checkpoint import read_checkpoint, write_imported
+from bifusion.official.import_checkpoint import fill_run_folder, read_checkpoint
 from bifusion.runs.checkpoint import CONFIG, LAST, WEIGHTS
 from bifusion.storage.cache import VARIABLE, cache_folder
 from bifusion.storage.files import DiskFullError, locked
@@ -66,7 +66,7 @@ def _convert(path: Path, run: Path) -> str:
             + f"\n`bifusion import-checkpoint {path} RUN --partial` takes what fits; give RUN then"
         )
     with folder_written_beside(run, _written) as beside:  # a half-gone one gives way
-        write_imported(imported, beside)
+        fill_run_folder(imported, beside)
     return "; ".join([imported.kind, *imported.notes])
 
 

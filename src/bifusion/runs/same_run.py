@@ -9,27 +9,39 @@ from typing import NoReturn
 from bifusion.changes import Change, changeable, changes
 from bifusion.config.run import Config
 from bifusion.config.stages import same_start
-from bifusion.data.dataset import open_scenes
 from bifusion.errors import InputError
 from bifusion.labels.label_set import require_same_classes
 from bifusion.runs.describe import scene_sources
+from bifusion.runs.run_data import RunData, data_of, read_data, scene_changes, version_changes
 from bifusion.runs.run_folder import RunFolder, RunStatus
 
-SPLITS = ("train", "val")
 EPOCHS = "trainer.epochs"
-NAMED_SCENES = 5
+NAMED_CHANGES = 20
+FINISHED = ("completed", "guard_stopped")
 
 
-def check_same_run(folder: RunFolder, started: Config, wanted: Config, *, advice: str) -> None:
+def check_same_run(
+    folder: RunFolder,
+    started: Config,
+    wanted: Config,
+    *,
+    advice: str,
+    accept: bool = False,
+    now: RunData | None = None,
+) -> list[str]:
     """InputError, field by field, where going on as `wanted` would not be the run in `folder`.
 
-    Fields that may change (`changes.MAY_CHANGE`) do; data in another place must have the same scenes,
-    as far as names and scene.json tell. Another length goes on where neither schedule nor stages
-    depend on it in what is trained already.
+    Fields that may change (`changes.MAY_CHANGE`) do; data in another place must be the same, as far as
+    names, sizes and sums tell. Another length goes on where neither schedule nor stages depend on it in
+    what is trained already. Another version of the software matters to a run that is not at its end.
 
     Args:
         started: as it began.
         advice: what to do, a sentence.
+        accept: scenes and versions may be others.
+        now: the data of `wanted`; None: as it is on the disk.
+    Returns:
+        A line for every such change that was accepted.
     """
     place = str(wanted.data.root)
     require_same_classes(started.labels, str(folder.root), wanted.labels, place, advice)
@@ -40,7 +52,15 @@ def check_same_run(folder: RunFolder, started: Config, wanted: Config, *, advice
     found = [change for change in found if change.path != EPOCHS or longer]
     if found:
         _refuse(folder, wanted, found, longer, advice)
-    _check_scenes(folder, wanted, advice)
+    lines = _changes(folder, wanted, now or data_of(wanted))
+    if lines and not accept:
+        more = f"\n  and {len(lines) - NAMED_CHANGES} more" if len(lines) > NAMED_CHANGES else ""
+        raise InputError(
+            f"{wanted.data.root}, or the software, has changed since {folder.root} was begun:\n  "
+            + "\n  ".join(lines[:NAMED_CHANGES])
+            + f"{more}\n{advice} --accept-changes goes on with what there is now; reports say so."
+        )
+    return lines
 
 
 def is_to_go_on(folder: RunFolder, wanted: Config) -> bool:
@@ -87,34 +107,30 @@ def _refuse(
     )
 
 
-def _check_scenes(folder: RunFolder, wanted: Config, advice: str) -> None:
-    """InputError where the data has not the scenes that the run is trained on."""
+def _changes(folder: RunFolder, wanted: Config, now: RunData) -> list[str]:
+    """A line for each scene, and each package if it is still to train, that is another than it was."""
+    then = read_data(folder.root)
+    if then is None:
+        return _changed_names(folder, wanted, now)
+    status = folder.read_status()
+    ended = status is not None and status.state in FINISHED and not is_to_go_on(folder, wanted)
+    return [*scene_changes(then, now), *([] if ended else version_changes(then, now))]
+
+
+def _changed_names(folder: RunFolder, wanted: Config, now: RunData) -> list[str]:
+    """What a run of earlier versions tells of its data: names, and where the scenes come from."""
     stored = folder.read_scenes()
     if stored is None:
-        return
-    scenes = {split: list(open_scenes(wanted.data, split).names) for split in SPLITS}
-    for split in SPLITS:
-        missing = sorted(set(stored[split]) - set(scenes[split]))
-        new = sorted(set(scenes[split]) - set(stored[split]))
-        if missing or new:
-            told = [
-                f"{len(one)} {what} ({_some(one)})"
-                for one, what in ((missing, "missing"), (new, "new"))
-                if one
-            ]
-            raise InputError(
-                f"{wanted.data.root}: its scenes in {split} are not those that {folder.root} is trained "
-                f"with: {', '.join(told)}. {advice}"
-            )
-    if wanted.data.source is None:
-        sources = scene_sources(wanted.data.root, scenes["train"], scenes["val"])
+        return []
+    then = [f"{split}/{name}" for split in ("train", "val") for name in stored[split]]
+    lines = [f"{name}: is gone" for name in then if name not in now.scenes]
+    lines += [f"{name}: is new" for name in now.scenes if name not in then]
+    if not lines and wanted.data.source is None:
+        sources = scene_sources(wanted.data.root, stored["train"], stored["val"])
         if sources != stored["sources"]:
-            raise InputError(
-                f"{wanted.data.root}: its scenes come from {_some(sources)}, those that {folder.root} "
-                f"is trained with from {_some(stored['sources'])}. {advice}"
-            )
+            lines.append(f"scenes: came from {_listed(stored['sources'])}, come from {_listed(sources)}")
+    return lines
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_SCENES} more" if len(names) > NAMED_SCENES else ""
-    return (", ".join(names[:NAMED_SCENES]) or "nothing said") + more
+def _listed(sources: Sequence[str]) -> str:
+    return ", ".join(sources) or "nobody knows where"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,11 @@ from torch import Tensor, nn
 from bifusion.evaluation.fusion_figures import share_of_2d
 from bifusion.models.parts import PARTS, part_of_group
 from bifusion.types import FusionControl, FusionTrace, Prediction
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
@@ -123,9 +127,12 @@ def _range_of(name: str, figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far: allocated on a CUDA device, else resident in this process."""
+    """Largest memory so far: allocated on a CUDA device, else resident in this process; NaN where the
+    system does not tell (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

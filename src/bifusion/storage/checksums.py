@@ -75,6 +75,11 @@ def check_sum(path: Path, expected: dict[str, Any], *, advice: str) -> None:
         raise InputError(f"{path}: is not as it was saved (its checksum differs); {advice}")
 
 
+def sum_of(path: Path) -> dict[str, Any]:
+    """{"bytes", "sha256"} of a file as it is."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
 def forget_cached(path: Path) -> None:
     """Makes the next reader of a flushed file get it from the disk, where the system can do that."""
     if not hasattr(os, "posix_fadvise"):

@@ -2,21 +2,22 @@
 
 Everything the product leaves is written here (folders: `folders.py`): beside its place, flushed,
 renamed, and the folder that holds it flushed too. What a killed process leaves half-written has a name
-of its own (`.NAME.writing-PID`), which `remove_stale` sweeps up.
+of its own (`.NAME.writing-PID`), which goes when the file is next written, and which `remove_stale`
+sweeps up.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import filelock
 import safetensors.torch
 from torch import Tensor
 
@@ -24,8 +25,17 @@ from bifusion.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk, quota, or largest size of a file exhausted."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems without locks answer."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """What file systems without hard links answer."""
+
+
+LETTING_GO_SECONDS = 1.0
+"""The processes of a command that was killed end within this time, and their locks with them."""
+
+_LEFT: dict[Path, list[Path]] = {}
+"""Folder → what was half-written in it when this process first wrote there."""
 
 
 class DiskFullError(InputError, OSError):
@@ -40,6 +50,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path)
         beside = beside_of(path, "writing")
         try:
             yield beside
@@ -118,30 +129,72 @@ def is_left(path: Path, doing: str) -> bool:
     return re.fullmatch(rf"\..+\.{doing}-\d+", path.name) is not None
 
 
+def seen_name(left: Path) -> str:
+    """The name without what `beside_of` adds."""
+    return left.name[1:].rpartition(".")[0]
+
+
+def is_abandoned(left: Path) -> bool:
+    """Whether the process in a name of `beside_of` has ended, as far as this machine knows."""
+    number = int(left.name.rpartition("-")[2])
+    if number == os.getpid():
+        return True  # of an earlier process of this number
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # of another user; no number of a process
+        return False
+    return False
+
+
+def _remove_left(path: Path) -> None:
+    """Removes what killed processes left half-written of the file `path`.
+
+    A folder is looked through once: thousands of masks may be written into one.
+    """
+    folder = path.parent.absolute()
+    if folder not in _LEFT:
+        _LEFT[folder] = [left for left in folder.glob(".*") if is_left(left, "writing")]
+    for left in _LEFT[folder]:
+        if seen_name(left) == path.name and is_abandoned(left) and not left.is_dir():
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
-def locked(
-    folder: Path, *, wait: bool = False, name: str = ".lock", shared: bool = False
-) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator[None]:
     """Keeps other processes from the folder; the lock goes with the process, however it ends.
 
-    `wait`: until another process that has it is done, instead of raising InputError. `name`: of the
-    lock's file there; processes that share the folder's work have one each. `shared`: keeps away only
-    those that want it alone. Where the file system knows no locks, warns.
+    `wait`: until another process that has it is done, instead of raising InputError after a second.
+    `name`: of the lock's file there; processes that share the folder's work have one each. Where the
+    file system knows no locks, warns.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with open(folder / name, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, kind if wait else kind | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise InputError(
-                    f"{folder}: another process is writing here; let it end, or end it, first"
-                ) from error
-            warnings.warn(
-                f"{folder}: cannot be locked ({error}); start no second run in it", stacklevel=3
-            )
+    lock = filelock.FileLock(folder / name)
+    try:
+        lock.acquire(timeout=-1 if wait else LETTING_GO_SECONDS)
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{folder}: another process is writing here; let it end, or end it, first"
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(f"{folder}: cannot be locked ({error}); start no second run in it", stacklevel=3)
         yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def locked_beside(path: Path) -> AbstractContextManager[None]:
+    """`locked` for a file or folder that others are to find as if there were no lock."""
+    path = path.resolve()
+    return locked(path.parent, name=f".{path.name}.lock")
 
 
 @contextmanager

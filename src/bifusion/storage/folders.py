@@ -17,7 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bifusion.errors import InputError
-from bifusion.storage.files import beside_of, flush, free_bytes, full_disk_named, is_left, remove_stale
+from bifusion.storage.files import (
+    beside_of,
+    flush,
+    free_bytes,
+    full_disk_named,
+    is_abandoned,
+    is_left,
+    remove_stale,
+    seen_name,
+)
 
 Written = Callable[[Path], Sequence[str]]
 """What the product wrote into a folder: paths in it, of which the last one tells of all others; none
@@ -42,6 +51,9 @@ def folder_written_beside(
         InputError: `folder` is none of the product's (`check_replaceable`), or holds files of others
             where the new one has its own.
     """
+    for left in _left_of(folder):
+        if is_abandoned(left):
+            _take_up(left, written)
     check_replaceable(folder, written)
     with full_disk_named(folder, needed):
         beside = _name_beside(folder, "writing", written)
@@ -107,23 +119,27 @@ def tidy(parent: Path, written: Written, only: Collection[str] | None = None) ->
     What was half-written or half-removed goes, an old folder that was aside with no new one in its
     place comes back. Returns the hidden paths there were.
     """
-    folders = sorted(path for path in parent.glob(".*") if path.is_dir() and not path.is_symlink())
-    left = [path for doing in DOING for path in folders if is_left(path, doing)]
+    left = _left_in(parent)
     if only is not None:
-        left = [path for path in left if _seen_name(path) in only]
+        left = [path for path in left if seen_name(path) in only]
     for path in left:
         _take_up(path, written)
     return [*left, *(remove_stale(parent) if only is None else ())]
 
 
-def _seen_name(left: Path) -> str:
-    """The name without what `beside_of` adds."""
-    return left.name[1:].rpartition(".")[0]
+def _left_in(parent: Path) -> list[Path]:
+    """Folders of hidden names, in the order in which they are taken up."""
+    folders = sorted(path for path in parent.glob(".*") if path.is_dir() and not path.is_symlink())
+    return [path for doing in DOING for path in folders if is_left(path, doing)]
+
+
+def _left_of(folder: Path) -> list[Path]:
+    return [left for left in _left_in(folder.parent) if seen_name(left) == folder.name]
 
 
 def _take_up(left: Path, written: Written) -> None:
     """What `tidy` does with one folder of a hidden name."""
-    folder = left.with_name(_seen_name(left))
+    folder = left.with_name(seen_name(left))
     if is_left(left, "writing"):
         shutil.rmtree(left)  # nobody but the product has ever seen it
     elif is_left(left, "replaced") and not os.path.lexists(folder):

@@ -13,6 +13,7 @@ from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
 from bifusion.inference.predict import predict_scene
+from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.comparison.terminal import print_table
@@ -60,6 +61,8 @@ class DemoConfig:
     """Length of all runs instead of the recipes' own."""
     jobs: int = 0
     """Runs at a time; 0: one a GPU, or two on a machine without."""
+    accept_changes: bool = False
+    """Go on with runs though scenes or versions of the software have changed; reports then say what."""
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     pretraining_rooms: int = 16
     """Rooms to pretrain the image tower on."""
@@ -100,6 +103,11 @@ def make_ground(wanted: DemoConfig, console: Console) -> Ground:
 
 def run_demo(wanted: DemoConfig, console: Console) -> int:
     """Runs the whole main job; returns the exit status (1 if a run crashed)."""
+    with locked(wanted.out):
+        return _run_demo(wanted, console)
+
+
+def _run_demo(wanted: DemoConfig, console: Console) -> int:
     started = time.monotonic()
     ground = make_ground(wanted, console)
     rooms, tower = ground.rooms, ground.tower
@@ -118,6 +126,7 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
         jobs=wanted.jobs or default_jobs(),
         console=console,
         report=lambda: report_so_far(runs, wanted.out, TITLE, rooms),
+        accept_changes=wanted.accept_changes,
     )
     console.print(f"trained in {_minutes(trained)}")
     complete = [run for run in runs if run.folder.name not in crashed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 from bifusion.config.run import Config, load_config
@@ -12,6 +13,7 @@ from bifusion.data.scene_source import SceneFolders
 from bifusion.errors import InputError
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
+from bifusion.runs.run_data import RunData, data_of, read_data
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.same_run import check_same_run
 
@@ -53,23 +55,32 @@ def check_devices(batches_per_epoch: int, processes: int) -> None:
         )
 
 
-def check_folder(folder: RunFolder, config: Config, resume: bool) -> None:
-    """InputError if the folder holds a run that must not be mixed with this one."""
+def check_folder(
+    folder: RunFolder, config: Config, resume: bool, *, accept: bool = False, read: bool = False
+) -> RunData:
+    """The data to train on; InputError if the folder holds a run that must not be mixed with this one.
+
+    `accept`: scenes and versions may be others. `read`: every byte of the data is, and damage refused.
+    """
     if not folder.steps.exists():
-        return
+        return data_of(config, read=read)
     if not resume:
         raise InputError(
             f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
         )
     started = load_config(folder.config)
     advice = "Resume it as it began, on the same scenes, or choose another folder (--out)."
-    check_same_run(folder, started, config, advice=advice)
+    now = data_of(config, read=read)
+    accepted = check_same_run(folder, started, config, advice=advice, accept=accept, now=now)
     saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
     if not saved and _was_saved(folder, started):
         raise InputError(
             f"{folder.checkpoints} is empty, though the run was saved: restore it from a copy, or train "
             "into another folder"
         )
+    then = read_data(folder.root)
+    before = then.accepted if then is not None else []
+    return dataclasses.replace(now, accepted=[*before, *([accepted] if accepted else [])])
 
 
 def _was_saved(folder: RunFolder, config: Config) -> bool:

@@ -31,6 +31,7 @@ from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
 from bifusion.runs.healthy_file import HealthyFile
+from bifusion.runs.run_data import RunData, data_of, read_data, threads_of, write_data
 from bifusion.runs.run_folder import RunFolder, RunStatus
 from bifusion.runs.same_run import is_to_go_on
 from bifusion.step.assembly import make_stepper
@@ -58,14 +59,18 @@ def train(
     run_dir: Path,
     *,
     resume: bool = False,
+    accept_changes: bool = False,
+    verify_data: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunStatus:
     """Trains `config` into `run_dir` and returns how it ended.
 
     `resume` goes on from the folder's last checkpoint (from the start if none was saved), with another
     configuration as far as `check_same_run` allows; a run that is finished is left as it is, unless
-    more epochs are wanted. `on_epoch` gets every epoch's record. SIGINT and SIGTERM save and
-    leave with state "interrupted", at once but for the moment in which weights change or are saved.
+    more epochs are wanted. Scenes and versions must be those it began with; `accept_changes` records
+    what is not. `verify_data` reads every file of the data first. `on_epoch` gets every epoch's record.
+    SIGINT and SIGTERM save and leave with state "interrupted", at once but for the moment in which
+    weights change or are saved.
 
     Raises:
         InputError: the data has other classes than `config`; the folder holds another run, another
@@ -76,20 +81,33 @@ def train(
     check_config(config)
     config = dataclasses.replace(config, data=with_labels(config.data))
     folder = RunFolder(run_dir)
-    check_folder(folder, config, resume)
+    with threads_of(read_data(folder.root) if resume else None):
+        data = check_folder(folder, config, resume, accept=accept_changes, read=verify_data)
+        return _train(config, folder, data, resume, on_epoch)
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    data: RunData,
+    resume: bool,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> RunStatus:
     status = folder.read_status() if resume else None
     if status is not None and status.state in FINISHED and not is_to_go_on(folder, config):
         return status
     fabric = make_fabric(config.trainer)
     with deterministic(config.trainer.deterministic, fabric.device):
-        return Trainer(config, folder, fabric).run(on_epoch)
+        return Trainer(config, folder, fabric, data).run(on_epoch)
 
 
 class Trainer:
     """One run; use `train`."""
 
-    def __init__(self, config: Config, folder: RunFolder, fabric: Fabric):
+    def __init__(self, config: Config, folder: RunFolder, fabric: Fabric, data: RunData | None = None):
+        """`data`: what the folder will say of the data; None: as it is on the disk."""
         self.config, self.folder, self.fabric = config, folder, fabric
+        self.data = data or data_of(config)
         self.progress = Progress()
         self.several = fabric.world_size > 1
         self.timeline = Timeline(config.stages, config.trainer.epochs)
@@ -133,6 +151,7 @@ class Trainer:
         if first:
             self.folder.create()
             write_json(self.folder.config, description)
+            write_data(self.folder.root, self.data)
         display = Display(name, self.config.trainer.epochs, self.steps_per_epoch, quiet=not first)
         recorder = Recorder(self.folder, name, self.progress, display, active=first, on_epoch=on_epoch)
         with recorder as self.recorder, self.stop:

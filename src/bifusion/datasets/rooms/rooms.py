@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bifusion.datasets.rooms.scan import Scan, scan_room
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
+from bifusion.lifetime import end_with_parent
 from bifusion.rng import numpy_rng
 from bifusion.storage.files import locked, write_text
 from bifusion.storage.folders import check_replaceable, tidy
@@ -176,5 +178,12 @@ def _run(jobs: list[tuple[Path, RoomsConfig, str, int]], workers: int) -> Iterat
         yield from map(_write, jobs)
         return
     # spawn: a fork of a process that already runs torch's threads can hang
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_write, jobs)
+    context, count = get_context("spawn"), min(workers, len(jobs))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
+        try:
+            yield from pool.map(_write, jobs)
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{jobs[0][0]}: a process that makes rooms was killed, as the system does when memory "
+                "runs out; repeat the command, which keeps the rooms that are there"
+            ) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from bifusion.errors import FAILURES, failure
+from bifusion.lifetime import end_with_parent
 
 Outcome = list[str] | str
 """What a task returned, or what is wrong."""
@@ -48,15 +50,16 @@ def _start(name: str, task: Task) -> tuple[Connection, BaseProcess]:
     else:
         context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, name, task), name=name)
+    process = context.Process(target=_run, args=(sender, name, pickle.dumps(task)), name=name)
     process.start()
     sender.close()
     return receiver, process
 
 
-def _run(sender: Connection, name: str, task: Task) -> None:
+def _run(sender: Connection, name: str, task: bytes) -> None:
+    end_with_parent()  # before what the task needs is imported, which takes seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    sender.send(_outcome(name, task))
+    sender.send(_outcome(name, pickle.loads(task)))
 
 
 def _outcome(name: str, task: Task) -> Outcome:

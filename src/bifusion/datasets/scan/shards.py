@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +44,12 @@ def locked_shard(out: Path, shard: Shard) -> Iterator[None]:
     Raises InputError: another process writes the same shard, the whole, or a shard of another count,
     which would share some of the inputs.
     """
-    if shard.count == 1:
-        with locked(out):
-            yield
-        return
-    with locked(out, shared=True), locked(out, name=shard.lock):
-        _refuse_other_counts(out, shard)
+    with ExitStack() as held:
+        with locked(out, wait=True, name=".scan.lock"):  # so that no two look and take at once
+            _refuse_other_counts(out, shard)
+            held.enter_context(locked(out, name=shard.lock))
+            if shard == WHOLE:
+                held.enter_context(locked(out))
         yield
 
 
@@ -58,7 +58,7 @@ def _refuse_other_counts(out: Path, shard: Shard) -> None:
         if path.name.endswith(f"-of-{shard.count}.lock"):
             continue
         try:
-            with locked(out, name=path.name, shared=True):  # so that others may look too
+            with locked(out, name=path.name):
                 pass
         except InputError as error:
             number, count = path.stem.removeprefix(".scan-").split("-of-")

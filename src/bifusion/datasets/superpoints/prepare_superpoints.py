@@ -11,14 +11,16 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.data.scene_folder import load_points
+from bifusion.data.scene_sums import SUMS, forget_sum, read_sums, record_sum
 from bifusion.datasets.placement import extent_note, far_offset
 from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
 from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
-from bifusion.storage.files import remove_stale, written_beside
+from bifusion.storage.files import written_beside
 
+FILE = "superpoint.npy"
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
 
 
@@ -29,7 +31,7 @@ def prepare_superpoints(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counter[str]:
-    """Write superpoint.npy into every scene folder that has none.
+    """Write superpoint.npy into every scene folder that has none, and its sum beside it.
 
     A scene that cannot be done does not stop the others: all of them are named at the end.
 
@@ -50,7 +52,9 @@ def prepare_superpoints(
     sources, failures = Counter[str](), []
     for done, scene in enumerate(scenes, start=1):
         try:
-            if (scene / "superpoint.npy").exists() and not overwrite:
+            if (scene / FILE).exists() and not overwrite:
+                if (scene / SUMS).is_file() and FILE not in read_sums(scene):
+                    record_sum(scene, FILE)  # a process was killed before it did
                 sources["kept"] += 1
             else:
                 sources[add_superpoints(scene, scans / scene.name if scans else None)] += 1
@@ -89,7 +93,6 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
     Raises:
         InputError: arrays that cannot be read, or a scan with another number of vertices.
     """
-    remove_stale(scene)
     coord, _, normal = load_points(scene)
     check_finite(coord, scene / "coord.npy")
     note = extent_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}")
@@ -100,8 +103,10 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
         source = SOURCES[3] if normal is not None else SOURCES[4]
         normal = estimate_normals(coord) if normal is None else np.asarray(normal)
         superpoint = graph_superpoints(coord, normal, neighbors=CLOUD_NEIGHBORS)
-    with written_beside(scene / "superpoint.npy") as beside, open(beside, "wb") as file:
+    forget_sum(scene, FILE)
+    with written_beside(scene / FILE) as beside, open(beside, "wb") as file:
         np.save(file, superpoint.astype(np.int32))
+    record_sum(scene, FILE)
     return source
 
 

@@ -18,6 +18,7 @@ from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import bifusion_model
 from bifusion.spelling import did_you_mean
+from bifusion.storage.files import locked
 from bifusion.studies.ablation.judge import Measured, judge_ablation
 from bifusion.studies.ablation.page import render_ablation
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
@@ -66,6 +67,8 @@ class AblationConfig:
     epochs: int | None = None
     tower_weights: Path | None = None
     jobs: int = 0
+    accept_changes: bool = False
+    """Scenes and versions may be others than when a run was begun."""
 
 
 def run_ablation(wanted: AblationConfig, console: Console) -> int:
@@ -76,6 +79,13 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     """
     plan, runs = plan_ablation(wanted)
     check_runs([run for run in runs if run.config.seed == plan.seeds[0]])
+    with locked(wanted.out):
+        return _run_planned(wanted, plan, runs, console)
+
+
+def _run_planned(
+    wanted: AblationConfig, plan: AblationPlan, runs: Sequence[PlannedRun], console: Console
+) -> int:
     check_scenes(runs, console)
     title, measured = f"What stabilises {wanted.base}", Measured()
     console.print(
@@ -94,6 +104,7 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
         report=report,
         watch=RunCount([run.folder for run in runs], console, time.monotonic),
         forked=can_fork(),
+        accept_changes=wanted.accept_changes,
     )
     print_ablation(report(crashed), console)
     console.print(f"ablation: {wanted.out / 'ablation.html'} (ablation.json beside it)")

@@ -122,6 +122,7 @@ def _run_entry(run: Run, arm: Arm) -> RunEntry:
         seed=run.seed,
         state=run.state,
         reason=run.stop_reason,
+        accepted_changes=run.accepted_changes,
         epochs=run.epochs,
         epochs_done=run.epochs_done,
         steps=counts.attempted,

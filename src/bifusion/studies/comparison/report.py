@@ -132,6 +132,8 @@ class RunEntry(FaultCounts):
     """How it stands."""
     reason: str | None
     """Why it stopped early."""
+    accepted_changes: list[str]
+    """Scenes and versions that changed while it trained, which was accepted; a line each."""
     epochs: Count
     """Epochs planned."""
     epochs_done: Count

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.errors import InputError
+from bifusion.storage.files import locked
 from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.page import render_page
 from bifusion.studies.comparison.report import ComparisonReport
@@ -39,6 +40,8 @@ class ComparisonConfig:
     jobs: int = 0
     runs: tuple[Path, ...] = ()
     """Finished run folders, beside those trained here."""
+    accept_changes: bool = False
+    """Scenes and versions may be others than when a run was begun."""
 
 
 def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
@@ -53,6 +56,13 @@ def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
 def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport:
     """Trains what is not trained yet, showing how it goes, and writes the report over all runs."""
     planned = plan_comparison(wanted)
+    with locked(wanted.out):
+        return _compare(wanted, planned, console)
+
+
+def _compare(
+    wanted: ComparisonConfig, planned: Sequence[PlannedRun], console: Console
+) -> ComparisonReport:
     title, crashed = wanted.out.name, []
     if planned:
         check_scenes(planned, console)
@@ -61,6 +71,7 @@ def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport
             jobs=wanted.jobs or default_jobs(),
             console=console,
             report=lambda: report_so_far(planned, wanted.out, title, wanted.data),
+            accept_changes=wanted.accept_changes,
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
     audit = audit_of(folders, wanted.data)

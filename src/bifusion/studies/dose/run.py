@@ -17,6 +17,7 @@ from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
 from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
+from bifusion.storage.files import locked
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.demo import PretrainTower, run_pretraining
 from bifusion.studies.dose.judge import REFERENCE, Level, arms_of, judge_dose, measure_levels
@@ -93,6 +94,8 @@ class DoseConfig:
     """Length of all runs instead of the recipes' own."""
     jobs: int = 0
     """Runs at a time; 0: one a GPU, or two on a machine without."""
+    accept_changes: bool = False
+    """Go on with runs though scenes or versions of the software have changed; reports then say what."""
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     """All that does not change."""
     probe_rooms: int = 30
@@ -127,11 +130,16 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     """Makes, trains and reports value by value; returns the exit status (1 if a run crashed).
 
     Interrupted, the same call goes on where it was. InputError for values, recipes or a folder that
-    do not fit, before anything is made.
+    do not fit, before anything is made, and where another process makes the same.
     """
     levels = plan_levels(wanted)
     for level in levels:
         _refuse_other_rooms(level)
+    with locked(wanted.out):
+        return _run_levels(wanted, levels, console)
+
+
+def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Console) -> int:
     tower = _tower_path(wanted)
     if tower is not None and wanted.tower_weights is None:
         rooms = wanted.out / "pretraining-rooms"
@@ -144,7 +152,7 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     crashed: list[str] = []
     for level in levels:
         _make_data(level, wanted.probe_rooms, console)
-        crashed += _train_level(level, f"{wanted.knob} {level.value:g}", wanted.jobs, console)
+        crashed += _train_level(level, wanted, console)
         dose = write_dose(knob, told, wanted.out, title=title)
     print_dose(dose, console)
     console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)")
@@ -152,15 +160,17 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     return 1 if crashed else 0
 
 
-def _train_level(level: PlannedLevel, name: str, jobs: int, console: Console) -> list[str]:
+def _train_level(level: PlannedLevel, wanted: DoseConfig, console: Console) -> list[str]:
     """Trains a level's runs and compares them; names of those that crashed."""
+    name = f"{wanted.knob} {level.value:g}"
     console.rule(name)
     check_runs(level.runs)
     crashed = train_runs(
         level.runs,
-        jobs=jobs or default_jobs(),
+        jobs=wanted.jobs or default_jobs(),
         console=console,
         report=lambda: report_so_far(level.runs, level.folder, name, level.data),
+        accept_changes=wanted.accept_changes,
     )
     finished = [run.folder for run in level.runs if run.folder.name not in crashed]
     if finished:

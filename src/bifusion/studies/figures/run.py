@@ -84,6 +84,8 @@ class Run:
     """The whole of config.json."""
     state: State
     stop_reason: str | None
+    accepted_changes: list[str]
+    """What of its data and software changed while it trained, a line each, as data.json tells."""
     status: Record
     steps: list[Record] = field(repr=False)
     epoch_records: list[Record] = field(repr=False)
@@ -155,6 +157,7 @@ def load_run(folder: Path) -> Run:
         config=config,
         state=status["state"],
         stop_reason=status.get("reason"),
+        accepted_changes=_accepted(folder / "data.json"),
         status=status,
         steps=_records(folder / "steps.jsonl", STEP_KEYS, growing, STEP),
         epoch_records=_records(folder / "epochs.jsonl", EPOCH_KEYS, growing, EPOCH),
@@ -168,6 +171,14 @@ def _records(path: Path, keys: Mapping[str, type], growing: bool, shape: Any) ->
     for record in records:
         check_shape(record, shape, str(path))
     return records
+
+
+def _accepted(path: Path) -> list[str]:
+    """The lines of "accepted", each time's after the other's; none where there is no such file."""
+    times = (read_json(path, {}) or {}).get("accepted", [])
+    if not isinstance(times, list) or not all(isinstance(lines, list) for lines in times):
+        raise InputError(f"{path}: accepted is no list of lists; restore the file")
+    return [str(line) for lines in times for line in lines]
 
 
 def read_json(path: Path, keys: Mapping[str, type]) -> Record | None:

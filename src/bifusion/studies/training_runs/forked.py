@@ -20,6 +20,7 @@ import torch
 from bifusion.config.run import load_config
 from bifusion.errors import InputError
 from bifusion.inference.train_and_evaluate import train_and_evaluate
+from bifusion.lifetime import end_with_parent
 from bifusion.runs.run_folder import RunFolder
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
@@ -61,7 +62,12 @@ def can_fork() -> bool:
 
 
 def start_forked(
-    config_file: Path, folder: Path, threads: int, environment: dict[str, str]
+    config_file: Path,
+    folder: Path,
+    threads: int,
+    environment: dict[str, str],
+    *,
+    accept_changes: bool = False,
 ) -> ForkedRun:
     """Trains and evaluates the configuration in `folder`, going on where it was; exit status 0 if that
     came to an end, be it that its guard stopped it, 130 after an interruption.
@@ -71,13 +77,16 @@ def start_forked(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    arguments = (config_file, folder, threads, environment)
+    arguments = (config_file, folder, threads, environment, accept_changes)
     process = context.Process(target=_run, args=arguments, name=folder.name)
     process.start()
     return ForkedRun(process)
 
 
-def _run(config_file: Path, folder: Path, threads: int, environment: dict[str, str]) -> None:
+def _run(
+    config_file: Path, folder: Path, threads: int, environment: dict[str, str], accept_changes: bool
+) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     with open(folder / "log.txt", "ab") as log:
@@ -85,7 +94,8 @@ def _run(config_file: Path, folder: Path, threads: int, environment: dict[str, s
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(threads)
     try:
-        run = train_and_evaluate(load_config(config_file), folder, resume=True)
+        config = load_config(config_file)
+        run = train_and_evaluate(config, folder, resume=True, accept_changes=accept_changes)
     except InputError as error:
         print(f"bifusion: {error}", file=sys.stderr)
         sys.exit(2)

@@ -7,12 +7,13 @@ with it, and two of them use two cores better than one does. The parent only rea
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from bifusion.config.run import load_config, save_config
 from bifusion.errors import InputError
+from bifusion.lifetime import lifeline, under_lifeline
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.runs.same_run import check_same_run
 from bifusion.studies.training_runs.forked import start_forked
@@ -66,12 +68,13 @@ def train_runs(
     report: Callable[[], object],
     watch: Watch | None = None,
     forked: bool = False,
+    accept_changes: bool = False,
 ) -> list[str]:
     """Trains and evaluates every run that is not finished yet, `jobs` at a time.
 
     `report` shows what there is so far and is called now and then; `watch` shows progress, by default
     a table of all runs; `forked`: runs of seconds, which are forks of one process and keep no
-    checkpoint.
+    checkpoint; `accept_changes`: scenes and versions may be others than when a run was begun.
 
     Returns the names of the runs that crashed; the others are complete. A run stopped by its guard
     is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
@@ -79,11 +82,15 @@ def train_runs(
     """
     if jobs < 1:
         raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
-    taken = {run.folder for run in runs if _taken(run)}
+    taken = {run.folder for run in runs if _taken(run, accept_changes)}
+    for folder in taken if forked else ():
+        shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)  # one was killed as it did that
     _tell_taken([run for run in runs if run.folder in taken], console)
     waiting = [run for run in runs if run.folder not in taken]
     table = watch or RunTable([run.folder for run in runs], console)
-    crashed = _side_by_side(waiting, jobs, _start_forked if forked else _start, table, report)
+    with lifeline() as line:
+        start = partial(_start_forked if forked else _start, line, accept_changes)
+        crashed = _side_by_side(waiting, jobs, start, table, report)
     _tell_crashed(crashed, console)
     return [folder.name for folder in crashed]
 
@@ -127,32 +134,34 @@ def _reported(report: Callable[[], object]) -> float:
     return ended + max(REPORT_SECONDS, 19 * (ended - began))
 
 
-def _taken(run: PlannedRun) -> bool:
+def _taken(run: PlannedRun, accept: bool) -> bool:
     """True if the run need not be trained; InputError if its folder holds another configuration."""
     stored = run.folder / "run.json"
     if stored.exists():
-        check_same_run(RunFolder(run.folder), load_config(stored), run.config, advice=ANOTHER_FOLDER)
+        folder, started = RunFolder(run.folder), load_config(stored)
+        check_same_run(folder, started, run.config, advice=ANOTHER_FOLDER, accept=accept)
     return run.finished
 
 
-def _start(run: PlannedRun, threads: int, slot: int) -> Process:
-    """The run as a process."""
+def _start(line: int, accept: bool, run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a process, which ends with the one that has the other end of `line`."""
     config_file = _prepare(run)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "bifusion.cli", "train", str(config_file)]
+    command = [*under_lifeline("bifusion.cli"), "train", str(config_file)]
+    command += ["--out", str(run.folder), "--resume", *(["--accept-changes"] if accept else [])]
     with open(run.folder / "log.txt", "ab") as log:
         return subprocess.Popen(
-            [*command, "--out", str(run.folder), "--resume"],
+            command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=line,
             env=environment | _own_gpu(slot),
         )
 
 
-def _start_forked(run: PlannedRun, threads: int, slot: int) -> Process:
-    """The run as a fork; see `forked`."""
-    return start_forked(_prepare(run), run.folder, threads, _own_gpu(slot))
+def _start_forked(line: int, accept: bool, run: PlannedRun, threads: int, slot: int) -> Process:
+    """The run as a fork, which needs no line; see `forked`."""
+    return start_forked(_prepare(run), run.folder, threads, _own_gpu(slot), accept_changes=accept)
 
 
 def _prepare(run: PlannedRun) -> Path:
@@ -178,10 +187,10 @@ def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
 
 @contextmanager
 def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
-    """An interruption of the block is passed on to the runs, which are given time to save."""
+    """What interrupts the block, an error included, interrupts the runs; they are given time to save."""
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         for process in running.values():
             process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS

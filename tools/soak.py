@@ -1,0 +1,151 @@
+"""Trains a tiny recipe for many steps and watches what a process must not gather.
+
+    python tools/soak.py [--steps 10000] [--settle 1000] [--workers 2]
+
+At every epoch's end: resident memory of the training process and of its data workers, open files,
+processes, pieces of shared memory. Memory may rise by 1 MB in 1,000 steps after the first 1,000 (a
+straight line through the later ones); the others may not rise at all. Exit status 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bifusion.config.run import Config
+from bifusion.training.trainer import train
+from left_processes import children
+from tiny_runs import make_tiny_data, tiny_config
+
+SCENES = 10
+"""Steps of an epoch."""
+EVERY = 10
+"""Epochs between validations, and between checkpoints."""
+MOST_MB = 1.0
+"""Rise of memory in 1,000 steps."""
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there was after so many steps."""
+
+    steps: int
+    trainer_mb: float
+    workers_mb: float
+    files: int
+    processes: int
+    shared: int
+
+
+def look(steps: int) -> Look:
+    """At this process and its children, now."""
+    workers = children(os.getpid())
+    return Look(
+        steps,
+        resident_mb(os.getpid()),
+        sum(resident_mb(pid) for pid in workers),
+        len(os.listdir("/proc/self/fd")),
+        1 + len(workers),
+        len(set(re.findall(r"/dev/shm/(\S+)", Path("/proc/self/maps").read_text()))),
+    )
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MB
+
+
+def rise(looks: list[Look], name: str) -> float:
+    """Of a figure in 1,000 steps, by a straight line."""
+    steps = np.array([one.steps for one in looks], float)
+    values = np.array([getattr(one, name) for one in looks], float)
+    return float(np.polyfit(steps, values, 1)[0] * 1000) if len(looks) > 1 else float("nan")
+
+
+def make_config(data: Path, steps: int, workers: int) -> Config:
+    """BiFusion with images, one scene a step."""
+    config = tiny_config("bifusion_small", data, epochs=max(1, steps // SCENES))
+    config.trainer = dataclasses.replace(
+        config.trainer, batch_size=1, workers=workers, eval_every=EVERY, save_epochs=EVERY, save_every=0
+    )
+    return config
+
+
+def soak(root: Path, steps: int, workers: int) -> list[Look]:
+    """Trains; a look after each epoch."""
+    data, looks = make_tiny_data(root / "data", train=SCENES, val=1), list[Look]()
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        looks.append(look((record["epoch"] + 1) * SCENES))
+
+    status = train(make_config(data, steps, workers), root / "run", on_epoch=on_epoch)
+    if status.state != "completed":
+        raise RuntimeError(f"the run ended as {status.state}: {status.reason}")
+    return looks
+
+
+def problems_of(looks: list[Look]) -> list[str]:
+    """What rises that may not; `looks`: those after the start."""
+    found = []
+    memory = rise(looks, "trainer_mb") + rise(looks, "workers_mb")
+    if not memory <= MOST_MB:
+        found.append(f"memory rises by {memory:.2f} MB in 1,000 steps; {MOST_MB:g} are allowed")
+    half = len(looks) // 2
+    for name in ("files", "processes", "shared"):
+        before = max(getattr(one, name) for one in looks[:half])
+        after = max(getattr(one, name) for one in looks[half:])
+        if after > before:
+            found.append(f"{name}: at most {before} in the first half, {after} in the second")
+    return found
+
+
+def show(looks: list[Look], console: Console) -> None:
+    table = Table("steps", "trainer MB", "workers MB", "files", "processes", "shared memory")
+    for one in looks[:: max(1, len(looks) // 10)]:
+        cells = (f"{one.trainer_mb:.1f}", f"{one.workers_mb:.1f}", one.files, one.processes, one.shared)
+        table.add_row(f"{one.steps:,}", *map(str, cells))
+    rises = (f"{rise(looks, name):+.2f}" for name in ("trainer_mb", "workers_mb"))
+    table.add_row("in 1,000", *rises)
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--settle", type=int, default=1_000, help="first steps, which do not count")
+    parser.add_argument("--workers", type=int, default=2)
+    wanted = parser.parse_args()
+    torch.set_num_threads(1)
+    console, began = Console(), time.monotonic()
+    root = Path(tempfile.mkdtemp(prefix="soak-"))
+    looks = soak(root, wanted.steps, wanted.workers)
+    later = [one for one in looks if one.steps > wanted.settle]
+    show(later, console)
+    console.print(f"{looks[-1].steps:,} steps in {time.monotonic() - began:.0f} s", highlight=False)
+    problems = problems_of(later)
+    for problem in problems:
+        console.print(problem, markup=False, highlight=False)
+    shutil.rmtree(root)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
