@@ -14,29 +14,8 @@ from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.types import BatchView
-
-SMALL = {"width": 32, "layers": 3, "heads": 2, "patch_size": 8, "image_size": 32}
-
-
-def small_config(**changes) -> ClipConfig:
-    return ClipConfig(**{"architecture": "small", "blocks": 2, **SMALL, **changes})
-
-
-def open_clip_tower(quick_gelu: bool = False) -> nn.Module:
-    from open_clip.transformer import QuickGELU, VisionTransformer
-
-    activation = QuickGELU if quick_gelu else nn.GELU
-    return VisionTransformer(**SMALL, mlp_ratio=4.0, output_dim=16, act_layer=activation).eval()
-
-
-def visual_state(tower: nn.Module) -> dict[str, Tensor]:
-    return {f"visual.{name}": tensor.contiguous() for name, tensor in tower.state_dict().items()}
-
-
-def saved(tower: nn.Module, folder: Path) -> str:
-    path = folder / "clip.safetensors"
-    save_file(visual_state(tower), path, metadata={"description": "made by a test"})
-    return str(path)
+from clip_files import normalized, open_clip_tower, small_config, visual_state
+from clip_files import save_image_tower as saved
 
 
 def view_of(image: Tensor, depth_m: float = 0.0) -> BatchView:
@@ -51,11 +30,6 @@ def tokens_before_ln_post(tower: nn.Module, images: Tensor) -> Tensor:
     with tower.ln_post.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0])):
         tower(images)
     return captured[0]
-
-
-def normalized(images: Tensor) -> Tensor:
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
-    return (images - mean) / torch.tensor([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
 
 
 @torch.no_grad()
@@ -333,7 +307,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="ViT-B-99.*'ViT-B-16-quickgelu'"):
+    with pytest.raises(InputError, match="ViT-B-99.*did you mean 'ViT-B-32'.*'ViT-B-16-quickgelu'"):
         ClipEncoder(ClipConfig(architecture="ViT-B-99"))
     with pytest.raises(InputError, match="no plain ViT"):
         ClipEncoder(ClipConfig(architecture="RN50"))
