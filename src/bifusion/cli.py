@@ -10,7 +10,18 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bifusion.commands import check, comparisons, labels, replay, runs, scan, scenes, train, viewing
+from bifusion.commands import (
+    check,
+    comparisons,
+    find,
+    labels,
+    replay,
+    runs,
+    scan,
+    scenes,
+    train,
+    viewing,
+)
 from bifusion.commands.help import summary_of, table, wants_help
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
@@ -25,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "evaluate": runs.evaluate,
         "predict": runs.predict,
         "scan": scan.scan,
+        "find": find.find,
         "view": viewing.view,
         "export-submission": runs.export_submission,
         "import-checkpoint": runs.import_checkpoint,

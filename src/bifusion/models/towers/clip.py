@@ -38,7 +38,7 @@ DEPTH_UNIT_M = 5.0
 """Depth enters conv1 as metres / 5, so that a room's depths lie in about [0, 1]; 0 where none."""
 
 UNUSED_DIM = 512
-"""Width of a projection that is made and dropped: what is drawn for it moves the random numbers behind."""
+"""Width of a projection that is made and dropped: the random numbers behind depend on it."""
 
 
 @dataclass

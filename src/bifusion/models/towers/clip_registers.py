@@ -12,7 +12,7 @@ Letters in shapes: V views, L tokens (the class token first, the register last),
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,7 @@ def check_neurons(neurons: Sequence[Neuron], last: int, size: TowerSize) -> None
 @torch.no_grad()
 def find_register_neurons(
     blocks: nn.ModuleList,
-    tokens_of: Iterator[Tensor],
+    tokens_of: Iterable[Tensor],
     *,
     count: int = COUNT,
     top_block: int = TOP_BLOCK,
