@@ -68,7 +68,7 @@ def find(args: list[str]) -> int:
     """Search a scene for words, by CLIP's image features: a ranking, coloured PLY files, a page."""
     wanted = parsing.parse(Find, args, "find", FIND_HELP)
     from bifusion.data.open_scene import open_folder
-    from bifusion.inference.find import FindOptions, find_words
+    from bifusion.inference.find import FindOptions, find_words, require_views
     from bifusion.labels.sets import get_label_set
     from bifusion.models.towers.clip_text import check_words
     from bifusion.viewer.found import instances_of, show_found, show_with
@@ -77,10 +77,10 @@ def find(args: list[str]) -> int:
     asked = check_words(wanted.words)
     classes = () if wanted.label_set is None else get_label_set(wanted.label_set).class_names
     options = FindOptions(wanted.views, wanted.image_size, wanted.voxel_size_m)
-    scene = open_folder(wanted.scene)
-    shown = show_with(wanted.scene, wanted.prediction)
-    console = Console()
+    scene, console = open_folder(wanted.scene), Console()
+    require_views(scene)
     tower = _tower(wanted, scene, options)
+    shown = show_with(wanted.scene, wanted.prediction)
     say(console, tower.image.describe())
     with telling(console) as told:
         found = find_words(
@@ -120,7 +120,7 @@ def _table(found: Found, word: str) -> Table:
         kind, regions = "superpoint", found.superpoints
     number = found.number(word)
     table = Table(
-        "", "cosine", "points", "centre [m]", "size [m]", title=Text(word), title_justify="left"
+        "", "cosine", "points", "centre in m", "size in m", title=Text(word), title_justify="left"
     )
     for row in regions.ranking(number)[:MOST_SHOWN].tolist():
         low, high = regions.low_m[row], regions.high_m[row]

@@ -102,15 +102,20 @@ def find_words(
     return Found(scene.name, points, offset_m, tuple(words), superpoints, objects, share, said)
 
 
-def scene_batch(scene: OpenScene, patch_size: int, options: FindOptions) -> Batch:
-    """The scene with the views that are looked at; InputError for whatever is wrong with it, or with the
-    options."""
-    check_bounds(options)
+def require_views(scene: OpenScene) -> None:
+    """InputError for a scene without any."""
     if not scene.view_names:
         raise InputError(
             f"scene {scene.name}: has no views, and words are found in pictures; give a scene folder "
             "with views/ (`bifusion prepare` makes them of a recording or of ScanNet)"
         )
+
+
+def scene_batch(scene: OpenScene, patch_size: int, options: FindOptions) -> Batch:
+    """The scene with the views that are looked at; InputError for whatever is wrong with it, or with the
+    options."""
+    check_bounds(options)
+    require_views(scene)
     config = DataConfig(
         voxel_size_m=options.voxel_size_m,
         max_views=options.views,
