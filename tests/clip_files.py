@@ -43,6 +43,33 @@ def normalized(images: Tensor) -> Tensor:
     return (images - mean) / torch.tensor([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
 
 
+def as_transformers(state: dict[str, Tensor], leading: str = "vision_model.") -> dict[str, Tensor]:
+    """A tower's tensors by open_clip's names under those of the transformers library's CLIPModel."""
+    plain = {
+        "class_embedding": "embeddings.class_embedding",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        "conv1.weight": "embeddings.patch_embedding.weight",
+        "token_embedding.weight": "embeddings.token_embedding.weight",
+    }
+    words = {
+        "transformer.resblocks.": "encoder.layers.",
+        "ln_pre": "pre_layrnorm", "ln_post": "post_layernorm", "ln_final": "final_layer_norm",
+        ".ln_1.": ".layer_norm1.", ".ln_2.": ".layer_norm2.", ".attn.": ".self_attn.",
+        ".c_fc.": ".fc1.", ".c_proj.": ".fc2.",
+    }  # fmt: skip
+    named = {"embeddings.position_ids": torch.arange(5)}
+    for name, tensor in state.items():
+        theirs = plain.get(name, name)
+        for ours, word in words.items():
+            theirs = theirs.replace(ours, word)
+        if ".in_proj_" in theirs:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                named[theirs.replace("in_proj_", f"{letter}_proj.")] = part.clone()
+        else:
+            named[theirs] = tensor
+    return {leading + name: tensor for name, tensor in named.items()}
+
+
 WIDTH, SPACE = 8, 4
 COLOR_CLIP = {
     "embed_dim": SPACE,

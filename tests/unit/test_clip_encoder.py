@@ -14,7 +14,7 @@ from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.types import BatchView
-from clip_files import normalized, open_clip_tower, small_config, visual_state
+from clip_files import as_transformers, normalized, open_clip_tower, small_config, visual_state
 from clip_files import save_image_tower as saved
 
 
@@ -142,32 +142,6 @@ def test_formats_of_pt_files(wrap: str, tmp_path: Path) -> None:
     assert torch.allclose(ours.conv1_rgb.weight, tower.conv1.weight, atol=1e-3)
 
 
-def as_transformers(tower: nn.Module, leading: str = "vision_model.") -> dict[str, Tensor]:
-    """The tower under the names of the transformers library's CLIPVisionModel."""
-    plain = {
-        "class_embedding": "embeddings.class_embedding",
-        "positional_embedding": "embeddings.position_embedding.weight",
-        "conv1.weight": "embeddings.patch_embedding.weight",
-    }
-    words = {
-        "transformer.resblocks.": "encoder.layers.",
-        "ln_pre": "pre_layrnorm", "ln_post": "post_layernorm",
-        ".ln_1.": ".layer_norm1.", ".ln_2.": ".layer_norm2.", ".attn.": ".self_attn.",
-        ".c_fc.": ".fc1.", ".c_proj.": ".fc2.",
-    }  # fmt: skip
-    state = {"embeddings.position_ids": torch.arange(5)}
-    for name, tensor in tower.state_dict().items():
-        theirs = plain.get(name, name)
-        for ours, word in words.items():
-            theirs = theirs.replace(ours, word)
-        if ".in_proj_" in theirs:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                state[theirs.replace("in_proj_", f"{letter}_proj.")] = part.clone()
-        else:
-            state[theirs] = tensor
-    return {leading + name: tensor for name, tensor in state.items()}
-
-
 @pytest.mark.parametrize(
     "leading", ["vision_model.", "", "model.vision_model.", "module.clip.vision_model."]
 )
@@ -180,7 +154,7 @@ def test_names_of_the_transformers_library(leading: str, ending: str, tmp_path: 
         "text_model.embeddings.token_embedding.weight": torch.ones(3, 2),
         "logit_scale": torch.ones(1),
     }
-    state = {**text, **as_transformers(tower, leading)}
+    state = {**text, **as_transformers(tower.state_dict(), leading)}
     save_file(state, path) if ending == "safetensors" else torch.save(state, path)
     ours, theirs = (
         ClipEncoder(small_config(pretrained=str(at))) for at in (path, saved(tower, tmp_path))
@@ -192,7 +166,7 @@ def test_names_of_the_transformers_library(leading: str, ending: str, tmp_path: 
 
 def test_activation_of_the_transformers_library(tmp_path: Path) -> None:
     path, config = tmp_path / "model.safetensors", tmp_path / "config.json"
-    save_file(as_transformers(open_clip_tower()), path)
+    save_file(as_transformers(open_clip_tower().state_dict()), path)
     settings = small_config(pretrained=str(path))  # computes GELU
     with pytest.warns(UserWarning, match="no config.json.*whether it was trained with QuickGELU"):
         ClipEncoder(settings)
