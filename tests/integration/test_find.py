@@ -20,7 +20,7 @@ from bifusion.inference.found import Instances
 from bifusion.inference.word_tower import WordTower, load_word_tower
 from bifusion.labels.sets import SCANNET20
 from bifusion.types import SceneResult
-from clip_files import write_color_clip
+from clip_files import COLOR_CLIP, write_color_clip
 from scene_factory import BOXES, make_tiny_scene
 
 RED_TOP, RED_SIDES, BLUE_TOP, BLUE_SIDES = 5, 6, 7, 8
@@ -216,5 +216,10 @@ def test_towers_and_weights_that_cannot_be_had(clip, scene, tmp_path, monkeypatc
     refused("use --tower ViT-B-16-quickgelu", "ViT-B-16", "openai")
     (tmp_path / "half.json").write_text("{}")
     refused("no architecture in open_clip's format", str(tmp_path / "half.json"))
+    wide = {**COLOR_CLIP, "vision_cfg": {**COLOR_CLIP["vision_cfg"], "width": 10**12}}
+    (tmp_path / "wide.json").write_text(json.dumps(wide))
+    refused("wide.json' is no plain ViT", str(tmp_path / "wide.json"))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused("deep.json is not valid JSON", str(tmp_path / "deep.json"))
     (tmp_path / "cut.json").write_text("{")
     refused("cut.json is not valid JSON", str(tmp_path / "cut.json"))

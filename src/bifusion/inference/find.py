@@ -83,6 +83,8 @@ def find_words(
             f"scene {scene.name}: its {len(batch.views)} views see none of its points, so that there is "
             "nothing to compare with words; `bifusion check` tells what is wrong with poses or depth"
         )
+    coord = np.asarray(scene.coord)
+    points = coord + scene.offset_m if scene.offset_m.any() else coord
 
     def measured(of_point: np.ndarray, ids: np.ndarray, **known: Any) -> Regions:
         regions = torch.from_numpy(of_point).to(tower.device)
@@ -90,7 +92,6 @@ def find_words(
         boxes = _boxes(points, of_point, len(ids))
         return Regions(of_point, ids, *boxes, seen_share, similarity, **known)
 
-    points = np.asarray(scene.coord) + scene.offset_m if scene.offset_m.any() else np.array(scene.coord)
     superpoint = batch.point_to_superpoint.cpu().numpy()
     superpoints = measured(superpoint, np.arange(batch.num_superpoints))
     objects = None

@@ -121,7 +121,7 @@ def default_tag(architecture: str, quick_gelu: bool) -> str:
 
     tags = list_pretrained_tags_by_model(architecture)
     begins = "openai" if quick_gelu else "laion2b"
-    found = next((tag for tag in tags if tag.startswith(begins)), None)
+    found = next((tag for tag in reversed(tags) if tag.startswith(begins)), None)
     if found is None:
         raise InputError(
             f"weights: none are known for the tower {architecture!r}; name a file, or one of "

@@ -86,7 +86,7 @@ def _show_scan(scene: Path, scan: Path) -> ShownScan:
         listed = json.loads((scan / "objects.json").read_text(encoding="utf-8"))
         names, scores = listed["classes"], {one["id"]: one["score"] for one in listed["objects"]}
         arrays = [np.load(scan / f"{name}.npy") for name in ("labels", "instances")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{scan}: cannot be read ({error}); scan again") from error
     missing = len(shown.coord) - len(arrays[0])
     if missing < 0 or scene.resolve() != (scan / SCENE).resolve():

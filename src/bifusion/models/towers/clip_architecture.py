@@ -7,6 +7,7 @@ another text side (RoBERTa, T5) the image tower can be had, but nothing that tak
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 
-_VISION = {"image_size", "layers", "width", "patch_size", "head_width"}
+_VISION = {"image_size", "layers", "width", "patch_size"}
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
+
+_HEAD_WIDTH = 64
+"""Channels of a head where `head_width` does not say."""
+_LARGEST = 2**20
+"""Of any number of a file; open_clip's largest is a vocabulary of 250,000."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,9 @@ def image_tower_size(architecture: str) -> TowerSize:
     """
     table = _table(architecture)
     vision = table["vision_cfg"]
-    is_vit = isinstance(vision.get("layers"), int) and isinstance(vision.get("patch_size"), int)
-    if not is_vit or set(vision) - _VISION:
+    head_width = vision.get("head_width", _HEAD_WIDTH)
+    plain = set(vision) - {"head_width"} == _VISION and _are_sizes([*vision.values(), head_width])
+    if not plain or vision["width"] % head_width:
         raise InputError(
             f"tower.architecture {architecture!r} is no plain ViT (open_clip's entry: {vision}); "
             "use 'ViT-B-16-quickgelu' or 'ViT-B-16'"
@@ -62,7 +69,7 @@ def image_tower_size(architecture: str) -> TowerSize:
     return TowerSize(
         width=vision["width"],
         layers=vision["layers"],
-        heads=vision["width"] // vision.get("head_width", 64),
+        heads=vision["width"] // head_width,
         patch_size=vision["patch_size"],
         image_size=vision["image_size"],
         quick_gelu=table.get("quick_gelu", False),
@@ -78,7 +85,7 @@ def text_tower_size(architecture: str) -> TextSize:
     """
     table = _table(architecture)
     text = table["text_cfg"]
-    if set(text) != _TEXT:
+    if set(text) != _TEXT or not _are_sizes(text.values()) or text["width"] % text["heads"]:
         raise InputError(
             f"tower.architecture {architecture!r} has no plain CLIP text transformer (open_clip's "
             f"entry: {text}); use 'ViT-B-16', 'ViT-B-16-quickgelu', 'ViT-L-14' or another plain CLIP"
@@ -108,15 +115,20 @@ def _read_table(path: Path) -> dict[str, Any]:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"tower.architecture: {path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"tower.architecture: {path} is not valid JSON ({error})") from None
     if isinstance(table, dict):
         table = table.get("model_cfg", table)  # as open_clip_config.json beside published weights has it
     sides = ("vision_cfg", "text_cfg")
-    sound = isinstance(table, dict) and isinstance(table.get("embed_dim"), int)
+    sound = isinstance(table, dict) and _are_sizes([table.get("embed_dim")])
     if not sound or not all(isinstance(table.get(side), dict) for side in sides):
         raise InputError(
             f"tower.architecture: {path} is no architecture in open_clip's format; expected embed_dim, "
             "vision_cfg and text_cfg, as in open_clip_config.json beside published weights"
         )
     return table
+
+
+def _are_sizes(values: Iterable[Any]) -> bool:
+    """Whether all are whole numbers that a network can be made of."""
+    return all(type(value) is int and 1 <= value <= _LARGEST for value in values)

@@ -60,7 +60,7 @@ class TextTower(nn.Module):
         for word in checked:
             tokens = len(self.tokenizer.encode(word))
             if tokens > most:
-                raise InputError(f"words: {word[:40]!r}… has {tokens} tokens; expected at most {most}")
+                raise InputError(f"words: {word[:60]!r} has {tokens} tokens; expected at most {most}")
         device = self.transformer.positional_embedding.device
         parts = [checked[at : at + BATCH] for at in range(0, len(checked), BATCH)]
         encoded = [self.transformer(self.tokenizer(part).to(device)) for part in parts]
