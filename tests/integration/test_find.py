@@ -172,6 +172,7 @@ def test_what_is_wrong_is_said(bifusion, clip, scene, tmp_path) -> None:
         (scene, "red", "--prediction", tmp_path): "nothing that `bifusion predict` or `bifusion scan`",
         (scene, "red", "--views", 0): "views: found 0, expected above 0; change --views",
         (scene, "red", "--registers", -1): "registers: found -1",
+        (scene, "red", "--registers", 2, "--form", "token"): "found 'token', expected one of",
         (scene, "red", "--label-set", "scannet2"): "scannet2",
         (scene, "one two three four five six seven"): "has 7 tokens; expected at most 6",
     }

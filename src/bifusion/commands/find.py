@@ -99,14 +99,17 @@ def find(args: list[str]) -> int:
 
 def _tower(wanted: Find, scene: OpenScene, options: FindOptions) -> WordTower:
     from bifusion.inference.find import scene_batch
-    from bifusion.inference.word_tower import load_word_tower, scene_register_neurons
-    from bifusion.models.towers.clip_architecture import image_tower_size
+    from bifusion.inference.word_tower import (
+        load_word_tower,
+        scene_register_neurons,
+        tower_patch_size,
+    )
 
     neurons = []
     if wanted.registers < 0:
         raise InputError(f"registers: found {wanted.registers}; expected 0 or more neurons")
     if wanted.registers:
-        views = scene_batch(scene, image_tower_size(wanted.tower).patch_size, options).views
+        views = scene_batch(scene, tower_patch_size(wanted.tower), options).views
         neurons = scene_register_neurons(views, wanted.registers, wanted.tower, wanted.weights)
     return load_word_tower(wanted.tower, wanted.weights, form=wanted.form, register_neurons=neurons)
 

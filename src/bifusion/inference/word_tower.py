@@ -80,6 +80,12 @@ def load_word_tower(
     return WordTower(image.to(device), text.eval().to(device))
 
 
+def tower_patch_size(architecture: str) -> int:
+    """Side in pixels of what the tower sees as one. InputError for an unknown architecture."""
+    with _named_as_here():
+        return image_tower_size(architecture).patch_size
+
+
 @torch.no_grad()
 def scene_register_neurons(
     views: Sequence[BatchView],
