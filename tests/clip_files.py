@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bifusion.models.towers.clip import ClipConfig
+from bifusion.models.towers.clip_text import clip_tokenizer
 
 SMALL = {"width": 32, "layers": 3, "heads": 2, "patch_size": 8, "image_size": 32}
 """Of the image tower."""
@@ -113,16 +114,10 @@ def write_color_clip(folder: Path) -> tuple[Path, Path]:
         block.attn.in_proj_weight[2 * WIDTH :] = torch.eye(WIDTH)
         block.attn.out_proj.weight.copy_(torch.eye(WIDTH))
     for word, axis in AXES.items():
-        (token,) = _encoded(word)
+        (token,) = clip_tokenizer(8).encode(word)
         model.token_embedding.weight[token, 2 * axis : 2 * axis + 2] = torch.tensor([1.0, -1.0])
     folder.mkdir(parents=True, exist_ok=True)
     architecture, weights = folder / "color_clip.json", folder / "color_clip.safetensors"
     architecture.write_text(json.dumps(COLOR_CLIP))
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
     return architecture, weights
-
-
-def _encoded(word: str) -> list[int]:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer().encode(word)

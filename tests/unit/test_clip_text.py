@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
-from bifusion.models.towers.clip_text import TextTower, check_words
+from bifusion.models.towers.clip_text import TextTower, check_words, clip_tokenizer
 from clip_files import as_transformers, normalized
 
 TABLE = {
@@ -65,11 +65,9 @@ def in_layout(clip: nn.Module, layout: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("layout", ["open_clip", "custom", "wrapped", "half", "transformers"])
 @pytest.mark.filterwarnings("ignore:.*no config.json of the transformers library")
 def test_words_are_encoded_as_by_open_clip(clip, architecture, layout, tmp_path: Path) -> None:
-    from open_clip.tokenizer import SimpleTokenizer
-
     path = tmp_path / "clip.safetensors"
     save_file(in_layout(clip, layout), path)
-    tokens = SimpleTokenizer(context_length=9)(WORDS)
+    tokens = clip_tokenizer(9)(WORDS)
     expected = F.normalize(clip.encode_text(tokens), dim=1)
     tower = TextTower(architecture, path)
     accuracy = 2e-2 if layout == "half" else 1e-5

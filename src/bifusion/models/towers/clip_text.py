@@ -7,7 +7,9 @@ nothing is fetched but weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 from bifusion.errors import InputError
 from bifusion.models.towers.clip_architecture import TextSize, text_tower_size
 from bifusion.models.towers.clip_weights import read_text_tower
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 BATCH = 64
 """Words that are encoded together."""
@@ -30,11 +35,10 @@ class TextTower(nn.Module):
         Raises InputError: no plain CLIP of that name, weights without a text side, or of another size.
         """
         super().__init__()
-        from open_clip.tokenizer import SimpleTokenizer
         from open_clip.transformer import QuickGELU, TextTransformer
 
         self.size = size = text_tower_size(architecture)
-        self.tokenizer = SimpleTokenizer(context_length=size.context_length)
+        self.tokenizer = clip_tokenizer(size.context_length)
         _check_vocabulary(architecture, size, self.tokenizer.vocab_size)
         self.transformer = TextTransformer(
             context_length=size.context_length,
@@ -65,6 +69,14 @@ class TextTower(nn.Module):
         parts = [checked[at : at + BATCH] for at in range(0, len(checked), BATCH)]
         encoded = [self.transformer(self.tokenizer(part).to(device)) for part in parts]
         return F.normalize(torch.cat(encoded).float(), dim=1)
+
+
+@cache
+def clip_tokenizer(context_length: int) -> SimpleTokenizer:
+    """CLIP's own, which takes half a second to make."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(context_length=context_length)
 
 
 def check_words(words: Sequence[str]) -> list[str]:
