@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bifusion import plugins as plugins
     from bifusion.api import compare as compare
     from bifusion.api import evaluate as evaluate
+    from bifusion.api import find as find
     from bifusion.api import load as load
     from bifusion.api import open_scene as open_scene
     from bifusion.api import train as train
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _PLACES = {
-    "bifusion.api": ("compare", "evaluate", "load", "open_scene", "train"),
+    "bifusion.api": ("compare", "evaluate", "find", "load", "open_scene", "train"),
     "bifusion.datasets.arrays.scene": ("make_scene", "write_scene"),
     "bifusion.datasets.arrays.views": ("posed_view",),
     "bifusion.datasets.fusion.fuse": ("fuse",),

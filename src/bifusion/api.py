@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from bifusion.config.run import Config
     from bifusion.data.open_scene import OpenScene
     from bifusion.datasets.placement import Up
+    from bifusion.inference.found import Found, Instances
+    from bifusion.inference.segmentation import Segmentation
     from bifusion.inference.segmenter import Segmenter
     from bifusion.inference.train_and_evaluate import TrainedRun
+    from bifusion.inference.word_tower import WordTower
     from bifusion.labels.label_set import LabelSet
     from bifusion.studies.comparison.report import ComparisonReport
 
@@ -181,6 +184,40 @@ def open_scene(
         return open_mesh(path, scale=scale, up=up)
     check_unplaced(path, scale, up)
     return open_folder(path, get_label_set(labels) if isinstance(labels, str) else labels)
+
+
+def find(
+    scene: PathLike | OpenScene,
+    words: Sequence[str] | str,
+    tower: str | WordTower = "ViT-B-16",
+    *,
+    weights: PathLike | None = None,
+    prediction: Segmentation | Instances | None = None,
+    device: torch.device | str | None = None,
+) -> Found:
+    """Where a scene looks most like `words`, by CLIP's image features of its views; nothing is trained,
+    and no accuracy is claimed.
+
+    Args:
+        scene: scene folder with views, or what `open_scene` returned.
+        words: what to look for, taken as it is: "a red chair".
+        tower: a plain CLIP of open_clip's table, a .json file in its format, or a tower in memory
+            (`bifusion.inference.word_tower.load_word_tower`).
+        weights: of a tower that is named: a file of a whole CLIP, or an open_clip tag; None: LAION-2B's,
+            or OpenAI's of a tower "…-quickgelu".
+        prediction: of the same points, whose objects are ranked; `Segmenter.predict` makes one.
+        device: where a tower that is named runs; None: a GPU if there is one.
+    """
+    from bifusion.inference.find import find_words
+    from bifusion.inference.found import Instances
+    from bifusion.inference.segmentation import Segmentation
+    from bifusion.inference.word_tower import load_word_tower
+
+    if isinstance(tower, str):
+        tower = load_word_tower(tower, None if weights is None else str(weights), device=device)
+    opened = open_scene(scene) if isinstance(scene, str | os.PathLike) else scene
+    instances = Instances.of(prediction) if isinstance(prediction, Segmentation) else prediction
+    return find_words(opened, [words] if isinstance(words, str) else words, tower, instances=instances)
 
 
 def _config(recipe: str | PathLike | Config) -> Config:

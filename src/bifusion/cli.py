@@ -12,7 +12,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bifusion.commands import check, comparisons, labels, replay, runs, scan, scenes, train, viewing
+from bifusion.commands import (
+    check,
+    comparisons,
+    find,
+    labels,
+    replay,
+    runs,
+    scan,
+    scenes,
+    train,
+    viewing,
+)
 from bifusion.commands.help import summary_of, table, wants_help
 from bifusion.errors import InputError, SomeFailedError
 from bifusion.spelling import did_you_mean
@@ -28,6 +39,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "evaluate": runs.evaluate,
         "predict": runs.predict,
         "scan": scan.scan,
+        "find": find.find,
         "view": viewing.view,
         "export-submission": runs.export_submission,
         "import-checkpoint": runs.import_checkpoint,

@@ -23,7 +23,8 @@ from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.errors import InputError
 from bifusion.inference.scan_files import FILES
 from bifusion.storage.files import locked
-from scene_factory import ROOM, make_view
+from bifusion.viewer.found import instances_of, show_with
+from scene_factory import ROOM, make_tiny_scene, make_view
 
 SIZE = (120, 90)
 """Width, height of the rendered pictures."""
@@ -77,6 +78,12 @@ def test_a_recording_becomes_a_labelled_scan(
     assert 0.75 < high[1] < ROOM[1, 2] + 0.1  # cameras look down
     cameras = load_cameras(out / "scene")
     assert len(cameras.names) == 2  # as many as the model was trained with
+    shown = show_with(out / "scene", out)  # as `bifusion find --prediction` reads it
+    assert shown.predicted is not None and instances_of(shown) is not None
+    assert np.array_equal(shown.predicted.semantic[: len(labels)], labels)
+    assert np.array_equal(shown.predicted.instance[: len(labels)], np.load(out / "instances.npy"))
+    with pytest.raises(InputError, match="name the scene that the scan was made of"):
+        show_with(make_tiny_scene(tmp_path / "val" / "other"), out)
     assert np.abs(cameras.color_cam2world[:, :3, 3]).max() < 5
     assert (out / "classes.ply").stat().st_size > 10_000
     assert len((out / "objects.csv").read_text().splitlines()) == 1 + len(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from bifusion.types import SceneResult
 from bifusion.viewer.page import render_view, write_view
 from bifusion.viewer.prediction import open_scan
 from bifusion.viewer.serve import page_server
-from bifusion.viewer.shown_scan import ShownScan, segmentation, shown_classes
+from bifusion.viewer.shown_scan import ShownMatch, ShownScan, ShownWord, segmentation, shown_classes
 from run_factory import FakeRun
 from scene_factory import BOXES, make_tiny_scene
 
@@ -46,7 +47,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory) -> ShownScan:
-    """A tiny room and a prediction of it: chair and table as annotated, scores 0.9 and 0.6."""
+    """A tiny room and a prediction of it: chair and table as annotated, scores 0.9 and 0.6; searched
+    for three words."""
     root = tmp_path_factory.mktemp("shown")
     scene = make_tiny_scene(root / "data" / "val" / "room")
     coord, segment = np.load(scene / "coord.npy"), np.load(scene / "segment20.npy")
@@ -59,7 +61,16 @@ def scan(tmp_path_factory) -> ShownScan:
         semantic=segment, panoptic_semantic=segment, panoptic_instance=predicted,
     )  # fmt: skip
     write_result(root / "out", result, coord, SCANNET20)
-    return open_scan(root / "out", scene)
+    fits = np.linspace(-0.1, 0.3, 9, dtype=np.float32)
+    unseen = np.where(np.arange(9) == 2, np.nan, fits[::-1]).astype(np.float32)
+    box = tuple(map(tuple, BOXES[1].tolist()))
+    words = (
+        ShownWord("a blue chair", fits, (ShownMatch(0.28, *box, 0), ShownMatch(0.1, *box, 1))),
+        ShownWord("floor", unseen, (ShownMatch(0.3, (0, 0, 0), (1, 1, 0.1), None),)),
+        ShownWord("Blue sky", fits, ()),
+    )
+    part = np.load(scene / "superpoint.npy")
+    return replace(open_scan(root / "out", scene), part=part, words=words)
 
 
 class Opened:
@@ -285,12 +296,8 @@ def test_a_measured_distance_is_right(opened, scan):
 )
 def test_the_screenshot_has_the_colours_of_the_mode(opened, scan, mode, color):
     opened.app(f"app.labelled = false; app.setMode('{mode}');")
-    top = np.linalg.norm(scan.coord - (0.6, 0.7, 0.5), axis=1).argmin()  # a point amid the table's top
-    (at,), _ = opened.project(scan.coord[None, top])
+    assert np.abs(color_of_table_top(opened, scan) - color).max() < 26
     picture = opened.screenshot()
-    x, y = np.round(at).astype(int)
-    patch = np.median(picture[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3), axis=0)
-    assert np.abs(patch - color).max() < 26
     assert np.abs(picture[3, 3].astype(int) - (238, 240, 242)).max() < 6  # the ground
 
 
@@ -303,6 +310,49 @@ def test_prediction_and_annotation_side_by_side(opened):
     assert [half[0] for half in halves] == ["predicted", "annotated"] and halves[0][3] == halves[1][1]
     picture = opened.screenshot()[:, :580].astype(int)
     assert np.abs(picture[:, :289] - picture[:, 290:579]).mean() < 12  # one camera, the same classes
+
+
+def test_precomputed_words_are_searched_for(opened, scan):
+    """What is typed finds words; one that is chosen colours the parts, and leads to what fits it."""
+    panel = opened.page.locator("#panel")
+    assert panel.locator("#search-title").inner_text() == "3 words to search for"
+    opened.page.locator("#query").fill("blue")
+    assert panel.locator("#hits button").all_inner_texts() == ["Blue sky", "a blue chair"]
+    opened.page.locator("#query").fill("chair a")
+    opened.page.keyboard.press("Enter")
+    opened.settle()
+    assert opened.run("bifusionView.app.mode") == "word"
+    opened.app("app.labelled = false; app.redraw();")
+    assert panel.locator("#hits [aria-pressed=true]").inner_text() == "a blue chair"
+    assert (
+        "-0.10" in panel.locator("#legend").inner_text()
+        and "0.30" in panel.locator("#legend").inner_text()
+    )
+    shown = color_of_table_top(opened, scan)
+    assert np.abs(shown - (64, 173, 119)).max() < 26  # part 5 of 0 … 8, half a step up the ramp
+    first = panel.locator("#matches button").first
+    assert "#0 chair" in first.inner_text() and "0.280" in first.inner_text()
+    first.click()
+    opened.settle()
+    assert opened.run("bifusionView.app.selected.object") == 1
+    assert np.allclose(opened.run("bifusionView.app.camera.target"), BOXES[1].mean(axis=0), atol=1e-3)
+    opened.page.locator("#query").fill("a piano")
+    assert panel.locator("#no-hits").is_visible() and panel.locator("#hits button").count() == 0
+    opened.page.locator("#query").fill("")
+    panel.locator("#hits").get_by_role("button", name="floor").click()
+    opened.settle()
+    opened.app("Object.assign(app.camera, app.home()); app.redraw();")
+    shown = color_of_table_top(opened, scan)
+    assert np.abs(shown - (46, 114, 140)).max() < 26
+    assert "superpoint" in panel.locator("#matches").inner_text()
+
+
+def color_of_table_top(opened, scan) -> np.ndarray:
+    """(3,) the colour that the middle of the table's top has in the picture."""
+    top = np.linalg.norm(scan.coord - (0.6, 0.7, 0.5), axis=1).argmin()
+    (at,), _ = opened.project(scan.coord[None, top])
+    x, y = np.round(at).astype(int)
+    return np.median(opened.screenshot()[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3), axis=0)
 
 
 def test_keys_turn_and_explain(opened):

@@ -14,29 +14,8 @@ from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.types import BatchView
-
-SMALL = {"width": 32, "layers": 3, "heads": 2, "patch_size": 8, "image_size": 32}
-
-
-def small_config(**changes) -> ClipConfig:
-    return ClipConfig(**{"architecture": "small", "blocks": 2, **SMALL, **changes})
-
-
-def open_clip_tower(quick_gelu: bool = False) -> nn.Module:
-    from open_clip.transformer import QuickGELU, VisionTransformer
-
-    activation = QuickGELU if quick_gelu else nn.GELU
-    return VisionTransformer(**SMALL, mlp_ratio=4.0, output_dim=16, act_layer=activation).eval()
-
-
-def visual_state(tower: nn.Module) -> dict[str, Tensor]:
-    return {f"visual.{name}": tensor.contiguous() for name, tensor in tower.state_dict().items()}
-
-
-def saved(tower: nn.Module, folder: Path) -> str:
-    path = folder / "clip.safetensors"
-    save_file(visual_state(tower), path, metadata={"description": "made by a test"})
-    return str(path)
+from clip_files import as_transformers, normalized, open_clip_tower, small_config, visual_state
+from clip_files import save_image_tower as saved
 
 
 def view_of(image: Tensor, depth_m: float = 0.0) -> BatchView:
@@ -51,11 +30,6 @@ def tokens_before_ln_post(tower: nn.Module, images: Tensor) -> Tensor:
     with tower.ln_post.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0])):
         tower(images)
     return captured[0]
-
-
-def normalized(images: Tensor) -> Tensor:
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).reshape(3, 1, 1)
-    return (images - mean) / torch.tensor([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
 
 
 @torch.no_grad()
@@ -168,32 +142,6 @@ def test_formats_of_pt_files(wrap: str, tmp_path: Path) -> None:
     assert torch.allclose(ours.conv1_rgb.weight, tower.conv1.weight, atol=1e-3)
 
 
-def as_transformers(tower: nn.Module, leading: str = "vision_model.") -> dict[str, Tensor]:
-    """The tower under the names of the transformers library's CLIPVisionModel."""
-    plain = {
-        "class_embedding": "embeddings.class_embedding",
-        "positional_embedding": "embeddings.position_embedding.weight",
-        "conv1.weight": "embeddings.patch_embedding.weight",
-    }
-    words = {
-        "transformer.resblocks.": "encoder.layers.",
-        "ln_pre": "pre_layrnorm", "ln_post": "post_layernorm",
-        ".ln_1.": ".layer_norm1.", ".ln_2.": ".layer_norm2.", ".attn.": ".self_attn.",
-        ".c_fc.": ".fc1.", ".c_proj.": ".fc2.",
-    }  # fmt: skip
-    state = {"embeddings.position_ids": torch.arange(5)}
-    for name, tensor in tower.state_dict().items():
-        theirs = plain.get(name, name)
-        for ours, word in words.items():
-            theirs = theirs.replace(ours, word)
-        if ".in_proj_" in theirs:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                state[theirs.replace("in_proj_", f"{letter}_proj.")] = part.clone()
-        else:
-            state[theirs] = tensor
-    return {leading + name: tensor for name, tensor in state.items()}
-
-
 @pytest.mark.parametrize(
     "leading", ["vision_model.", "", "model.vision_model.", "module.clip.vision_model."]
 )
@@ -206,7 +154,7 @@ def test_names_of_the_transformers_library(leading: str, ending: str, tmp_path: 
         "text_model.embeddings.token_embedding.weight": torch.ones(3, 2),
         "logit_scale": torch.ones(1),
     }
-    state = {**text, **as_transformers(tower, leading)}
+    state = {**text, **as_transformers(tower.state_dict(), leading)}
     save_file(state, path) if ending == "safetensors" else torch.save(state, path)
     ours, theirs = (
         ClipEncoder(small_config(pretrained=str(at))) for at in (path, saved(tower, tmp_path))
@@ -218,7 +166,7 @@ def test_names_of_the_transformers_library(leading: str, ending: str, tmp_path: 
 
 def test_activation_of_the_transformers_library(tmp_path: Path) -> None:
     path, config = tmp_path / "model.safetensors", tmp_path / "config.json"
-    save_file(as_transformers(open_clip_tower()), path)
+    save_file(as_transformers(open_clip_tower().state_dict()), path)
     settings = small_config(pretrained=str(path))  # computes GELU
     with pytest.warns(UserWarning, match="no config.json.*whether it was trained with QuickGELU"):
         ClipEncoder(settings)
@@ -333,7 +281,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="ViT-B-99.*'ViT-B-16-quickgelu'"):
+    with pytest.raises(InputError, match="ViT-B-99.*did you mean 'ViT-B-32'.*'ViT-B-16-quickgelu'"):
         ClipEncoder(ClipConfig(architecture="ViT-B-99"))
     with pytest.raises(InputError, match="no plain ViT"):
         ClipEncoder(ClipConfig(architecture="RN50"))

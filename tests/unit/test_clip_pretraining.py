@@ -152,3 +152,10 @@ def test_rooms_without_annotation_are_refused(tmp_path: Path) -> None:
         make_tiny_scene(tmp_path / split / "scene", annotated=False)
     with pytest.raises(InputError, match="no view shows an annotated region"):
         pretrain_tower(tmp_path, tmp_path / "tower.safetensors", tiny_config())
+
+
+def test_dense_features_of_their_own_are_not_pretrained(rooms: Path, tmp_path: Path) -> None:
+    config = TowerPretrainConfig()
+    config.tower.dense = "values"
+    with pytest.raises(InputError, match="tower.dense is 'values'.*only plain tokens are pretrained"):
+        pretrain_tower(rooms, tmp_path / "tower.safetensors", config)

@@ -161,7 +161,7 @@ def prepare_scan(args: list[str]) -> int:
 
 
 def scan(args: list[str]) -> int:
-    """Label any scan (mesh, cloud, recording) on its own vertices, with a page to look at."""
+    """Label any scan (mesh, cloud, recording) on its own vertices, with a page."""
     from bifusion.inference.scan_files import scan_files
     from bifusion.storage.files import locked_beside
     from bifusion.storage.folders import check_replaceable, tidy

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.labels.palette import distinct_color
-from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView
+from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView, ShownWord
 
 POSITION_STEPS = 2**16 - 1
 """A coordinate is one of so many steps of the scan's box: 0.15 mm in a room of 10 m."""
@@ -48,6 +48,8 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
         columns[f"{name}_object"] = _narrow(_ranks(part))
     if scan.seen is not None:
         columns["seen"] = np.minimum(scan.seen, 255).astype(np.uint8)
+    if scan.part is not None and scan.words:
+        columns["part"] = _narrow(scan.part)
     described = {
         "name": scan.name,
         "points": len(coord),
@@ -58,6 +60,7 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
         "classes": [{"name": one.name, "color": list(one.color)} for one in scan.classes],
         "sources": {name: _objects(part, origin) for name, part in known.items()},
         "views": [_view(view, origin) for view in scan.views],
+        "words": [_word(word, origin) for word in scan.words],
         "notes": list(scan.notes),
     }
     return described, zlib.compress(b"".join(_coded(c[order]) for c in columns.values()), LEVEL)
@@ -105,6 +108,30 @@ def _objects(part: Segmentation, origin: np.ndarray) -> dict[str, Any]:
             }
             for one in part.objects
         ]
+    }
+
+
+def _word(word: ShownWord, origin: np.ndarray) -> dict[str, Any]:
+    """Levels of the parts, a byte each: 0 not seen, 1 … 255 from the smallest cosine to the largest."""
+    known = np.isfinite(word.similarity)
+    of_known = word.similarity[known].astype(np.float64)
+    low, high = (float(f(initial=start)) for f, start in ((of_known.min, 1.0), (of_known.max, -1.0)))
+    levels = np.zeros(len(known), np.uint8)
+    levels[known] = 1 + np.rint(254 * (of_known - low) / max(high - low, 1e-6))
+    return {
+        "name": word.name,
+        "low": low,
+        "high": high,
+        "levels": base64.b64encode(levels.tobytes()).decode(),
+        "matches": [
+            {
+                "similarity": one.similarity,
+                "low": (np.array(one.low_m) - origin).tolist(),
+                "high": (np.array(one.high_m) - origin).tolist(),
+                "object": one.object,
+            }
+            for one in word.matches
+        ],
     }
 
 

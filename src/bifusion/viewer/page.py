@@ -18,7 +18,7 @@ from bifusion.viewer.shown_scan import ShownScan
 
 SCRIPTS = (
     "data", "geometry", "camera", "shaders", "renderer", "colors", "controls", "labels", "drawing",
-    "panel", "cards", "stage", "app", "start",
+    "panel", "search", "cards", "stage", "app", "start",
 )  # fmt: skip
 """Files of scripts/ in the order in which they are put together; a later one uses earlier ones."""
 

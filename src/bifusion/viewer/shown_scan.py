@@ -69,6 +69,30 @@ class ShownView:
 
 
 @dataclass(frozen=True)
+class ShownMatch:
+    """A region that fits a word."""
+
+    similarity: float
+    """Cosine with the word."""
+    low_m: tuple[float, float, float]
+    """Smallest box along the scene's axes, scene frame; like high_m."""
+    high_m: tuple[float, float, float]
+    object: int | None
+    """Id of the predicted object that it is; None: a superpoint."""
+
+
+@dataclass(frozen=True)
+class ShownWord:
+    """A word that was searched for, and how well each part of the scan fits it."""
+
+    name: str
+    similarity: np.ndarray
+    """(S,) float32 cosine of each part, NaN where no view sees it."""
+    matches: tuple[ShownMatch, ...]
+    """The regions that fit best, the first one best of all."""
+
+
+@dataclass(frozen=True)
 class ShownScan:
     """Everything on the page; what is None or empty is not offered."""
 
@@ -83,13 +107,20 @@ class ShownScan:
     seen: np.ndarray | None = None
     """(N,) number of `views` that see the point."""
     views: tuple[ShownView, ...] = ()
+    part: np.ndarray | None = None
+    """(N,) integer superpoint of each point, 0 … S−1, as `words` count them."""
+    words: tuple[ShownWord, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """What the reader of the page should know, a sentence each."""
 
     def __post_init__(self) -> None:
         """InputError where arrays are not of the same points, or a coordinate is not finite."""
         count = len(self.coord)
-        arrays: dict[str, np.ndarray | None] = {"color": self.color, "seen": self.seen}
+        arrays: dict[str, np.ndarray | None] = {
+            "color": self.color,
+            "seen": self.seen,
+            "part": self.part,
+        }
         for name in ("predicted", "annotated"):
             part: Segmentation | None = getattr(self, name)
             if part is not None:

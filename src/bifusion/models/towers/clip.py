@@ -3,7 +3,8 @@
 The modules are open_clip's own `VisionTransformer` parts (Radford et al., "Learning Transferable
 Visual Models From Natural Language Supervision", 2021); only the forward is ours: it takes images
 of any size that is a multiple of the patch, adds depth as a fourth channel, and ends with the
-patch tokens before ln_post.
+patch tokens before ln_post or, by choice and of the whole tower, with what says of each patch what
+words say (clip_dense.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from bifusion.bounds import Layers, MultipleOf, Pixels, Width
 from bifusion.errors import InputError
+from bifusion.models.towers.clip_architecture import TowerSize, image_tower_size
+from bifusion.models.towers.clip_dense import Dense, check_dense, last_block
+from bifusion.models.towers.clip_registers import check_neurons, use_registers, with_register
 from bifusion.models.towers.clip_weights import (
     fit_tensors,
     locate_weights,
@@ -33,18 +37,27 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 DEPTH_UNIT_M = 5.0
 """Depth enters conv1 as metres / 5, so that a room's depths lie in about [0, 1]; 0 where none."""
 
+UNUSED_DIM = 512
+"""Width of a projection that is made and dropped: the random numbers behind depend on it."""
+
 
 @dataclass
 class ClipConfig:
     architecture: str = "ViT-B-16-quickgelu"
     """A ViT of open_clip's table ("ViT-B-16" computes GELU, "ViT-B-16-quickgelu" OpenAI's
-    QuickGELU), or "small": the numbers below, with GELU."""
+    QuickGELU), a .json file in open_clip's format, or "small": the numbers below, with GELU."""
     pretrained: str | None = None
     """open_clip tag ("openai"), a local .safetensors / .pt / .bin file, or None: from scratch."""
     blocks: int = 6
     """Transformer blocks used; the others are not built."""
     depth_channel: bool = True
     """Give the tower a view's depth as a fourth channel."""
+    dense: Dense = "tokens"
+    """tokens: as they leave the last block used; of the whole tower and in the space of words, values
+    (MaskCLIP) or self_attention (ClearCLIP): see clip_dense.py."""
+    register_neurons: tuple[tuple[int, int], ...] = ()
+    """Test-time registers: block and hidden unit of the neurons whose outliers a token of its own takes
+    (clip_registers.py); none: as CLIP was trained."""
     width: Annotated[Width, MultipleOf("heads")] = 128
     """small: channels of its tokens."""
     layers: Layers = 4
@@ -55,67 +68,35 @@ class ClipConfig:
     """small: side of a patch in pixels."""
     image_size: Pixels = 224
     """small: side in pixels of the images that its position embeddings are made for."""
-
-
-@dataclass(frozen=True)
-class TowerSize:
-    """The numbers of a ViT image tower; `image_size` is that of its learned positions."""
-
-    width: int
-    layers: int
-    heads: int
-    patch_size: int
-    image_size: int
-    quick_gelu: bool
+    embed_dim: Width = 128
+    """small: channels of the space of words, where `dense` leads there."""
 
 
 def tower_size(config: ClipConfig) -> TowerSize:
     """Looks the architecture up in open_clip's table, or takes the numbers of "small".
 
     Raises:
-        InputError: unknown architecture or one that is no plain ViT; more blocks than layers.
+        InputError: unknown architecture or one that is no plain ViT; more blocks than layers; dense
+            features or registers that a tower of so many blocks cannot give.
     """
     if config.architecture == "small":
         numbers = (config.width, config.layers, config.heads, config.patch_size, config.image_size)
-        size = TowerSize(*numbers, quick_gelu=False)
+        size = TowerSize(*numbers, quick_gelu=False, embed_dim=config.embed_dim)
     else:
-        size = _size_from_table(config.architecture)
+        size = image_tower_size(config.architecture)
     if not 1 <= config.blocks <= size.layers:
         raise InputError(
             f"tower.blocks is {config.blocks}; {config.architecture} allows 1 … {size.layers} blocks"
         )
+    check_dense(config.dense, config.blocks, size)
+    last = config.blocks - (2 if config.dense == "self_attention" else 1)
+    check_neurons(config.register_neurons, last, size)
     return size
 
 
-def _size_from_table(architecture: str) -> TowerSize:
-    import open_clip
-
-    table = open_clip.get_model_config(architecture)
-    if table is None:
-        raise InputError(
-            f"tower.architecture {architecture!r} is not in open_clip's table; use 'ViT-B-16-quickgelu' "
-            "(OpenAI's weights), 'ViT-B-16' (LAION's), another plain ViT of it, or 'small'"
-        )
-    vision = table["vision_cfg"]
-    plain = {"image_size", "layers", "width", "patch_size", "head_width"}
-    is_vit = isinstance(vision.get("layers"), int) and isinstance(vision.get("patch_size"), int)
-    if not is_vit or set(vision) - plain:
-        raise InputError(
-            f"tower.architecture {architecture!r} is no plain ViT (open_clip's entry: {vision}); "
-            "use 'ViT-B-16-quickgelu' or 'ViT-B-16'"
-        )
-    return TowerSize(
-        width=vision["width"],
-        layers=vision["layers"],
-        heads=vision["width"] // vision.get("head_width", 64),
-        patch_size=vision["patch_size"],
-        image_size=vision["image_size"],
-        quick_gelu=table.get("quick_gelu", False),
-    )
-
-
 class ClipEncoder(ImageTower):
-    """Images (V, 3, H, W) and their depth to patch tokens (V, H/p, W/p, width) before ln_post.
+    """Images (V, 3, H, W) and their depth to patch tokens (V, H/p, W/p, width) before ln_post, or to
+    dense features (V, H/p, W/p, embed_dim) in the space of words, as `config.dense` says.
 
     Depth has a convolution of its own, `conv1_depth`, without bias and starting at zero. As
     convolution is linear in its input channels, conv1_rgb(rgb) + conv1_depth(depth) is exactly a
@@ -134,6 +115,7 @@ class ClipEncoder(ImageTower):
         from open_clip.transformer import QuickGELU, VisionTransformer
 
         size = tower_size(config)
+        projected = config.dense != "tokens"
         tower = VisionTransformer(
             image_size=size.image_size,
             patch_size=size.patch_size,
@@ -142,14 +124,20 @@ class ClipEncoder(ImageTower):
             heads=size.heads,
             mlp_ratio=4.0,
             act_layer=QuickGELU if size.quick_gelu else nn.GELU,
+            output_dim=size.embed_dim if projected else UNUSED_DIM,
         )
-        self.config, self.size, self.out_channels = config, size, size.width
+        self.config, self.size = config, size
+        self.out_channels = size.embed_dim if projected else size.width
         self.conv1_rgb = tower.conv1
         self.conv1_depth = _zero_depth_conv(size) if config.depth_channel else None
         self.class_embedding = tower.class_embedding
         self.positional_embedding = tower.positional_embedding
         self.ln_pre = tower.ln_pre
         self.blocks = tower.transformer.resblocks
+        use_registers(self.blocks, config.register_neurons)
+        self.blocks[-1] = last_block(config.dense, self.blocks[-1])
+        self.ln_post = tower.ln_post if projected else None
+        self.proj = tower.proj if projected else None
         self.register_buffer("mean", torch.tensor(CLIP_MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD).reshape(3, 1, 1), persistent=False)
         self.cache: ViewCache | None = None
@@ -161,14 +149,19 @@ class ClipEncoder(ImageTower):
     def describe(self) -> str:
         """One line: architecture, size, and where the weights come from."""
         millions = sum(p.numel() for p in self.parameters()) / 1e6
+        kind = {"tokens": "", "values": "last-layer values, ", "self_attention": "self-self attention, "}
+        registers = f"{len(self.config.register_neurons)} register neurons, "
         return (
             f"CLIP image tower {self.config.architecture}, "
             f"{self.config.blocks} of {self.size.layers} blocks, width {self.size.width}, "
-            f"patch {self.size.patch_size}, {millions:.2f} M parameters, weights: {self.weights_from}"
+            f"patch {self.size.patch_size}, {kind[self.config.dense]}"
+            f"{registers if self.config.register_neurons else ''}"
+            f"{millions:.2f} M parameters, weights: {self.weights_from}"
         )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """ "tower.conv1_rgb", "tower.conv1_depth", "tower.embed", "tower.block0" … in order of depth."""
+        """ "tower.conv1_rgb", "tower.conv1_depth", "tower.embed", "tower.block0" … in order of depth;
+        that of the last block has what projects it into the space of words."""
         groups = {"tower.conv1_rgb": list(self.conv1_rgb.parameters())}
         if self.conv1_depth is not None:
             groups["tower.conv1_depth"] = list(self.conv1_depth.parameters())
@@ -176,6 +169,8 @@ class ClipEncoder(ImageTower):
             self.class_embedding, self.positional_embedding, *self.ln_pre.parameters()
         ]  # fmt: skip
         groups |= {f"tower.block{i}": list(block.parameters()) for i, block in enumerate(self.blocks)}
+        if self.ln_post is not None and self.proj is not None:
+            groups[f"tower.block{len(self.blocks) - 1}"] += [*self.ln_post.parameters(), self.proj]
         return groups
 
     def open_clip_state(self) -> dict[str, Tensor]:
@@ -223,26 +218,34 @@ class ClipEncoder(ImageTower):
         return [maps[number] for number in range(len(views))]
 
     def forward(self, images: Tensor, depth_m: Tensor) -> Tensor:
-        """Patch tokens after the last used block.
+        """Patch tokens after the last used block, or their dense features in the space of words.
 
         Args:
             images: (V, 3, H, W) RGB in [0, 1]; H and W multiples of the patch size.
             depth_m: (V, 1, H, W) metres at the images' pixels, 0 where none.
 
         Returns:
-            (V, H / patch, W / patch, width).
+            (V, H / patch, W / patch, width), or, unless `dense` is "tokens", (…, embed_dim).
         """
-        return self.tokens(images, depth_m)[:, 1:].unflatten(1, self._grid(images))
+        rows, columns = self._grid(images)
+        patches = self.tokens(images, depth_m)[:, 1 : 1 + rows * columns]
+        if self.ln_post is not None:
+            patches = self.ln_post(patches) @ self.proj
+        return patches.unflatten(1, (rows, columns))
 
     def tokens(self, images: Tensor, depth_m: Tensor) -> Tensor:
-        """(V, 1 + h·w, width): the class token and the patch tokens after the last used block."""
+        """(V, 1 + h·w, width): the class token and the patch tokens after the last used block; behind
+        them the register, where there are register neurons."""
         patches = self.conv1_rgb((images - self.mean) / self.std)
         if self.conv1_depth is not None:
             patches = patches + self.conv1_depth(depth_m / DEPTH_UNIT_M)
         tokens = patches.flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
         positions = resize_positions(self.positional_embedding, self._grid(images))
-        tokens = self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
+        tokens = torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype)
+        if self.config.register_neurons:
+            tokens = with_register(tokens)
+        tokens = self.ln_pre(tokens)
         for block in self.blocks:
             tokens = block(tokens)
         return tokens

@@ -1,4 +1,4 @@
-"""Reading pretrained CLIP image towers: open_clip tags and local files, nothing unpickled freely.
+"""Reading pretrained CLIP towers: open_clip tags and local files, nothing unpickled freely.
 
 Understood are the state dicts of OpenAI and open_clip, and of the transformers library (`clip_names`),
 as .safetensors, as .pt / .pth / .bin, alone or under a key, and OpenAI's original files: TorchScript
@@ -20,7 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bifusion.errors import InputError
-from bifusion.models.towers.clip_names import TRANSFORMERS, TowerNames, tower_names, tower_places
+from bifusion.models.towers.clip_names import (
+    TRANSFORMERS,
+    TowerNames,
+    text_names,
+    tower_names,
+    tower_places,
+)
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import StoredTensor
@@ -31,6 +37,8 @@ from bifusion.untrusted.json_text import read_json
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files carry beside their tensors."""
+SPACE_OF_WORDS = ("ln_post.weight", "ln_post.bias", "proj")
+"""Of the image tower, behind its last block."""
 
 
 def locate_weights(architecture: str, pretrained: str, quick_gelu: bool) -> Path:
@@ -116,13 +124,53 @@ def read_image_tower(path: Path, architecture: str, quick_gelu: bool) -> tuple[d
         tower = _choose_tower({short: name for name, short in names.items()}, path)
         if tower.kind == TRANSFORMERS:
             _check_activation(path, architecture, quick_gelu)
-        parts = {name: [weights.tensor(at) for at in places] for name, places in tower.sources.items()}
-        tensors = {name: torch.cat(some) if len(some) > 1 else some[0] for name, some in parts.items()}
-        return tensors, weights.note
+        return _read(tower, weights), weights.note
+
+
+def read_text_tower(path: Path, architecture: str) -> dict[str, Tensor]:
+    """Tensors of the text side that belongs to the image tower in `path`, by open_clip's names.
+
+    Raises:
+        InputError: unreadable, without the image tower or with several, or without a text side.
+    """
+    with _open_weights(path) as weights:
+        stored = {short: name for name, short in unwrapped(weights.names).items()}
+        leading, kind = _choose_place(stored, path)
+        tower = _as_stored(text_names(stored, leading, kind), stored)
+        if "token_embedding.weight" not in tower.sources:
+            raise InputError(
+                f"tower.pretrained: {path} holds an image tower alone, its text side's "
+                f"'token_embedding.weight' is missing; give the weights of a whole CLIP {architecture}"
+            )
+        return _read(tower, weights)
+
+
+def _read(tower: TowerNames, weights: _Weights) -> dict[str, Tensor]:
+    """The tower's tensors by open_clip's names."""
+    parts = {name: [weights.tensor(at) for at in places] for name, places in tower.sources.items()}
+    tensors = {name: torch.cat(some) if len(some) > 1 else some[0] for name, some in parts.items()}
+    return tensors | {name: tensors[name].T for name in tower.transposed}
 
 
 def _choose_tower(stored: dict[str, str], path: Path) -> TowerNames:
     """The image tower among names without wrappers → names in the file."""
+    tower = tower_names(stored, *_choose_place(stored, path))
+    if tower.kind == TRANSFORMERS and "class_embedding" not in tower.sources:
+        raise InputError(
+            f"tower.pretrained: {path} holds an image tower of the transformers library without a class "
+            "embedding, which is no CLIP (SigLIP has none); give CLIP's weights"
+        )
+    return _as_stored(tower, stored)
+
+
+def _as_stored(tower: TowerNames, stored: dict[str, str]) -> TowerNames:
+    """The same with the names in the file."""
+    sources = {name: tuple(stored[part] for part in parts) for name, parts in tower.sources.items()}
+    return TowerNames(tower.kind, sources)
+
+
+def _choose_place(stored: dict[str, str], path: Path) -> tuple[str, str]:
+    """What stands before the image tower's names, and its kind."""
     places = tower_places(stored)
     plain = [leading for leading in places if not is_averaged(leading)]
     if not places:
@@ -143,14 +191,7 @@ def _choose_tower(stored: dict[str, str], path: Path) -> TowerNames:
             f"{', '.join(map(repr, others))}",
             stacklevel=2,
         )
-    tower = tower_names(stored, leading, places[leading])
-    if tower.kind == TRANSFORMERS and "class_embedding" not in tower.sources:
-        raise InputError(
-            f"tower.pretrained: {path} holds an image tower of the transformers library without a class "
-            "embedding, which is no CLIP (SigLIP has none); give CLIP's weights"
-        )
-    sources = {name: tuple(stored[part] for part in parts) for name, parts in tower.sources.items()}
-    return TowerNames(tower.kind, sources)
+    return leading, places[leading]
 
 
 def _check_activation(path: Path, architecture: str, quick_gelu: bool) -> None:
@@ -240,10 +281,12 @@ def fit_tensors(
 def _fit(name: str, own: Tensor, tower: dict[str, Tensor], path: Path, architecture: str) -> Tensor:
     theirs = open_clip_name(name)
     if theirs not in tower:
-        raise InputError(
-            f"tower.pretrained: {path} has no tensor 'visual.{theirs}', which the used blocks of "
-            f"{architecture} need; choose the file's architecture, or fewer blocks"
+        needs = (
+            f"the used blocks of {architecture} need; choose the file's architecture, or fewer blocks"
         )
+        if theirs in SPACE_OF_WORDS:
+            needs = "leads into the space of words; give the weights of a whole CLIP, or dense 'tokens'"
+        raise InputError(f"tower.pretrained: {path} has no tensor 'visual.{theirs}', which {needs}")
     found = tower[theirs].float()
     if name == "positional_embedding" and found.ndim == 2 and found.shape[1:] == own.shape[1:]:
         side = math.isqrt(len(own) - 1)

@@ -24,6 +24,7 @@ class App extends Stage {
     const keys = keyTable(this);
     this.cards = new Cards(this, keys);
     this.panel = new Panel(this);
+    this.search = new Search(this);
     bindPointers(this);
     bindKeys(this, keys);
     this.bindTools();
@@ -32,7 +33,7 @@ class App extends Stage {
     Object.assign(this.camera, this.home());
     new ResizeObserver(() => this.resize()).observe(this.stage);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.readLooks(); this.redraw(); });
-    this.mode = Object.keys(this.modes)[0] || "photo";
+    this.mode = scan.words.length ? "word" : Object.keys(this.modes)[0] || "photo";
     this.panel.tellMode(this.mode);
     this.setSource(this.source && this.source.name);
   }
@@ -71,6 +72,14 @@ class App extends Stage {
     this.recolor();
   }
 
+  /** Colours by how well each part fits a word that was searched for. */
+  setWord(word) {
+    this.scan.word = word;
+    this.search.tell(word);
+    if (this.selected) this.select(null);
+    this.setMode("word");
+  }
+
   setSource(name) {
     if (this.beside) this.fly({ distance: this.camera.distance / BESIDE });
     this.beside = false;
@@ -83,7 +92,7 @@ class App extends Stage {
     if (Object.keys(this.scan.sources).length < 2) return;
     if (beside !== this.beside) this.fly({ distance: this.camera.distance * (beside ? BESIDE : 1 / BESIDE) });
     this.beside = beside;
-    if (beside && ["photo", "seen", "difference"].includes(this.mode)) this.setMode("class");
+    if (beside && ["photo", "seen", "word", "difference"].includes(this.mode)) this.setMode("class");
     this.tellSource(beside ? "beside" : this.source.name);
   }
 

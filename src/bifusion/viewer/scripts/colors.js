@@ -24,12 +24,17 @@ function colorModes(scan) {
     modes.confidence = ["Confidence", "The score of the object that a point belongs to; grey: no object."];
   }
   if (scan.columns.seen) modes.seen = ["Views", "How many of the views see a point; grey: none."];
+  if (scan.words.length) modes.word = ["Words", "How well each part fits the word that is searched for; grey: no view sees it."];
   if (sources.length === 2) modes.difference = ["Errors", "Where the predicted class is not the annotated one."];
   return modes;
 }
 
 /** A table of colours, three numbers each, and the column whose values choose among them. */
 function paletteOf(scan, source, mode) {
+  if (mode === "word") {
+    const table = Array.from(scan.word.levels, (level) => (level ? rampColor((level - 1) / 254) : NOTHING));
+    return [table, scan.columns.part];
+  }
   if (mode === "seen") {
     const most = scan.views.length;
     const table = Array.from({ length: 256 }, (_, n) => (n ? rampColor(most > 1 ? (n - 1) / (most - 1) : 1) : NOTHING));
@@ -44,7 +49,7 @@ function paletteOf(scan, source, mode) {
 /** (4 N) uint8 as `Renderer.setColors` takes them, of one pane. */
 function colorsOf(scan, source, mode, hidden, isMarked) {
   const count = scan.points, out = new Uint8Array(4 * count), { r, g, b } = scan.columns;
-  const photo = mode === "photo" || (!source && mode !== "seen");
+  const photo = mode === "photo" || (!source && mode !== "seen" && mode !== "word");
   const predicted = scan.sources.predicted, annotated = scan.sources.annotated;
   const [table, column] = photo || mode === "difference" ? [] : paletteOf(scan, source, mode);
   for (let i = 0, at = 0; i < count; i++, at += 4) {

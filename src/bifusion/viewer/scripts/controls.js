@@ -72,7 +72,7 @@ function keyTable(app) {
     "+": ["+ −", "nearer, farther", zoom(0.85)],
     "=": ["", "", zoom(0.85)],
     "-": ["", "", zoom(1 / 0.85)],
-    1: ["1 … 6", "colours", null],
+    1: [`1 … ${Object.keys(app.modes).length}`, "colours", null],
     b: ["B", "prediction beside annotation", () => app.setBeside(!app.beside)],
     f: ["F", "go to what is selected", () => app.focusSelected()],
     h: ["H", "hide the class of what is selected; again: show all", () => app.hideSelected()],

@@ -71,6 +71,8 @@ async function loadScan() {
     source.objectOf = columns[name + "_object"];
     source.pointsOfClass = countedValues(source.classOf, scan.classes.length + 1);
   }
+  for (const word of scan.words) word.levels = bytesOfBase64(word.levels);
+  scan.word = scan.words[0]; // the one that is searched for
   matchColors(scan);
   return scan;
 }

@@ -152,6 +152,7 @@ class Panel {
     if (meaning) children.push(element("p", "", meaning));
     if (mode === "confidence") children.push(this.gradient("0", "1"));
     if (mode === "seen") children.push(this.gradient("1", String(app.scan.views.length)));
+    if (mode === "word") children.push(this.gradient(app.scan.word.low.toFixed(2), app.scan.word.high.toFixed(2)));
     if (mode === "difference") {
       for (const [color, name] of [[RIGHT, "right"], [WRONG, "wrong"], [NOTHING, "not annotated"]]) {
         const swatch = element("i", "swatch");

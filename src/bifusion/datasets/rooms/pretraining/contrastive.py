@@ -121,9 +121,15 @@ def pretrain_tower(
         over classes, on both splits; chance (one name among all); seconds.
 
     Raises:
-        InputError: rooms without views or annotation.
+        InputError: rooms without views or annotation; a tower with dense features of its own, which
+            stand for a space of words that this training knows nothing of.
     """
     started = time.monotonic()
+    if config.tower.dense != "tokens" or config.tower.register_neurons:
+        raise InputError(
+            f"tower.dense is {config.tower.dense!r} with {len(config.tower.register_neurons)} register "
+            "neurons; only plain tokens are pretrained: use dense 'tokens' and no register neurons"
+        )
     train = _read_regions(rooms_root, "train", config)
     held_out = _read_regions(rooms_root, "val", config)
     names = get_label_set(config.label_set).class_names
