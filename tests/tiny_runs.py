@@ -30,9 +30,10 @@ def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
     score = config.model.decoder.score_head
     config.model.decoder = DecoderConfig(num_layers=1, dim=16, heads=2, ffn_dim=16, score_head=score)
     if config.model_kind == "bifusion":
-        config.model.tower = ClipConfig(
-            architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
-        )
+        if isinstance(config.model.tower, ClipConfig):
+            config.model.tower = ClipConfig(
+                architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
+            )
         config.model.fusion = dataclasses.replace(config.model.fusion, dim=16, hidden=16, film_hidden=8)
     views = min(config.data.max_views, 2)
     config.data = dataclasses.replace(

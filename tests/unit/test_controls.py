@@ -50,7 +50,7 @@ def test_finer_voxels_are_all_that_is_finer():
 def test_weights_are_given_to_towers_that_are_meant_to_have_them(tmp_path):
     recipes = ["bifusion_small", *(f"bifusion_small_{arm}" for arm in OF_BIFUSION)]
     runs = plan_runs(recipes, (0,), tmp_path, tmp_path / "out", tower_weights=tmp_path / "tower.pt")
-    given = {run.config.arm: run.config.model.tower.pretrained for run in runs}
+    given = {run.config.arm: run.config.model.tower.reads for run in runs}
     tower = str(tmp_path / "tower.pt")
     assert given == {"staged": tower, "2d_only": tower, "lifted_rgb": None, "random_tower": None}
 
