@@ -22,6 +22,7 @@ from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.kinds import AnyTowerConfig
 from bifusion.models.towers.tower import ImageTower, TowerConfig, check_maps
 from bifusion.models.towers.view_cache import ViewCache
+from bifusion.models.training_views import TrainingViewsConfig, used_sightings
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 from bifusion.types import Batch, FusionControl, Output, Prediction
@@ -46,6 +47,7 @@ class BiFusionConfig(ModelConfig):
     decoder sees the 3D head's features."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
+    training_views: TrainingViewsConfig = field(default_factory=TrainingViewsConfig)
 
     results_config = PostprocessConfig
 
@@ -156,10 +158,10 @@ class BiFusion(Model):
             self.tower.keep_views(cache)
 
     def _find_sightings(self, batch: Batch, control: FusionControl, maps: KernelMaps) -> Sightings:
-        """None where the 2D branch does not run. Found before the U-Net runs, so that the host waits for
-        a device only once for them and for the voxels' coordinates."""
+        """None where the 2D branch does not run; in training those that are used. Found before the U-Net
+        runs, so that the host waits for a device only once for them and for the voxels' coordinates."""
         runs = self.tower is not None and control.run_2d and not control.withhold_views
-        return find_sightings(
+        sightings = find_sightings(
             batch.voxel_position_m,
             batch.voxel_coords[:, 0],
             batch.views if runs else [],
@@ -167,6 +169,9 @@ class BiFusion(Model):
             batch.voxels_per_scene,
             maps.survey,
         )
+        if not (self.training and runs):
+            return sightings
+        return used_sightings(sightings, batch, self.config.training_views)
 
     def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
         """(M, D2) image features of the voxels, 0 where unseen; isolated or with scaled gradient."""
