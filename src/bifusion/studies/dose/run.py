@@ -15,7 +15,7 @@ from rich.console import Console
 from bifusion.config.stages import Timeline
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
-from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.recipes import get_recipe
