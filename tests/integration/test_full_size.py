@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 
 import needs
 from bifusion.config.run import Config
-from bifusion.config.stages import StagePlan, at_once
 from bifusion.data.dataset import SceneDataset, collate
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
@@ -21,6 +19,7 @@ from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
 from bifusion.recipes import get_recipe
 from bifusion.training.trainer import train
+from tiny_runs import without_ramps
 
 REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"
 SCENE = "scene0000_00"
@@ -59,21 +58,6 @@ def three_steps(recipe: str, data: Path) -> Config:
             config.model = config.model.with_tower(config.model.tower.with_weights(None))
         config.stages = without_ramps(config.stages)
     return config
-
-
-def without_ramps(plan: StagePlan) -> StagePlan:
-    """The stages at their full values: at the first step of each, ramps are still where they begin."""
-    stages = [
-        dataclasses.replace(
-            stage,
-            trains={group: at_once(ramp.value) for group, ramp in stage.trains.items()},
-            weights={term: at_once(ramp.value) for term, ramp in stage.weights.items()},
-            gate_scale=at_once(stage.gate_scale.value),
-            tower_gradient_scale=at_once(stage.tower_gradient_scale.value),
-        )
-        for stage in plan.stages
-    ]
-    return StagePlan(tuple(stages))
 
 
 @pytest.mark.parametrize(
