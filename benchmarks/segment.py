@@ -144,8 +144,8 @@ def _untrained(recipe: str, work: Path) -> Path:
     if (run / "checkpoints" / "last").exists():
         return run
     config = get_recipe(recipe)
-    if isinstance(config.model, BiFusionConfig):
-        config.model.tower.pretrained = None
+    if isinstance(config.model, BiFusionConfig) and config.model.tower is not None:
+        config.model = config.model.with_tower(config.model.tower.with_weights(None))
     model = build_model(config.model, config.seed, config.labels)
     save_checkpoint(run / "checkpoints", model, config, None, step=0, links=["last"])
     return run

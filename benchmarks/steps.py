@@ -88,9 +88,10 @@ def configured(recipe: str, data: Path) -> Config:
     config = get_recipe(recipe)
     config.data = dataclasses.replace(config.data, root=data)
     if isinstance(config.model, BiFusionConfig):
-        tower = dataclasses.replace(config.model.tower, pretrained=None)
-        config.model = dataclasses.replace(config.model, tower=tower)
-        if tower.architecture != "small":
+        tower = config.model.tower
+        if tower is not None:
+            config.model = config.model.with_tower(tower.with_weights(None))
+        if "small" not in config.recipe:
             config.data.max_views = FULL_SIZE_VIEWS
             config.data.image_size = FULL_SIZE_IMAGE
     config.data.augment.no_views_probability = config.data.augment.fewer_views_probability = 0.0

@@ -100,9 +100,10 @@ def _shrink(model: ModelConfig) -> None:
     score = model.decoder.score_head
     model.decoder = DecoderConfig(num_layers=1, dim=16, heads=2, ffn_dim=16, score_head=score)
     if isinstance(model, BiFusionConfig):
-        model.tower = ClipConfig(
-            architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
-        )
+        if isinstance(model.tower, ClipConfig):
+            model.tower = ClipConfig(
+                architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
+            )
         model.fusion = dataclasses.replace(
             model.fusion, dim=16, hidden=16, film_hidden=8, gate_hidden=8, alignment_hidden=8
         )

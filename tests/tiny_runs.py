@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from bifusion.config.run import Config, TrainerConfig
+from bifusion.config.stages import StagePlan, at_once
 from bifusion.models.mask_decoder import MaskDecoderConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.towers.clip import ClipConfig
@@ -30,9 +31,10 @@ def tiny_config(recipe: str, root: Path, *, epochs: int = 3) -> Config:
     score = config.model.decoder.score_head
     config.model.decoder = DecoderConfig(num_layers=1, dim=16, heads=2, ffn_dim=16, score_head=score)
     if config.model_kind == "bifusion":
-        config.model.tower = ClipConfig(
-            architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
-        )
+        if isinstance(config.model.tower, ClipConfig):
+            config.model.tower = ClipConfig(
+                architecture="small", width=16, layers=4, heads=2, blocks=4, patch_size=16, image_size=64
+            )
         config.model.fusion = dataclasses.replace(config.model.fusion, dim=16, hidden=16, film_hidden=8)
     views = min(config.data.max_views, 2)
     config.data = dataclasses.replace(
@@ -70,3 +72,18 @@ def tiny_mask3d(root: Path, *, epochs: int = 3) -> Config:
     )
     config.optim.warmup_steps = 0
     return config
+
+
+def without_ramps(plan: StagePlan) -> StagePlan:
+    """The stages at their full values: at the first step of each, ramps are still where they begin."""
+    stages = [
+        dataclasses.replace(
+            stage,
+            trains={group: at_once(ramp.value) for group, ramp in stage.trains.items()},
+            weights={term: at_once(ramp.value) for term, ramp in stage.weights.items()},
+            gate_scale=at_once(stage.gate_scale.value),
+            tower_gradient_scale=at_once(stage.tower_gradient_scale.value),
+        )
+        for stage in plan.stages
+    ]
+    return StagePlan(tuple(stages))

@@ -230,7 +230,7 @@ class FusionControl:
     run_2d: bool = True
     """Compute the 2D branch at all. False in stage 1 and for "without views"."""
     tower_gradient_scale: float = 0.0
-    """Factor on the gradient that reaches the CLIP tower; 0 isolates it (it runs under no_grad)."""
+    """Factor on the gradient that reaches the image tower; 0 isolates it (it runs under no_grad)."""
     withhold_views: bool = False
     """Evaluate as if no view existed."""
     shuffle_seed: int | None = None

@@ -328,7 +328,7 @@ def test_configuration_file(run, refused, tmp_path, field, value, words):
         (["--trainer.eval-every", "0"], ["trainer.eval_every: found 0"]),
         (["--trainer.accelerator", "mps"], ["trainer.accelerator is 'mps'", "auto"]),
         (["--model.tower.blocks", "9"], ["tower.blocks is 9", "1 … 4"]),
-        (["--model.tower.patch-size", "8"], ["model.tower.patch_size is 8", "data.patch_size is 16"]),
+        (["--model.tower.patch-size", "8"], ["patch of model.tower is 8", "data.patch_size is 16"]),
         (["--model.tower.pretrained", "none.pt"], ["there is no file none.pt"]),
         (["--data.label-set", "nyu40"], ["no scene has segment.npy", "nyu40 (40 classes"]),
         (["--trainer.epochs", "many"], ["many"]),

@@ -10,7 +10,7 @@ from plyfile import PlyData
 from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
-from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo
 from bifusion.studies.training_runs.plan import plan_runs
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
-from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.studies.dose import run as dose
 from bifusion.training.trainer import train

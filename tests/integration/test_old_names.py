@@ -18,6 +18,9 @@ from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.datasets.rooms.rooms import make_rooms
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.parts import part_of_group
+from bifusion.models.towers.clip import ClipConfig
+from bifusion.models.towers.outside import OutsideTowerConfig
+from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import load_model
 from bifusion.studies.figures.run import load_run
@@ -90,7 +93,7 @@ def test_it_is_evaluated_predicted_and_compared(folder):
     assert any(Path("predictions").iterdir())
     assert COMMANDS["compare"](["--runs", "run", "--out", "compared"]) == 0
     page = Path("compared/report.html").read_text()
-    assert "CLIP tower" in page
+    assert "image tower" in page
 
 
 def test_it_goes_on(folder):
@@ -111,6 +114,27 @@ def test_a_class_that_is_called_as_a_part_was_keeps_its_name():
     assert updated["grad_norm"] == {"tower": 1.0} and updated["alarms"][0]["where"] == ["gradient.tower"]
     assert updated["val"]["iou"] == {"clip": 0.5}
     assert updated["scenes"] == updated["alarms"][0]["scenes"] == ["clip"]
+
+
+@pytest.mark.parametrize(
+    ("said", "tower"),
+    [
+        ({"use_clip": True, "image_features": "clip"}, ClipConfig("small", "a.pt", blocks=2)),
+        ({}, ClipConfig("small", "a.pt", blocks=2)),
+        ({"use_clip": False, "image_features": "clip"}, None),
+        ({"use_clip": True, "image_features": "rgb"}, PixelsConfig()),
+        ({"image_features": "a.b:c"}, OutsideTowerConfig("a.b:c", "a.pt")),
+    ],
+)
+def test_what_stood_in_the_place_of_clip_is_one_tower(said, tower):
+    value = config_to_dict(get_recipe("bifusion_small"))
+    was = {"architecture": "small", "pretrained": "a.pt", "blocks": 2}
+    value["model"] = {**value["model"], **said, "tower": was}
+    assert config_from_dict(value).model.tower == tower
+    updated = old_names.update_description({"config": value})["config"]["model"]
+    assert "use_clip" not in updated and (updated["tower"] or {}).get("kind") == getattr(
+        tower, "kind", None
+    )
 
 
 def test_names_of_today_stay():

@@ -12,6 +12,7 @@ import torch
 from bifusion import cli, plugins
 from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
+from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.checkpoint import load_model
 from bifusion.training.trainer import train
@@ -100,7 +101,7 @@ def test_wrong_maps_and_misspelt_weights_end_the_run_as_it_starts(rooms, tmp_pat
         train(config, tmp_path / "misspelt")
     assert not (tmp_path / "misspelt" / "steps.jsonl").exists()
     config = get_recipe(RECIPE)
-    config.data.root, config.model.image_features = rooms, "my_rooms.towers:wrong_maps"
+    config.data.root, config.model.tower = rooms, OutsideTowerConfig("my_rooms.towers:wrong_maps")
     with pytest.raises(InputError, match=r"'stripes, from scratch' made maps of shapes \[\(8, "):
         train(config, tmp_path / "maps")
 

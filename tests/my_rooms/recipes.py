@@ -5,6 +5,7 @@ import dataclasses
 from bifusion.config.run import Config
 from bifusion.config.stages import StagePlan, at_once
 from bifusion.models.query_decoder import DecoderConfig
+from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes import get_recipe
 
@@ -12,7 +13,7 @@ from bifusion.recipes import get_recipe
 def small() -> Config:
     """`bifusion_tiny` on own scenes, with an own tower and an own loss term."""
     config = get_recipe("bifusion_tiny")
-    config.model.image_features = "my_rooms.towers:stripes"
+    config.model.tower = OutsideTowerConfig("my_rooms.towers:stripes")
     config.data.source = "my_rooms.data:scenes"
     config.criterion.extra = {"confident": "my_rooms.losses:confident"}
     stages = [

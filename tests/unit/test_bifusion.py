@@ -14,6 +14,7 @@ from bifusion.models.bifusion import BiFusion, BiFusionConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD, ClipConfig
+from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.types import Batch, BatchView, FusionControl, Prediction
 from small_batches import batch_of_superpoints
@@ -193,7 +194,7 @@ def test_half_precision_forward_and_backward() -> None:
 
 
 def test_plan_a_builds_no_2d_branch() -> None:
-    model = make_model(use_clip=False)
+    model = make_model(tower=None)
     assert set(model.parameter_groups()) == {"head_3d", "backbone", "decoder"}
     assert model.describe_tower() is None
     with_views, without = model(make_batch()), model(make_batch(views_of=()))
@@ -202,7 +203,7 @@ def test_plan_a_builds_no_2d_branch() -> None:
 
 def test_lifted_rgb_is_the_colour_of_the_pixels() -> None:
     """An image that tells its own pixel: red is x / 100, green y / 100."""
-    model, batch = make_model(image_features="rgb"), make_batch()
+    model, batch = make_model(tower=PixelsConfig()), make_batch()
     for view in batch.views:
         view.image[0] = torch.arange(24) / 100
         view.image[1] = torch.arange(16)[:, None] / 100
@@ -216,7 +217,7 @@ def test_lifted_rgb_is_the_colour_of_the_pixels() -> None:
 
 
 def test_lifted_rgb_has_no_tower() -> None:
-    model = make_model(image_features="rgb")
+    model = make_model(tower=PixelsConfig())
     grouped = [p for group in model.parameter_groups().values() for p in group]
     assert len({id(p) for p in grouped}) == len(grouped) == len(list(model.parameters()))
     assert not any(name.startswith("tower") for name in [*model.parameter_groups(), *model.state_dict()])

@@ -9,11 +9,8 @@ import torch
 from safetensors import safe_open
 
 from bifusion.data.dataset import DataConfig, SceneDataset
-from bifusion.datasets.rooms.pretraining.contrastive import (
-    TowerPretrainConfig,
-    pretrain_tower,
-    start_as_cosines,
-)
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower, start_as_cosines
 from bifusion.datasets.rooms.pretraining.crops import CropConfig, draw_crops, sample_image, shown_regions
 from bifusion.datasets.rooms.pretraining.regions import find_regions, patch_regions
 from bifusion.errors import InputError

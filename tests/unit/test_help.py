@@ -13,7 +13,13 @@ from bifusion.config.run import Config
 from bifusion.recipes import RECIPES, get_recipe
 
 COLUMNS, ROWS, MOST_ROWS = 100, 24, 40
-KINDS = ["prepare synthetic", "prepare scannet", "prepare scan", "prepare superpoints"]
+KINDS = [
+    "prepare synthetic",
+    "prepare scannet",
+    "prepare scan",
+    "prepare superpoints",
+    "prepare features",
+]
 PAGES = [*cli.COMMANDS, *KINDS, "train bifusion_small", "train mask3d_tiny"]
 
 

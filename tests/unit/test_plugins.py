@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from bifusion import plugins
-from bifusion.config.run import Config, config_from_dict, config_to_dict
+from bifusion.config.plain import from_plain
+from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import DataConfig, open_scenes
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
+from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
-from bifusion.models.towers.tower import outside_tower
+from bifusion.models.towers.outside import outside_tower
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.studies.ablation.run import AblationConfig, plan_ablation
@@ -166,17 +168,21 @@ def test_a_wrong_tower_is_told(function, message, allowed):
         outside_tower(f"my_rooms.towers:{function}", None)
 
 
-def test_unknown_image_features_are_told():
-    config = _small_with(image_features="dino")
-    with pytest.raises(InputError, match="found 'dino', expected clip, rgb or module:function"):
-        build_model(config.model, config.seed, config.labels)
-
-
-def _small_with(**model) -> Config:
-    config = get_recipe("my_rooms.recipes:small")
-    for name, value in model.items():
-        setattr(config.model, name, value)
-    return config
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (
+            {"kind": "timm_vti"},
+            "found 'timm_vti', expected one of .*did you mean 'timm_vit'",
+        ),
+        ({"architecture": "small"}, "tower.kind: found 'None', expected one of clip, timm_vit"),
+        ("dino", "tower.kind: found 'dino', expected one of clip"),
+        ({"kind": "pixels", "width": 3}, "unknown field width of PixelsConfig"),
+    ],
+)
+def test_an_unknown_kind_of_tower_is_told(stored, message):
+    with pytest.raises(InputError, match=message):
+        from_plain(BiFusionConfig, {"tower": stored}, "run.json.model")
 
 
 def test_scenes_from_outside(tmp_path, allowed):

@@ -38,6 +38,25 @@ def test_published_sizes(name, count):
     assert sum(parameter_counts(get_recipe(name)).values()) == count
 
 
+@pytest.mark.parametrize("name", ["bifusion_scannet20_dinov2", "bifusion_scannet200_dinov2"])
+def test_dinov2_is_whole_and_never_trains(name):
+    config = get_recipe(name)
+    counts = parameter_counts(config)
+    tower = {group: count for group, count in counts.items() if group.startswith("tower.")}
+    assert sum(tower.values()) == 86_579_712 and "tower.block11" in tower
+    assert sum(counts.values()) == pytest.approx(132.5e6, abs=1e6)
+    assert config.data.patch_size == 14 and config.model.tower.reads == "hub"
+    for stage in config.stages.stages:
+        assert not any(pattern.startswith("tower.") for pattern in stage.trains)
+        assert stage.tower_gradient_scale.value == 0
+
+
+def test_efficientnet_adapts_its_last_stages():
+    last = get_recipe("bifusion_small_efficientnet").stages.stages[-1]
+    tower = {name for name in last.trains if name.startswith("tower.")}
+    assert tower == {"tower.block3", "tower.block4", "tower.conv1_depth"}
+
+
 @pytest.mark.parametrize("name", ["bifusion_scannet20", "bifusion_scannet200"])
 def test_full_bifusion_has_89_million_parameters(name):
     assert sum(parameter_counts(get_recipe(name)).values()) == pytest.approx(89e6, abs=1e6)
@@ -58,7 +77,7 @@ def test_arms_of_the_comparison_share_data_and_optimiser():
 
 def test_plan_a_is_as_simple_as_the_baseline():
     config = get_recipe("bifusion_small_plan_a")
-    assert config.model.use_clip is False
+    assert config.model.tower is None
     assert config.model.fusion.fusion_type == "simple"
     weights = Timeline(config.stages, 24).at(5).weights
     assert [term for term, weight in weights.items() if weight != 0] == ["semantic"]
@@ -73,7 +92,8 @@ def test_plan_b_puts_numerical_stability_first():
 def test_who_uses_views():
     users = [name for name in RECIPES if "small" in name and get_recipe(name).uses_views]
     arms = ("naive", "plan_b", "2d_only", "lifted_rgb", "random_tower")
-    assert users == ["bifusion_small", *(f"bifusion_small_{arm}" for arm in arms)]
+    bases = ("bifusion_small", "bifusion_small_efficientnet")
+    assert sorted(users) == sorted([*bases, *(f"{base}_{arm}" for base in bases for arm in arms)])
 
 
 def test_paired_seeds_start_from_the_same_backbone_and_decoder():

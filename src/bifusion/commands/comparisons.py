@@ -128,6 +128,9 @@ def pretrain_tower(args: list[str]) -> int:
     """Pretrain the small image tower on generated rooms of other seeds."""
     from bifusion.studies.demo import PretrainTower, run_pretraining
 
-    told = Help("pretrain-tower --out runs/tower.safetensors", common=("out", "rooms", "num-rooms"))
+    told = Help(
+        "pretrain-tower --out runs/tower.safetensors",
+        common=("out", "rooms", "num-rooms", "config.objective"),
+    )
     run_pretraining(parsing.parse(PretrainTower, args, "pretrain-tower", told), Screen())
     return 0

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from bifusion.commands import parsing
+from bifusion.commands.features import prepare_features
 from bifusion.commands.help import Help, summary_of
 from bifusion.commands.scan import prepare_scan
 from bifusion.errors import InputError
@@ -49,12 +50,13 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders: scan, scannet, synthetic; or complete them: superpoints."""
+    """Make scene folders: scan, scannet, synthetic; or complete them: superpoints, features."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,
         "scan": prepare_scan,
         "superpoints": _prepare_superpoints,
+        "features": prepare_features,
     }
     lines = {name: summary_of(function) for name, function in kinds.items()}
     example = "prepare synthetic --out data/rooms"

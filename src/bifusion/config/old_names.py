@@ -81,7 +81,35 @@ BUNDLE = OldNames(fields={}, parts=("rates", "events.*.where", "events.*.diagnos
 
 def update_config(value: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as this version writes it. InputError for a label set that is not built in."""
-    return with_whole_labels(CONFIG.updated(value))
+    return with_kind_of_tower(with_whole_labels(CONFIG.updated(value)))
+
+
+def update_description(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config.json as this version writes it."""
+    description = DESCRIPTION.updated(value)
+    if isinstance(description.get("config"), dict):
+        description["config"] = with_kind_of_tower(description["config"])
+    return description
+
+
+def with_kind_of_tower(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose image tower was CLIP's, unless `use_clip` and `image_features` said that
+    there was none, or what stood in its place; now `model.tower` says so by its kind."""
+    model = config.get("model")
+    if config.get("model_kind") != "bifusion" or not isinstance(model, dict):
+        return config
+    tower = model.get("tower", {})
+    if not isinstance(tower, dict) or "kind" in tower:
+        return config
+    features, tower = model.get("image_features", "clip"), {"kind": "clip", **tower}
+    if not model.get("use_clip", True):
+        tower = None
+    elif features == "rgb":
+        tower = {"kind": "pixels"}
+    elif features != "clip":
+        tower = {"kind": "outside", "function": features, "pretrained": tower.get("pretrained")}
+    model = {key: item for key, item in model.items() if key not in ("use_clip", "image_features")}
+    return {**config, "model": {**model, "tower": tower}}
 
 
 def with_whole_labels(config: dict[str, Any]) -> dict[str, Any]:

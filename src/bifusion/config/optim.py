@@ -59,7 +59,7 @@ class OptimConfig:
     rates: dict[str, NotNegative] = field(default_factory=dict)
     """Pattern of parameter group names -> factor on their rate; the last match counts."""
     tower_layer_decay: NotNegative = 1.0
-    """Factor on the rate of the CLIP tower per block of depth below its last one; patch and
+    """Factor on the rate of the image tower per block of depth below its last one; patch and
     position embeddings count as one below block 0."""
 
 
@@ -91,7 +91,7 @@ def _one_cycle(progress: float, rise: float, floor: float) -> float:
 
 
 def group_rates(config: OptimConfig, groups: list[str]) -> dict[str, float]:
-    """Rate of every parameter group relative to `lr`, with the CLIP tower's decay by depth."""
+    """Rate of every parameter group relative to `lr`, with the image tower's decay by depth."""
     last = max((block for g in groups if (block := tower_block(g)) is not None), default=0)
     rates = {}
     for group in groups:

@@ -12,11 +12,15 @@ from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 from bifusion.untrusted.names import brief
 
+KIND = "kind"
+"""Class attribute, and key beside the fields, of dataclasses of which one may stand for another."""
+
 
 def to_plain(value: Any) -> Any:
     """Nested dataclasses, tuples and paths as dicts, lists and text, ready for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {**_kind_of(type(value)), **fields}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -73,17 +77,34 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     )
 
 
+def _kind_of(of_value: type) -> dict[str, str]:
+    """The `kind` that tells a dataclass from the others that may stand in its place, if it has one."""
+    kind = of_value.__dict__.get(KIND)
+    return {KIND: kind} if isinstance(kind, str) else {}
+
+
 def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The first alternative that fits; the error of the last one if none does."""
+    """The alternative of the value's `kind`, where they have one; else the first that fits, or the error
+    of the last one if none does."""
     if value is None and types.NoneType in kinds:
         return None
     alternatives = [kind for kind in kinds if kind is not types.NoneType]
+    of_kind = {_kind_of(a)[KIND]: a for a in alternatives if isinstance(a, type) and _kind_of(a)}
+    if of_kind and not isinstance(value, tuple(of_kind.values())):
+        return _of_kind(of_kind, value, where)
     for kind in alternatives[:-1]:
         try:
             return from_plain(kind, value, where)
         except InputError:
             continue
     return from_plain(alternatives[-1], value, where)
+
+
+def _of_kind(kinds: dict[str, type], value: Any, where: str) -> Any:
+    kind = str(value.get(KIND)) if isinstance(value, dict) else str(value)
+    expected = f"one of {', '.join(kinds)}{did_you_mean(kind, kinds)}"
+    _require(isinstance(value, dict) and kind in kinds, f"{where}.{KIND}", kind, expected)
+    return from_plain(kinds[kind], {n: v for n, v in value.items() if n != KIND}, where)
 
 
 def _sequence(origin: type, args: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -66,7 +66,7 @@ class Stage:
     run_2d: bool = True
     """Run the 2D branch at all."""
     tower_gradient_scale: Ramp = field(default_factory=lambda: at_once(0.0))
-    """Factor on the gradient that reaches the CLIP tower; 0 isolates it. Above 0 it acts through
+    """Factor on the gradient that reaches the image tower; 0 isolates it. Above 0 it acts through
     clipping (less of the norm is the tower's): Adam's steps do not depend on a gradient's scale. How
     fast the tower moves is the business of `trains` and of the optimiser's rates."""
 

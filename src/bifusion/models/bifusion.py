@@ -1,16 +1,15 @@
-"""BiFusion: OneFormer3D whose voxels also know what CLIP sees at their pixels. Wiring only."""
+"""BiFusion: OneFormer3D whose voxels also know what an image tower sees at their pixels. Wiring only."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from bifusion import plugins
-from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
@@ -19,10 +18,11 @@ from bifusion.models.model import Model, ModelConfig
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
-from bifusion.models.towers.clip import ClipConfig, ClipEncoder
-from bifusion.models.towers.pixels import PixelColors
-from bifusion.models.towers.tower import FIELD, ImageTower, check_maps, outside_tower
+from bifusion.models.towers.clip import ClipConfig
+from bifusion.models.towers.kinds import AnyTowerConfig
+from bifusion.models.towers.tower import ImageTower, TowerConfig, check_maps
 from bifusion.models.towers.view_cache import ViewCache
+from bifusion.models.training_views import TrainingViewsConfig, used_sightings
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 from bifusion.types import Batch, FusionControl, Output, Prediction
@@ -42,38 +42,33 @@ class BiFusionConfig(ModelConfig):
 
     unet: UNetConfig = field(default_factory=_published_unet)
     decoder: DecoderConfig = field(default_factory=_decoder_with_scores)
-    tower: ClipConfig = field(default_factory=ClipConfig)
+    tower: AnyTowerConfig | None = field(default_factory=ClipConfig)
+    """What makes features of the images (models/towers/). None (Plan A): no 2D branch is built, the
+    decoder sees the 3D head's features."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
-    use_clip: bool = True
-    """False (Plan A): no 2D branch is built, the decoder sees the 3D head's features."""
-    image_features: str = "clip"
-    """What is lifted: "clip", patch tokens of the tower; "rgb", without a tower, the pixels' own RGB; or
-    "module:function" from outside the package, which makes an `ImageTower` (towers/tower.py)."""
+    training_views: TrainingViewsConfig = field(default_factory=TrainingViewsConfig)
 
     results_config = PostprocessConfig
 
     def build(self, labels: LabelSet, *, load_pretrained: bool = True) -> BiFusion:
-        if load_pretrained:
+        if load_pretrained or self.tower is None:
             return BiFusion(self, labels)
-        tower = dataclasses.replace(self.tower, pretrained=None)
-        return BiFusion(dataclasses.replace(self, tower=tower), labels)
+        return BiFusion(self.with_tower(self.tower.with_weights(None)), labels)
 
     def twin_decoder(self, labels: LabelSet) -> QueryDecoder:
         return twin_decoder(self.decoder, labels)
 
     @property
     def uses_views(self) -> bool:
-        return self.use_clip
+        return self.tower is not None
 
     @property
-    def pretrained_tower(self) -> ClipConfig | None:
-        return self.tower if self.image_features == "clip" else None
+    def image_tower(self) -> TowerConfig | None:
+        return self.tower
 
-    @property
-    def patch_size(self) -> int | None:
-        own_clip = self.image_features == "clip" and self.tower.architecture == "small"
-        return self.tower.patch_size if own_clip else None
+    def with_tower(self, tower: TowerConfig) -> Self:
+        return dataclasses.replace(self, tower=tower)
 
     @property
     def occlusion(self) -> LiftingConfig:
@@ -88,15 +83,13 @@ class BiFusion(Model):
     """2D and 3D branch, fused per voxel, decoded as in OneFormer3D."""
 
     def __init__(self, config: BiFusionConfig, labels: LabelSet) -> None:
-        """`labels`: the classes its heads tell apart. Raises InputError for unknown image features, or a
-        tower or weights that cannot be had."""
+        """`labels`: the classes its heads tell apart. Raises InputError for a tower or weights that
+        cannot be had."""
         super().__init__()
         self.config = config
         self.unet = build_unet(config.unet)
-        self.tower = _make_tower(config) if config.use_clip else None
-        has_pixels = config.use_clip and config.image_features == "rgb"
-        self.pixels = PixelColors() if has_pixels else None
-        channels_2d = self._images.out_channels if self._images is not None else None
+        self.tower: ImageTower | None = config.tower.build() if config.tower is not None else None
+        channels_2d = self.tower.out_channels if self.tower is not None else None
         self.fusion = Fusion(config.fusion, self.unet.out_channels, channels_2d)
         self.decoder = QueryDecoder(
             config.decoder, config.fusion.dim, labels.num_things, labels.num_classes
@@ -113,7 +106,7 @@ class BiFusion(Model):
         voxels = SparseTensor(batch.voxel_feats, batch.voxel_coords)
         sightings = self._find_sightings(batch, control, voxels.maps)
         f3d_in = self.unet(voxels)
-        if self._images is None:
+        if self.tower is None:
             fused, trace = self.fusion.without_2d(f3d_in, code=None), None
         elif control.withhold_views or not control.run_2d:
             fused, trace = self.fusion.without_2d(f3d_in, geometric_code(batch, sightings)), None
@@ -136,7 +129,7 @@ class BiFusion(Model):
 
     def optional_outputs(self) -> set[Output]:
         """Optional parts of its predictions; of the alignment in steps that run the 2D branch."""
-        aligned = self._images is not None and self.config.fusion.alignment
+        aligned = self.tower is not None and self.config.fusion.alignment
         outputs: set[Output] = {"alignment_pairs"} if aligned else set()
         return outputs | self.decoder.optional_outputs()
 
@@ -153,23 +146,22 @@ class BiFusion(Model):
     def describe_tower(self) -> str | None:
         """Where the tower's weights come from, or that pixels stand in for it, in one line; None
         without a 2D branch."""
-        return self._images.describe() if self._images is not None else None
+        return self.tower.describe() if self.tower is not None else None
+
+    def feature_dims(self) -> dict[str, int]:
+        """Of the tower."""
+        return {} if self.tower is None else {"f2d_in": self.tower.out_channels}
 
     def keep_views(self, cache: ViewCache) -> None:
-        """Of a CLIP tower; pixels need none, and what a tower from outside depends on is not known."""
-        if isinstance(self.tower, ClipEncoder):
-            self.tower.cache = cache
-
-    @property
-    def _images(self) -> ImageTower | None:
-        """What makes feature maps of the views."""
-        return self.tower if self.tower is not None else self.pixels
+        """Of a tower whose maps can be kept."""
+        if self.tower is not None:
+            self.tower.keep_views(cache)
 
     def _find_sightings(self, batch: Batch, control: FusionControl, maps: KernelMaps) -> Sightings:
-        """None where the 2D branch does not run. Found before the U-Net runs, so that the host waits for
-        a device only once for them and for the voxels' coordinates."""
-        runs = self._images is not None and control.run_2d and not control.withhold_views
-        return find_sightings(
+        """None where the 2D branch does not run; in training those that are used. Found before the U-Net
+        runs, so that the host waits for a device only once for them and for the voxels' coordinates."""
+        runs = self.tower is not None and control.run_2d and not control.withhold_views
+        sightings = find_sightings(
             batch.voxel_position_m,
             batch.voxel_coords[:, 0],
             batch.views if runs else [],
@@ -177,10 +169,13 @@ class BiFusion(Model):
             batch.voxels_per_scene,
             maps.survey,
         )
+        if not (self.training and runs):
+            return sightings
+        return used_sightings(sightings, batch, self.config.training_views)
 
     def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
         """(M, D2) image features of the voxels, 0 where unseen; isolated or with scaled gradient."""
-        images = self._images
+        images = self.tower
         assert images is not None
         if not batch.views:
             return batch.voxel_feats.new_zeros(len(batch.voxel_feats), images.out_channels)
@@ -194,16 +189,3 @@ class BiFusion(Model):
             return lifted
         scene = batch.voxel_coords[:, 0]
         return shuffle_seen(lifted, sightings.seen, scene, control.shuffle_seed)
-
-
-def _make_tower(config: BiFusionConfig) -> ImageTower | None:
-    """The tower that `config.image_features` names; None where pixels stand in for it."""
-    if config.image_features == "clip":
-        return ClipEncoder(config.tower)
-    if plugins.is_outside(config.image_features):
-        return outside_tower(config.image_features, config.tower.pretrained)
-    if config.image_features != "rgb":
-        raise InputError(
-            f"{FIELD}: found {config.image_features!r}, expected clip, rgb or module:function"
-        )
-    return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import nn
 
 from bifusion.geometry import LiftingConfig
 from bifusion.labels.label_set import LabelSet
-from bifusion.models.towers.clip import ClipConfig
+from bifusion.models.towers.tower import TowerConfig
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.models.unet import UNetConfig
 from bifusion.types import Batch, Output, Prediction, SceneResult
@@ -33,6 +33,10 @@ class Model(nn.Module):
     def describe_tower(self) -> str | None:
         """Where the image tower's weights come from, in one line; None without one."""
         return None
+
+    def feature_dims(self) -> dict[str, int]:
+        """Channels of features that its configuration does not tell, by the names of `FusionTrace`."""
+        return {}
 
     def keep_views(self, cache: ViewCache) -> None:
         """Looks the maps of views up in `cache`, if it has an image tower whose maps can be kept."""
@@ -75,14 +79,13 @@ class ModelConfig(ABC):
         return False
 
     @property
-    def pretrained_tower(self) -> ClipConfig | None:
-        """The image tower that files of CLIP weights are for; None where there is none."""
+    def image_tower(self) -> TowerConfig | None:
+        """What its image tower is built from; None where it has none."""
         return None
 
-    @property
-    def patch_size(self) -> int | None:
-        """Side in pixels of the patches that images must be cut into; None where any will do."""
-        return None
+    def with_tower(self, tower: TowerConfig) -> Self:
+        """The same with another image tower; itself where it has none."""
+        return self
 
     @property
     def occlusion(self) -> LiftingConfig:

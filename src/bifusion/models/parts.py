@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import nn
 
@@ -24,6 +24,7 @@ PATH_LABELS: dict[NetworkPath, str] = {
     "fusion": "fusion",
     "decoder": "decoder and losses",
 }
+T = TypeVar("T")
 Groups = dict[str, list[nn.Parameter]]
 """Parameters by group, as a model's `parameter_groups` gives them."""
 
@@ -45,8 +46,8 @@ class Part:
 
 
 PARTS = (
-    Part("conv1", "CLIP's conv1", "2d", ("tower.conv1_*",), counted_as="image tower"),
-    Part("tower", "CLIP tower", "2d", ("tower.*",), ("tower", "pixels"), "image tower"),
+    Part("conv1", "image tower's conv1", "2d", ("tower.conv1_*",), counted_as="image tower"),
+    Part("tower", "image tower", "2d", ("tower.*",), ("tower",), "image tower"),
     Part("head_2d", "2D head", "2d", ("head_2d",), ("fusion.head_2d",), "heads and fusion"),
     Part("head_3d", "3D head", "3d", ("head_3d",), ("fusion.head_3d",), "heads and fusion"),
     Part("backbone", "3D backbone", "3d", ("backbone",), ("unet",)),
@@ -86,6 +87,11 @@ def path_of_module(module: str) -> NetworkPath | None:
 def is_of_tower(group: str) -> bool:
     """A parameter group, or a pattern of some, of the image tower."""
     return group.startswith("tower.")
+
+
+def without_tower(table: dict[str, T]) -> dict[str, T]:
+    """A table by groups, or patterns of some, without those of the image tower."""
+    return {group: value for group, value in table.items() if not is_of_tower(group)}
 
 
 def tower_block(group: str) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.errors import InputError
-from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny
+from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny, towers
 from bifusion.recipes.ablations import MEASURES
 from bifusion.spelling import did_you_mean
 
@@ -32,8 +32,11 @@ _ARMS: dict[str, Callable[[Config], Config]] = {
 _BIFUSION: dict[str, Recipe] = {
     "bifusion_tiny": tiny.bifusion_tiny,
     "bifusion_small": bifusion.bifusion_small,
+    "bifusion_small_efficientnet": towers.bifusion_small_efficientnet,
     "bifusion_scannet20": bifusion.bifusion_scannet20,
     "bifusion_scannet200": bifusion.bifusion_scannet200,
+    "bifusion_scannet20_dinov2": towers.bifusion_scannet20_dinov2,
+    "bifusion_scannet200_dinov2": towers.bifusion_scannet200_dinov2,
 }
 
 
@@ -113,14 +116,17 @@ def describe_recipes() -> list[tuple[str, str]]:
     """Every recipe that is not made of another one, with what its docstring says first, and how those
     are called that are."""
     made = [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
-    rows = [
-        (name, (recipe.__doc__ or "").splitlines()[0])
-        for name, recipe in RECIPES.items()
-        if name not in made
-    ]
+    rows = [(name, _described(name)) for name in RECIPES if name not in made]
     others = [name for name in made if not name.startswith(tuple(_BIFUSION))]
     arms = ", ".join([*_BASELINE_ARM, *_ARMS])
     return [*rows, ("BIFUSION_ARM", f"ARM: {arms}, no_MEASURE; {', '.join(others)}")]
+
+
+def _described(name: str) -> str:
+    """What the recipe's docstring says first, and the same recipe's variants with other image towers."""
+    variants = [other.removeprefix(name) for other in _BIFUSION if other.startswith(f"{name}_")]
+    also = "".join(f" Also …{ending}." for ending in variants)
+    return (RECIPES[name].__doc__ or "").splitlines()[0] + also
 
 
 def known_recipes() -> str:

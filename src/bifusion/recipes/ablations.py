@@ -14,7 +14,7 @@ from typing import Any
 from bifusion.config.run import Config
 from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
 from bifusion.models.fusion import FusionConfig
-from bifusion.models.parts import is_of_tower
+from bifusion.models.parts import is_of_tower, without_tower
 from bifusion.recipes.bifusion import bifusion_model
 
 
@@ -155,8 +155,7 @@ def _optim(**changes: Any) -> Callable[[Config], dict[str, Any]]:
 
 
 def _one_rate(base: Config) -> dict[str, Any]:
-    rates = {name: rate for name, rate in base.optim.rates.items() if not is_of_tower(name)}
-    return {"optim": dataclasses.replace(base.optim, rates=rates)}
+    return {"optim": dataclasses.replace(base.optim, rates=without_tower(base.optim.rates))}
 
 
 MEASURES: dict[str, Measure] = {

@@ -96,7 +96,7 @@ def _held(weights: dict[str, float]) -> dict[str, Ramp]:
 
 
 def bifusion_scannet20() -> Config:
-    """BiFusion: half of CLIP ViT-B/16, Res16UNet34C; 89 M parameters."""
+    """BiFusion: half a CLIP ViT-B/16, Res16UNet34C; 89 M weights."""
     return _full_size("scannet20")
 
 
@@ -121,7 +121,7 @@ def _full_size(label_set: str) -> Config:
 
 
 def bifusion_small() -> Config:
-    """BiFusion with a small tower and network, for quick trials."""
+    """BiFusion, small tower and network, for quick trials."""
     tower = ClipConfig(architecture="small", blocks=4)
     return Config(
         name="bifusion_small",
@@ -207,7 +207,7 @@ def plan_a(base: Config) -> Config:
     """S7: no CLIP, simple fusion, semantic loss only, "as simple as the baseline"."""
     model = bifusion_model(base)
     fusion = dataclasses.replace(model.fusion, fusion_type="simple")
-    model = dataclasses.replace(model, use_clip=False, fusion=fusion)
+    model = dataclasses.replace(model, tower=None, fusion=fusion)
     stage = Stage(
         name="plan_a", share=1.0, trains={"*": at_once(1.0)}, weights={"semantic": at_once(1.0)}
     )

@@ -9,7 +9,8 @@ import dataclasses
 
 from bifusion.config.run import Config
 from bifusion.config.stages import StagePlan
-from bifusion.models.parts import is_of_tower
+from bifusion.models.parts import without_tower
+from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.recipes.bifusion import bifusion_model, variant
 from bifusion.recipes.oneformer3d import oneformer3d_small
 
@@ -29,12 +30,10 @@ def only_2d(base: Config) -> Config:
 def lifted_rgb(base: Config) -> Config:
     """The same pixels lifted in the same way, their RGB itself instead of a tower's tokens."""
     stages = tuple(
-        dataclasses.replace(stage, trains=_without_tower(stage.trains)) for stage in base.stages.stages
+        dataclasses.replace(stage, trains=without_tower(stage.trains)) for stage in base.stages.stages
     )
-    model = dataclasses.replace(bifusion_model(base), image_features="rgb")
-    optim = dataclasses.replace(
-        base.optim, rates=_without_tower(base.optim.rates), tower_layer_decay=1.0
-    )
+    model = bifusion_model(base).with_tower(PixelsConfig())
+    optim = dataclasses.replace(base.optim, rates=without_tower(base.optim.rates), tower_layer_decay=1.0)
     return variant(base, "lifted_rgb", model=model, stages=StagePlan(stages), optim=optim)
 
 
@@ -42,8 +41,9 @@ def random_tower(base: Config) -> Config:
     """The inverse control: the tower starts from random weights, whatever weights a comparison
     gives to the others; else it is treated as theirs."""
     model = bifusion_model(base)
-    tower = dataclasses.replace(model.tower, pretrained=None)
-    return variant(base, "random_tower", model=dataclasses.replace(model, tower=tower))
+    if model.tower is not None:
+        model = model.with_tower(model.tower.with_weights(None))
+    return variant(base, "random_tower", model=model)
 
 
 def oneformer3d_small_fine() -> Config:
@@ -56,8 +56,3 @@ def oneformer3d_small_fine() -> Config:
     name = "oneformer3d_small_fine"
     data = dataclasses.replace(base.data, voxel_size_m=FINE_VOXEL_M)
     return dataclasses.replace(base, name=name, recipe=name, arm="fine_voxels", data=data)
-
-
-def _without_tower(table: dict) -> dict:
-    """A table by patterns of parameter group names, without those of the tower."""
-    return {pattern: value for pattern, value in table.items() if not is_of_tower(pattern)}

@@ -16,8 +16,9 @@ def check_config(config: Config) -> None:
     pairs = [
         ("model.unet.in_channels", model.unet.in_channels, channels, data.feature_channels),
     ]
-    if config.uses_views and model.patch_size is not None:
-        pairs.append(("model.tower.patch_size", model.patch_size, "data.patch_size", data.patch_size))
+    tower = model.image_tower
+    if config.uses_views and tower is not None and tower.patch is not None:
+        pairs.append(("the patch of model.tower", tower.patch, "data.patch_size", data.patch_size))
     for ours, value, theirs, other in pairs:
         if value != other:
             raise InputError(

@@ -14,7 +14,7 @@ from bifusion.config.stages import Timeline
 from bifusion.data.scene_folder import read_description
 from bifusion.models.model import Model
 
-PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
+PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "timm", "numpy")
 
 
 def describe_run(
@@ -49,6 +49,7 @@ def describe_run(
         "fusion_type": config.model.fusion_kind,
         "class_names": list(config.labels.class_names),
         "tower": model.describe_tower(),
+        "feature_dims": model.feature_dims(),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},

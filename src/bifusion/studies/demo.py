@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import safe_open
 
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
-from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
+from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
@@ -67,12 +70,14 @@ class DemoConfig:
     pretraining_rooms: int = 16
     """Rooms to pretrain the image tower on."""
     pretraining: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
-    """Of the small image tower, on rooms that no split uses."""
+    """Of the small image tower, on rooms that no split uses (--pretraining.objective views: without
+    labels)."""
 
 
 def run_pretraining(wanted: PretrainTower, console: Console) -> None:
     """Makes the rooms where needed and writes the tower's weights, unless they are there already."""
     if wanted.out.exists():
+        _check_objective(wanted)
         console.print(f"image tower: {wanted.out} is there, taken as it is")
         return
     with progress_bar("rooms to pretrain the image tower", console) as progress:
@@ -80,6 +85,18 @@ def run_pretraining(wanted: PretrainTower, console: Console) -> None:
     with progress_bar("pretraining the image tower", console) as progress:
         result = pretrain(wanted.rooms, wanted.out, wanted.config, progress)
     console.print("image tower: " + ", ".join(f"{key} {value:.3f}" for key, value in result.items()))
+
+
+def _check_objective(wanted: PretrainTower) -> None:
+    """InputError where the tower that is there was pretrained on something else than is asked for."""
+    with safe_open(wanted.out, framework="pt") as file:
+        stored = json.loads((file.metadata() or {}).get("config", "{}"))
+    objective = stored.get("objective", "names") if isinstance(stored, dict) else "names"
+    if objective != wanted.config.objective:
+        raise InputError(
+            f"{wanted.out}: this tower was pretrained on {objective!r}, asked for is "
+            f"{wanted.config.objective!r}; write it to another place, or remove this one"
+        )
 
 
 @dataclass(frozen=True)

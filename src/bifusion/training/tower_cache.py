@@ -15,7 +15,7 @@ FOLDER = ".tower-cache"
 
 
 def attach_view_cache(model: Model, trainer: TrainerConfig, run_dir: Path, device: torch.device) -> None:
-    """Gives the model's CLIP tower, if it has one, a cache where `trainer` asks for it.
+    """Gives the model's image tower, if its maps can be kept, a cache where `trainer` asks for it.
 
     The tower uses it only while nothing of it is trained: in the stages before enhancement, for
     training and validation alike. Entries are found by content, so a view whose image were augmented

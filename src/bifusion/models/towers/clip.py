@@ -9,9 +9,8 @@ words say (clip_dense.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +26,23 @@ from bifusion.models.towers.clip_weights import (
     open_clip_name,
     read_image_tower,
 )
+from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.position_grid import resize_positions
-from bifusion.models.towers.tower import ImageTower
-from bifusion.models.towers.view_cache import ViewCache
-from bifusion.types import BatchView
+from bifusion.models.towers.tower import DEPTH_UNIT_M, TowerConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-DEPTH_UNIT_M = 5.0
-"""Depth enters conv1 as metres / 5, so that a room's depths lie in about [0, 1]; 0 where none."""
 
 UNUSED_DIM = 512
 """Width of a projection that is made and dropped: the random numbers behind depend on it."""
 
 
 @dataclass
-class ClipConfig:
+class ClipConfig(TowerConfig):
+    """CLIP's image tower, OpenAI's or another of open_clip's, or a small one of the same form."""
+
+    kind: ClassVar[str] = "clip"
+
     architecture: str = "ViT-B-16-quickgelu"
     """A ViT of open_clip's table ("ViT-B-16" computes GELU, "ViT-B-16-quickgelu" OpenAI's
     QuickGELU), a .json file in open_clip's format, or "small": the numbers below, with GELU."""
@@ -71,6 +71,13 @@ class ClipConfig:
     embed_dim: Width = 128
     """small: channels of the space of words, where `dense` leads there."""
 
+    def build(self) -> ClipEncoder:
+        return ClipEncoder(self)
+
+    @property
+    def patch(self) -> int:
+        return tower_size(self).patch_size
+
 
 def tower_size(config: ClipConfig) -> TowerSize:
     """Looks the architecture up in open_clip's table, or takes the numbers of "small".
@@ -94,7 +101,7 @@ def tower_size(config: ClipConfig) -> TowerSize:
     return size
 
 
-class ClipEncoder(ImageTower):
+class ClipEncoder(DenseTower):
     """Images (V, 3, H, W) and their depth to patch tokens (V, H/p, W/p, width) before ln_post, or to
     dense features (V, H/p, W/p, embed_dim) in the space of words, as `config.dense` says.
 
@@ -128,6 +135,7 @@ class ClipEncoder(ImageTower):
         )
         self.config, self.size = config, size
         self.out_channels = size.embed_dim if projected else size.width
+        self.patch = size.patch_size
         self.conv1_rgb = tower.conv1
         self.conv1_depth = _zero_depth_conv(size) if config.depth_channel else None
         self.class_embedding = tower.class_embedding
@@ -140,8 +148,6 @@ class ClipEncoder(ImageTower):
         self.proj = tower.proj if projected else None
         self.register_buffer("mean", torch.tensor(CLIP_MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD).reshape(3, 1, 1), persistent=False)
-        self.cache: ViewCache | None = None
-        """Where a frozen tower keeps its maps; whoever trains the model sets it."""
         self.weights_from = "from scratch"
         if config.pretrained is not None and not self.class_embedding.is_meta:
             self.weights_from = self._load(config.pretrained)
@@ -183,40 +189,6 @@ class ClipEncoder(ImageTower):
         """The tower's numbers; those that no tensor's shape shows as well."""
         return str(self.size)
 
-    @property
-    def frozen(self) -> bool:
-        """No parameter is being trained."""
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
-    def encode_views(self, views: Sequence[BatchView]) -> list[Tensor]:
-        """One map (h, w, width) a view; views of equal size run as one batch.
-
-        A frozen tower takes them one by one, and from `cache` what that has. Alone in any case: the
-        last bits of a matrix product depend on what else is in the batch, and a view's map must not.
-        """
-        for view in views:
-            self._check_size(view)
-        if not self.frozen:
-            return self._encode_together(views)
-        if self.cache is None:
-            return [self._encode_alone(view) for view in views]
-        cache = self.cache
-        return [cache.get(self, view, lambda view=view: self._encode_alone(view)) for view in views]
-
-    def _encode_alone(self, view: BatchView) -> Tensor:
-        return self(view.image[None], view.image_depth_m[None])[0]
-
-    def _encode_together(self, views: Sequence[BatchView]) -> list[Tensor]:
-        of_size: dict[torch.Size, list[int]] = {}
-        for number, view in enumerate(views):
-            of_size.setdefault(view.image.shape, []).append(number)
-        maps: dict[int, Tensor] = {}
-        for numbers in of_size.values():
-            images = torch.stack([views[i].image for i in numbers])
-            depth_m = torch.stack([views[i].image_depth_m for i in numbers])
-            maps.update(zip(numbers, self(images, depth_m), strict=True))
-        return [maps[number] for number in range(len(views))]
-
     def forward(self, images: Tensor, depth_m: Tensor) -> Tensor:
         """Patch tokens after the last used block, or their dense features in the space of words.
 
@@ -252,15 +224,6 @@ class ClipEncoder(ImageTower):
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         return images.shape[-2] // self.size.patch_size, images.shape[-1] // self.size.patch_size
-
-    def _check_size(self, view: BatchView) -> None:
-        height, width = view.image.shape[-2:]
-        patch = self.size.patch_size
-        if height % patch or width % patch:
-            raise InputError(
-                f"view {view.name}: its image is {width} × {height}, no multiple of the image tower's "
-                f"patch of {patch} pixels; set the data's patch size to {patch}"
-            )
 
     def _load(self, pretrained: str) -> str:
         """Loads the used part of a pretrained tower; returns where it came from."""

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bifusion.errors import InputError
@@ -28,13 +24,17 @@ from bifusion.models.towers.clip_names import (
     tower_places,
 )
 from bifusion.models.towers.position_grid import resize_positions
-from bifusion.torch_files.files import open_torch_file
-from bifusion.torch_files.objects import StoredTensor
-from bifusion.torch_files.state_dicts import find_state_dict, is_averaged, unwrapped
-from bifusion.untrusted.files import check_regular
+from bifusion.models.towers.weight_files import (
+    FILE_SUFFIXES,
+    OpenWeights,
+    first_line,
+    is_file,
+    open_weights,
+    weights_file,
+)
+from bifusion.torch_files.state_dicts import is_averaged, unwrapped
 from bifusion.untrusted.json_text import read_json
 
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files carry beside their tensors."""
 SPACE_OF_WORDS = ("ln_post.weight", "ln_post.bias", "proj")
@@ -47,14 +47,8 @@ def locate_weights(architecture: str, pretrained: str, quick_gelu: bool) -> Path
     Raises:
         InputError: no such file or tag; a tag trained with the other activation; no network.
     """
-    path = Path(pretrained)
-    if path.suffix in FILE_SUFFIXES:
-        if not path.is_file():
-            raise InputError(
-                f"tower.pretrained: there is no file {path}; expected a {', '.join(FILE_SUFFIXES)} "
-                "file, an open_clip tag such as 'openai', or None to start from scratch"
-            )
-        return path
+    if is_file(pretrained):
+        return weights_file(pretrained)
     return _download_tag(architecture, pretrained, quick_gelu)
 
 
@@ -77,14 +71,10 @@ def _download_tag(architecture: str, tag: str, quick_gelu: bool) -> Path:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"tower.pretrained: the weights of tag {tag!r} are not in the cache and cannot be "
-            f"downloaded ({_first_line(error)}). On a machine with network fetch "
+            f"downloaded ({first_line(error)}). On a machine with network fetch "
             f"{_address(source)} and pass it with "
             "--model.tower.pretrained PATH, or start from scratch with --model.tower.pretrained None"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _address(source: dict) -> str:
@@ -117,7 +107,7 @@ def read_image_tower(path: Path, architecture: str, quick_gelu: bool) -> tuple[d
             (OpenAI's own files are recognised by their extra entries, the transformers library's by
             the config.json beside them).
     """
-    with _open_weights(path) as weights:
+    with open_weights(path) as weights:
         names = unwrapped(weights.names)
         if not quick_gelu and set(OPENAI_MARKS) <= set(names.values()):
             raise wrong_activation(f"{path} (OpenAI's)", architecture, needs_quick_gelu=True)
@@ -133,7 +123,7 @@ def read_text_tower(path: Path, architecture: str) -> dict[str, Tensor]:
     Raises:
         InputError: unreadable, without the image tower or with several, or without a text side.
     """
-    with _open_weights(path) as weights:
+    with open_weights(path) as weights:
         stored = {short: name for name, short in unwrapped(weights.names).items()}
         leading, kind = _choose_place(stored, path)
         tower = _as_stored(text_names(stored, leading, kind), stored)
@@ -145,7 +135,7 @@ def read_text_tower(path: Path, architecture: str) -> dict[str, Tensor]:
         return _read(tower, weights)
 
 
-def _read(tower: TowerNames, weights: _Weights) -> dict[str, Tensor]:
+def _read(tower: TowerNames, weights: OpenWeights) -> dict[str, Tensor]:
     """The tower's tensors by open_clip's names."""
     parts = {name: [weights.tensor(at) for at in places] for name, places in tower.sources.items()}
     tensors = {name: torch.cat(some) if len(some) > 1 else some[0] for name, some in parts.items()}
@@ -221,45 +211,6 @@ def _vision_config(path: Path) -> dict[str, Any] | None:
         return None
     vision = config.get("vision_config", config)
     return vision if isinstance(vision, dict) else None
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Names of an open file's tensors, a function that reads one, and the file's description."""
-
-    names: list[str]
-    tensor: Callable[[str], Tensor]
-    note: str = ""
-
-
-@contextmanager
-def _open_weights(path: Path) -> Iterator[_Weights]:
-    """InputError, naming the option, for whatever is wrong with the file."""
-    try:
-        if path.suffix == ".safetensors":
-            check_regular(path)
-            with safe_open(path, framework="pt") as file:
-                note = (file.metadata() or {}).get("description", "")
-                yield _Weights(list(file.keys()), file.get_tensor, note)
-            return
-        with open_torch_file(path) as file:
-            stored = file.module_tensors() if file.is_torchscript else _state_dict(file.content, path)
-            yield _Weights(list(stored), lambda name: file.tensor(stored[name]))
-    except SafetensorError as error:
-        raise InputError(f"tower.pretrained: {path} is no readable safetensors file: {error}") from error
-    except InputError as error:
-        words = str(error)
-        raise InputError(
-            words if words.startswith("tower.pretrained") else f"tower.pretrained: {words}"
-        ) from error
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, StoredTensor]:
-    found = find_state_dict(content)
-    if found is not None and (found.others or is_averaged(found.place)):
-        left = f", not from {', '.join(map(repr, found.others))}" if found.others else ""
-        warnings.warn(f"{path}: weights are taken from {found.place!r}{left}", stacklevel=2)
-    return found.tensors if found else {}
 
 
 def open_clip_name(name: str) -> str:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD
-from bifusion.models.towers.tower import ImageTower
+from bifusion.models.towers.tower import ImageTower, TowerConfig
 from bifusion.types import BatchView
+
+
+@dataclass
+class PixelsConfig(TowerConfig):
+    """The pixels' RGB is lifted as it is; there is nothing to choose."""
+
+    kind: ClassVar[str] = "pixels"
+
+    def build(self) -> PixelColors:
+        return PixelColors()
 
 
 class PixelColors(ImageTower):

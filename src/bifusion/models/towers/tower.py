@@ -1,24 +1,33 @@
-"""What an image tower answers, ours or one from outside the package."""
+"""What an image tower answers, ours or one from outside the package, and what describes one.
+
+Each kind of tower lies in a file of its own with the configuration that makes it; `kinds.py` lists them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
-from bifusion import plugins
 from bifusion.errors import InputError
-from bifusion.models.parts import check_groups, is_of_tower
+from bifusion.models.towers.view_cache import ViewCache
+from bifusion.models.towers.weight_files import check_file
 from bifusion.types import BatchView
 
-FIELD = "model.image_features"
+FIELD = "model.tower"
+DEPTH_UNIT_M = 5.0
+"""Depth enters a tower as metres / 5, so that a room's depths lie in about [0, 1]; 0 where none."""
 
 
 class ImageTower(nn.Module):
     """Makes feature maps of the views; base of all towers.
 
-    A view's map must depend on that view alone, in training too (no BatchNorm): a tower that no stage
-    trains runs without gradient, but in training mode as the rest does.
+    A view's map must depend on that view alone, in training too (no statistics of a batch): a tower that
+    no stage trains runs without gradient, but in training mode as the rest does.
     """
 
     out_channels: int
@@ -41,24 +50,49 @@ class ImageTower(nn.Module):
         """One line for run descriptions: what it is, and where its weights come from."""
         raise NotImplementedError
 
+    def keep_views(self, cache: ViewCache) -> None:
+        """Looks maps up in `cache` while nothing of it trains, where that gives what computing would;
+        a tower that does not say so keeps none."""
 
-def outside_tower(name: str, pretrained: str | None) -> ImageTower:
-    """The tower that the function `name`, "module:function", makes of `pretrained`
-    (`model.tower.pretrained`): a file or tag, or None where no weights are to be read, as a checkpoint
-    will bring them. Raises InputError where it makes none."""
-    tower = plugins.load(name, FIELD)(pretrained)
-    where = f"{FIELD}: {name} returned a {type(tower).__name__}"
-    if not isinstance(tower, ImageTower):
-        raise InputError(f"{where}, expected a bifusion.models.towers.tower.ImageTower")
-    channels = getattr(tower, "out_channels", None)
-    if not isinstance(channels, int) or channels < 1:
-        raise InputError(f"{where} whose out_channels is {channels!r}, expected a number above 0")
-    groups = tower.parameter_groups()
-    foreign = [group for group in groups if not is_of_tower(group)]
-    if foreign:
-        raise InputError(f"{where} with parameter groups {', '.join(foreign)}; expected tower.NAME")
-    check_groups(tower, groups)
-    return tower
+
+@dataclass
+class TowerConfig(ABC):
+    """What an image tower is built from; it answers for its kind.
+
+    A kind that takes weights has a field `pretrained`: a file, a tag, or None.
+    """
+
+    kind: ClassVar[str]
+    """What a stored configuration calls it."""
+
+    @abstractmethod
+    def build(self) -> ImageTower:
+        """The tower, drawn from the global generator or read. InputError: weights that cannot be had, or
+        do not fit; on the meta device nothing is read."""
+
+    def with_weights(self, pretrained: str | None) -> Self:
+        """The same with the weights of another file, or (None) with none to read; itself where it takes
+        no weights."""
+        return dataclasses.replace(self, pretrained=pretrained) if self.takes_weights else self
+
+    @property
+    def takes_weights(self) -> bool:
+        """It has weights that a file may bring."""
+        return any(field.name == "pretrained" for field in dataclasses.fields(self))
+
+    @property
+    def reads(self) -> str | None:
+        """The file or tag that its weights come from; None: none is read."""
+        return getattr(self, "pretrained", None)
+
+    def check_weights(self) -> None:
+        """InputError for a file that is not there; nothing is downloaded."""
+        check_file(self.reads)
+
+    @property
+    def patch(self) -> int | None:
+        """What both sides of an image must be multiples of, in pixels; None where any will do."""
+        return None
 
 
 def check_maps(maps: Sequence[Tensor], views: Sequence[BatchView], tower: ImageTower) -> None:

@@ -40,7 +40,8 @@ class ViewCache:
     def __init__(self, folder: Path, limit_bytes: int):
         self.folder, self.limit_bytes = Path(folder), limit_bytes
         self.hits = self.misses = 0
-        self._full = False
+        """Views found, and views computed."""
+        self.full = False
         self._size: int | None = None
         """Bytes of all entries, as far as this process knows; None before the first look."""
         self._tower: tuple[tuple, str] | None = None
@@ -68,13 +69,13 @@ class ViewCache:
         if not bool(torch.isfinite(features).all()):
             return  # a fault, perhaps a passing one: it must not outlive its step
         size = features.numel() * features.element_size()
-        if self._full or not self._make_room(size, path.parent):
-            self._full = True
+        if self.full or not self._make_room(size, path.parent):
+            self.full = True
             return
         try:
             write_tensors(path, {ENTRY: features.cpu().contiguous()})
         except OSError as error:
-            self._full = True
+            self.full = True
             warnings.warn(
                 f"{self.folder}: image features cannot be kept here ({error}); they are computed anew",
                 stacklevel=2,
@@ -83,12 +84,12 @@ class ViewCache:
     def _make_room(self, size: int, own: Path) -> bool:
         """Whether an entry of `size` bytes fits, perhaps after removing towers other than `own`."""
         if self._size is None:
-            self._size = _bytes_under(self.folder)
+            self._size = bytes_under(self.folder)
         if self._size + size > self.limit_bytes and self.folder.is_dir():
             others = [path for path in self.folder.iterdir() if path != own and _is_tower(path)]
             for tower in sorted(others, key=_last_written):
                 _remove(tower)
-                self._size = _bytes_under(self.folder)
+                self._size = bytes_under(self.folder)
                 if self._size + size <= self.limit_bytes:
                     break
         self._size += size
@@ -142,7 +143,8 @@ def _arithmetic(device: torch.device) -> str:
     )
 
 
-def _bytes_under(folder: Path) -> int:
+def bytes_under(folder: Path) -> int:
+    """Of all entries in a cache's folder."""
     return sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
 
 

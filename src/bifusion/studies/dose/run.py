@@ -14,8 +14,9 @@ from rich.console import Console
 from bifusion.config.stages import Timeline
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
-from bifusion.datasets.rooms.pretraining.contrastive import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.errors import InputError
+from bifusion.models.towers.clip import ClipConfig
 from bifusion.recipes import get_recipe
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.run import report_so_far, write_report
@@ -242,7 +243,7 @@ def _tower_path(wanted: DoseConfig) -> Path | None:
             raise InputError(f"dose: --tower-weights {wanted.tower_weights}: there is no such file")
         return wanted.tower_weights
     towers = [tower_for_weights(get_recipe(recipe)) for recipe in wanted.recipes]
-    small = any(tower is not None and tower.architecture == "small" for tower in towers)
+    small = any(isinstance(tower, ClipConfig) and tower.architecture == "small" for tower in towers)
     return wanted.out / "tower-small.safetensors" if small else None
 
 

@@ -26,7 +26,7 @@ def feature_dims(run: Run) -> dict[str, int]:
         dims["f3d_in"] = unet["planes"][0 if unet.get("kind") == "residual" else -1]
     if run.tower is not None and run.views_used:
         small = tower.get("width") if tower.get("architecture") == "small" else None
-        dims["f2d_in"] = {"clip": small, "rgb": 3}.get(model.get("image_features", "clip"))
+        dims["f2d_in"] = 3 if tower.get("kind") == "pixels" else small
         dims |= {"f2d": fusion.get("dim"), "f3d": fusion.get("dim")}
     told = run.config.get("feature_dims") or {}
     return {feature: size for feature, size in (dims | told).items() if size}

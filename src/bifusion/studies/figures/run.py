@@ -134,7 +134,7 @@ def load_run(folder: Path) -> Run:
         raise InputError(
             f"{folder} is no run folder: it has no config.json; name a folder that a run wrote"
         )
-    config = old_names.DESCRIPTION.updated(config)
+    config = old_names.update_description(config)
     status = read_json(folder / "status.json", {"state": str}) or {"state": "running"}
     if status["state"] not in STATES:
         found = status["state"]

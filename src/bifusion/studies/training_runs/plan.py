@@ -12,8 +12,8 @@ import torch
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import SceneDataset, with_labels
-from bifusion.models.towers.clip import ClipConfig
-from bifusion.models.towers.clip_weights import FILE_SUFFIXES, locate_weights
+from bifusion.errors import InputError
+from bifusion.models.towers.tower import TowerConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import RunFolder
@@ -49,9 +49,9 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """Every recipe with every seed, seed by seed, in folders `out/NAME-seedK`.
 
-    All of them read `data`; `tower_weights` initialises the image tower of those that have one (but
-    for the control whose tower is to be random), `epochs` overrides the length of all. InputError
-    for an unknown recipe, or a damaged labels.json in `data`.
+    All of them read `data`; `tower_weights` initialises the image towers (`give_weights`), `epochs`
+    overrides the length of all. InputError for an unknown recipe, a damaged labels.json in `data`, or
+    towers of several kinds that one file would be for.
     """
     runs = []
     for seed in seeds:
@@ -62,16 +62,34 @@ def plan_runs(
             config.data = with_labels(config.data)
             if epochs is not None:
                 config.trainer.epochs = epochs
-            tower = tower_for_weights(config)
-            if tower is not None and tower_weights is not None:
-                tower.pretrained = str(tower_weights)
             runs.append(PlannedRun(config, out / f"{config.name}-seed{seed}"))
+    if tower_weights is not None:
+        give_weights([run.config for run in runs], tower_weights)
     return runs
 
 
-def tower_for_weights(config: Config) -> ClipConfig | None:
+def give_weights(configs: Sequence[Config], weights: Path) -> None:
+    """Lets the image towers that take weights start from the file `weights`: those that name none of
+    their own, or, where all do, all of them. InputError where these are of several architectures."""
+    towers = [(config, tower) for config in configs if (tower := tower_for_weights(config)) is not None]
+    without = [(config, tower) for config, tower in towers if tower.reads is None]
+    given = without or towers
+    architectures = {f"{tower.kind} {getattr(tower, 'architecture', '')}".strip() for _, tower in given}
+    if len(architectures) > 1:
+        raise InputError(
+            f"tower weights {weights}: the recipes' image towers are of several architectures "
+            f"({', '.join(sorted(architectures))}), which one file cannot fit; compare them with "
+            "weights named in their recipes (model.tower.pretrained)"
+        )
+    for config, tower in given:
+        config.model = config.model.with_tower(tower.with_weights(str(weights)))
+
+
+def tower_for_weights(config: Config) -> TowerConfig | None:
     """The image tower that pretrained weights are for; not that of the control with a random one."""
-    return None if config.arm == "random_tower" else config.model.pretrained_tower
+    tower = config.model.image_tower
+    is_for = tower is not None and tower.takes_weights and config.arm != "random_tower"
+    return tower if is_for else None
 
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
@@ -82,8 +100,8 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
         for split in ("train", "val"):
             SceneDataset(config.data, split, config.seed, training=False)
         tower = tower_for_weights(config)
-        if tower is not None and Path(tower.pretrained or "").suffix in FILE_SUFFIXES:
-            locate_weights(tower.architecture, str(tower.pretrained), quick_gelu=False)
+        if tower is not None:
+            tower.check_weights()
 
 
 def default_jobs() -> int:

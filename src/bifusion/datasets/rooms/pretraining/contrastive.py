@@ -1,4 +1,4 @@
-"""Contrastive pretraining of the small image tower: image crops against class names.
+"""Contrastive pretraining of the small image tower; by default, image crops against class names.
 
 The demo's stand-in for CLIP's pretraining (Radford et al. 2021): crops of annotated regions of
 rooms that no data set uses, and the names of their classes, are the only supervision. Every patch
@@ -14,7 +14,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,50 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion.data.dataset import DataConfig, SceneDataset
-from bifusion.datasets.rooms.pretraining.crops import CropConfig, draw_crops, shown_regions
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.crops import draw_crops, shown_regions
+from bifusion.datasets.rooms.pretraining.label_free import train_label_free
+from bifusion.datasets.rooms.pretraining.optimising import MAX_LOG_SCALE, START_LOG_SCALE, optimise
 from bifusion.datasets.rooms.pretraining.regions import RegionViews, find_regions, patch_regions
 from bifusion.errors import InputError
 from bifusion.labels.sets import get_label_set
-from bifusion.models.towers.clip import ClipConfig, ClipEncoder
+from bifusion.models.towers.clip import ClipEncoder
 from bifusion.rng import derive_seed, torch_rng
 from bifusion.storage.files import write_tensors
-
-MAX_LOG_SCALE = math.log(100)
-"""CLIP's own bound on the learned inverse temperature."""
-
-
-def _small_tower() -> ClipConfig:
-    return ClipConfig(architecture="small", blocks=4)
-
-
-@dataclass
-class TowerPretrainConfig:
-    """Defaults take about a minute on 2 cores."""
-
-    tower: ClipConfig = field(default_factory=_small_tower)
-    label_set: str = "scannet20"
-    """Classes whose names stand on the other side of the contrast."""
-    image_size: int = 320
-    """Long side of the images in pixels."""
-    views_per_scene: int = 8
-    """Most views of a room that are used."""
-    voxel_size_m: float = 0.04
-    """Spacing of the projected labels; a patch must catch several."""
-    embedding_dim: int = 128
-    """Width of the space that both sides share."""
-    steps: int = 500
-    """Optimiser steps."""
-    batch_size: int = 16
-    """Crops a step."""
-    lr: float = 1e-3
-    """Learning rate at its height."""
-    weight_decay: float = 0.05
-    """AdamW's, decoupled."""
-    warmup_steps: int = 40
-    """Steps in which the rate rises from 0."""
-    crop: CropConfig = field(default_factory=CropConfig)
-    seed: int = 0
-    """All randomness comes from it."""
 
 
 class NameMatcher(nn.Module):
@@ -83,7 +48,7 @@ class NameMatcher(nn.Module):
         words = sorted({word for name in class_names for word in name.split()})
         self.words = nn.Embedding(len(words), dim)
         self.name_projection = nn.Linear(dim, dim)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE))
         shares = [
             [name.split().count(word) / len(name.split()) for word in words] for name in class_names
         ]
@@ -117,12 +82,12 @@ def pretrain_tower(
     `out` is a safetensors file with open_clip's tensor names, for `ClipConfig.pretrained`.
 
     Returns:
-        retrieval accuracies of the right class name by a whole region, over regions and averaged
-        over classes, on both splits; chance (one name among all); seconds.
+        retrieval accuracies, chance, seconds. Of names: of the right class name by a whole region, over
+        regions and averaged over classes, on both splits. Of views: see `label_free.evaluate`.
 
     Raises:
-        InputError: rooms without views or annotation; a tower with dense features of its own, which
-            stand for a space of words that this training knows nothing of.
+        InputError: rooms without views or, where names are learned, annotation; a tower with dense
+            features of its own, which stand for a space of words that this training knows nothing of.
     """
     started = time.monotonic()
     if config.tower.dense != "tokens" or config.tower.register_neurons:
@@ -130,21 +95,39 @@ def pretrain_tower(
             f"tower.dense is {config.tower.dense!r} with {len(config.tower.register_neurons)} register "
             "neurons; only plain tokens are pretrained: use dense 'tokens' and no register neurons"
         )
-    train = _read_regions(rooms_root, "train", config)
-    held_out = _read_regions(rooms_root, "val", config)
-    names = get_label_set(config.label_set).class_names
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "clip-pretraining"))
         tower = ClipEncoder(dataclasses.replace(config.tower, depth_channel=False))
         start_as_cosines(tower.conv1_rgb)
-        model = NameMatcher(tower, names, config.embedding_dim)
-    _train(model, train, config, progress)
+        train = train_on_names if config.objective == "names" else train_label_free
+        result, description = train(tower, rooms_root, config, progress)
+    result["seconds"] = time.monotonic() - started
+    metadata = {"description": description, "config": json.dumps(dataclasses.asdict(config))}
+    write_tensors(out, tower.open_clip_state(), metadata)
+    return result
+
+
+def train_on_names(
+    tower: ClipEncoder,
+    rooms_root: Path,
+    config: TowerPretrainConfig,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, float], str]:
+    """Trains `tower` on regions and the names of their classes; figures, and a line that says so."""
+    train = _read_regions(rooms_root, "train", config)
+    held_out = _read_regions(rooms_root, "val", config)
+    names = get_label_set(config.label_set).class_names
+    model = NameMatcher(tower, names, config.embedding_dim)
+    optimise(model, lambda step: _loss(model, train, config, step), config, progress)
     result = {"chance": 1 / len(names)}
     for split, views in (("train", train), ("held-out", held_out)):
         result |= {f"{split} {key}": value for key, value in evaluate(model, views).items()}
-    result["seconds"] = time.monotonic() - started
-    _save(tower, out, rooms_root, result, config)
-    return result
+    description = (
+        f"pretrained contrastively on image crops and class names of rooms in {rooms_root.name} (their "
+        "labels are supervision that 3D models do not get), held-out retrieval "
+        f"{result['held-out accuracy']:.2f} (chance {result['chance']:.2f})"
+    )
+    return result, description
 
 
 @torch.no_grad()
@@ -188,35 +171,19 @@ def _read_regions(rooms_root: Path, split: str, config: TowerPretrainConfig) -> 
     return views
 
 
-def _train(
-    model: NameMatcher,
-    views: RegionViews,
-    config: TowerPretrainConfig,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """AdamW with warm-up and cosine decay; every name is a negative of every region of another class."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    patch_size = config.tower.patch_size
-    model.train()
-    for step in range(config.steps):
-        warm = min(1.0, (step + 1) / config.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        rng = torch_rng(config.seed, "clip-pretraining", step)
-        images, grid = draw_crops(views, config.batch_size, patch_size, config.crop, rng)
-        patch, shown, region = shown_regions(grid)
-        if len(region) == 0:
-            continue
-        similarity = model(images, patch, torch.arange(len(patch)), len(patch))
-        wrong = F.cross_entropy(similarity, views.region_class[region][shown], reduction="none")
-        # Every region counts as one crop, however many of its patches are shown.
-        loss = (wrong / torch.bincount(shown)[shown]).sum() / len(region)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if progress:
-            progress(step + 1, config.steps)
+def _loss(
+    model: NameMatcher, views: RegionViews, config: TowerPretrainConfig, step: int
+) -> Tensor | None:
+    """Every name is a negative of every region of another class; None where no region is shown."""
+    rng = torch_rng(config.seed, "clip-pretraining", step)
+    images, grid = draw_crops(views, config.batch_size, config.tower.patch_size, config.crop, rng)
+    patch, shown, region = shown_regions(grid)
+    if len(region) == 0:
+        return None
+    similarity = model(images, patch, torch.arange(len(patch)), len(patch))
+    wrong = F.cross_entropy(similarity, views.region_class[region][shown], reduction="none")
+    # Every region counts as one crop, however many of its patches are shown.
+    return (wrong / torch.bincount(shown)[shown]).sum() / len(region)
 
 
 @torch.no_grad()
@@ -238,19 +205,3 @@ def evaluate(model: NameMatcher, views: RegionViews, batch_views: int = 16) -> d
     hit, classes = torch.cat(hits).float(), torch.cat(truth)
     of_class = [hit[classes == c].mean() for c in torch.unique(classes)]
     return {"accuracy": hit.mean().item(), "class accuracy": torch.stack(of_class).mean().item()}
-
-
-def _save(
-    tower: ClipEncoder,
-    out: Path,
-    rooms_root: Path,
-    result: dict[str, float],
-    config: TowerPretrainConfig,
-) -> None:
-    description = (
-        f"pretrained contrastively on image crops and class names of rooms in {rooms_root.name} (their "
-        "labels are supervision that 3D models do not get), held-out retrieval "
-        f"{result['held-out accuracy']:.2f} (chance {result['chance']:.2f})"
-    )
-    metadata = {"description": description, "config": json.dumps(dataclasses.asdict(config))}
-    write_tensors(out, tower.open_clip_state(), metadata)

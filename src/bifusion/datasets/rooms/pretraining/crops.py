@@ -40,10 +40,14 @@ def draw_crops(
     weight = count.float().rsqrt()[views.region_class]
     chosen = torch.multinomial(weight, number, replacement=True, generator=rng)
     crops = [_crop(views, int(region), patch_size, config, rng) for region in chosen]
-    images = torch.stack([image for image, _ in crops])
-    gain, offset = torch.rand(2, number, 3, 1, 1, generator=rng) * 2 - 1
-    images = images * (1 + config.gain * gain) + config.offset * offset
-    return images.clamp(0, 1), torch.stack([grid for _, grid in crops])
+    images = recoloured(torch.stack([image for image, _ in crops]), config, rng)
+    return images, torch.stack([grid for _, grid in crops])
+
+
+def recoloured(images: Tensor, config: CropConfig, rng: torch.Generator) -> Tensor:
+    """(B, 3, H, W) in [0, 1], each channel of each image with a gain and an offset of its own."""
+    gain, offset = torch.rand(2, len(images), 3, 1, 1, generator=rng) * 2 - 1
+    return (images * (1 + config.gain * gain) + config.offset * offset).clamp(0, 1)
 
 
 def _crop(
@@ -53,20 +57,45 @@ def _crop(
     view = int(views.region_view[region])
     pixel, regions = views.points_of(view)
     shown = pixel[regions == region]
+    window = draw_window(config, rng)
+    window.centre = shown[int(torch.randint(len(shown), (1,), generator=rng))]
+    patches = config.size // patch_size
+    grid = patch_regions(window.moved(pixel), regions, patches, patches, patch_size)
+    return sample_image(views.images[view], *window.places()), grid
+
+
+@dataclass
+class Window:
+    """A square cut out of a view: pixel x of the view lies at (x - centre) · zoom · sign + target."""
+
+    size: int
+    zoom: Tensor
+    signs: Tensor
+    """(2,) -1 where mirrored."""
+    target: Tensor
+    """(2,) pixel of the window that shows `centre`."""
+    centre: Tensor
+    """(2,) pixel of the view."""
+
+    def moved(self, pixel: Tensor) -> Tensor:
+        """Where in the window pixels (n, 2) of the view lie, perhaps outside."""
+        return (pixel - self.centre) * self.zoom * self.signs + self.target
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Columns and rows of the view, (size,) each, that the window's pixels show."""
+        steps = torch.arange(self.size)
+        x = (steps - self.target[0]) / (self.zoom * self.signs[0]) + self.centre[0]
+        return x, (steps - self.target[1]) / self.zoom + self.centre[1]
+
+
+def draw_window(config: CropConfig, rng: torch.Generator) -> Window:
+    """A window of random zoom and place, perhaps mirrored; its centre is still to be chosen."""
     low, high = config.zoom
     zoom = low * (high / low) ** torch.rand(1, generator=rng)
     signs = torch.tensor([float(torch.rand(1, generator=rng) < 0.5) * 2 - 1, 1.0])
     middle = (config.size - 1) / 2
     target = middle + config.size * config.shift * (2 * torch.rand(2, generator=rng) - 1)
-    centre = shown[int(torch.randint(len(shown), (1,), generator=rng))]
-    # Pixel x of the view lies at u = (x - centre) · zoom · sign + target in the crop.
-    moved = (pixel - centre) * zoom * signs + target
-    patches = config.size // patch_size
-    grid = patch_regions(moved, regions, patches, patches, patch_size)
-    steps = torch.arange(config.size)
-    x = (steps - target[0]) / (zoom * signs[0]) + centre[0]
-    y = (steps - target[1]) / zoom + centre[1]
-    return sample_image(views.images[view], x, y), grid
+    return Window(config.size, zoom, signs, target, torch.zeros(2))
 
 
 def sample_image(image: Tensor, x: Tensor, y: Tensor) -> Tensor:

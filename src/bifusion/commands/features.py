@@ -1,0 +1,79 @@
+"""The command that computes the features of a data set's views in advance.
+
+It imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from bifusion.commands import parsing
+from bifusion.commands.help import Help
+
+MOST_TOLD = 20
+
+
+@dataclass
+class PrepareFeatures:
+    """Features of all views of a data set, computed once for all runs whose image tower is frozen."""
+
+    recipe: tyro.conf.Positional[str]
+    """Recipe of these runs, or a run's config.json."""
+    data: Path
+    """Data set: data/train, data/val."""
+    out: Path = Path("runs/.tower-cache")
+    """Where runs look for them: .tower-cache beside their folders."""
+    tower_weights: Path | None = None
+    """Weights of the image tower, as the runs get them."""
+    splits: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{train,val}")] = ("train", "val")
+    """Parts of the data set."""
+    jobs: int = 1
+    """Processes at a time."""
+    threads: int | None = None
+    """Threads of each, and of the runs (the last bits depend on it); left out: as torch takes."""
+    gb: float | None = None
+    """Most that is kept; left out: the recipe's trainer.tower_cache_gb."""
+
+
+def prepare_features(args: list[str]) -> int:
+    """Features of all views of a data set, computed once for all runs; it goes on where it was."""
+    from bifusion.config.run import load_config
+    from bifusion.recipes import get_recipe
+    from bifusion.studies.training_runs.plan import give_weights
+    from bifusion.studies.training_runs.progress import progress_bar
+    from bifusion.training.view_features import keep_features
+
+    told = Help("prepare features bifusion_scannet20_dinov2 --data data/scannet --jobs 4 --threads 2")
+    wanted = parsing.parse(PrepareFeatures, args, "prepare features", told)
+    is_file = wanted.recipe.endswith(".json")
+    config = load_config(Path(wanted.recipe)) if is_file else get_recipe(wanted.recipe)
+    config.data.root = wanted.data
+    if wanted.tower_weights is not None:
+        give_weights([config], wanted.tower_weights)
+    if wanted.gb is not None:
+        config.trainer.tower_cache_gb = wanted.gb
+    console = Console()
+    with progress_bar("scenes", console) as progress:
+        kept = keep_features(
+            config,
+            wanted.out,
+            splits=wanted.splits,
+            workers=wanted.jobs if wanted.jobs > 1 else 0,
+            threads=wanted.threads,
+            progress=progress,
+        )
+    for scene, why in list(kept.wrong.items())[:MOST_TOLD]:
+        console.print(f"{scene}: {why}", markup=False)
+    console.print(
+        f"{kept.computed} views computed, {kept.found} were there, of {kept.scenes} scenes; "
+        f"{len(kept.wrong)} scenes with errors; in {wanted.out}"
+    )
+    if kept.full:
+        console.print(
+            f"the cache is full at {config.trainer.tower_cache_gb:g} GB: the other views are computed "
+            "while a run trains, or give more with --gb (and the runs --trainer.tower-cache-gb)"
+        )
+    return 1 if kept.wrong else 0

@@ -1,0 +1,91 @@
+"""Files of an image tower's weights, opened without unpickling anything freely.
+
+Understood are .safetensors, and .pt / .pth / .bin with a state dict alone or under a key, or a
+TorchScript archive, whose program is not run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bifusion.errors import InputError
+from bifusion.torch_files.files import open_torch_file
+from bifusion.torch_files.objects import StoredTensor
+from bifusion.torch_files.state_dicts import find_state_dict, is_averaged
+from bifusion.untrusted.files import check_regular
+
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def is_file(pretrained: str) -> bool:
+    """Whether a file is meant, and no tag."""
+    return Path(pretrained).suffix in FILE_SUFFIXES
+
+
+def weights_file(pretrained: str) -> Path:
+    """The file that `pretrained` names; InputError where it is not there."""
+    path = Path(pretrained)
+    if not path.is_file():
+        raise InputError(
+            f"tower.pretrained: there is no file {path}; expected a {', '.join(FILE_SUFFIXES)} "
+            "file, a tag such as 'openai' (open_clip) or 'hub' (timm), or None to start from scratch"
+        )
+    return path
+
+
+def check_file(pretrained: str | None) -> None:
+    """InputError where `pretrained` names a file that is not there."""
+    if pretrained is not None and is_file(pretrained):
+        weights_file(pretrained)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, for use within another one's words."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+@dataclass(frozen=True)
+class OpenWeights:
+    """Names of an open file's tensors, a function that reads one, and the file's description."""
+
+    names: list[str]
+    tensor: Callable[[str], Tensor]
+    note: str = ""
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[OpenWeights]:
+    """InputError, naming the option, for whatever is wrong with the file."""
+    try:
+        if path.suffix == ".safetensors":
+            check_regular(path)
+            with safe_open(path, framework="pt") as file:
+                note = (file.metadata() or {}).get("description", "")
+                yield OpenWeights(list(file.keys()), file.get_tensor, note)
+            return
+        with open_torch_file(path) as file:
+            stored = file.module_tensors() if file.is_torchscript else _state_dict(file.content, path)
+            yield OpenWeights(list(stored), lambda name: file.tensor(stored[name]))
+    except SafetensorError as error:
+        raise InputError(f"tower.pretrained: {path} is no readable safetensors file: {error}") from error
+    except InputError as error:
+        words = str(error)
+        raise InputError(
+            words if words.startswith("tower.pretrained") else f"tower.pretrained: {words}"
+        ) from error
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, StoredTensor]:
+    found = find_state_dict(content)
+    if found is not None and (found.others or is_averaged(found.place)):
+        left = f", not from {', '.join(map(repr, found.others))}" if found.others else ""
+        warnings.warn(f"{path}: weights are taken from {found.place!r}{left}", stacklevel=2)
+    return found.tensors if found else {}
