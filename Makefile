@@ -11,7 +11,7 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data
 	data_transforms evaluation export files folders fusion geometry guard labels losses matcher oneformer3d \
 	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints unet))
 
-.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test faults attribution healthy
+.PHONY: demo test check types slow format setup tools sanitize bench gpu docs docs-serve resume-test replay-test faults attribution healthy
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -38,6 +38,11 @@ $(TOOLS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	@touch $@
 
+DOCS := .venv/.docs
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
+	@touch $@
+
 check: tools
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -52,6 +57,14 @@ types: tools
 format: tools
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
+
+# the site in build/site, from what is here alone; a warning is an error
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+docs-serve: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 sanitize: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind

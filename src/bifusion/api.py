@@ -66,7 +66,8 @@ def train(
             or a configuration (`get_recipe(name)`, free to be changed).
         out: run folder.
         data: data set (train/ and val/ with scene folders) instead of the configuration's.
-        epochs, seed: instead of the configuration's.
+        epochs: instead of the configuration's.
+        seed: instead of the configuration's.
         resume: go on from the folder's last checkpoint, if there is one.
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved, `resume=True` goes on.
