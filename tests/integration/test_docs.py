@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from bifusion.commands import parsing
 from documents import MARKS, ROOT, blocks, documents
 from scene_factory import make_tiny_scene
 
-DOCUMENTS = ["README.md", "RECIPES.md", *documents()]
+DOCUMENTS = ["README.md", "README.zh-CN.md", "RECIPES.md", *documents()]
+TRANSLATIONS = {"README.zh-CN.md": "README.md", "docs/zh/start.md": "docs/start.md"}
 COMMANDS = list(dict.fromkeys(c for name in DOCUMENTS for block in blocks(name) for c in block.commands))
 CLASSES = ("ceiling", "floor", "wall", "door", "desk", "chair", "machine")
 FROM_SCANNET20 = {-1: -1, 0: 2, 1: 1, 6: 4, 4: 5}
@@ -59,6 +61,24 @@ def test_every_block_says_how_it_is_held():
                 assert block.mark in MARKS, f"{name}: no mark before {block.text.splitlines()[0]}"
             if block.language == "python":
                 assert block.mark != "slow", name
+
+
+@pytest.mark.parametrize(("translation", "original"), TRANSLATIONS.items())
+def test_translations_show_the_same_commands_and_figures(translation: str, original: str):
+    shown, meant = (
+        [line.split("  #")[0].strip() for block in blocks(name) for line in block.text.splitlines()]
+        for name in (translation, original)
+    )
+    assert shown and set(shown) <= set(meant)
+    figures, known = ({row for row in _figures(name)} for name in (translation, original))
+    assert figures <= known
+
+
+def _figures(name: str) -> list[tuple[str, ...]]:
+    """The numbers of each row of a document's tables that has several."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    rows = [re.findall(r"\d\.\d+", line) for line in text.splitlines() if line.startswith("|")]
+    return [tuple(row) for row in rows if len(row) > 1]
 
 
 PAGES = [name for name in documents() if any(block.mark == "run" for block in blocks(name))]
@@ -127,3 +147,19 @@ def test_blocks_run(
         for command in block.commands:
             called = bifusion(*shlex.split(command)[1:])
             assert called.status == 0, f"{command}\n{called.out}\n{called.err}"
+
+
+@pytest.mark.slow
+def test_the_first_tutorial_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bifusion: Callable
+):
+    """From the first room to the labelled scan, at the length that its page gives."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks("docs/start.md"):
+        if block.language == "python":
+            exec(block.text, names)
+        for command in block.commands:
+            assert bifusion(*shlex.split(command)[1:]).status == 0, command
+    assert (tmp_path / "labelled/view.html").is_file()
+    assert len(names["found"].scores) > 0

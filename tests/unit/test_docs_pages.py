@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import re
 import sys
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -93,3 +94,17 @@ def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert found <= listed
+
+
+def test_the_version_stands_in_one_place_and_others_follow():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == version
+
+
+def test_readme_can_be_read():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+    for name in ("README.md", "README.zh-CN.md"):
+        for place in re.findall(r"\]\(([\w./-]+)", (ROOT / name).read_text(encoding="utf-8")):
+            assert (ROOT / place).exists(), f"{name}: {place}"
+    assert (ROOT / "docs/pictures/room.png").stat().st_size <= 150_000
