@@ -70,7 +70,7 @@ def test_translations_show_the_same_commands_and_figures(translation: str, origi
         for name in (translation, original)
     )
     assert shown and set(shown) <= set(meant)
-    figures, known = ({row for row in _figures(name)} for name in (translation, original))
+    figures, known = (set(_figures(name)) for name in (translation, original))
     assert figures <= known
 
 
