@@ -38,7 +38,8 @@ def load(run: PathLike, *, device: torch.device | str | None = None) -> Segmente
     Args:
         run: run folder (its last checkpoint), checkpoint folder, what `train` returned, or a published
             OneFormer3D or Mask3D checkpoint as it was downloaded: it is converted once into the cache
-            (BIFUSION_CACHE, or the platform's cache folder), and nothing in it is executed.
+            (BIFUSION_CACHE, or the platform's cache folder), and nothing in it is executed. Or
+            "hf://user/name", a run that `bifusion push` has shared.
         device: where it runs; None: a GPU if there is one.
     """
     from bifusion.inference.segmenter import Segmenter

@@ -10,7 +10,18 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bifusion.commands import check, comparisons, labels, replay, runs, scan, scenes, train, viewing
+from bifusion.commands import (
+    check,
+    comparisons,
+    labels,
+    replay,
+    runs,
+    scan,
+    scenes,
+    sharing,
+    train,
+    viewing,
+)
 from bifusion.commands.help import summary_of, table, wants_help
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
@@ -28,6 +39,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "view": viewing.view,
         "export-submission": runs.export_submission,
         "import-checkpoint": runs.import_checkpoint,
+        "push": sharing.push,
         "replay": replay.replay,
     },
     "several models": {

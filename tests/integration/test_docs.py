@@ -17,6 +17,8 @@ import recording_factory
 import untrained_runs
 from bifusion import cli, plugins
 from bifusion.commands import parsing
+from bifusion.official import stores
+from bifusion.storage import cache
 from documents import MARKS, ROOT, blocks, documents
 from scene_factory import make_tiny_scene
 
@@ -126,6 +128,8 @@ def test_blocks_run(
     """In order, as they stand; blocks of Python share their names, and find the arrays of a room."""
     monkeypatch.chdir(place)
     monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    monkeypatch.setenv(stores.VARIABLE, str(place / "hub"))
+    monkeypatch.setenv(cache.VARIABLE, str(place / "cache"))
     scene = package.open_scene("data/rooms/val/rooms0_val_0000")
     view = next(iter(scene.views.values()))
     names: dict = {
