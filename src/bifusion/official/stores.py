@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
@@ -95,7 +95,8 @@ def _told(name: str) -> Iterator[None]:
     """InputError that says what to do for what the hub's library raises."""
     from huggingface_hub import errors
 
-    transport = errors.HfHubHTTPError.__bases__[0]  # of the library below, which changed over time
+    # The base is of the library below, which was another one in earlier versions.
+    transport: type[Exception] = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
     try:
         yield
     except errors.GatedRepoError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class WandbLogger(Logger):
 
     def __init__(self, name: str, folder: Path, config: dict[str, Any]):
         try:
-            import wandb
+            wandb: Any = import_module("wandb")  # of the extra: not there where types are checked
         except ImportError as error:
             raise InputError(
                 f"{FIELD} is {WANDB!r}, which cannot be imported ({error}): pip install "
