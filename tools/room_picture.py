@@ -1,8 +1,9 @@
-"""A labelled scan as one picture for the documentation: its own colours, its classes, a legend.
+"""A room as one picture for the documentation: its own colours, its classes, a legend.
 
-    python tools/room_picture.py LABELLED OUT.png
+    python tools/room_picture.py FOLDER OUT.png
 
-LABELLED is a folder that `bifusion scan` wrote; the picture is drawn as those of reports are.
+FOLDER is one that `bifusion scan` wrote, for what a model says, or a scene folder with ScanNet20's
+classes, for its annotation. The picture is drawn as those of reports are.
 """
 
 from __future__ import annotations
@@ -46,10 +47,15 @@ def main(folder: Path, out: Path) -> None:
 
 
 def read_labelled(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n, 3) metres upright, (n, 3) RGB and (n,) class of the vertices of a labelled scan."""
-    semantic = np.load(folder / "labels.npy")
-    coord = np.load(folder / "scene/coord.npy")[: len(semantic)]
-    return coord, np.load(folder / "scene/color.npy")[: len(semantic)], semantic
+    """(n, 3) metres upright, (n, 3) RGB and (n,) class of the points of a labelled scan or a scene."""
+    labelled = (folder / "labels.npy").is_file()
+    semantic = np.load(folder / ("labels.npy" if labelled else "segment20.npy"))
+    scene = folder / "scene" if labelled else folder
+    return (
+        np.load(scene / "coord.npy")[: len(semantic)],
+        np.load(scene / "color.npy")[: len(semantic)],
+        semantic,
+    )
 
 
 def draw(camera: Camera, coord: np.ndarray, color: np.ndarray) -> Image.Image:
