@@ -2,6 +2,9 @@
 # make test   set everything up and run the tests
 # make check  set everything up and look at the code: style, types, layers
 PYTHON ?= python3
+# which of PyTorch's wheels: cuda, its ordinary ones, or cpu, where no NVIDIA GPU is to be used
+TORCH ?= cuda
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -11,8 +14,8 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data
 	data_transforms evaluation export files folders fusion geometry guard labels losses matcher oneformer3d \
 	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints unet))
 
-.PHONY: demo test check types slow format setup tools sanitize bench gpu resume-test replay-test fuzz faults attribution healthy \
-	kill-trial soak chaos
+.PHONY: demo test check types slow format setup tools sanitize bench gpu docs docs-serve wheels oldest notebooks \
+	release-check resume-test replay-test fuzz faults attribution healthy kill-trial soak chaos
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -28,8 +31,12 @@ setup: $(READY)
 
 ENGINE := src/bifusion/sparse/native
 $(READY): pyproject.toml CMakeLists.txt $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h $(ENGINE)/*.inl)
-	@$(PYTHON) tools/preflight.py
+	@$(PYTHON) tools/preflight.py $(TORCH)
 	@$(PYTHON) -m venv .venv
+	@test $(TORCH) != cpu || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--index-url $(TORCH_CPU_INDEX) 'torch>=2.6' 'torchvision>=0.21' || { echo "PyTorch's wheels \
+		without CUDA cannot be had from $(TORCH_CPU_INDEX): \`make TORCH=cuda ...\` takes the ordinary \
+		ones, TORCH_CPU_INDEX=ADDRESS others" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
@@ -37,6 +44,11 @@ TOOLS := .venv/.tools
 tools: $(TOOLS)
 $(TOOLS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+DOCS := .venv/.docs
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
 	@touch $@
 
 check: tools
@@ -53,6 +65,38 @@ types: tools
 format: tools
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
+
+# the site in build/site, from what is here alone; a warning is an error
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+docs-serve: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+RELEASE := .venv/.release
+$(RELEASE): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,release]'
+	@touch $@
+
+# dist/: the source distribution and a wheel for every Python that is installed, each tried afresh
+wheels: $(RELEASE)
+	$(BIN)/python tools/wheels.py
+
+# the oldest versions that pyproject.toml admits, in an environment of their own
+oldest: setup
+	$(PYTHON) -m venv .venv-oldest
+	$(BIN)/python tools/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-oldest/constraints.txt '.[test]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests/unit --numprocesses auto --dist loadfile
+
+notebooks: $(RELEASE)
+	$(BIN)/python tools/run_notebooks.py
+
+# what is too slow for every day and must hold before a release
+release-check: docs notebooks wheels
+	$(BIN)/python -m pytest -m slow tests/integration/test_docs.py
 
 sanitize: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind

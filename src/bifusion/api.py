@@ -41,7 +41,8 @@ def load(run: PathLike, *, device: torch.device | str | None = None) -> Segmente
     Args:
         run: run folder (its last checkpoint), checkpoint folder, what `train` returned, or a published
             OneFormer3D or Mask3D checkpoint as it was downloaded: it is converted once into the cache
-            (BIFUSION_CACHE, or the platform's cache folder), and nothing in it is executed.
+            (BIFUSION_CACHE, or the platform's cache folder), and nothing in it is executed. Or
+            "hf://user/name", a run that `bifusion push` has shared.
         device: where it runs; None: a GPU if there is one.
     """
     from bifusion.inference.segmenter import Segmenter
@@ -70,7 +71,8 @@ def train(
             or a configuration (`get_recipe(name)`, free to be changed).
         out: run folder.
         data: data set (train/ and val/ with scene folders) instead of the configuration's.
-        epochs, seed: instead of the configuration's.
+        epochs: instead of the configuration's.
+        seed: instead of the configuration's.
         resume: go on from the folder's last checkpoint, if there is one.
         accept_changes: go on though scenes or versions of the software have changed; reports say what.
     Raises:

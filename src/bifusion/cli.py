@@ -21,6 +21,7 @@ from bifusion.commands import (
     runs,
     scan,
     scenes,
+    sharing,
     train,
     viewing,
 )
@@ -43,6 +44,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "view": viewing.view,
         "export-submission": runs.export_submission,
         "import-checkpoint": runs.import_checkpoint,
+        "push": sharing.push,
         "replay": replay.replay,
     },
     "several models": {

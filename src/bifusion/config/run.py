@@ -75,6 +75,9 @@ class TrainerConfig:
     deterministic: bool = True
     """Bit-identical repetition on a CPU and, with the same GPU and versions, on CUDA, where an operation
     without a deterministic form ends the run; on other devices it warns."""
+    logger: Annotated[str | None, MAY_CHANGE] = None
+    """Another logger beside TensorBoard: "wandb" (extra `wandb`), or "module:function" from outside
+    (training/loggers.py)."""
     tower_cache: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
     """Compute a frozen image tower's features of a view once and keep them on disk, with the same
     result to the bit. "auto": where the tower runs on a CPU, which takes it a second a view; a GPU

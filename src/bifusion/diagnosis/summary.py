@@ -9,7 +9,7 @@ from bifusion.step.events import Fault
 from bifusion.step.guard import Guard
 
 ADVICE = {
-    "data": "look at these scenes (bifusion audit) and prepare them again, or leave them out",
+    "data": "look at these scenes (bifusion check) and prepare them again, or leave them out",
     "state": "lower optim.lr, lengthen optim.warmup_steps, or train in stages: the weights had left the "
     "range in which the network works",
     "numerics": "train with --trainer.precision 32-true: the low precision cannot hold these numbers",

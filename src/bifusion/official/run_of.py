@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bifusion.errors import InputError
+from bifusion.official.hub import is_shared, pulled
 from bifusion.official.import_checkpoint import fill_run_folder, read_checkpoint
 from bifusion.runs.checkpoint import CONFIG, LAST, WEIGHTS
 from bifusion.storage.cache import VARIABLE, cache_folder
@@ -26,7 +27,7 @@ _logger = logging.getLogger("bifusion.official")
 
 def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
     """`path` where it is a run or checkpoint folder, or weights in one; the run folder in the cache that
-    a published checkpoint file was or is now converted into.
+    a published checkpoint file was or is now converted into, or that hf://user/name is fetched into.
 
     It is found again by the file's content (SHA-256), whatever the file is called then, and made anew
     where some of it is gone.
@@ -39,6 +40,8 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
             cache that cannot be written.
     """
     path = Path(path)
+    if is_shared(path):
+        return pulled(path, say)
     if not path.is_file() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         return path
     with open(path, "rb") as file:

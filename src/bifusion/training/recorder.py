@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_fabric.loggers.logger import Logger
 from torch.utils.tensorboard import SummaryWriter
 
 from bifusion.config.stages import StageState
@@ -95,9 +96,11 @@ class Recorder:
         *,
         active: bool,
         on_epoch: Callable[[dict[str, Any]], None] | None,
+        logger: Logger | None = None,
     ):
+        """`logger`: gets the curves that TensorBoard gets, too, and is closed at the end."""
         self.folder, self.name, self.progress, self.display = folder, name, progress, display
-        self.active, self.on_epoch = active, on_epoch
+        self.active, self.on_epoch, self._logger = active, on_epoch, logger
 
     def __enter__(self) -> Recorder:
         """Drops the records of steps that a resumed run is going to repeat."""
@@ -111,6 +114,8 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         if self.active:
             self._curves.close()
+        if self._logger is not None:
+            self._logger.finalize("failed" if error[0] is not None else "success")
         self.display.__exit__(*error)
 
     def step(
@@ -211,9 +216,11 @@ class Recorder:
         return status
 
     def _draw(self, group: str, values: dict[str, float | None]) -> None:
-        for name, value in values.items():
-            if value is not None:
-                self._curves.add_scalar(f"{group}/{name}", value, self.progress.step)
+        known = {f"{group}/{name}": value for name, value in values.items() if value is not None}
+        for name, value in known.items():
+            self._curves.add_scalar(name, value, self.progress.step)
+        if self._logger is not None and known:
+            self._logger.log_metrics(known, self.progress.step)
 
 
 def _notices(outcome: StepOutcome) -> list[str]:

@@ -43,6 +43,7 @@ from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
 from bifusion.training.batches import EpochBatches
 from bifusion.training.display import Display
+from bifusion.training.loggers import open_logger
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
 from bifusion.training.recorder import Progress, Recorder
 from bifusion.training.saving import Saving
@@ -153,7 +154,10 @@ class Trainer:
             write_json(self.folder.config, description)
             write_data(self.folder.root, self.data)
         display = Display(name, self.config.trainer.epochs, self.steps_per_epoch, quiet=not first)
-        recorder = Recorder(self.folder, name, self.progress, display, active=first, on_epoch=on_epoch)
+        logger = open_logger(self.config, self.folder.root) if first else None
+        recorder = Recorder(
+            self.folder, name, self.progress, display, active=first, on_epoch=on_epoch, logger=logger
+        )
         with recorder as self.recorder, self.stop:
             tower = f"; {description['tower']}" if description["tower"] else ""
             size = f"{description['parameters']['total']:,} parameters"

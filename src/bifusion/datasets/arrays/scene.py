@@ -124,7 +124,7 @@ def write_scene(
     ones are written into DATASET/labels.json, which must not say others.
 
     Args:
-        coord, color, normal, faces, superpoint, segment, instance: as of `make_scene`.
+        coord: as of `make_scene`, like color, normal, faces, superpoint, segment and instance.
         labels: the classes of `segment`; None: those of DATASET/labels.json.
         views: as of `make_scene`; written one at a time, a generator may render them as it goes.
         source: where the scene comes from, for scene.json.

@@ -1,0 +1,128 @@
+"""Where runs are shared: the Hugging Face hub, or a folder that stands for it (BIFUSION_HUB)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from bifusion.errors import InputError
+from bifusion.spelling import did_you_mean
+from bifusion.storage.folders import folder_written_beside
+
+VARIABLE = "BIFUSION_HUB"
+"""Environment variable: a folder in the hub's place, for trials and for groups that share a disk."""
+NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?")
+
+
+class Store(Protocol):
+    """Folders of files by name, "user/name"."""
+
+    def put(self, folder: Path, name: str, *, private: bool) -> str:
+        """Stores what is in `folder`; returns the address to look at it."""
+        ...
+
+    def get(self, name: str) -> Path:
+        """A folder with the files last stored under the name; on the disk, maybe from a cache."""
+        ...
+
+
+def check_name(name: str) -> None:
+    """InputError unless it is "user/name", as the hub wants it."""
+    if not NAME.fullmatch(name) or "--" in name or ".." in name:
+        raise InputError(
+            f"hub name: found {name!r}; expected user/name of letters, digits, '-', '_' and '.', such "
+            "as ada/bifusion-workshop"
+        )
+
+
+def open_store() -> Store:
+    """The folder that BIFUSION_HUB names, else the hub."""
+    named = os.environ.get(VARIABLE)
+    return FolderStore(Path(named).expanduser().absolute()) if named else HubStore()
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """A folder of folders: root/user/name."""
+
+    root: Path
+
+    def put(self, folder: Path, name: str, *, private: bool) -> str:
+        place = self.root / name
+        with folder_written_beside(place, _files_in) as beside:
+            shutil.copytree(folder, beside, dirs_exist_ok=True)
+        return str(place)
+
+    def get(self, name: str) -> Path:
+        place = self.root / name
+        if not place.is_dir():
+            known = [f"{path.parent.name}/{path.name}" for path in self.root.glob("*/*")]
+            raise InputError(f"hf://{name}: {self.root} has no such run{did_you_mean(name, known)}")
+        return place
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+
+
+class HubStore:
+    """The Hugging Face hub, through its own library: its login, its cache, its mirrors."""
+
+    def put(self, folder: Path, name: str, *, private: bool) -> str:
+        from huggingface_hub import HfApi
+
+        with _told(name):
+            api = HfApi()
+            api.create_repo(name, private=private, exist_ok=True)
+            api.upload_folder(repo_id=name, folder_path=folder, commit_message="bifusion push")
+        return f"hf://{name}"
+
+    def get(self, name: str) -> Path:
+        from huggingface_hub import snapshot_download
+
+        with _told(name):
+            return Path(snapshot_download(name))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """InputError that says what to do for what the hub's library raises."""
+    from huggingface_hub import errors
+
+    # The base is of the library below, which was another one in earlier versions.
+    transport: type[Exception] = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"hf://{name}: its owner lets in whom they know; ask there, then `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"hf://{name}: the hub has no such name, or it is private; look at the spelling, or log in "
+            "with `hf auth login`"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise InputError(
+            f"hf://{name}: the hub cannot be reached and its cache does not have it; on a machine with "
+            "network load it once and copy the cache (HF_HOME), or give the folder that it was copied to"
+        ) from error
+    except errors.LocalTokenNotFoundError as error:
+        raise InputError(f"hf://{name}: nobody is logged in; `hf auth login` first") from error
+    except errors.HfHubHTTPError as error:
+        raise InputError(f"hf://{name}: the hub refused it: {_first_line(error)}") from error
+    except transport as error:
+        raise InputError(
+            f"hf://{name}: the hub cannot be reached ({_first_line(error)}); try again with network, or "
+            f"share by a folder: {VARIABLE}=FOLDER"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,110 @@
+"""Pages made of the code leave nothing out: fields of configurations, commands, public names."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import sys
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+import bifusion
+from bifusion.cli import COMMANDS
+from bifusion.recipes import RECIPES
+from documents import ROOT
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    path = ROOT / "tools/docs_pages.py"
+    spec = importlib.util.spec_from_file_location("docs_pages", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module.pages()
+
+
+def _dataclasses_of(value: Any) -> Iterator[Any]:
+    if dataclasses.is_dataclass(value):
+        yield value
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    inner = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for item in inner:
+            yield from _dataclasses_of(item)
+
+
+def test_every_field_of_every_recipe_is_on_the_page(pages: dict[str, str]):
+    sections = {
+        found[1]: found[0]
+        for found in re.finditer(
+            r"^## .*?\{ #(\w+) \}\n.*?(?=^## |\Z)", pages[CONFIGURATION], re.S | re.M
+        )
+    }
+    kinds = {type(part) for recipe in RECIPES.values() for part in _dataclasses_of(recipe())}
+    assert len(kinds) > 20
+    for kind in kinds:
+        for field in dataclasses.fields(kind):
+            if field.init:
+                assert f"| `{field.name}` |" in sections[kind.__name__], f"{kind.__name__}.{field.name}"
+
+
+CONFIGURATION = "reference/configuration.md"
+
+
+def test_what_is_said_of_a_field(pages: dict[str, str]):
+    (row,) = [line for line in pages[CONFIGURATION].splitlines() if line.startswith("| `workers` |")]
+    assert "int; 0 or more = `4`" in row and "Processes that load scenes" in row and "*Free.*" in row
+    (row,) = [line for line in pages[CONFIGURATION].splitlines() if line.startswith("| `precision` |")]
+    assert "`32-true`, `bf16-mixed`" in row and "*Free.*" not in row
+
+
+def test_every_command_and_kind_shows_its_help(pages: dict[str, str]):
+    page = pages["reference/commands.md"]
+    for name in COMMANDS:
+        assert f"### bifusion {name}\n" in page
+        assert re.search(rf"^usage: bifusion {name}\b", page, flags=re.M), name
+    for kind in ("synthetic", "scannet", "scan", "mesh", "superpoints"):
+        assert f"usage: bifusion prepare {kind} " in page
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    shown = {line.split(".")[-1] for line in page.splitlines() if line.startswith("::: ")}
+    assert set(dir(bifusion)) - {"__version__"} <= shown
+
+
+def test_the_stages_are_drawn_from_the_recipe(pages: dict[str, str]):
+    drawn = ElementTree.fromstring(pages["pictures/stages.svg"])
+    texts = [element.text or "" for element in drawn.iter() if element.tag.endswith("text")]
+    assert {"1 stability", "2 alignment", "3 enhancement", "epoch 21", "epoch 61"} <= set(texts)
+    assert len([element for element in drawn.iter() if element.tag.endswith("polyline")]) == 11
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert found <= listed
+
+
+def test_the_version_stands_in_one_place_and_others_follow():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == version
+
+
+def test_readme_can_be_read():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+    for name in ("README.md", "README.zh-CN.md"):
+        for place in re.findall(r"\]\(([\w./-]+)", (ROOT / name).read_text(encoding="utf-8")):
+            assert (ROOT / place).exists(), f"{name}: {place}"
+    assert (ROOT / "docs/pictures/room.png").stat().st_size <= 150_000

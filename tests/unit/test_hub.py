@@ -1,0 +1,166 @@
+"""Runs are shared and come back as they were: a folder in the hub's place, and the hub's refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import errors
+
+import bifusion as package
+import untrained_runs
+from bifusion.errors import InputError
+from bifusion.official.hub import CARD, CONFIG, SUMS, WEIGHTS, push
+from bifusion.official.stores import VARIABLE, HubStore
+from bifusion.runs.run_folder import RunStatus
+from bifusion.storage.cache import VARIABLE as CACHE
+from bifusion.storage.json_files import write_json
+from documents import ROOT
+from scene_factory import make_tiny_scene
+
+NAME = "ada/workshop"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "hub"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of a comparison whose report is there; it was trained on a path of this machine."""
+    config = untrained_runs.bifusion()
+    config.data.root = Path("/home/ada/secret/rooms")
+    config.trainer.init = Path("/home/ada/start.pth")
+    run = untrained_runs.save_run(tmp_path / "runs/staged-seed0", config)
+    described = {"sources": ["synthetic rooms"], "train_scenes": ["a", "b"], "val_scenes": ["c"]}
+    write_json(run / "config.json", {**described, "config": {"data": {"root": "/home/ada"}}})
+    write_json(run / "evaluation.json", {"full": {"miou": 0.5871, "ap": 0.25}})
+    shutil.copy(ROOT / "tests/unit/stored_reports/report.json", run.parent / "report.json")
+    return run
+
+
+def test_a_pushed_run_predicts_the_same(hub: Path, run: Path, tmp_path: Path, bifusion: Callable):
+    called = bifusion("push", run, NAME, "--licence", "cc-by-nc-4.0")
+    assert called.status == 0 and str(hub / NAME) in called.out
+    scene = make_tiny_scene(tmp_path / "scene")
+    here, shared = (package.load(place).predict(scene) for place in (run, f"hf://{NAME}"))
+    assert np.array_equal(here.semantic, shared.semantic)
+    assert np.array_equal(here.scores, shared.scores)
+    called = bifusion("predict", f"hf://{NAME}", scene, "--no-view", "--out", tmp_path / "out")
+    assert called.status == 0, called.err
+    assert (tmp_path / "out/instances.json").is_file()
+
+
+def test_no_path_of_the_machine_leaves_it(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    for path in (hub / NAME).rglob("*"):
+        assert b"/home/ada" not in path.read_bytes(), path.name
+    assert {path.name for path in (hub / NAME).iterdir()} == {
+        "model.safetensors", "config.json", "run.json", "evaluation.json", "sums.json", "README.md",
+    }  # fmt: skip
+
+
+def test_the_card_says_what_was_measured(hub: Path, run: Path):
+    push(run, NAME, licence="cc-by-nc-4.0")
+    card = (hub / NAME / CARD).read_text()
+    assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
+    for said in (
+        'bifusion.load("hf://ada/workshop")', "| mIoU | 0.587 |", "| AP50 | — |", "generated rooms",
+        "2 scenes to train on, 1 to validate on", "wall, floor", "**stability: indicative pass.**",
+        "What it is not for",
+    ):  # fmt: skip
+        assert said in card, said
+
+
+def test_a_run_without_comparison_claims_nothing(hub: Path, run: Path):
+    (run.parent / "report.json").unlink()
+    push(run, NAME, licence="other")
+    assert "It was part of no comparison" in (hub / NAME / CARD).read_text()
+
+
+def test_a_new_push_is_what_is_loaded_next(hub: Path, run: Path, tmp_path: Path):
+    push(run, NAME, licence="other")
+    first = package.load(f"hf://{NAME}")
+    config = untrained_runs.bifusion()
+    config.seed = 5
+    push(untrained_runs.save_run(tmp_path / "other", config), NAME, licence="other")
+    assert (first.config.seed, package.load(f"hf://{NAME}").config.seed) == (0, 5)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CONFIG])
+def test_a_wrong_sum_is_refused(hub: Path, run: Path, file: str):
+    push(run, NAME, licence="other")
+    content = bytearray((hub / NAME / file).read_bytes())
+    content[-1] ^= 1
+    (hub / NAME / file).write_bytes(content)
+    with pytest.raises(InputError, match="checksum differs.*fetch it again"):
+        package.load(f"hf://{NAME}")
+
+
+def test_what_is_not_ours_is_refused(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    (hub / NAME / SUMS).write_text(json.dumps({"config.json": 3}))
+    with pytest.raises(InputError, match="was not stored by `bifusion push`"):
+        package.load(f"hf://{NAME}")
+
+
+@pytest.mark.parametrize(
+    "name", ["workshop", "ada/../up", "ada/b/c", "ada/a--b", "ada/", "/etc/passwd", ""]
+)
+def test_a_name_that_is_none(hub: Path, run: Path, name: str):
+    with pytest.raises(InputError, match="expected user/name"):
+        push(run, name, licence="other")
+
+
+@pytest.mark.parametrize("name", ["workshop", "ada/../up", "../up", "ada/b/c"])
+def test_a_name_to_load_that_is_none(hub: Path, name: str):
+    with pytest.raises(InputError, match="expected user/name"):
+        package.load(f"hf://{name}")
+
+
+def test_a_misspelt_name(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    with pytest.raises(InputError, match="did you mean 'ada/workshop'"):
+        package.load("hf://ada/workshp")
+
+
+def test_a_run_that_is_not_done(hub: Path, run: Path):
+    write_json(run / "status.json", RunStatus(state="interrupted", epochs_done=2))
+    with pytest.raises(InputError, match="is interrupted, after 2 epochs; train it to its end"):
+        push(run, NAME, licence="other")
+    assert not hub.exists()
+
+
+def _hub_error(kind: type[Exception]) -> Exception:
+    if issubclass(kind, errors.HfHubHTTPError):
+        error = kind.__new__(kind)
+        Exception.__init__(error, "no such thing")
+        return error
+    return kind("no route")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (errors.RepositoryNotFoundError, "no such name, or it is private"),
+        (errors.GatedRepoError, "ask there"),
+        (errors.LocalEntryNotFoundError, "cache does not have it"),
+        (errors.LocalTokenNotFoundError, "nobody is logged in"),
+        (errors.HfHubHTTPError.__bases__[0], "cannot be reached"),
+    ],
+)
+def test_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, kind: type[Exception], said: str):
+    def refuse(*_: object) -> str:
+        raise _hub_error(kind)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=said):
+        HubStore().get(NAME)

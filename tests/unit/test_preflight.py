@@ -1,0 +1,63 @@
+"""Before anything is installed: what is missing is said, and which PyTorch is taken."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from documents import ROOT
+
+PATH = ROOT / "tools/preflight.py"
+
+
+@pytest.fixture
+def preflight() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("preflight", PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [((2, 17), ["glibc 2.17"]), ((2, 28), []), ((2, 41), []), (None, [])]
+)
+def test_the_c_library(preflight, monkeypatch, version, expected):
+    monkeypatch.setattr(preflight, "glibc", lambda: version)
+    monkeypatch.setattr(preflight.sys, "platform", "linux")
+    found = [line for line in preflight.problems() if "C library" in line]
+    assert len(found) == len(expected) and all(part in found[0] for part in expected)
+
+
+def test_an_old_python(preflight, monkeypatch):
+    monkeypatch.setattr(preflight.sys, "version_info", (3, 9))
+    assert any("3.11 or newer is needed" in line for line in preflight.problems())
+
+
+def test_no_room_for_what_was_chosen(preflight, monkeypatch):
+    free = preflight.shutil.disk_usage(ROOT)._replace(free=5 * 10**9)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: free)
+    assert any("5.0 GB of disk are free here" in line for line in preflight.problems("cuda"))
+    assert not any("of disk" in line for line in preflight.problems("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nvidia", "said"),
+    [
+        ("cuda", True, "for the NVIDIA GPU here"),
+        ("cuda", False, "`make TORCH=cpu ...` takes those without"),
+        ("cpu", False, "without CUDA is taken"),
+    ],
+)
+def test_which_pytorch_is_taken(preflight, monkeypatch, wanted, nvidia, said):
+    monkeypatch.setattr(preflight, "has_nvidia", lambda: nvidia)
+    assert said in preflight.choice(wanted)
+
+
+def test_a_choice_that_there_is_not():
+    done = subprocess.run([sys.executable, PATH, "rocm"], capture_output=True, text=True)
+    assert done.returncode == 1 and "TORCH=rocm was given: expected cuda" in done.stderr
