@@ -20,9 +20,10 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data
 demo: setup
 	$(BIN)/bifusion demo
 
-# A process a core, one thread each: tests that need more threads ask for them.
+# A process a core, one thread each: tests that need more threads ask for them. Files go in their order,
+# whole runs (integration) first: xdist's own, most tests first, leaves long files of few tests for the end.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -51,8 +51,9 @@ def tiny_config(recipe: str, root: Path, epochs: int = SHORT_RUN) -> Config:
     """`recipe`, a small one, on the rooms in `root`, with a network of a few thousand parameters.
 
     Views are never dropped, so that a fault of a view meets every step; the rate is constant, so that
-    a fault late in the run acts as one early in it. Figures that full runs take every 25 or 50 steps
-    are taken every few; all else of guard and rules is as always.
+    a fault late in the run acts as one early in it. Epochs of a fraction of a second are not saved one
+    by one, which would take as long as they do. Figures that full runs take every 25 or 50 steps are
+    taken every few; all else of guard and rules is as always.
     """
     config = get_recipe(recipe)
     _shrink(config.model)
@@ -73,6 +74,7 @@ def tiny_config(recipe: str, root: Path, epochs: int = SHORT_RUN) -> Config:
         batch_size=BATCH_SIZE,
         workers=0,
         eval_every=epochs,
+        save_epochs=epochs,
         evaluation_views=2,
         accelerator="cpu",
         tower_cache="off",

@@ -10,6 +10,7 @@ from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.studies.dose import run as dose
 from bifusion.training.trainer import train
+from forked_runs import small_pretraining_rooms
 
 
 def train_here(runs, *, jobs, console, report, accept_changes):
@@ -39,6 +40,7 @@ def finished(tmp_path_factory):
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dose, "train_runs", train_here)
+        patch.setattr(RoomsConfig, "for_pretraining", small_pretraining_rooms)
         for _ in range(2):
             console = Console(record=True, width=160)
             assert dose.run_dose(wanted, console) == 0

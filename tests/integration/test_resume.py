@@ -189,12 +189,18 @@ def seldom_saved(data):
     return config
 
 
+@pytest.fixture(scope="module")
+def seldom_saved_run(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(seldom_saved(data), run)
+    return run
+
+
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
-    tool, data, tmp_path, monkeypatch, caplog, steps
+    tool, seldom_saved_run, data, tmp_path, monkeypatch, caplog, steps
 ):
     """Within the first, second and third of three epochs, of which the last alone is saved."""
-    train(seldom_saved(data), tmp_path / "whole")
     run = tmp_path / "run"
     killed_after(monkeypatch, steps, seldom_saved(data), run)
     assert len(read(run / "steps.jsonl")) == steps and not list((run / "checkpoints").glob("[!.]*"))
@@ -204,7 +210,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert f"starts again from the beginning, its {steps} steps (of {epochs} epochs)" in caplog.text
     assert [json.loads(line)["step"] for line in read(run / "steps.jsonl")] == list(range(6))
     assert [json.loads(line)["epoch"] for line in read(run / "epochs.jsonl")] == list(range(3))
-    assert list(tool.differences(run, tmp_path / "whole")) == []
+    assert list(tool.differences(run, seldom_saved_run)) == []
 
 
 def test_a_repeated_comparison_starts_such_a_run_again(data, tmp_path, monkeypatch):

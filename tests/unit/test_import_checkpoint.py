@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from tiny_runs import tiny_config
 KIND = "mask3d_scannet20"
 
 
+@cache
 def official_names(kind: str) -> dict[str, str]:
     """Official name → ours."""
     model = official_models()[kind]

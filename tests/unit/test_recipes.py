@@ -97,15 +97,15 @@ def test_who_uses_views():
 
 
 def test_paired_seeds_start_from_the_same_backbone_and_decoder():
-    baseline = build_model(get_recipe("oneformer3d_small").model, 0, SCANNET20)
-    fused = build_model(get_recipe("bifusion_small").model, 0, SCANNET20)
-    shared = {n: t for n, t in baseline.state_dict().items() if n in fused.state_dict()}
-    same_shape = {n: t for n, t in shared.items() if t.shape == fused.state_dict()[n].shape}
+    baseline, fused, other = (
+        build_model(get_recipe(recipe).model, seed, SCANNET20).state_dict()
+        for recipe, seed in (("oneformer3d_small", 0), ("bifusion_small", 0), ("oneformer3d_small", 1))
+    )
+    same_shape = {n: t for n, t in baseline.items() if n in fused and t.shape == fused[n].shape}
     assert len(same_shape) > 100
-    assert [n for n in same_shape if not same_shape[n].equal(fused.state_dict()[n])] == []
-    other = build_model(get_recipe("oneformer3d_small").model, 1, SCANNET20)
+    assert [n for n in same_shape if not same_shape[n].equal(fused[n])] == []
     weight = "decoder.out_cls.0.weight"
-    assert not other.state_dict()[weight].equal(baseline.state_dict()[weight])
+    assert not other[weight].equal(baseline[weight])
 
 
 def test_get_recipe_gives_a_fresh_configuration():

@@ -14,6 +14,7 @@ from bifusion.datasets.rooms import (
     RoomsConfig,
     make_room,
     make_rooms,
+    rooms,
 )
 from bifusion.datasets.rooms.cameras import choose_rigs
 from bifusion.datasets.rooms.layout import make_layout
@@ -37,9 +38,11 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_same_seed_same_bytes_and_another_seed_other_rooms(tmp_path):
-    for name in ("a", "b"):
-        make_rooms(tmp_path / name, TINY, workers=1)
+def test_same_seed_same_bytes_and_another_seed_other_rooms(tmp_path, monkeypatch):
+    """Be they made here or by two processes."""
+    make_rooms(tmp_path / "a", TINY, workers=1)
+    monkeypatch.setattr(rooms, "FEW", 1)
+    make_rooms(tmp_path / "b", TINY, workers=2)
     first = contents(tmp_path / "a")
     assert first == contents(tmp_path / "b")
     assert any(name.endswith("views/01.png") for name in first)
@@ -50,9 +53,9 @@ def test_same_seed_same_bytes_and_another_seed_other_rooms(tmp_path):
 
 
 def test_splits_and_streams_share_no_room():
-    rooms = [make_layout(TINY, split, index) for split in ("train", "val") for index in range(3)]
-    rooms.append(make_layout(RoomsConfig.for_pretraining(4), "train", 0))
-    assert len({room.size_m for room in rooms}) == len(rooms)
+    layouts = [make_layout(TINY, split, index) for split in ("train", "val") for index in range(3)]
+    layouts.append(make_layout(RoomsConfig.for_pretraining(4), "train", 0))
+    assert len({room.size_m for room in layouts}) == len(layouts)
 
 
 def test_complete_rooms_are_kept_and_those_of_another_config_are_made_again(tmp_path):

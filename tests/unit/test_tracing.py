@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bifusion import geometry
 from bifusion.diagnosis.operations import Made, OperationWatch
-from bifusion.diagnosis.ranges import range_of
+from bifusion.diagnosis.ranges import is_finite, range_of
 from bifusion.diagnosis.rerun import run_again
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.models import pooling
@@ -100,8 +100,8 @@ def test_watching_changes_nothing(steps):
 def _watched(compute: Callable[[], Tensor]) -> list[str]:
     made: list[Made] = []
     watch = OperationWatch(made.append)
-    with watch:
-        watch.active = True
+    for on in (True, False):
+        watch.watch(on)
         compute()
     return [m.operation for m in made]
 
@@ -127,6 +127,16 @@ def test_unwritten_memory_is_no_fault():
     with deterministic(True, torch.device("cpu")):
         torch.utils.deterministic.fill_uninitialized_memory = True
         assert _watched(lambda: torch.empty(10).isnan()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_extremes_tell_what_is_not_finite(dtype):
+    largest = torch.finfo(dtype).max
+    for bad in (math.nan, math.inf, -math.inf):
+        numbers = torch.tensor([largest, 0.0, -largest, 1.0], dtype=dtype)
+        assert is_finite(numbers) and is_finite(numbers[:0])
+        numbers[2] = bad
+        assert not is_finite(numbers)
 
 
 def test_range_counts_what_is_finite():

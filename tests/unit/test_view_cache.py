@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -248,22 +249,34 @@ def trained_weights(root, data, monkeypatch, cache: str) -> tuple[dict[str, Tens
     return load_file(find_checkpoint(root / cache) / "model.safetensors"), calls
 
 
-def test_training_with_and_without_the_cache_is_the_same_to_the_bit(tmp_path, monkeypatch) -> None:
+@pytest.fixture(scope="module")
+def with_the_cache(tmp_path_factory) -> tuple[Path, dict[str, Tensor], list[bool]]:
+    """A folder with data and a run, and what `trained_weights` says of that run."""
+    root = tmp_path_factory.mktemp("cached")
+    data = make_tiny_data(root / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        return root, *trained_weights(root, data, patch, "on")
+
+
+def test_training_with_and_without_the_cache_is_the_same_to_the_bit(
+    with_the_cache, tmp_path, monkeypatch
+) -> None:
+    root, with_cache, computed_once = with_the_cache
     data = make_tiny_data(tmp_path / "data")
     files = sorted(tmp_path.rglob("data/**/*"))
     without, computed = trained_weights(tmp_path, data, monkeypatch, "off")
-    with_cache, computed_once = trained_weights(tmp_path, data, monkeypatch, "on")
     assert sorted(without) == sorted(with_cache)
     assert [name for name in without if not torch.equal(without[name], with_cache[name])] == []
     # 6 rooms of 2 views, each computed at most once while the tower is frozen.
     assert sum(computed_once) <= 12 < sum(computed)
     assert computed_once.count(False) == computed.count(False) > 0
-    assert sorted(tmp_path.rglob("data/**/*")) == files, "the data may be read-only"
+    for folder in (tmp_path, root):
+        names = sorted(folder / file.relative_to(tmp_path) for file in files)
+        assert sorted(folder.rglob("data/**/*")) == names, "the data may be read-only"
 
 
-def test_second_run_of_a_comparison_computes_nothing_while_frozen(tmp_path, monkeypatch) -> None:
-    data = make_tiny_data(tmp_path / "data")
-    trained_weights(tmp_path, data, monkeypatch, "on")
-    os.rename(tmp_path / "on", tmp_path / "first")
-    _, computed = trained_weights(tmp_path, data, monkeypatch, "on")
+def test_second_run_of_a_comparison_computes_nothing_while_frozen(with_the_cache, monkeypatch) -> None:
+    root = with_the_cache[0]
+    os.rename(root / "on", root / "first")
+    _, computed = trained_weights(root, root / "data", monkeypatch, "on")
     assert not any(computed)

@@ -27,6 +27,8 @@ from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
 from bifusion.types import Batch
 
+BEFORE_THE_WAY_BACK = ("activation", "loss", "matching")
+"""Phases in which a fault is met before autograd has begun."""
 CALLS_BEFORE = 5
 """Modules before the origin whose ranges are told."""
 LARGE = 1e6
@@ -56,7 +58,8 @@ def diagnose(
     if fault.phase == "optimizer":
         return _of_optimizer(found, stepper, inputs, fault)
     experiments = Experiments(stepper, inputs, state, fault, should_stop)
-    tracer = Tracer(stepper.model.module, operations=fault.nonfinite)
+    lines = fault.nonfinite and fault.phase not in BEFORE_THE_WAY_BACK
+    tracer = Tracer(stepper.model.module, operations=fault.nonfinite, lines=lines)
     attempt = Attempt(fails=False)
     try:
         attempt = experiments.again(tracer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,16 @@ def float_tensors(value: Any) -> list[Tensor]:
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor | None]) -> bool:
     """No NaN and no infinity in any of them; None is skipped."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor is not None)
+    return all(is_finite(tensor) for tensor in tensors if tensor is not None)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """No NaN and no infinity in it. Its extremes, which either would reach, tell that on a CPU in a
+    tenth of the time that it takes to look at every number."""
+    if tensor.numel() == 0:
+        return True
+    least, most = torch.aminmax(tensor.detach())
+    return math.isfinite(float(most - least)) or bool(torch.isfinite(tensor).all())
 
 
 @torch.no_grad()
@@ -61,9 +71,8 @@ def range_of(tensors: Iterable[Tensor | None]) -> Range | None:
         found = True
         numbers = tensor.detach().reshape(-1)
         total += numbers.numel()
-        finite = torch.isfinite(numbers)
-        if not bool(finite.all()):
-            numbers = numbers[finite]
+        if not is_finite(numbers):
+            numbers = numbers[torch.isfinite(numbers)]
         if numbers.numel():
             least, most = torch.aminmax(numbers)
             low, high = min(low, float(least)), max(high, float(most))

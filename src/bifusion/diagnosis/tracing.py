@@ -25,11 +25,19 @@ class Tracer:
 
     Args:
         ranges: measure ranges; off, only finite or not is looked at.
-        operations: watch single operations of the forward pass, and let autograd note which line made
-            each of its nodes.
+        operations: watch single operations of the forward pass.
+        lines: let autograd note which line made each of its nodes, so that those of the way back have
+            one too; with `operations`, unless it is known that the way back is not to blame.
     """
 
-    def __init__(self, model: nn.Module, *, ranges: bool = True, operations: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        ranges: bool = True,
+        operations: bool = False,
+        lines: bool | None = None,
+    ):
         self.model, self.ranges = model, ranges
         self.calls: list[Call] = []
         """In the order in which they ended; an inner call comes before the one around it."""
@@ -42,15 +50,17 @@ class Tracer:
             for parameter in module.parameters(recurse=False)
         }
         self._watch = OperationWatch(self._made) if operations else None
+        self._lines = operations if lines is None else lines
         self._stack: list[Call] = []
         self._counts: dict[str, int] = {}
         self._handles: list[Any] = []
         self._modes = ExitStack()
 
     def __enter__(self) -> Tracer:
-        if self._watch is not None:
+        if self._lines:
             self._modes.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
-            self._modes.enter_context(self._watch)
+        if self._watch is not None:
+            self._modes.callback(self._watch.watch, False)
         for module in self._names:
             self._handles += [
                 module.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
@@ -106,11 +116,11 @@ class Tracer:
     def _aside(self) -> Iterator[None]:
         """Looking at tensors is no part of the model; only while a call is open is one at work."""
         if self._watch is not None:
-            self._watch.active = False
+            self._watch.watch(False)
         with torch.no_grad():
             yield
         if self._watch is not None:
-            self._watch.active = bool(self._stack)
+            self._watch.watch(bool(self._stack))
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before any other hook of the module: what it is given is the work of the one around it."""

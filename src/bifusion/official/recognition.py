@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -68,8 +69,10 @@ def recognise(names: Sequence[str], path: Path) -> Recognised:
     return Recognised(kind, places, notes)
 
 
+@cache
 def _official_cores() -> dict[str, dict[str, str]]:
-    """Published model → official name without what stands before it → official name."""
+    """Published model → official name without what stands before it → official name. All of them are
+    built for it, without memory, which takes a moment."""
     return {kind: _cores_of(model) for kind, model in official_models().items()}
 
 

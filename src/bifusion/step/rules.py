@@ -33,6 +33,9 @@ class Rules:
         self._windows = Windows(config.reach)
         self._losses: list[dict[str, float]] = []
         """Unweighted terms of the last steps: weighted as a later stage does, they are its usual."""
+        self._weights: dict[str, float] = {}
+        self._totals: list[float] = []
+        """Each of them with these weights, which most steps have in common."""
         self._latches = Latches()
         self._views_told: list[str] = []
         self._stage: str | None = None
@@ -95,6 +98,7 @@ class Rules:
         """Takes what `state_dict` gave."""
         self._windows.load_state_dict(state["windows"])
         self._losses = [dict(row) for row in state["losses"]]
+        self._weights, self._totals = {}, [0.0] * len(self._losses)
         self._latches.load_state_dict(state["latches"])
         self._views_told = list(state["views_told"])
         self._stage, self._in_stage = state["stage"], int(state["in_stage"])
@@ -114,7 +118,7 @@ class Rules:
         config, total = self.config, finite(outcome.total)
         if total is None:
             return
-        totals = [_weighted(row, state.weights) for row in self._losses]
+        totals = self._totals_with(state.weights)
         if len(totals) < config.min_history:
             threshold = config.loss_cap
         else:
@@ -131,6 +135,13 @@ class Rules:
             "the learning rate"
         )
         yield Finding("loss_spike", where, bad, total, threshold, message)
+
+    def _totals_with(self, weights: dict[str, float]) -> list[float]:
+        """Totals of the last steps, weighted as now."""
+        if weights != self._weights:
+            self._weights = dict(weights)
+            self._totals = [_weighted(row, weights) for row in self._losses]
+        return self._totals
 
     def _terms_above(self, outcome: StepOutcome, state: StageState) -> list[str]:
         """The terms that make up the larger part of the loss's rise over the usual, largest first."""
@@ -219,7 +230,8 @@ class Rules:
         terms = {name: finite(value) for name, value in outcome.losses.items()}
         if finite(outcome.total) is not None and None not in terms.values():
             self._losses.append({name: value for name, value in terms.items() if value is not None})
-            del self._losses[: -self.config.reach]
+            self._totals.append(_weighted(self._losses[-1], self._weights))
+            del self._losses[: -self.config.reach], self._totals[: -self.config.reach]
         weights = weight_sum(state)
         for path, value in outcome.grad_norm.items():
             norm = finite(value)

@@ -31,6 +31,8 @@ from bifusion.types import Scene, SceneTruth, View
 
 CONFIG_FILE = "rooms.json"
 SPLITS = ("train", "val")
+FEW = 4
+"""As many rooms are made sooner than processes, which must import torch, have begun with theirs."""
 
 
 def make_rooms(
@@ -46,7 +48,7 @@ def make_rooms(
 
     Args:
         progress: called as progress(done, total) after every room.
-        workers: processes that make rooms; 1: this one.
+        workers: processes that make rooms; 1, or where they are few: this one.
     Raises:
         InputError: `root` already holds scenes that are not of this call, or folders of others where
             rooms are to be; another process writes to it.
@@ -174,7 +176,7 @@ def _write(job: tuple[Path, RoomsConfig, str, int]) -> None:
 
 def _run(jobs: list[tuple[Path, RoomsConfig, str, int]], workers: int) -> Iterator[None]:
     """Make the rooms, yielding after each."""
-    if min(workers, len(jobs)) <= 1:
+    if workers <= 1 or len(jobs) <= FEW:
         yield from map(_write, jobs)
         return
     # spawn: a fork of a process that already runs torch's threads can hang

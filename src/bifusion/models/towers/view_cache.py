@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -138,9 +139,15 @@ def _arithmetic(device: torch.device) -> str:
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     return (
-        f"bifusion {version('bifusion')}, torch {torch.__version__}, {device.type}, {machine}, "
+        f"bifusion {_version()}, torch {torch.__version__}, {device.type}, {machine}, "
         f"{torch.get_num_threads()} threads, {precision}, {torch.get_float32_matmul_precision()}"
     )
+
+
+@cache
+def _version() -> str:
+    """Read once: it takes milliseconds, as long as a small map does."""
+    return version("bifusion")
 
 
 def bytes_under(folder: Path) -> int:
