@@ -193,10 +193,10 @@ def _lacks(files: FrameFiles) -> str | None:
     """The file that a frame should have and has not."""
     if files.depth is None or files.color is None:
         return "depth" if files.depth is None else "colour"
-    missing = [
-        path for path in (files.color, files.depth, files.confidence) if path and not is_file(path)
-    ]
-    return missing[0].name if missing else None
+    for part in (files.color, files.depth, files.confidence):
+        if part and not (part.is_file() if isinstance(part, Part) else is_file(part)):
+            return part.name
+    return None
 
 
 def _left_out(files: Sequence[FrameFiles], poses: PoseList, there: np.ndarray) -> list[str]:

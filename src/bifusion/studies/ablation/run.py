@@ -79,6 +79,7 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     """
     plan, runs = plan_ablation(wanted)
     check_runs([run for run in runs if run.config.seed == plan.seeds[0]])
+    check_scenes(runs, console)
     with locked(wanted.out):
         return _run_planned(wanted, plan, runs, console)
 
@@ -86,7 +87,6 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
 def _run_planned(
     wanted: AblationConfig, plan: AblationPlan, runs: Sequence[PlannedRun], console: Console
 ) -> int:
-    check_scenes(runs, console)
     title, measured = f"What stabilises {wanted.base}", Measured()
     console.print(
         f"{len(runs)} runs: {len(plan.arms)} arms at {len(plan.points)} points of the grid, "

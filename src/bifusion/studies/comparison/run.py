@@ -23,7 +23,7 @@ from bifusion.studies.page.files import write_study
 from bifusion.studies.page.room_views import write_room_views
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
 from bifusion.studies.training_runs.scenes import check_scenes
-from bifusion.studies.training_runs.train import train_runs
+from bifusion.studies.training_runs.train import check_jobs, train_runs
 
 
 @dataclass
@@ -56,6 +56,9 @@ def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
 def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport:
     """Trains what is not trained yet, showing how it goes, and writes the report over all runs."""
     planned = plan_comparison(wanted)
+    check_jobs(wanted.jobs or default_jobs())
+    if planned:
+        check_scenes(planned, console)
     with locked(wanted.out):
         return _compare(wanted, planned, console)
 
@@ -65,7 +68,6 @@ def _compare(
 ) -> ComparisonReport:
     title, crashed = wanted.out.name, []
     if planned:
-        check_scenes(planned, console)
         crashed = train_runs(
             planned,
             jobs=wanted.jobs or default_jobs(),

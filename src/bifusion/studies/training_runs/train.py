@@ -60,6 +60,12 @@ class Watch(Protocol):
     def update(self) -> None: ...
 
 
+def check_jobs(jobs: int) -> None:
+    """InputError unless it is a number of runs at a time."""
+    if jobs < 1:
+        raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
+
+
 def train_runs(
     runs: Sequence[PlannedRun],
     *,
@@ -80,8 +86,7 @@ def train_runs(
     is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
     and raises KeyboardInterrupt; the same call then goes on where it was.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
+    check_jobs(jobs)
     taken = {run.folder for run in runs if _taken(run, accept_changes)}
     for folder in taken if forked else ():
         shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)  # one was killed as it did that
