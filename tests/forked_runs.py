@@ -20,7 +20,9 @@ from bifusion.studies.training_runs.forked import PRELOADED, ForkedRun
 from bifusion.studies.training_runs.plan import PlannedRun
 
 
-def start_forked_command(run: PlannedRun, threads: int, slot: int) -> ForkedRun:
+def start_forked_command(
+    line: int, accept_changes: bool, run: PlannedRun, threads: int, slot: int
+) -> ForkedRun:
     """In place of `train._start`: the same command in the same folder, its log in the same file."""
     context = get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, "bifusion.commands.train"])

@@ -27,14 +27,8 @@ class Preparation:
     """One of the scene folders that it makes."""
 
 
-def mesh(root: Path, count: int = 1) -> Preparation:
-    """`count` clouds of one room, in files of their own."""
-    files = _rooms(root, count)
-    return Preparation(["mesh", *files, "--out", "out"], Path("out/room0"))
-
-
 def scan(root: Path, count: int = 1) -> Preparation:
-    """The same, made in two processes where there are two."""
+    """`count` clouds of one room, in files of their own, made in two processes where there are two."""
     arguments = ["scan", *_rooms(root, count), "--out", "out", "--jobs", "2"]
     return Preparation(arguments, Path("out/room0"))
 
@@ -69,7 +63,7 @@ def superpoints(root: Path, count: int = 1) -> Preparation:
 
 
 KINDS: dict[str, Callable[..., Preparation]] = {
-    made.__name__: made for made in (mesh, scan, scannet, superpoints, synthetic)
+    made.__name__: made for made in (scan, scannet, superpoints, synthetic)
 }
 
 

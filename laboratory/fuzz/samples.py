@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+import phone_recordings
 import recording_factory
 import room_meshes
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
+from laser_files import write_e57, write_las
 from scene_factory import make_tiny_scene
 
 Write = Callable[[Path], Path]
@@ -103,7 +105,16 @@ def glb_textured(folder: Path) -> Path:
 
 def recording(kind: str) -> Write:
     """A recording of three frames in one of the layouts that tests write."""
-    return lambda folder: recording_factory.WRITERS[kind](folder / "r", recording_factory.poses(3))
+    write = {**recording_factory.WRITERS, **phone_recordings.WRITERS}[kind]
+    return lambda folder: write(folder / "r", recording_factory.poses(3))
+
+
+def laser(suffix: str) -> Write:
+    """A cloud of a laser scanner: .las, .laz or .e57."""
+    cloud = room()
+    if suffix == ".e57":
+        return lambda folder: write_e57(folder / "cloud.e57", [cloud])
+    return lambda folder: write_las(folder / f"cloud{suffix}", cloud)
 
 
 def scene_folder(folder: Path) -> Path:

@@ -6,6 +6,7 @@ other reader gets a line here.
 
 from __future__ import annotations
 
+import phone_recordings
 import recording_factory
 from bifusion.datasets.recordings.exr import read_exr_m
 from bifusion.datasets.recordings.intrinsics import read_calibration
@@ -18,6 +19,7 @@ from laboratory.fuzz.target import OWN, Target
 
 LAYOUTS, SCANNET = "datasets.recordings", "datasets.scannet"
 PLY, MESH, IMAGE = "datasets.ply", "datasets.mesh_files", "data.view_files"
+WEIGHTS = "models.towers.weight_files"
 FOLDER, TORCH, REPORT = "data.scene_folder", "torch_files", "studies"
 IMAGES = (".jpg", ".png", ".webp", ".tif", ".bmp", ".ppm")
 
@@ -28,10 +30,13 @@ TARGETS: tuple[Target, ...] = (
     Target("mesh .obj", samples.obj, readers.mesh, (MESH,), OWN),
     Target("mesh .obj textured", samples.obj_textured, readers.mesh, (MESH,), OWN),
     Target("mesh .glb", samples.glb, readers.mesh, (MESH,)),
+    Target("mesh .las", samples.laser(".las"), readers.mesh, (MESH,)),
+    Target("mesh .laz", samples.laser(".laz"), readers.mesh, (MESH,)),
+    Target("mesh .e57", samples.laser(".e57"), readers.mesh, (MESH,)),
     Target("mesh .glb textured", samples.glb_textured, readers.mesh, (MESH,)),
     *(
         Target(f"recording {kind}", samples.recording(kind), readers.recording, (LAYOUTS,))
-        for kind in recording_factory.WRITERS
+        for kind in (*recording_factory.WRITERS, *phone_recordings.WRITERS)
     ),
     *(
         Target(f"image {suffix}", samples.image(suffix), readers.color, (IMAGE,))
@@ -65,7 +70,7 @@ TARGETS: tuple[Target, ...] = (
     Target("checkpoint sums", run_samples.checkpoint, readers.checkpoint, ("runs.checkpoint",),
            changed="sums.json"),
     Target("weights", run_samples.checkpoint, readers.weights, ("official",), changed="*.safetensors"),
-    Target("tower", run_samples.tower, readers.tower, ("models.towers.clip_weights",)),
+    Target("tower", run_samples.tower, readers.tower, ("models.towers.clip_weights", WEIGHTS)),
     Target("bundle", run_samples.bundle, readers.bundle, ("diagnosis",)),
     Target("bundle replayed", run_samples.bundle, readers.replayed, ("diagnosis",), 1000),
     Target("run records", run_samples.records, readers.records, ("runs.run_folder", REPORT),

@@ -198,5 +198,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 def test_the_choice_is_stored() -> None:
     config = small_config(blocks=3, dense="values", register_neurons=((0, 5), (1, 2)))
-    assert from_plain(ClipConfig, to_plain(config), "tower") == config
+    plain = to_plain(config)
+    assert plain.pop("kind") == "clip"
+    assert from_plain(ClipConfig, plain, "tower") == config
     assert from_plain(ClipConfig, {"blocks": 6}, "tower").dense == "tokens"  # of an older run

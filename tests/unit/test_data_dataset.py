@@ -247,7 +247,7 @@ def test_what_is_not_used_is_not_read(root, tmp_path):
     (tmp_path / "train" / "a" / "views" / "cameras.npz").write_bytes(b"broken")
     without = config(tmp_path, max_views=0)
     assert SceneDataset(without, "train", 0, training=True).sample(0, 0).views == []
-    with pytest.raises(InputError, match="cameras.npz: cannot be read"):
+    with pytest.raises(InputError, match="cameras.npz: not a readable .npz"):
         SceneDataset(config(tmp_path), "train", 0, training=True).sample(0, 0)
 
 

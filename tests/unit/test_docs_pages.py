@@ -63,7 +63,11 @@ CONFIGURATION = "reference/configuration.md"
 
 def test_what_is_said_of_a_field(pages: dict[str, str]):
     (row,) = [line for line in pages[CONFIGURATION].splitlines() if line.startswith("| `workers` |")]
-    assert "int; 0 or more = `4`" in row and "Processes that load scenes" in row and "*Free.*" in row
+    assert (
+        "int; 0 or more, from 0 to 1,024 = `4`" in row
+        and "Processes that load scenes" in row
+        and "*Free.*" in row
+    )
     (row,) = [line for line in pages[CONFIGURATION].splitlines() if line.startswith("| `precision` |")]
     assert "`32-true`, `bf16-mixed`" in row and "*Free.*" not in row
 
@@ -73,7 +77,7 @@ def test_every_command_and_kind_shows_its_help(pages: dict[str, str]):
     for name in COMMANDS:
         assert f"### bifusion {name}\n" in page
         assert re.search(rf"^usage: bifusion {name}\b", page, flags=re.M), name
-    for kind in ("synthetic", "scannet", "scan", "mesh", "superpoints"):
+    for kind in ("synthetic", "scannet", "scan", "superpoints", "features"):
         assert f"usage: bifusion prepare {kind} " in page
 
 

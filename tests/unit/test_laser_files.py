@@ -57,11 +57,11 @@ def test_las_files_that_lie(tmp_path):
         path = write_las(tmp_path / name, room)
         whole = path.read_bytes()
         for data, words in [
-            (whole[: len(whole) // 2], "is cut short|cannot be read as LAS"),
+            (whole[: len(whole) // 2], "is cut short|cannot be read as LAS|table of chunks"),
             (whole[:100], "cannot be read as LAS"),
             (whole[:247] + struct.pack("<Q", 10**9) + whole[255:], "says it has 1,000,000,000 points"),
             (whole[:247] + struct.pack("<Q", 0) + whole[255:], "says it has 0 points"),
-            (whole[:247] + struct.pack("<Q", 10**7) + whole[255:], "is cut short|cannot be read as LAS"),
+            (whole[:247] + struct.pack("<Q", 10**7) + whole[255:], "is cut short|cannot be read as LAS|table of chunks"),
         ]:
             path.write_bytes(data)
             with pytest.raises(InputError, match=words):

@@ -81,7 +81,10 @@ def test_obj_files_that_are_none(tmp_path):
         path.write_text(text)
         return path
 
-    refused(tmp_path / "none.obj", "missing; expected a mesh or cloud in .ply, .obj or .glb")
+    refused(
+        tmp_path / "none.obj",
+        "missing; expected a mesh or cloud in .ply, .obj, .glb, .las, .laz or .e57",
+    )
     refused(written("hello\n"), "has no vertices")
     refused(written("v 0 0 0\nv 1 0\n"), "lines 'v' have 3 and 2 numbers")
     refused(written("v 0 0 x\n"), "a line 'v' holds what is no number")

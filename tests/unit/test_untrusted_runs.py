@@ -97,8 +97,8 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, bifusion):
     import os
 
     os.mkfifo(pipe)
-    called = bifusion("prepare", "mesh", bad, pipe, good, "--out", tmp_path / "out")
-    assert called.status == 1 and "2 of 3 files could not be prepared" in called.err
+    called = bifusion("prepare", "scan", bad, pipe, good, "--out", tmp_path / "out")
+    assert called.status == 1 and "2 inputs could not be prepared" in called.err
     assert "bad.ply: cut short" in called.err or "bad.ply: the header" in called.err
     assert "pipe.ply: is a pipe" in called.err
     assert scene_complete(tmp_path / "out" / "good")

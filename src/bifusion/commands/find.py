@@ -65,7 +65,7 @@ class Find:
 
 
 def find(args: list[str]) -> int:
-    """Search a scene for words by CLIP, without training: rankings, PLY files, a page."""
+    """Search a scene for words by CLIP, untrained: rankings, PLY files, a page."""
     wanted = parsing.parse(Find, args, "find", FIND_HELP)
     from bifusion.data.open_scene import open_folder
     from bifusion.inference.find import FindOptions, find_words, require_views

@@ -50,7 +50,7 @@ class PrepareScanNet:
 
 
 def prepare(args: list[str]) -> int:
-    """Make scene folders: scan, scannet, synthetic; or complete them: superpoints, features."""
+    """Make scene folders (scan, scannet, synthetic), or add superpoints, features."""
     kinds = {
         "synthetic": _prepare_synthetic,
         "scannet": _prepare_scannet,

@@ -22,21 +22,26 @@ def read_json(
     most_bytes: int = MOST_TEXT_BYTES,
     missing: str = MISSING,
     advice: str = ADVICE,
+    finite: bool = True,
 ) -> Any:
     """What the JSON in `path` says. InputError as `files.read_text` and `parse_json`."""
     text = read_text(path, most_bytes=most_bytes, missing=missing, advice=advice)
-    return parse_json(text, path, advice=advice)
+    return parse_json(text, path, advice=advice, finite=finite)
 
 
-def parse_json(text: str | bytes, where: Path | str, *, advice: str = ADVICE) -> Any:
+def parse_json(
+    text: str | bytes, where: Path | str, *, advice: str = ADVICE, finite: bool = True
+) -> Any:
     """What JSON says.
 
     InputError, naming `where` and ending in `advice`: no JSON; NaN or an infinity, which JSON does not
-    have, nor what 64 bits do not hold; text that is no Unicode; nested deeper than DEEPEST.
+    have (but Python writes: taken where not `finite`), nor what 64 bits do not hold; text that is no
+    Unicode; nested deeper than DEEPEST.
     """
+    refused = _refuse_constant if finite else None
     try:
         text = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        value = json.loads(text, parse_constant=refused, parse_float=_finite, parse_int=_whole)
         if _is_deeper(value, DEEPEST):
             raise ValueError(f"nested deeper than {DEEPEST}")
         if "\\ud" in text.lower():  # half of a pair of escapes is text that nothing can write

@@ -8,6 +8,7 @@ up. The unit is that of the coordinate reference system, in WKT or in GeoTIFF ke
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from bifusion.errors import InputError
 UP = np.array([0.0, 0.0, 1.0])
 CHUNK = 1_000_000
 MOST_POINTS = 200_000_000
+_POINTS_AT = 96
+"""Where in the header stands at which byte the points begin."""
 LINEAR_UNIT, ANGULAR_MODEL = 3076, (1024, 2)
 GEOTIFF_UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 """Metre, foot, foot of the US survey, by their numbers in EPSG's list."""
@@ -37,6 +40,8 @@ def read_las(path: Path) -> Mesh:
         with laspy.open(path) as reader:
             header = reader.header
             _check_header(path, header)
+            if header.are_points_compressed:
+                _check_chunks(path)
             chunks = [_columns(chunk) for chunk in reader.chunk_iterator(CHUNK)]
     except InputError:
         raise
@@ -83,6 +88,31 @@ def _check_header(path: Path, header: Any) -> None:
             f"{path}: its points (format {header.point_format.id}) have no colours, which the networks "
             "need; export the scan with colours"
         )
+
+
+def _check_chunks(path: Path) -> None:
+    """InputError for a table of more chunks than the file has bytes: lazrs makes room for them unasked.
+
+    Source: LASzip, the header's offset to the points; there eight bytes say where the table is (-1: the
+    file's last eight do), which begins with a version and the number of chunks.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+
+        def number(place: int, form: str) -> int:
+            file.seek(place)
+            found = file.read(struct.calcsize(form))
+            if len(found) < struct.calcsize(form):
+                raise InputError(f"{path}: is cut short at its table of chunks; copy it again")
+            return struct.unpack(form, found)[0]
+
+        table = number(number(_POINTS_AT, "<I"), "<q")
+        table = number(size - 8, "<q") if table == -1 else table
+        if not 0 < table < size:
+            raise InputError(f"{path}: its table of chunks lies outside the file; copy it again")
+        chunks = number(table + 4, "<I")
+    if chunks > size:
+        raise InputError(f"{path}: says it has {chunks:,} chunks in {size:,} bytes; copy it again")
 
 
 def _columns(chunk: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -50,9 +50,9 @@ def as_numbers(rows: list[list[str]], where: Path) -> np.ndarray:
         raise InputError(f"{where}: is no matrix of numbers ({error}); export it again") from None
 
 
-def read_json(path: Path) -> Any:
-    """What the JSON in `path` says."""
-    return json_text.read_json(path, missing=MISSING, advice=AGAIN)
+def read_json(path: Path, *, finite: bool = True) -> Any:
+    """What the JSON in `path` says; not finite: poses may be infinite, such frames are left out."""
+    return json_text.read_json(path, missing=MISSING, advice=AGAIN, finite=finite)
 
 
 def parse_json(text: str, where: Path | str) -> Any:

@@ -62,6 +62,8 @@ def _refuse_other_counts(out: Path, shard: Shard) -> None:
                 pass
         except InputError as error:
             number, count = path.stem.removeprefix(".scan-").split("-of-")
+            if count == "1":
+                raise
             raise InputError(
                 f"{out}: another process is writing shard {number}/{count} here; shard {shard.number}/"
                 f"{shard.count} has some of its inputs. Give all processes the same number of shards"

@@ -45,7 +45,7 @@ def is_nerfstudio(folder: Path) -> bool:
 def open_nerfstudio(folder: Path, options: OpenOptions) -> FileRecording:
     """The frames of transforms.json that have depth."""
     path = folder / NAME
-    found = read_json(path)
+    found = read_json(path, finite=False)
     frames = found.get("frames") if isinstance(found, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise InputError(f"{path}: has no list 'frames'; expected nerfstudio's transforms.json")

@@ -46,7 +46,7 @@ def open_scannetpp(folder: Path, options: OpenOptions) -> FileRecording:
     """The frames of the iPhone's recording that have a pose."""
     phone = folder if (folder / POSES).is_file() else folder / "iphone"
     path = phone / POSES
-    found = read_json(path)
+    found = read_json(path, finite=False)
     frames = found if isinstance(found, dict) else {}
     numbers = {name: int(match[1]) for name in frames if (match := _FRAME.fullmatch(name))}
     if not numbers:
