@@ -8,7 +8,7 @@ import pytest
 
 from load_tool import TOOLS, load_tool
 
-COMMANDS = ("train, saved each step, with workers", "prepare scan", "import-checkpoint")
+COMMANDS = ("train, saved each step, with workers", "import-checkpoint")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
 
 
