@@ -61,7 +61,10 @@ def test_las_files_that_lie(tmp_path):
             (whole[:100], "cannot be read as LAS"),
             (whole[:247] + struct.pack("<Q", 10**9) + whole[255:], "says it has 1,000,000,000 points"),
             (whole[:247] + struct.pack("<Q", 0) + whole[255:], "says it has 0 points"),
-            (whole[:247] + struct.pack("<Q", 10**7) + whole[255:], "is cut short|cannot be read as LAS|table of chunks"),
+            (
+                whole[:247] + struct.pack("<Q", 10**7) + whole[255:],
+                "is cut short|cannot be read as LAS|table of chunks",
+            ),
         ]:
             path.write_bytes(data)
             with pytest.raises(InputError, match=words):
