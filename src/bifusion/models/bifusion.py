@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +66,7 @@ class BiFusionConfig(ModelConfig):
     def image_tower(self) -> TowerConfig | None:
         return self.tower
 
-    def with_tower(self, tower: TowerConfig) -> Self:
+    def with_tower(self, tower: TowerConfig) -> BiFusionConfig:
         return dataclasses.replace(self, tower=tower)
 
     @property

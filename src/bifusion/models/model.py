@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import nn
 
@@ -83,7 +83,7 @@ class ModelConfig(ABC):
         """What its image tower is built from; None where it has none."""
         return None
 
-    def with_tower(self, tower: TowerConfig) -> Self:
+    def with_tower(self, tower: TowerConfig) -> ModelConfig:
         """The same with another image tower; itself where it has none."""
         return self
 

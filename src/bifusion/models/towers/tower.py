@@ -9,7 +9,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ class TowerConfig(ABC):
         """The tower, drawn from the global generator or read. InputError: weights that cannot be had, or
         do not fit; on the meta device nothing is read."""
 
-    def with_weights(self, pretrained: str | None) -> Self:
+    def with_weights(self, pretrained: str | None) -> TowerConfig:
         """The same with the weights of another file, or (None) with none to read; itself where it takes
         no weights."""
         return dataclasses.replace(self, pretrained=pretrained) if self.takes_weights else self
