@@ -7,6 +7,7 @@ tensors and ordered dicts are understood, not called.
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickletools
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class PickleMachine:
         self.storages: dict[str, Storage] = {}
         self._left = MAX_OPCODES
 
-    def load(self, file: IO[bytes] | mmap.mmap) -> Any:
+    def load(self, file: io.BytesIO | IO[bytes] | mmap.mmap) -> Any:
         """The object described by the pickle at the file's position, which moves behind it.
 
         `file` must not reserve memory for a read beyond its end: bytes in memory, or a memory map.

@@ -120,7 +120,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     return flat.reshape(header.shape, order="F" if header.fortran else "C").copy()
 
 
-def _read_header(file: BinaryIO, size: int) -> _Header:
+def _read_header(file: BytesIO | BinaryIO, size: int) -> _Header:
     """The header of an array in a file of `size` bytes, which ends with its numbers."""
     try:
         major, _ = np.lib.format.read_magic(file)
