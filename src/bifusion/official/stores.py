@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
@@ -20,6 +20,7 @@ VARIABLE = "BIFUSION_HUB"
 NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?")
 
 
+@runtime_checkable
 class Store(Protocol):
     """Folders of files by name, "user/name"."""
 
