@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.types import Scene, View
 
 
+@runtime_checkable
 class SceneSource(Protocol):
     """What a function from outside, "module:function" of (root, split), returns: the scenes of a split.
 

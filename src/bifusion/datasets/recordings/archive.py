@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bifusion.errors import InputError
 
@@ -15,6 +15,7 @@ FAULTS = (
 """What zipfile raises on archives that are damaged, encrypted or packed in a way it does not know."""
 
 
+@runtime_checkable
 class Members(Protocol):
     """Files by their names, with / between folders."""
 

@@ -88,8 +88,9 @@ def train_runs(
     """
     check_jobs(jobs)
     taken = {run.folder for run in runs if _taken(run, accept_changes)}
-    for folder in taken if forked else ():
-        shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)  # one was killed as it did that
+    for checkpoints in (RunFolder(folder).checkpoints for folder in taken if forked):
+        if checkpoints.exists():  # the run was killed as it removed them
+            shutil.rmtree(checkpoints)
     _tell_taken([run for run in runs if run.folder in taken], console)
     waiting = [run for run in runs if run.folder not in taken]
     table = watch or RunTable([run.folder for run in runs], console)
@@ -195,7 +196,7 @@ def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
     """What interrupts the block, an error included, interrupts the runs; they are given time to save."""
     try:
         yield
-    except BaseException:
+    finally:  # none runs where the block has ended well
         for process in running.values():
             process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS
@@ -204,7 +205,6 @@ def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
-        raise
 
 
 def _tell_crashed(folders: Sequence[Path], console: Console) -> None:
