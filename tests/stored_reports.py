@@ -13,10 +13,6 @@ from bifusion.storage.json_files import to_json
 FOLDER = Path(__file__).parent / "unit" / "stored_reports"
 
 
-NEW = {"accepted_changes"}
-"""Keys that reports have had since."""
-
-
 def assert_as_stored(name: str, report: Any) -> None:
     """`report` has the keys and values of stored_reports/NAME.json, floats up to rounding."""
     found, stored = to_json(report), json.loads((FOLDER / f"{name}.json").read_text())
@@ -26,7 +22,7 @@ def assert_as_stored(name: str, report: Any) -> None:
 
 def _compare(found: Any, stored: Any, where: str) -> None:
     if isinstance(stored, dict):
-        assert found.keys() - NEW == stored.keys(), where
+        assert found.keys() == stored.keys(), where
         for key in stored:
             _compare(found[key], stored[key], f"{where}.{key}")
     elif isinstance(stored, list):

@@ -325,6 +325,7 @@ def test_configuration_file(run, refused, tmp_path, field, value, words):
         (["--data.voxel-size-m", "0"], ["data.voxel_size_m: found 0", "above 0"]),
         (["--data.max-views", "-1"], ["data.max_views: found -1", "0 or more"]),
         (["--trainer.epochs", "2"], ["trainer.epochs is 2", "3 stages"]),
+        (["--optim.lr", "nan"], ["optim.lr: found nan", "finite"]),
         (["--trainer.eval-every", "0"], ["trainer.eval_every: found 0"]),
         (["--trainer.accelerator", "mps"], ["trainer.accelerator is 'mps'", "auto"]),
         (["--model.tower.blocks", "9"], ["tower.blocks is 9", "1 … 4"]),

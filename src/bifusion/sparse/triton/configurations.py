@@ -45,10 +45,14 @@ class Configuration:
         return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_K": self.block_k}
 
 
-_PLAIN = (
+_SMALL = (
     Configuration(64, 16, 16, 4, 5),
     Configuration(64, 32, 16, 4, 5),
     Configuration(64, 16, 32, 4, 5),
+)
+"""For few channels, whatever the products."""
+_PLAIN = (
+    *_SMALL,
     Configuration(64, 32, 32, 4, 5),
     Configuration(64, 64, 32, 4, 5),
     Configuration(64, 128, 32, 8, 5),
@@ -57,9 +61,7 @@ _PLAIN = (
 )
 _TALL = Configuration(128, 32, 32, 4, 5)
 _MATRIX = (
-    Configuration(64, 16, 16, 4, 5),
-    Configuration(64, 32, 16, 4, 5),
-    Configuration(64, 16, 32, 4, 5),
+    *_SMALL,
     Configuration(64, 32, 32, 4, 5),
     Configuration(64, 64, 32, 4, 5),
     Configuration(64, 128, 32, 4, 5),
@@ -69,9 +71,7 @@ _MATRIX = (
     Configuration(128, 128, 32, 8, 5),
 )
 _TF32 = (
-    Configuration(64, 16, 16, 4, 5),
-    Configuration(64, 32, 16, 4, 5),
-    Configuration(64, 16, 32, 4, 5),
+    *_SMALL,
     _TALL,
     Configuration(128, 64, 32, 4, 5),
     Configuration(64, 128, 32, 4, 5),

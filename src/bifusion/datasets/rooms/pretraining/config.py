@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from bifusion.data.dataset import DataConfig
 from bifusion.datasets.rooms.pretraining.crops import CropConfig
 from bifusion.models.towers.clip import ClipConfig
 
@@ -44,3 +46,14 @@ class TowerPretrainConfig:
     crop: CropConfig = field(default_factory=CropConfig)
     seed: int = 0
     """All randomness comes from it."""
+
+    def views_of(self, rooms_root: Path) -> DataConfig:
+        """What is read of the rooms' views."""
+        return DataConfig(
+            root=rooms_root,
+            label_set=self.label_set,
+            voxel_size_m=self.voxel_size_m,
+            max_views=self.views_per_scene,
+            image_size=self.image_size,
+            patch_size=self.tower.patch_size,
+        )

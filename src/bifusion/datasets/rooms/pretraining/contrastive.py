@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bifusion.data.dataset import DataConfig, SceneDataset
+from bifusion.data.dataset import SceneDataset
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.crops import draw_crops, shown_regions
 from bifusion.datasets.rooms.pretraining.label_free import train_label_free
@@ -154,14 +154,7 @@ def start_as_cosines(conv1: nn.Conv2d) -> None:
 
 
 def _read_regions(rooms_root: Path, split: str, config: TowerPretrainConfig) -> RegionViews:
-    data = DataConfig(
-        root=rooms_root,
-        label_set=config.label_set,
-        voxel_size_m=config.voxel_size_m,
-        max_views=config.views_per_scene,
-        image_size=config.image_size,
-        patch_size=config.tower.patch_size,
-    )
+    data = config.views_of(rooms_root)
     views = find_regions(SceneDataset(data, split, config.seed, training=False))
     if len(views.region_class) == 0:
         raise InputError(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bifusion.data.dataset import DataConfig, SceneDataset
+from bifusion.data.dataset import SceneDataset
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.matches import CropPairs, MatchedViews, draw_pairs, find_matches
 from bifusion.datasets.rooms.pretraining.optimising import MAX_LOG_SCALE, START_LOG_SCALE, optimise
@@ -83,13 +83,7 @@ def train_label_free(
 
 
 def _read_matches(rooms_root: Path, split: str, config: TowerPretrainConfig) -> MatchedViews:
-    data = DataConfig(
-        root=rooms_root,
-        voxel_size_m=config.voxel_size_m,
-        max_views=config.views_per_scene,
-        image_size=config.image_size,
-        patch_size=config.tower.patch_size,
-    )
+    data = config.views_of(rooms_root)
     views = find_matches(SceneDataset(data, split, config.seed, training=False, annotated=False))
     if len(views.images) == 0:
         raise InputError(
