@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from laboratory.fuzz.crash import keep, replay
-from laboratory.fuzz.run import Count, Progress, fuzz
+from laboratory.fuzz.run import Count, Progress, fuzz, inputs_of
 from laboratory.fuzz.target import Target
 from laboratory.fuzz.targets import TARGETS
 
@@ -28,6 +28,8 @@ class Arguments:
     """Parts of names: only targets that have one of them in theirs."""
     share: float = 1.0
     """Of each target's inputs: 0.01 for a hundredth."""
+    most: int | None = None
+    """Inputs of a target, where its share is more."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/fuzz")
     """Where findings and what has been tried are kept."""
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -58,7 +60,7 @@ def _fuzz(chosen: list[Target], arguments: Arguments, console: Console) -> int:
     progress = Progress.read(arguments.out / "progress.json")
 
     def say(target: Target, count: Count) -> None:
-        whole = max(1, round(target.inputs * arguments.share))
+        whole = inputs_of(target, arguments.share, arguments.most)
         if count.tried >= whole or count.tried * 10 // whole != (count.tried - 500) * 10 // whole:
             console.print(
                 f"{target.name}: {count.tried:,} of {whole:,}, {count.refused:,} refused, "
@@ -66,10 +68,20 @@ def _fuzz(chosen: list[Target], arguments: Arguments, console: Console) -> int:
             )
 
     with tempfile.TemporaryDirectory(prefix="bifusion-fuzz-") as work:
-        found = fuzz(chosen, Path(work), progress, share=arguments.share, jobs=arguments.jobs, say=say)
+        found = fuzz(
+            chosen,
+            Path(work),
+            progress,
+            share=arguments.share,
+            most=arguments.most,
+            jobs=arguments.jobs,
+            say=say,
+        )
         for target, sample, finding in found:
-            path = keep(target, sample, finding, arguments.out)
-            console.print(f"{target.name} {finding.number}: {finding.what} ({path})")
+            kept = (
+                keep(target, sample, finding, arguments.out) if finding.number >= 0 else finding.details
+            )
+            console.print(f"{target.name} {finding.number}: {finding.what} ({kept})")
     counts = [progress.of(target) for target in chosen]
     total, bad = sum(count.tried for count in counts), sum(count.findings for count in counts)
     console.print(f"{total:,} inputs of {len(chosen)} readers, {bad} findings")

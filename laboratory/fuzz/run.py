@@ -48,12 +48,19 @@ class Progress:
         self.path.with_suffix(".new").replace(self.path)
 
 
+def inputs_of(target: Target, share: float, most: int | None) -> int:
+    """How many of a target's inputs a call tries: at least one."""
+    inputs = max(1, round(target.inputs * share))
+    return inputs if most is None else min(most, inputs)
+
+
 def fuzz(
     targets: Sequence[Target],
     work: Path,
     progress: Progress,
     *,
     share: float = 1.0,
+    most: int | None = None,
     jobs: int = 1,
     say: Callable[[Target, Count], object] = lambda target, count: None,
 ) -> Iterator[tuple[Target, Sample, Finding]]:
@@ -61,12 +68,13 @@ def fuzz(
 
     Args:
         work: new folder for samples and processes.
-        share: of each target's inputs.
+        share, most: of each target's inputs.
         jobs: processes at a time.
         say: told of a target whenever some of its inputs are done.
     """
     running: list[tuple[Worker, Sample]] = []
-    rows = _rows(targets, work, progress, share)
+    wanted = {target.name: inputs_of(target, share, most) for target in targets}
+    rows = _rows(targets, work, progress, wanted)
     exhausted = False
     try:
         while running or not exhausted:
@@ -105,10 +113,10 @@ def try_one(target: Target, sample: Sample, changed: tuple[Path, bytes], place: 
 
 
 def _rows(
-    targets: Sequence[Target], work: Path, progress: Progress, share: float
+    targets: Sequence[Target], work: Path, progress: Progress, wanted: dict[str, int]
 ) -> Iterator[tuple[Target, Sample, int, int]]:
     for target in targets:
-        count, inputs = progress.of(target), max(1, round(target.inputs * share))
+        count, inputs = progress.of(target), wanted[target.name]
         if count.tried >= inputs:
             continue
         sample = make_sample(target, work / "samples" / target.name)

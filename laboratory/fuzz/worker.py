@@ -34,6 +34,7 @@ class Finding:
 
     target: str
     number: int
+    """−1: the sample as it was written."""
     what: str
     """The exception, "memory", "no message", "hang", or how the process ended."""
     details: str
@@ -50,7 +51,11 @@ class Share:
 
 
 class Worker:
-    """A process that tries inputs `first` … `last` − 1 of a target in a new folder, `place`."""
+    """A process that tries inputs `first` … `last` − 1 of a target in a new folder, `place`.
+
+    It is a fork of this one, which must not have run threads of a library before (Embree's, OpenMP's):
+    the fork would wait for them for ever.
+    """
 
     def __init__(
         self,
@@ -136,12 +141,15 @@ def _try_inputs(
         for stream in (1, 2):  # and what libraries say of damaged files
             os.dup2(log.fileno(), stream)
         limit_process()
+        if first == 0 and change is None:
+            found = _timed_reading(target, mine)
+            if found:
+                refused = Finding(target.name, -1, "the sample itself is refused", str(mine.folder))
+                print(json.dumps(asdict(refused if found is True else found)), file=findings, flush=True)
         for number in range(first, last):
             changed, content = change or changed_file(target, mine, number)
             (mine.folder / changed).write_bytes(content)
-            faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=STDERR)
-            found = try_reading(target, mine.folder / mine.read)
-            faulthandler.cancel_dump_traceback_later()
+            found = _timed_reading(target, mine)
             (mine.folder / changed).write_bytes(mine.originals[changed])
             if isinstance(found, Finding):
                 line = json.dumps(asdict(replace(found, number=number)))
@@ -149,3 +157,11 @@ def _try_inputs(
             else:
                 counts[1] += found
             counts[0] += 1
+
+
+def _timed_reading(target: Target, sample: Sample) -> Finding | bool:
+    """`try_reading`, within `MOST_SECONDS`, or this process ends."""
+    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=STDERR)
+    found = try_reading(target, sample.folder / sample.read)
+    faulthandler.cancel_dump_traceback_later()
+    return found
