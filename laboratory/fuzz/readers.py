@@ -10,7 +10,6 @@ import numpy as np
 from bifusion.config.run import load_config
 from bifusion.data.open_scene import open_folder
 from bifusion.data.scene_folder import load_array, read_description, read_offset, scene_files
-from bifusion.data.view_files import read_color, read_depth_m
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.text_files import read_json
@@ -35,6 +34,7 @@ from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import MalformedFileError
 from bifusion.torch_files.pickle_machine import PickleMachine
 from bifusion.torch_files.state_dicts import find_state_dict
+from bifusion.untrusted.pictures import read_color, read_depth_m
 from bifusion.viewer.page import render_view
 from bifusion.viewer.prediction import show_prediction
 from bifusion.viewer.scene import show_scene

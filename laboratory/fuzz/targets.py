@@ -18,8 +18,8 @@ from laboratory.fuzz import readers, run_samples, samples
 from laboratory.fuzz.target import OWN, Target
 
 LAYOUTS, SCANNET = "datasets.recordings", "datasets.scannet"
-PLY, MESH, IMAGE = "datasets.ply", "datasets.mesh_files", "data.view_files"
-WEIGHTS = "models.towers.weight_files"
+PLY, MESH, IMAGE = "datasets.ply", "datasets.mesh_files", "data"
+VIEWS, WEIGHTS = "data.view_files", "models.towers.weight_files"
 FOLDER, TORCH, REPORT = "data.scene_folder", "torch_files", "studies"
 IMAGES = (".jpg", ".png", ".webp", ".tif", ".bmp", ".ppm")
 
@@ -64,7 +64,7 @@ TARGETS: tuple[Target, ...] = (
     Target("table of classes", samples.class_table, lambda path: read_table(path, "own"),
            ("labels.table",)),
     Target("npy", samples.npy, readers.array, (FOLDER,)),
-    Target("scene", samples.scene_folder, readers.scene, (FOLDER, IMAGE)),
+    Target("scene", samples.scene_folder, readers.scene, (FOLDER, VIEWS)),
     Target("scene shown", samples.scene_folder, readers.shown_scene, ("viewer.scene",)),
     Target("checkpoint", run_samples.unsummed_checkpoint, readers.checkpoint, ("runs.checkpoint",)),
     Target("checkpoint sums", run_samples.checkpoint, readers.checkpoint, ("runs.checkpoint",),

@@ -252,7 +252,7 @@ def test_real_views_and_what_is_planted_in_them():
 
 
 def kitchen(folder) -> Scan:
-    from bifusion.data.view_files import read_color, read_depth_m
+    from bifusion.untrusted.pictures import read_color, read_depth_m
 
     K = np.loadtxt(folder / "camera-intrinsics.txt")
     views, coord, color = [], [], []

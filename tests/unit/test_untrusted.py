@@ -15,7 +15,6 @@ import pytest
 from rich.table import Table
 
 import hostile_pickles as hostile
-from bifusion.data.view_files import MOST_PIXELS, image_mode, read_color, read_depth_m
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.errors import MOST_LETTERS, InputError
@@ -27,6 +26,7 @@ from bifusion.untrusted.arrays import load_npy, load_npz
 from bifusion.untrusted.files import check_inside, is_file, open_regular, read_bytes, read_text
 from bifusion.untrusted.json_text import DEEPEST, parse_json, read_json
 from bifusion.untrusted.names import brief, shown
+from bifusion.untrusted.pictures import MOST_PIXELS, image_mode, read_color, read_depth_m
 from bifusion.untrusted.screen import Screen
 
 

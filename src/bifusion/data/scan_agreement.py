@@ -21,7 +21,7 @@ from bifusion.data.view_agreement import (
     depth_camera,
     find_disagreement,
 )
-from bifusion.data.view_files import DEPTH_SCALE, Cameras
+from bifusion.data.view_files import Cameras
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth, unhidden
 from bifusion.data.view_mistakes import (
     COLOR_MISTAKES,
@@ -34,6 +34,7 @@ from bifusion.data.view_mistakes import (
 )
 from bifusion.errors import InputError
 from bifusion.types import DisagreeingView, View
+from bifusion.untrusted.pictures import DEPTH_SCALE
 
 IMAGE_SIZE, DEPTH_SIZE = 320, 640
 """Long sides of pictures and depth maps as they are compared."""

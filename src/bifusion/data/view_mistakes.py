@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bifusion.data.view_files import DEPTH_SCALE
 from bifusion.data.view_fit import Camera
+from bifusion.untrusted.pictures import DEPTH_SCALE
 
 FOCAL_FACTORS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
 """Mistakes of the intrinsics that are tried; one between two of them is found by the nearer."""

@@ -14,7 +14,7 @@ from bifusion.data.annotation import find_annotation
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.scene_folder import load_labels, load_points, segment_file
 from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
-from bifusion.data.view_files import image_size, load_cameras, load_view
+from bifusion.data.view_files import load_cameras, load_view
 from bifusion.data.voxels import clean_labels
 from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, visible
@@ -22,6 +22,7 @@ from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import View
+from bifusion.untrusted.pictures import image_size
 from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView, segmentation, shown_classes
 
 MOST_VIEWS = 64

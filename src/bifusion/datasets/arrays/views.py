@@ -9,10 +9,11 @@ import numpy as np
 
 from bifusion.data.checks import check_view
 from bifusion.data.images import resize_intrinsics
-from bifusion.data.view_files import check_view_name, image_size
+from bifusion.data.view_files import check_view_name
 from bifusion.datasets.placement import Placement
 from bifusion.errors import InputError
 from bifusion.types import View
+from bifusion.untrusted.pictures import image_size
 
 DEPTH_M = (0.05, 50.0)
 """Where the median of what a view measured lies indoors: millimetres are far beyond, kilometres and

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from bifusion.data.checks import check_finite
-from bifusion.data.view_files import MOST_PIXELS
 from bifusion.datasets.mesh_files.textures import (
     Textures,
     linear_to_srgb,
@@ -27,6 +26,7 @@ from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 from bifusion.untrusted.files import MOST_TEXT_BYTES, check_regular, open_regular
 from bifusion.untrusted.json_text import parse_json
+from bifusion.untrusted.pictures import MOST_PIXELS
 
 MAGIC = b"glTF"
 MOST_BYTES = 2 << 30

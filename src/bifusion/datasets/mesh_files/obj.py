@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.checks import check_finite
-from bifusion.data.view_files import read_color
 from bifusion.datasets.mesh_files.materials import Material, read_materials
 from bifusion.datasets.mesh_files.textures import Textures, mean_over_corners, texture_colors
 from bifusion.datasets.ply.body import Columns
@@ -24,6 +23,7 @@ from bifusion.datasets.ply.colors import CHANNELS, read_colors
 from bifusion.datasets.ply.mesh import Mesh, fans
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
+from bifusion.untrusted.pictures import read_color
 
 MOST_BYTES = 2 << 30
 MOST_MATERIALS, MOST_LIBRARIES = 4096, 64

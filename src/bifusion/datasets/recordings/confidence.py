@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.view_files import read_color
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import read_color
 
 HIGHEST = 2
 """ARKit's own number for high."""

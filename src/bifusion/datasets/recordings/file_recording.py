@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.view_files import UPRIGHT, image_size, read_depth_m, read_upright
 from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration
 from bifusion.datasets.recordings.options import OpenOptions
@@ -17,6 +16,7 @@ from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
 from bifusion.untrusted.files import is_file
+from bifusion.untrusted.pictures import UPRIGHT, image_size, read_depth_m, read_upright
 
 ReadMap = Callable[[Path], np.ndarray]
 """(h, w) float32 of a file: metres of depth, or confidence of 0 … 1."""

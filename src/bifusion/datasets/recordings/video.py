@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.view_files import MOST_PIXELS
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import MOST_PIXELS
 
 NEAR = 60
 """Frames that are rather decoded and dropped than sought: phones have a key frame every second."""

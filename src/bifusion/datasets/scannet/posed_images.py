@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.checks import check_pose
-from bifusion.data.view_files import image_mode
 from bifusion.datasets.recordings.intrinsics import read_calibration
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import image_mode
 
 CAMERA_FOLDERS = ("intrinsic", "intrinsics", ".")
 COLOR_CAMERA = ("intrinsic_color.txt", "intrinsics_color.txt", "intrinsic.txt", "intrinsics.txt")

@@ -19,14 +19,7 @@ from PIL import Image
 from bifusion.data.checks import check_intrinsics, check_pose
 from bifusion.data.images import resize_intrinsics
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
-from bifusion.data.view_files import (
-    DEPTH_SCALE,
-    UPRIGHT,
-    check_turned,
-    image_size,
-    read_depth_m,
-    read_upright,
-)
+from bifusion.data.view_files import check_turned
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
 from bifusion.datasets.recordings.text_files import read_matrix
@@ -34,6 +27,7 @@ from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.errors import InputError
 from bifusion.types import View
+from bifusion.untrusted.pictures import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
 
 DepthFrame = Literal["registered", "sensor"]
 """Depth images seen from the colour camera, as released, or from the depth sensor itself."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.view_files import read_color
 from bifusion.datasets.recordings.confidence import levels
 from bifusion.datasets.recordings.file_recording import (
     Cameras,
@@ -30,6 +29,7 @@ from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, numbered
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import json_numbers, read_json
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import read_color
 
 KINDS = (("corrected_cameras", "corrected_images"), ("cameras", "images"))
 """Folders of cameras and pictures, the better ones first."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.view_files import decode_color
 from bifusion.datasets.recordings.archive import Members, open_members
 from bifusion.datasets.recordings.confidence import levels
 from bifusion.datasets.recordings.file_recording import FileRecording, FrameFiles, file_recording
@@ -27,6 +26,7 @@ from bifusion.datasets.recordings.parts import Part
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import json_numbers, parse_json
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import decode_color
 
 METADATA, FRAMES = "metadata", "rgbd"
 MOST_PICTURE_BYTES = 1 << 26

@@ -15,7 +15,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from bifusion.data.view_files import decode_color
 from bifusion.datasets.recordings.frame import Z_UP, Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
 from bifusion.datasets.recordings.layouts.scannet_export import SCAN
@@ -24,6 +23,7 @@ from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
 from bifusion.untrusted.files import check_regular, open_regular
+from bifusion.untrusted.pictures import decode_color
 
 VERSION = 4
 MOST_NAME_BYTES = 4096
