@@ -7,6 +7,8 @@ TORCH ?= cuda
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/.ready
+# what Python compiles is kept: many short processes would each compile everything again
+unexport PYTHONDONTWRITEBYTECODE
 
 CODE := src tests benchmarks laboratory tools
 # Unit tests that run once more with every argument and result held against its annotation.

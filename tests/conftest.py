@@ -1,12 +1,25 @@
 """What all tests share: the folders they may need, and what BIFUSION_REQUIRE makes of a lack."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 
 import needs
+
+IMPORTED_BY_FORKS = [
+    "bifusion.cli",
+    "bifusion.studies.training_runs.forked",
+    "bifusion.datasets.rooms",
+    "bifusion.datasets.scan.make",
+    "bifusion.diagnosis.replay",
+    "open_clip",
+    "torch.utils.tensorboard",
+]
+"""All that commands import late or slowly."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,25 @@ def pytest_configure() -> None:
         needs.required()
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no collection of garbage need walk through it again in any test, and
+    forks share its memory."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server() -> Iterator[None]:
+    """A session has one fork server, which imports what whoever starts it asks for: here always all, so
+    that no fork of another test has to import the rest."""
+    preload = BaseContext.set_forkserver_preload
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            BaseContext, "set_forkserver_preload", lambda self, names: preload(self, IMPORTED_BY_FORKS)
+        )
+        yield
 
 
 @pytest.fixture

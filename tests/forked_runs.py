@@ -1,34 +1,76 @@
-"""What makes studies of generated rooms short enough for a test.
+"""What makes commands in processes of their own, and studies of generated rooms, short for a test.
 
-Runs are forks of one process that has imported everything, which takes a fresh one seconds. That they
-train in fresh ones, as the product starts them, is shown by tests of resuming and of recipes from
-outside.
+A fresh process imports for seconds what a run of a second needs. Here commands are forks of one process
+that has imported everything and run nothing, `multiprocessing`'s fork server: one for all tests of a
+session. That commands work in fresh processes, as users start them, is shown by tests of resuming, of
+replay and of recipes from outside.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from types import SimpleNamespace
+from typing import IO, Any
 
 import torch
 
 from bifusion import cli
 from bifusion.datasets.rooms import RoomsConfig
-from bifusion.studies.training_runs import train
+from bifusion.lifetime import under_lifeline
 from bifusion.studies.training_runs.forked import PRELOADED, ForkedRun
-from bifusion.studies.training_runs.plan import PlannedRun
+
+WAYS = (under_lifeline("bifusion.cli"), [sys.executable, "-m", "bifusion.cli"])
+"""How the command line is called."""
 
 
-def start_forked_command(
-    line: int, accept_changes: bool, run: PlannedRun, threads: int, slot: int
-) -> ForkedRun:
-    """In place of `train._start`: the same command in the same folder, its log in the same file."""
+class ForkedCommand(ForkedRun):
+    """A command in a forked process, which heads a session."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+
+def start_command(
+    arguments: Sequence[object], log: Path, environment: Mapping[str, str] | None = None
+) -> ForkedCommand:
+    """`bifusion ARGUMENTS` in this process's folder and environment, or another one; what it prints is
+    added to `log`."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, "bifusion.commands.train"])
-    process = context.Process(target=_command, args=(train._prepare(run), run.folder, threads))
+    context.set_forkserver_preload(PRELOADED)  # conftest.py makes it more
+    words = [str(argument) for argument in arguments]
+    variables = dict(os.environ if environment is None else environment)
+    process = context.Process(target=_command, args=(words, log, variables, os.getcwd()))
     process.start()
-    return ForkedRun(process)
+    return ForkedCommand(process)
+
+
+def _popen(command: Sequence[str], stdout: IO[bytes], env: Mapping[str, str], **_: Any) -> ForkedCommand:
+    return start_command(_arguments(command), Path(stdout.name), env)
+
+
+def _run(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    with NamedTemporaryFile() as log:
+        status = start_command(_arguments(command), Path(log.name)).wait(600)
+        return subprocess.CompletedProcess(command, status, log.read().decode(), "")
+
+
+def _arguments(command: Sequence[str]) -> Sequence[str]:
+    way = next(way for way in WAYS if list(command[: len(way)]) == way)
+    return command[len(way) :]
+
+
+subprocesses = SimpleNamespace(
+    Popen=_popen, run=_run, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+)
+"""In place of `subprocess` in a module that starts the command line with it."""
 
 
 def small_pretraining_rooms(count: int) -> RoomsConfig:
@@ -38,9 +80,13 @@ def small_pretraining_rooms(count: int) -> RoomsConfig:
     )
 
 
-def _command(config_file: Path, folder: Path, threads: int) -> None:
-    with open(folder / "log.txt", "ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    torch.set_num_threads(threads)
-    cli.main(["train", str(config_file), "--out", str(folder), "--resume"])
+def _command(arguments: list[str], log: Path, environment: Mapping[str, str], folder: str) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
+    cli.main(arguments)

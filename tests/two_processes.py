@@ -41,7 +41,7 @@ def main(data: Path, folder: Path, bad_steps: list[int]) -> None:
     torch.set_num_threads(1)
     break_second_process(bad_steps)
     config = tiny_config("oneformer3d_small", data, epochs=6)
-    config.trainer.devices, config.trainer.batch_size = 2, 1
+    config.trainer.devices, config.trainer.batch_size, config.trainer.eval_every = 2, 1, 6
     config.trainer.guard = GuardConfig(rollback_after=2, ramp_steps=2, healthy_every=3)
     trainer = Trainer(config, RunFolder(folder), make_fabric(config.trainer))
     status = trainer.run()

@@ -237,14 +237,14 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path):
         os.mkfifo(scene / "coord.npy")
     command = [sys.executable, "-m", "bifusion.cli", "check", str(tmp_path), "--workers", "2"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     started: list[int] = []
     while len(started) < 3 and time.monotonic() < deadline:  # multiprocessing's tracker is one of them
         time.sleep(0.2)
         started = children(running.pid)
     assert len(started) == 3
     os.killpg(running.pid, signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=300)
     assert running.returncode == 130 and "interrupted" in said and "Traceback" not in said
     while any(Path(f"/proc/{pid}").is_dir() for pid in started) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -14,7 +14,7 @@ from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo
 from bifusion.studies.training_runs import train
 from bifusion.studies.training_runs.plan import plan_runs
-from forked_runs import small_pretraining_rooms, start_forked_command
+from forked_runs import small_pretraining_rooms, subprocesses
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, str]
     )
     console = Console(record=True, width=120)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_start", start_forked_command)
+        patch.setattr(train, "subprocess", subprocesses)
         patch.setattr(RoomsConfig, "for_pretraining", small_pretraining_rooms)
         assert run_demo(wanted, console) == 0
     return wanted, console.export_text()

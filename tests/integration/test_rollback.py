@@ -39,6 +39,7 @@ def data(tmp_path_factory):
 
 def config_of(data):
     config = tiny_config("oneformer3d_small", data, epochs=6)
+    config.trainer.eval_every = 3
     config.trainer.guard = GuardConfig(rollback_after=2, max_rollbacks=1, ramp_steps=4, healthy_every=3)
     return config
 
@@ -180,7 +181,7 @@ def stopped_between_copies(data, run, monkeypatch):
     """A run saved after five steps and after six; both share the healthy state of the first epoch's end,
     after four."""
     config = config_of(data)
-    config.trainer.save_every, config.trainer.batch_size = 1, 1
+    config.trainer.save_every, config.trainer.batch_size, config.trainer.eval_every = 1, 1, 1
     config.trainer.guard.healthy_every = 100
     with monkeypatch.context() as patch:
         stop_after(patch, 6)

@@ -6,14 +6,16 @@ import dataclasses
 import pytest
 
 from bifusion.studies.figures.run import load_run
+from forked_runs import subprocesses
 from load_tool import load_tool
 from run_factory import FakeRun
 from tiny_runs import make_tiny_data
 
 
 @pytest.mark.parametrize("defect", ["moment", "threshold"])
-def test_a_kept_step_is_the_same_in_a_fresh_process(tmp_path, defect):
+def test_a_kept_step_is_the_same_in_another_process(tmp_path, monkeypatch, defect):
     tool = load_tool("replay_test")
+    monkeypatch.setattr(tool, "subprocess", subprocesses)
     data = make_tiny_data(tmp_path / "rooms", train=4, val=1)
     case = dataclasses.replace(tool.Case.drawn(2, seed=1), defect=defect, threads=1)
     assert case.recipe == "bifusion_small"

@@ -84,7 +84,7 @@ class Opened:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._heard)
         self.page.goto(address)
-        self.page.wait_for_selector(ready, timeout=30_000)
+        self.page.wait_for_selector(ready, timeout=120_000)
 
     def _heard(self, message):
         if message.type == "error":
@@ -433,7 +433,7 @@ def test_the_report_leads_to_the_page_and_loads_nothing_either(browser, tmp_path
     pixels = page.screenshot()
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50  # it is drawn, in more than two colours
     page.page.get_by_role("link", name="look around").first.click()
-    page.page.wait_for_selector("html[data-ready]", timeout=30_000)
+    page.page.wait_for_selector("html[data-ready]", timeout=120_000)
     assert page.page.locator("h1").inner_text() == "val00 · Staged BiFusion"
     beyond = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
     assert beyond == [report, page.page.url] and page.complaints == []

@@ -6,7 +6,6 @@ Made of the names and shapes in NAME.tensors.json with weights by name, as in th
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +37,15 @@ class Meta:
         self.history = np.arange(3)
 
 
-@lru_cache(maxsize=1)
-def official(kind: str) -> dict[str, Tensor]:
-    """The state dict of a published model."""
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """A published model; all tests of one come one after another."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tensors(kind: str) -> dict[str, Tensor]:
+    """Its state dict."""
     path = REFERENCE / "models" / f"{kind}.tensors.json"
     if not path.is_file():
         needs.lacking("reference", path)
@@ -77,24 +82,25 @@ def rearranged(tensors: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-@pytest.mark.parametrize(
-    ("kind", "layout"), [(kind, layout) for kind in KINDS for layout in LAYOUTS[kind]]
-)
-def test_every_layout_gives_the_same_weights(kind: str, layout: str, tmp_path: Path) -> None:
-    tensors = official(kind)
-    changed = rearranged(tensors, layout)
-    path = save(kind, changed, tmp_path / "x.pth", legacy=layout == "legacy")
-    imported = read_checkpoint(path)
-    assert imported.kind == kind and imported.conversion.complete, imported.conversion.problems()
+def test_every_layout_gives_the_same_weights(
+    kind: str, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
     expected = official_to_ours(kind, tensors)
-    assert imported.conversion.state.keys() == expected.keys()
-    for name, tensor in imported.conversion.state.items():
-        assert torch.equal(tensor, expected[name]), name
+    for layout in LAYOUTS[kind]:
+        changed = rearranged(tensors, layout)
+        path = save(kind, changed, tmp_path / "x.pth", legacy=layout == "legacy")
+        imported = read_checkpoint(path)
+        assert imported.kind == kind, layout
+        assert imported.conversion.complete, (layout, imported.conversion.problems())
+        assert imported.conversion.state.keys() == expected.keys()
+        for name, tensor in imported.conversion.state.items():
+            assert torch.equal(tensor, expected[name]), (layout, name)
+        path.unlink()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_imported_checkpoint_predicts_what_the_official_code_does(kind: str, tmp_path: Path) -> None:
-    tensors = official(kind)
+def test_imported_checkpoint_predicts_what_the_official_code_does(
+    kind: str, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
     case = next(iter(sorted((REFERENCE / "models").glob(f"{kind}.case*.npz"))), None)
     if case is None:
         needs.lacking("reference", f"no case of {kind} in {REFERENCE}")
@@ -111,9 +117,9 @@ def test_imported_checkpoint_predicts_what_the_official_code_does(kind: str, tmp
     assert relative_error(layer.mask_logits[0], expected["mask_logits"]) < 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_missing_and_misshapen_tensors_are_listed(kind: str, tmp_path: Path) -> None:
-    tensors = official(kind)
+def test_missing_and_misshapen_tensors_are_listed(
+    kind: str, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
     changed = dict(tensors)
     names = [name for name, tensor in tensors.items() if tensor.ndim > 1]
     del changed[names[0]]

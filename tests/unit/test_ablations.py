@@ -15,6 +15,7 @@ from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.runs.check_config import check_config
 from bifusion.training.trainer import train
+from meta_models import meta_model
 from tiny_runs import make_tiny_data, tiny_config
 
 BASE = "bifusion_small"
@@ -54,7 +55,7 @@ def test_every_ablation_is_a_complete_recipe(name):
     config = get_recipe(name)
     assert config.recipe == config.name == name and config.arm == "ablation"
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
-    assert unmatched_patterns(config.stages, parameter_counts(config)) == []
+    assert unmatched_patterns(config.stages, meta_model(config).parameter_groups()) == []
     Timeline(config.stages, config.trainer.epochs)
     check_config(config)
 

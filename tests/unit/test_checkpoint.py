@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import multiprocessing
 import os
 import re
 import resource
@@ -144,19 +145,25 @@ def test_a_disk_that_is_full(disk, config):
     check_intact(disk / "run" / "last")
 
 
+def save_under_a_limit(folder, config):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        save(folder, config, step=2)
+    except DiskFullError as error:
+        sys.exit(0 if "ulimit -f" in str(error) else 1)
+    sys.exit(2)
+
+
 def test_files_may_not_grow_beyond_a_limit(tmp_path, config):
     """`ulimit -f`, in a process of its own."""
     save(tmp_path, config, step=1)
     before = everything(tmp_path)
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            save(tmp_path, config, step=2)
-        except DiskFullError as error:
-            os._exit(0 if "ulimit -f" in str(error) else 1)
-        os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([])  # conftest.py says which
+    process = processes.Process(target=save_under_a_limit, args=(tmp_path, config))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert everything(tmp_path) == before
 
 

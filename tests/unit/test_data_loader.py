@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import json
 import multiprocessing
 import os
 import re
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.data.workers import WorkerEndedError, heed_the_parent_alone
 from bifusion.errors import InputError
+from left_processes import left_running
 from scene_factory import make_tiny_scene
 
 
@@ -220,41 +219,32 @@ def test_a_schedulers_sigterm_leaves_workers_alone(dataset):
     time.sleep(0.2)
     assert len(list(running)) == 4 and all(worker.is_alive() for worker in workers)
     workers[0].terminate()
-    workers[0].join(timeout=10)
+    workers[0].join(timeout=300)
     assert not workers[0].is_alive()
     with pytest.raises(WorkerEndedError, match="worker [12] of 2 .* ended with status 1"):
         batches(dataset, workers=2, epoch=1)
 
 
+def load_for_ever(dataset, tell):
+    """In a process of its own: tells the numbers of its workers, and takes no more of their batches."""
+    running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+    next(running)
+    tell.send([worker.pid for worker in worker_processes()])
+    time.sleep(600)
+
+
 def test_workers_of_a_killed_process_end(dataset):
     """With batches that nobody will read, more than a pipe holds."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
-        next(running)
-        own = [c.pid for c in worker_processes() if Path(f"/proc/{c.pid}/stat").exists()]
-        os.write(writer, json.dumps(own).encode())
-        time.sleep(60)
-        os._exit(0)
-    workers = json.loads(os.read(reader, 1000))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([])  # conftest.py says which
+    heard, tell = processes.Pipe(duplex=False)
+    process = processes.Process(target=load_for_ever, args=(dataset, tell))
+    process.start()
+    workers = heard.recv()
     time.sleep(0.2)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    deadline = time.monotonic() + 20
-    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = [pid for pid in workers if is_running(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert len(workers) == 2 and not left, "they would wait for ever"
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+    process.kill()
+    process.join()
+    assert len(workers) == 2 and left_running(workers, 60) == [], "they would wait for ever"
 
 
 def test_a_signal_waits_until_all_workers_have_started(dataset, monkeypatch):

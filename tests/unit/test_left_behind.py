@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -63,19 +64,20 @@ def test_a_folder_that_was_aside_comes_back_first(tmp_path, ended):
 def test_a_lock_is_free_a_moment_after_its_process(tmp_path, monkeypatch):
     """Long enough for the processes of a killed command to end."""
     code = f"""
-import time
 from pathlib import Path
 from bifusion.storage.files import locked
 with locked(Path({str(tmp_path)!r})):
     print("locked", flush=True)
-    time.sleep(0.5)
+    input()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
         assert other.stdout is not None and other.stdout.readline() == b"locked\n"
         monkeypatch.setattr(files, "LETTING_GO_SECONDS", 0.0)
         with pytest.raises(InputError, match="another process is writing here"), locked(tmp_path):
             pass
-        monkeypatch.setattr(files, "LETTING_GO_SECONDS", 20.0)
+        threading.Timer(0.5, other.kill).start()
+        monkeypatch.setattr(files, "LETTING_GO_SECONDS", 300.0)
         with locked(tmp_path):
             pass
 

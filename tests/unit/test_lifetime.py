@@ -12,7 +12,7 @@ from bifusion.lifetime import Parent, lifeline, under_lifeline
 from left_processes import left_running, of_session
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
-SECONDS = 10.0
+SECONDS = 60.0
 CHILDREN = """
 import multiprocessing, os, time
 from bifusion.lifetime import end_with_parent
@@ -30,7 +30,7 @@ if __name__ == "__main__":
             context.Process(target=wait, args=(tell,)).start()
             print(heard.recv(), flush=True)
     print("all", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -47,7 +47,7 @@ def test_children_of_a_killed_process_end_however_they_were_started(tmp_path):
 
 
 def test_a_program_ends_when_its_lifeline_does(tmp_path):
-    (tmp_path / "sleeper.py").write_text("import time; print('began', flush=True); time.sleep(60)")
+    (tmp_path / "sleeper.py").write_text("import time; print('began', flush=True); time.sleep(600)")
     with lifeline() as line:
         process = subprocess.Popen(
             under_lifeline("sleeper"), stdin=line, stdout=subprocess.PIPE, text=True,

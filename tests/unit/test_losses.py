@@ -10,9 +10,9 @@ from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.losses.matcher import MatcherConfig, NonFiniteCostError
 from bifusion.losses.terms import LOSS_TERMS, acts_on_fusion, alignment_loss
-from bifusion.models.build import build_model
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.types import Batch, FusionTrace, LayerPrediction, Prediction, Targets
+from meta_models import meta_model
 from small_batches import batch_of_superpoints, targets_of
 
 INSTANCE_TERMS = {"instance_class", "mask_bce", "mask_dice", "score"}
@@ -340,11 +340,9 @@ def test_a_weight_of_what_the_model_does_not_predict_is_refused(term):
 @pytest.mark.parametrize("name", [*RECIPES, *ABLATIONS])
 def test_every_recipe_weighs_terms_that_its_model_gives(name):
     config = get_recipe(name)
-    with torch.device("meta"):
-        model = build_model(config.model, config.seed, config.labels)
     criterion = Criterion(config.criterion, SCANNET20)
     weighted = [term for stage in config.stages.stages for term in stage.weights]
-    check_weights(weighted, criterion, model.optional_outputs(), name)
+    check_weights(weighted, criterion, meta_model(config).optional_outputs(), name)
 
 
 def test_the_alignment_may_be_negative_and_acts_past_the_gate():

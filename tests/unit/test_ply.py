@@ -169,23 +169,31 @@ def test_step_of_the_stored_type_far_away(tmp_path):
     assert read_mesh(path).spacing == np.spacing(np.float32(500_001))
 
 
-@pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
-def test_a_million_vertices_in_seconds(form, tmp_path):
-    """With as many faces of three and four corners in turn, whose rows differ in length."""
-    million = 1_000_000
-    more = f"element face {million}\nproperty list uchar int vertex_index\n"
+def seconds_to_read(path: Path, thousands: int, form: str) -> float:
+    """Of the processor, for as many vertices and faces of three and four corners in turn, whose rows
+    differ in length."""
+    count = 1000 * thousands
+    more = f"element face {count}\nproperty list uchar int vertex_index\n"
     point, polygons = b"0.25 -1.5 2 7 8 9\n", b"3 0 1 2\n4 3 4 5 6\n"
     if form != "ascii":
         point = np.array([0.25, -1.5, 2], "<f4").tobytes() + bytes([7, 8, 9])
         three, four = np.array([0, 1, 2], "<i4").tobytes(), np.array([3, 4, 5, 6], "<i4").tobytes()
         polygons = b"\x03" + three + b"\x04" + four
-    body = point * million + polygons * (million // 2)
-    path = text_file(tmp_path / "m.ply", body, count=str(million), more=more, form=form)
+    body = point * count + polygons * (count // 2)
+    text_file(path, body, count=str(count), more=more, form=form)
     start = time.process_time()
     mesh = read_mesh(path)
-    assert time.process_time() - start < 20  # about 4 s of an idle core
-    assert mesh.coord.shape == (million, 3) and (mesh.coord == [0.25, -1.5, 2]).all()
-    assert len(mesh.faces) == 3 * million // 2 and mesh.faces[-1].tolist() == [3, 5, 6]
+    seconds = time.process_time() - start
+    assert mesh.coord.shape == (count, 3) and (mesh.coord == [0.25, -1.5, 2]).all()
+    assert len(mesh.faces) == 3 * count // 2 and mesh.faces[-1].tolist() == [3, 5, 6]
+    return seconds
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
+def test_ten_times_as_large_takes_about_ten_times_as_long(form, tmp_path):
+    """A million take about 4 s; what grew with the square, a hundred times as long."""
+    small, large = (seconds_to_read(tmp_path / f"{size}.ply", size, form) for size in (20, 200))
+    assert large < 40 * small
 
 
 # ----------------------------------------------------------------------------- what is not believed

@@ -12,6 +12,7 @@ from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
+from meta_models import meta_model
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -21,8 +22,7 @@ def test_every_recipe_is_complete_and_survives_json(name):
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
     assert config.data.labels is None and config.labels.name == config.data.label_set
     assert config.model.unet.in_channels == config.data.feature_channels
-    counts = parameter_counts(config)
-    assert unmatched_patterns(config.stages, counts) == []
+    assert unmatched_patterns(config.stages, meta_model(config).parameter_groups()) == []
     Timeline(config.stages, config.trainer.epochs)
 
 

@@ -279,7 +279,7 @@ def test_forked_data_workers_do_not_hang(two_threads: None) -> None:
     """
     scenes = ConvolvedScenes()
     expected = [scenes[index].item() for index in range(4)]  # starts the parent's threads
-    loader = DataLoader(scenes, batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=60)
+    loader = DataLoader(scenes, batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=300)
     watch = signal.getsignal(signal.SIGCHLD)
     try:
         assert [item.item() for item in loader] == expected

@@ -215,7 +215,7 @@ def test_the_server_answers_this_machine_alone():
         port = server.server_port
 
         def ask(method: str, path: str, host: str) -> tuple[int, bytes]:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connection.request(method, path, headers={"Host": host})
             answer = connection.getresponse()
             found = answer.status, answer.read()
@@ -237,7 +237,7 @@ def test_a_served_page_runs_no_script_but_ours(scene):
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     with page_server("<script>alert(1)</script>", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
         connection.request("GET", "/")
         policy = connection.getresponse().headers["Content-Security-Policy"]
         connection.close()
@@ -251,11 +251,11 @@ def test_a_tab_closed_while_it_loads_is_no_error(monkeypatch):
         monkeypatch.setattr(server, "handle_error", lambda *request: failures.append(request))
         monkeypatch.setattr(server, "shutdown_request", lambda request: (end(request), done.set()))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as tab:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as tab:
             tab.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             tab.recv(100)
             tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert done.wait(10) and failures == []
+        assert done.wait(60) and failures == []
         server.shutdown()
 
 
