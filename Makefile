@@ -99,7 +99,7 @@ notebooks: $(RELEASE)
 
 # what is too slow for every day and must hold before a release
 release-check: docs notebooks wheels
-	$(BIN)/python -m pytest -m slow tests/integration/test_docs.py
+	$(BIN)/python -m pytest -m slow tests/integration/test_docs.py tests/integration/test_install.py
 
 sanitize: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind

@@ -8,13 +8,18 @@ can parse, so that it can tell them they are old.
 
 import importlib.util
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 
 ROOM_GB = 2.5
 """For downloads and for runs/."""
 NEEDED_GB = {"cuda": 6.5, "cpu": 1.8}
 MINUTES = {"cuda": 5, "cpu": 2}
+GLIBC = (2, 28)
+"""What PyTorch's wheels need; ours are built for it too (tools/wheels.py)."""
+CPP17 = b"#include <optional>\nint main() { return *std::optional<int>(0); }\n"
 
 
 def problems(torch="cuda"):
@@ -41,8 +46,8 @@ def problems(torch="cuda"):
         )
     if sys.platform.startswith("linux") and not glibc_is_new_enough():
         found.append(
-            "the C library is glibc %s, PyTorch's wheels need 2.28 or newer: use a newer system, or a "
-            "container" % ".".join(map(str, glibc()))
+            "the C library is glibc %d.%d, PyTorch's wheels need %d.%d or newer: use a newer system, or "
+            "a container" % (glibc() + GLIBC)
         )
     return found
 
@@ -59,7 +64,7 @@ def glibc():
 def glibc_is_new_enough():
     """Whether PyTorch's wheels run on it, as far as can be told."""
     version = glibc()
-    return version is None or version >= (2, 28)
+    return version is None or version >= GLIBC
 
 
 def has_nvidia():
@@ -79,6 +84,35 @@ def choice(torch):
     )
 
 
+def compiler():
+    """The C++ compiler that will be taken, if it knows C++17; else None."""
+    given = os.environ.get("CXX")
+    for words in [shlex.split(given)] if given else (["c++"], ["g++"], ["clang++"]):
+        if shutil.which(words[0]) is not None:
+            tried = subprocess.Popen(
+                words + ["-std=c++17", "-fsyntax-only", "-x", "c++", "-"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            tried.communicate(CPP17)
+            if tried.returncode == 0:
+                return words[0]
+    return None
+
+
+def engine():
+    """Whether the C++ engine will be there, and what to do if not: a sentence or two."""
+    found = compiler()
+    if found is not None:
+        return "The C++ engine for CPUs is compiled with %s." % found
+    return (
+        "No C++ compiler that knows C++17 was found (CXX, c++, g++, clang++): sparse operations will "
+        "run on plain PyTorch, several times slower on a CPU. Install one (GCC 8, clang 7 or newer; "
+        "Debian, Ubuntu: apt install g++), then `rm -f .venv/.ready && make setup`."
+    )
+
+
 def main():
     torch = sys.argv[1] if len(sys.argv) > 1 else "cuda"
     known = torch if torch in NEEDED_GB else "cuda"
@@ -87,6 +121,7 @@ def main():
         % (NEEDED_GB[known], MINUTES[known])
     )
     print(choice(known))
+    print(engine())
     print("Nothing is installed outside this folder; `rm -rf .venv` removes it again.")
     found = problems(torch)
     for problem in found:

@@ -27,6 +27,7 @@ def main() -> None:
     backend = describe_backend(torch.device("cpu"))
     if "native" not in backend:
         sys.exit(f"the wheel has no engine: {backend}")
+    refuse_by_the_engine()
     program = Path(sys.prefix) / "bin/bifusion"
     for command in COMMANDS:
         done = subprocess.run([program, *command.split()], capture_output=True, text=True)
@@ -35,6 +36,17 @@ def main() -> None:
     if not Path("labelled/view.html").is_file():
         sys.exit("no labelled/view.html")
     print(f"bifusion {bifusion.__version__}, torch {torch.__version__}: {backend}")
+
+
+def refuse_by_the_engine() -> None:
+    """An error from C++ to Python: the wheel says with older functions what exceptions need."""
+    from bifusion.sparse.native import _native
+
+    try:
+        _native.use_isa("none")
+    except ValueError:
+        return
+    sys.exit("the engine took an instruction set that there is not")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
     python tools/wheels.py [--only 3.12] [--build-only]
 
 For every Python from 3.11 on that is installed: a wheel is built from the source distribution, repaired
-by auditwheel to the oldest manylinux that its symbols allow, held to 5 MB, installed with everything it
-depends on into an environment of its own (removed afterwards), and tried there: the engine, the command
-line, a generated room, a training of a moment, a labelled scan.
+by auditwheel to manylinux_2_28, which PyTorch's wheels are too (glibc 2.28; one that needs more is
+refused), held to 5 MB, installed with everything it depends on into an environment of its own (removed
+afterwards), and tried there: the engine, the command line, a generated room, a training of a moment, a
+labelled scan.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 MOST_MB = 5.0
+PLATFORM = f"manylinux_2_28_{platform.machine()}"
+OLDER_LIBSTDCXX = "--config-settings=cmake.define.BIFUSION_MANYLINUX=ON"
 OLDEST, NEWEST = 11, 20
 """Minor versions of Python that are looked for."""
 TRIAL = ROOT / "tools/wheel_trial.py"
@@ -77,10 +81,11 @@ def build_source() -> Path:
 def build_wheel(python: Path, source: Path, folder: Path) -> Path:
     """The repaired wheel of this Python, in dist/."""
     raw = folder / "raw"
-    run(python, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", raw, source)
+    build = (python, "-m", "pip", "--quiet", "wheel", "--no-deps", OLDER_LIBSTDCXX)
+    run(*build, "--wheel-dir", raw, source)
     (built,) = raw.glob("*.whl")
     beside = folder / "repaired"
-    run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", beside, built)
+    run(sys.executable, "-m", "auditwheel", "repair", "--plat", PLATFORM, "--wheel-dir", beside, built)
     (repaired,) = beside.glob("*.whl")
     if repaired.stat().st_size > MOST_MB * 1e6:
         sys.exit(f"{repaired.name}: {repaired.stat().st_size / 1e6:.1f} MB, more than {MOST_MB:g} MB")

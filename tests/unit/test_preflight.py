@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import ast
 import subprocess
 import sys
 from types import ModuleType
@@ -10,17 +10,14 @@ from types import ModuleType
 import pytest
 
 from documents import ROOT
+from load_tool import load_tool
 
 PATH = ROOT / "tools/preflight.py"
 
 
 @pytest.fixture
 def preflight() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("preflight", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("preflight")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +53,37 @@ def test_no_room_for_what_was_chosen(preflight, monkeypatch):
 def test_which_pytorch_is_taken(preflight, monkeypatch, wanted, nvidia, said):
     monkeypatch.setattr(preflight, "has_nvidia", lambda: nvidia)
     assert said in preflight.choice(wanted)
+
+
+COMPILERS = {
+    "old": "for word; do test $word != -std=c++17 || exit 1; done",
+    "new": "while read line; do :; done",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(None, "g++), then"), ("old", "g++), then"), ("new", "with c++")]
+)
+def test_a_compiler_for_the_engine(preflight, monkeypatch, tmp_path, kind, said):
+    if kind is not None:
+        (tmp_path / "c++").write_text(f"#!/bin/sh\n{COMPILERS[kind]}\n")
+        (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert said in preflight.engine()
+
+
+def test_the_compiler_that_is_named_counts(preflight, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    assert preflight.compiler() is None
+
+
+def test_old_pythons_can_read_it():
+    ast.parse(PATH.read_text(encoding="utf-8"), feature_version=(3, 4))
+
+
+def test_the_c_library_of_the_wheels_is_the_one_that_is_asked_for(preflight):
+    assert load_tool("wheels").PLATFORM.startswith("manylinux_{}_{}_".format(*preflight.GLIBC))
 
 
 def test_a_choice_that_there_is_not():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -96,8 +97,10 @@ def _told(name: str) -> Iterator[None]:
     """InputError that says what to do for what the hub's library raises."""
     from huggingface_hub import errors
 
-    # The base is of the library below, which was another one in earlier versions.
-    transport: type[Exception] = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
+    # The library below, which was another one in earlier versions: the base of all that it raises.
+    below = errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0]
+    bases = [one for one in errors.HfHubHTTPError.__mro__ if one.__module__.partition(".")[0] == below]
+    transport: type[Exception] = cast("type[Exception]", bases[-1])
     try:
         yield
     except errors.GatedRepoError as error:
@@ -116,6 +119,11 @@ def _told(name: str) -> Iterator[None]:
         ) from error
     except errors.LocalTokenNotFoundError as error:
         raise InputError(f"hf://{name}: nobody is logged in; `hf auth login` first") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"hf://{name}: what answers is not the hub; does this network want a login, or is "
+            "HF_ENDPOINT another address?"
+        ) from error
     except errors.HfHubHTTPError as error:
         raise InputError(f"hf://{name}: the hub refused it: {_first_line(error)}") from error
     except transport as error:
@@ -126,4 +134,4 @@ def _told(name: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -28,8 +28,8 @@ BACKEND_VARIABLE = "BIFUSION_SPARSE_BACKEND"
 _FAST = {"cpu": "native", "cuda": "triton"}
 """The backend that a kind of device runs on unless it is missing."""
 _REMEDIES = {
-    "native": "install a C++ compiler (g++ or clang) and reinstall bifusion, with pip install "
-    "--force-reinstall --no-deps and the path or name it was installed from",
+    "native": "install a C++ compiler that knows C++17 (GCC 8, clang 7 or newer) and reinstall "
+    "bifusion, with pip install --force-reinstall --no-deps and the path or name it was installed from",
     "triton": "pip install triton in the version that fits this torch (triton-windows on Windows)",
 }
 _logger = logging.getLogger("bifusion.sparse")

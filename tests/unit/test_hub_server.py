@@ -1,0 +1,122 @@
+"""What the hub answers, over HTTP, to the library that is installed: found, unknown, not the hub, gone.
+
+A small server on this machine stands for the hub, and a process of its own asks it: the library reads
+where the hub is when it is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+FILES = {"README.md": b"# a card", "sums.json": b"{}"}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HERE, GONE, PRIVATE, PORTAL = "ada/here", "ada/gone", "ada/private", "ada/portal"
+ASK = """
+import sys
+from bifusion.errors import InputError
+from bifusion.official.stores import open_store
+for name in sys.argv[1:]:
+    try:
+        print(*sorted(path.name for path in open_store().get(name).iterdir()))
+    except InputError as error:
+        print(error)
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does: repositories, their trees, their files."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if HERE not in path:
+            self._refuse(path)
+        elif "/resolve/" in path:
+            self._answer(FILES[path.rpartition("/")[2]])
+        elif "/tree/" in path:
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": _oid(data)}
+                for name, data in FILES.items()
+            ]
+            self._answer(json.dumps(tree).encode())
+        else:
+            siblings = [{"rfilename": name} for name in FILES]
+            self._answer(json.dumps({"id": HERE, "sha": COMMIT, "siblings": siblings}).encode())
+
+    def _refuse(self, path: str) -> None:
+        if PORTAL in path:
+            self._answer(b"<html>Please log in to this network</html>", kind="text/html")
+        elif PRIVATE in path:
+            self._answer(b"{}", 403, "GatedRepo")
+        else:
+            self._answer(b"{}", 404, "RepoNotFound")
+
+    def _answer(
+        self, data: bytes, status: int = 200, error: str = "", kind: str = "application/json"
+    ) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(data)), "X-Error-Code": error}
+        headers |= {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": COMMIT}
+        for name, value in headers.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def _oid(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.server_close()
+
+
+def ask(server: ThreadingHTTPServer, home: Path, *names: str) -> list[str]:
+    """What each name gives: its files, or the refusal."""
+    address = f"http://127.0.0.1:{server.server_port}"
+    environment = {k: v for k, v in os.environ.items() if k.lower() not in PROXIES}
+    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "BIFUSION_HUB": ""}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *names], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "hf_hub_offline", "hf_token")
+
+
+def test_what_a_hub_answers_with_network_and_without(server: ThreadingHTTPServer, tmp_path: Path):
+    found, gone, private, portal = ask(server, tmp_path, HERE, GONE, PRIVATE, PORTAL)
+    assert found == "README.md sums.json"
+    assert gone.startswith("hf://ada/gone: the hub has no such name, or it is private; look at")
+    assert private.startswith("hf://ada/private: its owner lets in whom they know")
+    assert portal.startswith("hf://ada/portal: what answers is not the hub")
+    server.shutdown()
+    server.server_close()
+    cached, unknown = ask(server, tmp_path, HERE, GONE)
+    assert cached == found
+    assert unknown.startswith("hf://ada/gone: the hub cannot be reached and its cache does not have it")
