@@ -14,6 +14,7 @@ from laboratory.fuzz.targets import TARGETS
 from laboratory.hostile import run
 from laboratory.hostile.kinds import kinds_for
 
+import bifusion
 from bifusion.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,6 +28,19 @@ READERS = (
     "image .png",
 )
 """Between them they open files of every content that has kinds of its own."""
+READS = re.compile(r"json\.loads?\(|np\.load(txt)?\(|\.read_(text|bytes)\(\)|\.read_text\(enc")
+OWN_FILES = {
+    "commands.labels": "whether the file that would be replaced says the same",
+    "datasets.rooms.audit": "what it has just written",
+    "models.towers.timm_weights": "whether a package is the one that is known, by its sum",
+    "studies.demo": "the tower that it has pretrained",
+    "studies.page.render": "the package's own styles",
+    "studies.training_runs.progress": "what runs write that it has started",
+    "training.loggers": "a number that it has written",
+    "training.view_features": "a configuration that its own process has sent",
+    "viewer.page": "the package's own styles",
+}
+"""Modules that read without it, and what: nothing that a stranger has given."""
 
 
 def test_one_input_of_each_kind_is_read_or_refused():
@@ -42,6 +56,16 @@ def test_one_input_of_each_kind_is_read_or_refused():
 def test_every_reader_that_is_named_is_there():
     names = [target.name for target in TARGETS]
     assert all(any(part in name for name in names) for part in READERS)
+
+
+def test_files_of_strangers_are_read_by_untrusted_alone():
+    root = Path(bifusion.__file__).parent
+    found = {
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for path in root.rglob("*.py")
+        if READS.search(path.read_text(encoding="utf-8")) and path.parent.name != "untrusted"
+    }
+    assert found == set(OWN_FILES)
 
 
 def test_kinds_follow_from_what_a_file_holds():
