@@ -33,7 +33,6 @@ OWN_FILES = {
     "commands.labels": "whether the file that would be replaced says the same",
     "datasets.rooms.audit": "what it has just written",
     "models.towers.timm_weights": "whether a package is the one that is known, by its sum",
-    "studies.demo": "the tower that it has pretrained",
     "studies.page.render": "the package's own styles",
     "studies.training_runs.progress": "what runs write that it has started",
     "training.loggers": "a number that it has written",
