@@ -27,6 +27,8 @@ class Arguments:
     """Parts of names: only targets that have one of them in theirs."""
     most: int | None = None
     """Inputs of a kind for one file."""
+    once: bool = False
+    """Each kind for one file alone, the first that it can stand for."""
     kinds: bool = False
     """Print every kind with its counts."""
 
@@ -35,11 +37,15 @@ def main(arguments: Arguments) -> int:
     """Tries the inputs; 0 if all of them were read or refused."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     chosen = [one for one in TARGETS if not arguments.only or any(p in one.name for p in arguments.only)]
-    tried: list[Tried] = []
+    tried, done = list[Tried](), set[str]()
     with tempfile.TemporaryDirectory(prefix="bifusion-hostile-") as work:
         for number, target in enumerate(chosen):
             sample = make_sample(target, Path(work) / f"sample{number}")
-            inputs = inputs_of(sample, arguments.most)
+            inputs = inputs_of(sample, 1 if arguments.once else arguments.most)
+            if arguments.once:
+                inputs = [one for one in inputs if one.kind not in done]
+                inputs = list({one.kind: one for one in reversed(inputs)}.values())[::-1]
+                done |= {one.kind for one in inputs}
             for one in try_inputs(target, sample, inputs, Path(work) / f"process{number}"):
                 tried.append(one)
                 if one.finding is not None:

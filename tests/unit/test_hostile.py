@@ -44,7 +44,7 @@ OWN_FILES = {
 
 def test_one_input_of_each_kind_is_read_or_refused():
     """In a process that has done nothing else, as forks of it are what reads."""
-    command = [sys.executable, "-m", "laboratory.hostile", "--most", "1", "--only", *READERS]
+    command = [sys.executable, "-m", "laboratory.hostile", "--once", "--only", *READERS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment, text=True, capture_output=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

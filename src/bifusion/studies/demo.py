@@ -95,7 +95,7 @@ def _check_objective(wanted: PretrainTower) -> None:
     try:
         with safe_open(wanted.out, framework="pt") as file:
             described = (file.metadata() or {}).get("config", "{}")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise InputError(f"{wanted.out}: is no tower ({error}); {elsewhere}") from error
     stored = parse_json(described, wanted.out, advice=elsewhere)
     objective = stored.get("objective", "names") if isinstance(stored, dict) else "names"
