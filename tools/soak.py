@@ -4,8 +4,8 @@
 
 At every epoch's end: resident memory of the training process and of its data workers, what the heap has
 in use, open files, processes, pieces of shared memory. Resident memory may rise by 1 MB in 1,000 steps
-after the first 1,000 (a straight line through the later ones); files, processes and shared memory may not
-rise at all. Exit status 1 otherwise.
+after the first 1,000 (a straight line through the later ones); files, processes and shared memory may
+not rise at all. Exit status 1 otherwise.
 """
 
 from __future__ import annotations
