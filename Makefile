@@ -17,7 +17,7 @@ TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data
 	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints unet))
 
 .PHONY: demo test check types slow format setup tools sanitize bench gpu docs docs-serve wheels oldest notebooks \
-	release-check resume-test replay-test fuzz faults attribution healthy kill-trial soak chaos
+	release-check resume-test replay-test fuzz hostile faults attribution healthy kill-trial soak chaos
 
 demo: setup
 	$(BIN)/bifusion demo
@@ -133,6 +133,10 @@ attribution: setup
 
 healthy: setup
 	$(BIN)/python tools/healthy_runs.py
+
+# every kind of hostile input in place of every file that a reader opens
+hostile: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m laboratory.hostile
 
 # mutated files for every reader; goes on where it was interrupted (hours in all: FUZZ="--share 0.01")
 fuzz: setup

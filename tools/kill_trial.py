@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from killing import differences, finish, kill_and_repeat
+from killing import Toll, finish, kill_and_repeat, last_words
 from rich.console import Console
 from rich.table import Table
 
@@ -65,10 +65,9 @@ class Outcome:
 
     name: str
     runs: int = 0
-    kills: int = 0
     seconds: float = 0.0
     """Of the call that was left alone."""
-    wrong: list[str] = field(default_factory=list)
+    toll: Toll = field(default_factory=Toll)
 
 
 # ------------------------------------------------------------------------------------ the commands
@@ -140,7 +139,7 @@ def dosing(ground: Ground, place: Path) -> list[str]:
 
 
 def demonstrating(ground: Ground, place: Path) -> list[str]:
-    return ["demo", "--out", "out", "--epochs", "1", *ROOMS, *PRETRAINING]
+    return ["demo", "--out", "out", "--epochs", "3", *ROOMS, *PRETRAINING]
 
 
 QUICK: dict[str, Setup] = {
@@ -168,13 +167,12 @@ LONG: dict[str, Setup] = {
 
 
 def make_ground(root: Path) -> Ground:
-    """Tiny rooms, and a run that was trained on them, in a process of its own: this one, of which others
-    are forks, computes nothing."""
+    """Tiny rooms, and a run that was trained on them, in a process of its own: this one is forked, and
+    threads of libraries would be missing in the forks."""
     data = make_tiny_data(root / "data", train=4, val=2)
     save_config(tiny_config("bifusion_small", data), root / "run.json")
-    ended = finish(["train", "run.json", "--out", "run"], root)
-    if ended.status:
-        raise RuntimeError(f"the run to start from ended with status {ended.status}: see {root}/said")
+    if finish(["train", "run.json", "--out", "run"], root).status:
+        raise RuntimeError(f"the run to work on: {last_words(root)}")
     return Ground(root, data, root / "run")
 
 
@@ -186,33 +184,36 @@ def try_command(name: str, set_up: Setup, ground: Ground, runs: int, seed: int) 
     ended = finish(set_up(ground, alone), alone)
     outcome.seconds = ended.seconds
     if ended.status:
-        told = (alone / "said").read_text(errors="replace").splitlines()[-3:]
-        outcome.wrong.append(f"undisturbed it ended with status {ended.status}: {' | '.join(told)}")
+        outcome.toll.wrong.append(f"undisturbed it ended with {ended.status}: {last_words(alone)}")
         return outcome
     for number in range(runs):
         rng, place = random.Random(f"{seed} {name} {number}"), folder / str(number)
         place.mkdir()
         arguments, wanted = set_up(ground, place), rng.randint(1, MOST_KILLS)
-        kills, wrong = kill_and_repeat(rng, arguments, place, ended.seconds, wanted)
-        wrong += differences(place, alone)
-        outcome.runs, outcome.kills = outcome.runs + 1, outcome.kills + kills
-        outcome.wrong += [f"run {number}: {what}" for what in wrong]
-        if not wrong:
+        toll = kill_and_repeat(rng, arguments, place, alone, ended.seconds, wanted)
+        outcome.runs += 1
+        outcome.toll.add(toll, f"run {number}")
+        if not toll.all():
             shutil.rmtree(place)
     return outcome
 
 
 def report(outcomes: list[Outcome], console: Console) -> None:
-    table = Table("command", "seconds", "runs", "kills", "wrong")
+    table = Table("command", "seconds", "runs", "kills", "wrong", "orphans", "left behind")
     for outcome in outcomes:
-        counts = (outcome.runs, outcome.kills, len(outcome.wrong))
-        table.add_row(outcome.name, f"{outcome.seconds:.1f}", *map(str, counts))
-    table.add_row("all", "", *(str(sum(getattr(o, n) for o in outcomes)) for n in ("runs", "kills")),
-                  str(sum(len(o.wrong) for o in outcomes)))  # fmt: skip
+        table.add_row(outcome.name, f"{outcome.seconds:.1f}", *map(str, counts_of([outcome])))
+    table.add_row("all", "", *map(str, counts_of(outcomes)))
     console.print(table)
     for outcome in outcomes:
-        for wrong in outcome.wrong[:5]:
+        for wrong in outcome.toll.all()[:5]:
             console.print(f"{outcome.name}: {wrong}", markup=False, highlight=False)
+
+
+def counts_of(outcomes: list[Outcome]) -> list[int]:
+    """Runs, kills, what was wrong, orphans, what was left behind, of all of them."""
+    tolls = [one.toll for one in outcomes]
+    lists = [[len(getattr(toll, name)) for toll in tolls] for name in ("wrong", "orphans", "left")]
+    return [sum(one.runs for one in outcomes), sum(toll.kills for toll in tolls), *map(sum, lists)]
 
 
 def main() -> int:
@@ -231,14 +232,10 @@ def main() -> int:
     for name in wanted.commands:
         runs = wanted.runs if name in QUICK else wanted.long_runs
         outcomes.append(try_command(name, (QUICK | LONG)[name], ground, runs, wanted.seed))
-        done = outcomes[-1]
-        console.print(
-            f"{name}: {done.kills} kills in {done.runs} runs, {len(done.wrong)} wrong; "
-            f"{time.monotonic() - began:.0f} s",
-            highlight=False,
-        )
+        counts = "{} runs, {} kills, {} wrong, {} orphans, {} left".format(*counts_of(outcomes[-1:]))
+        console.print(f"{name}: {counts}; {time.monotonic() - began:.0f} s", highlight=False)
     report(outcomes, console)
-    if any(outcome.wrong for outcome in outcomes):
+    if any(outcome.toll.all() for outcome in outcomes):
         console.print(f"the folders are in {root}")
         return 1
     shutil.rmtree(root)

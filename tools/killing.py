@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ SHARED = Path("/dev/shm")
 GONE_SECONDS = 60.0
 """All that a killed command has started ends within this time; what still imports may take seconds."""
 LIMIT_SECONDS = 1800.0
+THERE = "holds something already"
+"""What `import-checkpoint` answers where it was killed when all was done; what is there is compared."""
 LEFT = re.compile(r"\..+\.(writing|replaced|removing)-\d+")
 """What a killed process leaves half-done, and the next takes up."""
 NO_RESULT = re.compile(
@@ -115,27 +117,53 @@ def strike(arguments: list[str], place: Path, seconds: float) -> Struck | None:
     return Struck(left_running(of_session(child), GONE_SECONDS), shared)
 
 
-def kill_and_repeat(
-    rng: random.Random, arguments: list[str], place: Path, seconds: float, kills: int
-) -> tuple[int, list[str]]:
-    """Kills a command, which takes `seconds` undisturbed, up to `kills` times, then lets it end.
+@dataclass
+class Toll:
+    """What kills have done."""
 
-    Returns how often it was killed, and what was wrong.
-    """
-    done, wrong, shared = 0, [], set[str]()
+    kills: int = 0
+    orphans: list[str] = field(default_factory=list)
+    """Processes that outlived the command."""
+    left: list[str] = field(default_factory=list)
+    """What was half-written, and shared memory, that was still there when it had been repeated."""
+    wrong: list[str] = field(default_factory=list)
+    """Where the repeated command failed, or left something else than one that was left alone."""
+
+    def all(self) -> list[str]:
+        return [*self.orphans, *self.left, *self.wrong]
+
+    def add(self, other: Toll, where: str) -> None:
+        self.kills += other.kills
+        self.orphans += [f"{where}: {one}" for one in other.orphans]
+        self.left += [f"{where}: {one}" for one in other.left]
+        self.wrong += [f"{where}: {one}" for one in other.wrong]
+
+
+def kill_and_repeat(
+    rng: random.Random, arguments: list[str], place: Path, alone: Path, seconds: float, kills: int
+) -> Toll:
+    """Kills a command up to `kills` times, then lets it end, and compares what it leaves in `place` with
+    what a call has left in `alone` that nothing disturbed, in `seconds`."""
+    toll, shared = Toll(), set[str]()
     for _ in range(kills):
         struck = strike(arguments, place, rng.uniform(0.0, seconds))
         if struck is None:
             break
-        done, shared = done + 1, shared | struck.shared
-        wrong += [f"process {pid} outlived it" for pid in struck.orphans]
+        toll.kills, shared = toll.kills + 1, shared | struck.shared
+        toll.orphans += [f"process {pid} outlived it" for pid in struck.orphans]
     ended = finish(arguments, place)
-    if ended.status:
-        told = (place / "said").read_text(errors="replace").splitlines()[-3:]
-        wrong.append(f"repeated it ended with status {ended.status}: {' | '.join(told)}")
-    wrong += [f"{left} is left" for left in left_behind(place)]
-    wrong += [f"{name} is left in shared memory" for name in shared if (SHARED / name).exists()]
-    return done, wrong
+    told = last_words(place)
+    if ended.status and not (toll.kills and THERE in told):
+        toll.wrong.append(f"repeated it ended with status {ended.status}: {told}")
+    toll.left += [f"{left} is left" for left in left_behind(place)]
+    toll.left += [f"{name} is left in shared memory" for name in shared if (SHARED / name).exists()]
+    toll.wrong += differences(place, alone)
+    return toll
+
+
+def last_words(place: Path) -> str:
+    """The end of what a command printed."""
+    return " | ".join((place / "said").read_text(errors="replace").splitlines()[-3:])
 
 
 def left_behind(place: Path) -> list[Path]:

@@ -2,14 +2,16 @@
 
     python tools/soak.py [--steps 10000] [--settle 1000] [--workers 2]
 
-At every epoch's end: resident memory of the training process and of its data workers, open files,
-processes, pieces of shared memory. Memory may rise by 1 MB in 1,000 steps after the first 1,000 (a
-straight line through the later ones); the others may not rise at all. Exit status 1 otherwise.
+At every epoch's end: resident memory of the training process and of its data workers, what the heap has
+in use, open files, processes, pieces of shared memory. Resident memory may rise by 1 MB in 1,000 steps
+after the first 1,000 (a straight line through the later ones); files, processes and shared memory may
+not rise at all. Exit status 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import os
 import re
@@ -41,6 +43,7 @@ EVERY = 10
 """Epochs between validations, and between checkpoints."""
 MOST_MB = 1.0
 """Rise of memory in 1,000 steps."""
+MEMORY = ("trainer_mb", "workers_mb", "heap_mb")
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -51,6 +54,8 @@ class Look:
     steps: int
     trainer_mb: float
     workers_mb: float
+    heap_mb: float
+    """In use, without what the heap keeps for later; NaN where the C library does not tell."""
     files: int
     processes: int
     shared: int
@@ -63,6 +68,7 @@ def look(steps: int) -> Look:
         steps,
         resident_mb(os.getpid()),
         sum(resident_mb(pid) for pid in workers),
+        heap_mb(),
         len(os.listdir("/proc/self/fd")),
         1 + len(workers),
         len(set(re.findall(r"/dev/shm/(\S+)", Path("/proc/self/maps").read_text()))),
@@ -71,6 +77,28 @@ def look(steps: int) -> Look:
 
 def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MB
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's mallinfo2, of all its arenas."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+            "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def heap_mb() -> float:
+    """What this process has allocated in C and not given back."""
+    call = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if call is None:
+        return float("nan")
+    call.restype = _MallInfo
+    info = call()
+    return (info.uordblks + info.hblkhd) / 2**20
 
 
 def rise(looks: list[Look], name: str) -> float:
@@ -118,11 +146,12 @@ def problems_of(looks: list[Look]) -> list[str]:
 
 
 def show(looks: list[Look], console: Console) -> None:
-    table = Table("steps", "trainer MB", "workers MB", "files", "processes", "shared memory")
+    table = Table("steps", "trainer MB", "workers MB", "heap MB", "files", "processes", "shared memory")
     for one in looks[:: max(1, len(looks) // 10)]:
-        cells = (f"{one.trainer_mb:.1f}", f"{one.workers_mb:.1f}", one.files, one.processes, one.shared)
-        table.add_row(f"{one.steps:,}", *map(str, cells))
-    rises = (f"{rise(looks, name):+.2f}" for name in ("trainer_mb", "workers_mb"))
+        memory = (f"{getattr(one, name):.1f}" for name in MEMORY)
+        counts = map(str, (one.files, one.processes, one.shared))
+        table.add_row(f"{one.steps:,}", *memory, *counts)
+    rises = (f"{rise(looks, name):+.2f}" for name in MEMORY)
     table.add_row("in 1,000", *rises)
     console.print(table)
 

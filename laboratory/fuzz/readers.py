@@ -10,6 +10,7 @@ import numpy as np
 from bifusion.config.run import load_config
 from bifusion.data.open_scene import open_folder
 from bifusion.data.scene_folder import load_array, read_description, read_offset, scene_files
+from bifusion.data.scene_sums import files_without_sum, read_scene_files, scene_files_state
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.text_files import read_json
@@ -20,6 +21,7 @@ from bifusion.diagnosis.bundle import read_bundle
 from bifusion.diagnosis.replay import replay
 from bifusion.errors import InputError
 from bifusion.inference.scan_files import scan_files, scan_page
+from bifusion.models.towers.clip_architecture import image_tower_size, text_tower_size
 from bifusion.models.towers.clip_weights import read_image_tower
 from bifusion.official.import_checkpoint import read_checkpoint
 from bifusion.runs.check_config import check_config
@@ -35,6 +37,7 @@ from bifusion.torch_files.objects import MalformedFileError
 from bifusion.torch_files.pickle_machine import PickleMachine
 from bifusion.torch_files.state_dicts import find_state_dict
 from bifusion.untrusted.pictures import read_color, read_depth_m
+from bifusion.viewer.found import show_with
 from bifusion.viewer.page import render_view
 from bifusion.viewer.prediction import show_prediction
 from bifusion.viewer.scene import show_scene
@@ -181,3 +184,19 @@ def prediction(folder: Path) -> None:
 def scan_description(folder: Path) -> None:
     scan_files(folder)
     scan_page(folder)
+
+
+def sums(folder: Path) -> None:
+    """As a run that begins looks at a scene, and as one with --verify-data does."""
+    scene_files_state(folder)
+    files_without_sum(folder)
+    read_scene_files(folder)
+
+
+def scan_with_words(folder: Path) -> None:
+    render_view(show_with(folder / "scene", folder))
+
+
+def architecture(path: Path) -> None:
+    image_tower_size(str(path))
+    text_tower_size(str(path))

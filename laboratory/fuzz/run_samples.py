@@ -11,6 +11,7 @@ import safetensors.torch
 
 import untrained_runs
 from bifusion.config.run import config_to_dict
+from bifusion.data.scene_sums import FileState
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.diagnosis.bundle import write_bundle
 from bifusion.inference.export import write_result
@@ -18,6 +19,7 @@ from bifusion.labels.sets import SCANNET20
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.clip_weights import open_clip_name
 from bifusion.runs.checkpoint import LAST, SUMS
+from bifusion.runs.run_data import RunData, write_data
 from bifusion.storage.json_files import write_json
 from bifusion.types import SceneResult
 from run_factory import FakeRun
@@ -99,3 +101,11 @@ def rooms_config(folder: Path) -> Path:
     path = folder / "rooms.json"
     write_json(path, RoomsConfig())
     return path
+
+
+def data_of_run(folder: Path) -> Path:
+    """What a run was trained on and with."""
+    state = {"coord.npy": FileState(120, "0" * 64, 1), "views": FileState(9, None, 1)}
+    versions = {"torch": "2.0", "numpy": "2.0"}
+    write_data(folder, RunData("data", {"train/room": state}, 1, versions, [["numpy: was 1"]]))
+    return folder

@@ -255,3 +255,26 @@ def torchscript(folder: Path) -> Path:
         warnings.simplefilter("ignore", FutureWarning)  # the format lives on in published weights
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), str(path))
     return path
+
+
+def labelled_scan(folder: Path) -> Path:
+    """What the page of found words reads of a labelled scan, beside the scene that it was made of."""
+    scene = make_tiny_scene(folder / "scene", color_size=(16, 12), depth_size=(12, 9))
+    count = len(np.load(scene / "coord.npy")) - 3
+    np.save(folder / "labels.npy", np.arange(count, dtype=np.int16) % 3 - 1)
+    np.save(folder / "instances.npy", np.arange(count, dtype=np.int32) % 2 - 1)
+    objects = [{"id": 0, "class": "chair", "label": 1, "score": 0.5, "vertices": 3}]
+    listed = {"classes": ["wall", "chair"], "objects": objects}
+    (folder / "objects.json").write_text(json.dumps(listed))
+    (folder / "scan.json").write_text(json.dumps({"lines": ["a"], "versions": {"format": 1}}))
+    return folder
+
+
+def architecture(folder: Path) -> Path:
+    """A CLIP in open_clip's format."""
+    path = folder / "open_clip_config.json"
+    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16}
+    text = {"context_length": 16, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1}
+    sides = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    path.write_text(json.dumps({"model_cfg": sides}))
+    return path

@@ -14,6 +14,7 @@ from bifusion.datasets.recordings.layouts.open3d import read_trajectory_json
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.labels.files import read_labels
 from bifusion.labels.table import read_table
+from bifusion.runs.run_data import read_data
 from laboratory.fuzz import readers, run_samples, samples
 from laboratory.fuzz.target import OWN, Target
 
@@ -77,4 +78,9 @@ TARGETS: tuple[Target, ...] = (
            changed="*.json*"),
     Target("run report", run_samples.records, readers.report, (REPORT,), 1000),
     Target("prediction", run_samples.prediction, readers.prediction, ("viewer.prediction",)),
+    Target("json sums", samples.scene_folder, readers.sums, ("data.scene_sums",), OWN, "sums.json"),
+    Target("json data", run_samples.data_of_run, read_data, ("runs.run_data",), OWN),
+    Target("json architecture", samples.architecture, readers.architecture,
+           ("models.towers.clip_architecture",), OWN),
+    Target("scan with words", samples.labelled_scan, readers.scan_with_words, ("viewer.found",), 1000),
 )  # fmt: skip

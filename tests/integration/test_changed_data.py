@@ -15,7 +15,7 @@ from bifusion.config.run import save_config
 from bifusion.data.scene_sums import read_sums
 from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
 from bifusion.errors import InputError
-from bifusion.runs.run_data import read_data
+from bifusion.runs.run_data import data_of, read_data
 from bifusion.studies.comparison.run import write_report
 from bifusion.training.trainer import train
 from scene_factory import make_tiny_scene
@@ -165,6 +165,15 @@ def test_all_data_is_read_where_that_is_wanted(place, bifusion):
     assert not (place / "new").exists()
 
 
+@pytest.mark.parametrize("text", ["{}", None])
+def test_sums_that_list_nothing_are_said_to_vouch_for_nothing(place, text, caplog):
+    sums = place / "data/val/roomval0/sums.json"
+    sums.unlink() if text is None else sums.write_text(text)
+    data_of(tiny_config("oneformer3d_small", place / "data", epochs=2), read=True)
+    (line,) = caplog.messages
+    assert "files were read and compared with nothing" in line and "val/roomval0/color.npy" in line
+
+
 def test_sums_follow_the_superpoints(tmp_path):
     scene = make_tiny_scene(tmp_path / "train" / "room")
     before = read_sums(scene)
@@ -189,7 +198,8 @@ def test_a_foreign_folder_gets_the_sum_of_its_superpoints_alone(tmp_path):
 
 def test_damaged_sums_are_an_input_error(tmp_path):
     scene = make_tiny_scene(tmp_path / "train" / "room")
-    for text in ("{", "[]", '{"coord.npy": 3}', '{"coord.npy": {"bytes": "1", "sha256": "x"}}'):
+    deep = "[" * 100_000
+    for text in ("{", "[]", '{"coord.npy": 3}', '{"coord.npy": {"bytes": "1", "sha256": "x"}}', deep):
         (scene / "sums.json").write_text(text)
-        with pytest.raises(InputError, match="sums.json: holds no sums"):
+        with pytest.raises(InputError, match="sums.json: (holds no sums|not valid JSON)"):
             read_sums(scene)

@@ -221,6 +221,6 @@ def test_towers_and_weights_that_cannot_be_had(clip, scene, tmp_path, monkeypatc
     (tmp_path / "wide.json").write_text(json.dumps(wide))
     refused("wide.json' is no plain ViT", str(tmp_path / "wide.json"))
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    refused("deep.json is not valid JSON", str(tmp_path / "deep.json"))
+    refused("deep.json: not valid JSON", str(tmp_path / "deep.json"))
     (tmp_path / "cut.json").write_text("{")
-    refused("cut.json is not valid JSON", str(tmp_path / "cut.json"))
+    refused("cut.json: not valid JSON", str(tmp_path / "cut.json"))

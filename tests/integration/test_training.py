@@ -114,6 +114,17 @@ def test_final_evaluation(staged_run):
     assert len(saved["semantic"]) == len(saved["coord"]) == len(saved["truth_semantic"])
 
 
+def test_a_run_whose_evaluation_is_cut_short_does_not_count_as_evaluated(staged_run, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    (staged_run / "evaluation.json").unlink(missing_ok=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("bifusion.inference.evaluate.write_predictions", killed)
+        evaluate_run(staged_run)
+    assert not (staged_run / "evaluation.json").exists()
+
+
 def test_evaluation_on_other_data_leaves_the_runs_own_result(staged_run, tmp_path):
     evaluate_run(staged_run)
     own = (staged_run / "evaluation.json").read_bytes()

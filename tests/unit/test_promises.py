@@ -51,7 +51,14 @@ def test_a_command_that_is_named_exists():
 )
 def test_the_soak_sees_what_rises(changes, told):
     soak = load_tool("soak")
-    start = {"trainer_mb": 900.0, "workers_mb": 1200.0, "files": 30, "processes": 5, "shared": 0}
+    start = {
+        "trainer_mb": 900.0,
+        "workers_mb": 1200.0,
+        "heap_mb": 500.0,
+        "files": 30,
+        "processes": 5,
+        "shared": 0,
+    }
     looks = [
         soak.Look(steps, **{n: type(v)(v + changes.get(n, 0) * steps) for n, v in start.items()})
         for steps in range(1000, 10000, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,6 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, bifusion):
     good, bad, pipe = (tmp_path / f"{name}.ply" for name in ("good", "bad", "pipe"))
     room_meshes.write_ply(good, room_meshes.room_mesh(0.3))
     bad.write_bytes(good.read_bytes()[:500])
-    import os
-
     os.mkfifo(pipe)
     called = bifusion("prepare", "scan", bad, pipe, good, "--out", tmp_path / "out")
     assert called.status == 1 and "2 inputs could not be prepared" in called.err
@@ -123,3 +122,13 @@ def test_a_report_reads_nothing_outside_its_runs(tmp_path):
     (folder / "evaluation.json").symlink_to(secret)
     with pytest.raises(InputError, match="evaluation.json: leads out of"):
         load_run(folder)
+
+
+def test_a_tower_that_is_there_and_is_none(tmp_path, bifusion):
+    text, pipe = tmp_path / "text.safetensors", tmp_path / "pipe.safetensors"
+    text.write_text("no weights")
+    os.mkfifo(pipe)
+    for path, why in ((text, "is no tower"), (pipe, "is a pipe")):
+        called = bifusion("pretrain-tower", "--out", path, "--rooms", tmp_path / "rooms")
+        assert called.status == 2 and f"{path.name}: {why}" in called.err
+    assert not (tmp_path / "rooms").exists()

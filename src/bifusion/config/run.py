@@ -25,6 +25,7 @@ from bifusion.models.postprocess import PostprocessConfig
 from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
+from bifusion.untrusted.names import brief
 
 MODEL_KINDS: dict[str, type[ModelConfig]] = {
     "oneformer3d": OneFormer3DConfig,
@@ -136,9 +137,9 @@ def config_from_dict(value: dict[str, Any], where: str = "configuration") -> Con
         raise InputError(f"{where}: found {type(value).__name__}, expected a JSON object")
     fields = old_names.update_config(value)
     kind = fields.pop("model_kind", None)
-    if kind not in MODEL_KINDS:
+    if not isinstance(kind, str) or kind not in MODEL_KINDS:
         raise InputError(
-            f"{where}.model_kind: found {kind!r}, expected one of {', '.join(MODEL_KINDS)}"
+            f"{where}.model_kind: found {brief(kind)}, expected one of {', '.join(MODEL_KINDS)}"
             f"{did_you_mean(str(kind), MODEL_KINDS)}"
         )
     model = MODEL_KINDS[kind]

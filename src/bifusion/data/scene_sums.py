@@ -7,7 +7,6 @@ milliseconds whether a scene has changed since; `read` looks at every byte.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,13 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.storage.checksums import sum_of
 from bifusion.storage.json_files import write_json
+from bifusion.untrusted.files import is_file
+from bifusion.untrusted.json_text import read_json
 
 SUMS = "sums.json"
 VIEWS = "views"
 """What all files under views/ are called together."""
+AGAIN = "prepare the scene again, or remove this file"
 ARRAYS = tuple(
     f"{name}.npy"
     for name in (
@@ -63,13 +65,18 @@ def read_sums(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / SUMS
     if not path.is_file():
         return {}
-    try:
-        sums = json.loads(path.read_bytes())
-        if all(isinstance(s["bytes"], int) and isinstance(s["sha256"], str) for s in sums.values()):
-            return sums
-    except (ValueError, AttributeError, KeyError, TypeError):
-        pass
-    raise InputError(f"{path}: holds no sums; prepare the scene again, or remove this file")
+    sums = read_json(path, advice=AGAIN)
+    if not isinstance(sums, dict) or not all(map(_is_sum, sums.values())):
+        raise InputError(f"{path}: holds no sums; {AGAIN}")
+    return sums
+
+
+def files_without_sum(folder: Path) -> list[str]:
+    """Arrays and images of a scene folder that its sums.json does not list, and so vouches for none of.
+    InputError as `read_sums`."""
+    names = [name for name in ARRAYS if (folder / name).is_file()]
+    images = [str(file.relative_to(folder)) for file in _images(folder)]
+    return sorted({*names, *images} - read_sums(folder).keys())
 
 
 def scene_files_state(folder: Path) -> dict[str, FileState]:
@@ -111,11 +118,16 @@ def read_state(folder: Path, name: str) -> FileState:
     return _together({str(file.relative_to(folder)): _read(file) for file in _images(folder)})
 
 
+def _is_sum(value: Any) -> bool:
+    fields = value if isinstance(value, dict) else {}
+    return type(fields.get("bytes")) is int and isinstance(fields.get("sha256"), str)
+
+
 def _current_sums(folder: Path) -> dict[str, dict[str, Any]]:
     """The sums of files that have not changed since: a younger sums.json must not vouch for others."""
     sums, path = read_sums(folder), folder / SUMS
     since = path.stat().st_mtime_ns if path.is_file() else 0
-    there = {name: sum_ for name, sum_ in sums.items() if (folder / name).is_file()}
+    there = {name: sum_ for name, sum_ in sums.items() if is_file(folder / name)}
     return {n: s for n, s in there.items() if _state(folder / n, s, since).sha256 is not None}
 
 

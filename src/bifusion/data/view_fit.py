@@ -82,10 +82,10 @@ def _occupied_space(coord: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """
     cell_m = CELL_M
     while True:
-        low = coord.min(axis=0) - 1.5 * cell_m
-        shape = np.ceil((coord.max(axis=0) - low) / cell_m).astype(np.int64) + 2
-        if np.prod(shape, dtype=np.float64) <= MOST_CELLS:
-            occupied = np.zeros(shape, dtype=bool)
+        low = coord.min(axis=0).astype(np.float64) - 1.5 * cell_m
+        shape = np.ceil((coord.max(axis=0) - low) / cell_m) + 2
+        if np.prod(shape) <= MOST_CELLS:
+            occupied = np.zeros(shape.astype(np.int64), dtype=bool)
             occupied[tuple(((coord - low) / cell_m).astype(np.int64).T)] = True
             if len(coord) >= POINTS_A_CELL * occupied.sum() or cell_m >= LARGEST_CELL_M:
                 break

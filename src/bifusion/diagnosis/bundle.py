@@ -151,7 +151,7 @@ def read_bundle(path: Path) -> Bundle:
             metadata = file.metadata() or {}
             # a copy each, in memory aligned as torch's own: products depend on it to the bit
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from error
     content = _content(path, metadata)
     config = config_from_dict(content["config"], f"{path}: config")

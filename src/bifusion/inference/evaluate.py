@@ -77,9 +77,9 @@ def evaluate_run(
         **full.split,
         "alignment_by_stage": alignment_by_stage(folder),
     }
-    write_json(target, evaluation)
     if target == folder.evaluation:
         write_predictions(folder, config, full)
+    write_json(target, evaluation)  # last: a run that has it counts as evaluated
     return evaluation
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
+from bifusion.untrusted.names import brief
 from bifusion.untrusted.tables import read_rows
 
 COLUMNS = ("name", "kind", "color", "id", "group")
@@ -42,8 +43,10 @@ def _class(row: dict[str | Any, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: the name is empty; expected one")
     value: dict[str, Any] = dict(told)
     if "id" in told:
-        if not re.fullmatch(r"-?\d+", told["id"]):
-            raise InputError(f"{where} {told['name']!r}: id is {told['id']!r}; expected a whole number")
+        if not re.fullmatch(r"-?\d{1,18}", told["id"]):
+            raise InputError(
+                f"{where} {told['name']!r}: id is {brief(told['id'])}; expected a whole number"
+            )
         value["id"] = int(told["id"])
     if "color" in told:
         value["color"] = _color(told["color"], f"{where} {told['name']!r}")
@@ -54,6 +57,6 @@ def _color(text: str, where: str) -> list[int]:
     if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
         return [int(text[at : at + 2], 16) for at in (1, 3, 5)]
     numbers = re.findall(r"\d+", text)
-    if len(numbers) != 3 or re.search(r"[^\d\s,;()\[\]]", text):
-        raise InputError(f"{where}: colour is {text!r}; expected #rrggbb, or three numbers 0 … 255")
+    if len(numbers) != 3 or max(map(len, numbers)) > 9 or re.search(r"[^\d\s,;()\[\]]", text):
+        raise InputError(f"{where}: colour is {brief(text)}; expected #rrggbb, or three numbers 0 … 255")
     return [int(number) for number in numbers]

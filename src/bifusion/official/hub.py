@@ -27,6 +27,7 @@ from bifusion.storage.checksums import check_sum
 from bifusion.storage.files import locked
 from bifusion.storage.folders import folder_written_beside, tidy
 from bifusion.storage.json_files import write_json
+from bifusion.untrusted.json_text import read_json
 
 SCHEME = "hf:"
 DESCRIPTION, EVALUATION, CARD = "run.json", "evaluation.json", "README.md"
@@ -84,10 +85,7 @@ def _read(path: Path) -> dict[str, Any]:
     """A run's JSON; empty where it has none, as an imported run has no evaluation."""
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); evaluate the run again") from error
+    value = read_json(path, advice="evaluate the run again")
     return value if isinstance(value, dict) else {}
 
 

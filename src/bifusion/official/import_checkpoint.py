@@ -200,7 +200,7 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
         if path.suffix == ".safetensors":
             try:
                 tensors = resources.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
+            except (SafetensorError, OSError, MemoryError) as error:
                 raise InputError(
                     f"{path} is no readable safetensors file: {error}; copy it again"
                 ) from error

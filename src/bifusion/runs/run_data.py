@@ -6,7 +6,6 @@ scene by scene, and refused, or accepted by who trains, and then recorded for go
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,16 @@ from bifusion.config.plain import from_plain
 from bifusion.config.run import Config
 from bifusion.data.dataset import open_scenes
 from bifusion.data.scene_source import SceneFolders
-from bifusion.data.scene_sums import FileState, read_scene_files, read_state, scene_files_state
+from bifusion.data.scene_sums import (
+    FileState,
+    files_without_sum,
+    read_scene_files,
+    read_state,
+    scene_files_state,
+)
 from bifusion.errors import InputError
 from bifusion.storage.json_files import write_json
+from bifusion.untrusted.json_text import read_json
 
 _logger = logging.getLogger(__name__)
 FILE = "data.json"
@@ -30,6 +36,8 @@ SPLITS = ("train", "val")
 PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
 """Software whose version decides, to the bit, what is learned."""
 MOST_THREADS = 512
+NAMED = 3
+"""Files named in a line."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def data_of(config: Config, *, read: bool = False) -> RunData:
     """
     state = read_scene_files if read else scene_files_state
     scenes: dict[str, dict[str, FileState]] = {}
-    wrong = []
+    wrong, without = [], list[str]()
     for split in SPLITS:
         opened = open_scenes(config.data, split, annotated=False)
         for name in opened.names:
@@ -64,10 +72,19 @@ def data_of(config: Config, *, read: bool = False) -> RunData:
             if isinstance(opened, SceneFolders):
                 try:
                     scenes[f"{split}/{name}"] = state(opened.folder / name)
+                    if read:
+                        listed = files_without_sum(opened.folder / name)
+                        without += [f"{split}/{name}/{file}" for file in listed]
                 except InputError as error:
                     wrong.append(str(error))
     if wrong:
         raise InputError("\n".join(wrong))
+    if without:
+        _logger.warning(
+            "%d files were read and compared with nothing, as no sums.json lists them (the first: %s)",
+            len(without),
+            ", ".join(without[:NAMED]),
+        )
     versions = {package: version(package) for package in PACKAGES}
     return RunData(str(Path(config.data.root).resolve()), scenes, torch.get_num_threads(), versions)
 
@@ -78,11 +95,7 @@ def read_data(folder: Path) -> RunData | None:
     path, advice = folder / FILE, "restore the file, or start a new run"
     if not path.is_file():
         return None
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {advice}") from None
-    data = from_plain(RunData, value, str(path))
+    data = from_plain(RunData, read_json(path, advice=advice), str(path))
     if not 1 <= data.threads <= MOST_THREADS:
         raise InputError(f"{path}: threads is {data.threads}; expected 1 … {MOST_THREADS}; {advice}")
     return data

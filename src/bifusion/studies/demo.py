@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
@@ -23,6 +22,8 @@ from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, plan_runs
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
+from bifusion.untrusted.files import check_regular
+from bifusion.untrusted.json_text import parse_json
 from bifusion.viewer.page import write_view
 from bifusion.viewer.prediction import show_prediction
 
@@ -89,13 +90,19 @@ def run_pretraining(wanted: PretrainTower, console: Console) -> None:
 
 def _check_objective(wanted: PretrainTower) -> None:
     """InputError where the tower that is there was pretrained on something else than is asked for."""
-    with safe_open(wanted.out, framework="pt") as file:
-        stored = json.loads((file.metadata() or {}).get("config", "{}"))
+    elsewhere = "write it to another place, or remove this one"
+    check_regular(wanted.out, advice=elsewhere)
+    try:
+        with safe_open(wanted.out, framework="pt") as file:
+            described = (file.metadata() or {}).get("config", "{}")
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise InputError(f"{wanted.out}: is no tower ({error}); {elsewhere}") from error
+    stored = parse_json(described, wanted.out, advice=elsewhere)
     objective = stored.get("objective", "names") if isinstance(stored, dict) else "names"
     if objective != wanted.config.objective:
         raise InputError(
             f"{wanted.out}: this tower was pretrained on {objective!r}, asked for is "
-            f"{wanted.config.objective!r}; write it to another place, or remove this one"
+            f"{wanted.config.objective!r}; {elsewhere}"
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from bifusion.errors import InputError
 from bifusion.inference.found import Found, Instances, Regions
 from bifusion.inference.scan_files import SCENE, scan_files
 from bifusion.labels.palette import distinct_color
+from bifusion.untrusted.arrays import load_npy
+from bifusion.untrusted.json_text import read_json
 from bifusion.viewer.prediction import is_prediction, show_prediction
 from bifusion.viewer.scene import show_scene
 from bifusion.viewer.shown_scan import (
@@ -22,6 +24,7 @@ from bifusion.viewer.shown_scan import (
     segmentation,
 )
 
+AGAIN = "scan again"
 MOST_MATCHES = 6
 """Regions of a word that the page lists."""
 
@@ -82,12 +85,10 @@ def _match(regions: Regions, row: int, word: int, offset_m: np.ndarray, is_objec
 def _show_scan(scene: Path, scan: Path) -> ShownScan:
     """What `bifusion scan` found on the user's vertices, which are the first points of its scene."""
     shown = show_scene(scene)
-    try:
-        listed = json.loads((scan / "objects.json").read_text(encoding="utf-8"))
-        names, scores = listed["classes"], {one["id"]: one["score"] for one in listed["objects"]}
-        arrays = [np.load(scan / f"{name}.npy") for name in ("labels", "instances")]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{scan}: cannot be read ({error}); scan again") from error
+    names, scores = _listed(scan / "objects.json")
+    arrays = [load_npy(scan / f"{name}.npy", advice=AGAIN) for name in ("labels", "instances")]
+    if any(array.ndim != 1 or array.dtype.kind != "i" or not len(array) for array in arrays):
+        raise InputError(f"{scan}: its labels are no whole numbers, one a vertex; {AGAIN}")
     missing = len(shown.coord) - len(arrays[0])
     if missing < 0 or scene.resolve() != (scan / SCENE).resolve():
         raise InputError(
@@ -95,8 +96,24 @@ def _show_scan(scene: Path, scan: Path) -> ShownScan:
             f"the scene that the scan was made of, {scan / SCENE}"
         )
     if arrays[0].shape != arrays[1].shape or not -1 <= arrays[0].min() <= arrays[0].max() < len(names):
-        raise InputError(f"{scan}: its labels are not of its classes and vertices; scan again")
+        raise InputError(f"{scan}: its labels are not of its classes and vertices; {AGAIN}")
     semantic, instance = (np.pad(array, (0, missing), constant_values=-1) for array in arrays)
     classes = tuple(ShownClass(str(name), distinct_color(number)) for number, name in enumerate(names))
     predicted = segmentation(shown.coord, semantic, instance, scores=scores)
     return dataclasses.replace(shown, classes=classes, predicted=predicted, annotated=None)
+
+
+def _listed(path: Path) -> tuple[list[str], dict[int, float]]:
+    """Names of the classes, and the score of each object by its id."""
+    value: Any = read_json(path, advice=AGAIN)
+    fields = value if isinstance(value, dict) else {}
+    names, objects = fields.get("classes"), fields.get("objects")
+    sound = isinstance(names, list) and isinstance(objects, list) and all(map(_is_object, objects))
+    if not sound or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: holds no classes and objects with id and score; {AGAIN}")
+    return names, {one["id"]: one["score"] for one in objects}
+
+
+def _is_object(value: Any) -> bool:
+    fields = value if isinstance(value, dict) else {}
+    return type(fields.get("id")) is int and type(fields.get("score")) in (int, float)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from bifusion.data.annotation import find_annotation
+from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.scene_folder import load_labels, load_points, segment_file
 from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
@@ -48,6 +49,7 @@ def show_scene(folder: Path, class_names: Sequence[str] | None = None) -> ShownS
     """
     folder = Path(folder).resolve()
     coord, color = (np.array(array) for array in load_points(folder)[:2])
+    check_finite(coord, folder / "coord.npy")
     labels, annotated, notes = _show_annotation(folder, class_names, coord)
     views, seen, told = _show_views(folder, coord, color)
     return ShownScan(

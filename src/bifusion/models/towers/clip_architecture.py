@@ -6,7 +6,6 @@ another text side (RoBERTa, T5) the image tower can be had, but nothing that tak
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
+from bifusion.untrusted.json_text import read_json
 
 _VISION = {"image_size", "layers", "width", "patch_size"}
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
@@ -112,11 +112,9 @@ def _table(architecture: str) -> dict[str, Any]:
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"tower.architecture: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"tower.architecture: {path} is not valid JSON ({error})") from None
+        table = read_json(path)
+    except InputError as error:
+        raise InputError(f"tower.architecture: {error}") from None
     if isinstance(table, dict):
         table = table.get("model_cfg", table)  # as open_clip_config.json beside published weights has it
     sides = ("vision_cfg", "text_cfg")

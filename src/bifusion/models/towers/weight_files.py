@@ -74,7 +74,7 @@ def open_weights(path: Path) -> Iterator[OpenWeights]:
         with open_torch_file(path) as file:
             stored = file.module_tensors() if file.is_torchscript else _state_dict(file.content, path)
             yield OpenWeights(list(stored), lambda name: file.tensor(stored[name]))
-    except SafetensorError as error:
+    except (SafetensorError, MemoryError) as error:
         raise InputError(f"tower.pretrained: {path} is no readable safetensors file: {error}") from error
     except InputError as error:
         words = str(error)
