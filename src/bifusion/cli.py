@@ -17,6 +17,7 @@ from bifusion.commands import (
     comparisons,
     find,
     labels,
+    launch,
     replay,
     runs,
     scan,
@@ -37,6 +38,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "one model": {
         "info": runs.info,
         "train": train.train,
+        "launch": launch.launch,
         "evaluate": runs.evaluate,
         "predict": runs.predict,
         "scan": scan.scan,
