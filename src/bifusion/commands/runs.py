@@ -74,7 +74,7 @@ class Predict:
     """Run folder (its last checkpoint), checkpoint folder, or a published OneFormer3D or Mask3D
     checkpoint as it was downloaded."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, see CONVENTIONS.md, a mesh or cloud (.ply, .obj, .glb), or a folder of scene folders:
+    """Scene folder, mesh or cloud (.ply, .obj, .glb), or a folder of scene folders (CONVENTIONS.md):
     then out/NAME of each, those that are there stay."""
     scale: float = 1.0
     """Metres a unit of a mesh file: 0.001 for millimetres."""
@@ -85,7 +85,7 @@ class Predict:
     view: bool = True
     """Write view.html, a page to look around in."""
     shard: str | None = None
-    """i/n: only every n-th scene of several, from the i-th on; left out: as torchrun or srun say, or all."""
+    """i/n: only every n-th of several scenes, from the i-th on; left out: as torchrun says, or all."""
     overwrite: bool = False
     """Of several scenes, predict those again that are there."""
 

@@ -65,6 +65,11 @@ class StopRequest:
         self._raise_if_asked()
 
     @property
+    def own_signal(self) -> str | None:
+        """The first signal that came to this process; None where it was told by another one."""
+        return self.signal_name if self.signal_name in signal.Signals.__members__ else None
+
+    @property
     def asked(self) -> bool:
         """A signal has come."""
         return self.signal_name is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -186,7 +185,7 @@ class Trainer:
                     return self._guard_stopped(final)
                 self._end_epoch()
         except Interrupted:
-            return self._leave(f"received {self._signal_name()}")
+            return self._leave(f"received {group.first_of(self.stop.own_signal)}")
         except DiskFullError as error:
             with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
                 self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
@@ -205,13 +204,6 @@ class Trainer:
             if not self.several:
                 self._leave(str(error), told=False)
             raise
-
-    def _signal_name(self) -> str:
-        """The signal that came, in whichever process."""
-        names = [
-            name for name in group.gather(self.stop.signal_name) if name in signal.Signals.__members__
-        ]
-        return names[0] if names else str(self.stop.signal_name)
 
     def _note_end(self, reason: str) -> None:
         """Leaves in the records why the run ends with another process."""
@@ -331,17 +323,13 @@ class Trainer:
         except InputError as error:
             wrong = error
         self.watch.at("adding up the validation")
-        self._require_all(wrong)
+        wrong = group.first_of(wrong)
+        if wrong is not None:  # in any process: all of them save the run as it is
+            self._leave(str(wrong), told=False)
+            raise wrong
         self._heed_signals()
         assert counted is not None, "what is interrupted is heeded"
         return counted.outcome().metrics
-
-    def _require_all(self, wrong: InputError | None) -> None:
-        """After an InputError in any process all of them save the run as it is, and raise it."""
-        met = [error for error in group.gather(wrong) if error is not None]
-        if met:
-            self._leave(str(met[0]), told=False)
-            raise met[0]
 
     def _stage_name(self) -> str:
         return self.timeline.stages[self.timeline.index_at(self.progress.epoch)].name

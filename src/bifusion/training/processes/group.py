@@ -49,6 +49,11 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def first_of(value: T | None) -> T | None:
+    """The first that any process gives which is not None, on all of them."""
+    return next((given for given in gather(value) if given is not None), None)
+
+
 def barrier() -> None:
     """Goes on when all processes have come here."""
     gather(None)
