@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from benchmarks import scaling
 from benchmarks.scaling_model import Cluster, Rates, exchange_seconds, modelled
 

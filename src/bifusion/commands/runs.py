@@ -59,8 +59,8 @@ def evaluate(args: list[str]) -> int:
     if wanted.devices < 1:
         raise InputError(f"devices: found {wanted.devices}; expected 1 or more")
     run = _run_of(wanted.run)
-    with group.joined(wanted.devices) as device:
-        found = evaluate_run(run, data=wanted.data, device=device)
+    with group.joined(wanted.devices):
+        found = evaluate_run(run, data=wanted.data)
         if group.number() == 0:
             Screen().print_json(data=found["full"])
     return 0

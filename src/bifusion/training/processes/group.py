@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
@@ -97,17 +96,17 @@ def share_buffers(model: nn.Module) -> None:
 
 
 @contextmanager
-def joined(devices: int) -> Iterator[torch.device | None]:
-    """Joins the processes that this one is to work with in the block, and yields its device.
+def joined(devices: int = 1) -> Iterator[None]:
+    """Joins the processes that this one is to work with in the block, unless it has already.
 
     They are those that torchrun or srun started with it, or `devices`, started here by the same command
-    line. None: it is alone, or in a group already.
+    line.
 
     Raises InputError: `devices` other than the launcher's, or that are not there.
     """
     launched = launched_shard()
     if _several() or (devices == 1 and launched is None):
-        yield None
+        yield
         return
     here, nodes = devices, 1
     if launched is not None:
@@ -122,7 +121,7 @@ def joined(devices: int) -> Iterator[torch.device | None]:
         raise InputError(f"devices: {here} are not to be had on this machine ({error})") from error
     fabric.launch()
     try:
-        yield fabric.device
+        yield
     finally:
         distributed.destroy_process_group()
 

@@ -7,7 +7,9 @@ import os
 import secrets
 import selectors
 import socket
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +124,18 @@ class Selected:
         lines = self.peers.pop(number)
         self._selector.unregister(lines.connection)
         lines.close()
+
+    def finish(self, seconds: float) -> None:
+        """Sends nothing more, and gives the others some time to hear what was sent and to close: a
+        connection that is closed with something unread in it may take that along."""
+        for lines in self.peers.values():
+            with suppress(OSError):
+                lines.connection.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + seconds
+        while self.peers and (left := until - time.monotonic()) > 0:
+            for number in self.heard(left):
+                if self.peers[number].broken:
+                    self.drop(number)
 
     def heard(self, seconds: float) -> dict[int, list[dict[str, Any]]]:
         """What came from whom within some time, at least one message unless it is up."""

@@ -109,6 +109,7 @@ class Watch:
                 for lines in peers.values():
                     lines.send({"ended": self._reason} if ending else {"told": asdict(told)})
                 if ending:
+                    selected.finish(VERDICT_SECONDS)
                     return
                 verdict = self._listen(selected, seen)
                 if verdict is not None:
