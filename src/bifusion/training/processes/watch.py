@@ -155,7 +155,7 @@ class Watch:
         last_words = threading.Thread(target=self._last_words, args=(verdict,), daemon=True)
         last_words.start()
         last_words.join(VERDICT_SECONDS)  # not for ever, as the disk may be what hangs
-        self.leave(f"process {self.number} of {self.count} ends, as {verdict}")
+        self.leave(f"rank {self.number} of {self.count} ends at: {self._what}; {verdict}")
 
     def _last_words(self, verdict: str) -> None:
         with suppress(OSError, InputError):  # such as a full disk
