@@ -107,7 +107,9 @@ class Watch:
                 ending, told = self._ending.is_set(), self._told()
                 seen[self.number].hear(told, time.monotonic())
                 for lines in peers.values():
-                    lines.send({"ended": self._reason} if ending else {"told": asdict(told)})
+                    lines.send({"told": asdict(told)})
+                    if ending:
+                        lines.send({"ended": self._reason})
                 if ending:
                     selected.finish(VERDICT_SECONDS)
                     return
