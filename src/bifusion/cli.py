@@ -2,7 +2,8 @@
 
 Bad input (InputError) is printed without a traceback, exit status 2; a comparison in which a run
 crashed, and a preparation of which an input is bad, leave with status 1 after the others are done;
-a run that its guard stopped, a result, with 4; Ctrl-C with 130, everything saved.
+a run that its guard stopped, a result, with 4; one of several processes that ends because of another one
+with 5; Ctrl-C with 130, everything saved.
 """
 
 import atexit
@@ -17,6 +18,7 @@ from bifusion.commands import (
     comparisons,
     find,
     labels,
+    launch,
     replay,
     runs,
     scan,
@@ -37,6 +39,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "one model": {
         "info": runs.info,
         "train": train.train,
+        "launch": launch.launch,
         "evaluate": runs.evaluate,
         "predict": runs.predict,
         "scan": scan.scan,

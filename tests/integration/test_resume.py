@@ -128,7 +128,7 @@ SIGNAL_AT = {
     "remembering buffers": (Statistics, "remember", 3),
     "forward": (Criterion, "__call__", 3),
     "weights change": (Stepper, "act", 3),
-    "validation": (validation._Counted, "add", 3),
+    "validation": (validation.CountedShare, "add", 3),
     "saving": (saving, "save_checkpoint", 2),
 }
 

@@ -12,6 +12,7 @@ import needs
 from bifusion.data.scene_folder import load_scene, load_view
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
+from bifusion.datasets.shards import Shard
 from bifusion.datasets.superpoints.normals import mesh_normals
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20, SCANNET200
@@ -187,8 +188,20 @@ def test_complete_scenes_are_kept_and_others_written(released, scan):
     seen = []
     prepare(released, posed_images=None)
     shutil.rmtree(released / "out" / "train" / "scene0002_00")
-    again = prepare(released, posed_images=None, progress=lambda *counts: seen.append(counts))
-    assert (again.kept, again.written, seen) == ([NAME], ["scene0002_00"], [(1, 2), (2, 2)])
+    again = prepare(released, posed_images=None, done=lambda *told: seen.append(told))
+    assert (again.kept, again.written) == ([NAME], ["scene0002_00"])
+    assert seen == [(f"train/{NAME}", "kept", 1, 2), ("train/scene0002_00", "written", 2, 2)]
+
+
+def test_shards_share_the_scans(released, scan):
+    shutil.copytree(scan, scan.parent / "scene0002_00")
+    for path in (scan.parent / "scene0002_00").iterdir():
+        path.rename(path.with_name(path.name.replace(NAME, "scene0002_00")))
+    left = released / "out" / "train" / ".scene0002_00.writing-1"  # by the other shard, at work
+    left.mkdir(parents=True)
+    first = prepare(released, posed_images=None, shard=Shard(1, 2))
+    assert left.is_dir() and first.written == [NAME]
+    assert prepare(released, posed_images=None, shard=Shard(2, 2)).written == ["scene0002_00"]
 
 
 def test_one_bad_scan_does_not_stop_the_others(released, scan):

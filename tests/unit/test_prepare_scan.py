@@ -15,7 +15,7 @@ from bifusion.data.scene_folder import scene_complete
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.prepare import prepare_scan, prepare_scans
 from bifusion.datasets.scan.processes import in_processes
-from bifusion.datasets.scan.shards import Shard, locked_shard, parse_shard
+from bifusion.datasets.shards import Shard, locked_shard, parse_shard
 from bifusion.errors import InputError
 
 

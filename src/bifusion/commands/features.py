@@ -30,6 +30,8 @@ class PrepareFeatures:
     """Weights of the image tower, as the runs get them."""
     splits: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{train,val}")] = ("train", "val")
     """Parts of the data set."""
+    shard: str | None = None
+    """i/n: only every n-th scene from the i-th on; left out: as torchrun or srun say, or all."""
     jobs: int = 1
     """Processes at a time."""
     threads: int | None = None
@@ -41,6 +43,7 @@ class PrepareFeatures:
 def prepare_features(args: list[str]) -> int:
     """Features of all views of a data set, computed once for all runs; it goes on where it was."""
     from bifusion.config.run import load_config
+    from bifusion.datasets.shards import asked_shard
     from bifusion.recipes import get_recipe
     from bifusion.studies.training_runs.plan import give_weights
     from bifusion.studies.training_runs.progress import progress_bar
@@ -61,6 +64,7 @@ def prepare_features(args: list[str]) -> int:
             config,
             wanted.out,
             splits=wanted.splits,
+            shard=asked_shard(wanted.shard),
             workers=wanted.jobs if wanted.jobs > 1 else 0,
             threads=wanted.threads,
             progress=progress,

@@ -12,6 +12,8 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.commands.telling import say, tell_failed
+from bifusion.errors import InputError
 from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import Screen
 
@@ -44,26 +46,36 @@ class Evaluate:
     data: Path | None = None
     """Data set (its val/ folder counts) instead of the one the run was trained on; the figures go to
     evaluation-NAME.json beside the run's own."""
+    devices: int = 1
+    """Processes of this machine that share the scenes, each with a device of its own."""
 
 
 def evaluate(args: list[str]) -> int:
     """Evaluate a run again and print its figures."""
     from bifusion.inference.evaluate import evaluate_run
+    from bifusion.training.processes import group
 
     wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
-    Screen().print_json(data=evaluate_run(_run_of(wanted.run), data=wanted.data)["full"])
+    if wanted.devices < 1:
+        raise InputError(f"devices: found {wanted.devices}; expected 1 or more")
+    run = _run_of(wanted.run)
+    with group.joined(wanted.devices):
+        found = evaluate_run(run, data=wanted.data)
+        if group.number() == 0:
+            Screen().print_json(data=found["full"])
     return 0
 
 
 @dataclass
 class Predict:
-    """Segment one scene with a trained model."""
+    """Segment one scene, or all of a data set, with a trained model."""
 
     run: tyro.conf.Positional[Path]
     """Run folder (its last checkpoint), checkpoint folder, or a published OneFormer3D or Mask3D
     checkpoint as it was downloaded."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, see CONVENTIONS.md, or a mesh or cloud: .ply, .obj or .glb."""
+    """Scene folder, mesh or cloud (.ply, .obj, .glb), or a folder of scene folders (CONVENTIONS.md):
+    then out/NAME of each, those that are there stay."""
     scale: float = 1.0
     """Metres a unit of a mesh file: 0.001 for millimetres."""
     up: Literal["z", "y", "x", "-z", "-y", "-x"] | None = None
@@ -72,18 +84,27 @@ class Predict:
     """Folder for semantic.ply, instance.ply, instances.json and view.html."""
     view: bool = True
     """Write view.html, a page to look around in."""
+    shard: str | None = None
+    """i/n: only every n-th of several scenes, from the i-th on; left out: as torchrun says, or all."""
+    overwrite: bool = False
+    """Of several scenes, predict those again that are there."""
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene folder or a mesh file: coloured PLY files, instances, a page."""
+    """Segment a scene folder, a mesh, or all scenes of a folder: PLY files, instances, a page."""
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.inference.predict import predict_mesh, predict_scene
+    from bifusion.inference.predict_data import scenes_below
     from bifusion.viewer.page import write_view
     from bifusion.viewer.prediction import show_result
 
     wanted = parsing.parse(
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
     )
+    if scenes := scenes_below(wanted.scene):
+        return _predict_all(wanted, scenes)
+    if wanted.shard is not None:
+        raise InputError(f"shard: {wanted.scene} is one scene; expected a folder of scene folders")
     is_mesh = is_mesh_file(wanted.scene) or wanted.scene.is_file()
     if not is_mesh:
         check_unplaced(wanted.scene, wanted.scale, wanted.up)
@@ -98,6 +119,37 @@ def predict(args: list[str]) -> int:
     for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
         print(shown(line))
     return 0
+
+
+def _predict_all(wanted: Predict, scenes: dict[str, Path]) -> int:
+    """Every scene of a folder, one line each; status 1 where some failed."""
+    from bifusion.datasets.shards import asked_shard
+    from bifusion.inference.predict_data import PredictedScenes, predict_scenes
+    from bifusion.viewer.page import write_view
+    from bifusion.viewer.prediction import show_result
+
+    def show(folder: Path, scene: Path) -> None:
+        write_view(folder / "view.html", show_result(folder, scene))
+
+    def done(name: str, predicted: PredictedScenes, count: int) -> None:
+        ended = len(predicted.written) + len(predicted.kept) + len(predicted.failed)
+        word = "failed" if name in predicted.failed else predicted.written.get(name, "kept")
+        say(console, f"{ended}/{count} {name}: {word}")
+
+    console, shard = Screen(), asked_shard(wanted.shard)
+    if shard.count > 1:
+        say(console, f"shard {shard} of {len(scenes)} scenes")
+    predicted = predict_scenes(
+        _run_of(wanted.run),
+        scenes,
+        wanted.out,
+        shard=shard,
+        overwrite=wanted.overwrite,
+        show=show if wanted.view else None,
+        done=done,
+    )
+    say(console, f"{len(predicted.written)} scenes predicted, {len(predicted.kept)} kept")
+    return tell_failed(predicted.failed, "scenes could not be predicted")
 
 
 def _run_of(path: Path) -> Path:

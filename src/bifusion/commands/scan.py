@@ -14,7 +14,7 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.commands.telling import say
+from bifusion.commands.telling import say, tell_failed
 from bifusion.errors import InputError
 from bifusion.untrusted.screen import Screen
 
@@ -107,8 +107,9 @@ class PrepareScan:
     """Frames of a recording that become views, chosen by coverage and sharpness; 0: none."""
     spacing_m: float | None = None
     """Meshes are given points in between where theirs lie much farther apart; left out: 0.044."""
-    shard: str = "1/1"
-    """i/n: only every n-th input from the i-th on, for one of n machines."""
+    shard: str | None = None
+    """i/n: only every n-th input from the i-th on, for one of n machines; left out: as torchrun or srun
+    say, or all."""
     jobs: int = 0
     """Inputs at a time; 0: one for each two processors."""
     overwrite: bool = False
@@ -122,7 +123,7 @@ def prepare_scan(args: list[str]) -> int:
     Exit status 1 where some of them could not be prepared.
     """
     from bifusion.datasets.scan.prepare import PreparedScans, prepare_scans
-    from bifusion.datasets.scan.shards import parse_shard
+    from bifusion.datasets.shards import asked_shard
 
     wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
     options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
@@ -146,18 +147,13 @@ def prepare_scan(args: list[str]) -> int:
         wanted.inputs,
         wanted.out,
         options,
-        shard=parse_shard(wanted.shard),
+        shard=asked_shard(wanted.shard),
         jobs=jobs,
         overwrite=wanted.overwrite,
         done=done,
     )
     say(console, f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept")
-    if prepared.failed:
-        errors = Screen(stderr=True)
-        say(errors, f"{len(prepared.failed)} inputs could not be prepared:")
-        for name, why in prepared.failed.items():
-            say(errors, f"{name}: {why}")
-    return 1 if prepared.failed else 0
+    return tell_failed(prepared.failed, "inputs could not be prepared")
 
 
 def scan(args: list[str]) -> int:

@@ -14,6 +14,7 @@ from bifusion.commands import parsing
 from bifusion.commands.features import prepare_features
 from bifusion.commands.help import Help, summary_of
 from bifusion.commands.scan import prepare_scan
+from bifusion.commands.telling import say
 from bifusion.errors import InputError
 from bifusion.untrusted.screen import Screen
 
@@ -45,6 +46,8 @@ class PrepareScanNet:
     """Units of the depth images a metre: 1000 for millimetres, 5000 as in TUM's recordings."""
     scale: float = 1.0
     """Metres a unit of meshes, axis alignments and poses: 0.001 for millimetres."""
+    shard: str | None = None
+    """i/n: only every n-th scan from the i-th on; left out: as torchrun or srun say, or all."""
     overwrite: bool = False
     """Write scenes again that are there already."""
 
@@ -95,7 +98,7 @@ def _prepare_scannet(args: list[str]) -> int:
     """ScanNet as released (scans, label table, splits, posed images) into scene folders."""
     from bifusion.datasets.scannet.prepare import prepare_scannet
     from bifusion.datasets.scannet.views import ViewOptions
-    from bifusion.studies.training_runs.progress import progress_bar
+    from bifusion.datasets.shards import asked_shard
 
     told = Help(
         "prepare scannet --scans scans --posed-images posed_images --labels "
@@ -106,19 +109,19 @@ def _prepare_scannet(args: list[str]) -> int:
     notes: dict[str, list[str]] = {}
     options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
     try:
-        with progress_bar("scans", console) as progress:
-            prepared = prepare_scannet(
-                wanted.scans,
-                wanted.out,
-                labels=wanted.labels,
-                posed_images=wanted.posed_images,
-                splits=wanted.splits,
-                view_options=options,
-                scale=wanted.scale,
-                overwrite=wanted.overwrite,
-                notes=notes,
-                progress=progress,
-            )
+        prepared = prepare_scannet(
+            wanted.scans,
+            wanted.out,
+            labels=wanted.labels,
+            posed_images=wanted.posed_images,
+            splits=wanted.splits,
+            view_options=options,
+            scale=wanted.scale,
+            overwrite=wanted.overwrite,
+            shard=asked_shard(wanted.shard),
+            notes=notes,
+            done=lambda name, became, done, count: say(console, f"{done}/{count} {name}: {became}"),
+        )
     finally:
         _print_notes(notes, console)
     console.print(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from bifusion.untrusted.screen import Screen
+
 if TYPE_CHECKING:
     from bifusion.datasets.scan.telling import Telling
 
@@ -18,6 +20,16 @@ QUARTERS = 4
 def say(console: Console, line: str) -> None:
     """Prints a line as it is, however long."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def tell_failed(failed: dict[str, str], what: str) -> int:
+    """Lists on stderr what is wrong with each of many inputs; the exit status: 1 if there is one."""
+    if failed:
+        errors = Screen(stderr=True)
+        say(errors, f"{len(failed)} {what}:")
+        for name, why in failed.items():
+            say(errors, f"{name}: {why}")
+    return 1 if failed else 0
 
 
 @contextmanager

@@ -36,12 +36,10 @@ def train(args: list[str]) -> int:
     """
     from bifusion.inference.train_and_evaluate import train_and_evaluate
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+    from bifusion.training.processes import group
+    from bifusion.training.processes.requeue import requeue, signal_of
 
-    recipe, rest = _recipe(args)
-    _refuse_label_set_of_model(rest)
-    wanted = parsing.parse(_train_options(_base(recipe)), rest, f"train {recipe}", HELP)
-    if wanted.init is not None:
-        wanted.config.trainer.init = wanted.init
+    wanted = parsed(args)
     if wanted.print_config:
         return _print_config(wanted.config)
     run = train_and_evaluate(
@@ -52,7 +50,22 @@ def train(args: list[str]) -> int:
         verify_data=wanted.verify_data,
     )
     state = run.status.state
+    if state == "interrupted":
+        told = requeue(signal_of(run.status.reason)) if group.number() == 0 else None
+        if told is not None:
+            print(f"bifusion: {told}", file=sys.stderr)
+        group.barrier()  # a process that ended now would have srun end the first one before it has asked
     return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
+
+
+def parsed(args: Sequence[str]) -> Any:
+    """The options of a run, of `_train_options`."""
+    recipe, rest = _recipe(args)
+    _refuse_label_set_of_model(rest)
+    wanted = parsing.parse(_train_options(_base(recipe)), rest, f"train {recipe}", HELP)
+    if wanted.init is not None:
+        wanted.config.trainer.init = wanted.init
+    return wanted
 
 
 def _recipe(args: Sequence[str]) -> tuple[str, Sequence[str]]:

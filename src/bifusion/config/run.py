@@ -71,6 +71,9 @@ class TrainerConfig:
     """Kind of device; auto: a GPU where there is one. Another kind rounds otherwise."""
     devices: PositiveInt = 1
     """Processes of one run, each with a device of its own."""
+    hang_minutes: Annotated[PositiveFloat, MAY_CHANGE] = 20.0
+    """How long one of several processes may be at the same batch, scene or checkpoint: after that all of
+    them end and say where each was."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic: float32, or mixed with bfloat16 or float16."""
     deterministic: bool = True

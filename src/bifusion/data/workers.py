@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from bifusion.errors import InputError
 from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of
 
-HELD = (signal.SIGINT, signal.SIGTERM)
+WARNING = getattr(signal, "SIGUSR1", None)
+"""That a job's time is nearly up; schedulers send it to all processes of the job."""
+HELD = (signal.SIGINT, signal.SIGTERM, *([WARNING] if WARNING is not None else []))
 TELLS_SENDERS = hasattr(signal, "sigtimedwait")
 """The system says who sent a signal (Linux; where it does not, SIGTERM ends a worker at once)."""
 
@@ -36,8 +38,8 @@ def heed_the_parent_alone(worker: int) -> None:
     would break the step that its parent still wants to save. Where the parent ends the worker does
     too: torch's would wait for ever, holding memory, for somebody to read their last batches.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in HELD:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     if TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is left to the thread below
     parent = Parent()

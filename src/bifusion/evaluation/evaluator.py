@@ -49,6 +49,13 @@ class MaskQuality:
         self.coverage_sum += float(iou.max(axis=0, initial=0.0).sum())
         self.num_instances += len(truth_sizes)
 
+    def merge(self, other: MaskQuality) -> None:
+        """Adds what another one has counted."""
+        self.purity_sum += other.purity_sum
+        self.coverage_sum += other.coverage_sum
+        self.num_masks += other.num_masks
+        self.num_instances += other.num_instances
+
     def compute(self) -> dict[str, float]:
         """`mask_purity` and `mask_coverage` in [0, 1], NaN where nothing could be counted."""
         nan = float("nan")
@@ -95,6 +102,32 @@ class Evaluator:
         self._add_panoptic(result, truth)
         self._add_instances(result, truth)
         self.num_scenes += 1
+
+    def merge(self, other: Evaluator) -> None:
+        """Adds the scenes that another one has counted, after those that are there.
+
+        Sums of floats depend on their order: the figures of many scenes are the same to the last digit
+        only where one evaluator a scene is merged in the order of the scenes.
+
+        Raises ValueError where one has a semantic or panoptic part and the other has not.
+        """
+        if other.num_scenes == 0:
+            return
+        for part in ("semantic", "panoptic"):
+            setattr(self, part, self._merged(getattr(self, part), getattr(other, part), part))
+        self.instances.merge(other.instances)
+        self.agnostic.merge(other.agnostic)
+        self.quality.merge(other.quality)
+        self.num_scenes += other.num_scenes
+
+    def _merged(self, metric: Any, added: Any, part: str) -> Any:
+        if added is None and self.num_scenes == 0:
+            return None
+        if (metric is None) != (added is None):
+            raise ValueError(f"some results have a {part} part and others have none")
+        if metric is not None:
+            metric.merge(added)
+        return metric
 
     def _add_semantic(self, result: SceneResult, truth: SceneTruth) -> None:
         self.semantic = self._expected(self.semantic, result.semantic, result.name, "semantic")

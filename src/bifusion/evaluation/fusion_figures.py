@@ -74,6 +74,13 @@ class Agreement:
         self._found += int((best == torch.arange(len(best), device=best.device)).sum())
         self._asked += len(best)
 
+    def merge(self, other: Agreement) -> None:
+        """Adds what another one has counted."""
+        self._cosine += other._cosine
+        self._weight += other._weight
+        self._found += other._found
+        self._asked += other._asked
+
     def compute(self) -> dict[str, float | None]:
         """`cosine` in [-1, 1], None where no point is seen; `retrieval_at_1` in [0, 1], 0.01 by
         chance, None where no scene has 100 seen voxels."""
@@ -110,6 +117,16 @@ class FusionFigures:
         self._direct.add(f2d, f3d, weight, scene, batch)
         for predicted, target in trace.alignment_pairs:
             self._predicted.add(predicted, target, weight, scene, batch)
+
+    def merge(self, other: FusionFigures) -> None:
+        """Adds what another one has counted."""
+        self._learned &= other._learned
+        self._points += other._points
+        self._seen += other._seen
+        self._gate += other._gate
+        self._share += other._share
+        self._direct.merge(other._direct)
+        self._predicted.merge(other._predicted)
 
     def compute(self) -> dict[str, Any]:
         """Figures of all points counted; None where there is nothing to count.

@@ -193,6 +193,11 @@ class InstanceAP:
                     )
                 )
 
+    def merge(self, other: InstanceAP) -> None:
+        """Adds the scenes that another one has counted, after those that are there."""
+        for matches, added in zip(self.matches, other.matches, strict=True):
+            matches.extend(added)
+
     def compute(self) -> np.ndarray:
         """(num_classes, len(OVERLAPS)) average precision, NaN rows for classes never annotated."""
         table = np.full((len(self.matches), len(OVERLAPS)), np.nan)

@@ -65,6 +65,15 @@ class PanopticQuality:
         self.occurs[truth_class] = True
         self.occurs[predicted_class] = True
 
+    def merge(self, other: PanopticQuality) -> None:
+        """Adds what another one has counted."""
+        self.confusion.merge(other.confusion)
+        self.iou_sum += other.iou_sum
+        self.matched += other.matched
+        self.unmatched_predictions += other.unmatched_predictions
+        self.unmatched_truths += other.unmatched_truths
+        self.occurs |= other.occurs
+
     def _segments(
         self, semantic: np.ndarray, instance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -60,6 +60,10 @@ class SemanticConfusion:
         cells = np.bincount(row * (classes + 1) + column, minlength=self.counts.size)
         self.counts += cells.reshape(self.counts.shape)
 
+    def merge(self, other: SemanticConfusion) -> None:
+        """Adds what another one has counted."""
+        self.counts += other.counts
+
     def compute(self) -> dict[str, Any]:
         """`miou`, `acc` (share of correct points), `acc_cls` (mean recall of the annotated classes)
         and `iou` {class name: IoU}, all in [0, 1] or NaN where nothing could be counted."""

@@ -10,16 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from bifusion.config.run import Config
+from bifusion.config.run import Config, load_config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
 from bifusion.inference.device import usable_device
 from bifusion.inference.export import point_segments
-from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
+from bifusion.runs.checkpoint import (
+    CONFIG,
+    TRAINING_STATE,
+    find_checkpoint,
+    load_model,
+    trained_epochs,
+)
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
+from bifusion.training.processes import group
+from bifusion.training.processes.watch import Watch
 from bifusion.training.validation import Validation, validate, validation_loader
 
 
@@ -37,6 +45,9 @@ def evaluate_run(
     evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
     result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
     InputError too where neither is there, and where `run_dir` is a checkpoint folder.
+
+    Several processes (`group.joined`, or those of a training) share the scenes: all call it and get the
+    figures, to the last digit those of one; the first one writes.
     """
     folder = RunFolder(run_dir)
     device = usable_device(device)
@@ -47,6 +58,15 @@ def evaluate_run(
             "figures are written into"
         )
     folder.read_stages()  # refused now if it cannot be read, not after all scenes
+    hang_minutes = load_config(checkpoint / CONFIG).trainer.hang_minutes
+    with Watch(60 * hang_minutes) as watch:
+        return _evaluate(folder, checkpoint, data, device, watch)
+
+
+def _evaluate(
+    folder: RunFolder, checkpoint: Path, data: Path | None, device: torch.device, watch: Watch
+) -> dict[str, Any]:
+    run_dir = folder.root
     model, config = load_model(checkpoint, device)
     target = folder.evaluation
     if data is None and config.data.source is None and not config.data.root.is_dir():
@@ -66,7 +86,8 @@ def evaluate_run(
 
     def run(**changes: Any) -> Validation:
         loader = validation_loader(config, max_views=views)
-        return validate(model, loader, config, dataclasses.replace(control, **changes), device=device)
+        acting = dataclasses.replace(control, **changes)
+        return validate(model, loader, config, acting, device=device, at=watch.at)
 
     full = run()
     evaluation = {
@@ -77,9 +98,12 @@ def evaluate_run(
         **full.split,
         "alignment_by_stage": alignment_by_stage(folder),
     }
-    if target == folder.evaluation:
-        write_predictions(folder, config, full)
-    write_json(target, evaluation)  # last: a run that has it counts as evaluated
+    watch.at("writing the evaluation")
+    if group.number() == 0:
+        if target == folder.evaluation:
+            write_predictions(folder, config, full)
+        write_json(target, evaluation)  # last: a run that has it counts as evaluated
+    group.barrier()
     return evaluation
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from bifusion.config.run import Config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.run_folder import RunStatus
+from bifusion.training.processes import group
 from bifusion.training.trainer import train
 
 
@@ -37,5 +38,8 @@ def train_and_evaluate(
     """Trains `config` into `folder` (see `train`) and evaluates its last checkpoint, unless a signal
     interrupted it: then `resume` goes on."""
     status = train(config, folder, resume=resume, accept_changes=accept_changes, verify_data=verify_data)
-    evaluation = None if status.state == "interrupted" else evaluate_run(folder)
+    evaluation = None
+    if status.state != "interrupted":
+        with group.joined():
+            evaluation = evaluate_run(folder)
     return TrainedRun(folder, status, evaluation)

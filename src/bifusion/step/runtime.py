@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,9 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
     Raises InputError for devices that are not there, and for float16 on a CPU, which does not
     compute it.
     """
-    strategy = OneAverageAStep() if trainer.devices > 1 else "auto"
+    # Longer than the watch (training/processes/watch.py), which says who hangs, and where.
+    timeout = datetime.timedelta(minutes=trainer.hang_minutes + 2)
+    strategy = OneAverageAStep(timeout=timeout) if trainer.devices > 1 else "auto"
     precision, plugin = trainer.precision, None
     if precision != "32-true":
         precision, plugin = None, AutocastAlone(precision, _device_type(trainer))

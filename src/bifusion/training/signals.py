@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: when a run heeds them."""
+"""SIGINT, SIGTERM and SIGUSR1, a scheduler's warning: when a run heeds them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
+ASKING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+
+
 class StopRequest:
-    """SIGINT and SIGTERM ask for a stop, however often they come; who asks again changes nothing.
+    """SIGINT, SIGTERM, SIGUSR1 ask for a stop, however often they come; who asks again changes nothing.
 
     Within `at_once` they end the block, elsewhere they wait until somebody looks. Use as a context
     manager; outside the main thread, which alone gets signals, it does nothing.
@@ -31,7 +36,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ASKING:
                 self._previous[number] = signal.signal(number, self._ask)
         return self
 
@@ -58,6 +63,11 @@ class StopRequest:
             self._at_once = False
         # Where an exception cannot spread, as in a destructor, Python drops it.
         self._raise_if_asked()
+
+    @property
+    def own_signal(self) -> str | None:
+        """The first signal that came to this process; None where it was told by another one."""
+        return self.signal_name if self.signal_name in signal.Signals.__members__ else None
 
     @property
     def asked(self) -> bool:

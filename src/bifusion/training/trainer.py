@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -45,11 +46,14 @@ from bifusion.training.batches import EpochBatches
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
+from bifusion.training.processes import group
+from bifusion.training.processes.agreement import model_facts, require_agreement, starting_facts
+from bifusion.training.processes.watch import Watch
 from bifusion.training.recorder import Progress, Recorder
 from bifusion.training.saving import Saving
 from bifusion.training.signals import Interrupted, StopRequest
 from bifusion.training.tower_cache import attach_view_cache
-from bifusion.training.validation import validate, validation_loader, validation_record
+from bifusion.training.validation import count_share, validation_loader, validation_record
 from bifusion.types import Batch
 
 FINISHED = ("completed", "guard_stopped")
@@ -98,6 +102,7 @@ def _train(
     if status is not None and status.state in FINISHED and not is_to_go_on(folder, config):
         return status
     fabric = make_fabric(config.trainer)
+    require_agreement(lambda: starting_facts(config, data), "start")
     with deterministic(config.trainer.deterministic, fabric.device):
         return Trainer(config, folder, fabric, data).run(on_epoch)
 
@@ -129,6 +134,7 @@ class Trainer:
         check_stages(config, self.model, self.take_step.criterion)
         self.guard, self.optimizer = self.take_step.guard, self.take_step.optimizer.optimizer
         self.stop, healthy_file = StopRequest(), HealthyFile(folder.checkpoints)
+        self.watch = Watch(60 * config.trainer.hang_minutes, before_leaving=self._note_end)
         self.response = Response(
             config,
             folder,
@@ -142,11 +148,14 @@ class Trainer:
 
     def run(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> RunStatus:
         """Trains from the last checkpoint, or the start, to the end, a stop or an interruption."""
-        with locked(self.folder.root) if self.fabric.is_global_zero else nullcontext():
+        lock = locked(self.folder.root) if self.fabric.is_global_zero else nullcontext()
+        with self.watch, lock:
             return self._run(on_epoch)
 
     def _run(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> RunStatus:
         self.progress = self.saving.take_up()
+        here = partial(model_facts, self.model, asdict(self.progress))
+        require_agreement(here, "state to go on from")
         name, first = self.config.name, self.fabric.is_global_zero
         description = self._describe()
         if first:
@@ -176,7 +185,7 @@ class Trainer:
                     return self._guard_stopped(final)
                 self._end_epoch()
         except Interrupted:
-            return self._leave(f"received {self.stop.signal_name}")
+            return self._leave(f"received {group.first_of(self.stop.own_signal)}")
         except DiskFullError as error:
             with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
                 self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
@@ -184,16 +193,24 @@ class Trainer:
         return self.recorder.status("completed", self.guard.counts)
 
     @contextmanager
-    def _restartable(self, wanted: bool = True) -> Iterator[None]:
-        """For what changes nothing that lasts: a signal ends it at once (if `wanted`), and after bad
-        data or the death of a data worker the run is saved as it was before."""
+    def _restartable(self) -> Iterator[None]:
+        """For what changes nothing that lasts: a signal ends it at once, and after bad data or the death
+        of a data worker the run is saved as it was before. Of several processes, which would have to do
+        so together, the watch ends the others."""
         try:
-            with self.stop.at_once(wanted):
+            with self.stop.at_once(not self.several):
                 yield
         except InputError as error:
             if not self.several:
                 self._leave(str(error), told=False)
             raise
+
+    def _note_end(self, reason: str) -> None:
+        """Leaves in the records why the run ends with another process."""
+        status = self.folder.read_status() if self.fabric.is_global_zero else None
+        if status is not None:
+            ended = dataclasses.replace(status, state="interrupted", reason=reason)
+            write_json(self.folder.status, ended)
 
     def _leave(self, reason: str, *, told: bool = True) -> RunStatus:
         """Saves, unless that has just been done, and ends the run for now; not `told`: the reason goes
@@ -214,9 +231,11 @@ class Trainer:
         while progress.batch < self.batches_per_epoch:
             started = time.perf_counter()
             place = (progress.epoch, progress.batch)
-            with self._restartable(not self.several):
+            self.watch.at(f"loading the batches of step {progress.step}")
+            with self._restartable():
                 of_step = list(islice(batches, trainer.accumulate))
             inputs, state = self._prepare(of_step)
+            self.watch.at(f"step {progress.step}")
             outcome = self.take_step(inputs, state, self.stop.at_once(not self.several))
             self.response.after(outcome, inputs, state, place)
             self.saving.follow()
@@ -283,27 +302,41 @@ class Trainer:
         at_stage_end = any(done == end for _, end in self.timeline.bounds)
         return at_stage_end or done % self.config.trainer.eval_every == 0
 
-    def _validate(self) -> dict[str, Any] | None:
-        """Metrics with the fusion as it is at the epoch's end; the first process alone works."""
-        metrics = None
-        if self.fabric.is_global_zero:
-            control = self.timeline.at_end(self.progress.epoch + 1).control
-            # Where s is 0 images change nothing, but how well 2D and 3D agree is measured all the same.
-            control.run_2d = self.config.uses_views
-            with suppress(Interrupted), self._restartable():
-                outcome = validate(
-                    self.model, self.val_loader, self.config, control, device=self.fabric.device
+    def _validate(self) -> dict[str, Any]:
+        """Metrics with the fusion as it is at the epoch's end; every process counts its share of the
+        scenes, and all have the figures."""
+        control = self.timeline.at_end(self.progress.epoch + 1).control
+        # Where s is 0 images change nothing, but how well 2D and 3D agree is measured all the same.
+        control.run_2d = self.config.uses_views
+        group.share_buffers(self.model)
+        counted, wrong = None, None
+        try:
+            with suppress(Interrupted), self.stop.at_once():
+                counted = count_share(
+                    self.model,
+                    self.val_loader,
+                    self.config,
+                    control,
+                    device=self.fabric.device,
+                    at=self.watch.at,
                 )
-                metrics = outcome.metrics
-        self.fabric.barrier()
+        except InputError as error:
+            wrong = error
+        self.watch.at("adding up the validation")
+        wrong = group.first_of(wrong)
+        if wrong is not None:  # in any process: all of them save the run as it is
+            self._leave(str(wrong), told=False)
+            raise wrong
         self._heed_signals()
-        return metrics
+        assert counted is not None, "what is interrupted is heeded"
+        return counted.outcome().metrics
 
     def _stage_name(self) -> str:
         return self.timeline.stages[self.timeline.index_at(self.progress.epoch)].name
 
     def _save(self, links: list[str], *, from_disk: bool = True) -> None:
         progress = self.progress
+        self.watch.at(f"saving after step {progress.step}")
         time = progress.epoch + progress.batch / self.batches_per_epoch
         self.saving.save(progress, time, links, from_disk=from_disk)
 

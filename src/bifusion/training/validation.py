@@ -1,9 +1,13 @@
-"""One pass over the validation scenes, while training and after."""
+"""One pass over the validation scenes, while training and after, by one process or several.
+
+Each process counts every n-th scene. What a scene adds is kept apart and added up in the order of the
+scenes, by one process too, so that the figures are the same to the last digit however many there are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from bifusion.evaluation.fusion_figures import FusionFigures
 from bifusion.evaluation.semantic import SemanticConfusion
 from bifusion.geometry import find_sightings
 from bifusion.labels.label_set import LabelSet
+from bifusion.training.processes import group
 from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
 
 PICTURED_SCENES = 2
@@ -37,6 +42,11 @@ class SeenSplit:
         if result.semantic is not None:
             self._seen.add(result.semantic, truth.semantic, where=seen)
             self._unseen.add(result.semantic, truth.semantic, where=~seen)
+
+    def merge(self, other: SeenSplit) -> None:
+        """Adds what another one has counted."""
+        self._seen.merge(other._seen)
+        self._unseen.merge(other._unseen)
 
     def compute(self) -> dict[str, dict[str, Any]]:
         """{"seen": {"miou", "iou"}, "unseen": …}."""
@@ -58,68 +68,133 @@ class Validation:
     """Their annotation."""
 
 
-@torch.no_grad()
-def validate(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    config: Config,
-    control: FusionControl,
-    *,
-    device: torch.device | str = "cpu",
-) -> Validation:
-    """Evaluates `model` (its own mode is restored after) on every batch of annotated scenes.
-
-    `control` says how the fusion acts. Points count, not voxels. Nothing of a batch is kept.
-    """
-    scenes = _Counted(config)
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in loader:
-            scenes.add(model, batch, control, device)
-    finally:
-        model.train(was_training)
-    return scenes.outcome()
-
-
-class _Counted:
-    """The scenes counted so far.
-
-    What a model says about a batch (hundreds of MB of mask logits in a large scene) lives in `add`
-    alone: it is gone before the next batch is predicted.
-    """
+class Counted:
+    """What scenes add to the figures: one, or all so far."""
 
     def __init__(self, config: Config):
-        self.config = config
-        self.label_set = config.labels
-        self.evaluator, self.fusion = Evaluator(self.label_set), FusionFigures(config.seed)
-        self.split = SeenSplit(self.label_set)
+        self.evaluator, self.fusion = Evaluator(config.labels), FusionFigures(config.seed)
+        self.split = SeenSplit(config.labels)
         self.first_results: list[SceneResult] = []
         self.first_truths: list[SceneTruth] = []
 
     def add(
-        self, model: nn.Module, batch: Batch, control: FusionControl, device: torch.device | str
+        self,
+        config: Config,
+        model: nn.Module,
+        batch: Batch,
+        control: FusionControl,
+        device: torch.device | str,
+        *,
+        pictured: bool,
     ) -> None:
-        """Predicts and counts one batch; scenes without annotation have nothing to count."""
+        """Predicts and counts one batch; scenes without annotation have nothing to count.
+
+        What a model says about a batch (hundreds of MB of mask logits in a large scene) lives here
+        alone: it is gone before the next batch is predicted. `pictured`: its results are kept.
+        """
         truths = batch.truths
         if truths is None:
             return
         batch = batch.to(device)
         prediction = model(batch, control)
-        results = self.config.postprocess.results(prediction, batch, self.label_set)
+        results = config.postprocess.results(prediction, batch, config.labels)
         if prediction.fusion is not None:
             self.fusion.add(prediction.fusion, batch)
-        seen = seen_points(batch, self.config)
+        seen = seen_points(batch, config)
         for result, truth, seen_here in zip(results, truths, seen, strict=True):
             self.evaluator.add(result, truth)
             self.split.add(result, truth, seen_here)
+        if pictured:
+            self.first_results, self.first_truths = results, truths
+
+    def merge(self, other: Counted) -> None:
+        """Adds what another one has counted, after what is there."""
+        self.evaluator.merge(other.evaluator)
+        self.fusion.merge(other.fusion)
+        self.split.merge(other.split)
         wanted = PICTURED_SCENES - len(self.first_results)
-        self.first_results += results[:wanted]
-        self.first_truths += truths[:wanted]
+        self.first_results += other.first_results[:wanted]
+        self.first_truths += other.first_truths[:wanted]
 
     def outcome(self) -> Validation:
+        """The figures of what was counted."""
         metrics = {**self.evaluator.compute(), **self.fusion.compute()}
         return Validation(metrics, self.split.compute(), self.first_results, self.first_truths)
+
+
+class CountedShare:
+    """What this process's scenes add, to be added up with those of the others."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._alone = Counted(config) if group.count() == 1 else None
+        self._pieces = group.Pieces()
+        self._pictured = 0
+
+    def add(self, place: int, model: nn.Module, batch: Batch, *args: Any) -> None:
+        """Counts the batch at `place` among all; `args`: control and device."""
+        piece = Counted(self._config)
+        pictured = self._pictured < PICTURED_SCENES
+        piece.add(self._config, model, batch, *args, pictured=pictured)
+        self._pictured += len(piece.first_results)
+        if self._alone is not None:
+            self._alone.merge(piece)
+        else:
+            self._pieces.add(place, piece)
+
+    def outcome(self) -> Validation:
+        """The figures of all scenes, on all processes; all of them must call it."""
+        whole = self._alone
+        if whole is None:
+            whole = Counted(self._config)
+            for piece in self._pieces.in_order():
+                whole.merge(piece)
+        return whole.outcome()
+
+
+@torch.no_grad()
+def count_share(
+    model: nn.Module,
+    loader: EpochLoader,
+    config: Config,
+    control: FusionControl,
+    *,
+    device: torch.device | str = "cpu",
+    at: Callable[[str], None] = lambda what: None,
+) -> CountedShare:
+    """Predicts and counts this process's share of the batches of annotated scenes.
+
+    `control` says how the fusion acts. The mode of `model` is restored after. `at` is called with what
+    is being done.
+    """
+    share, places = CountedShare(config), group.own_share(loader.batches)
+    mine = EpochLoader(loader.dataset, list(places.values()), loader.workers)
+    was_training = model.training
+    model.eval()
+    try:
+        for place, batch in zip(places, mine, strict=True):
+            at(f"validating {', '.join(batch.names)}")
+            share.add(place, model, batch, control, device)
+    finally:
+        model.train(was_training)
+    return share
+
+
+def validate(
+    model: nn.Module,
+    loader: EpochLoader,
+    config: Config,
+    control: FusionControl,
+    *,
+    device: torch.device | str = "cpu",
+    at: Callable[[str], None] = lambda what: None,
+) -> Validation:
+    """Evaluates `model` on every batch of annotated scenes; see `count_share`.
+
+    Points count, not voxels. Nothing of a batch is kept. Where there are several processes all must call
+    it, and all get the same.
+    """
+    return count_share(model, loader, config, control, device=device, at=at).outcome()
 
 
 def seen_points(batch: Batch, config: Config) -> list[np.ndarray]:

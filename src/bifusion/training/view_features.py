@@ -20,6 +20,7 @@ from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.data.dataset import DataConfig, open_scenes, with_labels
 from bifusion.data.images import encoder_view
 from bifusion.datasets.check.processes import Died, run_in_processes
+from bifusion.datasets.shards import WHOLE, Shard
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.models.towers.dense import DenseTower
@@ -73,6 +74,7 @@ def keep_features(
     folder: Path,
     *,
     splits: Sequence[str] = SPLITS,
+    shard: Shard = WHOLE,
     workers: int = 0,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -83,6 +85,7 @@ def keep_features(
     Args:
         folder: where runs look (`trainer.tower_cache_dir`; by default .tower-cache beside their
             folders).
+        shard: i of n: every n-th scene, from the i-th on, so that n machines share the work.
         workers: processes; 0: this one.
         threads: of each process, and of the runs that are to find the features, whose last bits depend
             on it; None: as many as torch takes.
@@ -98,6 +101,7 @@ def keep_features(
         for split in splits
         for name in _scenes(config, split)
     ]
+    jobs = shard.of(jobs)
     _tower(text, folder.absolute(), limit)  # refused here, before any process starts
     kept = KeptFeatures()
     for done, (number, result) in enumerate(run_in_processes(_keep_scene, jobs, workers)):

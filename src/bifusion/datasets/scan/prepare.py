@@ -15,8 +15,8 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.make import is_scene, make_scan, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.processes import Outcome, in_processes
-from bifusion.datasets.scan.shards import WHOLE, Shard, locked_shard
 from bifusion.datasets.scan.telling import Telling
+from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import InputError
 from bifusion.storage.folders import check_replaceable, tidy
 
@@ -117,7 +117,7 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _shard(inputs: dict[str, Path], shard: Shard) -> dict[str, Path]:
-    return dict(list(inputs.items())[shard.number - 1 :: shard.count])
+    return dict(shard.of(list(inputs.items())))
 
 
 def _made_of(path: Path, options: ScanOptions) -> str:

@@ -10,14 +10,14 @@ from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
+from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
 from bifusion.labels.sets import get_label_set
-from bifusion.storage.files import locked
 from bifusion.storage.folders import check_replaceable, tidy
 from bifusion.untrusted.files import read_text
 
-Progress = Callable[[int, int], None]
-"""Called with (scans done, scans in all)."""
+Done = Callable[[str, str, int, int], None]
+"""Called with a scan's SPLIT/NAME, what became of it, how many are done, and how many there are."""
 
 
 @dataclass
@@ -42,8 +42,9 @@ def prepare_scannet(
     view_options: ViewOptions | None = None,
     scale: float = 1.0,
     overwrite: bool = False,
+    shard: Shard = WHOLE,
     notes: dict[str, list[str]] | None = None,
-    progress: Progress | None = None,
+    done: Done | None = None,
 ) -> Prepared:
     """Write out/SPLIT/SCENE for every scan in `scans`; complete scene folders are kept.
 
@@ -62,11 +63,13 @@ def prepare_scannet(
         view_options: how posed images are read; None: as released.
         scale: metres a unit of length of meshes, axis alignments and poses.
         overwrite: write complete scene folders again; what else is in them stays.
+        shard: i of n: every n-th scan, from the i-th on; all give the same scans and the same n.
         notes: filled, scan → lines on what its files were taken for where they are not as released;
             also if scans fail.
-        progress: called after each scan.
+        done: called after each scan.
     Raises:
-        InputError: no scan; a scan in no list; another process writes to `out`.
+        InputError: no scan; a scan in no list; another process writes the same shard to `out`, or one
+            of another number of shards.
         SomeFailedError: after all others are done, what is wrong with each scan that could not be
             prepared, or with the folder at its place.
     """
@@ -76,17 +79,17 @@ def prepare_scannet(
     if not names:
         raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
     splits_of = _read_splits(Path(splits), names) if splits else dict.fromkeys(names, ("train",))
-    folders = [(name, split) for name in names for split in splits_of[name]]
+    folders = [(name, split) for name in shard.of(names) for split in splits_of[name]]
     table = read_label_table(Path(labels))
     if table.notes and notes is not None:
         notes[table.path.name] = table.notes
     prepared, failures = Prepared(), []
 
-    def prepare_one(name: str, split: str) -> None:
+    def prepare_one(name: str, split: str) -> str:
         target = Path(out) / split / name
         if scene_complete(target) and not overwrite:
             prepared.kept.append(name)
-            return
+            return "kept"
         images = Path(posed_images) / name if posed_images else None
         scan, scan_table = Path(scans) / name, None if split == "test" else table
         lost, said = _prepare_scan(scan, target, scan_table, images, options, scale)
@@ -95,17 +98,20 @@ def prepare_scannet(
             prepared.lost_views[name] = lost
         if said and notes is not None:
             notes[name] = list(dict.fromkeys(said))
+        return "written"
 
-    with locked(Path(out)):
+    with locked_shard(Path(out), shard):
         for split in {split for _, split in folders}:
-            tidy(Path(out) / split, scene_files)
-        for done, (name, split) in enumerate(folders, start=1):
+            own = {name for name, of in folders if of == split}
+            tidy(Path(out) / split, scene_files, only=None if shard == WHOLE else own)
+        for number, (name, split) in enumerate(folders, start=1):
             try:
-                prepare_one(name, split)
+                became = prepare_one(name, split)
             except FAILURES as error:
+                became = "failed"
                 failures.append(failure(error, Path(scans) / name))
-            if progress:
-                progress(done, len(folders))
+            if done:
+                done(f"{split}/{name}", became, number, len(folders))
     if failures:
         listed = "\n".join(failures)
         raise SomeFailedError(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bifusion.errors import InputError
 from bifusion.storage.files import locked
+
+T = TypeVar("T")
+LAUNCHERS = (("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""))
+"""What torchrun and srun tell each process they start: its number, of how many, and a name that nothing
+else sets. (SLURM_NTASKS is set in a batch script too, whose commands are one process.)"""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,13 @@ class Shard:
         """Name of the file that it locks."""
         return f".scan-{self.number}-of-{self.count}.lock"
 
+    def of(self, things: Sequence[T]) -> list[T]:
+        """Its part of `things`: every `count`-th."""
+        return list(things[self.number - 1 :: self.count])
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
 
 WHOLE = Shard(1, 1)
 
@@ -35,6 +49,20 @@ def parse_shard(text: str) -> Shard:
         if 1 <= number <= count:
             return Shard(number, count)
     raise InputError(f"shard: found {text!r}; expected i/n with 1 ≤ i ≤ n, such as 1/4")
+
+
+def launched_shard() -> Shard | None:
+    """The shard of a process that torchrun or srun started as one of several; None: it was not."""
+    for number, count, mark in LAUNCHERS:
+        if number in os.environ and count in os.environ and (not mark or mark in os.environ):
+            found = Shard(int(os.environ[number]) + 1, int(os.environ[count]))
+            return found if found.count > 1 else None
+    return None
+
+
+def asked_shard(text: str | None) -> Shard:
+    """The shard of "i/n"; without it the launcher's, or the whole. InputError as `parse_shard`."""
+    return parse_shard(text) if text is not None else launched_shard() or WHOLE
 
 
 @contextmanager

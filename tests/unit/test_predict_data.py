@@ -1,0 +1,72 @@
+"""Predictions of all scenes of a folder: resumably, in shards, one that fails among others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bifusion.datasets.shards import Shard
+from bifusion.inference.predict_data import predict_scenes, scenes_below
+from scene_factory import make_tiny_scene
+from untrained_runs import baseline, save_run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("val/one", "val/three", "val/two", "train/four"):
+        make_tiny_scene(tmp_path / "data" / name, num_views=0)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return save_run(tmp_path / "run", baseline())
+
+
+def test_what_is_below(data):
+    assert list(scenes_below(data / "val")) == ["one", "three", "two"]
+    assert list(scenes_below(data)) == ["train/four", "val/one", "val/three", "val/two"]
+    assert scenes_below(data / "val" / "one") == {} and scenes_below(data / "nowhere") == {}
+
+
+def test_shards_share_the_scenes_and_what_is_there_stays(data, run, tmp_path):
+    scenes, out = scenes_below(data), tmp_path / "out"
+    shards = [predict_scenes(run, scenes, out, shard=Shard(k, 2), device="cpu") for k in (1, 2)]
+    assert [list(one.written) for one in shards] == [["train/four", "val/three"], ["val/one", "val/two"]]
+    listing = out / "val" / "one" / "instances.json"
+    assert json.loads(listing.read_text())["scene"] == "one"
+    before = listing.stat().st_mtime_ns
+    again = predict_scenes(run, scenes, out, device="cpu")
+    assert again.kept == list(scenes) and listing.stat().st_mtime_ns == before
+    predict_scenes(run, scenes, out, overwrite=True, device="cpu")
+    assert listing.stat().st_mtime_ns > before
+
+
+def test_one_bad_scene_does_not_stop_the_others(data, run, tmp_path, bifusion):
+    (data / "val" / "one" / "color.npy").write_bytes(b"nothing")
+    called = bifusion("predict", run, data / "val", "--out", tmp_path / "out", "--no-view")
+    assert called.status == 1
+    lines = called.out.splitlines()
+    assert lines[0] == "1/3 one: failed" and lines[1].startswith("2/3 three: ")
+    assert "1 scenes could not be predicted" in called.err and "color.npy" in called.err
+    assert not (tmp_path / "out" / "one").exists()
+
+
+def test_predictions_of_other_weights_or_scenes_are_not_taken_for_these(data, run, tmp_path):
+    scenes, out = scenes_below(data / "val"), tmp_path / "out"
+    predict_scenes(run, scenes, out, device="cpu")
+    coord = np.load(data / "val" / "two" / "coord.npy")
+    np.save(data / "val" / "two" / "coord.npy", np.concatenate([coord, coord[:1]]))
+    assert "the scene as it was before" in predict_scenes(run, scenes, out, device="cpu").failed["two"]
+    other = baseline()
+    other.seed = 5
+    found = predict_scenes(save_run(tmp_path / "other", other), scenes, out, device="cpu")
+    assert set(found.failed) == set(scenes) and "of other weights" in found.failed["one"]
+
+
+def test_a_shard_of_one_scene_is_refused(data, run, bifusion):
+    called = bifusion("predict", run, data / "val" / "one", "--shard", "1/2")
+    assert called.status == 2 and "is one scene" in called.err
