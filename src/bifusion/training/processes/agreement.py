@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import bifusion
 from bifusion.config.run import Config, config_to_dict
 from bifusion.errors import InputError
 from bifusion.runs.run_data import RunData
@@ -90,7 +89,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _code() -> Iterator[tuple[str, str]]:
     """Name and sum of every file of Python of this package."""
-    root = Path(bifusion.__path__[0])
+    root = Path(__file__).parents[2]
     for path in sorted(root.rglob("*.py")):
         yield str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
 
