@@ -3,6 +3,8 @@
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
 
+import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,6 +47,8 @@ class PrepareScanNet:
     """Units of the depth images a metre: 1000 for millimetres, 5000 as in TUM's recordings."""
     scale: float = 1.0
     """Metres a unit of meshes, axis alignments and poses: 0.001 for millimetres."""
+    jobs: int = 0
+    """Scans at a time; 0: one for each processor."""
     overwrite: bool = False
     """Write scenes again that are there already."""
 
@@ -105,6 +109,9 @@ def _prepare_scannet(args: list[str]) -> int:
     console = Screen()
     notes: dict[str, list[str]] = {}
     options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
+    if wanted.jobs < 0:
+        raise InputError(f"jobs: found {wanted.jobs}; expected 1 or more, or 0: one for each processor")
+    began = time.monotonic()
     try:
         with progress_bar("scans", console) as progress:
             prepared = prepare_scannet(
@@ -116,16 +123,23 @@ def _prepare_scannet(args: list[str]) -> int:
                 view_options=options,
                 scale=wanted.scale,
                 overwrite=wanted.overwrite,
+                jobs=wanted.jobs or os.cpu_count() or 1,
                 notes=notes,
                 progress=progress,
             )
     finally:
         _print_notes(notes, console)
+    rate = _rate(len(prepared.written), time.monotonic() - began)
     console.print(
-        f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept, "
+        f"{len(prepared.written)} scenes written{rate}, {len(prepared.kept)} kept, "
         f"{sum(prepared.lost_views.values())} views left out because their pose is lost"
     )
     return 0
+
+
+def _rate(scenes: int, seconds: float) -> str:
+    """How fast, where there is something to tell."""
+    return f" in {seconds:.0f} s ({60 * scenes / max(seconds, 1e-3):.1f} a minute)" if scenes else ""
 
 
 def _print_notes(notes: dict[str, list[str]], console: Console) -> None:

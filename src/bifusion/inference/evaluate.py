@@ -16,6 +16,7 @@ from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
 from bifusion.inference.device import usable_device
 from bifusion.inference.export import point_segments
+from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import TRAINING_STATE, find_checkpoint, load_model, trained_epochs
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.files import written_beside
@@ -48,6 +49,7 @@ def evaluate_run(
         )
     folder.read_stages()  # refused now if it cannot be read, not after all scenes
     model, config = load_model(checkpoint, device)
+    model = for_inference(model)
     target = folder.evaluation
     if data is None and config.data.source is None and not config.data.root.is_dir():
         raise InputError(

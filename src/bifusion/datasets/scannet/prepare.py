@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
+from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
@@ -18,6 +20,8 @@ from bifusion.untrusted.files import read_text
 
 Progress = Callable[[int, int], None]
 """Called with (scans done, scans in all)."""
+Written = tuple[int, list[str]]
+"""How many posed images were left out for their lost pose, and what the user should know of the scan."""
 
 
 @dataclass
@@ -42,6 +46,7 @@ def prepare_scannet(
     view_options: ViewOptions | None = None,
     scale: float = 1.0,
     overwrite: bool = False,
+    jobs: int = 1,
     notes: dict[str, list[str]] | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -62,6 +67,7 @@ def prepare_scannet(
         view_options: how posed images are read; None: as released.
         scale: metres a unit of length of meshes, axis alignments and poses.
         overwrite: write complete scene folders again; what else is in them stays.
+        jobs: scans at a time, each in a process of its own; 1, or a single scan: in this one.
         notes: filled, scan → lines on what its files were taken for where they are not as released;
             also if scans fail.
         progress: called after each scan.
@@ -72,6 +78,8 @@ def prepare_scannet(
     """
     options = view_options or ViewOptions()
     _check_options(options, scale)
+    if jobs < 1:
+        raise InputError(f"jobs: found {jobs}; expected 1 or more")
     names = sorted(path.name for path in Path(scans).glob("[!.]*") if path.is_dir())
     if not names:
         raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
@@ -80,16 +88,21 @@ def prepare_scannet(
     table = read_label_table(Path(labels))
     if table.notes and notes is not None:
         notes[table.path.name] = table.notes
-    prepared, failures = Prepared(), []
+    prepared, failures = Prepared(), {}
 
-    def prepare_one(name: str, split: str) -> None:
-        target = Path(out) / split / name
-        if scene_complete(target) and not overwrite:
-            prepared.kept.append(name)
-            return
+    def task_of(name: str, split: str) -> Callable[[], Written]:
         images = Path(posed_images) / name if posed_images else None
-        scan, scan_table = Path(scans) / name, None if split == "test" else table
-        lost, said = _prepare_scan(scan, target, scan_table, images, options, scale)
+        scan_table = None if split == "test" else table
+        target = Path(out) / split / name
+        return functools.partial(
+            _prepare_scan, Path(scans) / name, target, scan_table, images, options, scale
+        )
+
+    def ended(name: str, split: str, outcome: Written | str) -> None:
+        if isinstance(outcome, str):
+            failures[name, split] = outcome
+            return
+        lost, said = outcome
         prepared.written.append(name)
         if lost:
             prepared.lost_views[name] = lost
@@ -99,19 +112,40 @@ def prepare_scannet(
     with locked(Path(out)):
         for split in {split for _, split in folders}:
             tidy(Path(out) / split, scene_files)
-        for done, (name, split) in enumerate(folders, start=1):
-            try:
-                prepare_one(name, split)
-            except FAILURES as error:
-                failures.append(failure(error, Path(scans) / name))
+        there = [f for f in folders if scene_complete(Path(out) / f[1] / f[0]) and not overwrite]
+        prepared.kept += [name for name, _ in there]
+        wanted = {f: task_of(*f) for f in folders if f not in there}
+        if progress and there:
+            progress(len(there), len(folders))
+        for done, (folder, outcome) in enumerate(_outcomes(wanted, jobs), start=len(there) + 1):
+            ended(*folder, outcome)
             if progress:
                 progress(done, len(folders))
+        for split in {split for _, split in failures}:  # what a killed process left
+            tidy(Path(out) / split, scene_files)
     if failures:
-        listed = "\n".join(failures)
+        listed = "\n".join(failures[folder] for folder in folders if folder in failures)
         raise SomeFailedError(
             f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}"
         )
     return prepared
+
+
+def _outcomes(
+    tasks: Mapping[tuple[str, str], Callable[[], Written]], jobs: int
+) -> Iterator[tuple[tuple[str, str], Written | str]]:
+    """(scan, split) and what its task gave, or what is wrong, as they end."""
+    if min(jobs, len(tasks)) > 1:
+        by_text = {f"scan {name} of {split}": (name, split) for name, split in tasks}
+        named = {text: tasks[folder] for text, folder in by_text.items()}
+        for text, outcome in in_processes(named, jobs):
+            yield by_text[text], outcome
+        return
+    for folder, task in tasks.items():
+        try:
+            yield folder, task()
+        except FAILURES as error:
+            yield folder, failure(error, f"scan {folder[0]} of {folder[1]}")
 
 
 def _prepare_scan(
@@ -121,9 +155,8 @@ def _prepare_scan(
     image_folder: Path | None,
     options: ViewOptions,
     scale: float,
-) -> tuple[int, list[str]]:
-    """Write one scene folder; returns how many posed images were left out for their lost pose, and what
-    the user should know of the scan."""
+) -> Written:
+    """Write one scene folder."""
     check_replaceable(target, scene_files)
     scan = read_scan(folder, table, scale=scale)
     views, lost = (), 0
