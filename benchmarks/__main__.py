@@ -21,9 +21,10 @@ from benchmarks.overhead import bench_overhead
 from benchmarks.scenes import real_dataset, real_voxels, room_voxels
 from benchmarks.steps import bench_step
 from benchmarks.tables import print_tables
-from benchmarks.timing import machine
+from benchmarks.timing import limits, machine
 from benchmarks.unets import KINDS, bench_growth, bench_unet
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
+from bifusion.sparse.backends import backend_for
 
 OUT = Path("build/bench")
 TABLE_WIDTH = 120
@@ -52,7 +53,8 @@ def main() -> None:
     os.environ["BENCH_THREADS"] = str(wanted.threads)
     torch.set_num_threads(wanted.threads)
     console = Console(width=TABLE_WIDTH)
-    results: dict[str, Any] = {"machine": machine()}
+    backend_for(torch.device("cpu")).keep_freed_memory()  # as a training does
+    results: dict[str, Any] = {"machine": machine(), "limits": limits()}
     scan = real_dataset(OUT / "real")
     if scan is None:
         console.print("the real scan is missing (BIFUSION_REAL_DATA): measuring generated rooms only")

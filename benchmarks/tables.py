@@ -14,9 +14,18 @@ def print_tables(results: dict[str, Any], console: Console) -> None:
     console.print(
         f"{machine['backend']}; {machine['threads']} threads, load {machine['load_1_minute']:.1f} before"
     )
+    _limits(results["limits"], console)
     for part, show in _TABLES.items():
         if part in results:
             show(results[part], console)
+
+
+def _limits(found: dict[str, float | None], console: Console) -> None:
+    dense, peak = found["dense_gflops"] or 0.0, found["peak_gflops"]
+    chip = "not known without the engine" if peak is None else f"{peak:.0f} GFLOP/s"
+    share = "" if peak is None else f", {dense / peak:.0%} of that"
+    console.print(f"limit of the chip, by multiply-adds in registers: {chip}")
+    console.print(f"dense product of side 4096: {dense:.0f} GFLOP/s{share}")
 
 
 def _layers(found: dict[str, Any], console: Console) -> None:

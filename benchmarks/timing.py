@@ -59,6 +59,24 @@ def dense_gflops() -> float:
     return 2 * DENSE_SIDE**3 / timing.seconds / 1e9
 
 
+PEAK_ROUNDS = 20_000_000
+
+
+def peak_gflops() -> float | None:
+    """GFLOP/s of float32 multiply-adds on numbers that never leave the registers: what the chip can do,
+    with the widest vectors of the engine. The best of three; None without the engine."""
+    try:
+        from bifusion.sparse.native import peak_multiply_adds
+    except ImportError:
+        return None
+    return 2 * max(peak_multiply_adds(PEAK_ROUNDS) for _ in range(3)) / 1e9
+
+
+def limits() -> dict[str, float | None]:
+    """The chip's limit and the dense product's, now, on the threads in use."""
+    return {"peak_gflops": peak_gflops(), "dense_gflops": dense_gflops()}
+
+
 def machine() -> dict[str, object]:
     """What a figure has to be read with."""
     from bifusion.sparse.backends import describe_backend

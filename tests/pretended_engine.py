@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bifusion.sparse import backends
+from bifusion.sparse import backends, reference
 from bifusion.sparse.kernel_map import KernelMap
 
 SIDE = 2**14
@@ -46,6 +46,8 @@ def _keys(coords: Tensor) -> Tensor:
 
 
 index_voxels = Index
+batch_norm = reference.batch_norm
+keep_freed_memory = reference.keep_freed_memory
 
 
 def describe() -> str:
@@ -56,6 +58,17 @@ def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     return torch.stack(
         [rows @ kernel for rows, kernel in zip(_neighbours(feats, kernel_map), weight, strict=True)]
     ).sum(0)
+
+
+def conv_finished(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    return reference.finished(conv(feats, weight, kernel_map), bias, residual, relu)
 
 
 def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:

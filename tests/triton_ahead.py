@@ -44,7 +44,7 @@ PRECISIONS = {
 KERNELS: dict[str, dict[str, str]] = {
     # the types of pointers: T is that of the features; what is not named is an int32
     "convolve": {
-        "feats": "T", "weight": "T", "out": "T",
+        "feats": "T", "weight": "T", "out": "T", "bias": "fp32", "residual": "T",
         "table": "i32", "out_rows": "i32", "tile_offsets": "i32", "tile_counts": "i32",
         "turns": "i64",
     },
@@ -85,10 +85,17 @@ class Needs:
 
 
 def needs_of(
-    kernel: str, precision: str, chosen: Configuration | None, chip: int, folder: Path, even: bool = True
+    kernel: str,
+    precision: str,
+    chosen: Configuration | None,
+    chip: int,
+    folder: Path,
+    even: bool = True,
+    finished: bool = False,
 ) -> Needs:
-    """Compiles; even: channels are multiples of 16 and fill their blocks. `folder` is written to."""
-    compiled = _compile(kernel, PRECISIONS[precision], chosen, chip, even)
+    """Compiles; even: channels are multiples of 16 and fill their blocks; finished: a convolution with
+    bias, residual and ReLU. `folder` is written to."""
+    compiled = _compile(kernel, PRECISIONS[precision], chosen, chip, even, finished)
     file = folder / "kernel.cubin"
     file.write_bytes(compiled.asm["cubin"])
     command = [str(_CUOBJDUMP), "--dump-resource-usage", str(file)]
@@ -99,10 +106,16 @@ def needs_of(
 
 
 def faults_of(
-    kernel: str, precision: str, chosen: Configuration | None, chip: int, folder: Path, even: bool = True
+    kernel: str,
+    precision: str,
+    chosen: Configuration | None,
+    chip: int,
+    folder: Path,
+    even: bool = True,
+    finished: bool = False,
 ) -> list[str]:
     """Why a configuration would not do on a chip; nothing if it would."""
-    needs = needs_of(kernel, precision, chosen, chip, folder, even)
+    needs = needs_of(kernel, precision, chosen, chip, folder, even, finished)
     title = f"{kernel} {precision} {chosen} on sm_{chip}, {'even' if even else 'odd'}: {needs}"
     faults = []
     if needs.spilled and chip in NO_SPILLS:
@@ -112,12 +125,22 @@ def faults_of(
     return faults
 
 
-def _compile(name: str, precision: Precision, chosen: Configuration | None, chip: int, even: bool):
+def _compile(
+    name: str,
+    precision: Precision,
+    chosen: Configuration | None,
+    chip: int,
+    even: bool,
+    finished: bool = False,
+):
     kernel, pointers = getattr(kernels, name), KERNELS[name]
     constants = CONSTANTS.get(name, {})
     if chosen is not None:
         dot = gradient_precision(chosen, precision.products, precision.dot)
         constants = {**chosen.blocks(), "EVEN_IN": even, "EVEN_OUT": even, "PRECISION": dot}
+    if name == "convolve":
+        constants["RELU"] = finished
+        constants |= {} if finished else {"bias": None, "residual": None}
     signature, aligned = {}, []
     for place, argument in enumerate(kernel.arg_names):
         if argument in constants:

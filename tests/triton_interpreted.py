@@ -146,6 +146,28 @@ def pool_error() -> list[float]:
     return [_error(a, b.double()) for a, b in zip(*results, strict=True)]
 
 
+def finished_errors() -> list[float]:
+    """Of bias, residual and ReLU after a convolution: together, each alone, and a NaN that must stay."""
+    kernel_map = kernel_map_of(VOXELS["two scenes"], "kernel 3")
+    generator = torch.Generator().manual_seed(3)
+    feats = torch.randn(kernel_map.num_inputs, 18, generator=generator)
+    weight = torch.randn(27, 18, 24, generator=generator)
+    bias, residual = torch.randn(24, generator=generator), torch.randn(len(feats), 24)
+    residual[2, 3] = torch.nan
+    errors = []
+    for finish in (
+        (bias, residual, True),
+        (bias, None, False),
+        (None, residual, False),
+        (None, None, True),
+    ):
+        found = triton.conv_finished(feats, weight, kernel_map, *finish)
+        expected = reference.conv_finished(feats.double(), weight.double(), kernel_map, *finish)
+        assert torch.equal(found.isnan(), expected.isnan())
+        errors.append(_error(found.nan_to_num(), expected.nan_to_num()))
+    return errors
+
+
 def index_errors(voxels: str, kernel_size: int, stride: int) -> list[float]:
     """Entries of the neighbours' table that differ from plain torch's."""
     coords = VOXELS[voxels]
@@ -234,6 +256,7 @@ def main() -> None:
         report(f"order of {volume} offsets", order_errors(volume))
     report("Gray code", gray_errors())
     report("pool", pool_error())
+    report("finished", finished_errors())
     report("weights wider than features", errors_of(kernel_map, 8, 16, SHORT, wider=True))
     with changed_kernels(
         "offset = tl.load(tile_offsets + line)", "offset = tl.load(tile_offsets + line) ^ 1"

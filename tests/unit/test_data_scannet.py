@@ -484,3 +484,28 @@ def share_of_vertices_on_the_depth_map(scene, view):
     inside = ((pixels >= 0) & (pixels < view.depth_m.shape[::-1])).all(axis=1)
     depth = view.depth_m[pixels[inside, 1], pixels[inside, 0]]
     return (np.abs(depth - points[inside, 2]) < 0.02).mean()
+
+
+def test_several_processes_write_what_one_writes(released):
+    """Files alike, the same order of failures, and notes of both."""
+    for number in (2, 4):
+        other = f"scene000{number}_00"
+        for kind in ("scans", "posed_images"):
+            shutil.copytree(released / kind / NAME, released / kind / other)
+        for path in (released / "scans" / other).glob(f"{NAME}*"):
+            path.rename(path.with_name(path.name.replace(NAME, other)))
+    broken = released / "scans" / "scene0003_00"
+    broken.mkdir()
+    found = {}
+    for jobs in (1, 2):
+        shutil.rmtree(released / "out", ignore_errors=True)
+        with pytest.raises(
+            InputError, match="1 of 4 scans could not be prepared:\n.*scene0003_00"
+        ) as no:
+            prepare(released, jobs=jobs)
+        files = [path for path in sorted((released / "out").rglob("*")) if path.is_file()]
+        found[jobs] = [(path, path.read_bytes()) for path in files], str(no.value)
+    assert len(found[1][0]) > 30
+    assert found[1] == found[2]
+    with pytest.raises(InputError, match="jobs: found 0"):
+        prepare(released, jobs=0)

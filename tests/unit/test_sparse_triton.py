@@ -52,6 +52,11 @@ def test_weight_gradient_is_not_rounded_to_the_type_of_the_features(interpreted)
     assert grad_weight <= 1e-6
 
 
+def test_bias_residual_and_relu_follow_in_the_same_launch(interpreted) -> None:
+    assert len(interpreted["finished"]) == 4
+    assert max(interpreted["finished"]) <= 1e-6
+
+
 def test_sorted_index_equals_bisection(interpreted: dict[str, list[float]]) -> None:
     cases = {name: errors for name, errors in interpreted.items() if name.startswith("index of")}
     assert len(cases) == 9

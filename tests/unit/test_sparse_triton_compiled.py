@@ -33,7 +33,8 @@ CANDIDATES = {"convolve": CONVOLVE, "weight_gradient": WEIGHT_GRADIENT}
 def test_the_rules_choice_fits(
     kernel: str, precision: str, chosen: Configuration, chip: int, tmp_path: Path
 ) -> None:
-    assert not faults_of(kernel, precision, chosen, chip, tmp_path)
+    """With all that may follow a convolution."""
+    assert not faults_of(kernel, precision, chosen, chip, tmp_path, finished=True)
 
 
 @pytest.mark.parametrize("kernel", [name for name in KERNELS if name not in CANDIDATES])

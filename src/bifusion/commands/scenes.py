@@ -3,6 +3,8 @@
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
 
+import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,6 +50,8 @@ class PrepareScanNet:
     """Metres a unit of meshes, axis alignments and poses: 0.001 for millimetres."""
     shard: str | None = None
     """i/n: only every n-th scan from the i-th on; left out: as torchrun or srun say, or all."""
+    jobs: int = 0
+    """Scans at a time; 0: one for each processor."""
     overwrite: bool = False
     """Write scenes again that are there already."""
 
@@ -108,6 +112,9 @@ def _prepare_scannet(args: list[str]) -> int:
     console = Screen()
     notes: dict[str, list[str]] = {}
     options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
+    if wanted.jobs < 0:
+        raise InputError(f"jobs: found {wanted.jobs}; expected 1 or more, or 0: one for each processor")
+    began = time.monotonic()
     try:
         prepared = prepare_scannet(
             wanted.scans,
@@ -119,16 +126,23 @@ def _prepare_scannet(args: list[str]) -> int:
             scale=wanted.scale,
             overwrite=wanted.overwrite,
             shard=asked_shard(wanted.shard),
+            jobs=wanted.jobs or os.cpu_count() or 1,
             notes=notes,
             done=lambda name, became, done, count: say(console, f"{done}/{count} {name}: {became}"),
         )
     finally:
         _print_notes(notes, console)
+    rate = _rate(len(prepared.written), time.monotonic() - began)
     console.print(
-        f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept, "
+        f"{len(prepared.written)} scenes written{rate}, {len(prepared.kept)} kept, "
         f"{sum(prepared.lost_views.values())} views left out because their pose is lost"
     )
     return 0
+
+
+def _rate(scenes: int, seconds: float) -> str:
+    """How fast, where there is something to tell."""
+    return f" in {seconds:.0f} s ({60 * scenes / max(seconds, 1e-3):.1f} a minute)" if scenes else ""
 
 
 def _print_notes(notes: dict[str, list[str]], console: Console) -> None:

@@ -16,6 +16,7 @@ from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
 from bifusion.inference.device import usable_device
 from bifusion.inference.export import point_segments
+from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import (
     CONFIG,
     TRAINING_STATE,
@@ -68,6 +69,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     run_dir = folder.root
     model, config = load_model(checkpoint, device)
+    model = for_inference(model)
     target = folder.evaluation
     if data is None and config.data.source is None and not config.data.root.is_dir():
         raise InputError(

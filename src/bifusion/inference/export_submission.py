@@ -28,6 +28,7 @@ from bifusion.data.loader import make_loader
 from bifusion.errors import InputError
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
+from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model
 from bifusion.storage.files import locked_beside, remove_stale, write_text, written_beside
 from bifusion.types import FusionControl, SceneResult
@@ -65,6 +66,7 @@ def export_submission(
     checkpoint = find_checkpoint(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, config = load_model(checkpoint, device)
+    model = for_inference(model)
     label_set = config.labels
     if not label_set.source_ids:
         raise InputError(

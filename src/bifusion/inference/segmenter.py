@@ -29,6 +29,7 @@ from bifusion.inference.device import usable_device
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.inference.view_warning import warn_of_views
 from bifusion.labels.label_set import LabelSet
+from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
 from bifusion.types import FusionControl, Scene
 
@@ -63,7 +64,8 @@ class Segmenter:
         """
         checkpoint = find_checkpoint(Path(run))
         self.device = usable_device(device)
-        self.model, self.config = load_model(checkpoint, self.device)
+        model, self.config = load_model(checkpoint, self.device)
+        self.model = for_inference(model)
         self.control = trained_control(checkpoint, self.config)
 
     @property

@@ -15,7 +15,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bifusion.bounds import Kernel, Layers, OptionalWidth, Width
 from bifusion.errors import InputError
@@ -97,8 +96,8 @@ class NormReluConv(nn.Module):
         self.norm = _residual_norm(conv.weight.shape[1])
         self.conv = conv
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        return self.conv(x.replace(F.relu(self.norm(x.feats), inplace=True)))
+    def forward(self, x: SparseTensor, *, residual: Tensor | None = None) -> SparseTensor:
+        return self.conv(x.replace(self.norm(x.feats, relu=True)), residual=residual)
 
 
 class PreActivationBlock(nn.Module):
@@ -113,8 +112,7 @@ class PreActivationBlock(nn.Module):
             self.shortcut = SubmanifoldConv3d(in_channels, out_channels, 1)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        out = self.conv2(self.conv1(x))
-        return out.replace(out.feats + self.shortcut(x).feats)
+        return self.conv2(self.conv1(x), residual=self.shortcut(x).feats)
 
 
 def _pre_activation_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
@@ -150,7 +148,7 @@ class ResidualUNet(nn.Module):
         self.output_norm = _residual_norm(planes[0])
 
     def forward(self, x: SparseTensor) -> Tensor:
-        return F.relu(self.output_norm(self.pyramid(x)[-1].feats), inplace=True)
+        return self.output_norm(self.pyramid(x)[-1].feats, relu=True)
 
     def pyramid(self, x: SparseTensor) -> list[SparseTensor]:
         """Features of every decoder level, coarsest first; the last is the input's level."""
@@ -181,9 +179,11 @@ class ConvNorm(nn.Module):
         self.conv = conv
         self.norm = BatchNorm(conv.weight.shape[2], momentum=momentum)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(
+        self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
+    ) -> SparseTensor:
         x = self.conv(x)
-        return x.replace(self.norm(x.feats))
+        return x.replace(self.norm(x.feats, residual=residual, relu=relu))
 
 
 # The official code passes its momentum of 0.02 everywhere but into the blocks, which keep 0.1.
@@ -203,8 +203,8 @@ class BasicBlock(nn.Module):
             self.shortcut = ConvNorm(SubmanifoldConv3d(in_channels, out_channels, 1), _MOMENTUM)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        out = self.conv2(_relu(self.conv1(x)))
-        return _relu(out.replace(out.feats + self.shortcut(x).feats))
+        hidden = self.conv1(x, relu=True)
+        return self.conv2(hidden, residual=self.shortcut(x).feats, relu=True)
 
 
 def _basic_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
@@ -254,17 +254,13 @@ class Res16UNet(nn.Module):
 
     def pyramid(self, x: SparseTensor) -> list[SparseTensor]:
         """Features of every decoder level, coarsest first; the last is the input's level."""
-        x = _relu(self.stem(x))
+        x = self.stem(x, relu=True)
         skips = []
         for down, encode in zip(self.down, self.encoder, strict=True):
             skips.append(x)
-            x = encode(_relu(down(x)))
+            x = encode(down(x, relu=True))
         levels = [x]
         for up, decode, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            x = _relu(up(levels[-1]))
+            x = up(levels[-1], relu=True)
             levels.append(decode(x.replace(torch.cat([x.feats, skip.feats], dim=1))))
         return levels
-
-
-def _relu(x: SparseTensor) -> SparseTensor:
-    return x.replace(F.relu(x.feats, inplace=True))

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bifusion.errors import InputError
 from bifusion.sparse import reference
@@ -46,7 +46,28 @@ class Backend(Protocol):
 
     def conv(self, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor: ...
 
+    def conv_finished(
+        self,
+        feats: Tensor,
+        weight: Tensor,
+        kernel_map: KernelMap,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> Tensor: ...
+
+    def batch_norm(
+        self,
+        feats: Tensor,
+        norm: nn.BatchNorm1d,
+        training: bool,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> Tensor: ...
+
     def avg_pool(self, feats: Tensor, kernel_map: KernelMap) -> Tensor: ...
+
+    def keep_freed_memory(self) -> bool: ...
 
     def describe(self) -> str: ...
 

@@ -15,18 +15,27 @@ from torch import Tensor
 
 from bifusion.sparse.backends import backend_for
 from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.reference import finished
 
 
 def sparse_conv(
-    feats: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None = None
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    """Sparse convolution: out[o] = Σ_k feats[neighbors[o, k]] · weight[k] (+ bias).
+    """Sparse convolution: out[o] = Σ_k feats[neighbors[o, k]] · weight[k] (+ bias) (+ residual) (ReLU).
 
     Args:
         feats: (M_in, C_in).
         weight: (K, C_in, C_out), offsets in the order of kernel_map.py.
         kernel_map: submanifold, strided, or (for the inverse convolution) the transposed of one.
         bias: (C_out,) or None.
+        residual: (M_out, C_out) or None.
+        relu: what is negative becomes 0.
 
     Returns:
         (M_out, C_out) in the dtype of `compute_dtype`; a voxel without neighbours gets 0 (+ bias).
@@ -42,8 +51,11 @@ def sparse_conv(
         )
     dtype = compute_dtype(feats.device, weight.dtype)
     with torch.autocast(feats.device.type, enabled=False):
-        out = backend_for(feats.device).conv(feats.to(dtype), weight, kernel_map)
-        return out if bias is None else out + bias.to(dtype)
+        backend, feats = backend_for(feats.device), feats.to(dtype)
+        residual = None if residual is None else residual.to(dtype)
+        if not torch.is_grad_enabled():
+            return backend.conv_finished(feats, weight, kernel_map, bias, residual, relu)
+        return finished(backend.conv(feats, weight, kernel_map), bias, residual, relu)
 
 
 def compute_dtype(device: torch.device, weight_dtype: torch.dtype) -> torch.dtype:

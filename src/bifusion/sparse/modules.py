@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from bifusion.sparse.backends import backend_for
 from bifusion.sparse.functional import compute_dtype, sparse_avg_pool, sparse_conv
+from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.reference import finished
 from bifusion.sparse.tensor import SparseTensor
 
 
@@ -30,6 +32,9 @@ class _Conv3d(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
+    def _conv(self, feats: Tensor, kernel_map: KernelMap, residual: Tensor | None, relu: bool) -> Tensor:
+        return sparse_conv(feats, self.weight, kernel_map, self.bias, residual=residual, relu=relu)
+
     def extra_repr(self) -> str:
         _, channels_in, channels_out = self.weight.shape
         bias = self.bias is not None
@@ -39,11 +44,13 @@ class _Conv3d(nn.Module):
 class SubmanifoldConv3d(_Conv3d):
     """Convolution whose output voxels are its input voxels. Kernel size 1 is a linear layer."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(
+        self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
+    ) -> SparseTensor:
         if self.kernel_size == 1:
-            return x.replace(_linear(x.feats, self.weight[0], self.bias))
+            return x.replace(finished(_linear(x.feats, self.weight[0], self.bias), None, residual, relu))
         kernel_map = x.maps.submanifold(x.stride, self.kernel_size)
-        return x.replace(sparse_conv(x.feats, self.weight, kernel_map, self.bias))
+        return x.replace(self._conv(x.feats, kernel_map, residual, relu))
 
 
 class StridedConv3d(_Conv3d):
@@ -60,9 +67,11 @@ class StridedConv3d(_Conv3d):
         super().__init__(in_channels, out_channels, kernel_size, bias)
         self.stride = stride
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(
+        self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
+    ) -> SparseTensor:
         kernel_map = x.maps.strided(x.stride, self.kernel_size, self.stride)
-        return x.at(x.stride * self.stride, sparse_conv(x.feats, self.weight, kernel_map, self.bias))
+        return x.at(x.stride * self.stride, self._conv(x.feats, kernel_map, residual, relu))
 
 
 class InverseConv3d(_Conv3d):
@@ -83,10 +92,12 @@ class InverseConv3d(_Conv3d):
         super().__init__(in_channels, out_channels, kernel_size, bias)
         self.stride = stride
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(
+        self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
+    ) -> SparseTensor:
         fine = x.stride // self.stride
         kernel_map = x.maps.strided(fine, self.kernel_size, self.stride).transposed
-        return x.at(fine, sparse_conv(x.feats, self.weight, kernel_map, self.bias))
+        return x.at(fine, self._conv(x.feats, kernel_map, residual, relu))
 
 
 class AvgPool3d(nn.Module):
@@ -103,17 +114,18 @@ class AvgPool3d(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d over voxels that also takes fewer than two of them.
+    """BatchNorm1d over voxels that also takes fewer than two of them, a residual, and ReLU.
 
     One row has no variance, and torch raises in training. The coarsest level of a small scene can
     well be one voxel: such a row is normalised with the running statistics, which stay untouched.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and len(input) < 2:
-            mean, variance = self.running_mean, self.running_var
-            return F.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(input)
+    def forward(self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(M, C): `input` (M, C) normalised, + residual (M, C), ReLU: one pass over memory."""
+        training = self.training and len(input) >= 2
+        if training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return backend_for(input.device).batch_norm(input, self, training, residual, relu)
 
 
 def _linear(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

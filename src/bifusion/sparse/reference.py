@@ -16,6 +16,7 @@ counts of small networks 2–3 times faster than `index_add_`.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -29,6 +30,11 @@ def describe() -> str:
     return "plain torch"
 
 
+def keep_freed_memory() -> bool:
+    """Nothing is changed: False."""
+    return False
+
+
 def index_voxels(coords: Tensor) -> CoordinateIndex:
     """The voxels `coords` (M, 4), searchable; InputError if one is given twice."""
     return CoordinateIndex(coords)
@@ -37,6 +43,49 @@ def index_voxels(coords: Tensor) -> CoordinateIndex:
 def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out); differentiable once."""
     return _Conv.apply(feats, weight, kernel_map)
+
+
+def conv_finished(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`conv` + bias (C_out,) + residual (M_out, C_out), ReLU; without gradient."""
+    return finished(conv(feats, weight, kernel_map), bias, residual, relu)
+
+
+def finished(out: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+    """What `conv_finished` does after the convolution, in place where nobody wants a gradient."""
+    if torch.is_grad_enabled() and (out.requires_grad or bias is not None or residual is not None):
+        out = out if bias is None else out + bias.to(out.dtype)
+        out = out if residual is None else out + residual
+        return F.relu(out) if relu else out
+    if bias is not None:
+        out.add_(bias.to(out.dtype))
+    if residual is not None:
+        out.add_(residual)
+    return out.relu_() if relu else out
+
+
+def batch_norm(
+    feats: Tensor,
+    norm: torch.nn.BatchNorm1d,
+    training: bool,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`norm` of feats (M, C), + residual (M, C), ReLU. `training`: with the statistics of `feats`, which
+    the running ones learn of; else with the running ones. (The count of batches is the caller's.)"""
+    momentum = norm.momentum
+    if momentum is None:  # the mean of all batches
+        momentum = 1 / float(norm.num_batches_tracked) if training and norm.num_batches_tracked else 0.0
+    statistics, line = (norm.running_mean, norm.running_var), (norm.weight, norm.bias)
+    out = F.batch_norm(feats, *statistics, *line, training, momentum, norm.eps)
+    out = out if residual is None else out + residual
+    return F.relu(out, inplace=True) if relu else out
 
 
 def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:

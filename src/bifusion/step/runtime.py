@@ -16,6 +16,7 @@ from torch import nn
 
 from bifusion.config.run import TrainerConfig
 from bifusion.errors import InputError
+from bifusion.sparse.backends import backend_for
 
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """cuBLAS repeats itself to the bit with a workspace of fixed size alone; read at its first product. Some
@@ -76,7 +77,8 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> Non
 
 
 def make_fabric(trainer: TrainerConfig) -> Fabric:
-    """Devices, precision and, with several devices, a process each, launched.
+    """Devices, precision and, with several devices, a process each, launched; memory that a step frees
+    stays for the next.
 
     Raises InputError for devices that are not there, and for float16 on a CPU, which does not
     compute it.
@@ -106,6 +108,7 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
             "use '32-true' or 'bf16-mixed', or a GPU"
         )
     fabric.launch()
+    backend_for(fabric.device).keep_freed_memory()
     return fabric
 
 

@@ -8,19 +8,24 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 from bifusion.errors import FAILURES, failure
 from bifusion.lifetime import end_with_parent
 
 Outcome = list[str] | str
-"""What a task returned, or what is wrong."""
-Task = Callable[[], list[str]]
+"""What a task that gives lines returned, or what is wrong."""
+Result = TypeVar("Result")
 PRELOADED = ["bifusion.datasets.scan.make"]
 
 
-def in_processes(tasks: Mapping[str, Task], jobs: int) -> Iterator[tuple[str, Outcome]]:
-    """Name and outcome of each task, as they end. FAILURES are outcomes; of any other error too, which
-    leaves its traceback, it is said that there was one.
+def in_processes(
+    tasks: Mapping[str, Callable[[], Result]], jobs: int
+) -> Iterator[tuple[str, Result | str]]:
+    """Name and outcome of each task, as they end: what it returned, which is no text, or what is wrong.
+
+    FAILURES are outcomes; of any other error too, which leaves its traceback, it is said that there was
+    one.
 
     Args:
         tasks: by name; they must pickle.
@@ -43,7 +48,7 @@ def in_processes(tasks: Mapping[str, Task], jobs: int) -> Iterator[tuple[str, Ou
             process.join()
 
 
-def _start(name: str, task: Task) -> tuple[Connection, BaseProcess]:
+def _start(name: str, task: Callable[[], Any]) -> tuple[Connection, BaseProcess]:
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
@@ -62,16 +67,16 @@ def _run(sender: Connection, name: str, task: bytes) -> None:
     sender.send(_outcome(name, pickle.loads(task)))
 
 
-def _outcome(name: str, task: Task) -> Outcome:
+def _outcome(name: str, task: Callable[[], Result]) -> Result | str:
     try:
         return task()
     except FAILURES as error:
         return failure(error, name)
 
 
-def _received(receiver: Connection, process: BaseProcess) -> Outcome:
+def _received(receiver: Connection, process: BaseProcess) -> Any:
     try:
-        outcome: Outcome = receiver.recv()
+        outcome = receiver.recv()
     except EOFError:
         process.join()
         code = process.exitcode or 0

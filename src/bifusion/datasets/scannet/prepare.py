@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
+from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
@@ -18,6 +20,8 @@ from bifusion.untrusted.files import read_text
 
 Done = Callable[[str, str, int, int], None]
 """Called with a scan's SPLIT/NAME, what became of it, how many are done, and how many there are."""
+Written = tuple[int, list[str]]
+"""How many posed images were left out for their lost pose, and what the user should know of the scan."""
 
 
 @dataclass
@@ -43,6 +47,7 @@ def prepare_scannet(
     scale: float = 1.0,
     overwrite: bool = False,
     shard: Shard = WHOLE,
+    jobs: int = 1,
     notes: dict[str, list[str]] | None = None,
     done: Done | None = None,
 ) -> Prepared:
@@ -64,6 +69,7 @@ def prepare_scannet(
         scale: metres a unit of length of meshes, axis alignments and poses.
         overwrite: write complete scene folders again; what else is in them stays.
         shard: i of n: every n-th scan, from the i-th on; all give the same scans and the same n.
+        jobs: scans at a time, each in a process of its own; 1, or a single scan: in this one.
         notes: filled, scan → lines on what its files were taken for where they are not as released;
             also if scans fail.
         done: called after each scan.
@@ -75,6 +81,8 @@ def prepare_scannet(
     """
     options = view_options or ViewOptions()
     _check_options(options, scale)
+    if jobs < 1:
+        raise InputError(f"jobs: found {jobs}; expected 1 or more")
     names = sorted(path.name for path in Path(scans).glob("[!.]*") if path.is_dir())
     if not names:
         raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
@@ -83,16 +91,21 @@ def prepare_scannet(
     table = read_label_table(Path(labels))
     if table.notes and notes is not None:
         notes[table.path.name] = table.notes
-    prepared, failures = Prepared(), []
+    prepared, failures = Prepared(), {}
 
-    def prepare_one(name: str, split: str) -> str:
-        target = Path(out) / split / name
-        if scene_complete(target) and not overwrite:
-            prepared.kept.append(name)
-            return "kept"
+    def task_of(name: str, split: str) -> Callable[[], Written]:
         images = Path(posed_images) / name if posed_images else None
-        scan, scan_table = Path(scans) / name, None if split == "test" else table
-        lost, said = _prepare_scan(scan, target, scan_table, images, options, scale)
+        scan_table = None if split == "test" else table
+        target = Path(out) / split / name
+        return functools.partial(
+            _prepare_scan, Path(scans) / name, target, scan_table, images, options, scale
+        )
+
+    def ended(name: str, split: str, outcome: Written | str) -> str:
+        if isinstance(outcome, str):
+            failures[name, split] = outcome
+            return "failed"
+        lost, said = outcome
         prepared.written.append(name)
         if lost:
             prepared.lost_views[name] = lost
@@ -100,24 +113,47 @@ def prepare_scannet(
             notes[name] = list(dict.fromkeys(said))
         return "written"
 
-    with locked_shard(Path(out), shard):
-        for split in {split for _, split in folders}:
+    def tidy_splits(wanted: set[str]) -> None:
+        for split in wanted:
             own = {name for name, of in folders if of == split}
             tidy(Path(out) / split, scene_files, only=None if shard == WHOLE else own)
-        for number, (name, split) in enumerate(folders, start=1):
-            try:
-                became = prepare_one(name, split)
-            except FAILURES as error:
-                became = "failed"
-                failures.append(failure(error, Path(scans) / name))
+
+    with locked_shard(Path(out), shard):
+        tidy_splits({split for _, split in folders})
+        there = [f for f in folders if scene_complete(Path(out) / f[1] / f[0]) and not overwrite]
+        prepared.kept += [name for name, _ in there]
+        if done:
+            for number, (name, split) in enumerate(there, start=1):
+                done(f"{split}/{name}", "kept", number, len(folders))
+        wanted = {f: task_of(*f) for f in folders if f not in there}
+        for number, ((name, split), outcome) in enumerate(_outcomes(wanted, jobs), start=len(there) + 1):
+            became = ended(name, split, outcome)
             if done:
                 done(f"{split}/{name}", became, number, len(folders))
+        tidy_splits({split for _, split in failures})  # what a killed process left
     if failures:
-        listed = "\n".join(failures)
+        listed = "\n".join(failures[folder] for folder in folders if folder in failures)
         raise SomeFailedError(
             f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}"
         )
     return prepared
+
+
+def _outcomes(
+    tasks: Mapping[tuple[str, str], Callable[[], Written]], jobs: int
+) -> Iterator[tuple[tuple[str, str], Written | str]]:
+    """(scan, split) and what its task gave, or what is wrong, as they end."""
+    if min(jobs, len(tasks)) > 1:
+        by_text = {f"scan {name} of {split}": (name, split) for name, split in tasks}
+        named = {text: tasks[folder] for text, folder in by_text.items()}
+        for text, outcome in in_processes(named, jobs):
+            yield by_text[text], outcome
+        return
+    for folder, task in tasks.items():
+        try:
+            yield folder, task()
+        except FAILURES as error:
+            yield folder, failure(error, f"scan {folder[0]} of {folder[1]}")
 
 
 def _prepare_scan(
@@ -127,9 +163,8 @@ def _prepare_scan(
     image_folder: Path | None,
     options: ViewOptions,
     scale: float,
-) -> tuple[int, list[str]]:
-    """Write one scene folder; returns how many posed images were left out for their lost pose, and what
-    the user should know of the scan."""
+) -> Written:
+    """Write one scene folder."""
     check_replaceable(target, scene_files)
     scan = read_scan(folder, table, scale=scale)
     views, lost = (), 0

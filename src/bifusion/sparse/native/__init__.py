@@ -6,6 +6,7 @@ in registers, so that it runs at the speed of a dense matrix product. Float32 an
 plain backend it is differentiable once and computes in float32 under autocast. Results do not depend
 on the number of threads, but for the weight gradient, which is the same for the same number.
 
+BatchNorm, with ReLU and a residual, is `normalisation.py`.
 Average pooling is plain torch's: none of the networks' steps spends 1 % of its time there.
 """
 
@@ -22,6 +23,7 @@ from bifusion.sparse import reference
 from bifusion.sparse.coordinates import DUPLICATE_VOXELS
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.native import _native  # torch is imported first: it brings the OpenMP runtime
+from bifusion.sparse.native.normalisation import batch_norm as batch_norm
 
 ISA_VARIABLE = "BIFUSION_ISA"
 """Environment variable that forces an instruction set, read when the engine is loaded."""
@@ -52,6 +54,21 @@ def available_isas() -> list[str]:
 
 def describe() -> str:
     return f"native C++ engine ({_native.isa()}, float32)"
+
+
+def keep_freed_memory() -> bool:
+    """From now on this process keeps the memory of large arrays that it frees, up to 2 GB, for the next
+    ones; False where the C library (another than glibc) cannot be told.
+
+    A training step frees and takes the same gigabyte again and again, and the first touch of each page
+    that the system hands out anew costs as much as the arithmetic of a strided gradient.
+    """
+    return _native.keep_freed_memory()
+
+
+def peak_multiply_adds(rounds: int) -> float:
+    """Float32 multiply-adds a second on torch's threads, on numbers that never leave the registers."""
+    return _native.peak_rate(rounds, torch.get_num_threads())
 
 
 if os.environ.get(ISA_VARIABLE):
@@ -85,6 +102,21 @@ def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     return _Conv.apply(feats, weight, kernel_map)
 
 
+def conv_finished(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`conv` + bias (C_out,) + residual (M_out, C_out), ReLU; without gradient, in the same pass."""
+    fits = weight.dtype in (torch.float32, torch.float64) and not _padding(weight.shape[2], weight.dtype)
+    if not fits or (residual is not None and residual.dtype != weight.dtype):
+        return reference.finished(conv(feats, weight, kernel_map), bias, residual, relu)
+    return _convolve(feats, weight, kernel_map, bias, residual, relu)
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -116,7 +148,15 @@ def _needs_transposed(ctx, kernel_map: KernelMap) -> bool:
     return ctx.needs_input_grad[0] and kernel_map.center is None
 
 
-def _convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+def _convolve(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """The last three where the columns fill whole vectors."""
     columns = weight.shape[2]
     padding = _padding(columns, weight.dtype)
     if padding:
@@ -128,6 +168,9 @@ def _convolve(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         weight.detach().contiguous(),
         out,
         torch.get_num_threads(),
+        None if bias is None else bias.detach().to(out.dtype).contiguous(),
+        None if residual is None else residual.detach().contiguous(),
+        relu,
     )
     return out[:, :columns].contiguous() if padding else out
 

@@ -18,17 +18,45 @@ struct Plan {
     int64_t blocks;
 };
 
+// What becomes of a convolution's sums while they are still in cache: + bias (cout), + residual
+// (rows, cout), ReLU. Null: not wanted.
+template <typename Real>
+struct Finish {
+    const Real *bias, *residual;
+    bool relu;
+};
+
+// (x - mean) * scale + shift, each (channels).
+template <typename Real>
+struct Norm {
+    const Real *mean, *scale, *shift;
+};
+
 template <typename Real>
 struct Kernels {
     // out[o] = sum over the pairs of o of in[pair_in] * weight[k]: in (., cin), weight (offsets, cin, cout),
     // out (rows, cout), which may hold anything before.
     // cout must be a multiple of `lanes`. Every output row is written by one thread, in plan order.
-    void (*convolve)(const Plan&, const Real* in, int64_t cin, const Real* weight, int64_t cout, Real* out,
-                     int threads);
+    void (*convolve)(const Plan&, const Real* in, int64_t cin, const Real* weight, int64_t cout,
+                     const Finish<Real>& finish, Real* out, int threads);
     // partial[p][k] += in[pair_in]^T * out_grad[pair_out] over every parts-th block, so that each part has one
     // thread to itself and its own order; partial (parts, offsets, cin, cout), zeroed by the caller.
     void (*weight_gradient)(const Plan&, const Real* in, int64_t cin, const Real* out_grad, int64_t cout,
                             Real* partial, int64_t parts, int threads);
+    // Of each channel of x (rows, channels): mean and sum of squared deviations, summed in blocks whose
+    // sums are merged in double, in an order that does not depend on the threads.
+    void (*moments)(const Real* x, int64_t rows, int64_t channels, double* mean, double* squares, int threads);
+    // out = norm of x, + residual unless null, ReLU if asked for; all (rows, channels).
+    void (*normalise)(const Real* x, int64_t rows, int64_t channels, const Norm<Real>&, const Real* residual,
+                      bool relu, Real* out, int threads);
+    // From grad (rows, channels) of what `normalise` gave: x_grad where mean and variance are x's own. ReLU's
+    // decisions are read in `out`, or, without a residual, found again if that is null. `passed`, null or
+    // (rows, channels): the residual's gradient. sums (2, channels): shift's and scale's gradients.
+    void (*norm_gradient)(const Real* x, int64_t rows, int64_t channels, const Norm<Real>&, const Real* inverse_std,
+                          const Real* grad, const Real* out, bool relu, Real* passed, Real* x_grad, double* sums,
+                          int threads);
+    // Multiply-adds that one thread made in `rounds` rounds on numbers that never leave the registers.
+    int64_t (*multiply_adds)(int64_t rounds);
     int64_t lanes;
 };
 

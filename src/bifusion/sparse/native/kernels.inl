@@ -113,7 +113,23 @@ void for_column_runs(int64_t lanes, int64_t column, int64_t columns, const Run& 
 }
 
 template <typename Real>
-void convolve(const Plan& plan, const Real* in, int64_t cin, const Real* weight, int64_t cout, Real* out, int threads) {
+inline void finish_rows(const Finish<Real>& finish, int64_t first_row, int64_t rows, int64_t cout, Real* out) {
+    if (!finish.bias && !finish.residual && !finish.relu) return;
+    for (int64_t r = first_row; r < first_row + rows; ++r) {
+        Real* __restrict own = out + r * cout;
+        const Real* __restrict residual = finish.residual ? finish.residual + r * cout : nullptr;
+        if (finish.bias)
+            for (int64_t c = 0; c < cout; ++c) own[c] += finish.bias[c];
+        if (residual)
+            for (int64_t c = 0; c < cout; ++c) own[c] += residual[c];
+        if (finish.relu)
+            for (int64_t c = 0; c < cout; ++c) own[c] = rectified(own[c], true);
+    }
+}
+
+template <typename Real>
+void convolve(const Plan& plan, const Real* in, int64_t cin, const Real* weight, int64_t cout,
+              const Finish<Real>& finish, Real* out, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<const Real*> a;
@@ -137,6 +153,7 @@ void convolve(const Plan& plan, const Real* in, int64_t cin, const Real* weight,
                                                        pairs);
                 });
             }
+            finish_rows(finish, first_row, rows, cout, out);
         }
     }
 }
@@ -169,9 +186,37 @@ void weight_gradient(const Plan& plan, const Real* in, int64_t cin, const Real* 
     }
 }
 
+// As many sums as fit the registers, all at work at once; an input that the compiler cannot foresee.
+template <typename Real>
+int64_t multiply_adds(int64_t rounds) {
+    using L = Lanes<Real>;
+    constexpr int SUMS = MAX_SUMS;
+    typename L::vector sum[SUMS], factor = {}, term = {};
+    factor += Real(0.5);
+    term += Real(rounds % 7);
+#pragma GCC unroll 24
+    for (int i = 0; i < SUMS; ++i) sum[i] = term + Real(i);
+    for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 24
+        for (int i = 0; i < SUMS; ++i) sum[i] = sum[i] * factor + term;
+    }
+    Real total = 0;
+    for (int i = 0; i < SUMS; ++i)
+        for (int lane = 0; lane < L::count; ++lane) total += sum[i][lane];
+    [[maybe_unused]] static thread_local volatile Real sink;
+    sink = total;
+    return rounds * SUMS * L::count;
+}
+
+template <typename Real>
+constexpr Kernels<Real> table() {
+    return {convolve<Real>,  weight_gradient<Real>, moments<Real>,      normalise<Real>,
+            norm_gradient<Real>, multiply_adds<Real>,   Lanes<Real>::count};
+}
+
 }  // namespace
 
-const Kernels<float> single_precision = {convolve<float>, weight_gradient<float>, Lanes<float>::count};
-const Kernels<double> double_precision = {convolve<double>, weight_gradient<double>, Lanes<double>::count};
+const Kernels<float> single_precision = table<float>();
+const Kernels<double> double_precision = table<double>();
 
 }  // namespace bifusion::BIFUSION_ISA

@@ -3,11 +3,19 @@
 // computing.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 #include <unistd.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <algorithm>
+#include <chrono>
+#include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -21,6 +29,8 @@ using namespace bifusion;
 
 template <typename T, int N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <typename T, int N>
+using Maybe = std::optional<Array<T, N>>;
 
 namespace {
 
@@ -97,17 +107,29 @@ PairPlan* make_plan(Array<const int32_t, 2> neighbours, int64_t in_rows, int64_t
     return new PairPlan{list_pairs(table, rows, offsets, block_rows, team(threads)), offsets, in_rows, rows, block_rows};
 }
 
+template <typename A>
+auto data_of(const std::optional<A>& array) {
+    return array ? array->data() : nullptr;
+}
+
+template <typename A, typename B>
+void check_like(const A& array, const B& other, const char* what) {
+    check(array.shape(0) == other.shape(0) && array.shape(1) == other.shape(1), what);
+}
+
 template <typename Real>
 void convolve(const PairPlan& plan, Array<const Real, 2> in, Array<const Real, 3> weight, Array<Real, 2> out,
-              int threads) {
+              int threads, Maybe<const Real, 1> bias, Maybe<const Real, 2> residual, bool relu) {
     check((int64_t)in.shape(0) == plan.in_rows, "in: not as many rows as the plan has inputs");
     check((int64_t)weight.shape(0) == plan.offsets, "weight: not as many offsets as the plan has");
     check(in.shape(1) == weight.shape(1) && out.shape(1) == weight.shape(2), "channels of in, weight, out differ");
     check((int64_t)out.shape(0) == plan.out_rows, "out: not as many rows as the plan has outputs");
     check(weight.shape(2) % kernels<Real>().lanes == 0, "weight: columns must be a multiple of the lanes");
+    check(!bias || bias->shape(0) == out.shape(1), "bias: not as many numbers as out has columns");
+    if (residual) check_like(*residual, out, "residual: another shape than out");
     nb::gil_scoped_release release;
-    kernels<Real>().convolve(plan.view(), in.data(), in.shape(1), weight.data(), weight.shape(2), out.data(),
-                             team(threads));
+    kernels<Real>().convolve(plan.view(), in.data(), in.shape(1), weight.data(), weight.shape(2),
+                             {data_of(bias), data_of(residual), relu}, out.data(), team(threads));
 }
 
 template <typename Real>
@@ -122,6 +144,68 @@ void weight_gradient(const PairPlan& plan, Array<const Real, 2> in, Array<const 
     nb::gil_scoped_release release;
     kernels<Real>().weight_gradient(plan.view(), in.data(), in.shape(1), out_grad.data(), out_grad.shape(1),
                                     partial.data(), partial.shape(0), team(threads));
+}
+
+template <typename Real>
+void moments(Array<const Real, 2> x, Array<double, 1> mean, Array<double, 1> squares, int threads) {
+    check(mean.shape(0) == x.shape(1) && squares.shape(0) == x.shape(1), "mean, squares: expected a number a channel");
+    nb::gil_scoped_release release;
+    kernels<Real>().moments(x.data(), x.shape(0), x.shape(1), mean.data(), squares.data(), team(threads));
+}
+
+template <typename Real>
+Norm<Real> norm_of(const Array<const Real, 2>& norm, int64_t channels) {
+    check(norm.shape(0) >= 3 && (int64_t)norm.shape(1) == channels, "norm: expected mean, scale, shift of each channel");
+    return {norm.data(), norm.data() + channels, norm.data() + 2 * channels};
+}
+
+template <typename Real>
+void normalise(Array<const Real, 2> x, Array<const Real, 2> norm, Maybe<const Real, 2> residual, bool relu,
+               Array<Real, 2> out, int threads) {
+    check_like(x, out, "out: another shape than x");
+    if (residual) check_like(*residual, x, "residual: another shape than x");
+    const Norm<Real> of = norm_of(norm, x.shape(1));
+    nb::gil_scoped_release release;
+    kernels<Real>().normalise(x.data(), x.shape(0), x.shape(1), of, data_of(residual), relu, out.data(), team(threads));
+}
+
+template <typename Real>
+void norm_gradient(Array<const Real, 2> x, Array<const Real, 2> norm, Array<const Real, 2> grad,
+                   Maybe<const Real, 2> out, bool relu, Maybe<Real, 2> passed, Array<Real, 2> x_grad,
+                   Array<double, 2> sums, int threads) {
+    check_like(x, grad, "grad: another shape than x");
+    check_like(x, x_grad, "x_grad: another shape than x");
+    if (out) check_like(*out, x, "out: another shape than x");
+    if (passed) check_like(*passed, x, "passed: another shape than x");
+    check(x.shape(0) > 0, "x: expected at least a row");
+    check(sums.shape(0) == 2 && sums.shape(1) == x.shape(1), "sums: expected two numbers a channel");
+    check(norm.shape(0) == 4, "norm: expected mean, scale, shift, inverse deviation of each channel");
+    const Norm<Real> of = norm_of(norm, x.shape(1));
+    nb::gil_scoped_release release;
+    kernels<Real>().norm_gradient(x.data(), x.shape(0), x.shape(1), of, norm.data() + 3 * x.shape(1), grad.data(),
+                                  data_of(out), relu, data_of(passed), x_grad.data(), sums.data(), team(threads));
+}
+
+// Multiply-adds a second of float32 on `threads` threads, on numbers that never leave the registers.
+double peak_rate(int64_t rounds, int threads) {
+    nb::gil_scoped_release release;
+    threads = team(threads);
+    int64_t total = 0;
+    const auto began = std::chrono::steady_clock::now();
+#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : total)
+    for (int thread = 0; thread < threads; ++thread) total += kernels<float>().multiply_adds(rounds);
+    return total / std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+// Arrays above 32 MB come from the heap too and stay in it when they are freed, up to 2 GB at its end: the
+// C library otherwise maps and unmaps each, and the first touch of a page costs as much as using it.
+// False where the C library is another.
+bool keep_freed_memory() {
+#if defined(__GLIBC__)
+    return mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#else
+    return false;
+#endif
 }
 
 void check_coordinates(Array<const int32_t, 2> coords) { check(coords.shape(1) == 4, "coords: expected (M, 4)"); }
@@ -139,9 +223,15 @@ void find_neighbours(const VoxelIndex& index, Array<const int32_t, 2> out, int k
 template <typename Real>
 void define_kernels(nb::module_& m) {
     m.def("convolve", &convolve<Real>, "plan"_a, "in_"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(),
-          "threads"_a);
+          "threads"_a, "bias"_a.noconvert() = nb::none(), "residual"_a.noconvert() = nb::none(), "relu"_a = false);
     m.def("weight_gradient", &weight_gradient<Real>, "plan"_a, "in_"_a.noconvert(), "out_grad"_a.noconvert(),
           "partial"_a.noconvert(), "threads"_a);
+    m.def("moments", &moments<Real>, "x"_a.noconvert(), "mean"_a.noconvert(), "squares"_a.noconvert(), "threads"_a);
+    m.def("normalise", &normalise<Real>, "x"_a.noconvert(), "norm"_a.noconvert(), "residual"_a.noconvert().none(),
+          "relu"_a, "out"_a.noconvert(), "threads"_a);
+    m.def("norm_gradient", &norm_gradient<Real>, "x"_a.noconvert(), "norm"_a.noconvert(), "grad"_a.noconvert(),
+          "out"_a.noconvert().none(), "relu"_a, "passed"_a.noconvert().none(), "x_grad"_a.noconvert(),
+          "sums"_a.noconvert(), "threads"_a);
 }
 
 }  // namespace
@@ -155,6 +245,8 @@ NB_MODULE(_native, m) {
         for (const InstructionSet& set : supported_sets()) names.push_back(set.name);
         return names;
     });
+    m.def("keep_freed_memory", &keep_freed_memory);
+    m.def("peak_rate", &peak_rate, "rounds"_a, "threads"_a);
     m.def("lanes", [](bool single) { return single ? kernels<float>().lanes : kernels<double>().lanes; }, "single"_a);
 
     nb::class_<PairPlan>(m, "PairPlan").def_prop_ro("pairs", [](const PairPlan& p) { return p.lists.pair_in.size(); });

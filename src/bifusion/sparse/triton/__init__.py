@@ -27,6 +27,8 @@ from bifusion.sparse.triton.launch import convolve, sum_neighbors, weight_gradie
 follows_autocast = True
 
 index_voxels = SortedIndex
+keep_freed_memory = reference.keep_freed_memory  # torch's allocator keeps a GPU's
+batch_norm = reference.batch_norm
 
 
 def describe() -> str:
@@ -38,6 +40,21 @@ def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     if feats.dtype == torch.float64:
         return reference.conv(feats, weight, kernel_map)
     return _Conv.apply(feats, weight, kernel_map)
+
+
+def conv_finished(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`conv` + bias (C_out,) + residual (M_out, C_out), ReLU; without gradient, in the same launch."""
+    if feats.dtype == torch.float64:
+        return reference.conv_finished(feats, weight, kernel_map, bias, residual, relu)
+    finish = {"bias": bias, "residual": residual, "relu": relu}
+    return convolve(feats, weight, kernel_map, dot_precision(), **finish)
 
 
 def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:

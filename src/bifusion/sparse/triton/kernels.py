@@ -20,6 +20,8 @@ def convolve(
     feats,
     weight,
     out,
+    bias,
+    residual,
     table,
     out_rows,
     tile_offsets,
@@ -36,8 +38,12 @@ def convolve(
     EVEN_IN: tl.constexpr,
     EVEN_OUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    RELU: tl.constexpr,
 ):
-    """out[o] (C_out,) = Σ_k weight[k] · feats[i] for a tile's rows o; i is the row met under k."""
+    """out[o] (C_out,) = Σ_k weight[k] · feats[i] for a tile's rows o; i is the row met under k.
+
+    bias (C_out,) and residual (as out), None or added in float32, and ReLU: before anything is rounded.
+    """
     tile = tl.load(turns + tl.program_id(0))
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_block = tl.arange(0, BLOCK_K)
@@ -66,8 +72,14 @@ def convolve(
         total = tl.dot(gathered, weights, total, input_precision=PRECISION)
     targets = tl.load(out_rows + tile * BLOCK_M + tl.arange(0, BLOCK_M))
     written = (targets >= 0)[:, None] & (columns < channels_out)[None, :]
-    where = out + targets.to(tl.int64)[:, None] * channels_out + columns[None, :]
-    tl.store(where, total.to(out.dtype.element_ty), mask=written)
+    where = targets.to(tl.int64)[:, None] * channels_out + columns[None, :]
+    if bias is not None:
+        total += tl.load(bias + columns, mask=columns < channels_out, other=0.0).to(tl.float32)[None, :]
+    if residual is not None:
+        total += tl.load(residual + where, mask=written, other=0.0).to(tl.float32)
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)  # NaN stays NaN
+    tl.store(out + where, total.to(out.dtype.element_ty), mask=written)
 
 
 @triton.jit

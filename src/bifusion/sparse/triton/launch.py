@@ -32,9 +32,14 @@ def convolve(
     kernel_map: KernelMap,
     precision: str,
     chosen: Configuration | None = None,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """(M_out, C_out) in the dtype of feats (M_in, C_in); not recorded.
 
+    bias (C_out,), residual (M_out, C_out) and ReLU follow in the same launch.
     weight: (K, C_in, C_out), of any strides and floating dtype.
     precision: "ieee" or "tf32", of products of float32. chosen: instead of the rule's choice.
     """
@@ -50,9 +55,11 @@ def convolve(
     grid = (len(tiles.counts), triton.cdiv(channels_out, chosen.block_n))
     run(
         kernels.convolve, grid, feats.contiguous(), weight, out,
+        None if bias is None else bias.contiguous(),
+        None if residual is None else residual.contiguous(),
         tiles.table, tiles.out_rows, tiles.offsets, tiles.counts, tiles.turns,
         kernel_map.volume, channels_in, channels_out, *weight.stride()[1:],
-        PRECISION=precision, **_constants(chosen, channels_in % chosen.block_k, channels_out),
+        PRECISION=precision, RELU=relu, **_constants(chosen, channels_in % chosen.block_k, channels_out),
     )  # fmt: skip
     return out
 

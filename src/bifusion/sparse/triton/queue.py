@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def run(
-    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int, **constants: Any
+    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int | None, **constants: Any
 ) -> None:
     """Queues `kernel` on the device of its arguments, which need not be the current one."""
     with torch.cuda.device_of(first):

@@ -1,0 +1,147 @@
+"""`python -m benchmarks.pairs [norms | inference] …`: two ways of computing the same, turn by turn.
+
+Each round runs both, the order changing from round to round, so that what else the machine does falls
+on both; told is the median of the rounds' ratios. `BENCH_CLOCK=cpu` with one thread counts processor
+time. "Plain" is torch's BatchNorm, ReLU and sums after convolutions, as in `sparse/reference.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.__main__ import LAYER_VOXELS, OUT
+from benchmarks.scenes import real_dataset, real_voxels, room_voxels
+from benchmarks.timing import clock, limits, machine
+from benchmarks.unets import KINDS, forward_gflop
+from bifusion.models.folding import for_inference
+from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.sparse import native, reference
+from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.tensor import KernelMaps, SparseTensor
+
+ROUNDS = 7
+
+
+@contextmanager
+def plain_passes() -> Iterator[None]:
+    """The engine's convolutions, everything after them in plain torch."""
+    ours = native.batch_norm, native.conv_finished
+    native.batch_norm, native.conv_finished = reference.batch_norm, _plain_conv_finished
+    try:
+        yield
+    finally:
+        native.batch_norm, native.conv_finished = ours
+
+
+def _plain_conv_finished(
+    feats: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    return reference.finished(native.conv(feats, weight, kernel_map), bias, residual, relu)
+
+
+def compare(one: Callable[[], object], other: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Median seconds of each, and of the ratios other / one."""
+    one(), other()
+    seconds: list[list[float]] = []
+    for number in range(rounds):
+        order = (one, other) if number % 2 else (other, one)
+        taken = {}
+        for run in order:
+            began = clock()
+            run()
+            taken[run] = clock() - began
+        seconds.append([taken[one], taken[other]])
+    first, second = (statistics.median(part) for part in zip(*seconds, strict=True))
+    return {
+        "now_s": first,
+        "before_s": second,
+        "ratio": statistics.median(before / now for now, before in seconds),
+    }
+
+
+def bench_norms(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """A U-Net forward and backward, in training mode: the engine's norms against torch's."""
+    records = []
+    for kind in KINDS:
+        torch.manual_seed(0)
+        unet = build_unet(UNetConfig(kind=kind)).train()
+        maps = KernelMaps(coords)
+        feats = torch.randn(len(coords), UNetConfig(kind=kind).in_channels)
+        upstream = torch.randn(len(coords), unet.out_channels)
+
+        def step(unet: nn.Module, x: SparseTensor, upstream: Tensor) -> None:
+            unet.zero_grad()
+            unet(x).backward(upstream)
+
+        now = partial(step, unet, SparseTensor(feats, coords, maps=maps), upstream)
+        records.append({"unet": kind, **compare(now, _plain(now), rounds)})
+    return records
+
+
+def bench_inference(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """A U-Net in use, kernel maps not counted: norms folded, against the network as it was trained."""
+    records = []
+    for kind in KINDS:
+        torch.manual_seed(0)
+        config = UNetConfig(kind=kind)
+        unet = build_unet(config).eval()
+        folded = for_inference(copy.deepcopy(unet))
+        x = SparseTensor(torch.randn(len(coords), config.in_channels), coords)
+        gflop = forward_gflop(unet, x)
+        with torch.inference_mode():
+            record = compare(partial(folded, x), _plain(partial(unet, x)), rounds)
+        bounds = limits()
+        dense = bounds["dense_gflops"] or float("nan")
+        least = gflop / dense
+        records.append(
+            {"unet": kind, "gflop": gflop, **bounds, **record, "of_dense_time": record["now_s"] / least}
+        )
+    return records
+
+
+def _plain(run: Callable[[], object]) -> Callable[[], object]:
+    def plain() -> None:
+        with plain_passes():
+            run()
+
+    return plain
+
+
+PARTS = {"norms": bench_norms, "inference": bench_inference}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--voxels", type=int, default=0, help="of a generated room instead of the real scan"
+    )
+    wanted = parser.parse_args()
+    os.environ["BENCH_THREADS"] = str(wanted.threads)
+    torch.set_num_threads(wanted.threads)
+    scan = None if wanted.voxels else real_dataset(OUT / "real")
+    coords = room_voxels(wanted.voxels or LAYER_VOXELS) if scan is None else real_voxels(scan)
+    found = {part: PARTS[part](coords, wanted.rounds) for part in wanted.parts or PARTS}
+    print(json.dumps({"machine": machine(), "voxels": len(coords), **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

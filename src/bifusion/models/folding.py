@@ -1,0 +1,74 @@
+"""A model for use alone: what BatchNorm does with its running statistics goes into weights before it.
+
+y = norm(conv(x)) is itself a convolution in evaluation: its weights times scale = γ/√(σ² + ε) for each
+output channel, plus the bias β − scale·μ. Results are the same but for float32 rounding, on every
+backend, and the passes over memory (on a GPU, the launches) of those norms are gone. A norm that comes
+first, as those that open a pre-activation block do, stays: the residual path needs what it reads.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from bifusion.models.unet import ConvNorm, PreActivationBlock
+from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
+from bifusion.sparse.tensor import SparseTensor
+
+Convolution = SubmanifoldConv3d | StridedConv3d | InverseConv3d
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def for_inference(model: Network) -> Network:
+    """`model` in evaluation mode, without gradients, its norms folded into its convolutions.
+
+    It is changed itself, and can be trained no more: what a checkpoint holds of it is untouched, but
+    its state dict no longer fits one. Folding again changes nothing.
+    """
+    model.eval().requires_grad_(False)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ConvNorm):
+                setattr(parent, name, _folded(child.conv, child.norm))
+            elif isinstance(child, PreActivationBlock):
+                setattr(parent, name, FoldedBlock(child))
+    return model
+
+
+class FoldedBlock(nn.Module):
+    """A `PreActivationBlock` whose second norm is in the weights of its first convolution."""
+
+    def __init__(self, block: PreActivationBlock) -> None:
+        super().__init__()
+        self.norm, self.shortcut = block.conv1.norm, block.shortcut
+        self.conv1 = _folded(block.conv1.conv, block.conv2.norm)
+        self.conv2 = block.conv2.conv
+        self.eval()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        hidden = self.conv1(x.replace(self.norm(x.feats, relu=True)), relu=True)
+        return self.conv2(hidden, residual=self.shortcut(x).feats)
+
+
+def _folded(conv: Convolution, norm: BatchNorm) -> Convolution:
+    """The convolution that gives norm(conv(·)); computed in double, kept in the type of its weights."""
+    scale, shift = _line(norm)
+    bias = shift if conv.bias is None else shift + scale * conv.bias.double()
+    folded = copy.copy(conv)
+    folded._parameters = dict(conv._parameters)
+    folded.weight = _constant(conv.weight.double() * scale, conv.weight)
+    folded.bias = _constant(bias, conv.weight)
+    return folded
+
+
+def _line(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """(C,), (C,) float64: scale and shift of a norm with running statistics."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    return scale, norm.bias.double() - scale * norm.running_mean.double()
+
+
+def _constant(values: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach().to(like.dtype), requires_grad=False)

@@ -1,0 +1,120 @@
+"""Norms folded into weights: the same logits for every recipe and backend, and no checkpoint changed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import needs
+from bifusion.inference.segmenter import Segmenter
+from bifusion.models.build import build_model
+from bifusion.models.folding import FoldedBlock, for_inference
+from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.recipes import RECIPES, get_recipe
+from bifusion.sparse.backends import BACKEND_VARIABLE
+from bifusion.sparse.modules import BatchNorm
+from bifusion.sparse.tensor import SparseTensor
+from bifusion.types import FusionControl
+from scene_factory import make_tiny_scene
+from untrained_runs import baseline, bifusion, save_run
+
+NETWORKS: dict[str, UNetConfig] = {}
+"""Each 3D network of the recipes once, by the first recipe that has it."""
+for _name in RECIPES:
+    _unet = get_recipe(_name).model.unet
+    if _unet not in NETWORKS.values():
+        NETWORKS[_name] = _unet
+
+
+def as_trained(model: nn.Module) -> nn.Module:
+    """Every norm with statistics and weights that are not those of a new one."""
+    generator = torch.Generator().manual_seed(5)
+    for norm in (m for m in model.modules() if isinstance(m, BatchNorm)):
+        assert norm.running_mean is not None and norm.running_var is not None
+        with torch.no_grad():
+            for values, low, high in (
+                (norm.running_mean, -0.2, 0.2),
+                (norm.running_var, 0.5, 2.0),
+                (norm.weight, 0.7, 1.3),
+                (norm.bias, -0.2, 0.2),
+            ):
+                values.uniform_(low, high, generator=generator)
+    return model.eval()
+
+
+def room(channels: int) -> SparseTensor:
+    generator = torch.Generator().manual_seed(1)
+    coords = (torch.rand(1, 10, 10, 10, generator=generator) < 0.2).nonzero().int()
+    return SparseTensor(torch.randn(len(coords), channels, generator=generator), coords)
+
+
+def close(found: Tensor, expected: Tensor, share: float = 2e-5) -> None:
+    scale = expected.abs().max().item()
+    assert scale > 0
+    torch.testing.assert_close(found, expected, rtol=share, atol=share * scale)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("recipe", NETWORKS)
+@torch.no_grad()
+def test_every_network_of_the_recipes_gives_the_same(recipe, backend, monkeypatch):
+    if backend == "native":
+        needs.module("engine", "bifusion.sparse.native")
+    monkeypatch.setenv(BACKEND_VARIABLE, backend)
+    config = NETWORKS[recipe]
+    unet = as_trained(build_unet(config))
+    levels = [level.feats for level in unet.pyramid(room(config.in_channels))]
+    folded = for_inference(unet)
+    norms = [m for m in folded.modules() if isinstance(m, BatchNorm)]
+    assert not norms if config.kind == "res16" else norms
+    for level, before in zip(folded.pyramid(room(config.in_channels)), levels, strict=True):
+        close(level.feats, before)
+
+
+@pytest.mark.parametrize("recipe", ["oneformer3d_small", "mask3d_tiny", "bifusion_tiny"])
+@torch.no_grad()
+def test_logits_of_whole_models(recipe, tmp_path):
+    from bifusion.data.batching import collate
+    from bifusion.inference.segmenter import dataset_of
+
+    config = get_recipe(recipe)
+    torch.manual_seed(0)
+    model = as_trained(build_model(config.model, 0, config.labels, load_pretrained=False))
+    dataset, index = dataset_of(make_tiny_scene(tmp_path / "val" / "room"), config.data)
+    batch = collate([dataset.sample(index, 0)])
+    before = model(batch, FusionControl())
+    after = for_inference(model)(batch, FusionControl())
+    for one, other in zip(after.layers, before.layers, strict=True):
+        close(one.class_logits[0], other.class_logits[0], 1e-4)
+        close(one.mask_logits[0], other.mask_logits[0], 1e-4)
+
+
+def test_folding_twice_changes_nothing_and_nothing_asks_for_a_gradient():
+    model = as_trained(build_unet(NETWORKS["oneformer3d_small"]))
+    once = for_inference(model).state_dict()
+    kept = {name: value.clone() for name, value in once.items()}
+    again = for_inference(model).state_dict()
+    assert kept.keys() == again.keys() and all(torch.equal(kept[n], again[n]) for n in kept)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert any(isinstance(m, FoldedBlock) for m in model.modules())
+
+
+def test_the_model_that_is_folded_shares_no_weight_with_a_copy_of_it():
+    model = as_trained(build_unet(NETWORKS["oneformer3d_small"]))
+    other = copy.deepcopy(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for_inference(other)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("config", [baseline, bifusion])
+def test_predicting_changes_no_checkpoint(config, tmp_path):
+    run = save_run(tmp_path / "run", config())
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    segmenter = Segmenter(run, device="cpu")
+    assert any(isinstance(m, FoldedBlock) for m in segmenter.model.modules())
+    segmenter.predict(make_tiny_scene(tmp_path / "room"))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
