@@ -73,11 +73,22 @@ subprocesses = SimpleNamespace(
 """In place of `subprocess` in a module that starts the command line with it."""
 
 
+def small_rooms(count: int, **others: Any) -> RoomsConfig:
+    """As many rooms to train on, one to validate on; a quarter of the pixels of the usual ones."""
+    return RoomsConfig(
+        train_rooms=count,
+        val_rooms=1,
+        views=2,
+        point_spacing_m=0.08,
+        image_size=(160, 120),
+        depth_size=(120, 90),
+        **others,
+    )
+
+
 def small_pretraining_rooms(count: int) -> RoomsConfig:
     """In place of `RoomsConfig.for_pretraining`."""
-    return RoomsConfig(
-        train_rooms=count, val_rooms=1, stream="pretraining", views=2, point_spacing_m=0.08
-    )
+    return small_rooms(count, stream="pretraining")
 
 
 def _command(arguments: list[str], log: Path, environment: Mapping[str, str], folder: str) -> None:

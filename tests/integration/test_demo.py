@@ -14,7 +14,7 @@ from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo
 from bifusion.studies.training_runs import train
 from bifusion.studies.training_runs.plan import plan_runs
-from forked_runs import small_pretraining_rooms, subprocesses
+from forked_runs import small_pretraining_rooms, small_rooms, subprocesses
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, str]
         out=tmp_path_factory.mktemp("demo") / "run",
         epochs=3,
         jobs=2,
-        rooms=RoomsConfig(train_rooms=2, val_rooms=1, views=2, point_spacing_m=0.08),
+        rooms=small_rooms(2),
         pretraining_rooms=2,
         pretraining=TowerPretrainConfig(steps=3),
     )

@@ -10,7 +10,7 @@ from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.studies.dose import run as dose
 from bifusion.training.trainer import train
-from forked_runs import small_pretraining_rooms
+from forked_runs import small_pretraining_rooms, small_rooms
 
 
 def train_here(runs, *, jobs, console, report, accept_changes):
@@ -31,8 +31,9 @@ def finished(tmp_path_factory):
         knob="texture_contrast",
         values=(0.0, 1.0),
         out=tmp_path_factory.mktemp("dose") / "run",
+        recipes=("bifusion_tiny", "bifusion_tiny_without_views"),
         epochs=3,
-        rooms=RoomsConfig(train_rooms=2, val_rooms=1, views=2, point_spacing_m=0.08),
+        rooms=small_rooms(2),
         probe_rooms=4,
         pretraining_rooms=2,
         pretraining=TowerPretrainConfig(steps=3),

@@ -100,7 +100,7 @@ def data(tmp_path_factory) -> Path:
 
 def configure(kind: str, root: Path, batch_size: int) -> Config:
     config = tiny_mask3d(root) if kind == "mask3d" else tiny_config(f"{kind}_small", root)
-    config.trainer.batch_size = batch_size
+    config.trainer.batch_size, config.trainer.eval_every = batch_size, 3
     config.data.augment = dataclasses.replace(
         config.data.augment, no_views_probability=0.0, fewer_views_probability=0.0
     )

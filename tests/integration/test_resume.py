@@ -43,7 +43,7 @@ def tool():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_tiny_data(tmp_path_factory.mktemp("rooms"))
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"), val=1)
 
 
 STEPS = 6

@@ -34,7 +34,7 @@ BAD_STEPS = (3, 4, 9)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_tiny_data(tmp_path_factory.mktemp("rooms"))
+    return make_tiny_data(tmp_path_factory.mktemp("rooms"), val=1)
 
 
 def config_of(data):

@@ -27,6 +27,7 @@ class Bench:
 
     def __init__(self, recipe, data, folder, epoch=2.5):
         config = tiny_config(recipe, data)
+        config.trainer.guard.diagnose = False  # it takes many steps, and has tests of its own
         self.trainer = Trainer(config, RunFolder(folder), make_fabric(config.trainer))
         self.model, self.optimizer = self.trainer.model.train(), self.trainer.optimizer
         self.batch = self.trainer.batches.of_step(0, 0)[0]
@@ -77,12 +78,15 @@ def test_a_good_step_changes_weights_moments_and_statistics(bench):
 
 
 def test_nan_in_an_activation(bench):
+    """Nor does the diagnosis touch anything."""
+    bench.trainer.guard.config.diagnose = True
     before = bench.snapshot()
     handle = bench.model.unet.register_forward_hook(put_nan)
     event = bench.step().event
     handle.remove()
     assert event.phase == "activation" and "f3d_in" in " ".join(event.where)
     assert sorted(event.scenes) == ["roomtrain0", "roomtrain1"]
+    assert event.diagnosis["path"] == "3d"
     assert bench.unchanged_since(before)
 
 
