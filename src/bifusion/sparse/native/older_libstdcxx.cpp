@@ -4,6 +4,7 @@
 // Three functions, which libstdc++ has for callers from outside only since GCC 11: without them the
 // engine would need that, and so a glibc of 2.34. The hidden definitions here are the engine's own.
 #include <exception>
+#include <memory>
 #include <new>
 
 #if !defined(__GLIBCXX__) || !defined(__linux__)
@@ -22,7 +23,7 @@ extern "C" void libstdcxx_destroy(void* pointer) noexcept;
 __asm__(".symver libstdcxx_copy, _ZNSt15__exception_ptr13exception_ptrC1ERKS0_@CXXABI_1.3.3");
 __asm__(".symver libstdcxx_destroy, _ZNSt15__exception_ptr13exception_ptrD1Ev@CXXABI_1.3.3");
 
-void std::__throw_bad_array_new_length() { throw std::bad_array_new_length(); }
+[[noreturn]] void std::__throw_bad_array_new_length() { throw std::bad_array_new_length(); }
 
 void std::__exception_ptr::exception_ptr::_M_addref() noexcept {
     void* copy;  // never destroyed: it is the reference that is added
