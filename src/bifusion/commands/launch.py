@@ -41,7 +41,7 @@ class Launch:
 
 
 def launch(args: list[str]) -> int:
-    """Print an sbatch file that trains on several machines, saves in time, and goes on."""
+    """Print the sbatch file of a training on several machines."""
     own, others = _divided(args)
     wanted = parsing.parse(Launch, own, "launch", HELP)
     if not wanted.slurm:
