@@ -1,4 +1,4 @@
-"""`python -m benchmarks.pairs [norms | inference] …`: two ways of computing the same, turn by turn.
+"""`python -m benchmarks.pairs [--only norms]`: two ways of computing the same, turn by turn.
 
 Each round runs both, the order changing from round to round, so that what else the machine does falls
 on both; told is the median of the rounds' ratios. `BENCH_CLOCK=cpu` with one thread counts processor
@@ -128,7 +128,7 @@ PARTS = {"norms": bench_norms, "inference": bench_inference}
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument(
@@ -139,7 +139,7 @@ def main() -> None:
     torch.set_num_threads(wanted.threads)
     scan = None if wanted.voxels else real_dataset(OUT / "real")
     coords = room_voxels(wanted.voxels or LAYER_VOXELS) if scan is None else real_voxels(scan)
-    found = {part: PARTS[part](coords, wanted.rounds) for part in wanted.parts or PARTS}
+    found = {part: PARTS[part](coords, wanted.rounds) for part in wanted.only}
     print(json.dumps({"machine": machine(), "voxels": len(coords), **found}, indent=1))
 
 

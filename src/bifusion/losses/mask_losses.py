@@ -41,9 +41,8 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def bce_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """(Q, G) mean binary cross-entropy between every query's (Q, S) and instance's (G, S) mask."""
-    inside = F.softplus(-logits) @ targets.T
-    outside = F.softplus(logits) @ (1 - targets).T
-    return (inside + outside) / logits.shape[1]
+    # softplus(-x) inside and softplus(x) outside: as softplus(-x) = softplus(x) - x, one product will do
+    return (F.softplus(logits).sum(dim=1, keepdim=True) - logits @ targets.T) / logits.shape[1]
 
 
 @torch.no_grad()

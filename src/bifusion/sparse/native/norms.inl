@@ -96,12 +96,13 @@ inline Real rectified(Real value, bool relu) {
 template <typename Real, bool Relu, bool Residual>
 void normalise_rows(const Real* __restrict x, int64_t rows, int64_t channels, const Norm<Real>& norm,
                     const Real* __restrict residual, Real* __restrict out, int threads) {
+    const Real *__restrict mean = norm.mean, *__restrict scale = norm.scale, *__restrict shift = norm.shift;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = r * channels;
 #pragma GCC ivdep
         for (int64_t c = 0; c < channels; ++c) {
-            Real value = (x[row + c] - norm.mean[c]) * norm.scale[c] + norm.shift[c];
+            Real value = (x[row + c] - mean[c]) * scale[c] + shift[c];
             if constexpr (Residual) value += residual[row + c];
             out[row + c] = rectified(value, Relu);
         }
@@ -116,37 +117,56 @@ void normalise(const Real* x, int64_t rows, int64_t channels, const Norm<Real>& 
     run(x, rows, channels, norm, residual, out, threads);
 }
 
-template <typename Real, typename Above>
-void sum_gradients(const Real* x, int64_t rows, int64_t channels, const Real* mean, const Above& above, double* sums,
-                   Real* passed, int threads) {
+// Where ReLU's decisions are found: nowhere as there is none, in x again, or in what came out.
+enum class Gate { open, in_x, in_out };
+
+// passed = what of `grad` reaches the normalised value, in one row.
+template <typename Real, Gate G>
+inline void gate_row(const Real* __restrict grad, const Real* __restrict x, const Real* __restrict out,
+                     const Norm<Real>& norm, int64_t channels, Real* __restrict passed) {
+    const Real *__restrict mean = norm.mean, *__restrict scale = norm.scale, *__restrict shift = norm.shift;
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) {
+        const Real value = G == Gate::in_out ? out[c] : (x[c] - mean[c]) * scale[c] + shift[c];
+        const Real g = grad[c];  // read whatever comes of it: a load under a condition is no vector's
+        passed[c] = G != Gate::open && value <= 0 ? Real(0) : g;
+    }
+}
+
+// sums: of what is passed, and of that times x - mean.
+template <typename Real, Gate G>
+void sum_gradients(const Real* x, int64_t rows, int64_t channels, const Norm<Real>& norm, const Real* grad,
+                   const Real* out, Real* passed, double* sums, int threads) {
     const int64_t parts = parts_of(rows);
     std::vector<double> part_sums(parts * 2 * channels, 0.0);
     for_stretches(rows, channels, threads, [&](int64_t part, int64_t first, int64_t count) {
         static thread_local std::vector<Real> scratch;
-        scratch.assign(2 * channels, Real(0));
-        Real *__restrict plain = scratch.data(), *__restrict along = plain + channels;
+        scratch.assign(3 * channels, Real(0));
+        Real *__restrict plain = scratch.data(), *__restrict along = plain + channels, *own = along + channels;
+        const Real* __restrict mean = norm.mean;
         for (int64_t r = first; r < first + count; ++r) {
             const int64_t row = r * channels;
+            Real* gated = passed ? passed + row : own;
+            gate_row<Real, G>(grad + row, x + row, out ? out + row : nullptr, norm, channels, gated);
+            const Real *__restrict g = gated, *__restrict here = x + row;
 #pragma GCC ivdep
             for (int64_t c = 0; c < channels; ++c) {
-                const Real g = above(row + c, c);
-                if (passed) passed[row + c] = g;
-                plain[c] += g;
-                along[c] += g * (x[row + c] - mean[c]);
+                plain[c] += g[c];
+                along[c] += g[c] * (here[c] - mean[c]);
             }
         }
-        double* own = part_sums.data() + part * 2 * channels;
-        for (int64_t c = 0; c < 2 * channels; ++c) own[c] += scratch[c];
+        double* total = part_sums.data() + part * 2 * channels;
+        for (int64_t c = 0; c < 2 * channels; ++c) total[c] += scratch[c];
     });
     std::fill_n(sums, 2 * channels, 0.0);
     for (int64_t part = 0; part < parts; ++part)
         for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += part_sums[part * 2 * channels + c];
 }
 
-template <typename Real, typename Above>
+template <typename Real, Gate G>
 void norm_gradient_of(const Real* x, int64_t rows, int64_t channels, const Norm<Real>& norm, const Real* inverse_std,
-                      const Above& above, Real* passed, Real* x_grad, double* sums, int threads) {
-    sum_gradients(x, rows, channels, norm.mean, above, sums, passed, threads);
+                      const Real* grad, const Real* out, Real* passed, Real* x_grad, double* sums, int threads) {
+    sum_gradients<Real, G>(x, rows, channels, norm, grad, out, passed, sums, threads);
     std::vector<Real> along(channels), plain(channels);
     for (int64_t c = 0; c < channels; ++c) {
         along[c] = (Real)(-sums[channels + c] / rows * inverse_std[c] * inverse_std[c]);
@@ -154,33 +174,26 @@ void norm_gradient_of(const Real* x, int64_t rows, int64_t channels, const Norm<
         sums[channels + c] *= inverse_std[c];
     }
     const Real *__restrict slope = along.data(), *__restrict level = plain.data();
+    const Real *__restrict mean = norm.mean, *__restrict scale = norm.scale;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = r * channels;
+        Real* __restrict to = x_grad + row;
+        const Real* __restrict here = x + row;
+        const Real* g = passed ? passed + row : to;
+        if (!passed) gate_row<Real, G>(grad + row, here, out ? out + row : nullptr, norm, channels, to);
 #pragma GCC ivdep
-        for (int64_t c = 0; c < channels; ++c) {
-            const Real g = passed ? passed[row + c] : above(row + c, c);
-            x_grad[row + c] = norm.scale[c] * (g - level[c] + (x[row + c] - norm.mean[c]) * slope[c]);
-        }
+        for (int64_t c = 0; c < channels; ++c) to[c] = scale[c] * (g[c] - level[c] + (here[c] - mean[c]) * slope[c]);
     }
 }
 
-// The four kinds of what lies above, each a loop of its own: with ReLU found again or read, and without.
 template <typename Real>
 void norm_gradient(const Real* x, int64_t rows, int64_t channels, const Norm<Real>& norm, const Real* inverse_std,
                    const Real* grad, const Real* out, bool relu, Real* passed, Real* x_grad, double* sums,
                    int threads) {
-    const auto run = [&](const auto& above) {
-        norm_gradient_of<Real>(x, rows, channels, norm, inverse_std, above, passed, x_grad, sums, threads);
-    };
-    if (!relu)
-        run([=](int64_t at, int64_t) { return grad[at]; });
-    else if (out)
-        run([=](int64_t at, int64_t) { return out[at] <= 0 ? Real(0) : grad[at]; });
-    else
-        run([=](int64_t at, int64_t c) {
-            return (x[at] - norm.mean[c]) * norm.scale[c] + norm.shift[c] <= 0 ? Real(0) : grad[at];
-        });
+    const auto run = !relu ? norm_gradient_of<Real, Gate::open>
+                           : (out ? norm_gradient_of<Real, Gate::in_out> : norm_gradient_of<Real, Gate::in_x>);
+    run(x, rows, channels, norm, inverse_std, grad, out, passed, x_grad, sums, threads);
 }
 
 }  // namespace
