@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
-import needs
 from bifusion.inference.export import write_result
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import class_palette
@@ -22,27 +19,18 @@ from bifusion.viewer.page import render_view, write_view
 from bifusion.viewer.prediction import open_scan
 from bifusion.viewer.serve import page_server
 from bifusion.viewer.shown_scan import ShownMatch, ShownScan, ShownWord, segmentation, shown_classes
+from browser_pages import SIZE, Opened, launched_browser, measured
 from run_factory import FakeRun
 from scene_factory import BOXES, make_tiny_scene
 
-CHROMIUM = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--use-gl=angle",
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-]  # fmt: skip
 TABLE, CHAIR = 6, 4
-SIZE = {"width": 900, "height": 600}
 LARGEST_DISC = 44 / 2 + 1
 """Pixels from the middle of the largest point to its rim, with one for rounding."""
 
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = needs.module("browser", "playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=needs.chromium(), args=CHROMIUM)
-        yield launched
-        launched.close()
+    yield from launched_browser()
 
 
 @pytest.fixture(scope="module")
@@ -71,49 +59,6 @@ def scan(tmp_path_factory) -> ShownScan:
     )
     part = np.load(scene / "superpoint.npy")
     return replace(open_scan(root / "out", scene), part=part, words=words)
-
-
-class Opened:
-    """A page in the browser, and what it did."""
-
-    def __init__(self, browser, address: str, ready: str = "html[data-ready]"):
-        self.requests, self.complaints, self.address = [], [], address
-        self.context = browser.new_context(viewport=SIZE, has_touch=True)
-        self.page = self.context.new_page()
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self._heard)
-        self.page.goto(address)
-        self.page.wait_for_selector(ready, timeout=120_000)
-
-    def _heard(self, message):
-        if message.type == "error":
-            self.complaints.append(message.text)
-
-    def run(self, code: str):
-        return self.page.evaluate(code)
-
-    def settle(self):
-        self.run("bifusionView.settled()")
-
-    def app(self, code: str):
-        """Acts on the page's state, and waits for the picture."""
-        self.run(f"(() => {{ const app = bifusionView.app; {code} }})()")
-        self.settle()
-
-    def project(self, coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 2) place in the window and (N,) depth of points, by the camera that the page states."""
-        matrix = np.array(self.run("bifusionView.app.drawnCamera.viewProjection")).reshape(4, 4).T
-        clip = np.column_stack([coord, np.ones(len(coord))]) @ matrix.T
-        width, height = self.run("[bifusionView.app.width, bifusionView.app.height]")
-        x, y = clip[:, 0] / clip[:, 3], clip[:, 1] / clip[:, 3]
-        return np.column_stack([(x + 1) / 2 * width, (1 - y) / 2 * height]), clip[:, 3]
-
-    def pick(self, at) -> dict | None:
-        return self.run(f"bifusionView.pick({at[0]}, {at[1]})")
-
-    def screenshot(self) -> np.ndarray:
-        return np.array(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
 
 
 @pytest.fixture(scope="module")
@@ -457,24 +402,7 @@ def test_a_million_points(browser, scan, tmp_path, record_property):
     )  # fmt: skip
     path = tmp_path / "view.html"
     write_view(path, large)
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.goto(path.as_uri())
-    drawn = "window.bifusionView && bifusionView.app.drawnCamera ? performance.now() : 0"
-    while not (first_ms := page.evaluate(drawn)):
-        page.wait_for_timeout(20)
-    page.wait_for_selector("html[data-ready]", timeout=60_000)
-    page.evaluate("bifusionView.app.frames.length = 0")
-    page.mouse.move(300, 400)
-    page.mouse.down()
-    for step in range(40):
-        page.mouse.move(300 + 8 * step, 400 + step)
-        page.wait_for_timeout(25)
-    page.mouse.up()
-    page.evaluate("bifusionView.settled()")
-    frames = page.evaluate("bifusionView.app.frames")
-    figures = {"bytes": path.stat().st_size, "first_ms": first_ms, "frames_ms": max(frames)}
+    figures = measured(browser, path)
     record_property("figures", json.dumps(figures))
     print(figures)
-    context.close()
-    assert figures["bytes"] <= 15e6 and first_ms <= 5000 and max(frames) <= 500
+    assert figures["bytes"] <= 15e6 and figures["first_ms"] <= 5000 and figures["frames_ms"] <= 500

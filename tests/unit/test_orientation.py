@@ -91,6 +91,16 @@ def test_up_of_the_format_or_of_the_user_is_taken_exactly(room: Facing, up: str)
     assert "about z" in by_format.notes[1]
 
 
+def test_up_within_a_degree_of_an_axis_of_the_file_is_that_axis(room: Facing) -> None:
+    """So a scan comes out alike from formats that say which way is up and from those that do not."""
+    slightly, clearly = (Rotation.from_euler("x", tilt, degrees=True).as_matrix() for tilt in (0.6, 3.0))
+    y_up = turn_up(parse_up("y")).T
+    for to_file, axis in ((np.eye(3), UP), (y_up, parse_up("y"))):
+        found = orient(room.turned(to_file @ slightly))
+        assert np.allclose(found.rotation @ axis, UP, atol=1e-12)
+        assert_upright(to_file @ clearly, orient(room.turned(to_file @ clearly)).rotation)
+
+
 def test_format_and_scan_that_contradict_each_other_are_refused(room: Facing, poses: np.ndarray) -> None:
     tilted = Rotation.from_euler("x", 8, degrees=True).as_matrix()
     for hint in (tilted @ UP, -UP, np.array([0.0, 1.0, 0.0])):

@@ -17,6 +17,7 @@ import pytest
 
 from bifusion.cli import main
 from bifusion.data.view_files import load_cameras
+from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 from bifusion.inference.export import write_result
 from bifusion.labels.label_set import LabelSet
@@ -77,7 +78,8 @@ def test_a_packed_scan_holds_every_point_and_what_belongs_to_it():
         classes=shown_classes(ROOM), predicted=segmentation(coord, semantic, instance),
         seen=rng.integers(0, 300, 700),
     )  # fmt: skip
-    described, content = pack(scan)
+    described, content, faces = pack(scan)
+    assert faces is None and described["faces"] == 0
     columns = unpacked(described, content)
     steps = np.column_stack([columns[axis] for axis in "xyz"]).astype(float)
     found = np.array(described["low"]) + steps / 65535 * np.array(described["size"])
@@ -95,7 +97,7 @@ def test_a_packed_scan_holds_every_point_and_what_belongs_to_it():
 def test_a_scan_far_away_is_told_from_its_corner():
     coord = np.array([[5e5, 4e6, 12], [5e5 + 1, 4e6 + 2, 15.0]])
     parts = segmentation(coord, np.zeros(2, int), np.zeros(2, int))
-    described, _ = pack(ShownScan("far", coord, None, shown_classes(ROOM), predicted=parts))
+    described, *_ = pack(ShownScan("far", coord, None, shown_classes(ROOM), predicted=parts))
     assert described["origin"] == coord[0].tolist() and described["low"] == [0, 0, 0]
     (one,) = described["sources"]["predicted"]["objects"]
     assert (one["low"], one["high"]) == ([0, 0, 0], [1, 2, 3])
@@ -154,7 +156,9 @@ def test_a_prediction_is_shown_alone_and_with_its_scene(scene, tmp_path):
         assert (shown.classes[one.label].name, one.num_points) == ("chair", len(coord) // 2)
         assert one.score == pytest.approx(0.75)
         assert np.array_equal(shown.coord, coord)
-    with_color = show_prediction(folder, color=np.zeros((len(coord), 3), np.uint8))
+    mesh = Mesh(coord, np.zeros((len(coord), 3), np.uint8), np.array([[0, 1, 2]]))
+    with_color = show_prediction(folder, mesh=mesh)
+    assert with_color.faces is mesh.faces and alone.faces is None
     assert with_color.color is not None and with_color.annotated is None
 
 
@@ -188,6 +192,8 @@ def test_what_cannot_be_shown_is_named(scene, tmp_path):
             open_scan(broken)
     with pytest.raises(InputError, match="finite"):
         ShownScan("x", np.array([[0, np.nan, 0]]), None)
+    with pytest.raises(InputError, match="triangles join points 0 … 3, but there are 2"):
+        ShownScan("x", np.zeros((2, 3)), None, faces=np.array([[0, 1, 3]]))
     with pytest.raises(InputError, match="color of 2 points"):
         ShownScan("x", np.zeros((1, 3)), np.zeros((2, 3), np.uint8))
 

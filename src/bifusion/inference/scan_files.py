@@ -75,12 +75,10 @@ def write_labelled(folder: Path, labelled: LabelledScan, run: Path) -> None:
     _write_glb(folder / "classes.glb", made, by_class)
     np.save(folder / "labels.npy", semantic.astype(np.int16))
     np.save(folder / "instances.npy", instance.astype(np.int32))
-    np.savetxt(
-        folder / "labels.txt",
-        np.stack([semantic, instance], axis=1),
-        fmt="%d",
-        header="class and object of each vertex, in the order of the input; -1 is none",
-    )
+    rows = zip(semantic.tolist(), instance.tolist(), strict=True)  # np.savetxt takes a second
+    lines = ["# class and object of each vertex, in the order of the input; -1 is none\n"]
+    lines += [f"{label} {one}\n" for label, one in rows]
+    (folder / "labels.txt").write_text("".join(lines), encoding="utf-8")
     _write_table(folder / "objects.csv", labelled.objects)
     _write_json(folder / "objects.json", _object_list(labelled))
     _write_json(folder / DESCRIPTION, _description(labelled, run))

@@ -19,10 +19,12 @@ def show_labelled(labelled: LabelledScan, scene_folder: Path) -> ShownScan:
     predicted = segmentation(
         shown.coord, said.semantic, said.instances, labels_of_objects=labels_of_objects, scores=scores
     )
+    faces = made.mesh.faces  # of the first points, which are the user's
     return dataclasses.replace(
         shown,
         name=made.scene.name,
         classes=shown_classes(said.labels),
         predicted=predicted,
+        faces=faces if len(faces) else None,
         notes=(*labelled.lines, *shown.notes, *made.lines),
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.labels.palette import distinct_color
+from bifusion.viewer.packed_faces import MOST_FACES, PackedFaces, fewer_faces, pack_faces
 from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView, ShownWord
 
 POSITION_STEPS = 2**16 - 1
@@ -25,8 +26,8 @@ LEVEL = 6
 """Of zlib: the highest takes ten times as long for 1 % less."""
 
 
-def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
-    """What the page knows of the scan as JSON's own types, and its columns, deflated.
+def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes, PackedFaces | None]:
+    """What the page knows of the scan as JSON's own types; its columns, deflated; its triangles.
 
     Lengths are metres from `origin`. `columns` of the first lists (name, bytes a value) in the order of
     the second; of classes and objects 0 is none, k + 1 the k-th of `classes` or `objects`.
@@ -50,20 +51,35 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes]:
         columns["seen"] = np.minimum(scan.seen, 255).astype(np.uint8)
     if scan.part is not None and scan.words:
         columns["part"] = _narrow(scan.part)
+    faces, told = _faces(scan, coord, order)
     described = {
         "name": scan.name,
         "points": len(coord),
         "origin": origin.tolist(),
         "low": low.tolist(),
         "size": size.tolist(),
+        "faces": faces.count if faces else 0,
         "columns": [[name, column.itemsize] for name, column in columns.items()],
         "classes": [{"name": one.name, "color": list(one.color)} for one in scan.classes],
         "sources": {name: _objects(part, origin) for name, part in known.items()},
         "views": [_view(view, origin) for view in scan.views],
         "words": [_word(word, origin) for word in scan.words],
-        "notes": list(scan.notes),
+        "notes": [*scan.notes, *told],
     }
-    return described, zlib.compress(b"".join(_coded(c[order]) for c in columns.values()), LEVEL)
+    return described, zlib.compress(b"".join(_coded(c[order]) for c in columns.values()), LEVEL), faces
+
+
+def _faces(
+    scan: ShownScan, coord: np.ndarray, order: np.ndarray
+) -> tuple[PackedFaces | None, tuple[str, ...]]:
+    """Its triangles, None where it has none, and what to know of them."""
+    if scan.faces is None or not len(scan.faces):
+        return None, ()
+    faces = fewer_faces(coord, scan.faces, MOST_FACES)
+    if not len(faces):
+        return None, ()
+    told = f"The surface is shown coarsely: {len(faces):,} of its {len(scan.faces):,} triangles."
+    return pack_faces(faces, order), (told,) if len(faces) < len(scan.faces) else ()
 
 
 def _morton(steps: np.ndarray) -> np.ndarray:

@@ -17,15 +17,15 @@ from bifusion.viewer.packing import pack
 from bifusion.viewer.shown_scan import ShownScan
 
 SCRIPTS = (
-    "data", "geometry", "camera", "shaders", "renderer", "colors", "controls", "labels", "drawing",
-    "panel", "search", "cards", "stage", "app", "start",
+    "data", "geometry", "faces", "camera", "shaders", "renderer", "colors", "controls", "labels",
+    "drawing", "panel", "search", "cards", "stage", "app", "start",
 )  # fmt: skip
 """Files of scripts/ in the order in which they are put together; a later one uses earlier ones."""
 
 
 def render_view(scan: ShownScan) -> str:
     """The page; names in it, from wherever, are shown as text."""
-    described, columns = pack(scan)
+    described, columns, faces = pack(scan)
     # The package's own files, JSON without < > &, and base64; everything else is escaped.
     trusted = {
         "css": _packaged("page.css"),
@@ -33,6 +33,7 @@ def render_view(scan: ShownScan) -> str:
         "script": _script(),
         "described": embed_json(described),
         "columns": base64.b64encode(columns).decode(),
+        "faces": base64.b64encode(faces.content).decode() if faces else "",
     }
     marked = {name: Markup(content) for name, content in trusted.items()}
     template = _environment().get_template("page.html.jinja")

@@ -13,6 +13,7 @@ from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.ply.body import read_elements
 from bifusion.datasets.ply.header import read_header
+from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 from bifusion.labels.palette import distinct_color
 from bifusion.untrusted.json_text import read_json
@@ -53,7 +54,8 @@ def show_result(folder: Path, source: Path) -> ShownScan:
     where scenes come from outside. InputError as `show_prediction`."""
     if (source / "coord.npy").is_file():
         return show_prediction(folder, source)
-    return show_prediction(folder, color=read_mesh_file(source).color if source.is_file() else None)
+    mesh = read_mesh_file(source) if source.is_file() else None
+    return show_prediction(folder, mesh=mesh)
 
 
 def is_prediction(folder: Path) -> bool:
@@ -61,15 +63,13 @@ def is_prediction(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (*CLOUDS, LISTING))
 
 
-def show_prediction(
-    folder: Path, scene: Path | None = None, color: np.ndarray | None = None
-) -> ShownScan:
+def show_prediction(folder: Path, scene: Path | None = None, mesh: Mesh | None = None) -> ShownScan:
     """The prediction in a folder.
 
     Args:
         folder: what `bifusion predict` wrote to.
         scene: the scene folder it was made of; None: only what the prediction says itself is shown.
-        color: (N, 3) uint8 RGB, where there is no scene folder.
+        mesh: or the mesh or cloud that it was made of: its colours and triangles are shown.
     Raises:
         InputError: a file that cannot be read, or that is of other points than the scene.
     """
@@ -84,7 +84,10 @@ def show_prediction(
     coord = np.column_stack([semantic[axis] for axis in "xyz"])
     check_finite(coord, folder / CLOUDS[0])
     name, scores = str(listing["scene"]), {one["id"]: one["score"] for one in listing["instances"]}
-    shown = ShownScan(name, coord, color, classes)
+    shown = ShownScan(name, coord, None, classes)
+    if mesh is not None:
+        faces = mesh.faces if len(mesh.faces) else None
+        shown = replace(shown, color=mesh.color, faces=faces)
     if scene is not None:
         of_scene = show_scene(scene, [one.name for one in classes])
         shown = replace(of_scene, name=name, classes=classes)

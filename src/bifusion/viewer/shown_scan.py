@@ -110,11 +110,13 @@ class ShownScan:
     part: np.ndarray | None = None
     """(N,) integer superpoint of each point, 0 … S−1, as `words` count them."""
     words: tuple[ShownWord, ...] = ()
+    faces: np.ndarray | None = None
+    """(F, 3) integer, the points that each triangle joins; None: a cloud."""
     notes: tuple[str, ...] = field(default=())
     """What the reader of the page should know, a sentence each."""
 
     def __post_init__(self) -> None:
-        """InputError where arrays are not of the same points, or a coordinate is not finite."""
+        """InputError: arrays or triangles of other points, a coordinate that is not finite."""
         count = len(self.coord)
         arrays: dict[str, np.ndarray | None] = {
             "color": self.color,
@@ -130,6 +132,13 @@ class ShownScan:
                 raise InputError(
                     f"{self.name}: {name} of {len(array)} points, but there are {count} coordinates; "
                     "name the scene that the prediction was made of"
+                )
+        if self.faces is not None and len(self.faces):
+            low, high = self.faces.min(), self.faces.max()
+            if low < 0 or high >= count:
+                raise InputError(
+                    f"{self.name}: triangles join points {low} … {high}, but there are {count}; name "
+                    "the mesh that the prediction was made of"
                 )
         if count == 0 or not np.isfinite(self.coord).all():
             raise InputError(

@@ -12,6 +12,9 @@ from bifusion.errors import InputError
 
 AGREE_DEG = 5.0
 """Up by the format and by the scan may differ by so much."""
+AXIS_DEG = 1.0
+"""An axis of the file that is so near to up as the scan shows it is up: floors tell it to half a degree
+or so, and what made the scan knew gravity. It comes out alike whether its format says so or not."""
 UPRIGHT = np.sin(np.deg2rad(12))
 WALL_WINDOW_DEG = 5.0
 LEAST_WALLS = 0.05
@@ -126,7 +129,8 @@ def _up(
     if hint is None:
         if isinstance(estimate, Unclear):
             raise InputError(f"which way is up is not known: {estimate.why}; {OPTION}")
-        return estimate.up, estimate.how, [f"up is {_named(estimate.up)}, by {estimate.how}"]
+        found = _axis_near(estimate.up)
+        return found, estimate.how, [f"up is {_named(found)}, by {estimate.how}"]
     said = _unit(hint)
     if isinstance(estimate, Unclear):
         note = f"up is {_named(said)}, by the format; the scan does not confirm it: {estimate.why}"
@@ -142,6 +146,14 @@ def _up(
         "format",
         [f"up is {_named(said)}, by the format; the scan's own is {apart:.1f}° from it"],
     )
+
+
+def _axis_near(up: np.ndarray) -> np.ndarray:
+    """The file's axis that a unit vector is within AXIS_DEG of, else the vector."""
+    axis = int(np.abs(up).argmax())
+    if np.linalg.norm(np.delete(up, axis)) > np.sin(np.deg2rad(AXIS_DEG)):
+        return up
+    return np.sign(up[axis]) * np.eye(3)[axis]
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

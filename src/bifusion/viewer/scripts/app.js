@@ -39,9 +39,9 @@ class App extends Stage {
   }
 
   bindTools() {
-    const pressed = { measure: () => this.measuring, labels: () => this.labelled, cameras: () => this.cameras };
+    const pressed = { measure: () => this.measuring, labels: () => this.labelled, cameras: () => this.cameras, surface: () => this.surface };
     const actions = {
-      measure: () => this.setMeasuring(!this.measuring), labels: () => this.toggle("labelled"), cameras: () => this.toggle("cameras"),
+      measure: () => this.setMeasuring(!this.measuring), labels: () => this.toggle("labelled"), cameras: () => this.toggle("cameras"), surface: () => this.setSurface(!this.surface),
       reset: () => this.fly(this.home()), keys: () => this.cards.help(),
     };
     const buttons = [...document.querySelectorAll("#tools button")];
@@ -49,7 +49,8 @@ class App extends Stage {
     this.tellTools = () => buttons.forEach((button) => {
       const tool = button.dataset.tool;
       if (pressed[tool]) button.setAttribute("aria-pressed", String(pressed[tool]()));
-      button.hidden = (tool === "cameras" && !this.scan.views.length) || (tool === "labels" && !this.source);
+      button.hidden = (tool === "cameras" && !this.scan.views.length) || (tool === "labels" && !this.source) ||
+        (tool === "surface" && !this.scan.faces);
     });
   }
 
@@ -293,7 +294,7 @@ class App extends Stage {
     const cuts = this.cut < this.tallest && (this.cutByHand || z > cut + 0.05), far = 1e9;
     const sides = this.throughWalls ? [x < this.boxLow[0], x > this.boxHigh[0], y < this.boxLow[1], y > this.boxHigh[1]] : [];
     return {
-      camera, panes: this.panes, fov: this.camera.fov, ratio: this.ratio, pointScale: 1.5, looks: this.light, marked: Boolean(this.selected),
+      camera, panes: this.panes, faces: this.facesShown, blended: this.mode === "photo", fov: this.camera.fov, ratio: this.ratio, pointScale: 1.5, looks: this.light, marked: Boolean(this.selected),
       inner: [
         sides[0] ? this.boxLow[0] + WALL_M : -far, sides[1] ? this.boxHigh[0] - WALL_M : far,
         sides[2] ? this.boxLow[1] + WALL_M : -far, sides[3] ? this.boxHigh[1] - WALL_M : far,

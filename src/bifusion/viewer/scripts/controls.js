@@ -79,6 +79,7 @@ function keyTable(app) {
     m: ["M", "measure a distance", () => app.setMeasuring(!app.measuring)],
     l: ["L", "labels", () => app.toggle("labelled")],
     c: ["C", "cameras", () => app.toggle("cameras")],
+    s: ["S", "surface: the mesh's triangles instead of points", () => app.setSurface(!app.surface)],
     t: ["T", "from above", () => app.fly({ elevation: STEEPEST, azimuth: -Math.PI / 2 })],
     r: ["R", "the whole scan", () => app.fly(app.home())],
     Escape: ["Esc", "leave, deselect", () => app.escape()],

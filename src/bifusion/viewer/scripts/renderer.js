@@ -1,4 +1,5 @@
-// Draws the points: few while things move, all of them, in portions, when they rest.
+// Draws the points, or the triangles between them: few points while things move, everything, in portions,
+// when they rest.
 
 const AIM_MS = 60;
 const FEWEST = 30000;
@@ -8,6 +9,8 @@ const LARGEST_DISC = 44; // pixels across
 const POINTS_A_CELL = 4;
 const LATEST_MS = 3000;
 const FIRST_BUDGET = 60000;
+const FIRST_FACES = 20000;
+const FEWEST_FACES = 6000;
 
 function compiled(gl, vertex, fragment) {
   const program = gl.createProgram();
@@ -32,8 +35,9 @@ class Renderer {
     const options = { antialias: false, depth: false, alpha: false, powerPreference: "high-performance" };
     const gl = canvas.getContext("webgl2", options);
     if (!gl) throw new Error("this browser offers no WebGL 2");
-    Object.assign(this, { canvas, gl, scan, budget: FIRST_BUDGET, dirty: true, drawn: 0, pending: null, slow: false });
-    this.points = compiled(gl, POINT_VERTEX, POINT_FRAGMENT);
+    Object.assign(this, { canvas, gl, scan, dirty: true, drawn: 0, pending: null, slow: false });
+    this.points = { ...compiled(gl, POINT_VERTEX, POINT_FRAGMENT), count: scan.points, budget: FIRST_BUDGET, fewest: FEWEST };
+    this.faces = null; // until they are asked for
     this.screen = compiled(gl, SCREEN_VERTEX, SCREEN_FRAGMENT);
     this.positions = this.buffer(scan.position, gl.STATIC_DRAW);
     this.layers = [0, 1].map(() => this.layer());
@@ -60,6 +64,17 @@ class Renderer {
     gl.enableVertexAttribArray(1);
     gl.vertexAttribPointer(1, 4, gl.UNSIGNED_BYTE, true, 4, 0);
     return { vertices, colors };
+  }
+
+  /** (3 F) uint32 corners of triangles, which can be drawn from now on instead of the points. */
+  takeFaces(corners) {
+    const { gl } = this, program = compiled(gl, FACE_VERTEX, FACE_FRAGMENT), buffer = gl.createBuffer();
+    this.faces = { ...program, corners, count: corners.length / 3, budget: FIRST_FACES, fewest: FEWEST_FACES };
+    for (const { vertices } of this.layers) {
+      gl.bindVertexArray(vertices);
+      gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffer);
+    }
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, corners, gl.STATIC_DRAW);
   }
 
   /** (4 N) uint8 of a pane: red, green, blue; 0 hidden, 128 shown, 255 marked. */
@@ -118,58 +133,60 @@ class Renderer {
 
   /**
    * One turn of the loop: a first picture where something changed, else the next portion of the full one.
-   * `scene` says what is drawn: panes, camera, cuts, looks. Returns "preview", "portion", "full" where a
-   * picture became complete, "waiting" while the graphics processor is busy, "idle".
+   * `scene` says what is drawn: panes, camera, cuts, looks, faces or points. Returns "preview", "portion",
+   * "full" where a picture became complete, "waiting" while the graphics processor is busy, "idle".
    */
   step(scene, now) {
     if (this.pending && !this.finished(now)) return "waiting";
-    const all = this.scan.points;
+    const wanted = scene.faces ? this.faces : this.points;
     if (this.dirty) {
       this.dirty = false;
-      const count = Math.min(all, this.budget), target = this.slow ? this.coarse : this.spare;
-      const full = count === all && target !== this.coarse;
-      this.begin(scene, target, count);
-      this.draw(scene, target, 0, count, now);
+      const whole = wanted.count <= wanted.budget, kind = whole ? wanted : this.points; // of few faces holes would be seen
+      const count = Math.min(kind.count, kind.budget), target = this.slow ? this.coarse : this.spare;
+      const full = whole && target !== this.coarse;
+      this.begin(scene, target, kind, count);
+      this.draw(scene, target, kind, 0, count, now);
       this.show(scene, target);
-      this.drawn = full ? all : 0;
+      this.drawn = full ? wanted.count : 0;
       return full ? "full" : "preview";
     }
-    if (this.drawn >= all) return "idle";
+    if (this.drawn >= wanted.count) return "idle";
     const target = this.spare;
-    if (this.drawn === 0) this.begin(scene, target, all);
-    const count = Math.min(all - this.drawn, this.budget);
-    this.draw(scene, target, this.drawn, count, now);
+    if (this.drawn === 0) this.begin(scene, target, wanted, wanted.count);
+    const count = Math.min(wanted.count - this.drawn, wanted.budget);
+    this.draw(scene, target, wanted, this.drawn, count, now);
     this.drawn += count;
-    if (this.drawn < all) return "portion";
+    if (this.drawn < wanted.count) return "portion";
     this.show(scene, target);
     return "full";
   }
 
   /** Whether the processor is done with the last turn; how long it took says how much the next may hold. */
   finished(now) {
-    const { gl, pending } = this, took = Math.max(now - pending.start, 4);
+    const { gl, pending } = this, { kind } = pending, took = Math.max(now - pending.start, 4);
     if (gl.getSyncParameter(pending.fence, gl.SYNC_STATUS) !== gl.SIGNALED && took < LATEST_MS) return false;
     gl.deleteSync(pending.fence);
-    if (pending.target.scale === 1 && pending.lit && pending.count <= FEWEST && took > SLOW_MS) this.slow = true;
+    const few = kind === this.points && pending.count <= FEWEST;
+    if (pending.target.scale === 1 && pending.lit && few && took > SLOW_MS) this.slow = true;
     const wanted = (pending.count * AIM_MS) / took;
-    this.budget = Math.round(clamped(wanted, Math.max(FEWEST, this.budget / 3), this.budget * 2));
+    kind.budget = Math.round(clamped(wanted, Math.max(kind.fewest, kind.budget / 3), kind.budget * 2));
     this.pending = null;
     return true;
   }
 
-  /** Clears a picture; `count` points are to fill it. */
-  begin(scene, target, count) {
+  /** Clears a picture; `count` points or faces are to fill it. */
+  begin(scene, target, kind, count) {
     const { gl } = this;
     gl.bindFramebuffer(gl.FRAMEBUFFER, target.frame);
     gl.disable(gl.SCISSOR_TEST);
     gl.clearBufferfv(gl.COLOR, 0, [0, 0, 0, 0]);
     gl.clearBufferuiv(gl.COLOR, 1, [0, 0, 0, 0]);
     gl.clearBufferfv(gl.DEPTH, 0, [1]);
-    this.metres = this.spacing * Math.sqrt(this.scan.points / count) * scene.pointScale;
+    this.metres = this.spacing * Math.sqrt(kind.count / count) * scene.pointScale;
   }
 
-  draw(scene, target, first, count, now) {
-    const { gl } = this, { program, places } = this.points;
+  draw(scene, target, kind, first, count, now) {
+    const { gl } = this, { program, places } = kind;
     gl.bindFramebuffer(gl.FRAMEBUFFER, target.frame);
     gl.enable(gl.DEPTH_TEST);
     gl.useProgram(program);
@@ -178,17 +195,25 @@ class Renderer {
     gl.uniform4fv(places.inner, scene.inner);
     gl.uniform2fv(places.heights, scene.heights);
     gl.uniformMatrix4fv(places.viewProjection, false, scene.camera.viewProjection);
+    if (kind === this.faces) {
+      gl.uniform3fv(places.eye, scene.camera.eye);
+      gl.uniform1f(places.blending, scene.blended ? 1 : 0);
+    }
     scene.panes.forEach((pane, k) => {
       const [x, y, width, height] = pane.pixels.map((length) => Math.floor(length / target.scale)), focal = height / 2 / Math.tan(scene.fov / 2);
       gl.viewport(x, y, width, height);
       gl.enable(gl.SCISSOR_TEST);
       gl.scissor(x, y, width, height);
-      gl.uniform3f(places.pointSize, this.metres * focal, (1.5 * scene.ratio) / target.scale, (LARGEST_DISC * scene.ratio) / target.scale);
       gl.bindVertexArray(this.layers[k].vertices);
+      if (kind === this.faces) {
+        gl.drawElements(gl.TRIANGLES, 3 * count, gl.UNSIGNED_INT, 12 * first);
+        return;
+      }
+      gl.uniform3f(places.pointSize, this.metres * focal, (1.5 * scene.ratio) / target.scale, (LARGEST_DISC * scene.ratio) / target.scale);
       gl.drawArrays(gl.POINTS, first, count);
     });
     gl.disable(gl.SCISSOR_TEST);
-    this.fence({ start: now, count, target, lit: false });
+    this.fence({ start: now, kind, count, target, lit: false });
   }
 
   fence(pending) {

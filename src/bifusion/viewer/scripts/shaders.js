@@ -89,3 +89,43 @@ void main() {
   }
   if (own.a > 0.0) result = vec4(own.rgb * exp(-light.x * nearer), 1.0);
 }`;
+
+// Triangles take class, object and mark of their last corner, which is also the point that they tell;
+// what is cut away ends inside of them. Photographs are blended between the corners.
+const FACE_VERTEX = `#version 300 es
+precision highp float;
+layout(location = 0) in vec3 position;
+layout(location = 1) in vec4 color;
+uniform mat4 viewProjection;
+uniform vec3 low, size;
+flat out vec4 shade;
+flat out uint number;
+out vec3 blended, place;
+void main() {
+  place = low + position * size;
+  gl_Position = viewProjection * vec4(place, 1.0);
+  shade = color;
+  blended = color.rgb;
+  number = uint(gl_VertexID) + 1u;
+}`;
+
+const FACE_FRAGMENT = `#version 300 es
+precision highp float;
+precision highp int;
+flat in vec4 shade;
+flat in uint number;
+in vec3 blended, place;
+uniform vec3 eye;
+uniform vec4 inner;
+uniform vec2 heights;
+uniform float blending;
+layout(location = 0) out vec4 shown;
+layout(location = 1) out uint point;
+void main() {
+  vec3 normal = cross(dFdx(place), dFdy(place)), ray = eye - place;
+  float facing = abs(dot(normal, ray)) / max(length(normal) * length(ray), 1e-20);
+  bool outside = place.x < inner.x || place.x > inner.y || place.y < inner.z || place.y > inner.w;
+  if (shade.a == 0.0 || place.z > heights.y || (outside && place.z > heights.x)) discard;
+  shown = vec4(mix(shade.rgb, blended, blending) * (0.82 + 0.18 * facing), shade.a);
+  point = number;
+}`;

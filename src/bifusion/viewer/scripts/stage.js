@@ -6,7 +6,7 @@ const MOST_PIXELS = 4.2e6;
 class Stage {
   constructor(scan) {
     const byId = (id) => document.getElementById(id);
-    Object.assign(this, { scan, stage: byId("stage"), canvas: byId("points"), beside: false, source: null });
+    Object.assign(this, { scan, stage: byId("stage"), canvas: byId("points"), beside: false, source: null, surface: false });
   }
 
   resize() {
@@ -53,17 +53,41 @@ class Stage {
     return [left + ((x / w + 1) / 2) * width, top + ((1 - y / w) / 2) * height];
   }
 
+  /** Triangles instead of points, or points again. */
+  async setSurface(on) {
+    if (!this.scan.faces) return;
+    this.surface = on;
+    this.tellTools();
+    if (on && !this.renderer.faces) {
+      this.unpacking = this.unpacking || loadFaces(this.scan);
+      const corners = await this.unpacking;
+      if (!this.renderer.faces) this.renderer.takeFaces(corners);
+    }
+    this.redraw();
+  }
+
+  get facesShown() { return Boolean(this.surface && this.renderer.faces); }
+
+  /** Where the triangle that tells `point` lies under a pixel of the canvas, counted from below. */
+  onSurface(point, [x, y], pane) {
+    if (!this.facesShown) return null;
+    const [left, low, width, height] = pane.pixels, { eye, viewProjection } = this.drawnCamera;
+    const way = wayTo([(2 * (x - left)) / width - 1, (2 * (y - low)) / height - 1], viewProjection);
+    return met(this.scan, this.renderer.faces.corners, point, eye, way);
+  }
+
   /** What the shown picture has at a place, within two pixels: { point, object, label, position }. */
   pick(at) {
     const reach = Math.round(2 * this.ratio), side = 2 * reach + 1;
     const x = Math.floor(at[0] * this.ratio), y = this.canvas.height - 1 - Math.floor(at[1] * this.ratio);
-    const points = this.renderer.pointsIn(x - reach, y - reach, side, side);
+    const points = this.renderer.pointsIn(x - reach, y - reach, side, side), pane = this.paneAt(at);
     const order = [...points.keys()].filter((k) => points[k] >= 0);
     const off = (k) => Math.hypot((k % side) - reach, Math.floor(k / side) - reach);
     if (!order.length) return null;
-    const point = points[order.reduce((best, k) => (off(k) < off(best) ? k : best))], { source } = this.paneAt(at);
+    const nearest = order.reduce((best, k) => (off(k) < off(best) ? k : best)), point = points[nearest], { source } = pane;
+    const pixel = [x - reach + (nearest % side) + 0.5, y - reach + Math.floor(nearest / side) + 0.5];
     return {
-      point, position: pointAt(this.scan, point), source: source && source.name,
+      point, position: this.onSurface(point, pixel, pane) || pointAt(this.scan, point), source: source && source.name,
       object: source ? source.objectOf[point] : 0, label: source ? source.classOf[point] : 0,
     };
   }
