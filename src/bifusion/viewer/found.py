@@ -108,8 +108,12 @@ def _listed(path: Path) -> tuple[list[str], dict[int, float]]:
     value: Any = read_json(path, advice=AGAIN)
     fields = value if isinstance(value, dict) else {}
     names, objects = fields.get("classes"), fields.get("objects")
-    sound = isinstance(names, list) and isinstance(objects, list) and all(map(_is_object, objects))
-    if not sound or not all(isinstance(name, str) for name in names):
+    if not (
+        isinstance(names, list)
+        and isinstance(objects, list)
+        and all(isinstance(name, str) for name in names)
+        and all(map(_is_object, objects))
+    ):
         raise InputError(f"{path}: holds no classes and objects with id and score; {AGAIN}")
     return names, {one["id"]: one["score"] for one in objects}
 
