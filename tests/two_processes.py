@@ -46,8 +46,8 @@ def main(data: Path, folder: Path, bad_steps: list[int]) -> None:
     trainer = Trainer(config, RunFolder(folder), make_fabric(config.trainer))
     status = trainer.run()
     digest = hashlib.sha256()
-    for parameter in trainer.model.parameters():  # BatchNorm's statistics are each process's own
-        digest.update(parameter.detach().numpy().tobytes())
+    for tensor in trainer.model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
     for moments in trainer.optimizer.state_dict()["state"].values():
         digest.update(moments["exp_avg"].numpy().tobytes())
     record = {

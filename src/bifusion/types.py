@@ -182,6 +182,9 @@ class Batch:
     """B entries, point labels for evaluation; only filled for validation."""
     views: list[BatchView] = field(default_factory=list)
     """Views of all scenes; may be empty."""
+    counts: bool = True
+    """False: it stands in on a process that has no scene of its own in this step, to keep pace with the
+    others; neither losses nor BatchNorm count it."""
     voxels_counted: list[int] | None = field(default=None, repr=False)
     """`voxels_per_scene`, once somebody has asked."""
 

@@ -13,7 +13,6 @@ from bifusion.config.optim import (
     set_rates,
 )
 from bifusion.config.stages import Ramp, Stage, StagePlan, Timeline, at_once
-from bifusion.step.runtime import average_gradients
 
 
 @pytest.mark.parametrize("schedule", ["poly", "cosine", "one_cycle"])
@@ -102,29 +101,3 @@ def test_a_group_that_starts_to_train_warms_up_from_zero():
     timeline = Timeline(StagePlan((first, second)), 8)
     assert [timeline.at(e).lr_factor("gate") for e in (3, 4, 5, 6, 7)] == [0, 0, 0.5, 1, 1]
     assert [timeline.at(e).lr_factor("decoder") for e in (3, 4, 5)] == [1, 1, 1]
-
-
-class TwoProcesses:
-    """Stands for a Fabric on two devices; the other process exchanges the tensors in `theirs`."""
-
-    world_size, device = 2, torch.device("cpu")
-
-    def __init__(self, *theirs):
-        self.theirs = list(theirs)
-
-    def all_reduce(self, mine, reduce_op):
-        total = mine + self.theirs.pop(0)
-        return total / 2 if reduce_op == "mean" else total
-
-
-def test_gradients_are_averaged_over_processes():
-    """b has a gradient here alone, c there alone, d nowhere, e is frozen."""
-    a, b, c, d, e = (nn.Parameter(torch.zeros(2)) for _ in range(5))
-    a.grad, b.grad = torch.tensor([2.0, 0.0]), torch.tensor([4.0, 4.0])
-    e.requires_grad_(False)
-    fabric = TwoProcesses(
-        torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.tensor([0.0, 6.0, 0.0, 0.0, 8.0, 2.0])
-    )
-    average_gradients(fabric, [a, b, c, d, e])
-    assert [p.grad.tolist() for p in (a, b, c)] == [[1.0, 3.0], [2.0, 2.0], [4.0, 1.0]]
-    assert d.grad is None and e.grad is None

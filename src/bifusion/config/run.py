@@ -38,6 +38,8 @@ Arm = Literal[
     "2d_only", "lifted_rgb", "fine_voxels", "random_tower", "ablation",
 ]  # fmt: skip
 
+RateRule = Literal["as_given", "sqrt", "linear"]
+
 
 @dataclass
 class TrainerConfig:
@@ -48,7 +50,7 @@ class TrainerConfig:
     epochs: int = 128
     """Length of the run; stages and schedules are laid out over it."""
     batch_size: PositiveInt = 4
-    """Scenes a batch."""
+    """Scenes a batch, of each process."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged for one optimiser step."""
     workers: Annotated[Processes, MAY_CHANGE] = 4
@@ -70,7 +72,18 @@ class TrainerConfig:
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], MAY_CHANGE] = "auto"
     """Kind of device; auto: a GPU where there is one. Another kind rounds otherwise."""
     devices: PositiveInt = 1
-    """Processes of one run, each with a device of its own."""
+    """Processes of one run on a machine, each with a device of its own."""
+    nodes: PositiveInt = 1
+    """Machines of one run, each with as many devices; started by torchrun or srun, one for all."""
+    sync_batch_norm: bool = True
+    """With several processes: BatchNorm counts the voxels of all, as one process would. Off: each counts
+    its own, and the first one's running statistics are kept."""
+    like_sized: bool = False
+    """Make batches of scenes of like size, so that processes with few scenes each wait less for each
+    other; other batches than are drawn without it."""
+    rate_rule: RateRule = "as_given"
+    """What `optim.lr` becomes with several processes: as_given; sqrt, times the root of their number, as
+    Adam's rate follows the batch; linear, times their number."""
     hang_minutes: Annotated[PositiveFloat, MAY_CHANGE] = 20.0
     """How long one of several processes may be at the same batch, scene or checkpoint: after that all of
     them end and say where each was."""
@@ -91,6 +104,22 @@ class TrainerConfig:
     tower_cache_dir: Annotated[Path | None, MAY_CHANGE] = None
     """Where; None: .tower-cache beside the run folder, so that the runs of a comparison share it and
     the data may be read-only."""
+
+    @property
+    def processes(self) -> int:
+        """Of one run, on all machines."""
+        return self.devices * self.nodes
+
+    @property
+    def scenes_a_step(self) -> int:
+        """The global batch: scenes whose mean loss an optimiser step follows, of all processes."""
+        return self.batch_size * self.accumulate * self.processes
+
+    @property
+    def rate_factor(self) -> float:
+        """What `rate_rule` multiplies all learning rates by."""
+        power = {"as_given": 0.0, "sqrt": 0.5, "linear": 1.0}[self.rate_rule]
+        return self.processes**power
 
 
 @dataclass

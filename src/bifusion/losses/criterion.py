@@ -13,6 +13,7 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import CriterionConfig, LossContext, Matched, annotation
 from bifusion.losses.matcher import matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints
+from bifusion.losses.shares import Total, shares
 from bifusion.losses.terms import LOSS_TERMS, LossTerm, TermFunction
 from bifusion.spelling import did_you_mean
 from bifusion.types import Batch, Output, Prediction
@@ -28,19 +29,30 @@ class Criterion:
         self.num_classes = label_set.num_classes
         self.terms = LOSS_TERMS | _from_outside(config.extra)
 
-    def __call__(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+    def __call__(
+        self, prediction: Prediction, batch: Batch, total: Total | None = None
+    ) -> dict[str, Tensor]:
         """Unweighted scalar terms, float32 whatever the model's precision, each attached to the graph.
 
         All terms of the table whose part of the prediction is there, and those from outside. A term
-        that nothing contributes to is 0.
+        that nothing contributes to is 0. With `total`, a sum over the processes of a step, the mean of
+        their terms is that of one process with all scenes.
         Raises NonFiniteCostError where a matching cost is not finite.
         """
         device, given = prediction.superpoint_features.device, prediction.optional_outputs()
         # matrix products of the costs would otherwise run in the autocast precision
         with torch.autocast(device.type, enabled=False):
             outputs = self.contexts(prediction, batch, range(len(prediction.layers)))
+            of = {n: outputs if t.of_every_output else outputs[-1:] for n, t in self.terms.items()}
+            factors: dict[str, Tensor] = {}
+            if total is not None:  # of all terms, as other processes may have one that is not here
+                counts = {
+                    name: [term.divided_by(prediction, batch, context) for context in of[name]]
+                    for name, term in self.terms.items()
+                }
+                factors = shares(counts, batch, total)
             return {
-                name: self._term(term, prediction, batch, outputs)
+                name: self._term(term, prediction, batch, of[name], factors.get(name))
                 for name, term in self.terms.items()
                 if term.needs is None or term.needs in given
             }
@@ -55,12 +67,18 @@ class Criterion:
         }
 
     def _term(
-        self, term: LossTerm, prediction: Prediction, batch: Batch, outputs: list[LossContext]
+        self,
+        term: LossTerm,
+        prediction: Prediction,
+        batch: Batch,
+        outputs: list[LossContext],
+        factors: Tensor | None,
     ) -> Tensor:
-        if not term.of_every_output:
-            return term.function(prediction, batch, outputs[-1])
         values = torch.stack([term.function(prediction, batch, context) for context in outputs])
-        return values.sum() if self.config.over_outputs == "sum" else values.mean()
+        if factors is not None:
+            values = values * factors
+        mean = term.of_every_output and self.config.over_outputs == "mean"
+        return values.mean() if mean else values.sum()
 
     def contexts(
         self, prediction: Prediction, batch: Batch, indices: Sequence[int]

@@ -11,6 +11,7 @@ from bifusion.sparse.backends import backend_for
 from bifusion.sparse.functional import compute_dtype, sparse_avg_pool, sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.reference import finished
+from bifusion.sparse.shared_norm import SharedNorms
 from bifusion.sparse.tensor import SparseTensor
 
 
@@ -120,8 +121,13 @@ class BatchNorm(nn.BatchNorm1d):
     well be one voxel: such a row is normalised with the running statistics, which stay untouched.
     """
 
+    shared: SharedNorms | None = None
+    """Where the voxels of a run's other processes are counted too."""
+
     def forward(self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """(M, C): `input` (M, C) normalised, + residual (M, C), ReLU: one pass over memory."""
+        if self.training and self.shared is not None and self.shared.active:
+            return finished(self.shared.normalise(self, input), None, residual, relu)
         training = self.training and len(input) >= 2
         if training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

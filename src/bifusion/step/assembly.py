@@ -28,4 +28,5 @@ def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
         groups,
         Guard(config.trainer.guard),
         Clipping(config.optim),
+        shared_norms=config.trainer.sync_batch_norm,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric, wrappers
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
@@ -24,7 +27,7 @@ versions of torch refuse to multiply without it where determinism is asked for."
 
 
 class OneAverageAStep(DDPStrategy):
-    """Processes with a copy of the model each, which average gradients by `average_gradients`.
+    """Processes with a copy of the model each, which average gradients by `gradients.py`.
 
     DDP's own wrapper expects every output of the model in the loss and much the same parameters in
     every step. Stages change both, and a scene that no view sees does on one process alone.
@@ -52,28 +55,28 @@ def on_any_process(fabric: Fabric, flag: bool) -> bool:
     if fabric.world_size == 1:
         return flag
     flags = torch.tensor(float(flag), device=fabric.device)
-    return bool(torch.as_tensor(fabric.all_reduce(flags, reduce_op="sum")) > 0)
+    torch.distributed.all_reduce(flags)  # Fabric's own waits at a barrier first
+    return bool(flags > 0)
 
 
-def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
-    """Mean gradients over all processes, in one exchange; nothing to do on a single one.
+def as_launched(trainer: TrainerConfig) -> TrainerConfig:
+    """`trainer` with the devices and nodes that torchrun has started processes for, where it gives none.
 
-    A parameter that has a gradient on some processes counts as zero on the others; one that has
-    none anywhere keeps none, so that the optimiser passes it by.
+    InputError where it gives others.
     """
-    if fabric.world_size == 1:
-        return
-    trained = [p for p in parameters if p.requires_grad]
-    has_gradient = torch.tensor([float(p.grad is not None) for p in trained], device=fabric.device)
-    has_gradient = torch.as_tensor(fabric.all_reduce(has_gradient, reduce_op="sum"))
-    used = [p for p, count in zip(trained, has_gradient.tolist(), strict=True) if count > 0]
-    if not used:
-        return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    flat = torch.as_tensor(fabric.all_reduce(flat, reduce_op="mean"))
-    for p, gradient in zip(used, flat.split([p.numel() for p in used]), strict=True):
-        p.grad = gradient.view_as(p)
+    if not TorchElasticEnvironment.detect():
+        return trainer
+    world, local = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    started, given = (local, world // local), (trainer.devices, trainer.nodes)
+    if given == (1, 1):
+        return dataclasses.replace(trainer, devices=started[0], nodes=started[1])
+    if given != started:
+        raise InputError(
+            f"trainer.devices is {given[0]} and trainer.nodes {given[1]}, but torchrun started {local} "
+            f"processes on each of {started[1]} nodes; leave both out, or give torchrun "
+            f"--nproc-per-node {given[0]} --nnodes {given[1]}"
+        )
+    return trainer
 
 
 def make_fabric(trainer: TrainerConfig) -> Fabric:
@@ -85,7 +88,7 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
     """
     # Longer than the watch (training/processes/watch.py), which says who hangs, and where.
     timeout = datetime.timedelta(minutes=trainer.hang_minutes + 2)
-    strategy = OneAverageAStep(timeout=timeout) if trainer.devices > 1 else "auto"
+    strategy = OneAverageAStep(timeout=timeout) if trainer.processes > 1 else "auto"
     precision, plugin = trainer.precision, None
     if precision != "32-true":
         precision, plugin = None, AutocastAlone(precision, _device_type(trainer))
@@ -93,6 +96,7 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
         fabric = Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
+            num_nodes=trainer.nodes,
             strategy=strategy,
             precision=precision,
             plugins=plugin,

@@ -23,10 +23,11 @@ from bifusion.step.clipping import Clipping
 from bifusion.step.conflicts import conflict_figures
 from bifusion.step.guard import Guard
 from bifusion.step.outcome import StepInputs, StepOutcome
-from bifusion.step.processes import Processes
+from bifusion.step.processes import LeftByAnotherError, Processes
 from bifusion.step.runtime import gradients_by_hand
 from bifusion.step.updates import WeightsBefore
 from bifusion.step.watch import NonFiniteInputError, StepWatch
+from bifusion.types import Batch
 
 
 def weighted_total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -47,10 +48,13 @@ class Stepper:
         groups: dict[str, list[nn.Parameter]],
         guard: Guard,
         clipping: Clipping,
+        *,
+        shared_norms: bool = True,
     ):
+        """`shared_norms`: with several processes BatchNorm counts the voxels of all of them."""
         self.fabric, self.model, self.optimizer = fabric, model, optimizer
         self.criterion, self.groups, self.guard, self.clipping = criterion, groups, guard, clipping
-        self.processes = Processes(fabric)
+        self.processes = Processes(fabric, model.module, shared_norms=shared_norms)
         self._statistics = Statistics(model.module, groups)
         self._unscaled = False
         """The gradient scaler has divided the gradients of this step and waits for its end."""
@@ -86,25 +90,45 @@ class Stepper:
         self._statistics.remember()
         watch = StepWatch(inputs, self._statistics, self._loss_scale())
         try:
-            for batch in inputs.batches:
+            for place, batch in enumerate(inputs.batches, start=1):
                 watch.batch(batch)
-                batch = batch.to(self.fabric.device)
-                prediction = model(batch, state.control)
-                watch.prediction(prediction)
-                terms = criterion(prediction, batch)
-                total = weighted_total(terms, state.weights) / len(inputs.batches)
-                watch.losses(terms, total, self._conflicts(inputs.step, terms, state))
-                self.fabric.backward(total)
-        except NonFiniteInputError as error:
-            watch.met("input", error.bad, error.scenes)
-        except NonFiniteCostError:
-            watch.met("matching", ["cost"])
-        self.processes.average_gradients(self.model.parameters())
-        if watch.fault is None:
+                self.processes.stay()
+                total = self._loss(batch.to(self.fabric.device), inputs, state, watch, model, criterion)
+                self.processes.backward(total, last=place == len(inputs.batches))
+            self.processes.finish()
             self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
             self._unscaled = True
+        except NonFiniteInputError as error:
+            watch.met("input", error.bad, error.scenes)
+            self.processes.leave()
+        except NonFiniteCostError:
+            watch.met("matching", ["cost"])
+            self.processes.leave()
+        except LeftByAnotherError:
+            pass  # what it met is told below
         watch.gradients(self.groups, self.optimizer.optimizer)
         return watch.tell(state.control, self.processes)
+
+    def _loss(
+        self,
+        batch: Batch,
+        inputs: StepInputs,
+        state: StageState,
+        watch: StepWatch,
+        model: Any,
+        criterion: Any,
+    ) -> Tensor:
+        """The loss of a batch, by which `compute` differentiates; () with its graph."""
+        with self.processes.forward(batch):
+            prediction = model(batch, state.control)
+        watch.prediction(prediction)
+        if self.processes.several:
+            terms = criterion(prediction, batch, self.processes.total)
+        else:
+            terms = criterion(prediction, batch)
+        total = weighted_total(terms, state.weights) / len(inputs.batches)
+        watch.losses(terms, total, self._conflicts(inputs.step, terms, state))
+        return total
 
     def act(self, outcome: StepOutcome, inputs: StepInputs, state: StageState) -> None:
         """Takes the step that `compute` has measured, or drops it whole."""

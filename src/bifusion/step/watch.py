@@ -88,7 +88,7 @@ class StepWatch:
         """Waits for the device and says what was measured and which fault was met, if any; the
         same on all processes."""
         self._figures.fetch()
-        batches = self.inputs.batches
+        batches = [batch for batch in self.inputs.batches if batch.counts]
         outcome = StepOutcome(scenes=[name for batch in batches for name in batch.names])
         outcome.disagreeing_views = [v for batch in batches for v in disagreeing_views(batch)]
         outcome.loss_scale = self.loss_scale
@@ -97,6 +97,8 @@ class StepWatch:
             outcome.total = None
         else:
             outcome.event = processes.agree(self._tell_gradients(outcome))
+        if not self.inputs.batches[-1].counts:  # what others have measured on these scenes
+            outcome.fusion, outcome.conflicts = {}, None
         processes.average(outcome)
         return outcome
 

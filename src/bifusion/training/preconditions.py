@@ -46,12 +46,12 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
         )
 
 
-def check_devices(batches_per_epoch: int, processes: int) -> None:
-    """InputError if an epoch does not have a batch for each process."""
-    if batches_per_epoch == 0:
+def check_devices(scenes: int, processes: int) -> None:
+    """InputError if there is no scene for each process."""
+    if scenes < processes:
         raise InputError(
-            f"trainer.devices is {processes}, more than an epoch has batches: use fewer devices or a "
-            "smaller trainer.batch_size"
+            f"trainer.devices × trainer.nodes is {processes}, more processes than the {scenes} scenes "
+            "to train on: use fewer devices"
         )
 
 

@@ -39,10 +39,10 @@ from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
 from bifusion.step.outcome import StepInputs
-from bifusion.step.runtime import deterministic, make_fabric, on_any_process
+from bifusion.step.runtime import as_launched, deterministic, make_fabric, on_any_process
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
-from bifusion.training.batches import EpochBatches
+from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
@@ -84,7 +84,8 @@ def train(
         DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
     """
     check_config(config)
-    config = dataclasses.replace(config, data=with_labels(config.data))
+    trainer = as_launched(config.trainer)
+    config = dataclasses.replace(config, data=with_labels(config.data), trainer=trainer)
     folder = RunFolder(run_dir)
     with threads_of(read_data(folder.root) if resume else None):
         data = check_folder(folder, config, resume, accept=accept_changes, read=verify_data)
@@ -121,15 +122,17 @@ class Trainer:
         check_data(self.dataset, config)
         self.batches = EpochBatches(self.dataset, config, fabric)
         self.val_loader = validation_loader(config, max_views=config.data.max_views)
-        self.batches_per_epoch = len(self.batches.left(0, 0)) * fabric.world_size
-        """Over all processes; the few at an epoch's end that do not suffice for all are left out."""
-        check_devices(self.batches_per_epoch, fabric.world_size)
-        self.steps_per_epoch = math.ceil(len(self.batches.left(0, 0)) / config.trainer.accumulate)
+        check_devices(len(self.dataset), fabric.world_size)
+        self.batches_per_epoch = len(self.batches.left(0, 0))
+        """Of the run; all processes have a share of each."""
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / config.trainer.accumulate)
 
         self.model = build_model(config.model, config.seed, config.labels)
         attach_view_cache(self.model, config.trainer, folder.root, fabric.device)
         self.groups = self.model.parameter_groups()
-        self.base_rates = group_rates(config.optim, list(self.groups))
+        factor = config.trainer.rate_factor
+        rates = group_rates(config.optim, list(self.groups))
+        self.base_rates = {group: rate * factor for group, rate in rates.items()}
         self.take_step = make_stepper(config, fabric, self.model)
         check_stages(config, self.model, self.take_step.criterion)
         self.guard, self.optimizer = self.take_step.guard, self.take_step.optimizer.optimizer
@@ -242,7 +245,7 @@ class Trainer:
             seconds = time.perf_counter() - started
             memory = peak_memory_mb(self.fabric.device)
             self.recorder.step(outcome, state, inputs.rates, seconds, memory)
-            progress.count_step(outcome, len(inputs.batches) * self.fabric.world_size, seconds)
+            progress.count_step(outcome, len(inputs.batches), seconds)
             if outcome.event is not None and outcome.event.action == "stop":
                 return outcome.event
             self._heed_signals()
@@ -342,4 +345,5 @@ class Trainer:
 
     def _describe(self) -> dict[str, Any]:
         scenes = list(self.dataset.names), list(self.val_loader.dataset.names)
-        return describe_run(self.config, self.groups, self.model, *scenes)
+        described = describe_run(self.config, self.groups, self.model, *scenes)
+        return described | {"processes": processes_record(self.config.trainer, self.batches)}
