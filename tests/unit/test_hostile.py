@@ -77,8 +77,10 @@ def test_strangers_who_connect_to_a_run_are_sent_away(said):
     with server, socket.create_connection((place.host, place.port)) as stranger:
         stranger.sendall(said)
         own = connect(place, 1)
-        assert list(place.accept(server, 1)) == [1]
-        own.close()
+        accepted = place.accept(server, 1)
+        assert list(accepted) == [1]
+        for lines in (own, *accepted.values()):
+            lines.close()
 
 
 def test_kinds_follow_from_what_a_file_holds():
