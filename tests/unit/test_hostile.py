@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from laboratory.hostile.kinds import kinds_for
 
 import bifusion
 from bifusion.errors import InputError
+from bifusion.training.processes.lines import connect, listen
 
 REPOSITORY = Path(__file__).parents[2]
 READERS = (
@@ -36,6 +38,8 @@ OWN_FILES = {
     "studies.page.render": "the package's own styles",
     "studies.training_runs.progress": "what runs write that it has started",
     "training.loggers": "a number that it has written",
+    "training.processes.agreement": "the package's own files",
+    "training.processes.lines": "messages of processes that know the run's token; others are sent away",
     "training.view_features": "a configuration that its own process has sent",
     "viewer.page": "the package's own styles",
 }
@@ -65,6 +69,18 @@ def test_files_of_strangers_are_read_by_untrusted_alone():
         if READS.search(path.read_text(encoding="utf-8")) and path.parent.name != "untrusted"
     }
     assert found == set(OWN_FILES)
+
+
+@pytest.mark.parametrize("said", [b"[" * 50_000 + b"\n", b"{\n", b"3\n", b"{}\n"])
+def test_strangers_who_connect_to_a_run_are_sent_away(said):
+    server, place = listen()
+    with server, socket.create_connection((place.host, place.port)) as stranger:
+        stranger.sendall(said)
+        own = connect(place, 1)
+        accepted = place.accept(server, 1)
+        assert list(accepted) == [1]
+        for lines in (own, *accepted.values()):
+            lines.close()
 
 
 def test_kinds_follow_from_what_a_file_holds():

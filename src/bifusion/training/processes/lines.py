@@ -46,7 +46,7 @@ class Place:
         """Who has connected; None: a stranger."""
         try:
             (hello, *_) = lines.receive() or [{}]
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON; brackets without end
             return None
         known = isinstance(hello, dict) and hello.get("token") == self.token
         return int(hello["number"]) if known else None
