@@ -56,7 +56,8 @@ def test_a_coarser_surface_lies_where_the_surface_is() -> None:
     assert len(set(canonical(coarse))) == len(coarse)
     areas = [_area(mesh.coord, faces) for faces in (mesh.faces, coarse)]
     assert abs(areas[1] / areas[0] - 1) < 0.15
-    up = np.cross(*(mesh.coord[coarse[:, k]] - mesh.coord[coarse[:, 0]] for k in (1, 2)))[:, 2]
+    a, b, c = (mesh.coord[coarse[:, k]] for k in range(3))
+    up = np.cross(b - a, c - a)[:, 2]
     level = np.ptp(mesh.coord[coarse][:, :, 2], axis=1) < 1e-9
     assert (up[level] > 0).all()  # the floor and what stands on it still face upwards
     assert fewer_faces(mesh.coord, mesh.faces, len(mesh.faces)) is mesh.faces
