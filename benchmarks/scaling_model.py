@@ -68,15 +68,18 @@ class Run:
 
 
 def rates_of(measured: dict[str, Any], recipe: str, gpu: dict[str, Any], count_seconds: float) -> Rates:
-    """Those of one recipe. `gpu`: its step in benchmarks/results/gpu-NAME.json."""
-    own, disk = measured["recipes"][recipe], measured["disk"]
+    """Those of one recipe. `gpu`: its step in benchmarks/results/gpu-NAME.json, which may have had more
+    views than the real scan: each costs what those of the scan do."""
+    own, disk, views = measured["recipes"][recipe], measured["disk"], gpu["views"]
+    without = min(one["load_seconds"] for one in measured["recipes"].values() if not one["views"])
+    a_view = (own["load_seconds"] - without) / own["views"] if own["views"] else 0.0
     return Rates(
         step_seconds=gpu["step"]["seconds"],
         inference_seconds=gpu["inference"]["whole"]["seconds"],
-        load_seconds=own["load_seconds"],
+        load_seconds=own["load_seconds"] + (views - own["views"]) * a_view,
         gradient_bytes=own["gradient_bytes"],
-        read_bytes=disk["bytes_without_views"] + own["views"] * disk["bytes_a_view"],
-        opened_files=disk["files_without_views"] + 2 * own["views"],
+        read_bytes=disk["bytes_without_views"] + views * disk["bytes_a_view"],
+        opened_files=disk["files_without_views"] + 2 * views,
         count_seconds=count_seconds,
     )
 

@@ -91,7 +91,7 @@ class Predict:
 
 
 def predict(args: list[str]) -> int:
-    """Segment a scene, a mesh, or all scenes of a folder: PLY files, instances, a page."""
+    """Segment a scene, a mesh, or a folder of scenes: PLY files, instances, a page."""
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.inference.predict import predict_mesh, predict_scene
     from bifusion.inference.predict_data import scenes_below
