@@ -28,9 +28,11 @@ from bifusion.models.folding import for_inference
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse import native, reference
 from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.modules import BatchNorm
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 
 ROUNDS = 7
+NORM_CHANNELS = (32, 96, 160)
 
 
 @contextmanager
@@ -94,6 +96,23 @@ def bench_norms(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
     return records
 
 
+def bench_norm_layers(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """BatchNorm with ReLU, and with a residual, forward and backward together."""
+    records = []
+    for channels in NORM_CHANNELS:
+        norm = BatchNorm(channels)
+        x, upstream, added = (torch.randn(len(coords), channels) for _ in range(3))
+        for residual in (None, added):
+
+            def step(norm: BatchNorm, x: Tensor, residual: Tensor | None, upstream: Tensor) -> None:
+                norm(x.detach().requires_grad_(), residual=residual, relu=True).backward(upstream)
+
+            now = partial(step, norm, x, residual, upstream)
+            record = {"channels": channels, "residual": residual is not None}
+            records.append({**record, **compare(now, _plain(now), rounds)})
+    return records
+
+
 def bench_inference(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
     """A U-Net in use, kernel maps not counted: norms folded, against the network as it was trained."""
     records = []
@@ -123,7 +142,7 @@ def _plain(run: Callable[[], object]) -> Callable[[], object]:
     return plain
 
 
-PARTS = {"norms": bench_norms, "inference": bench_inference}
+PARTS = {"norm-layers": bench_norm_layers, "norms": bench_norms, "inference": bench_inference}
 
 
 def main() -> None:
@@ -137,6 +156,7 @@ def main() -> None:
     wanted = parser.parse_args()
     os.environ["BENCH_THREADS"] = str(wanted.threads)
     torch.set_num_threads(wanted.threads)
+    native.keep_freed_memory()
     scan = None if wanted.voxels else real_dataset(OUT / "real")
     coords = room_voxels(wanted.voxels or LAYER_VOXELS) if scan is None else real_voxels(scan)
     found = {part: PARTS[part](coords, wanted.rounds) for part in wanted.only}
