@@ -30,7 +30,7 @@ OPENS = re.compile(
     r"import .*\b(open_torch_file|safe_open|load_file)\b"
 )
 """What a module imports that reads strangers' files."""
-OWN_FILES = {"models.towers.view_cache"}
+OWN_FILES = {"models.towers.view_cache", "inference.predict_data"}
 """Modules that read nothing but what they wrote."""
 
 
