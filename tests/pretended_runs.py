@@ -75,7 +75,7 @@ def run_of(config: Config, folder: Path) -> dict[str, Any]:
         watched = {
             "step": (Stepper, "__call__"),
             "after a step": (Response, "after"),
-            "validation of a batch": (validation._Counted, "add"),
+            "validation of a batch": (validation.Counted, "add"),
         }
         for part, (owner, name) in watched.items():
             noted = _noting(getattr(owner, name), met, stalls.setdefault(part, []))
