@@ -59,11 +59,13 @@ class SharedNorms:
         count, mean, variance = self._statistics(x.detach())
         mean, variance = self._move_running(norm, count, mean, variance)
         share = ((count > 1) & self._counts) / count.clamp(min=1)
-        scale, token = torch.rsqrt(variance + norm.eps), self._token
+        scale, rounded, token = torch.rsqrt(variance + norm.eps), mean.float(), self._token
+        rest = (rounded - mean) * scale  # of a large mean float32 rounds away what counts
         if token is None:
             token = x.new_zeros((), dtype=torch.float32)
+        statistics = (rounded, rest.float(), scale.float(), share.float())
         made: tuple[Tensor, Tensor] = _Normalise.apply(
-            x, norm.weight, norm.bias, token, mean, scale, share.float(), self
+            x, norm.weight, norm.bias, token, *statistics, self
         )
         out, self._token = made
         return out
@@ -72,11 +74,11 @@ class SharedNorms:
     def _move_running(
         self, norm: nn.BatchNorm1d, count: Tensor, mean: Tensor, variance: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Takes the statistics in; mean and variance (C,) float32 to normalise by."""
+        """Takes the statistics in; mean and variance (C,) float64 to normalise by."""
         assert norm.running_mean is not None and norm.running_var is not None
         enough = count > 1
         used = [
-            torch.where(enough, now, running).float()
+            torch.where(enough, now, running.double())
             for now, running in ((mean, norm.running_mean), (variance, norm.running_var))
         ]
         momentum = ((norm.momentum or 0.0) * enough).float()
@@ -94,8 +96,8 @@ class SharedNorms:
         rows, width = (len(x) if self._counts else 0), x.shape[1]
         told = x.new_zeros(2 * width + 1, dtype=torch.float64)
         if rows:
-            variance, mean = torch.var_mean(x.float(), dim=0, correction=0)
-            mean = mean.double()
+            variance = torch.var(x.float(), dim=0, correction=0)
+            mean = x.sum(dim=0, dtype=torch.float64) / rows
             told[:width] = mean * rows
             told[width:-1] = (variance.double() + mean.square()) * rows
             told[-1:].fill_(rows)
@@ -106,10 +108,10 @@ class SharedNorms:
 
 
 class _Normalise(torch.autograd.Function):
-    """(x − mean) · scale · weight + bias, with mean and scale made of the x of all processes.
+    """((x − mean) · scale + rest) · weight + bias, the numbers made of the x of all processes.
 
     Ioffe and Szegedy, "Batch Normalization", ICML 2015, whose sums over the batch run over all
-    processes; `share` is 1 / count of voxels, 0 where x has not entered the statistics.
+    processes. `share` is 1 / count of voxels, 0 where x has not entered the statistics.
     """
 
     @staticmethod
@@ -120,20 +122,21 @@ class _Normalise(torch.autograd.Function):
         bias: Tensor,
         token: Tensor,
         mean: Tensor,
+        rest: Tensor,
         scale: Tensor,
         share: Tensor,
         norms: SharedNorms,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, mean, scale, share)
+        ctx.save_for_backward(x, weight, mean, rest, scale, share)
         ctx.norms = norms
-        normal = (x.float() - mean) * scale
+        normal = torch.addcmul(rest, x.float() - mean, scale)
         return torch.addcmul(bias.float(), normal, weight.float()).to(x.dtype), token.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, token: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, mean, scale, share = ctx.saved_tensors
-        normal = (x.float() - mean) * scale
+        x, weight, mean, rest, scale, share = ctx.saved_tensors
+        normal = torch.addcmul(rest, x.float() - mean, scale)
         grad = torch.zeros_like(normal) if grad is None else grad.float()
         of_bias, of_weight = grad.sum(dim=0), (grad * normal).sum(dim=0)
         of_x = None
@@ -143,4 +146,4 @@ class _Normalise(torch.autograd.Function):
             ctx.norms.after_backward()
             of_x = grad - share * (sums[0] + normal * sums[1])
             of_x = (of_x * (scale * weight.float())).to(x.dtype)
-        return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), token, *[None] * 4
+        return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), token, *[None] * 5
