@@ -59,7 +59,8 @@ def _plain_conv_finished(
 
 def compare(one: Callable[[], object], other: Callable[[], object], rounds: int) -> dict[str, float]:
     """Median seconds of each, and of the ratios other / one."""
-    one(), other()
+    one()
+    other()
     seconds: list[list[float]] = []
     for number in range(rounds):
         order = (one, other) if number % 2 else (other, one)

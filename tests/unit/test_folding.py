@@ -65,7 +65,8 @@ def test_every_network_of_the_recipes_gives_the_same(recipe, backend, monkeypatc
         needs.module("engine", "bifusion.sparse.native")
     monkeypatch.setenv(BACKEND_VARIABLE, backend)
     config = NETWORKS[recipe]
-    unet = as_trained(build_unet(config))
+    unet = build_unet(config)
+    as_trained(unet)
     levels = [level.feats for level in unet.pyramid(room(config.in_channels))]
     folded = for_inference(unet)
     norms = [m for m in folded.modules() if isinstance(m, BatchNorm)]

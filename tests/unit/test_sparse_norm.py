@@ -34,6 +34,7 @@ def rows_of(rows: int, channels: int, dtype: torch.dtype = torch.float32, offset
 def drawn_norm(channels: int, dtype: torch.dtype = torch.float32) -> BatchNorm:
     norm = BatchNorm(channels, eps=1e-4).to(dtype)
     torch.manual_seed(channels)
+    assert norm.running_mean is not None and norm.running_var is not None
     for values in (norm.weight, norm.bias, norm.running_mean):
         torch.nn.init.normal_(values, std=0.7)
     torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
@@ -49,9 +50,10 @@ def outcome(
     out = backend.batch_norm(x, norm, True, residual, relu)
     out.backward(rows_of(len(x), x.shape[1] + 1, x.dtype)[:, 1:])
     found = {"out": out.detach(), "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
-    if residual is not None:
-        found["residual"] = residual.grad
-    return {**found, "mean": norm.running_mean, "variance": norm.running_var}
+    found |= {} if residual is None else {"residual": residual.grad}
+    found |= {"mean": norm.running_mean, "variance": norm.running_var}
+    assert all(value is not None for value in found.values())
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @pytest.mark.parametrize(("relu", "residual"), KINDS)
