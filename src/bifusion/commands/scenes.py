@@ -141,8 +141,10 @@ def _prepare_scannet(args: list[str]) -> int:
 
 
 def _rate(scenes: int, seconds: float) -> str:
-    """How fast, where there is something to tell."""
-    return f" in {seconds:.0f} s ({60 * scenes / max(seconds, 1e-3):.1f} a minute)" if scenes else ""
+    """How fast, where it took long enough to tell."""
+    if not scenes or seconds < 1:
+        return ""
+    return f" in {seconds:.0f} s ({60 * scenes / seconds:.1f} a minute)"
 
 
 def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
