@@ -230,11 +230,10 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
 def test_ctrl_c_leaves_no_process_behind(tmp_path):
-    """Two scenes whose points are pipes that nobody writes to: both processes wait for ever."""
-    for name in ("one", "two"):
-        scene = make_tiny_scene(tmp_path / "train" / name)
-        (scene / "coord.npy").unlink()
-        os.mkfifo(scene / "coord.npy")
+    """In the midst of many scenes, of which the processes have read none or a few."""
+    scene = make_tiny_scene(tmp_path / "train" / "first")
+    for number in range(400):
+        shutil.copytree(scene, tmp_path / "train" / f"copy{number}", copy_function=os.link)
     command = [sys.executable, "-m", "bifusion.cli", "check", str(tmp_path), "--workers", "2"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300
