@@ -1,6 +1,7 @@
 """What all tests share: the folders they may need, and what BIFUSION_REQUIRE makes of a lack."""
 
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -32,7 +33,12 @@ class Called:
 
 
 def pytest_configure() -> None:
-    """A misspelt name in BIFUSION_REQUIRE ends the session before a test is skipped because of it."""
+    """A misspelt name in BIFUSION_REQUIRE ends the session before a test is skipped because of it.
+
+    What a shell starts in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         needs.required()
     except ValueError as error:
