@@ -1,8 +1,8 @@
 """How the balance of losses moves every arm: `python -m laboratory.balance --ground runs/demo`.
 
-Each recipe is trained with several weights of its loss terms, whatever its stages ramp, on the rooms and
-the image tower that `bifusion demo` made, and evaluated at its last checkpoint. A finished run is taken
-as it is. Generated rooms; a figure of one seed says little.
+Each recipe is trained with several weights of its loss terms, whatever its stages ramp, on the rooms of
+each seed and the image tower that `bifusion demo` made, and evaluated at its last checkpoint. A finished
+run is taken as it is. Generated rooms; a figure of one seed says little.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from rich.table import Table
 from bifusion.config.stages import StagePlan
 from bifusion.datasets.rooms.audit import TEXTURE_CLASSES
 from bifusion.errors import InputError
+from bifusion.recipes.bifusion import LOSS_WEIGHTS, S4_WEIGHTS
+from bifusion.studies.demo import rooms_of
 from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
 from bifusion.studies.training_runs.train import train_runs
 
 TERMS = ("semantic", "instance_class", "mask_bce", "mask_dice", "score")
 BALANCES: dict[str, tuple[float, ...]] = {
-    "S4": (0.4, 1.0, 0.8, 0.6, 0.3),
+    "S4": tuple(S4_WEIGHTS[term] for term in TERMS),
     "means": (0.4, 0.25, 0.2, 0.15, 0.075),  # S4 with instance terms as means over four outputs
-    "S2": (1.0, 0.37, 0.30, 0.22, 0.11),  # semantic 1, instances 1, S4's proportions among these
+    "S2": tuple(LOSS_WEIGHTS[term] for term in TERMS),  # BiFusion's default
     "even": (1.0, 0.5, 1.0, 1.0, 0.3),
 }
 """Weights of `TERMS`; those of the instances act on the sum over the decoder's outputs."""
@@ -40,7 +42,7 @@ class Arguments:
     """Trains recipes with several balances of their losses and prints one line an arm."""
 
     ground: Path = Path("runs/demo")
-    """Folder of `bifusion demo`: its rooms/ and tower-small.safetensors are used."""
+    """Folder of `bifusion demo`: its rooms-seedK/ and tower-small.safetensors are used."""
     out: Path = Path("runs/balance")
     recipes: tuple[str, ...] = (
         "bifusion_small",
@@ -77,9 +79,19 @@ def main() -> int:
 
 def _runs(wanted: Arguments, balance: str) -> list[PlannedRun]:
     """All recipes and seeds with one balance."""
-    rooms, tower = wanted.ground / "rooms", wanted.ground / "tower-small.safetensors"
-    folder, length = wanted.out / balance, wanted.epochs
-    planned = plan_runs(wanted.recipes, wanted.seeds, rooms, folder, tower_weights=tower, epochs=length)
+    tower, folder = wanted.ground / "tower-small.safetensors", wanted.out / balance
+    planned = [
+        run
+        for seed in wanted.seeds
+        for run in plan_runs(
+            wanted.recipes,
+            (seed,),
+            rooms_of(wanted.ground, seed),
+            folder,
+            tower_weights=tower,
+            epochs=wanted.epochs,
+        )
+    ]
     for run in planned:
         run.config.stages = balanced(run.config.stages, BALANCES[balance])
     return planned

@@ -20,10 +20,10 @@ from rich.table import Table
 
 from bifusion.recipes import get_recipe
 from bifusion.studies.comparison.run import report_so_far
-from bifusion.studies.demo import DemoConfig, make_ground
+from bifusion.studies.demo import DemoConfig, make_ground, plan_demo
 from bifusion.studies.figures.metrics import UpdateCounts, update_counts
 from bifusion.studies.figures.run import Run, load_run
-from bifusion.studies.training_runs.plan import default_jobs, plan_runs
+from bifusion.studies.training_runs.plan import default_jobs
 from bifusion.studies.training_runs.train import train_runs
 
 RECIPES = (
@@ -97,21 +97,14 @@ def main() -> int:
     console.width = max(console.width, TABLE_WIDTH)
     for recipe in wanted.recipes:
         get_recipe(recipe)  # an unknown one is refused before anything is made
-    ground = make_ground(DemoConfig(out=wanted.out), console)
-    planned = plan_runs(
-        wanted.recipes,
-        wanted.seeds,
-        ground.rooms,
-        wanted.out,
-        tower_weights=ground.tower,
-        epochs=wanted.epochs,
-    )
+    demo = DemoConfig(out=wanted.out, recipes=wanted.recipes, seeds=wanted.seeds, epochs=wanted.epochs)
+    planned = plan_demo(demo, make_ground(demo, console))
     title = "Healthy runs"
     crashed = train_runs(
         planned,
         jobs=default_jobs(),
         console=console,
-        report=lambda: report_so_far(planned, wanted.out, title),
+        report=lambda: report_so_far(planned, wanted.out, title, None),
     )
     runs = [load_run(run.folder) for run in planned if run.folder.name not in crashed]
     report(runs, console)

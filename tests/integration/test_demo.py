@@ -54,7 +54,7 @@ def test_few_epochs_are_never_called_a_final_verdict(finished):
 def test_predicts_a_room_that_was_not_trained_on(finished):
     out = finished[0].out
     cloud = PlyData.read(str(out / "prediction" / "semantic.ply"))["vertex"]
-    room = sorted((out / "rooms" / "val").iterdir())[0]
+    room = sorted((out / "rooms-seed0" / "val").iterdir())[0]
     assert cloud.count == len(np.load(room / "coord.npy"))
     assert set(np.unique(cloud["label"])) <= set(range(-1, 20))
     assert f"<title>{room.name}" in (out / "prediction" / "view.html").read_text()

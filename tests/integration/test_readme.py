@@ -22,7 +22,7 @@ def test_python_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     (block,) = [block.text for block in blocks("README.md") if "import bifusion\n" in block.text]
     assert len(block.splitlines()) <= 15 and block.count("epochs=20") == 1
     monkeypatch.chdir(tmp_path)
-    data = make_tiny_data(Path("runs/demo/rooms"))
+    data = make_tiny_data(Path("runs/demo/rooms-seed0"))
     save_run(Path("runs/demo/bifusion_small-seed0"), untrained())
     scene = bifusion.open_scene(data / "val" / "roomval0")
     view = next(iter(scene.views.values()))

@@ -138,6 +138,21 @@ def test_unequal_data_or_length_is_refused(tmp_path, settings, named):
     assert named in verdict.evidence
 
 
+def test_each_seed_may_have_rooms_of_its_own_but_pairs_share_them(tmp_path):
+    def judged(folder, other):
+        runs = [
+            FakeRun(arm=arm, seed=seed, miou=miou, train_scenes=[f"{rooms}_train"], val_scenes=[rooms])
+            for arm, miou in (("staged", 0.6), ("baseline", 0.5), ("without_views", 0.5))
+            for seed in range(3)
+            for rooms in [other if (arm, seed) == ("baseline", 2) else f"rooms{seed}"]
+        ]
+        return performance(folder, *runs)
+
+    assert judged(tmp_path / "own", "rooms2").outcome == "pass"
+    refused = judged(tmp_path / "mixed", "rooms0")
+    assert refused.outcome == "refused" and "training scenes" in refused.evidence
+
+
 def test_unequal_augmentation_is_refused_but_view_dropout_may_differ(tmp_path):
     folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "baseline")]
     path = folders[1] / "config.json"

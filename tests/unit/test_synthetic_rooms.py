@@ -17,7 +17,7 @@ from bifusion.datasets.rooms import (
     rooms,
 )
 from bifusion.datasets.rooms.cameras import choose_rigs
-from bifusion.datasets.rooms.layout import make_layout
+from bifusion.datasets.rooms.layout import Layout, make_layout
 from bifusion.datasets.rooms.lighting import Lighting
 from bifusion.datasets.rooms.raycast import RayCaster, layout_faces
 from bifusion.datasets.rooms.render import render_view
@@ -56,6 +56,28 @@ def test_splits_and_streams_share_no_room():
     layouts = [make_layout(TINY, split, index) for split in ("train", "val") for index in range(3)]
     layouts.append(make_layout(RoomsConfig.for_pretraining(4), "train", 0))
     assert len({room.size_m for room in layouts}) == len(layouts)
+
+
+def test_rooms_of_different_seeds_share_no_content():
+    """Neither a room nor a thing in one nor a colour: the seeds that defaults are chosen on tell nothing
+    of those they are shown on."""
+    rooms = [
+        make_layout(RoomsConfig(seed=seed), split, index)
+        for seed in (0, 1, 2, 100, 101, 102, 103, 104)
+        for split in ("train", "val")
+        for index in range(8)
+    ]
+    sizes = [room.size_m for room in rooms]
+    places = [place for room in rooms for place in set(_places(room))]
+    colors = [tuple(color) for room in rooms for color in room.look.color[room.instance >= 0].tolist()]
+    for drawn in (sizes, places, colors):
+        assert len(set(drawn)) == len(drawn) >= len(rooms)
+
+
+def _places(room: Layout) -> list[tuple[float, ...]]:
+    """Where its things' boxes stand."""
+    things = room.instance[room.item] >= 0
+    return list(map(tuple, room.centre[things, :2].tolist()))
 
 
 def test_complete_rooms_are_kept_and_those_of_another_config_are_made_again(tmp_path):

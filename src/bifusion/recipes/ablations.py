@@ -15,7 +15,7 @@ from bifusion.config.run import Config
 from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.parts import is_of_tower, without_tower
-from bifusion.recipes.bifusion import bifusion_model
+from bifusion.recipes.bifusion import S4_WEIGHTS, bifusion_model
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,16 @@ def _sudden_losses(stage: Stage) -> Stage:
     return dataclasses.replace(stage, weights=_at_once(stage.weights))
 
 
+def _raw_sums(stage: Stage) -> Stage:
+    """S4's numbers as they stand, wherever the stage has a term of theirs."""
+    raw = {
+        term: dataclasses.replace(ramp, value=S4_WEIGHTS[term])
+        for term, ramp in stage.weights.items()
+        if term in S4_WEIGHTS
+    }
+    return dataclasses.replace(stage, weights=stage.weights | raw)
+
+
 def _no_isolation(base: Config) -> dict[str, Any]:
     """The tower trains, as in the last stage, wherever the 2D branch runs."""
     last = base.stages.stages[-1]
@@ -193,6 +203,12 @@ MEASURES: dict[str, Measure] = {
             "Gradual losses",
             "every loss of a stage has its full weight from the stage’s first step",
             _stages(_sudden_losses),
+        ),
+        Measure(
+            "loss_balance",
+            "Balance of losses",
+            "S4’s numbers multiply sums over the decoder’s outputs, and the semantic loss by 0.4",
+            _stages(_raw_sums),
         ),
         Measure(
             "rate_ramps",

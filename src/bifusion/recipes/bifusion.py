@@ -32,6 +32,20 @@ S4_WEIGHTS = {
     "score": 0.3,
 }
 INSTANCE_TERMS = ("instance_class", "mask_bce", "mask_dice", "score")
+
+
+def balanced(weights: dict[str, float]) -> dict[str, float]:
+    """`weights` in S2's balance: 1.0 on the semantic loss, 1.0 on all instance terms together, these in
+    the proportions of `weights`.
+
+    Instance terms are summed over the decoder's outputs, the semantic one is not: taken as they stand,
+    S4's numbers leave it a twentieth of the whole. What other meanings give: RECIPES.md.
+    """
+    instances = sum(weights[term] for term in INSTANCE_TERMS)
+    return {"semantic": 1.0} | {term: weights[term] / instances for term in INSTANCE_TERMS}
+
+
+LOSS_WEIGHTS = balanced(S4_WEIGHTS)
 STAGE_SHARES = (21.0, 40.0, 67.0)
 """Epochs of 128 (S9)."""
 ALIGNMENT_WEIGHT = 0.3
@@ -48,12 +62,12 @@ def three_stages(tower_blocks: int) -> StagePlan:
 
 def _stability() -> Stage:
     """3D alone, semantic first, then instances (S5)."""
-    instances = {term: Ramp(S4_WEIGHTS[term], begin=0.1, end=0.5) for term in INSTANCE_TERMS}
+    instances = {term: Ramp(LOSS_WEIGHTS[term], begin=0.1, end=0.5) for term in INSTANCE_TERMS}
     return Stage(
         name="stability",
         share=STAGE_SHARES[0],
         trains=BRANCH_3D,
-        weights={"semantic": at_once(S4_WEIGHTS["semantic"]), **instances},
+        weights={"semantic": at_once(LOSS_WEIGHTS["semantic"]), **instances},
         gate_scale=at_once(0.0),
         run_2d=False,
     )
@@ -66,7 +80,7 @@ def _alignment() -> Stage:
         name="alignment",
         share=STAGE_SHARES[1],
         trains={**BRANCH_3D, **parts_2d},
-        weights={**_held(S4_WEIGHTS), "alignment": Ramp(ALIGNMENT_WEIGHT, end=0.25)},
+        weights={**_held(LOSS_WEIGHTS), "alignment": Ramp(ALIGNMENT_WEIGHT, end=0.25)},
         gate_scale=Ramp(1.0, begin=0.05, end=0.5),
         fixed_alpha=0.5,
         fixed_alpha_until=0.5,
@@ -82,7 +96,7 @@ def _enhancement(tower_blocks: int) -> Stage:
         name="enhancement",
         share=STAGE_SHARES[2],
         trains={**BRANCH_3D, **parts_2d, **tower},
-        weights={**_held(S4_WEIGHTS), "alignment": Ramp(0.0, end=0.5)},
+        weights={**_held(LOSS_WEIGHTS), "alignment": Ramp(0.0, end=0.5)},
         gate_scale=at_once(1.0),
         tower_gradient_scale=Ramp(0.1, end=0.25),
     )
@@ -195,7 +209,7 @@ def naive(base: Config) -> Config:
         name="naive",
         share=1.0,
         trains={"*": at_once(1.0)},
-        weights=_held(S4_WEIGHTS),
+        weights=_held(LOSS_WEIGHTS),
         gate_scale=at_once(1.0),
         tower_gradient_scale=at_once(1.0),
     )

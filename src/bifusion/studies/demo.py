@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.comparison.terminal import print_table
-from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, plan_runs
+from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, need_small_tower, plan_runs
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.untrusted.files import check_regular
@@ -59,8 +60,11 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Everything goes here; a second call goes on where the first one was."""
+    recipes: tuple[str, ...] = DEMO_RECIPES
+    """The models: recipes at small size, those of the report's verdicts by default."""
     seeds: tuple[int, ...] = (0,)
-    """Three or more turn "indicative" verdicts into final ones; each takes its time."""
+    """Each has rooms of its own, of the same seed, in OUT/rooms-seedK. Three or more turn "indicative"
+    verdicts into final ones; each takes its time."""
     epochs: int | None = None
     """Length of all runs instead of the recipes' own."""
     jobs: int = 0
@@ -68,6 +72,7 @@ class DemoConfig:
     accept_changes: bool = False
     """Go on with runs though scenes or versions of the software have changed; reports then say what."""
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
+    """What they are like; `rooms.seed` is added to each of the seeds."""
     pretraining_rooms: int = 16
     """Rooms to pretrain the image tower on."""
     pretraining: TowerPretrainConfig = field(default_factory=TowerPretrainConfig)
@@ -110,19 +115,42 @@ def _check_objective(wanted: PretrainTower) -> None:
 class Ground:
     """What runs on generated rooms need."""
 
-    rooms: Path
-    tower: Path
-    """Weights of the small image tower."""
+    rooms: dict[int, Path]
+    """Seed → folder of its rooms."""
+    tower: Path | None
+    """Weights of the small image tower, the same for all seeds; None where no model has it."""
+
+
+def rooms_of(out: Path, seed: int) -> Path:
+    """Where the rooms of a seed are, in the folder of a demo."""
+    return out / f"rooms-seed{seed}"
 
 
 def make_ground(wanted: DemoConfig, console: Console) -> Ground:
-    """Makes the rooms and pretrains the image tower in `wanted.out`, where they are not there yet."""
-    rooms, tower = wanted.out / "rooms", wanted.out / "tower-small.safetensors"
-    with progress_bar("rooms", console) as progress:
-        make_rooms(rooms, wanted.rooms, progress)
-    apart = wanted.out / "pretraining-rooms"
+    """Makes the rooms of each seed and pretrains the image tower in `wanted.out`, where they are not
+    there yet."""
+    rooms = {}
+    for seed in wanted.seeds:
+        rooms[seed] = rooms_of(wanted.out, seed)
+        config = dataclasses.replace(wanted.rooms, seed=wanted.rooms.seed + seed)
+        with progress_bar(f"rooms of seed {seed}", console) as progress:
+            make_rooms(rooms[seed], config, progress)
+    if not need_small_tower(wanted.recipes):
+        return Ground(rooms, None)
+    tower, apart = wanted.out / "tower-small.safetensors", wanted.out / "pretraining-rooms"
     run_pretraining(PretrainTower(tower, apart, wanted.pretraining_rooms, wanted.pretraining), console)
     return Ground(rooms, tower)
+
+
+def plan_demo(wanted: DemoConfig, ground: Ground) -> list[PlannedRun]:
+    """Every model with every seed, on that seed's rooms."""
+    return [
+        run
+        for seed, rooms in ground.rooms.items()
+        for run in plan_runs(
+            wanted.recipes, (seed,), rooms, wanted.out, tower_weights=ground.tower, epochs=wanted.epochs
+        )
+    ]
 
 
 def run_demo(wanted: DemoConfig, console: Console) -> int:
@@ -134,22 +162,19 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
 def _run_demo(wanted: DemoConfig, console: Console) -> int:
     started = time.monotonic()
     ground = make_ground(wanted, console)
-    rooms, tower = ground.rooms, ground.tower
-    runs = plan_runs(
-        DEMO_RECIPES, wanted.seeds, rooms, wanted.out, tower_weights=tower, epochs=wanted.epochs
-    )
-    if not (rooms / "audit.json").exists():
+    runs, first = plan_demo(wanted, ground), ground.rooms[wanted.seeds[0]]
+    if not (first / "audit.json").exists():
         console.print(
             "auditing the rooms: what colour and geometry alone give away, what superpoints can reach"
         )
-        audit(rooms, runs[0].config.data.voxel_size_m)
+        audit(first, runs[0].config.data.voxel_size_m)
     console.print(f"set up after {_minutes(started)}; training {len(runs)} runs")
     trained = time.monotonic()
     crashed = train_runs(
         runs,
         jobs=wanted.jobs or default_jobs(),
         console=console,
-        report=lambda: report_so_far(runs, wanted.out, TITLE, rooms),
+        report=lambda: report_so_far(runs, wanted.out, TITLE, first / "audit.json"),
         accept_changes=wanted.accept_changes,
     )
     console.print(f"trained in {_minutes(trained)}")
@@ -157,11 +182,11 @@ def _run_demo(wanted: DemoConfig, console: Console) -> int:
     report = write_report(
         [run.folder for run in complete],
         wanted.out,
-        audit=rooms / "audit.json",
+        audit=first / "audit.json",
         crashed=crashed,
         title=TITLE,
     )
-    scene = sorted((rooms / "val").iterdir())[0]
+    scene = sorted((first / "val").iterdir())[0]
     _show_end(wanted.out, complete, report, scene, console)
     console.print(f"all in {_minutes(started)}")
     return 1 if crashed else 0

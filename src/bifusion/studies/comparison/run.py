@@ -72,7 +72,7 @@ def _compare(
             planned,
             jobs=wanted.jobs or default_jobs(),
             console=console,
-            report=lambda: report_so_far(planned, wanted.out, title, wanted.data),
+            report=lambda: report_so_far(planned, wanted.out, title, audit_file(wanted.data)),
             accept_changes=wanted.accept_changes,
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
@@ -125,22 +125,25 @@ def write_report(
     return report
 
 
-def report_so_far(runs: Sequence[PlannedRun], out: Path, title: str, data: Path | None) -> None:
+def report_so_far(runs: Sequence[PlannedRun], out: Path, title: str, audit: Path | None) -> None:
     """Writes the report over the runs that have logged at least one epoch, if any has."""
     started = [run.folder for run in runs if (run.folder / "epochs.jsonl").exists()]
     if started:
-        write_report(started, out, audit=audit_of(started, data), title=title, room_views=False)
+        write_report(started, out, audit=audit, title=title, room_views=False)
+
+
+def audit_file(data: Path | None) -> Path | None:
+    """The audit.json of a data set, where there is one."""
+    audit = None if data is None else data / "audit.json"
+    return audit if audit is not None and audit.is_file() else None
 
 
 def audit_of(run_dirs: Sequence[Path], data: Path | None) -> Path | None:
     """The audit.json of `data`, the data set that was named; None where a run was trained on another, or
     there is none. What a run itself names is not read: it may be a stranger's."""
-    if data is None:
-        return None
     configs = [read_json(Path(folder) / "config.json", {}) or {} for folder in run_dirs]
     roots = {str(config.get("config", {}).get("data", {}).get("root")) for config in configs}
-    audit = data / "audit.json"
-    return audit if roots == {str(data)} and audit.is_file() else None
+    return audit_file(data) if roots == {str(data)} else None
 
 
 def _read_audit(path: Path | None) -> Record | None:

@@ -16,7 +16,6 @@ from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.errors import InputError
-from bifusion.models.towers.clip import ClipConfig
 from bifusion.recipes import get_recipe
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.run import report_so_far, write_report
@@ -31,8 +30,8 @@ from bifusion.studies.training_runs.plan import (
     PlannedRun,
     check_runs,
     default_jobs,
+    need_small_tower,
     plan_runs,
-    tower_for_weights,
 )
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
@@ -170,7 +169,7 @@ def _train_level(level: PlannedLevel, wanted: DoseConfig, console: Console) -> l
         level.runs,
         jobs=wanted.jobs or default_jobs(),
         console=console,
-        report=lambda: report_so_far(level.runs, level.folder, name, level.data),
+        report=lambda: report_so_far(level.runs, level.folder, name, level.data / "audit.json"),
         accept_changes=wanted.accept_changes,
     )
     finished = [run.folder for run in level.runs if run.folder.name not in crashed]
@@ -242,9 +241,7 @@ def _tower_path(wanted: DoseConfig) -> Path | None:
         if not wanted.tower_weights.is_file():
             raise InputError(f"dose: --tower-weights {wanted.tower_weights}: there is no such file")
         return wanted.tower_weights
-    towers = [tower_for_weights(get_recipe(recipe)) for recipe in wanted.recipes]
-    small = any(isinstance(tower, ClipConfig) and tower.architecture == "small" for tower in towers)
-    return wanted.out / "tower-small.safetensors" if small else None
+    return wanted.out / "tower-small.safetensors" if need_small_tower(wanted.recipes) else None
 
 
 # ----------------------------------------------------------------------------------------- rooms

@@ -35,11 +35,14 @@ def why_refused(arms: list[Arm]) -> str | None:
             f"({listing(shared, 3)}): figures on them say nothing about new scenes."
         )
     first = runs[0]
-    for run in runs[1:]:
-        unequal = _unequal(first, run)
-        if unequal:
-            pair = f"{first.folder.name} and {run.folder.name}"
-            return f"{pair} differ in {listing(unequal)}: no fair comparison."
+    first_of_seed: dict[int, Run] = {}
+    for run in runs:
+        # Each seed may have rooms of its own: what is compared is paired by seed.
+        paired = first_of_seed.setdefault(run.seed, run)
+        for other, unequal in ((paired, _other_scenes(paired, run)), (first, _unequal(first, run))):
+            if unequal:
+                pair = f"{other.folder.name} and {run.folder.name}"
+                return f"{pair} differ in {listing(unequal)}: no fair comparison."
     return None
 
 
@@ -55,8 +58,8 @@ def _differences(name: str, one: Any, other: Any) -> list[str]:
     return [] if one == other else [f"{name} ({one}, {other})"]
 
 
-def _unequal(one: Run, other: Run) -> list[str]:
-    """What has to be equal between two runs and is not."""
+def _other_scenes(one: Run, other: Run) -> list[str]:
+    """How the scenes of two runs differ, which have to be the same."""
     found = []
     if set(one.train_scenes) != set(other.train_scenes):
         found.append("their training scenes")
@@ -65,6 +68,12 @@ def _unequal(one: Run, other: Run) -> list[str]:
     sources = [run.config.get("sources") for run in (one, other)]
     if None not in sources and sources[0] != sources[1]:
         found.append("where their scenes come from")
+    return found
+
+
+def _unequal(one: Run, other: Run) -> list[str]:
+    """What else has to be equal between two runs and is not."""
+    found = []
     classes = named_differences(one.labels, other.labels)
     if classes:
         found.append(f"label set ({one.label_set}, {other.label_set}: {classes})")

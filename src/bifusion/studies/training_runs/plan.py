@@ -13,6 +13,7 @@ from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import SceneDataset, with_labels
 from bifusion.errors import InputError
+from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.tower import TowerConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
@@ -90,6 +91,12 @@ def tower_for_weights(config: Config) -> TowerConfig | None:
     tower = config.model.image_tower
     is_for = tower is not None and tower.takes_weights and config.arm != "random_tower"
     return tower if is_for else None
+
+
+def need_small_tower(recipes: Sequence[str]) -> bool:
+    """Whether one of the recipes has the small image tower, pretrained on generated rooms."""
+    towers = [tower_for_weights(get_recipe(recipe)) for recipe in recipes]
+    return any(isinstance(tower, ClipConfig) and tower.architecture == "small" for tower in towers)
 
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
