@@ -13,6 +13,7 @@ from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
+from bifusion.recipes.bifusion import LOSS_WEIGHTS
 from bifusion.runs.check_config import check_config
 from bifusion.training.trainer import train
 from meta_models import meta_model
@@ -26,6 +27,7 @@ CHANGED = {
     "gate_ramp": {"stages"},
     "simple_gate": {"stages"},
     "gradual_losses": {"stages"},
+    "loss_balance": {"stages"},
     "rate_ramps": {"stages", "optim"},
     "stages": {"stages"},
     "silent_start": {"model"},
@@ -117,7 +119,7 @@ def test_without_the_gates_ramp_and_its_simple_start():
 
 def test_without_ramps_losses_and_rates_are_there_at_once():
     assert timeline().at(0).weights["mask_bce"] == 0
-    assert timeline("gradual_losses").at(0).weights["mask_bce"] == 0.8
+    assert timeline("gradual_losses").at(0).weights["mask_bce"] == LOSS_WEIGHTS["mask_bce"]
     assert timeline("gradual_losses").at(21).weights["alignment"] == 0.3
     assert (
         timeline().at(21).lr_factor("film") == 0 and timeline("rate_ramps").at(21).lr_factor("film") == 1
