@@ -95,7 +95,7 @@ def preparing(kind: str) -> Setup:
 
 def keeping_features(ground: Ground, place: Path) -> list[str]:
     save_config(tiny_config("bifusion_small", ground.data), place / "run.json")
-    options = ["--data", str(ground.data), "--out", "out", "--jobs", "2", "--threads", "1"]
+    options = ["--data", str(ground.data), "--out", "out", "--threads", "1"]
     return ["prepare", "features", "run.json", *options]
 
 
