@@ -1,8 +1,8 @@
 """Kills every long command with SIGKILL at random moments, repeats it, and compares what came out.
 
-    python tools/kill_trial.py [--runs 12] [--long-runs 3] [--seed 0] [--commands NAME ...]
+    python tools/kill_trial.py [--runs 12] [--long-runs 3] [--kills 3] [--seed 0] [--commands NAME ...]
 
-Of each command one call is left alone; every other one is killed up to three times, at moments drawn
+Of each command one call is left alone; every other one is killed one to three times, at moments drawn
 evenly from the time that the first one took, and then repeated to its end. Compared, to the bit, are all
 files that it leaves but those of the clock. No process of the command may live on after a kill, no
 half-written file or folder and no piece of shared memory may stay. Exit status 1 otherwise.
@@ -39,7 +39,6 @@ from tiny_runs import make_tiny_data, tiny_config
 
 SCENES = 4
 """Inputs of each `prepare`."""
-MOST_KILLS = 3
 ROOMS = [f"--rooms.{option[2:]}" if option.startswith("--") else option
          for option in prepare_inputs.TINY_ROOMS]  # fmt: skip
 PRETRAINING = ("--pretraining-rooms", "2", "--pretraining.steps", "2")
@@ -92,6 +91,12 @@ def preparing(kind: str) -> Setup:
         return ["prepare", *prepare_inputs.KINDS[kind](place, SCENES).arguments]
 
     return set_up
+
+
+def keeping_features(ground: Ground, place: Path) -> list[str]:
+    save_config(tiny_config("bifusion_small", ground.data), place / "run.json")
+    options = ["--data", str(ground.data), "--out", "out", "--threads", "1"]
+    return ["prepare", "features", "run.json", *options]
 
 
 def predicting(ground: Ground, place: Path) -> list[str]:
@@ -148,6 +153,7 @@ QUICK: dict[str, Setup] = {
     "train, saved at its end": training(20, 0),
     "train, saved each step, with workers": training(1, 1, workers=2),
     **{f"prepare {kind}": preparing(kind) for kind in prepare_inputs.KINDS},
+    "prepare features": keeping_features,
     "predict": predicting,
     "scan": labelling,
     "evaluate": evaluating,
@@ -176,8 +182,9 @@ def make_ground(root: Path) -> Ground:
     return Ground(root, data, root / "run")
 
 
-def try_command(name: str, set_up: Setup, ground: Ground, runs: int, seed: int) -> Outcome:
-    """Kills a command in each of `runs` folders, and compares what it leaves with a call left alone."""
+def try_command(name: str, set_up: Setup, ground: Ground, runs: int, kills: int, seed: int) -> Outcome:
+    """Kills a command in each of `runs` folders, up to `kills` times, and compares what it leaves with
+    a call left alone."""
     outcome, folder = Outcome(name), ground.root / "-".join(name.replace(",", "").split())
     alone = folder / "alone"
     alone.mkdir(parents=True)
@@ -189,7 +196,7 @@ def try_command(name: str, set_up: Setup, ground: Ground, runs: int, seed: int) 
     for number in range(runs):
         rng, place = random.Random(f"{seed} {name} {number}"), folder / str(number)
         place.mkdir()
-        arguments, wanted = set_up(ground, place), rng.randint(1, MOST_KILLS)
+        arguments, wanted = set_up(ground, place), rng.randint(1, kills)
         toll = kill_and_repeat(rng, arguments, place, alone, ended.seconds, wanted)
         outcome.runs += 1
         outcome.toll.add(toll, f"run {number}")
@@ -220,6 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=12, help="of each command of seconds")
     parser.add_argument("--long-runs", type=int, default=3, help="of each study")
+    parser.add_argument("--kills", type=int, default=3, help="most of one run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="+", choices=[*QUICK, *LONG], default=[*QUICK, *LONG])
     wanted = parser.parse_args()
@@ -231,7 +239,8 @@ def main() -> int:
     ground, outcomes = make_ground(root), []
     for name in wanted.commands:
         runs = wanted.runs if name in QUICK else wanted.long_runs
-        outcomes.append(try_command(name, (QUICK | LONG)[name], ground, runs, wanted.seed))
+        set_up = (QUICK | LONG)[name]
+        outcomes.append(try_command(name, set_up, ground, runs, wanted.kills, wanted.seed))
         counts = "{} runs, {} kills, {} wrong, {} orphans, {} left".format(*counts_of(outcomes[-1:]))
         console.print(f"{name}: {counts}; {time.monotonic() - began:.0f} s", highlight=False)
     report(outcomes, console)

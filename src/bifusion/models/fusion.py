@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion.bounds import PositiveFloat, Width
+from bifusion.models.gelu import RowsGELU
 from bifusion.models.geometric_code import CODE_CHANNELS
 from bifusion.rng import torch_rng
 from bifusion.types import FusionControl, FusionTrace
@@ -58,7 +59,7 @@ class FusionConfig:
 
 def feature_head(in_channels: int, config: FusionConfig) -> nn.Sequential:
     """Linear, activation, Linear, LayerNorm: (rows, in_channels) to (rows, D)."""
-    layers = [nn.Linear(in_channels, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.dim)]
+    layers = [nn.Linear(in_channels, config.hidden), RowsGELU(), nn.Linear(config.hidden, config.dim)]
     return nn.Sequential(*layers, *([nn.LayerNorm(config.dim)] if config.head_norm else []))
 
 
@@ -88,7 +89,7 @@ class FiLM(nn.Module):
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(CODE_CHANNELS, config.film_hidden), nn.GELU())
+        self.hidden = nn.Sequential(nn.Linear(CODE_CHANNELS, config.film_hidden), RowsGELU())
         # Apart, so that the 2D half is computed only where a view sees something: mostly few voxels.
         channels = config.film_hidden, 2 * config.dim
         self.for_2d = _last_linear(*channels, silent=config.silent_start)
@@ -108,7 +109,7 @@ class LiteFusionGate(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         channels = 2 * config.dim, config.gate_hidden, 1
-        self.mlp = _small_mlp(*channels, nn.GELU(), silent=config.silent_start)
+        self.mlp = _small_mlp(*channels, RowsGELU(), silent=config.silent_start)
 
     def forward(self, f2d: Tensor, f3d: Tensor) -> Tensor:
         """(K, D) and (K, D) to (K,) in [0, 1]."""
@@ -157,7 +158,7 @@ class Fusion(nn.Module):
         if config.alignment and config.alignment_predictor:
             self.predictor = nn.Sequential(
                 nn.Linear(config.dim, config.alignment_hidden),
-                nn.GELU(),
+                RowsGELU(),
                 nn.Linear(config.alignment_hidden, config.dim),
             )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bifusion.bounds import ASCENDING, Layers, MultipleOf, Share, Width
 from bifusion.labels.label_set import LabelSet
+from bifusion.models.gelu import RowsGELU
 from bifusion.rng import torch_rng
 from bifusion.types import Batch, LayerPrediction, Output, Prediction
 
@@ -88,7 +89,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(
             nn.Linear(dim, hidden_dim),
-            nn.GELU(),
+            RowsGELU(),
             nn.Dropout(dropout),
             nn.Linear(hidden_dim, dim),
             nn.Dropout(dropout),
