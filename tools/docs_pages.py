@@ -44,6 +44,11 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by mkdocs for each page: a mean and its deviation stay on one line."""
+    return re.sub(r"(\d) ± (\d)", "\\1\u00a0±\u00a0\\2", markdown)
+
+
 def pages() -> dict[str, str]:
     """Path within docs/ → Markdown."""
     return {
@@ -198,7 +203,8 @@ def commands_page() -> str:
         "# Commands\n",
         "What `bifusion COMMAND --help` prints: the options that people use. `--help-all` lists every "
         "one. Exit status: 0 done, 1 some of several could not be done, 2 bad input (one line says "
-        "what), 4 the guard stopped the run, 130 interrupted and saved.\n",
+        "what), 4 the guard stopped the run, 5 another process of the run failed, 130 interrupted and "
+        "saved.\n",
     ]
     for title, commands in cli.GROUPS.items():
         parts.append(f"## {title.capitalize()}\n")

