@@ -12,7 +12,7 @@ from collections.abc import Callable
 from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.errors import InputError
-from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny, towers
+from bifusion.recipes import bifusion, controls, mask3d, mini, oneformer3d, tiny, towers
 from bifusion.recipes.ablations import MEASURES
 from bifusion.spelling import did_you_mean
 
@@ -31,6 +31,7 @@ _ARMS: dict[str, Callable[[Config], Config]] = {
 }
 _BIFUSION: dict[str, Recipe] = {
     "bifusion_tiny": tiny.bifusion_tiny,
+    "bifusion_mini": mini.bifusion_mini,
     "bifusion_small": bifusion.bifusion_small,
     "bifusion_small_efficientnet": towers.bifusion_small_efficientnet,
     "bifusion_scannet20": bifusion.bifusion_scannet20,
