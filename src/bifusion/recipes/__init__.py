@@ -19,7 +19,7 @@ from bifusion.spelling import did_you_mean
 Recipe = Callable[[], Config]
 
 _BASELINE_ARM = {"baseline": bifusion.baseline}
-"""At small size `oneformer3d_small` is that baseline."""
+"""At small and mini size `oneformer3d_small` and `oneformer3d_mini` are that baseline."""
 _ARMS: dict[str, Callable[[Config], Config]] = {
     "without_views": bifusion.without_views,
     "naive": bifusion.naive,
@@ -45,7 +45,12 @@ def _arm_of(base: Recipe, arm: Callable[[Config], Config]) -> Recipe:
     return lambda: arm(base())
 
 
+def _has_own_baseline(name: str) -> bool:
+    return "small" in name or "mini" in name
+
+
 RECIPES: dict[str, Recipe] = {
+    "oneformer3d_mini": mini.oneformer3d_mini,
     "oneformer3d_small": oneformer3d.oneformer3d_small,
     "oneformer3d_small_fine": controls.oneformer3d_small_fine,
     "oneformer3d_scannet20": oneformer3d.oneformer3d_scannet20,
@@ -57,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
     **{
         f"{name}_{arm_name}": _arm_of(base, arm)
         for name, base in _BIFUSION.items()
-        for arm_name, arm in (_ARMS if "small" in name else _BASELINE_ARM | _ARMS).items()
+        for arm_name, arm in (_ARMS if _has_own_baseline(name) else _BASELINE_ARM | _ARMS).items()
     },
 }
 """Name -> function that makes a fresh configuration, free to be changed."""

@@ -9,7 +9,8 @@ import dataclasses
 
 from bifusion.config.run import Config
 from bifusion.models.unet import UNetConfig
-from bifusion.recipes.bifusion import bifusion_model, bifusion_small
+from bifusion.recipes.bifusion import baseline, bifusion_model, bifusion_small
+from bifusion.recipes.oneformer3d import oneformer3d_small
 
 VOXEL_SIZE_M = 0.12
 IMAGE_SIZE = 160
@@ -41,3 +42,11 @@ def bifusion_mini() -> Config:
     return dataclasses.replace(
         small, name=name, recipe=name, model=model, data=data, trainer=trainer, optim=optim
     )
+
+
+def oneformer3d_mini() -> Config:
+    """OneFormer3D in a minute: on the 3D network, data and optimiser of `bifusion_mini`, with the losses
+    of `oneformer3d_small`."""
+    name = "oneformer3d_mini"
+    stages = oneformer3d_small().stages
+    return dataclasses.replace(baseline(bifusion_mini()), name=name, recipe=name, stages=stages)

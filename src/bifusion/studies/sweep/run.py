@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bifusion.errors import InputError
 from bifusion.storage.files import locked
-from bifusion.studies.figures.text import duration
+from bifusion.studies.figures.text import duration, plural
 from bifusion.studies.page.files import write_study
 from bifusion.studies.sweep.grid import (
     COMPARED,
@@ -98,10 +98,11 @@ def _run_planned(
 
 def _tell_time(plan: SweepPlan, runs: Sequence[PlannedRun], jobs: int, console: Console) -> None:
     """How many runs there are, and about how long those take that are not finished."""
+    further = ", ".join(c.label for c in plan.conditions if c != PLAIN)
     console.print(
-        f"{len(runs)} runs: {len(plan.arms)} arms at {len(plan.factors)} rates, "
-        f"{len(plan.seeds)} seeds; further conditions for {' and '.join(COMPARED)}: "
-        f"{', '.join(c.label for c in plan.conditions if c != PLAIN) or 'none'}",
+        f"{plural(len(runs), 'run')}: {plural(len(plan.arms), 'arm')} at "
+        f"{plural(len(plan.factors), 'rate')}, {plural(len(plan.seeds), 'seed')}"
+        + (f"; for {' and '.join(COMPARED)} also {further}" if further else ""),
         highlight=False,
     )
     waiting = [run for run in runs if not run.finished]
