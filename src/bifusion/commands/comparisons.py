@@ -69,7 +69,7 @@ class Compare:
 
 
 def compare(args: list[str]) -> int:
-    """Train recipes on the same data and report; --ablate: what stabilises; --sweep lr: what breaks."""
+    """Train and compare recipes; --ablate: what stabilises; --sweep lr: what breaks."""
     wanted = parsing.parse(Compare, args, "compare", COMPARE_HELP)
     if wanted.ablate and wanted.sweep:
         raise InputError("--ablate does not go with --sweep: each has a grid and a folder of its own")

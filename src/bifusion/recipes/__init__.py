@@ -122,17 +122,19 @@ def describe_recipes() -> list[tuple[str, str]]:
     """Every recipe that is not made of another one, with what its docstring says first, and how those
     are called that are."""
     made = [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
-    rows = [(name, _described(name)) for name in RECIPES if name not in made]
+    rows = [(n, _described(n)) for n in RECIPES if n not in made and not n.endswith("_mini")]
     others = [name for name in made if not name.startswith(tuple(_BIFUSION))]
     arms = ", ".join([*_BASELINE_ARM, *_ARMS])
     return [*rows, ("BIFUSION_ARM", f"ARM: {arms}, no_MEASURE; {', '.join(others)}")]
 
 
 def _described(name: str) -> str:
-    """What the recipe's docstring says first, and the same recipe's variants with other image towers."""
-    variants = [other.removeprefix(name) for other in _BIFUSION if other.startswith(f"{name}_")]
-    also = "".join(f" Also …{ending}." for ending in variants)
-    return (RECIPES[name].__doc__ or "").splitlines()[0] + also
+    """What the recipe's docstring says first, and its variants: with other image towers, and smaller."""
+    also = [f"…{other.removeprefix(name)}" for other in _BIFUSION if other.startswith(f"{name}_")]
+    smaller = name.replace("_small", "_mini")
+    also += [smaller] if smaller != name and smaller in RECIPES else []
+    first = (RECIPES[name].__doc__ or "").splitlines()[0]
+    return f"{first} Also {', '.join(also)}." if also else first
 
 
 def known_recipes() -> str:

@@ -45,8 +45,10 @@ def bifusion_mini() -> Config:
 
 
 def oneformer3d_mini() -> Config:
-    """OneFormer3D in a minute: on the 3D network, data and optimiser of `bifusion_mini`, with the losses
-    of `oneformer3d_small`."""
+    """OneFormer3D in a minute.
+
+    On the 3D network, data and optimiser of `bifusion_mini`, with the losses of `oneformer3d_small`.
+    """
     name = "oneformer3d_mini"
     stages = oneformer3d_small().stages
     return dataclasses.replace(baseline(bifusion_mini()), name=name, recipe=name, stages=stages)
