@@ -5,6 +5,7 @@ A command imports what it needs when it runs: torch takes seconds, `bifusion --h
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -35,14 +36,14 @@ class Compare:
 
     recipes: tyro.conf.Positional[tuple[str, ...]] = ()
     """Recipes to train; leave out to report on finished runs (--runs). With --ablate: only these arms
-    beside the base."""
+    beside the base; with --sweep: only these."""
     data: Path | None = None
     """Data set to train on (train/ and val/ with scene folders)."""
     out: Path | None = None
-    """Folder of the comparison (runs/compare, or runs/ablation); what is finished in it is not trained
-    again."""
+    """Folder of the comparison (runs/compare, runs/ablation or runs/sweep); what is finished in it is
+    not trained again."""
     seeds: tuple[int, ...] | None = None
-    """Left out: 0, or, with --ablate, 0 1 2."""
+    """Left out: 0, or, with --ablate and --sweep, 0 1 2."""
     epochs: int | None = None
     """Length of all runs instead of the recipes' own."""
     tower_weights: Path | None = None
@@ -54,19 +55,26 @@ class Compare:
     ablate: bool = False
     """Train the base, the base without each of its stabilising measures, and its rivals, all over one
     grid of settings, and write ablation.html: what matters, what does not show, what harms."""
-    base: str = "bifusion_small"
-    """Staged recipe of --ablate."""
+    sweep: Literal["lr"] | None = None
+    """lr: train the base and its rivals at rates over three decades and write sweep.html: where each
+    of them breaks, and how. Without a guard: the first number that is not finite ends a run."""
+    base: str | None = None
+    """Staged recipe of --ablate (bifusion_small) or --sweep (bifusion_mini)."""
     grid: tuple[str, ...] = ()
     """--ablate: narrow the grid lr=1,5 range=1,30 precision=32-true,bf16-mixed (factors on learning
-    rates and on lifted 2D features), such as --grid lr=1 precision=32-true."""
+    rates and on lifted 2D features), such as --grid lr=1 precision=32-true. --sweep: likewise, such as
+    --grid lr=0.1,1,10 condition=plain."""
     accept_changes: bool = False
     """Go on with runs though scenes or versions of the software have changed; reports then say what."""
 
 
 def compare(args: list[str]) -> int:
-    """Train recipes on the same data and report on them; --ablate: what stabilises."""
+    """Train and compare recipes; --ablate: what stabilises; --sweep lr: what breaks."""
     wanted = parsing.parse(Compare, args, "compare", COMPARE_HELP)
-    return (_ablate if wanted.ablate else _compare)(wanted, Screen())
+    if wanted.ablate and wanted.sweep:
+        raise InputError("--ablate does not go with --sweep: each has a grid and a folder of its own")
+    study = _ablate if wanted.ablate else _sweep if wanted.sweep else _compare
+    return study(wanted, Screen())
 
 
 def _ablate(wanted: Compare, console: Console) -> int:
@@ -78,7 +86,7 @@ def _ablate(wanted: Compare, console: Console) -> int:
         raise InputError("--runs does not go with --ablate: it reports on the runs of its own grid")
     ablation = AblationConfig(
         data=wanted.data,
-        base=wanted.base,
+        base=wanted.base or "bifusion_small",
         out=wanted.out or Path("runs/ablation"),
         seeds=wanted.seeds if wanted.seeds is not None else DEFAULT_SEEDS,
         arms=wanted.recipes,
@@ -91,11 +99,33 @@ def _ablate(wanted: Compare, console: Console) -> int:
     return run_ablation(ablation, console)
 
 
+def _sweep(wanted: Compare, console: Console) -> int:
+    from bifusion.studies.sweep.run import DEFAULT_BASE, DEFAULT_SEEDS, SweepConfig, run_sweep
+
+    if wanted.data is None:
+        raise InputError("--data is missing: a sweep needs a data set (train/ and val/ folders)")
+    if wanted.runs:
+        raise InputError("--runs does not go with --sweep: it reports on the runs of its own grid")
+    sweep = SweepConfig(
+        data=wanted.data,
+        base=wanted.base or DEFAULT_BASE,
+        out=wanted.out or Path("runs/sweep"),
+        seeds=wanted.seeds if wanted.seeds is not None else DEFAULT_SEEDS,
+        arms=wanted.recipes,
+        grid=wanted.grid,
+        epochs=wanted.epochs,
+        tower_weights=wanted.tower_weights,
+        jobs=wanted.jobs,
+        accept_changes=wanted.accept_changes,
+    )
+    return run_sweep(sweep, console)
+
+
 def _compare(wanted: Compare, console: Console) -> int:
     from bifusion.studies.comparison.run import ComparisonConfig, run_comparison
 
     if wanted.grid:
-        raise InputError("--grid goes with --ablate")
+        raise InputError("--grid goes with --ablate and --sweep")
     comparison = ComparisonConfig(
         recipes=wanted.recipes,
         data=wanted.data,

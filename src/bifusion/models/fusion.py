@@ -21,6 +21,9 @@ from bifusion.models.geometric_code import CODE_CHANNELS
 from bifusion.rng import torch_rng
 from bifusion.types import FusionControl, FusionTrace
 
+OUTLIER_EVERY = 64
+"""One of so many 2D channels that `outliers_2d` acts on."""
+
 
 @dataclass
 class FusionConfig:
@@ -34,6 +37,8 @@ class FusionConfig:
     """LayerNorm at the end of both heads (off: raw ranges meet, as in the naive formula)."""
     range_2d: PositiveFloat = 1.0
     """Factor on the lifted features that enter the 2D head: how the fusion bears another range."""
+    outliers_2d: PositiveFloat = 1.0
+    """Factor besides on one channel in 64 of them: of large pretrained ViTs few channels stand out."""
     silent_start: bool = True
     """FiLM, gate and excitation start by saying nothing, their last layers at zero; off: at random."""
     film: bool = True
@@ -210,11 +215,15 @@ class Fusion(nn.Module):
 
         Returns:
             fused (M, D), and the trace; its alpha and f2d are 0 where unseen, its f2d_in is what
-            entered the head, after `range_2d`.
+            entered the head, after `range_2d` and `outliers_2d`.
         """
         assert self.head_2d is not None
         if self.config.range_2d != 1.0:
             f2d_in = f2d_in * self.config.range_2d
+        if self.config.outliers_2d != 1.0:
+            factors = f2d_in.new_ones(f2d_in.shape[1])
+            factors[::OUTLIER_EVERY] = self.config.outliers_2d
+            f2d_in = f2d_in * factors
         rows = torch.nonzero(seen)[:, 0] if rows is None else rows
         f2d, f3d = self.head_2d(f2d_in.index_select(0, rows)), self.head_3d(f3d_in)
         if self.film is not None:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.errors import InputError
-from bifusion.recipes import bifusion, controls, mask3d, oneformer3d, tiny, towers
+from bifusion.recipes import bifusion, controls, mask3d, mini, oneformer3d, tiny, towers
 from bifusion.recipes.ablations import MEASURES
 from bifusion.spelling import did_you_mean
 
 Recipe = Callable[[], Config]
 
 _BASELINE_ARM = {"baseline": bifusion.baseline}
-"""At small size `oneformer3d_small` is that baseline."""
+"""At small and mini size `oneformer3d_small` and `oneformer3d_mini` are that baseline."""
 _ARMS: dict[str, Callable[[Config], Config]] = {
     "without_views": bifusion.without_views,
     "naive": bifusion.naive,
@@ -31,6 +31,7 @@ _ARMS: dict[str, Callable[[Config], Config]] = {
 }
 _BIFUSION: dict[str, Recipe] = {
     "bifusion_tiny": tiny.bifusion_tiny,
+    "bifusion_mini": mini.bifusion_mini,
     "bifusion_small": bifusion.bifusion_small,
     "bifusion_small_efficientnet": towers.bifusion_small_efficientnet,
     "bifusion_scannet20": bifusion.bifusion_scannet20,
@@ -44,7 +45,12 @@ def _arm_of(base: Recipe, arm: Callable[[Config], Config]) -> Recipe:
     return lambda: arm(base())
 
 
+def _has_own_baseline(name: str) -> bool:
+    return "small" in name or "mini" in name
+
+
 RECIPES: dict[str, Recipe] = {
+    "oneformer3d_mini": mini.oneformer3d_mini,
     "oneformer3d_small": oneformer3d.oneformer3d_small,
     "oneformer3d_small_fine": controls.oneformer3d_small_fine,
     "oneformer3d_scannet20": oneformer3d.oneformer3d_scannet20,
@@ -56,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
     **{
         f"{name}_{arm_name}": _arm_of(base, arm)
         for name, base in _BIFUSION.items()
-        for arm_name, arm in (_ARMS if "small" in name else _BASELINE_ARM | _ARMS).items()
+        for arm_name, arm in (_ARMS if _has_own_baseline(name) else _BASELINE_ARM | _ARMS).items()
     },
 }
 """Name -> function that makes a fresh configuration, free to be changed."""
@@ -116,17 +122,19 @@ def describe_recipes() -> list[tuple[str, str]]:
     """Every recipe that is not made of another one, with what its docstring says first, and how those
     are called that are."""
     made = [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
-    rows = [(name, _described(name)) for name in RECIPES if name not in made]
+    rows = [(n, _described(n)) for n in RECIPES if n not in made and not n.endswith("_mini")]
     others = [name for name in made if not name.startswith(tuple(_BIFUSION))]
     arms = ", ".join([*_BASELINE_ARM, *_ARMS])
     return [*rows, ("BIFUSION_ARM", f"ARM: {arms}, no_MEASURE; {', '.join(others)}")]
 
 
 def _described(name: str) -> str:
-    """What the recipe's docstring says first, and the same recipe's variants with other image towers."""
-    variants = [other.removeprefix(name) for other in _BIFUSION if other.startswith(f"{name}_")]
-    also = "".join(f" Also …{ending}." for ending in variants)
-    return (RECIPES[name].__doc__ or "").splitlines()[0] + also
+    """What the recipe's docstring says first, and its variants: with other image towers, and smaller."""
+    also = [f"…{other.removeprefix(name)}" for other in _BIFUSION if other.startswith(f"{name}_")]
+    smaller = name.replace("_small", "_mini")
+    also += [smaller] if smaller != name and smaller in RECIPES else []
+    first = (RECIPES[name].__doc__ or "").splitlines()[0]
+    return f"{first} Also {', '.join(also)}." if also else first
 
 
 def known_recipes() -> str:

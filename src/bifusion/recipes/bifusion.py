@@ -135,7 +135,7 @@ def _full_size(label_set: str) -> Config:
 
 
 def bifusion_small() -> Config:
-    """BiFusion, small tower and network, for quick trials."""
+    """BiFusion, small, for quick trials."""
     tower = ClipConfig(architecture="small", blocks=4)
     return Config(
         name="bifusion_small",

@@ -97,7 +97,7 @@ def official_augmentation() -> AugmentConfig:
 
 
 def oneformer3d_small() -> Config:
-    """OneFormer3D in numbers that train on two cores in minutes."""
+    """OneFormer3D that trains on two cores in minutes."""
     return Config(
         name="oneformer3d_small",
         recipe="oneformer3d_small",

@@ -10,23 +10,17 @@ import numpy as np
 
 from bifusion.storage.json_schema import field_docs
 from bifusion.studies.ablation.report import CellFigures, RunsSample, RunState
+from bifusion.studies.figures.alarms import SPIKE_RULES, UNSTEADY_RULES, alarms_of
 from bifusion.studies.figures.metrics import (
     final_value,
     log_scatter,
     median_of,
     over_seeds,
     series,
-    spikes,
     update_counts,
 )
-from bifusion.studies.figures.run import Record, Run, load_run
+from bifusion.studies.figures.run import Run, load_run
 
-SPIKE_RULES = ("loss_spike", "gradient_spike")
-UNSTEADY_RULES = (
-    "vanishing_gradient", "exploding_gradient", "update_ratio", "gradient_ratio", "feature_range",
-    "loss_scale",
-)  # fmt: skip
-"""Alarms over the numbers of training itself, not over what it learns or is fed."""
 FIGURES = field_docs(CellFigures)
 """Figure of a run → what it is."""
 
@@ -66,7 +60,7 @@ def measure_run(folder: Path, *, crashed: bool = False) -> tuple[RunFigures, Run
         return RunFigures("crashed" if crashed else "not started", None, 0, 0, 0, NO_RUN.figures), None
     run = load_run(folder)
     counts = update_counts(run)
-    alarms = _alarms(run)
+    alarms = alarms_of(run)
     figures = {
         "raw_nonfinite": float(counts.nonfinite),
         "spikes": float(sum(rule in SPIKE_RULES for rule in alarms)),
@@ -85,27 +79,6 @@ def measure_run(folder: Path, *, crashed: bool = False) -> tuple[RunFigures, Run
     rollbacks = int(run.status.get("rollbacks") or 0)
     told = RunFigures(state, run.stop_reason, len(run.steps), counts.skipped, rollbacks, figures)
     return told, run
-
-
-def _alarms(run: Run) -> list[str]:
-    """Rule of every alarm, each as often as it was raised.
-
-    Runs of a version that raised none: spikes found in the curves.
-    """
-    if not any("alarms" in step for step in run.steps):
-        curves = {"loss_spike": ("total",), "gradient_spike": ("grad_norm", "total")}
-        return [
-            rule for rule, keys in curves.items() for _ in range(spikes(series(run.steps, *keys)).sum())
-        ]
-    return [rule for step in run.steps for rule in _rules_of(step)]
-
-
-def _rules_of(step: Record) -> list[str]:
-    """Rules that fired in a step, whether they warned or kept it from the weights; what is not finite
-    is counted apart."""
-    event = step.get("event") or {}
-    fault = [event["kind"]] if event.get("kind", "nonfinite") != "nonfinite" else []
-    return fault + [alarm["rule"] for alarm in step.get("alarms") or []]
 
 
 def over_runs(by_seed: dict[int, float]) -> RunsSample:

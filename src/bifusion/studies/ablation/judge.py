@@ -18,11 +18,11 @@ from bifusion.studies.ablation.report import (
     Cell,
     CellFigures,
     NotRun,
-    Setting,
 )
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.run import Run
+from bifusion.studies.figures.setting import setting_of
 
 Figures = Mapping[tuple[str, str, int], RunFigures]
 """(recipe, key of the point, seed) → figures of the run."""
@@ -61,7 +61,7 @@ def judge_ablation(plan: AblationPlan, title: str, measured: Measured) -> Ablati
         synthetic=any("generated" in s for run in runs for s in run.config.get("sources") or []),
         base=plan.base,
         seeds=list(plan.seeds),
-        setting=_setting(runs),
+        setting=setting_of(runs),
         points=list(plan.points),
         arms=list(plan.arms),
         not_run=_not_run(plan, [(folder.name, told.state) for folder, (told, _) in read.items()]),
@@ -81,20 +81,6 @@ def _not_run(plan: AblationPlan, states: Sequence[tuple[str, str]]) -> NotRun:
         arms=list(plan.arms_left_out),
         waiting=sorted(name for name, state in states if state in ("running", "not started")),
         crashed=sorted(name for name, state in states if state == "crashed"),
-    )
-
-
-def _setting(runs: Sequence[Run]) -> Setting | None:
-    """Scenes, length and image tower that all runs share; None before the first started."""
-    if not runs:
-        return None
-    towers = [run.tower for run in runs if run.tower]
-    return Setting(
-        epochs=runs[0].epochs,
-        train_scenes=len(runs[0].train_scenes),
-        val_scenes=len(runs[0].val_scenes),
-        label_set=runs[0].label_set,
-        tower=towers[0] if towers else None,
     )
 
 

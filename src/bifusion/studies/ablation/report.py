@@ -8,6 +8,7 @@ from typing import Literal
 from bifusion.storage.json_schema import Count
 from bifusion.studies.ablation.plan import AblationArm, GridPoint
 from bifusion.studies.figures.metrics import Sample
+from bifusion.studies.figures.setting import Setting
 from bifusion.studies.page.files import StudyReport
 
 Aspect = Literal["stability", "accuracy"]
@@ -113,22 +114,6 @@ class ArmFinding:
     """Accuracy."""
     difference: RunsSample
     """Accuracy of the arm minus that of the staged recipe by seed, mean over the grid."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all runs share."""
-
-    epochs: Count
-    """Length."""
-    train_scenes: Count
-    """Training scenes."""
-    val_scenes: Count
-    """Validation scenes."""
-    label_set: str
-    """Label set."""
-    tower: str | None
-    """Where the image tower's weights come from."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""A recipe between tiny and small: it learns enough to show over which rates it does, in about a minute.
+
+The tiny ones end before they have learnt anything; hundreds of runs of the small ones take days.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bifusion.config.run import Config
+from bifusion.models.unet import UNetConfig
+from bifusion.recipes.bifusion import baseline, bifusion_model, bifusion_small
+from bifusion.recipes.oneformer3d import oneformer3d_small
+
+VOXEL_SIZE_M = 0.12
+IMAGE_SIZE = 160
+VIEWS = 3
+LR = 2e-3
+EPOCHS = 30
+EVALUATIONS = 6
+
+
+def bifusion_mini() -> Config:
+    """BiFusion in a minute."""
+    small = bifusion_small()
+    model = bifusion_model(small)
+    model = dataclasses.replace(
+        model,
+        unet=UNetConfig(kind="residual", in_channels=6, planes=(16, 32, 48)),
+        decoder=dataclasses.replace(model.decoder, num_layers=2, dim=64, ffn_dim=128),
+        fusion=dataclasses.replace(model.fusion, dim=48, hidden=96),
+    )
+    data = dataclasses.replace(
+        small.data, voxel_size_m=VOXEL_SIZE_M, image_size=IMAGE_SIZE, max_views=VIEWS
+    )
+    every = EPOCHS // EVALUATIONS
+    trainer = dataclasses.replace(
+        small.trainer, epochs=EPOCHS, eval_every=every, save_epochs=EPOCHS, evaluation_views=VIEWS
+    )
+    optim = dataclasses.replace(small.optim, lr=LR, warmup_steps=30)
+    name = "bifusion_mini"
+    return dataclasses.replace(
+        small, name=name, recipe=name, model=model, data=data, trainer=trainer, optim=optim
+    )
+
+
+def oneformer3d_mini() -> Config:
+    """OneFormer3D in a minute.
+
+    On the 3D network, data and optimiser of `bifusion_mini`, with the losses of `oneformer3d_small`.
+    """
+    name = "oneformer3d_mini"
+    stages = oneformer3d_small().stages
+    return dataclasses.replace(baseline(bifusion_mini()), name=name, recipe=name, stages=stages)

@@ -1,0 +1,85 @@
+"""What a sweep found, in sentences made of its figures, and how the figures are defined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from bifusion.studies.figures.text import number, plural
+from bifusion.studies.sweep.breaking import GATE_DEAD, GATE_SATURATED, LEAST_GAIN
+from bifusion.studies.sweep.grid import PLAIN
+from bifusion.studies.sweep.plan import SweepArm
+from bifusion.studies.sweep.report import Breaking, Curve
+from bifusion.studies.sweep.sensitivity import WITHIN, GoodRates
+
+DEFINITIONS = (
+    "Loss: the terms of a step with the weights that the arm has at the end of its plan, so that losses "
+    "which ramp in do not look like a rise; initial, of the first step; final, the median of the last "
+    "steps. A run that was stopped counts with its initial loss and with an mIoU of 0.",
+    "Sensitivity: the mean over rates of min(final loss, initial loss) − the best final loss (Wortsman "
+    "et al., arXiv 2309.14322); relative, as a share of what the best rate gains.",
+    f"Good rates: those around the best one whose mean mIoU is within {WITHIN:.0%} of the best.",
+    "A run breaks by whichever comes first: a number that is not finite ends it; its learned gate "
+    f"stays below {GATE_DEAD} (dead) or above {GATE_SATURATED} (saturated) to its end; its loss no "
+    f"longer falls, with less than {LEAST_GAIN:.0%} of what the arm’s best rate gains; its validations "
+    "find one class at most, to its end. Below the arm’s best rate the last two are called too slow.",
+    "An arm breaks at the lowest rate above its best one at which more than half of the seeds broke.",
+    "Without a guard the first NaN or infinity ends a run: clipping and the optimiser would carry it "
+    "into every weight.",
+)
+"""Shown on the page, above what they were applied to."""
+
+
+def findings(curves: Sequence[Curve], arms: Mapping[str, SweepArm]) -> list[str]:
+    """One sentence a curve, and one that holds staged against naive."""
+    told = [_of_curve(curve, arms[curve.arm]) for curve in curves if curve.condition == PLAIN.key]
+    return told + _staged_and_naive(curves, arms)
+
+
+def _of_curve(curve: Curve, arm: SweepArm) -> str:
+    good, seeds = curve.good, max(len(rate.figures.miou.by_seed) for rate in curve.rates)
+    if not math.isfinite(good.best):
+        return f"{arm.label}: nothing learnt at any rate that has ended."
+    return (
+        f"{arm.label}: best mIoU {number(good.best_miou)} at × {good.best:g}; within {WITHIN:.0%} of it "
+        f"{range_text(good)}; {breaking_text(curve.breaking)} ({plural(seeds, 'seed')})."
+    )
+
+
+def range_text(good: GoodRates) -> str:
+    """ "over × 0.27 to × 5.2, a factor of 19"."""
+    if not math.isfinite(good.best):
+        return "—"
+    if good.low == good.high:
+        text = f"at × {good.best:g} alone"
+    else:
+        text = f"over × {good.low:g} to × {good.high:g}, a factor of {good.span:.3g}"
+    edges = [
+        side for side, is_edge in (("below", good.low_is_edge), ("above", good.high_is_edge)) if is_edge
+    ]
+    return f"{text} (nothing tried {' or '.join(edges)})" if edges else text
+
+
+def breaking_text(breaking: Breaking | None) -> str:
+    """ "breaks at × 37: gate dead (3) from step 120"."""
+    if breaking is None:
+        return "does not break in the rates tried"
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in breaking.kinds.items())
+    first = f"first at step {min(breaking.steps)}, {breaking.where}"
+    return f"breaks at × {breaking.factor:g}: {kinds}, {first}"
+
+
+def _staged_and_naive(curves: Sequence[Curve], arms: Mapping[str, SweepArm]) -> list[str]:
+    """How much wider the staged arm's range of good rates is, condition by condition."""
+    told = []
+    for condition in dict.fromkeys(curve.condition for curve in curves):
+        spans = {
+            arms[curve.arm].role: curve.good.span for curve in curves if curve.condition == condition
+        }
+        staged, naive = spans.get("staged", math.nan), spans.get("naive", math.nan)
+        if math.isfinite(staged) and math.isfinite(naive):
+            told.append(
+                f"{condition}: staged fusion is within {WITHIN:.0%} of its best over a factor of "
+                f"{staged:.3g} in the rate, naive over {naive:.3g}: {staged / naive:.3g} times as wide."
+            )
+    return told

@@ -1,0 +1,163 @@
+"""The content of sweep.json, typed; its schema is made from these classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bifusion.storage.json_schema import Count
+from bifusion.studies.figures.metrics import Sample
+from bifusion.studies.figures.setting import Setting
+from bifusion.studies.page.files import StudyReport
+from bifusion.studies.sweep.breaking import Break
+from bifusion.studies.sweep.plan import Condition, SweepArm
+from bifusion.studies.sweep.sensitivity import GoodRates
+
+RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
+Verdict = Literal[
+    "learns", "too slow", "non-finite", "gate dead", "gate saturated", "loss stuck", "one class"
+]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How one run went."""
+
+    seed: int
+    """Its seed."""
+    folder: str
+    """Name of its folder."""
+    state: RunState
+    """As in status.json; "crashed" or "not started" where there is no result."""
+    verdict: Verdict | None
+    """The first of its breaks; "too slow" where its rate is below the arm's best one and it learnt too
+    little; null before it has ended."""
+    breaks: list[Break]
+    """Every way in which it broke, by step."""
+    steps: Count
+    """Steps attempted."""
+    alarms: dict[str, Count]
+    """Rule → alarms raised."""
+
+
+@dataclass(frozen=True)
+class RateFigures:
+    """Each figure over the seeds."""
+
+    final_loss: Sample
+    """training loss at the end, no more than before training; that where the run was stopped"""
+    miou: Sample
+    """validation mIoU of the last checkpoint; 0 where the run was stopped"""
+    ap: Sample
+    """validation AP of the last checkpoint; 0 where the run was stopped"""
+    gate: Sample
+    """mean gate over validation points that a view sees, last checkpoint"""
+    raw_nonfinite: Sample
+    """steps with a non-finite value; without a guard the first one ends the run"""
+    alarms: Sample
+    """alarms that the run's rules raised"""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The runs of one arm under one condition at one rate."""
+
+    factor: float
+    """On the arm's own rate."""
+    figures: RateFigures
+    """Each figure over the seeds."""
+    runs: list[RunOutcome]
+    """One a seed."""
+
+
+@dataclass(frozen=True)
+class Breaking:
+    """Where an arm breaks as its rate rises."""
+
+    factor: float
+    """The lowest factor above its best one at which most seeds broke."""
+    kinds: dict[str, Count]
+    """What came first there → in how many seeds."""
+    steps: list[Count]
+    """From which step on, seed by seed."""
+    where: str
+    """Paths and module, gate, loss or class, of the first seed that broke."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One arm under one condition over all rates."""
+
+    arm: str
+    """Key of the arm."""
+    condition: str
+    """Key of the condition."""
+    initial_loss: Sample
+    """Loss of the first step, before any update."""
+    sensitivity: Sample
+    """Learning-rate sensitivity of Wortsman et al. (2309.14322): mean over rates of min(final, initial
+    loss) − the best final loss. Seeds of which every rate has ended."""
+    relative_sensitivity: Sample
+    """The same as a share of what the best rate gains, 0 to 1: comparable between arms whose losses
+    differ."""
+    miou_shortfall: Sample
+    """Mean over rates of 1 − mIoU / best mIoU."""
+    good: GoodRates
+    """The rates within 10 % of the best mean mIoU."""
+    breaking: Breaking | None
+    """Null where it does not break in the rates that have ended."""
+    rates: list[Rate]
+    """By factor, ascending."""
+
+
+@dataclass(frozen=True)
+class SweepNotRun:
+    """What the figures do not hold."""
+
+    factors: list[float]
+    """Of the default rates."""
+    conditions: list[str]
+    """Labels of the default conditions that were left out."""
+    arms: list[str]
+    """Recipes that were left out."""
+    waiting: list[str]
+    """Run folders that have not ended."""
+    crashed: list[str]
+    """Run folders without a result because the run crashed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepReport(StudyReport):
+    """Content of sweep.json: arms trained at learning rates that span decades, and where each of them
+    breaks. mIoU and AP are fractions in [0, 1]. Numbers that were not measured are null."""
+
+    complete: bool
+    """Every planned run ended and was evaluated, was stopped, or crashed."""
+    synthetic: bool
+    """The scenes are generated rooms."""
+    base: str
+    """The staged recipe that arms are made of."""
+    seeds: list[int]
+    """Seeds of every arm at every rate."""
+    setting: Setting | None
+    """What all runs share; null before the first started."""
+    factors: list[float]
+    """On every arm's own rate, ascending."""
+    conditions: list[Condition]
+    """Those that were planned."""
+    arms: list[SweepArm]
+    """In the order of tables."""
+    not_run: SweepNotRun
+    """What the figures do not hold."""
+    runs: dict[str, Count]
+    """State → number of runs."""
+    figures: dict[str, str]
+    """Figure → what it is."""
+    definitions: list[str]
+    """How breaking, sensitivity and good rates are found."""
+    refused: str | None
+    """Why accuracies are not compared; null where they are."""
+    findings: list[str]
+    """What came out, in sentences made of the figures."""
+    curves: list[Curve]
+    """Every arm under every condition that concerns it."""

@@ -1,0 +1,398 @@
+"""The sweep of learning rates: its estimators, verdicts on constructed signals, its grid and report."""
+
+import dataclasses
+import json
+import math
+import re
+
+import jsonschema
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bifusion.errors import InputError
+from bifusion.storage.json_files import to_json
+from bifusion.studies.figures.run import load_run
+from bifusion.studies.sweep.breaking import breaks_of, final_loss
+from bifusion.studies.sweep.grid import CONDITIONS, FACTORS, parse_grid, sweep_arms
+from bifusion.studies.sweep.plan import SweepArm, SweepPlan
+from bifusion.studies.sweep.run import SweepConfig, plan_sweep, write_sweep
+from bifusion.studies.sweep.sensitivity import (
+    capped,
+    good_rates,
+    relative_sensitivity,
+    sensitivity,
+    shortfall,
+)
+from bifusion.studies.sweep.signals import Signals, signals_of, weighted_loss
+from bifusion.studies.sweep.terminal import print_sweep
+from run_factory import FakeRun
+
+NAN = math.nan
+INITIAL, BEST, STEPS = 10.0, 2.0, 200
+
+
+# ---------------------------------------------------------------------------------- the estimators
+
+
+def test_sensitivity_is_the_mean_excess_over_the_best_with_losses_capped_at_the_start():
+    finals = [4.0, 2.0, 30.0, math.inf]
+    assert sensitivity(finals, INITIAL) == pytest.approx((2 + 0 + 8 + 8) / 4)
+    assert relative_sensitivity(finals, INITIAL) == pytest.approx((2 + 0 + 8 + 8) / 4 / 8)
+    assert sensitivity([3.0] * 5, INITIAL) == relative_sensitivity([3.0] * 5, INITIAL) == 0
+    assert relative_sensitivity([2.0, *[math.inf] * 99], INITIAL) == pytest.approx(0.99)
+
+
+def test_sensitivity_without_a_gain_or_a_start_is_not_a_number():
+    assert math.isnan(relative_sensitivity([math.inf, 12.0], INITIAL))
+    assert math.isnan(sensitivity([], INITIAL)) and math.isnan(sensitivity([1.0], NAN))
+    assert capped(NAN, INITIAL) == INITIAL
+
+
+def test_shortfall_counts_a_run_without_a_figure_as_nothing():
+    assert shortfall([0.4, 0.2, NAN, 0.0]) == pytest.approx(1 - 0.15 / 0.4)
+    assert math.isnan(shortfall([0.0, NAN]))
+
+
+@pytest.mark.parametrize(
+    ("miou", "low", "high", "edges"),
+    [
+        ({0.1: 0.2, 1: 0.39, 10: 0.4, 100: 0.37}, 1, 100, (False, True)),
+        ({0.1: 0.38, 1: 0.2, 10: 0.4, 100: 0.1}, 10, 10, (False, False)),  # a gap ends the range
+        ({0.1: 0.4, 1: NAN, 10: 0.4}, 0.1, 0.1, (True, False)),
+    ],
+)
+def test_good_rates_are_those_next_to_the_best(miou, low, high, edges):
+    good = good_rates(miou)
+    assert (good.low, good.high, good.span) == (low, high, high / low)
+    assert (good.low_is_edge, good.high_is_edge) == edges
+
+
+def test_no_good_rates_where_nothing_is_learnt():
+    for miou in ({}, {1: 0.0, 10: NAN}):
+        assert math.isnan(good_rates(miou).best) and math.isnan(good_rates(miou).span)
+
+
+# ------------------------------------------------------------------------------------ the verdicts
+
+
+def falling(steps=STEPS, to=BEST, start=INITIAL):
+    return start + (to - start) * (1 - np.exp(-5 * np.arange(steps) / steps))
+
+
+def learned_gate(steps=STEPS, since=50, value=0.5):
+    alpha = np.full(steps, NAN)
+    alpha[since:] = value
+    return alpha
+
+
+def signals(**changes):
+    usual = {"loss": falling(), "alpha": learned_gate(), "one_class": ((100, "wall"), (200, None))}
+    return Signals(**usual | changes)
+
+
+def found(**changes):
+    return [(b.kind, b.step) for b in breaks_of(signals(**changes), INITIAL, BEST)]
+
+
+def test_a_run_that_learns_breaks_nowhere():
+    assert found() == []
+    assert final_loss(signals()) == pytest.approx(BEST, abs=0.2)
+
+
+def test_a_number_that_is_not_finite_breaks_only_a_run_that_it_ends():
+    fault = (120, "gradient.backbone: unet.up1")
+    told = breaks_of(signals(stopped=True, fault=fault, loss=falling()[:121]), INITIAL, BEST)
+    assert [(b.kind, b.step, b.where) for b in told] == [("non-finite", *fault)]
+    assert found(fault=fault) == [], "a guard kept it from the weights"
+    assert final_loss(signals(stopped=True)) == math.inf
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0.01, "gate dead"), (0.99, "gate saturated")])
+def test_a_gate_that_stays_beyond_its_bounds(value, kind):
+    alpha = learned_gate()
+    alpha[80:90], alpha[150:] = value, value
+    ((told, step),) = found(alpha=alpha)
+    assert told == kind and abs(step - 150) <= 6, "the first time it came back"
+    alpha[190:] = 0.5
+    assert found(alpha=alpha) == []
+
+
+def test_a_gate_that_is_held_or_out_of_its_range_alone_is_not_broken():
+    assert found(alpha=np.full(STEPS, NAN)) == [] == found(alpha=learned_gate(value=0.2))
+
+
+def test_a_loss_that_no_longer_falls():
+    stays = np.concatenate([falling(60, to=8.0), np.full(140, 8.0)])
+    ((kind, step),) = found(loss=stays)
+    assert kind == "loss stuck" and 40 <= step <= 65
+    rises = np.concatenate([falling(60, to=5.0), np.full(140, 30.0)])
+    assert found(loss=rises)[0][0] == "loss stuck"
+    assert found(loss=falling(to=5.5)) == [], "more than half of the gain"
+    assert found(loss=np.linspace(INITIAL, 7.0, STEPS)) == [], "slow, but it falls"
+
+
+def test_one_class_for_all_and_what_comes_first():
+    told = ((50, None), (100, "wall"), (150, "none"), (200, "floor"))
+    assert found(one_class=told) == [("one class", 100)]
+    alpha = learned_gate()
+    alpha[60:] = 0.0
+    assert [kind for kind, _ in found(one_class=told, alpha=alpha)] == ["gate dead", "one class"]
+
+
+def test_a_window_of_steps_is_never_longer_than_a_run():
+    for steps in (1, 2, 4):
+        assert breaks_of(signals(loss=falling(steps), alpha=learned_gate(steps, 0)), INITIAL, BEST) == []
+
+
+# ------------------------------------------------------------------------------------- the records
+
+
+def test_the_loss_has_fixed_weights():
+    weights = {"semantic": 0.5, "score": 1.0}
+    assert weighted_loss({"losses": {"semantic": 4.0, "mask_bce": 9.0}}, weights) == 2.0
+    assert math.isnan(weighted_loss({"losses": {"semantic": None}}, weights))
+    assert math.isnan(weighted_loss({"losses": {}}, weights))
+
+
+def rewrite(folder, name, change):
+    """Changes each record of a file of a run folder."""
+    records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    for record in records:
+        change(record)
+    (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_signals_are_read_from_what_a_run_recorded(tmp_path):
+    folder = FakeRun(epochs=6, nonfinite={4: 1}, state="guard_stopped", evaluated=True).write(tmp_path)
+
+    def blame(record):
+        if record["event"]:
+            record["event"]["diagnosis"] = {"module": "fusion.gate.mlp.0"}
+        if record["step"] == 3:
+            record["alarms"] = [{"rule": "gate_collapse", "where": ["gate.mean"]}]
+
+    def one_class(record):
+        if record["val"] and record["epoch"] == 5:
+            record["val"]["iou"] = dict.fromkeys(record["val"]["iou"], 0.0) | {"wall": 0.2}
+
+    rewrite(folder, "steps.jsonl", blame)
+    rewrite(folder, "epochs.jsonl", one_class)
+    told = signals_of(load_run(folder), {"semantic": 1.0})
+    assert told.fault == (32, "gradient.fusion: fusion.gate.mlp.0") and told.stopped
+    assert told.alarms == {"gate_collapse": 1} and told.raw_nonfinite == 1
+    assert told.one_class[0] == (16, None) and told.one_class[-1] == (48, "wall")
+    assert np.isnan(told.alpha[0]) and np.isfinite(told.alpha[-1]), "held before it is learned"
+
+
+# ---------------------------------------------------------------------------------------- the grid
+
+
+def wanted(tmp_path, **settings):
+    return SweepConfig(data=tmp_path, out=tmp_path / "out", base="bifusion_tiny", **settings)
+
+
+def test_the_default_grid_is_whole(tmp_path):
+    plan, runs = plan_sweep(wanted(tmp_path))
+    roles = [arm.role for arm in plan.arms]
+    assert roles == ["baseline", "without_views", "naive", "plan_a", "plan_b", "staged"]
+    assert len(FACTORS) == 8 and FACTORS[-1] / FACTORS[0] == pytest.approx(1000)
+    ratios = np.diff(np.log10(FACTORS))
+    assert np.allclose(ratios, 3 / 7, atol=0.01), "evenly, up to rounding"
+    further = [condition.key for condition in plan.conditions][1:]
+    assert further == ["bf16", "outliers", "range10", "range100", "guard", "batch4"]
+    assert len(runs) == 6 * 8 * 3 + 2 * 8 * 3 * len(further) == len(plan.folders)
+    assert len({run.folder for run in runs}) == len(runs)
+    assert not (plan.factors_left_out or plan.conditions_left_out or plan.arms_left_out)
+
+
+def test_a_condition_changes_what_it_says_and_nothing_else(tmp_path):
+    plan, runs = plan_sweep(wanted(tmp_path, grid=("lr=2",), seeds=(1,)))
+    by_folder = {run.folder: run.config for run in runs}
+    of = {
+        key: by_folder[plan.folders["bifusion_tiny", key, 2.0, 1]] for key in CONDITIONS if key != "fp16"
+    }
+    plain = of["plain"]
+    assert plain.seed == 1 and plain.optim.lr == pytest.approx(2 * plan.arms[-1].lr)
+    guard = plain.trainer.guard
+    assert (guard.rollback_after, guard.max_rollbacks) == (1, 0), "the first fault ends it"
+    assert of["guard"].trainer.guard.max_rollbacks > 0 and of["guard"].trainer.guard.rollback_after > 1
+    assert of["bf16"].trainer.precision == "bf16-mixed" and plain.trainer.precision == "32-true"
+    ranges = {k: (c.model.fusion.range_2d, c.model.fusion.outliers_2d) for k, c in of.items()}
+    assert (
+        ranges["plain"] == (1, 1) and ranges["outliers"] == (1, 30) and ranges["range100"] == (100, 30)
+    )
+    assert of["batch4"].trainer.batch_size == 4 * plain.trainer.batch_size
+    of["batch4"].trainer.batch_size = plain.trainer.batch_size
+    of["range100"].model.fusion = plain.model.fusion
+    assert of["batch4"] == plain == of["range100"]
+
+
+def test_a_narrowed_grid_says_what_is_left_out(tmp_path):
+    plan, runs = plan_sweep(
+        wanted(
+            tmp_path, arms=("naive", "bifusion_tiny"), grid=("lr=10,1", "condition=plain"), seeds=(4,)
+        )
+    )
+    assert plan.factors == (1.0, 10.0) and plan.arms_left_out[0] == "bifusion_tiny_baseline"
+    assert len(plan.factors_left_out) == 8 and "bfloat16" in plan.conditions_left_out
+    assert [run.folder.name for run in runs] == [
+        "bifusion_tiny_naive-plain-lr1-seed4",
+        "bifusion_tiny-plain-lr1-seed4",
+        "bifusion_tiny_naive-plain-lr10-seed4",
+        "bifusion_tiny-plain-lr10-seed4",
+    ]
+
+
+def test_losses_are_weighed_as_at_the_end_of_an_arms_plan():
+    arms = {arm.role: arm for arm in sweep_arms("bifusion_small")}
+    assert arms["staged"].loss_weights == arms["naive"].loss_weights, "alignment has faded out"
+    assert arms["staged"].loss_weights["semantic"] == 0.4
+    assert arms["plan_a"].loss_weights == {"semantic": 1.0}
+    assert arms["baseline"].key == "oneformer3d_small"
+
+
+@pytest.mark.parametrize(
+    "item", ["lr=", "lr=1,1", "rate=2", "lr=-1", "lr=x", "lr=inf", "condition=bf17", "condition="]
+)
+def test_grids_that_make_no_sense_are_refused(item):
+    with pytest.raises(InputError, match="--grid"):
+        parse_grid((item,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base": "bifusion_small_naive"}, "expected a staged recipe"),
+        ({"base": "bifusion_smal"}, "unknown"),
+        ({"arms": ("mask3d_tiny",)}, "no arm of it"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"seeds": ()}, "one or more"),
+        ({"arms": ("plan_a",), "grid": ("condition=bf16",)}, "nothing to run"),
+    ],
+)
+def test_requests_that_make_no_plan_are_refused(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        plan_sweep(dataclasses.replace(wanted(tmp_path), **settings))
+
+
+# -------------------------------------------------------------------------------------- the report
+
+ARMS = (
+    SweepArm("naive_small", "naive", "Naive <BiFusion>", 1e-3, {"semantic": 1.0}),
+    SweepArm("staged_small", "staged", "Staged BiFusion", 1e-3, {"semantic": 1.0}),
+)
+RATES, SEEDS = (0.1, 1.0, 10.0, 100.0), (0, 1)
+PLAIN, BF16 = (CONDITIONS[key][0] for key in ("plain", "bf16"))
+
+
+def fake(arm, factor, seed):
+    """Naive learns at × 1 alone and ends with a NaN at × 10 and above; staged learns up to × 10, and at
+    × 100 its loss stays."""
+    usual = {"arm": arm, "seed": seed, "epochs": 6, "miou": 0.4 + 0.001 * seed, "gradient_noise": 0.01}
+    if arm == "naive" and factor > 1:
+        return FakeRun(**usual, nonfinite={3: 1}, epochs_done=3, state="guard_stopped", evaluated=True)
+    slow = factor < (1 if arm == "naive" else 0.1)
+    return FakeRun(**usual | ({"miou": 0.1} if slow or factor == 100 else {}))
+
+
+def fake_plan(root, write=fake, conditions=(PLAIN,)):
+    folders = {}
+    for condition in conditions:
+        for arm in ARMS:
+            for factor in RATES:
+                for seed in SEEDS:
+                    inside = root / f"{arm.key}-{condition.key}-{factor:g}"
+                    run = write(arm.role, factor, seed)
+                    folder = run.write(inside) if run else inside / f"seed{seed}"
+                    if run and run.miou == 0.1 and factor == 100:
+                        rewrite(folder, "steps.jsonl", lambda r: r["losses"].update(semantic=3.0))
+                    folders[arm.key, condition.key, factor, seed] = folder
+    return SweepPlan("staged_small", ARMS, RATES, conditions, SEEDS, folders, (0.5,), ("2D × 10",))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    plan = fake_plan(root, conditions=(PLAIN, BF16))
+    report = write_sweep(plan, root, title="A <b>title</b>")
+    return root, report, (root / "sweep.html").read_text()
+
+
+def curve_of(report, arm, condition="plain"):
+    return next(c for c in report.curves if (c.arm, c.condition) == (arm, condition))
+
+
+def test_where_each_arm_breaks_and_how(told):
+    naive, staged = (curve_of(told[1], arm.key) for arm in ARMS)
+    assert naive.breaking.factor == 10 and naive.breaking.kinds == {"non-finite": 2}
+    assert naive.breaking.steps == [24, 24] and "gradient.fusion" in naive.breaking.where
+    assert staged.breaking.factor == 100 and staged.breaking.kinds == {"loss stuck": 2}
+    assert [run.verdict for run in staged.rates[0].runs] == ["learns", "learns"]
+
+
+def test_good_rates_and_sensitivities_follow_from_the_runs(told):
+    naive, staged = (curve_of(told[1], arm.key) for arm in ARMS)
+    assert (naive.good.low, naive.good.high) == (1, 1) and staged.good.span == pytest.approx(100)
+    assert staged.good.low_is_edge and not staged.good.high_is_edge
+    stopped = naive.rates[2].figures
+    assert stopped.miou.mean == 0 and stopped.raw_nonfinite.mean == 1
+    assert stopped.final_loss.mean == pytest.approx(naive.initial_loss.mean), (
+        "as if it had learnt nothing"
+    )
+    assert naive.relative_sensitivity.mean == pytest.approx(0.5, abs=0.05)
+    assert naive.relative_sensitivity.mean > staged.relative_sensitivity.mean
+    assert any("100 times as wide" in finding for finding in told[1].findings)
+
+
+def test_content_is_valid_and_the_page_tells_it_as_text(told):
+    root, report, page = told
+    stored, schema = (
+        json.loads((root / f"sweep.{kind}").read_text()) for kind in ("json", "schema.json")
+    )
+    assert stored == to_json(report)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(stored, schema)
+    assert "A <b>title" not in page and "Naive <BiFusion>" not in page
+    assert "Naive &lt;BiFusion&gt;" in page and "arXiv 2309.14322" in page
+    assert "breaks at × 10: non-finite (2), first at step 24" in page
+    assert "Rates: × 0.5." in page and "Conditions: 2D × 10." in page
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page, re.S)[1])
+    assert len(charts) == page.count('class="plot"') >= 8
+    crosses = [t["marker"]["symbol"] for t in charts[0]["data"] if "Naive" in t["name"]]
+    assert crosses[0] == ["circle", "circle", "x", "x"]
+
+
+def test_the_terminal_tells_the_curves(told):
+    console = Console(record=True, width=80)
+    print_sweep(told[1], console)
+    text = console.export_text()
+    assert "Staged BiFusion, bfloat16" in text and "arXiv" not in text
+    assert "100 times as wide" in text.replace("\n", " ")
+
+
+def test_what_has_not_ended_is_left_open(tmp_path):
+    def few(arm, factor, seed):
+        run = fake(arm, factor, seed) if seed == 0 else None
+        if run and factor == 1:
+            run.state, run.epochs_done = "running", 1
+        return run
+
+    report = write_sweep(fake_plan(tmp_path, few), tmp_path, title="")
+    assert not report.complete and report.runs["not started"] == 8
+    staged = curve_of(report, "staged_small")
+    assert staged.rates[1].runs[0].verdict is None and not staged.sensitivity.by_seed
+    assert math.isnan(staged.sensitivity.mean) and staged.breaking.factor == 100
+    assert "partial" in (tmp_path / "sweep.html").read_text()
+    print_sweep(report, Console(quiet=True))
+
+
+def test_scenes_used_twice_refuse_comparisons(tmp_path):
+    def leaking(arm, factor, seed):
+        run = fake(arm, factor, seed) if factor == 1 else None
+        if run:
+            run.val_scenes = ["train00"]
+        return run
+
+    report = write_sweep(fake_plan(tmp_path, leaking), tmp_path, title="")
+    assert "used both in training and in validation" in report.refused and not report.findings
