@@ -83,6 +83,8 @@ class FakeRun:
     shuffled_retrieval: float = 0.02
     """How often a point is found by another point's image feature."""
     predictions: bool = False
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """What evaluation.json holds besides."""
 
     def write(self, root: Path) -> Path:
         """The folder, `root/ARM-seedK`."""
@@ -108,7 +110,7 @@ class FakeRun:
         }
         _dump(folder / "status.json", status)
         if self.state == "completed" if self.evaluated is None else self.evaluated:
-            _dump(folder / "evaluation.json", self._evaluation(done))
+            _dump(folder / "evaluation.json", self._evaluation(done) | self.evaluation)
         if self.predictions:
             write_predictions(folder / "predictions", self.val_scenes[0], np.random.default_rng(0))
         return folder

@@ -68,6 +68,15 @@ def transform(points: Tensor, matrix: Tensor) -> Tensor:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
+def camera_position_m(world2cam: Tensor) -> Tensor:
+    """(V, 3) places of cameras in the scene, of rigid (V, 4, 4) transforms: rotation transposed, -Rᵀt.
+
+    Without matrix products, which autocast would run in half precision.
+    """
+    rotation, translation = world2cam[:, :3, :3], world2cam[:, :3, 3]
+    return -(rotation * translation[:, :, None]).sum(1)
+
+
 def project(position_m: Tensor, world2cam: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """World to camera to pixel, by the pinhole matrix `K` (3, 3) of that camera.
 
@@ -250,6 +259,23 @@ def lift_features(
 
 def mean_over_views(values: Tensor, sightings: Sightings) -> Tensor:
     """(V, k) values of views, averaged over the views that see each voxel: (M, k), 0 where none."""
+    return mean_of_sightings(values.index_select(0, sightings.view), sightings)
+
+
+def mean_of_sightings(values: Tensor, sightings: Sightings) -> Tensor:
+    """(P, k) values of sightings, averaged over those of each voxel: (M, k), 0 where there is none."""
     summed = values.new_zeros(len(sightings.count), values.shape[1])
-    summed.index_add_(0, sightings.voxel, values.index_select(0, sightings.view))
+    summed.index_add_(0, sightings.voxel, values)
     return summed / sightings.count.clamp(min=1)[:, None]
+
+
+def distance_to_cameras(position_m: Tensor, views: Sequence[BatchView], sightings: Sightings) -> Tensor:
+    """(M,) metres from each voxel (M, 3) to the colour cameras of the views that see it, their mean; 0
+    where none does."""
+    if not views:
+        return position_m.new_zeros(len(position_m))
+    world2cam = torch.stack([view.world2cam for view in views]).to(position_m)
+    of_voxel = position_m.index_select(0, sightings.voxel)
+    camera_m = camera_position_m(world2cam)
+    apart_m = (of_voxel - camera_m.index_select(0, sightings.view)).norm(dim=1)
+    return mean_of_sightings(apart_m[:, None], sightings)[:, 0]

@@ -97,17 +97,32 @@ def test_the_monitor_sees_each_stage(staged_run):
     assert 0 < last["seen_share"] < 1
 
 
+def assert_parted(written):
+    """The gate's groups and those of the results part the same points, and no point is in none."""
+    gate = written["gate"]
+    assert gate["mean"] == pytest.approx(written["full"]["fusion_2d_ratio"])
+    assert gate["std"] > 0 and sum(gate["histogram"]) == gate["points"]
+    for table in ("views", "distance"):
+        assert sum(group["points"] for group in gate[table].values()) == gate["points"]
+        parts = written[f"by_{table}"].values()
+        assert sum(part["points"] for part in parts) == written["seen"]["points"]
+    annotated = [sum(group["points"] for group in gate[t].values()) for t in ("classes", "outcome")]
+    assert annotated == [written["seen"]["points"]] * 2
+
+
 def test_final_evaluation(staged_run):
     returned = evaluate_run(staged_run)
     written = json.loads((staged_run / "evaluation.json").read_text())
     assert set(written) == set(returned) == {
-        "epoch", "full", "views_withheld", "shuffled_2d", "seen", "unseen", "alignment_by_stage",
+        "epoch", "full", "views_withheld", "shuffled_2d", "seen", "unseen", "by_views", "by_distance",
+        "gate", "alignment_by_stage",
     }  # fmt: skip
     assert written["epoch"] == 2
     assert 0 <= written["full"]["fusion_2d_ratio"] <= 1 and 0 < written["full"]["seen_share"] < 1
     assert written["full"]["miou"] == lines(staged_run / "epochs.jsonl")[-1]["val"]["miou"]
     assert written["views_withheld"]["fusion_2d_ratio"] is None
-    assert set(written["seen"]) == {"miou", "iou"}
+    assert set(written["seen"]) == {"points", "miou", "iou", "instances", "mask_coverage"}
+    assert_parted(written)
     by_stage = written["alignment_by_stage"]
     assert by_stage["alignment"]["start"] == by_stage["stability"]["end"]
     saved = np.load(sorted((staged_run / "predictions").glob("*.npz"))[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bifusion.config.stages import Timeline
 from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.recipes import get_recipe
@@ -20,7 +21,7 @@ from bifusion.training.trainer import train
 from run_factory import AUDIT, FakeRun
 from tiny_runs import make_tiny_data, tiny_config
 
-OF_BIFUSION = ("2d_only", "lifted_rgb", "random_tower")
+OF_BIFUSION = ("2d_only", "gate_half", "lifted_rgb", "random_tower")
 
 # ------------------------------------------------------------------------------------- recipes
 
@@ -36,6 +37,7 @@ def test_a_control_differs_in_one_thing(arm):
     assert control.arm == arm and control.uses_views
     expected = {
         "2d_only": {"stages"},
+        "gate_half": {"stages"},
         "lifted_rgb": {"model", "stages", "optim"},  # no tower: nothing of it to train
         "random_tower": set(),  # the tower of the recipe itself is random until weights are given
     }
@@ -54,7 +56,9 @@ def test_weights_are_given_to_towers_that_are_meant_to_have_them(tmp_path):
     runs = plan_runs(recipes, (0,), tmp_path, tmp_path / "out", tower_weights=tmp_path / "tower.pt")
     given = {run.config.arm: run.config.model.tower.reads for run in runs}
     tower = str(tmp_path / "tower.pt")
-    assert given == {"staged": tower, "2d_only": tower, "lifted_rgb": None, "random_tower": None}
+    assert given == {
+        "staged": tower, "2d_only": tower, "gate_half": tower, "lifted_rgb": None, "random_tower": None
+    }  # fmt: skip
 
 
 def test_weights_go_to_towers_that_name_none_of_their_own(tmp_path):
@@ -104,6 +108,17 @@ def test_2d_only_trains_with_a_gate_of_one(data, tmp_path):
     assert load_run(tmp_path).fixed_alpha == 1
     fusion = judge_fusion(group_runs([load_run(tmp_path)])[0])
     assert fusion.outcome == "not judged" and "α = 1" in fusion.evidence
+
+
+def test_a_gate_of_a_half_is_fixed_from_the_first_step_to_the_last(data, tmp_path):
+    _, step, evaluation = trained("bifusion_small_gate_half", data, tmp_path)
+    gate = step["gate"]
+    assert (gate["alpha_mean"], gate["alpha_std"], gate["learned"]) == (0.5, 0, False)
+    assert step["grad_norm"]["head_2d"] > 0 and step["grad_norm"]["fusion"] > 0
+    assert evaluation["gate"] is None and evaluation["full"]["fusion_2d_ratio"] is None
+    assert load_run(tmp_path).fixed_alpha == 0.5
+    timeline = Timeline(get_recipe("bifusion_small_gate_half").stages, 40)
+    assert {timeline.at(epoch).control.fixed_alpha for epoch in (0, 10, 18, 39.9)} == {0.5}
 
 
 def test_lifted_rgb_trains_without_a_tower(data, tmp_path):

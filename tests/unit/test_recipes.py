@@ -91,7 +91,7 @@ def test_plan_b_puts_numerical_stability_first():
 
 def test_who_uses_views():
     users = [name for name in RECIPES if "small" in name and get_recipe(name).uses_views]
-    arms = ("naive", "plan_b", "2d_only", "lifted_rgb", "random_tower")
+    arms = ("naive", "plan_b", "2d_only", "gate_half", "lifted_rgb", "random_tower")
     bases = ("bifusion_small", "bifusion_small_efficientnet")
     assert sorted(users) == sorted([*bases, *(f"{base}_{arm}" for base in bases for arm in arms)])
 

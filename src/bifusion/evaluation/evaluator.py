@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,16 +39,23 @@ class MaskQuality:
         self.purity_sum = self.coverage_sum = 0.0
         self.num_masks = self.num_instances = 0
 
-    def add(self, counts: np.ndarray, annotated_sizes: np.ndarray, truth_sizes: np.ndarray) -> None:
-        """Count one scene: (P, G) shared points, (P,) annotated points of masks, (G,) of instances."""
+    def add(
+        self, counts: np.ndarray, annotated_sizes: np.ndarray, truth_sizes: np.ndarray
+    ) -> np.ndarray:
+        """Count one scene: (P, G) shared points, (P,) annotated points of masks, (G,) of instances.
+
+        Returns (G,) the best IoU of each instance with any mask.
+        """
         judged = annotated_sizes > 0
         counts, annotated_sizes = counts[judged], annotated_sizes[judged]
         best = counts.max(axis=1, initial=0)
         self.purity_sum += float((best / annotated_sizes).sum())
         self.num_masks += len(counts)
         iou = counts / (annotated_sizes[:, None] + truth_sizes[None] - counts)
-        self.coverage_sum += float(iou.max(axis=0, initial=0.0).sum())
+        covered = iou.max(axis=0, initial=0.0)
+        self.coverage_sum += float(covered.sum())
         self.num_instances += len(truth_sizes)
+        return covered
 
     def merge(self, other: MaskQuality) -> None:
         """Adds what another one has counted."""
@@ -63,6 +71,16 @@ class MaskQuality:
             "mask_purity": self.purity_sum / self.num_masks if self.num_masks else nan,
             "mask_coverage": self.coverage_sum / self.num_instances if self.num_instances else nan,
         }
+
+
+@dataclass(frozen=True)
+class CoveredInstances:
+    """How well the masks of a scene cover its G annotated instances."""
+
+    point_index: np.ndarray
+    """(N,) int64, instance of each point, G or more where it has none."""
+    iou: np.ndarray
+    """(G,) best IoU with any predicted mask, 0 where none overlaps."""
 
 
 class Evaluator:
@@ -86,8 +104,8 @@ class Evaluator:
         self._thing_of_class = np.full(label_set.num_classes, -1)
         self._thing_of_class[list(label_set.thing_classes)] = np.arange(label_set.num_things)
 
-    def add(self, result: SceneResult, truth: SceneTruth) -> None:
-        """Count one scene; nothing of its point arrays is kept.
+    def add(self, result: SceneResult, truth: SceneTruth) -> CoveredInstances:
+        """Count one scene; nothing of its point arrays is kept. Returns how its instances are covered.
 
         Raises:
             ValueError: result and truth differ in their number of points, or this result has a
@@ -100,8 +118,9 @@ class Evaluator:
             )
         self._add_semantic(result, truth)
         self._add_panoptic(result, truth)
-        self._add_instances(result, truth)
+        covered = self._add_instances(result, truth)
         self.num_scenes += 1
+        return covered
 
     def merge(self, other: Evaluator) -> None:
         """Adds the scenes that another one has counted, after those that are there.
@@ -148,13 +167,13 @@ class Evaluator:
             raise ValueError(f"scene {scene}: some results have a {part} part and others have none")
         return metric
 
-    def _add_instances(self, result: SceneResult, truth: SceneTruth) -> None:
+    def _add_instances(self, result: SceneResult, truth: SceneTruth) -> CoveredInstances:
         annotated = annotated_instances(truth, self.label_set)
         num_truths = len(annotated.sizes)
         # Void points in two groups: with an annotated class (G) and without (G+1).
         group = annotated.point_index + (truth.semantic < 0)
         counts = count_overlaps(result.masks, group, num_truths + 2)
-        self._add_quality(counts, annotated)
+        iou = self._add_quality(counts, annotated)
         counts = np.column_stack([counts[:, :num_truths], counts[:, num_truths:].sum(axis=1)])
         labels = result.labels.astype(np.int64)
         self.instances.add(
@@ -167,10 +186,11 @@ class Evaluator:
         self.agnostic.add(
             counts, annotated, np.zeros_like(annotated.labels), np.zeros_like(labels), result.scores
         )
+        return CoveredInstances(annotated.point_index, iou)
 
-    def _add_quality(self, counts: np.ndarray, annotated: AnnotatedInstances) -> None:
+    def _add_quality(self, counts: np.ndarray, annotated: AnnotatedInstances) -> np.ndarray:
         num_truths = len(annotated.sizes)
-        self.quality.add(
+        return self.quality.add(
             counts[:, :num_truths], counts[:, : num_truths + 1].sum(axis=1), annotated.sizes
         )
 

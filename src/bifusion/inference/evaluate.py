@@ -38,8 +38,9 @@ def evaluate_run(
     """Full evaluation of a run's last checkpoint on its validation scenes; writes evaluation.json.
 
     Beside the metrics as trained: with the views withheld and with the lifted features shuffled
-    among the points (for models that use views), points seen and not seen apart, and the alignment
-    at the start and end of every stage. Writes predictions/ of two scenes for pictures.
+    among the points (for models that use views), points seen and not seen, by how many views and from
+    how far, apart, what a learned gate does point by point, and the alignment at the start and end of
+    every stage. Writes predictions/ of two scenes for pictures.
 
     `data`: a data set other than the one it was trained on, of the same classes (InputError names
     those that differ). Its figures go to
@@ -86,18 +87,21 @@ def _evaluate(
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
     views = config.data.max_views or config.trainer.evaluation_views
 
-    def run(**changes: Any) -> Validation:
+    def run(without: Validation | None = None, **changes: Any) -> Validation:
         loader = validation_loader(config, max_views=views)
         acting = dataclasses.replace(control, **changes)
-        return validate(model, loader, config, acting, device=device, at=watch.at)
+        known = without.right if without is not None else None
+        return validate(model, loader, config, acting, device=device, at=watch.at, right_without=known)
 
-    full = run()
+    withheld = run(withhold_views=True) if config.uses_views else None
+    full = run(withheld)
     evaluation = {
         "epoch": max(math.ceil(time) - 1, 0),
         "full": full.metrics,
-        "views_withheld": run(withhold_views=True).metrics if config.uses_views else None,
+        "views_withheld": withheld.metrics if withheld is not None else None,
         "shuffled_2d": run(shuffle_seed=config.seed).metrics if config.uses_views else None,
         **full.split,
+        "gate": full.gate,
         "alignment_by_stage": alignment_by_stage(folder),
     }
     watch.at("writing the evaluation")

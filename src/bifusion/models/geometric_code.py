@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bifusion.geometry import Sightings, mean_over_views
+from bifusion.geometry import Sightings, camera_position_m, mean_over_views
 from bifusion.types import Batch
 
 CODE_CHANNELS = 64
@@ -50,11 +50,8 @@ def _mean_pose(batch: Batch, sightings: Sightings, centre: Tensor) -> Tensor:
     if not batch.views:
         return centre.new_zeros(len(sightings.count), 9)
     world2cam = torch.stack([view.world2cam for view in batch.views])
-    rotation, translation = world2cam[:, :3, :3], world2cam[:, :3, 3]
-    # cam2world of a rigid transform: rotation transposed, position -Rᵀt; without matrix products,
-    # which autocast would run in half precision.
-    camera_m = -(rotation * translation[:, :, None]).sum(1)
+    camera_m = camera_position_m(world2cam)
     scene = torch.tensor([view.scene for view in batch.views]).to(centre.device, non_blocking=True)
     camera = (camera_m - centre.index_select(0, scene)) / LENGTH_UNIT_M
-    columns = rotation[:, :2].flatten(1)
+    columns = world2cam[:, :2, :3].flatten(1)  # of cam2world, whose rotation is transposed
     return mean_over_views(torch.cat([camera, columns], dim=1), sightings)

@@ -26,6 +26,7 @@ _ARMS: dict[str, Callable[[Config], Config]] = {
     "plan_a": bifusion.plan_a,
     "plan_b": bifusion.plan_b,
     "2d_only": controls.only_2d,
+    "gate_half": controls.gate_half,
     "lifted_rgb": controls.lifted_rgb,
     "random_tower": controls.random_tower,
 }

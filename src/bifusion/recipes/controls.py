@@ -27,6 +27,16 @@ def only_2d(base: Config) -> Config:
     return variant(base, "2d_only", stages=StagePlan(stages))
 
 
+def gate_half(base: Config) -> Config:
+    """α = 0.5 throughout, wherever a view sees a voxel and as soon as the 2D branch runs (with s ramping
+    as in `base`): what is left of a gate that learns nothing."""
+    stages = tuple(
+        dataclasses.replace(stage, fixed_alpha=0.5, fixed_alpha_until=1.0)
+        for stage in base.stages.stages
+    )
+    return variant(base, "gate_half", stages=StagePlan(stages))
+
+
 def lifted_rgb(base: Config) -> Config:
     """The same pixels lifted in the same way, their RGB itself instead of a tower's tokens."""
     stages = tuple(

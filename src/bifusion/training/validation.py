@@ -7,7 +7,7 @@ scenes, by one process too, so that the figures are the same to the last digit h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,39 +19,16 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
-from bifusion.evaluation.semantic import SemanticConfusion
-from bifusion.geometry import find_sightings
-from bifusion.labels.label_set import LabelSet
+from bifusion.evaluation.gate_figures import GateFigures
+from bifusion.evaluation.sight import Sight
+from bifusion.evaluation.sight_split import SightSplit
+from bifusion.geometry import distance_to_cameras, find_sightings
 from bifusion.training.processes import group
-from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
+from bifusion.types import Batch, FusionControl, FusionTrace, SceneResult, SceneTruth
 
 PICTURED_SCENES = 2
 VALIDATION_CACHE_MB = 128
 """Decoded validation scenes kept in memory at most, by each process that loads."""
-
-
-class SeenSplit:
-    """Semantic figures of the points that at least one view sees, and of those that none does."""
-
-    def __init__(self, label_set: LabelSet):
-        self._seen = SemanticConfusion(label_set)
-        self._unseen = SemanticConfusion(label_set)
-
-    def add(self, result: SceneResult, truth: SceneTruth, seen: np.ndarray) -> None:
-        """`seen`: (N,) bool, the points of the scene that at least one view sees."""
-        if result.semantic is not None:
-            self._seen.add(result.semantic, truth.semantic, where=seen)
-            self._unseen.add(result.semantic, truth.semantic, where=~seen)
-
-    def merge(self, other: SeenSplit) -> None:
-        """Adds what another one has counted."""
-        self._seen.merge(other._seen)
-        self._unseen.merge(other._unseen)
-
-    def compute(self) -> dict[str, dict[str, Any]]:
-        """{"seen": {"miou", "iou"}, "unseen": …}."""
-        parts = {"seen": self._seen.compute(), "unseen": self._unseen.compute()}
-        return {name: {key: part[key] for key in ("miou", "iou")} for name, part in parts.items()}
 
 
 @dataclasses.dataclass
@@ -61,7 +38,12 @@ class Validation:
     metrics: dict[str, Any]
     """`Evaluator.compute`, and `FusionFigures.compute` ("fusion_2d_ratio", "alignment", …)."""
     split: dict[str, dict[str, Any]]
-    """"seen" and "unseen" points, `SeenSplit.compute`."""
+    """Points seen well, barely and not: `SightSplit.compute`."""
+    gate: dict[str, Any] | None
+    """`GateFigures.compute`."""
+    right: dict[str, np.ndarray]
+    """Scene -> (ceil(N/8),) uint8, `numpy.packbits` of the points whose predicted class is the annotated
+    one; without those of models that have no views or no semantic head."""
     first_results: list[SceneResult]
     """Of the first scenes, for pictures."""
     first_truths: list[SceneTruth]
@@ -73,7 +55,8 @@ class Counted:
 
     def __init__(self, config: Config):
         self.evaluator, self.fusion = Evaluator(config.labels), FusionFigures(config.seed)
-        self.split = SeenSplit(config.labels)
+        self.split, self.gate = SightSplit(config.labels), GateFigures(config.labels)
+        self.right: dict[str, np.ndarray] = {}
         self.first_results: list[SceneResult] = []
         self.first_truths: list[SceneTruth] = []
 
@@ -86,11 +69,13 @@ class Counted:
         device: torch.device | str,
         *,
         pictured: bool,
+        right_without: Mapping[str, np.ndarray],
     ) -> None:
         """Predicts and counts one batch; scenes without annotation have nothing to count.
 
         What a model says about a batch (hundreds of MB of mask logits in a large scene) lives here
         alone: it is gone before the next batch is predicted. `pictured`: its results are kept.
+        `right_without`: `Validation.right` of the same scenes with the views withheld, where known.
         """
         truths = batch.truths
         if truths is None:
@@ -98,20 +83,41 @@ class Counted:
         batch = batch.to(device)
         prediction = model(batch, control)
         results = config.postprocess.results(prediction, batch, config.labels)
+        sights = sights_of(batch, config)
+        for result, truth, sight in zip(results, truths, sights, strict=True):
+            covered = self.evaluator.add(result, truth)
+            self.split.add(result, truth, sight, covered)
+            if config.uses_views and result.semantic is not None:
+                self.right[result.name] = np.packbits(result.semantic == truth.semantic)
         if prediction.fusion is not None:
             self.fusion.add(prediction.fusion, batch)
-        seen = seen_points(batch, config)
-        for result, truth, seen_here in zip(results, truths, seen, strict=True):
-            self.evaluator.add(result, truth)
-            self.split.add(result, truth, seen_here)
+            self._add_gate(prediction.fusion, batch, truths, sights, right_without)
         if pictured:
             self.first_results, self.first_truths = results, truths
+
+    def _add_gate(
+        self,
+        trace: FusionTrace,
+        batch: Batch,
+        truths: list[SceneTruth],
+        sights: list[Sight],
+        right_without: Mapping[str, np.ndarray],
+    ) -> None:
+        of_points = trace.gate.float().index_select(0, batch.point_to_voxel)
+        gates = [part.cpu().numpy() for part in of_points.split(batch.points_per_scene)]
+        for gate, truth, sight in zip(gates, truths, sights, strict=True):
+            right = [packed.get(truth.name) for packed in (self.right, right_without)]
+            unpacked = [np.unpackbits(r, count=len(gate)).astype(bool) for r in right if r is not None]
+            known = (unpacked[0], unpacked[1]) if len(unpacked) == 2 else None
+            self.gate.add(gate, truth.semantic, sight, learned=trace.learned, right=known)
 
     def merge(self, other: Counted) -> None:
         """Adds what another one has counted, after what is there."""
         self.evaluator.merge(other.evaluator)
         self.fusion.merge(other.fusion)
         self.split.merge(other.split)
+        self.gate.merge(other.gate)
+        self.right |= other.right
         wanted = PICTURED_SCENES - len(self.first_results)
         self.first_results += other.first_results[:wanted]
         self.first_truths += other.first_truths[:wanted]
@@ -119,14 +125,21 @@ class Counted:
     def outcome(self) -> Validation:
         """The figures of what was counted."""
         metrics = {**self.evaluator.compute(), **self.fusion.compute()}
-        return Validation(metrics, self.split.compute(), self.first_results, self.first_truths)
+        return Validation(
+            metrics,
+            self.split.compute(),
+            self.gate.compute(),
+            self.right,
+            self.first_results,
+            self.first_truths,
+        )
 
 
 class CountedShare:
     """What this process's scenes add, to be added up with those of the others."""
 
-    def __init__(self, config: Config):
-        self._config = config
+    def __init__(self, config: Config, right_without: Mapping[str, np.ndarray]):
+        self._config, self._right_without = config, right_without
         self._alone = Counted(config) if group.count() == 1 else None
         self._pieces = group.Pieces()
         self._pictured = 0
@@ -135,7 +148,8 @@ class CountedShare:
         """Counts the batch at `place` among all; `args`: control and device."""
         piece = Counted(self._config)
         pictured = self._pictured < PICTURED_SCENES
-        piece.add(self._config, model, batch, *args, pictured=pictured)
+        without = self._right_without
+        piece.add(self._config, model, batch, *args, pictured=pictured, right_without=without)
         self._pictured += len(piece.first_results)
         if self._alone is not None:
             self._alone.merge(piece)
@@ -161,13 +175,14 @@ def count_share(
     *,
     device: torch.device | str = "cpu",
     at: Callable[[str], None] = lambda what: None,
+    right_without: Mapping[str, np.ndarray] | None = None,
 ) -> CountedShare:
     """Predicts and counts this process's share of the batches of annotated scenes.
 
     `control` says how the fusion acts. The mode of `model` is restored after. `at` is called with what
-    is being done.
+    is being done. `right_without`: `Validation.right` of these scenes with the views withheld.
     """
-    share, places = CountedShare(config), group.own_share(loader.batches)
+    share, places = CountedShare(config, right_without or {}), group.own_share(loader.batches)
     mine = EpochLoader(loader.dataset, list(places.values()), loader.workers)
     was_training = model.training
     model.eval()
@@ -188,17 +203,21 @@ def validate(
     *,
     device: torch.device | str = "cpu",
     at: Callable[[str], None] = lambda what: None,
+    right_without: Mapping[str, np.ndarray] | None = None,
 ) -> Validation:
     """Evaluates `model` on every batch of annotated scenes; see `count_share`.
 
     Points count, not voxels. Nothing of a batch is kept. Where there are several processes all must call
     it, and all get the same.
     """
-    return count_share(model, loader, config, control, device=device, at=at).outcome()
+    share = count_share(
+        model, loader, config, control, device=device, at=at, right_without=right_without
+    )
+    return share.outcome()
 
 
-def seen_points(batch: Batch, config: Config) -> list[np.ndarray]:
-    """(N_b,) bool a scene: points whose voxel at least one view of the batch sees.
+def sights_of(batch: Batch, config: Config) -> list[Sight]:
+    """How well the views of the batch see the points of each scene: as they see their voxels.
 
     Found from the cameras alone, so that models that read no images are split the same way.
     """
@@ -206,8 +225,15 @@ def seen_points(batch: Batch, config: Config) -> list[np.ndarray]:
     sightings = find_sightings(
         batch.voxel_position_m, scene, batch.views, config.model.occlusion, batch.voxels_per_scene
     )
-    points = sightings.seen.index_select(0, batch.point_to_voxel)
-    return [part.cpu().numpy() for part in points.split(batch.points_per_scene)]
+    distance_m = distance_to_cameras(batch.voxel_position_m, batch.views, sightings)
+    number, apart_m = (
+        of_voxel.index_select(0, batch.point_to_voxel).split(batch.points_per_scene)
+        for of_voxel in (sightings.count, distance_m)
+    )
+    return [
+        Sight(views.cpu().numpy(), distance.cpu().numpy())
+        for views, distance in zip(number, apart_m, strict=True)
+    ]
 
 
 def validation_loader(config: Config, *, max_views: int) -> EpochLoader:

@@ -19,7 +19,7 @@ from bifusion.studies.comparison.curves import (
 from bifusion.studies.comparison.verdicts import GATE_RANGE
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
 from bifusion.studies.figures.run import StageSpan
-from bifusion.studies.page.charts import HEIGHT, Chart, Trace, plain
+from bifusion.studies.page.charts import HEIGHT, Chart, Trace, plain, wanted_range
 from bifusion.studies.page.style import Looks
 
 PATH_TITLES = {"total": "All parameters", **{name: part.label for name, part in BY_NAME.items()}}
@@ -120,7 +120,7 @@ def _plans(arms: list[Arm]) -> list[Plan]:
 def _layout(plan: Plan, traces: list[Trace], stages: list[StageSpan], epochs: int) -> dict[str, Any]:
     shapes = [_band(stage, index) for index, stage in enumerate(stages)]
     if plan.wanted:
-        shapes.append(_wanted(*plan.wanted))
+        shapes.append(wanted_range(*plan.wanted))
     return {
         "margin": {"l": 44, "r": 10, "t": 20, "b": 34},
         "height": HEIGHT,
@@ -181,14 +181,6 @@ def _band(stage: StageSpan, index: int) -> dict[str, Any]:
         "type": "rect", "xref": "x", "yref": "paper", "layer": "below", "line": {"width": 0},
         "x0": stage.first_epoch, "x1": stage.end_epoch, "y0": 0, "y1": 1,
         "fillcolor": f"rgba(128,138,160,{0.04 + 0.09 * (index % 2):.2f})",
-    }  # fmt: skip
-
-
-def _wanted(low: float, high: float) -> dict[str, Any]:
-    return {
-        "type": "rect", "xref": "paper", "yref": "y", "layer": "below",
-        "x0": 0, "x1": 1, "y0": low, "y1": high, "fillcolor": "rgba(46,160,100,0.10)",
-        "line": {"width": 1, "dash": "dot", "color": "rgba(46,160,100,0.7)"},
     }  # fmt: skip
 
 

@@ -7,6 +7,9 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from bifusion.studies.comparison.classes import class_table, seen_split, texture_split
+from bifusion.studies.comparison.differences import fusion_differences
+from bifusion.studies.comparison.fixed_gate import beside_fixed_gate
+from bifusion.studies.comparison.gate import gate_entries
 from bifusion.studies.comparison.performance import judge_performance
 from bifusion.studies.comparison.report import (
     ArmEntry,
@@ -53,6 +56,8 @@ def judge_comparison(
         classes=class_table(arms),
         texture=texture_split(arms, audit),
         seen_split=seen_split(arms),
+        gate=gate_entries(arms, audit),
+        fusion_differences=fusion_differences(arms),
         audit=audit,
     )
 
@@ -62,7 +67,8 @@ def judge_all(arms: list[Arm]) -> list[Verdict]:
     baseline, verdicts = find_role(arms, "baseline"), []
     for arm in sorted(arms, key=lambda arm: arm.role != FIRST_ROLE):
         performance = judge_performance(arm, arms)
-        verdicts += [judge_stability(arm), performance, judge_fusion(arm)]
+        fusion = beside_fixed_gate(judge_fusion(arm), arm, arms)
+        verdicts += [judge_stability(arm), performance, fusion]
         verdicts += judge_stages(arm, baseline, performance)
     return verdicts
 

@@ -7,15 +7,34 @@ from collections.abc import Iterable
 
 from bifusion.studies.comparison.audit import fact_cards, probe_table
 from bifusion.studies.comparison.charts import all_charts, stages_from
+from bifusion.studies.comparison.gate_charts import SECTION as GATE_SECTION
+from bifusion.studies.comparison.gate_charts import gate_charts
 from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
 from bifusion.studies.figures.arms import Arm
-from bifusion.studies.figures.metrics import value_at
+from bifusion.studies.figures.metrics import Sample, value_at
 from bifusion.studies.figures.text import listing, plural
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.room_views import RoomViews
 from bifusion.studies.page.style import arm_looks
 
+SPREAD, SPREAD_WITHIN = "standard deviation over points", "the same within a scene"
+GATE_WORDS = {
+    "classes": "{}",
+    "views": "seen by {}",
+    "distance": "cameras {} away",
+    "outcome": "class {}",
+    "class": "{}",
+}
+"""How a group of points is called on the page."""
+DIFFERENCE_WORDS = {
+    "all": "{}",
+    "class": "{}",
+    "sight": "{}",
+    "views": "seen by {}",
+    "distance": "cameras {} away",
+}
+"""The same, of what is compared."""
 RESULTS = ("miou", "ap", "ap50", "ap25", "pq")
 """Figures whose best is marked."""
 
@@ -23,12 +42,14 @@ RESULTS = ("miou", "ap", "ap50", "ap25", "pq")
 def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> str:
     """The page of a report over its arms; `views` are pages beside it."""
     looks, rooms, audit = arm_looks(arms), picture_rooms(arms), report.audit or {}
-    charts = all_charts(arms, looks)
+    curves, gates = all_charts(arms, looks), gate_charts(report.gate, looks)
     sections = {
         "verdicts": ("Verdicts", True),
         "results": ("Results", True),
+        "gate": ("The gate, point by point", report.gate),
+        "differences": ("Where fusion helps and hurts", report.fusion_differences),
         "study": ("The five dimensions, measured", True),
-        "curves": ("Curves", charts),
+        "curves": ("Curves", curves),
         "rooms": ("Rooms", rooms),
         "classes": ("Classes", report.texture or report.seen_split or report.classes.names),
         "benchmark": ("Benchmark", audit),
@@ -43,7 +64,7 @@ def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> 
         notice=_notice(report),
         sections=[(anchor, name) for anchor, (name, content) in sections.items() if content],
         looks=looks,
-        charts=charts,
+        charts=[*curves, *gates],
     )
     entries = {arm.key: arm for arm in report.arms}
     staged, oracle = stages_from(arms), audit.get("superpoint_oracle") or {}
@@ -57,6 +78,10 @@ def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> 
         standing=_standing,
         best={key: _best(getattr(arm.figures, key).mean for arm in report.arms) for key in RESULTS},
         stages_of=staged.label if staged else None,
+        curve_sections=list(dict.fromkeys(chart.section for chart in curves)),
+        gate_section=GATE_SECTION,
+        gate_rows=_gate_rows(report),
+        difference_words=DIFFERENCE_WORDS,
         rooms=rooms,
         views=views,
         oracle=oracle,
@@ -92,6 +117,18 @@ def _notice(report: ComparisonReport) -> str:
     if report.scenes_refused:
         notices.append(f"Performance is not judged for {report.scenes_refused}")
     return " ".join(notices)
+
+
+def _gate_rows(report: ComparisonReport) -> dict[str, dict[str, Sample]]:
+    """What is shown of the gates → arm → it: of all points seen, then of groups of them."""
+    means = {arm.key: arm.figures.fusion_2d_ratio for arm in report.arms}
+    rows: dict[str, dict[str, Sample]] = {"all seen": {}, SPREAD: {}, SPREAD_WITHIN: {}}
+    for key, entry in report.gate.items():
+        rows["all seen"][key] = means[key]
+        rows[SPREAD][key], rows[SPREAD_WITHIN][key] = entry.std, entry.std_within_scenes
+        for group in entry.groups:
+            rows.setdefault(GATE_WORDS[group.kind].format(group.name), {})[key] = group.mean
+    return rows
 
 
 def _standing(arm: ArmEntry) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from bifusion.storage.json_schema import Count, Keyword
+from bifusion.studies.comparison.fusion_report import FusionDifferences, GateEntry
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.run import State
 from bifusion.studies.page.files import StudyReport
@@ -88,7 +89,7 @@ class ArmEntry(FaultCounts):
     """Its name in the rest of this file."""
     role: str
     """baseline, staged, without_views, naive, plan_a, plan_b, mask3d, or a control: fine_voxels,
-    2d_only, lifted_rgb, random_tower."""
+    2d_only, gate_half, lifted_rgb, random_tower."""
     label: str
     """As shown."""
     control: str | None
@@ -247,5 +248,10 @@ class ComparisonReport(StudyReport):
     """null where no audit names texture classes."""
     seen_split: dict[str, SeenSplit] | None
     """Arm → mIoU on points seen and not seen; null before the first evaluation."""
+    gate: dict[str, GateEntry]
+    """Arm → its gate point by point; arms with a learned gate that have been evaluated."""
+    fusion_differences: list[FusionDifferences]
+    """Where the arm that the comparison is about gains and loses against models without images; none
+    where there is no such pair."""
     audit: dict[str, Any] | None
     """The benchmark's audit.json as it is: probe, superpoint oracle, share of points seen."""

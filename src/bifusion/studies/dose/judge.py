@@ -15,6 +15,7 @@ from bifusion.studies.dose.report import (
     ArmAtLevel,
     DoseArm,
     DoseReport,
+    GateAtLevel,
     Knob,
     LevelEntry,
     Parts,
@@ -25,6 +26,7 @@ from bifusion.studies.dose.report import (
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role, group_runs
 from bifusion.studies.figures.classes import texture_iou
 from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.gate import gate_of, texture_gate
 from bifusion.studies.figures.metrics import Sample, final_value, over_seeds, value_at
 from bifusion.studies.figures.run import Record, Run, load_run, read_json
 
@@ -115,7 +117,21 @@ def _at_level(arm: Arm, reference: Arm | None, texture: set[str]) -> ArmAtLevel:
     gain = None
     if reference is not None and arm.key != reference.key and refused is None:
         gain = Parts(**{part: paired_gain(arm, reference, part, texture) for part in PARTS})
-    return ArmAtLevel([run.state for run in arm.runs], Parts(**miou), gain, refused)
+    states = [run.state for run in arm.runs]
+    return ArmAtLevel(states, Parts(**miou), gain, refused, gate_at_level(arm, texture))
+
+
+def gate_at_level(arm: Arm, texture: set[str]) -> GateAtLevel | None:
+    """None for models without a learned gate, and before the evaluation."""
+    if not any(map(gate_of, arm.runs)):
+        return None
+    return GateAtLevel(
+        mean=arm.over_seeds(lambda run: value_at(gate_of(run), "mean")),
+        std_within_scenes=arm.over_seeds(lambda run: value_at(gate_of(run), "std_within_scenes")),
+        texture_minus_other=arm.over_seeds(
+            lambda run: texture_gate(run, texture, True) - texture_gate(run, texture, False)
+        ),
+    )
 
 
 def part_miou(run: Run, part: str, texture: set[str]) -> float:

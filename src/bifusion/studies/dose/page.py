@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bifusion.studies.dose.charts import PART_LABELS, dose_charts
-from bifusion.studies.dose.report import DoseReport
+from bifusion.studies.dose.report import DoseArm, DoseReport
 from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.text import listing, number, plural, signed
@@ -36,8 +36,15 @@ def render_dose(dose: DoseReport, looks: Looks) -> str:
         zero_is_a_level=any(level.expected_zero for level in dose.levels),
         measured_at_zero=_measured_at_zero(dose),
         part_labels=PART_LABELS,
+        gated=_gated(dose),
         min_seeds=MIN_SEEDS,
     )
+
+
+def _gated(dose: DoseReport) -> list[DoseArm]:
+    """Arms with a learned gate at some value."""
+    entries = {arm.key: [level.arms.get(arm.key) for level in dose.levels] for arm in dose.arms}
+    return [a for a in dose.arms if any(e is not None and e.gate is not None for e in entries[a.key])]
 
 
 def _measured_at_zero(dose: DoseReport) -> list[str]:

@@ -66,6 +66,18 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class GateAtLevel:
+    """A learned gate on the points that a view sees."""
+
+    mean: Sample
+    """Mean gate."""
+    std_within_scenes: Sample
+    """Standard deviation over the points of a scene, mean over scenes."""
+    texture_minus_other: Sample
+    """Mean gate of classes that only texture tells apart, minus that of the others."""
+
+
+@dataclass(frozen=True)
 class ArmAtLevel:
     """What one arm reaches at one value of the knob."""
 
@@ -78,6 +90,8 @@ class ArmAtLevel:
     is refused."""
     refused: str | None
     """Why it must not be compared with the reference, or null."""
+    gate: GateAtLevel | None
+    """null for models without a learned gate, and before the evaluation."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ ROLES: dict[str, str] = {
     "without_views": "BiFusion without views",
     "fine_voxels": "OneFormer3D, finer voxels",
     "2d_only": "BiFusion, 2D only",
+    "gate_half": "BiFusion, gate fixed at 0.5",
     "lifted_rgb": "BiFusion on lifted RGB",
     "random_tower": "BiFusion, random tower",
     "naive": "Naive BiFusion",
@@ -27,6 +28,7 @@ ROLES: dict[str, str] = {
 CONTROLS: dict[str, str] = {
     "fine_voxels": "control: 3D alone, at a finer voxel",
     "2d_only": "control: image features alone wherever a view sees the point",
+    "gate_half": "control: α = 0.5 instead of a learned gate",
     "lifted_rgb": "control: the pixels' RGB lifted instead of a tower's features",
     "random_tower": "inverse control: its image tower started from random weights",
 }

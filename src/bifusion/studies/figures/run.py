@@ -64,7 +64,7 @@ class Run:
     recipe: str
     arm: str
     """Role in a comparison: baseline, staged, without_views, naive, plan_a, plan_b, mask3d, or one of
-    the controls, fine_voxels, 2d_only, lifted_rgb, random_tower."""
+    the controls, fine_voxels, 2d_only, gate_half, lifted_rgb, random_tower."""
     model_kind: str
     seed: int
     label_set: str

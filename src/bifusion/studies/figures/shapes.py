@@ -18,6 +18,7 @@ NUMBERS = {EACH: NUMBER}
 METRICS = {
     "miou": NUMBER, "iou": NUMBERS, "ap": NUMBER, "ap50": NUMBER, "ap25": NUMBER, "pq": NUMBER,
     "fusion_2d_ratio": NUMBER, "share_2d": NUMBER, "seen_share": NUMBER, "alignment": NUMBERS,
+    "agnostic_ap": NUMBER, "mask_coverage": NUMBER, "per_class": {EACH: [NUMBER]}, "points": NUMBER,
 }  # fmt: skip
 STEP = {
     "stage": TEXT, "scenes": [TEXT], "losses": NUMBERS, "weights": NUMBERS, "total": NUMBER,
@@ -30,9 +31,15 @@ EPOCH = {
     "stage": TEXT, "train": {"total": NUMBER}, "val": METRICS, "raw_nonfinite": NUMBER,
     "skipped": NUMBER, "rollbacks": NUMBER, "warnings": NUMBER, "seconds": NUMBER,
 }  # fmt: skip
+GATE_GROUPS = {EACH: NUMBERS}
+GATE = {
+    "points": NUMBER, "mean": NUMBER, "std": NUMBER, "std_within_scenes": NUMBER, "histogram": [NUMBER],
+    "classes": GATE_GROUPS, "views": GATE_GROUPS, "distance": GATE_GROUPS, "outcome": GATE_GROUPS,
+}  # fmt: skip
 EVALUATION = {
     "full": METRICS, "views_withheld": METRICS, "shuffled_2d": METRICS, "seen": METRICS,
-    "unseen": METRICS, "alignment_by_stage": {EACH: {"start": NUMBERS, "end": NUMBERS}},
+    "unseen": METRICS, "by_views": {EACH: METRICS}, "by_distance": {EACH: METRICS}, "gate": GATE,
+    "alignment_by_stage": {EACH: {"start": NUMBERS, "end": NUMBERS}},
 }  # fmt: skip
 STATUS = {
     "reason": TEXT, "epochs_done": NUMBER, "steps": NUMBER, "raw_nonfinite": NUMBER, "skipped": NUMBER,

@@ -21,6 +21,7 @@ COLORS = {
     "staged": "#dd6420",
     "fine_voxels": "#6c6fc4",
     "2d_only": "#a8683c",
+    "gate_half": "#4f8f8b",
     "lifted_rgb": "#6f9c2f",
     "random_tower": "#cf5470",
     "ablation": "#c48a5a",
@@ -33,6 +34,7 @@ DASHES = {
     "plan_b": "longdash",
     "fine_voxels": "longdash",
     "2d_only": "dashdot",
+    "gate_half": "longdash",
     "lifted_rgb": "dash",
     "random_tower": "dot",
 }
