@@ -3,9 +3,11 @@
     python tools/soak.py [--steps 10000] [--settle 1000] [--workers 2]
 
 At every epoch's end: resident memory of the training process and of its data workers, what the heap has
-in use, open files, processes, pieces of shared memory. Resident memory may rise by 1 MB in 1,000 steps
-after the first 1,000 (a straight line through the later ones); files, processes and shared memory may
-not rise at all. Exit status 1 otherwise.
+in use and what it keeps for later, open files, processes, pieces of shared memory. Resident memory may
+rise by 1 MB in 1,000 steps, by straight lines of one slope through each stage but its first `settle`
+steps: a stage that trains more needs more, and it takes a while until arrays of every size have come by.
+Files, processes and shared memory may not rise at all. Exit status 1 otherwise, or where the training
+was interrupted; what there was until then is shown.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ EVERY = 10
 """Epochs between validations, and between checkpoints."""
 MOST_MB = 1.0
 """Rise of memory in 1,000 steps."""
-MEMORY = ("trainer_mb", "workers_mb", "heap_mb")
+MEMORY = ("trainer_mb", "workers_mb", "heap_mb", "kept_mb")
+TOLD_STEPS = 500
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -56,22 +59,26 @@ class Look:
     workers_mb: float
     heap_mb: float
     """In use, without what the heap keeps for later; NaN where the C library does not tell."""
+    kept_mb: float
+    """Free within the heap: where it rises and `heap_mb` does not, small blocks hold the heap apart."""
     files: int
     processes: int
     shared: int
+    stage: str
 
 
-def look(steps: int) -> Look:
+def look(steps: int, stage: str) -> Look:
     """At this process and its children, now."""
-    workers = children(os.getpid())
+    workers, heap = children(os.getpid()), heap_mb()
     return Look(
         steps,
         resident_mb(os.getpid()),
         sum(resident_mb(pid) for pid in workers),
-        heap_mb(),
+        *heap,
         len(os.listdir("/proc/self/fd")),
         1 + len(workers),
         len(set(re.findall(r"/dev/shm/(\S+)", Path("/proc/self/maps").read_text()))),
+        stage,
     )
 
 
@@ -91,21 +98,33 @@ class _MallInfo(ctypes.Structure):
     ]  # fmt: skip
 
 
-def heap_mb() -> float:
-    """What this process has allocated in C and not given back."""
+def heap_mb() -> tuple[float, float]:
+    """What this process has allocated in C and not given back, and what its heap keeps of the rest."""
     call = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if call is None:
-        return float("nan")
+        return float("nan"), float("nan")
     call.restype = _MallInfo
     info = call()
-    return (info.uordblks + info.hblkhd) / 2**20
+    return (info.uordblks + info.hblkhd) / 2**20, info.fordblks / 2**20
+
+
+def settled(looks: list[Look], settle: int) -> list[Look]:
+    """Those after the first steps of their stage."""
+    began: dict[str, int] = {}
+    for one in looks:
+        began.setdefault(one.stage, one.steps)
+    return [one for one in looks if one.steps >= began[one.stage] + settle]
 
 
 def rise(looks: list[Look], name: str) -> float:
-    """Of a figure in 1,000 steps, by a straight line."""
-    steps = np.array([one.steps for one in looks], float)
-    values = np.array([getattr(one, name) for one in looks], float)
-    return float(np.polyfit(steps, values, 1)[0] * 1000) if len(looks) > 1 else float("nan")
+    """Of a figure in 1,000 steps: the slope of straight lines, one a stage, by least squares."""
+    products = squares = 0.0
+    for stage in {one.stage for one in looks}:
+        of_stage = [(one.steps, getattr(one, name)) for one in looks if one.stage == stage]
+        steps, values = np.array(of_stage, float).T
+        products += float((steps - steps.mean()) @ (values - values.mean()))
+        squares += float((steps - steps.mean()) @ (steps - steps.mean()))
+    return 1000 * products / squares if squares else float("nan")
 
 
 def make_config(data: Path, steps: int, workers: int) -> Config:
@@ -117,17 +136,17 @@ def make_config(data: Path, steps: int, workers: int) -> Config:
     return config
 
 
-def soak(root: Path, steps: int, workers: int) -> list[Look]:
-    """Trains; a look after each epoch."""
+def soak(root: Path, steps: int, workers: int) -> tuple[list[Look], str]:
+    """Trains; a look after each epoch, and how the training ended."""
     data, looks = make_tiny_data(root / "data", train=SCENES, val=1), list[Look]()
 
     def on_epoch(record: dict[str, Any]) -> None:
-        looks.append(look((record["epoch"] + 1) * SCENES))
+        looks.append(look((record["epoch"] + 1) * SCENES, record["stage"]))
+        if looks[-1].steps % TOLD_STEPS == 0:
+            print(looks[-1], flush=True)
 
     status = train(make_config(data, steps, workers), root / "run", on_epoch=on_epoch)
-    if status.state != "completed":
-        raise RuntimeError(f"the run ended as {status.state}: {status.reason}")
-    return looks
+    return looks, status.state
 
 
 def problems_of(looks: list[Look]) -> list[str]:
@@ -146,7 +165,9 @@ def problems_of(looks: list[Look]) -> list[str]:
 
 
 def show(looks: list[Look], console: Console) -> None:
-    table = Table("steps", "trainer MB", "workers MB", "heap MB", "files", "processes", "shared memory")
+    table = Table(
+        "steps", "trainer MB", "workers MB", "heap MB", "kept MB", "files", "processes", "shared memory"
+    )
     for one in looks[:: max(1, len(looks) // 10)]:
         memory = (f"{getattr(one, name):.1f}" for name in MEMORY)
         counts = map(str, (one.files, one.processes, one.shared))
@@ -159,17 +180,23 @@ def show(looks: list[Look], console: Console) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--settle", type=int, default=1_000, help="first steps, which do not count")
+    parser.add_argument(
+        "--settle", type=int, default=1_000, help="first steps of a stage, which do not count"
+    )
     parser.add_argument("--workers", type=int, default=2)
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     console, began = Console(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="soak-"))
-    looks = soak(root, wanted.steps, wanted.workers)
-    later = [one for one in looks if one.steps > wanted.settle]
+    looks, state = soak(root, wanted.steps, wanted.workers)
+    later = settled(looks, wanted.settle)
     show(later, console)
     console.print(f"{looks[-1].steps:,} steps in {time.monotonic() - began:.0f} s", highlight=False)
     problems = problems_of(later)
+    if state != "completed":
+        problems.append(
+            f"the training ended as {state} after {looks[-1].steps:,} of {wanted.steps:,} steps"
+        )
     for problem in problems:
         console.print(problem, markup=False, highlight=False)
     shutil.rmtree(root)

@@ -56,22 +56,38 @@ def test_the_soak_sees_what_rises(changes, told):
         "trainer_mb": 900.0,
         "workers_mb": 1200.0,
         "heap_mb": 500.0,
+        "kept_mb": 30.0,
         "files": 30,
         "processes": 5,
         "shared": 0,
     }
     looks = [
-        soak.Look(steps, **{n: type(v)(v + changes.get(n, 0) * steps) for n, v in start.items()})
+        soak.Look(
+            steps, **{n: type(v)(v + changes.get(n, 0) * steps) for n, v in start.items()}, stage="one"
+        )
         for steps in range(1000, 10000, 10)
     ]
     found = soak.problems_of(looks)
     assert len(found) == len(told) and all(text in one for text, one in zip(told, found, strict=True))
 
 
+def test_what_a_stage_needs_more_is_no_rise():
+    soak = load_tool("soak")
+    looks = []
+    for steps in range(0, 6000, 10):
+        stage = steps // 3000
+        trainer = 900.0 + 50 * stage - 30 * (steps % 3000 < 800) + 0.0005 * steps
+        looks.append(soak.Look(steps, trainer, 0.0, 1.0, 1.0, 3, 1, 0, f"stage {stage}"))
+    later = soak.settled(looks, settle=1000)
+    assert [later[0].steps, len(later)] == [1000, 400]
+    assert soak.rise(later, "trainer_mb") == pytest.approx(0.5) and soak.problems_of(later) == []
+    assert soak.problems_of(looks) != []
+
+
 def test_a_soak_looks_at_all_processes(tmp_path):
     soak = load_tool("soak")
-    looks = soak.soak(tmp_path, steps=30, workers=1)
-    assert [one.steps for one in looks] == [10, 20, 30]
+    looks, state = soak.soak(tmp_path, steps=30, workers=1)
+    assert state == "completed" and [one.steps for one in looks] == [10, 20, 30]
     assert all(one.processes >= 2 and one.trainer_mb > 50 < one.workers_mb for one in looks)
 
 
