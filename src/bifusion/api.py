@@ -75,6 +75,7 @@ def train(
         seed: instead of the configuration's.
         resume: go on from the folder's last checkpoint, if there is one.
         accept_changes: go on though scenes or versions of the software have changed; reports say what.
+
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved, `resume=True` goes on.
     """
@@ -100,6 +101,7 @@ def evaluate(
             folder, as the figures are written into the run's.
         data: data set of the same classes (its val/ counts) instead of the one it was trained on; a
             published checkpoint was trained on none of yours and needs it.
+
     Returns:
         What evaluation.json holds: under "full" mIoU, AP, PQ and what they are made of (shares of 1,
         None where there is nothing to measure), beside it the same with views withheld or shuffled.
@@ -135,6 +137,7 @@ def compare(
         jobs: runs at a time; 0: one a GPU, or two without.
         runs: finished run folders to report on too.
         progress: show how the runs go.
+
     Returns:
         What report.json holds; `crashed` names runs that have no result.
     """
@@ -168,6 +171,7 @@ def open_scene(
         labels: the classes of a folder's labels; None: those of its data set.
         scale: metres a unit of a mesh file.
         up: which axis of a mesh file points up; None: y in glTF, z in all others.
+
     Raises:
         InputError: whatever is wrong with it; labels with a mesh, scale or up with a folder.
     """

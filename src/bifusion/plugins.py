@@ -44,6 +44,7 @@ def load(name: str, where: str) -> Callable[..., Any]:
 
     Args:
         where: the argument or field that names it, for errors.
+
     Raises:
         InputError: not of that form, a package that the user has not named, a module that cannot be
             imported, no such function in it, something that cannot be called.

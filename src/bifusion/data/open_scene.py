@@ -63,6 +63,7 @@ def open_folder(folder: Path, labels: LabelSet | None = None) -> OpenScene:
     Args:
         labels: the classes to read; None: those of its data set's labels.json, else the built-in ones
             (scannet20 before scannet200) whose file is there.
+
     Raises:
         InputError: a missing, truncated or misshapen array; a segment.npy of which nothing says the
             classes.

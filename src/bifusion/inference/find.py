@@ -64,6 +64,7 @@ def find_words(
         words: taken as they are: "a red chair" and "a photo of a red chair" are two searches.
         tower: of `load_word_tower`.
         instances: objects at the scene's points.
+
     Raises:
         InputError: a scene without views, or whose views see nothing; empty words; instances of other
             points; an option out of its bounds; whatever is wrong with the scene.

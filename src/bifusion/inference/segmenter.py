@@ -84,6 +84,7 @@ class Segmenter:
                 contradict the points, a warning says so and names the likely cause.
             scale: metres a unit of a mesh file: 0.001 for millimetres.
             up: which axis of a mesh file points up; None: y in glTF, z in all others.
+
         Raises:
             InputError: whatever is wrong with the scene, by file or argument.
         """

@@ -68,6 +68,7 @@ def make_scene(
         instance: (N,) instance id, −1 none.
         labels: the classes of `segment`, a label set or the name of a built-in one.
         views: posed RGB-D images in the same frame (`posed_view` makes one).
+
     Raises:
         InputError: naming the argument: another shape or type, a number that is not finite or out of
             range, an extent or a depth in another unit, a pose that is not rigid, a class that is none.
@@ -128,8 +129,10 @@ def write_scene(
         labels: the classes of `segment`; None: those of DATASET/labels.json.
         views: as of `make_scene`; written one at a time, a generator may render them as it goes.
         source: where the scene comes from, for scene.json.
+
     Returns:
         `path`.
+
     Raises:
         InputError: as `make_scene`; a folder in its place that was not written here, a labels.json that
             says other classes, a path without split where labels.json has to be written.

@@ -31,6 +31,7 @@ def fuse(
     Args:
         most_frames: use no more, evenly spread; None: all.
         progress: called as progress(done, total) after every frame.
+
     Raises:
         InputError: no frame could be used; no surface came out.
     """

@@ -136,6 +136,7 @@ def open_recording(
         path: file, or folder; one that holds a single folder, .sens or .r3d file stands for it.
         options: what the files do not say, or say wrongly.
         layout: name of one of LAYOUTS, to look for no other; None: recognised.
+
     Raises:
         InputError: nothing there, no known layout or several, or what its reader finds wrong.
     """

@@ -69,6 +69,7 @@ def prepare_scans(
         overwrite: write complete scenes again; one that is there, made of another input or with other
             options, fails otherwise.
         done: called after each with what became of all so far, and how many there are.
+
     Raises:
         InputError: no input, two of one name; no process; another process writes the same shard, or
             one of another number of shards.
