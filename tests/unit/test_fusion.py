@@ -113,6 +113,17 @@ def test_heads_norm_brings_both_ranges_together(norm: bool) -> None:
     assert (0.9 < ratio < 1.1) if norm else ratio > 50
 
 
+def test_outliers_stand_out_of_the_2d_features_alone() -> None:
+    config = dataclasses.replace(SMALL, range_2d=2.0, outliers_2d=30.0)
+    given, control = inputs(), FusionControl(scale=1.0)
+    _, usual = fusion()(**given, control=control)
+    _, trace = fusion(config)(**given, control=control)
+    factors = torch.full((CHANNELS_2D,), 2.0)
+    factors[0] = 60.0  # one channel in 64
+    torch.testing.assert_close(trace.f2d_in, usual.f2d_in * factors)
+    assert torch.equal(trace.f3d_in, usual.f3d_in)
+
+
 def test_scale_zero_shows_the_decoder_3d_features_alone() -> None:
     module, values = awake(fusion()), inputs()
     fused, trace = module(**values, control=FusionControl(scale=0.0))

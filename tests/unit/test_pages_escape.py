@@ -12,6 +12,8 @@ from bifusion.studies.dose.judge import Level
 from bifusion.studies.dose.report import Knob
 from bifusion.studies.dose.run import write_dose
 from bifusion.studies.page.charts import plain
+from bifusion.studies.sweep.plan import Condition, SweepArm, SweepPlan
+from bifusion.studies.sweep.run import write_sweep
 from run_factory import AUDIT, FakeRun
 
 HOSTILE = """<script>"'&amp;&{{ 7 * 7 }}{% raw %}{# note #}%{x}<img src=x onerror=alert(1)>"""
@@ -97,7 +99,23 @@ def dose(root):
     return "dose", [f"{word} {HOSTILE}" for word in words], ["arm", "knob"]
 
 
-@pytest.mark.parametrize("study", [comparison, ablation, dose])
+def sweep(root):
+    recipe, label, meaning, left_out = (
+        f"{word} {HOSTILE}" for word in ("recipe", "label", "meaning", "left out")
+    )
+    arm = SweepArm(recipe, "naive", label, 1e-3, {"semantic": 1.0})
+    condition, factors = Condition("plain", f"condition {HOSTILE}", meaning), (1.0, 10.0)
+    folders = {
+        (recipe, "plain", factor, 0): FakeRun(epochs=3).write(root / f"{factor:g}") for factor in factors
+    }
+    names = {"arms_left_out": (left_out,), "crashed": (f"crashed {HOSTILE}",)}
+    plan = SweepPlan("base", (arm,), factors, (condition,), (0,), folders, **names)
+    write_sweep(plan, root, title=f"title {HOSTILE}")
+    shown = [recipe, label, meaning, left_out, condition.label, f"title {HOSTILE}"]
+    return "sweep", shown, ["label"]
+
+
+@pytest.mark.parametrize("study", [comparison, ablation, dose, sweep])
 def test_names_are_shown_as_text(study, tmp_path):
     name, shown, drawn = study(tmp_path)
     page = Page((tmp_path / f"{name}.html").read_text())

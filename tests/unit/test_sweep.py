@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from bifusion.errors import InputError
+from bifusion.recipes.bifusion import LOSS_WEIGHTS
 from bifusion.storage.json_files import to_json
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.sweep.breaking import breaks_of, final_loss
@@ -247,7 +248,7 @@ def test_a_narrowed_grid_says_what_is_left_out(tmp_path):
 def test_losses_are_weighed_as_at_the_end_of_an_arms_plan():
     arms = {arm.role: arm for arm in sweep_arms("bifusion_small")}
     assert arms["staged"].loss_weights == arms["naive"].loss_weights, "alignment has faded out"
-    assert arms["staged"].loss_weights["semantic"] == 0.4
+    assert arms["staged"].loss_weights == LOSS_WEIGHTS
     assert arms["plan_a"].loss_weights == {"semantic": 1.0}
     assert arms["baseline"].key == "oneformer3d_small"
 

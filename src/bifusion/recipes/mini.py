@@ -15,7 +15,7 @@ from bifusion.recipes.oneformer3d import oneformer3d_small
 VOXEL_SIZE_M = 0.12
 IMAGE_SIZE = 160
 VIEWS = 3
-LR = 2e-3
+LR = 3e-3
 EPOCHS = 30
 EVALUATIONS = 6
 

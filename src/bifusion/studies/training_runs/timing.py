@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 
 from bifusion.config.optim import freeze_outside_stage
-from bifusion.config.run import Config, config_to_dict
+from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
@@ -33,9 +33,9 @@ FINAL_PASSES = 3
 
 
 def seconds_of_runs(configs: Sequence[Config], jobs: int) -> list[float]:
-    """About how long each run takes where `jobs` share the cores; runs that differ in seed, rates and
-    the like are measured once."""
-    known: dict[str, float] = {}
+    """About how long each run takes where `jobs` share the cores; of runs of one recipe that differ in
+    nothing that takes time one is measured."""
+    known: dict[tuple[object, ...], float] = {}
     told = []
     with _threads(max(1, (os.cpu_count() or 1) // jobs)):
         for config in configs:
@@ -46,15 +46,11 @@ def seconds_of_runs(configs: Sequence[Config], jobs: int) -> list[float]:
     return told
 
 
-def _kind(config: Config) -> str:
-    """What a run's time depends on."""
-    plain = config_to_dict(config)
-    return repr([plain[key] for key in ("model", "stages", "data")] + [_of_trainer(config)])
-
-
-def _of_trainer(config: Config) -> tuple:
+def _kind(config: Config) -> tuple[object, ...]:
+    """What the time of a recipe's run depends on."""
     trainer = config.trainer
-    return trainer.precision, trainer.batch_size, trainer.accumulate, trainer.epochs, trainer.eval_every
+    of_trainer = (trainer.precision, trainer.batch_size, trainer.accumulate, trainer.epochs)
+    return config.recipe, config.data.root, *of_trainer
 
 
 def seconds_of_run(config: Config) -> float:
