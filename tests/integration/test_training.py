@@ -101,6 +101,8 @@ def assert_parted(written):
     """The gate's groups and those of the results part the same points, and no point is in none."""
     gate = written["gate"]
     assert gate["mean"] == pytest.approx(written["full"]["fusion_2d_ratio"])
+    assert written["flat_gate"]["fusion_2d_ratio"] is None, "it is fixed there"
+    assert written["flat_gate"]["miou"] is not None
     assert gate["std"] > 0 and sum(gate["histogram"]) == gate["points"]
     for table in ("views", "distance"):
         assert sum(group["points"] for group in gate[table].values()) == gate["points"]
@@ -114,8 +116,8 @@ def test_final_evaluation(staged_run):
     returned = evaluate_run(staged_run)
     written = json.loads((staged_run / "evaluation.json").read_text())
     assert set(written) == set(returned) == {
-        "epoch", "full", "views_withheld", "shuffled_2d", "seen", "unseen", "by_views", "by_distance",
-        "gate", "alignment_by_stage",
+        "epoch", "full", "views_withheld", "shuffled_2d", "flat_gate", "seen", "unseen", "by_views",
+        "by_distance", "gate", "alignment_by_stage",
     }  # fmt: skip
     assert written["epoch"] == 2
     assert 0 <= written["full"]["fusion_2d_ratio"] <= 1 and 0 < written["full"]["seen_share"] < 1

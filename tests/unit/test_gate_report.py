@@ -36,12 +36,19 @@ def gate_table(chair=0.3, door=0.7):
 
 
 def test_gates_by_group(tmp_path):
-    fakes = [FakeRun(seed=s, evaluation={"gate": gate_table(door=0.7 + 0.1 * s)}) for s in range(2)]
+    fakes = [
+        FakeRun(seed=s, miou=0.6, evaluation={"gate": gate_table(door=0.7 + 0.1 * s)} | flat)
+        for s, flat in enumerate(
+            ({"flat_gate": {"miou": 0.5}}, {"flat_gate": {"miou": 0.53, "ap": 0.4}})
+        )
+    ]
     arms = arms_of(tmp_path, *fakes, FakeRun(arm="naive"), FakeRun(arm="baseline"))
     entries = gate_entries(arms, AUDIT)
     assert set(entries) == {"staged"}, "naive's was not measured point by point"
     entry = entries["staged"]
     assert entry.std_within_scenes.mean == pytest.approx(0.08)
+    assert entry.flat_miou.by_seed == pytest.approx({0: 0.1, 1: 0.07})
+    assert entry.flat_ap.by_seed == pytest.approx({1: 0.36 - 0.4}), "of what was measured"
     assert sum(entry.histogram) == pytest.approx(1) and entry.histogram[:10] == [0] * 10
     found = {(group.kind, group.name): group for group in entry.groups}
     texture, other = found["classes", "texture classes"], found["classes", "other classes"]

@@ -38,9 +38,10 @@ def evaluate_run(
     """Full evaluation of a run's last checkpoint on its validation scenes; writes evaluation.json.
 
     Beside the metrics as trained: with the views withheld and with the lifted features shuffled
-    among the points (for models that use views), points seen and not seen, by how many views and from
-    how far, apart, what a learned gate does point by point, and the alignment at the start and end of
-    every stage. Writes predictions/ of two scenes for pictures.
+    among the points (for models that use views), with the mean of a learned gate in its place, points
+    seen and not seen, by how many views and from how far, apart, what that gate does point by point,
+    and the alignment at the start and end of every stage. Writes predictions/ of two scenes for
+    pictures.
 
     `data`: a data set other than the one it was trained on, of the same classes (InputError names
     those that differ). Its figures go to
@@ -95,11 +96,14 @@ def _evaluate(
 
     withheld = run(withhold_views=True) if config.uses_views else None
     full = run(withheld)
+    acts = full.gate is not None and control.scale > 0
+    flat = full.gate["mean"] / control.scale if acts else None  # a gate is s·α
     evaluation = {
         "epoch": max(math.ceil(time) - 1, 0),
         "full": full.metrics,
         "views_withheld": withheld.metrics if withheld is not None else None,
         "shuffled_2d": run(shuffle_seed=config.seed).metrics if config.uses_views else None,
+        "flat_gate": run(fixed_alpha=flat).metrics if flat is not None else None,
         **full.split,
         "gate": full.gate,
         "alignment_by_stage": alignment_by_stage(folder),

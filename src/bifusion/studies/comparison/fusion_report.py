@@ -35,6 +35,11 @@ class GateEntry:
     """Standard deviation of the gate over points."""
     std_within_scenes: Sample
     """The same within a scene, mean over scenes; near 0: one number for all points."""
+    flat_miou: Sample
+    """mIoU minus that with α at its mean at every point: what differing between points is worth to the
+    model as it was trained."""
+    flat_ap: Sample
+    """The same of AP."""
     histogram: list[float]
     """Share of the points in each of 20 equal bins of [0, 1], mean over seeds."""
     groups: list[GateGroup]

@@ -8,7 +8,7 @@ from bifusion.studies.comparison.fusion_report import GateEntry, GateGroup, Gate
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.classes import finite_mean
 from bifusion.studies.figures.gate import gate_of, group_names, texture_gate
-from bifusion.studies.figures.metrics import value_at
+from bifusion.studies.figures.metrics import Sample, final_value, value_at
 from bifusion.studies.figures.run import Record, Run
 
 TABLES: dict[str, GateKind] = {
@@ -33,8 +33,17 @@ def _entry(arm: Arm, texture: set[str]) -> GateEntry:
     return GateEntry(
         std=arm.over_seeds(lambda run: value_at(gate_of(run), "std")),
         std_within_scenes=arm.over_seeds(lambda run: value_at(gate_of(run), "std_within_scenes")),
+        flat_miou=_lost_flat(arm, "miou"),
+        flat_ap=_lost_flat(arm, "ap"),
         histogram=_histogram(arm),
         groups=[group for group in groups if group.share > 0],
+    )
+
+
+def _lost_flat(arm: Arm, figure: str) -> Sample:
+    """What the figure loses where every seen point has the mean gate."""
+    return arm.over_seeds(
+        lambda run: final_value(run, "full", figure) - final_value(run, "flat_gate", figure)
     )
 
 

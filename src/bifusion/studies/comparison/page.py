@@ -18,7 +18,13 @@ from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.room_views import RoomViews
 from bifusion.studies.page.style import arm_looks
 
-SPREAD, SPREAD_WITHIN = "standard deviation over points", "the same within a scene"
+GATE_FIGURES = {
+    "standard deviation over points": "std",
+    "the same within a scene": "std_within_scenes",
+    "mIoU lost with its mean at every point": "flat_miou",
+    "AP lost with its mean at every point": "flat_ap",
+}
+"""How a figure of a gate is called on the page."""
 GATE_WORDS = {
     "classes": "{}",
     "views": "seen by {}",
@@ -122,10 +128,12 @@ def _notice(report: ComparisonReport) -> str:
 def _gate_rows(report: ComparisonReport) -> dict[str, dict[str, Sample]]:
     """What is shown of the gates → arm → it: of all points seen, then of groups of them."""
     means = {arm.key: arm.figures.fusion_2d_ratio for arm in report.arms}
-    rows: dict[str, dict[str, Sample]] = {"all seen": {}, SPREAD: {}, SPREAD_WITHIN: {}}
+    named = ("all seen", *GATE_FIGURES)
+    rows: dict[str, dict[str, Sample]] = {name: {} for name in named}
     for key, entry in report.gate.items():
         rows["all seen"][key] = means[key]
-        rows[SPREAD][key], rows[SPREAD_WITHIN][key] = entry.std, entry.std_within_scenes
+        for name, figure in GATE_FIGURES.items():
+            rows[name][key] = getattr(entry, figure)
         for group in entry.groups:
             rows.setdefault(GATE_WORDS[group.kind].format(group.name), {})[key] = group.mean
     return rows

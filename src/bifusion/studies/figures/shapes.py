@@ -37,9 +37,9 @@ GATE = {
     "classes": GATE_GROUPS, "views": GATE_GROUPS, "distance": GATE_GROUPS, "outcome": GATE_GROUPS,
 }  # fmt: skip
 EVALUATION = {
-    "full": METRICS, "views_withheld": METRICS, "shuffled_2d": METRICS, "seen": METRICS,
-    "unseen": METRICS, "by_views": {EACH: METRICS}, "by_distance": {EACH: METRICS}, "gate": GATE,
-    "alignment_by_stage": {EACH: {"start": NUMBERS, "end": NUMBERS}},
+    "full": METRICS, "views_withheld": METRICS, "shuffled_2d": METRICS, "flat_gate": METRICS,
+    "seen": METRICS, "unseen": METRICS, "by_views": {EACH: METRICS}, "by_distance": {EACH: METRICS},
+    "gate": GATE, "alignment_by_stage": {EACH: {"start": NUMBERS, "end": NUMBERS}},
 }  # fmt: skip
 STATUS = {
     "reason": TEXT, "epochs_done": NUMBER, "steps": NUMBER, "raw_nonfinite": NUMBER, "skipped": NUMBER,
