@@ -117,8 +117,9 @@ def _at_level(arm: Arm, reference: Arm | None, texture: set[str]) -> ArmAtLevel:
     gain = None
     if reference is not None and arm.key != reference.key and refused is None:
         gain = Parts(**{part: paired_gain(arm, reference, part, texture) for part in PARTS})
-    states = [run.state for run in arm.runs]
-    return ArmAtLevel(states, Parts(**miou), gain, refused, gate_at_level(arm, texture))
+    return ArmAtLevel(
+        [run.state for run in arm.runs], Parts(**miou), gain, refused, gate_at_level(arm, texture)
+    )
 
 
 def gate_at_level(arm: Arm, texture: set[str]) -> GateAtLevel | None:
