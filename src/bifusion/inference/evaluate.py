@@ -96,8 +96,8 @@ def _evaluate(
 
     withheld = run(withhold_views=True) if config.uses_views else None
     full = run(withheld)
-    acts = full.gate is not None and control.scale > 0
-    flat = full.gate["mean"] / control.scale if acts else None  # a gate is s·α
+    gate = full.gate if control.scale > 0 else None
+    flat = gate["mean"] / control.scale if gate is not None else None  # a gate is s·α
     evaluation = {
         "epoch": max(math.ceil(time) - 1, 0),
         "full": full.metrics,

@@ -28,7 +28,7 @@ from bifusion.studies.figures.classes import texture_iou
 from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.gate import gate_of, texture_gate
 from bifusion.studies.figures.metrics import Sample, final_value, over_seeds, value_at
-from bifusion.studies.figures.run import Record, Run, State, load_run, read_json
+from bifusion.studies.figures.run import Record, Run, load_run, read_json
 
 REFERENCE = "without_views"
 """Role of the arm that gains are measured from."""
@@ -117,8 +117,9 @@ def _at_level(arm: Arm, reference: Arm | None, texture: set[str]) -> ArmAtLevel:
     gain = None
     if reference is not None and arm.key != reference.key and refused is None:
         gain = Parts(**{part: paired_gain(arm, reference, part, texture) for part in PARTS})
-    states: list[State] = [run.state for run in arm.runs]
-    return ArmAtLevel(states, Parts(**miou), gain, refused, gate_at_level(arm, texture))
+    return ArmAtLevel(
+        [run.state for run in arm.runs], Parts(**miou), gain, refused, gate_at_level(arm, texture)
+    )
 
 
 def gate_at_level(arm: Arm, texture: set[str]) -> GateAtLevel | None:
