@@ -8,8 +8,6 @@ run is taken as it is. Generated rooms; a figure of one seed says little.
 from __future__ import annotations
 
 import dataclasses
-import json
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.config.stages import StagePlan
-from bifusion.datasets.rooms.audit import TEXTURE_CLASSES
 from bifusion.errors import InputError
 from bifusion.recipes.bifusion import LOSS_WEIGHTS, S4_WEIGHTS
-from bifusion.studies.demo import rooms_of
-from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
+from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs
 from bifusion.studies.training_runs.train import train_runs
+from laboratory.compared import FIGURES, figure, plan_on_ground, spread
 
 TERMS = ("semantic", "instance_class", "mask_bce", "mask_dice", "score")
 BALANCES: dict[str, tuple[float, ...]] = {
@@ -34,7 +31,6 @@ BALANCES: dict[str, tuple[float, ...]] = {
     "even": (1.0, 0.5, 1.0, 1.0, 0.3),
 }
 """Weights of `TERMS`; those of the instances act on the sum over the decoder's outputs."""
-FIGURES = ("miou", "ap", "agnostic_ap", "fusion_2d_ratio", "texture", "other")
 
 
 @dataclass
@@ -72,26 +68,20 @@ def main() -> int:
     for balance, of_balance in runs.items():
         for recipe in wanted.recipes:
             mine = [run for run in of_balance if run.config.recipe == recipe and run.finished]
-            table.add_row(recipe, balance, str(len(mine)), *(_spread(mine, name) for name in FIGURES))
+            table.add_row(
+                recipe,
+                balance,
+                str(len(mine)),
+                *(spread(figure(run, name) for run in mine) for name in FIGURES),
+            )
     console.print(table)
     return 1 if crashed else 0
 
 
 def _runs(wanted: Arguments, balance: str) -> list[PlannedRun]:
     """All recipes and seeds with one balance."""
-    tower, folder = wanted.ground / "tower-small.safetensors", wanted.out / balance
-    planned = [
-        run
-        for seed in wanted.seeds
-        for run in plan_runs(
-            wanted.recipes,
-            (seed,),
-            rooms_of(wanted.ground, seed),
-            folder,
-            tower_weights=tower,
-            epochs=wanted.epochs,
-        )
-    ]
+    folder = wanted.out / balance
+    planned = plan_on_ground(wanted.recipes, wanted.seeds, wanted.ground, folder, wanted.epochs)
     for run in planned:
         run.config.stages = balanced(run.config.stages, BALANCES[balance])
     return planned
@@ -109,25 +99,6 @@ def balanced(plan: StagePlan, values: tuple[float, ...]) -> StagePlan:
         }
         stages.append(dataclasses.replace(stage, weights=stage.weights | changed))
     return StagePlan(tuple(stages))
-
-
-def _spread(runs: list[PlannedRun], name: str) -> str:
-    values = [value for run in runs if (value := _figure(run, name)) is not None]
-    if not values:
-        return "–"
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
-
-
-def _figure(run: PlannedRun, name: str) -> float | None:
-    full = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))["full"]
-    if name not in ("texture", "other"):
-        return full[name]
-    wanted = name == "texture"
-    values = [
-        v for label, v in full["iou"].items() if v is not None and (label in TEXTURE_CLASSES) == wanted
-    ]
-    return statistics.mean(values) if values else None
 
 
 if __name__ == "__main__":
