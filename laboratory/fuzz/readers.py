@@ -36,6 +36,7 @@ from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import MalformedFileError
 from bifusion.torch_files.pickle_machine import PickleMachine
 from bifusion.torch_files.state_dicts import find_state_dict
+from bifusion.untrusted.files import read_bytes
 from bifusion.untrusted.pictures import read_color, read_depth_m
 from bifusion.viewer.found import show_with
 from bifusion.viewer.page import render_view
@@ -117,7 +118,7 @@ def json_file(path: Path) -> None:
 
 def pickle(path: Path) -> None:
     try:
-        find_state_dict(PickleMachine().load(io.BytesIO(path.read_bytes())))
+        find_state_dict(PickleMachine().load(io.BytesIO(read_bytes(path))))
     except MalformedFileError as error:
         raise InputError(str(error)) from error
 
