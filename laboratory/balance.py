@@ -28,6 +28,9 @@ BALANCES: dict[str, tuple[float, ...]] = {
     "S4": tuple(S4_WEIGHTS[term] for term in TERMS),
     "means": (0.4, 0.25, 0.2, 0.15, 0.075),  # S4 with instance terms as means over four outputs
     "S2": tuple(LOSS_WEIGHTS[term] for term in TERMS),  # BiFusion's default
+    # about these shares of the gradient at the features that heads share (laboratory.gradient_norms)
+    "S2-shares": (1.0, 0.065, 0.264, 0.064, 0.37),
+    "S4-shares": (1.0, 0.43, 1.78, 0.43, 2.5),
     "even": (1.0, 0.5, 1.0, 1.0, 0.3),
 }
 """Weights of `TERMS`; those of the instances act on the sum over the decoder's outputs."""
@@ -47,7 +50,7 @@ class Arguments:
         "oneformer3d_small",
     )
     balances: tuple[str, ...] = ("even",)
-    """Of S4, means, S2, even."""
+    """Of S4, means, S2, S2-shares, S4-shares, even."""
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int | None = None
     """Length of all runs instead of the recipes' own."""
