@@ -56,8 +56,8 @@ def oneformer3d_mini() -> Config:
     """OneFormer3D in a minute.
 
     On the 3D network, data and optimiser of `bifusion_mini`, with the losses of `oneformer3d_small`.
-    mIoU 0.287, AP 0.213 on six rooms after 600 steps, which took two minutes of one core (seed 0, n = 1):
-    `bifusion train oneformer3d_mini --data.root data/mini`, the rooms as in RECIPES.md.
+    mIoU 0.287, AP 0.213 on six rooms after 600 steps, which took two minutes of one core (seed 0,
+    n = 1): `bifusion train oneformer3d_mini --data.root data/mini`, the rooms as in RECIPES.md.
     """
     name = "oneformer3d_mini"
     stages = oneformer3d_small().stages

@@ -8,20 +8,21 @@ from collections.abc import Mapping, Sequence
 from bifusion.studies.figures.text import number, plural
 from bifusion.studies.sweep.breaking import GATE_DEAD, GATE_SATURATED, LEAST_GAIN
 from bifusion.studies.sweep.grid import PLAIN
-from bifusion.studies.sweep.plan import SweepArm
+from bifusion.studies.sweep.plan import Condition, SweepArm
 from bifusion.studies.sweep.report import Breaking, Curve
 from bifusion.studies.sweep.sensitivity import WITHIN, GoodRates
 
+PERCENT = f"{100 * WITHIN:g} %"
 DEFINITIONS = (
     "Loss: the terms of a step with the weights that the arm has at the end of its plan, so that losses "
     "which ramp in do not look like a rise; initial, of the first step; final, the median of the last "
     "steps. A run that was stopped counts with its initial loss and with an mIoU of 0.",
     "Sensitivity: the mean over rates of min(final loss, initial loss) − the best final loss (Wortsman "
     "et al., arXiv 2309.14322); relative, as a share of what the best rate gains.",
-    f"Good rates: those around the best one whose mean mIoU is within {WITHIN:.0%} of the best.",
+    f"Good rates: those around the best one whose mean mIoU is within {PERCENT} of the best.",
     "A run breaks by whichever comes first: a number that is not finite ends it; its learned gate "
     f"stays below {GATE_DEAD} (dead) or above {GATE_SATURATED} (saturated) to its end; its loss no "
-    f"longer falls, with less than {LEAST_GAIN:.0%} of what the arm’s best rate gains; its validations "
+    f"longer falls, with less than {100 * LEAST_GAIN:g} % of what the arm’s best rate gains; its validations "
     "find one class at most, to its end. Below the arm’s best rate the last two are called too slow.",
     "An arm breaks at the lowest rate above its best one at which more than half of the seeds broke.",
     "Without a guard the first NaN or infinity ends a run: clipping and the optimiser would carry it "
@@ -30,10 +31,13 @@ DEFINITIONS = (
 """Shown on the page, above what they were applied to."""
 
 
-def findings(curves: Sequence[Curve], arms: Mapping[str, SweepArm]) -> list[str]:
-    """One sentence a curve, and one that holds staged against naive."""
+def findings(
+    curves: Sequence[Curve], arms: Mapping[str, SweepArm], conditions: Sequence[Condition]
+) -> list[str]:
+    """One sentence an arm, and one a condition that holds staged against naive."""
     told = [_of_curve(curve, arms[curve.arm]) for curve in curves if curve.condition == PLAIN.key]
-    return told + _staged_and_naive(curves, arms)
+    compared = [_staged_and_naive(curves, arms, condition) for condition in conditions]
+    return told + [sentence for sentence in compared if sentence is not None]
 
 
 def _of_curve(curve: Curve, arm: SweepArm) -> str:
@@ -41,7 +45,7 @@ def _of_curve(curve: Curve, arm: SweepArm) -> str:
     if not math.isfinite(good.best):
         return f"{arm.label}: nothing learnt at any rate that has ended."
     return (
-        f"{arm.label}: best mIoU {number(good.best_miou)} at × {good.best:g}; within {WITHIN:.0%} of it "
+        f"{arm.label}: best mIoU {number(good.best_miou)} at × {good.best:g}; within {PERCENT} of it "
         f"{range_text(good)}; {breaking_text(curve.breaking)} ({plural(seeds, 'seed')})."
     )
 
@@ -69,17 +73,15 @@ def breaking_text(breaking: Breaking | None) -> str:
     return f"breaks at × {breaking.factor:g}: {kinds}, {first}"
 
 
-def _staged_and_naive(curves: Sequence[Curve], arms: Mapping[str, SweepArm]) -> list[str]:
-    """How much wider the staged arm's range of good rates is, condition by condition."""
-    told = []
-    for condition in dict.fromkeys(curve.condition for curve in curves):
-        spans = {
-            arms[curve.arm].role: curve.good.span for curve in curves if curve.condition == condition
-        }
-        staged, naive = spans.get("staged", math.nan), spans.get("naive", math.nan)
-        if math.isfinite(staged) and math.isfinite(naive):
-            told.append(
-                f"{condition}: staged fusion is within {WITHIN:.0%} of its best over a factor of "
-                f"{staged:.3g} in the rate, naive over {naive:.3g}: {staged / naive:.3g} times as wide."
-            )
-    return told
+def _staged_and_naive(
+    curves: Sequence[Curve], arms: Mapping[str, SweepArm], condition: Condition
+) -> str | None:
+    """How much wider the staged arm's range of good rates is; None where one of them has none."""
+    spans = {arms[c.arm].role: c.good.span for c in curves if c.condition == condition.key}
+    staged, naive = spans.get("staged", math.nan), spans.get("naive", math.nan)
+    if not (math.isfinite(staged) and math.isfinite(naive)):
+        return None
+    return (
+        f"{condition.label}: staged fusion is within {PERCENT} of its best over a factor of {staged:.3g} "
+        f"in the rate, naive over {naive:.3g}: {staged / naive:.3g} times as wide."
+    )

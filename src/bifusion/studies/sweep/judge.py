@@ -109,7 +109,7 @@ def judge_sweep(plan: SweepPlan, title: str, measured: Measured) -> SweepReport:
         figures=field_docs(RateFigures),
         definitions=list(DEFINITIONS),
         refused=refused,
-        findings=findings(curves, arms) if refused is None else [],
+        findings=findings(curves, arms, plan.conditions) if refused is None else [],
         curves=curves,
     )
 
