@@ -22,8 +22,9 @@ DEFINITIONS = (
     f"Good rates: those around the best one whose mean mIoU is within {PERCENT} of the best.",
     "A run breaks by whichever comes first: a number that is not finite ends it; its learned gate "
     f"stays below {GATE_DEAD} (dead) or above {GATE_SATURATED} (saturated) to its end; its loss no "
-    f"longer falls, with less than {100 * LEAST_GAIN:g} % of what the arm’s best rate gains; its validations "
-    "find one class at most, to its end. Below the arm’s best rate the last two are called too slow.",
+    f"longer falls, with less than {100 * LEAST_GAIN:g} % of what the arm’s best rate gains; its "
+    "validations find one class at most, to its end. Below the arm’s best rate the last two are called "
+    "too slow.",
     "An arm breaks at the lowest rate above its best one at which more than half of the seeds broke.",
     "Without a guard the first NaN or infinity ends a run: clipping and the optimiser would carry it "
     "into every weight.",
@@ -82,6 +83,6 @@ def _staged_and_naive(
     if not (math.isfinite(staged) and math.isfinite(naive)):
         return None
     return (
-        f"{condition.label}: staged fusion is within {PERCENT} of its best over a factor of {staged:.3g} "
-        f"in the rate, naive over {naive:.3g}: {staged / naive:.3g} times as wide."
+        f"{condition.label}: staged fusion is within {PERCENT} of its best over a factor of "
+        f"{staged:.3g} in the rate, naive over {naive:.3g}: {staged / naive:.3g} times as wide."
     )
