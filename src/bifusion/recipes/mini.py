@@ -27,8 +27,10 @@ EVALUATIONS = 6
 def bifusion_mini() -> Config:
     """BiFusion between tiny and small: half the widths of `bifusion_small`, 30 epochs.
 
-    Voxels of 12 cm, images of 160 px. Made for the rooms of RECIPES.md, "Over which learning rates each
-    arm trains". Its image tower is that of `bifusion_small`, whose weights it takes.
+    Voxels of 12 cm, images of 160 px; its image tower is that of `bifusion_small`, whose weights it
+    takes. On the rooms of RECIPES.md, "Over which learning rates each arm trains", it reaches mIoU 0.369
+    and AP 0.136 after 600 steps (seed 0, n = 1: its own rate, in that section's command), and 0.393 with
+    the views withheld: images this small add nothing.
     """
     small = bifusion_small()
     model = bifusion_model(small)
