@@ -91,6 +91,20 @@ def test_checksums_that_vouch_for_nothing(checkpoint, sums, message):
             read(checkpoint)
 
 
+def test_weights_beyond_the_memory_are_refused(checkpoint, monkeypatch):
+    """As where a hole of 1 TB lies in their place, and the process may not have so much."""
+
+    def too_large(path):
+        raise MemoryError("Cannot allocate memory")
+
+    (checkpoint / "sums.json").unlink()
+    monkeypatch.setattr("bifusion.runs.checkpoint.load_file", too_large)
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: cannot be read \(Cannot allocate memory\)"
+    ):
+        load_model(checkpoint)
+
+
 def test_one_bad_file_does_not_stop_the_others(tmp_path, bifusion):
     good, bad, pipe = (tmp_path / f"{name}.ply" for name in ("good", "bad", "pipe"))
     room_meshes.write_ply(good, room_meshes.room_mesh(0.3))

@@ -238,7 +238,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     check_regular(path, advice=TRAIN_AGAIN)
     try:
         return old_names.update_tensor_names(load_file(path))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
 
 
