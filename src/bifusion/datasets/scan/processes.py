@@ -16,6 +16,7 @@ from bifusion.lifetime import end_with_parent
 Outcome = list[str] | str
 """What a task that gives lines returned, or what is wrong."""
 Result = TypeVar("Result")
+NOT_STARTED = "its process could not be started, as what starts them was killed; nothing of it was made"
 PRELOADED = ["bifusion.datasets.scan.make"]
 
 
@@ -36,9 +37,16 @@ def in_processes(
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
-                receiver, process = _start(name, tasks[name])
+                try:
+                    receiver, process = _start(name, tasks[name])
+                except (
+                    EOFError,
+                    ConnectionError,
+                ):  # the fork server's end; the next start makes another
+                    yield name, NOT_STARTED
+                    continue
                 running[receiver] = (name, process)
-            for ready in wait(list(running)):
+            for ready in wait(list(running)) if running else ():
                 assert isinstance(ready, Connection)
                 name, process = running.pop(ready)
                 yield name, _received(ready, process)
