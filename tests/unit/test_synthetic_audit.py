@@ -8,11 +8,13 @@ import pytest
 
 from bifusion.datasets.rooms import TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig, make_rooms, make_scan
 from bifusion.datasets.rooms.audit import audit
+from bifusion.datasets.rooms.audit_lines import audit_lines
 from bifusion.datasets.rooms.probe import image_features, probe_predictions, voxel_features
 from bifusion.datasets.rooms.superpoint_oracle import oracle_result
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.types import SceneTruth
+from run_factory import AUDIT
 
 SMALL = RoomsConfig(
     train_rooms=2,
@@ -96,6 +98,20 @@ def test_audit_of_small_rooms(tmp_path):
     assert 0 < result["seen_share"]["val"]["all"] < 1
     assert sum(result["points"]["train"].values()) > 1000
     assert result["config"]["texture_contrast"] == 1
+    assert len(audit_lines(result)) == 4
+
+
+def test_an_audit_is_told_in_a_few_lines():
+    assert audit_lines(AUDIT) == [
+        "told apart by colour and geometry of voxels alone: panels 0.52 (chance 0.50)",
+        "told apart by pictures alone: panels 0.94 (chance 0.50)",
+        "views see 47% of the points to validate on",
+        "the best that superpoints allow: mIoU 0.93, AP 0.88",
+    ]
+    nothing = {**AUDIT, "probe": {"voxels": {"panels": None}, "images": {}}, "superpoint_oracle": None}
+    lines = audit_lines(nothing)
+    assert lines[0].endswith("alone: nothing to tell apart")
+    assert len(lines) == 3
 
 
 def test_audit_without_views_and_validation_rooms(tmp_path):
@@ -104,6 +120,7 @@ def test_audit_without_views_and_validation_rooms(tmp_path):
     assert result["superpoint_oracle"] is None
     assert result["probe"]["images"]["panels"] is None
     assert result["seen_share"]["train"]["all"] == 0
+    assert "views see 0% of the points to train on" in audit_lines(result)
 
 
 def test_audit_of_nothing_is_refused(tmp_path):

@@ -74,6 +74,7 @@ def _prepare_synthetic(args: list[str]) -> int:
     """Rooms with ScanNet20 classes and rendered RGB-D views, and their audit."""
     from bifusion.datasets.rooms import RoomsConfig, make_rooms
     from bifusion.datasets.rooms.audit import audit
+    from bifusion.datasets.rooms.audit_lines import audit_lines
     from bifusion.studies.training_runs.progress import progress_bar
 
     @dataclass
@@ -94,7 +95,9 @@ def _prepare_synthetic(args: list[str]) -> int:
     console = Screen()
     with progress_bar("rooms", console) as progress:
         make_rooms(wanted.out, wanted.rooms, progress)
-    console.print_json(data=audit(wanted.out, wanted.voxel_size_m))
+    for line in audit_lines(audit(wanted.out, wanted.voxel_size_m)):
+        console.print(line, markup=False)
+    console.print(f"{wanted.out}: every figure of it in audit.json", markup=False)
     return 0
 
 
