@@ -45,7 +45,7 @@ class Expected:
     places: tuple[str, ...] = ()
     """Patterns (fnmatch) one of which the event's or alarm's `where` has to match; (): any place."""
     rules: tuple[str, ...] = ()
-    """Patterns of the rules that count as having seen it; (): any."""
+    """Patterns of the rules that count as having seen it; (): any. must-work: of those that may warn."""
     scenes: Literal["victim", "batch", "among", "any"] = "batch"
     """Whom it has to name: exactly the scene that was struck; exactly those of the step; some of the
     step, the struck one among them (of sums over a step no rule can say more); nobody in particular."""

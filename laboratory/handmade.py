@@ -276,8 +276,6 @@ def _unhealthy_trends() -> list[Fault]:
 def _poor_scenes() -> list[Fault]:
     table = {
         "no views": edits.removed("views"),
-        "single voxel": edits.fragment(edits.within_a_centimetre),
-        "single point": edits.fragment(lambda coord: np.arange(1)),
         "no annotation": edits.removed("segment20.npy", "instance.npy"),
         "all points unlabelled": edits.array("segment20", lambda x: np.full_like(x, -1)),
         "one instance": edits.one_instance,
@@ -291,5 +289,13 @@ def _poor_scenes() -> list[Fault]:
         "no measured depth, so no superpoint seen": edits.images("png", edits.unmeasured),
         "map coordinates": edits.moved_far,
     }
-    why = "poor, but nothing is wrong with it"
-    return [_bifusion(name, WORKS, EditedScene(edit), why) for name, edit in table.items()]
+    fragments = {
+        "single voxel": edits.fragment(edits.within_a_centimetre),
+        "single point": edits.fragment(lambda coord: np.arange(1)),
+    }
+    why, spike = "poor, but nothing is wrong with it", Expected("must-work", rules=("gradient_spike",))
+    after = f"{why}; the steps after it may have seven times the usual gradient, which may be told"
+    return [
+        *(_bifusion(name, WORKS, EditedScene(edit), why) for name, edit in table.items()),
+        *(_bifusion(name, spike, EditedScene(edit), after) for name, edit in fragments.items()),
+    ]

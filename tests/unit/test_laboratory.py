@@ -117,6 +117,13 @@ def test_must_work_means_silence():
     assert not judged(Expected("must-work"), event=EVENT).as_expected
 
 
+def test_what_must_work_may_warn_of_what_is_named_and_of_nothing_else():
+    allowed = Expected("must-work", rules=(ALARM["rule"],))
+    assert judged(allowed, alarms=[ALARM]).as_expected
+    assert not judged(allowed, alarms=[ALARM | {"rule": "another"}]).as_expected
+    assert not judged(allowed, event=EVENT).as_expected
+
+
 def test_must_reject_means_an_error_that_names_the_scene():
     expected = Expected("must-reject", scenes="victim")
     refused = {"status": None, "watch": None}
