@@ -346,7 +346,7 @@ def test_the_default_plan_holds_every_arm_and_the_whole_grid(tmp_path):
     assert not plan.points_left_out and not plan.arms_left_out
     # Four arms have no 2D head: one run for both ranges.
     assert len(runs) == 3 * (22 * 8 + 4 * 4)
-    assert len(plan.folders) == 3 * 25 * 8 and set(plan.folders.values()) == {r.folder for r in runs}
+    assert len(plan.folders) == 3 * 26 * 8 and set(plan.folders.values()) == {r.folder for r in runs}
 
 
 def test_a_point_sets_rate_range_and_precision_and_nothing_else(tmp_path):
