@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,3 +265,10 @@ def test_a_signal_waits_until_all_workers_have_started(dataset, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert order[:2] == ["started", "started"] and "signal" in order
+
+
+def test_a_worker_that_only_starts_as_its_process_leaves_says_nothing():
+    """Its semaphores are gone then; it would print a traceback."""
+    script = Path(__file__).parent.parent / "late_worker.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""

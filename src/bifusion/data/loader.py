@@ -14,6 +14,7 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.workers import (
     WorkerEndedError,
     batches_from_workers,
+    end_with_process,
     heed_the_parent_alone,
 )
 from bifusion.errors import InputError
@@ -152,5 +153,6 @@ def _workers_of(dataset: SceneDataset, workers: int) -> tuple[DataLoader, _Plan]
         # Its own generator: iterating must not draw from the global one.
         generator=torch.Generator().manual_seed(derive_seed(dataset.seed, "loader")),
     )
+    end_with_process(loader)
     _LOADERS[dataset] = (workers, loader, plan)
     return loader, plan

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,8 @@ from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of
 WARNING = getattr(signal, "SIGUSR1", None)
 """That a job's time is nearly up; schedulers send it to all processes of the job."""
 HELD = (signal.SIGINT, signal.SIGTERM, *([WARNING] if WARNING is not None else []))
+BEFORE_SEMAPHORES = 1
+"""Of what `multiprocessing` does at the end of a process: the names of semaphores go at 0."""
 TELLS_SENDERS = hasattr(signal, "sigtimedwait")
 """The system says who sent a signal (Linux; where it does not, SIGTERM ends a worker at once)."""
 
@@ -93,6 +97,25 @@ def batches_from_workers(
             running._shutdown_workers()
         message = _obituary(workers, dead, scenes_of(dead, taken))
         raise WorkerEndedError(message) from (error if isinstance(error, RuntimeError) else None)
+
+
+def end_with_process(loader: DataLoader) -> None:
+    """At the end of this process the loader's workers are killed before anything is taken from them.
+
+    `multiprocessing` removes the names of its semaphores first and ends its processes then; a worker
+    that was only starting (by a fork server, or spawned) would look for them and print a traceback.
+    """
+
+    alive = weakref.ref(loader)  # nothing is kept that is done with
+
+    def kill() -> None:
+        running = alive()
+        with _deaf_to_workers():
+            for worker in [] if running is None else _workers(running):
+                worker.kill()
+                worker.join()
+
+    Finalize(None, kill, exitpriority=BEFORE_SEMAPHORES)
 
 
 @contextmanager
