@@ -27,10 +27,10 @@ TERMS = ("semantic", "instance_class", "mask_bce", "mask_dice", "score")
 BALANCES: dict[str, tuple[float, ...]] = {
     "S4": tuple(S4_WEIGHTS[term] for term in TERMS),
     "means": (0.4, 0.25, 0.2, 0.15, 0.075),  # S4 with instance terms as means over four outputs
-    "S2": tuple(LOSS_WEIGHTS[term] for term in TERMS),  # BiFusion's default
+    "S2": (1.0, 0.37, 0.30, 0.22, 0.11),  # S2's 1.0 and 1.0, S4's proportions among the instances
     # about these shares of the gradient at the features that heads share (laboratory.gradient_norms)
     "S2-shares": (1.0, 0.065, 0.264, 0.064, 0.37),
-    "S4-shares": (1.0, 0.43, 1.78, 0.43, 2.5),
+    "S4-shares": tuple(LOSS_WEIGHTS[term] for term in TERMS),  # BiFusion's default
     "even": (1.0, 0.5, 1.0, 1.0, 0.3),
 }
 """Weights of `TERMS`; those of the instances act on the sum over the decoder's outputs."""

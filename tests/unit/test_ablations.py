@@ -27,6 +27,7 @@ CHANGED = {
     "gate_ramp": {"stages"},
     "simple_gate": {"stages"},
     "gradual_losses": {"stages"},
+    "late_instances": {"stages"},
     "loss_balance": {"stages"},
     "rate_ramps": {"stages", "optim"},
     "stages": {"stages"},
@@ -74,7 +75,8 @@ def test_only_the_measure_differs(measure):
 
 
 def test_names_say_what_is_removed_and_what_is_added():
-    assert {f"{BASE}_no_{name}" for name in MEASURES if name != "adaptive_clipping"} <= set(ABLATIONS)
+    names = {measure.recipe_name(BASE) for measure in MEASURES.values()}
+    assert names <= set(ABLATIONS) and f"{BASE}_no_film" in names
     assert f"{BASE}_adaptive_clipping" in ABLATIONS and not set(ABLATIONS) & set(RECIPES)
     with pytest.raises(InputError, match=r"BASE_no_MEASURE.*head_norm"):
         get_recipe(f"{BASE}_no_such_thing")
@@ -118,8 +120,9 @@ def test_without_the_gates_ramp_and_its_simple_start():
 
 
 def test_without_ramps_losses_and_rates_are_there_at_once():
-    assert timeline().at(0).weights["mask_bce"] == 0
-    assert timeline("gradual_losses").at(0).weights["mask_bce"] == LOSS_WEIGHTS["mask_bce"]
+    assert timeline("late_instances").at(0).weights["mask_bce"] == 0
+    assert timeline().at(0).weights["mask_bce"] == LOSS_WEIGHTS["mask_bce"]
+    assert timeline().at(21).weights["alignment"] == 0
     assert timeline("gradual_losses").at(21).weights["alignment"] == 0.3
     assert (
         timeline().at(21).lr_factor("film") == 0 and timeline("rate_ramps").at(21).lr_factor("film") == 1

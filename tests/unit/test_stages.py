@@ -5,7 +5,7 @@ import pytest
 from bifusion.config.stages import Ramp, Stage, StagePlan, Timeline, at_once, unmatched_patterns
 from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
-from bifusion.recipes.bifusion import INSTANCE_TERMS, LOSS_WEIGHTS, S4_WEIGHTS, three_stages
+from bifusion.recipes.bifusion import GRADIENT_NORMS, LOSS_WEIGHTS, S4_WEIGHTS, three_stages
 
 GROUPS = ["backbone", "head_3d", "decoder", "head_2d", "film", "gate", "align"]
 TOWER = ["tower.conv1_rgb", "tower.conv1_depth", "tower.embed", *(f"tower.block{i}" for i in range(6))]
@@ -50,24 +50,28 @@ def test_nothing_jumps_at_a_boundary(epochs):
             assert after.lr_factor(group) == pytest.approx(before.lr_factor(group), abs=1e-6)
 
 
-def test_first_stage_is_three_dimensional_and_semantic_first():
+def test_first_stage_is_three_dimensional_on_all_losses():
     start, end = staged().at(0), staged().at_end(21)
     assert start.control.scale == end.control.scale == 0 and not start.control.run_2d
     assert start.control.tower_gradient_scale == 0
-    assert start.weights["semantic"] == 1.0 and start.weights["mask_bce"] == 0
-    assert {term: end.weights[term] for term in LOSS_WEIGHTS} == LOSS_WEIGHTS
+    for state in (start, end):
+        assert {term: state.weights[term] for term in LOSS_WEIGHTS} == LOSS_WEIGHTS
     assert end.weights["alignment"] == 0
     trained = [group for group in GROUPS + TOWER if start.trains(group)]
     assert trained == ["backbone", "head_3d", "decoder"]
 
 
-def test_losses_have_the_baselines_balance_and_s4s_proportions():
-    """S2: semantic 1.0, instances 1.0; S4: class 1.0, BCE 0.8, Dice 0.6, score 0.3."""
-    instances = {term: LOSS_WEIGHTS[term] for term in INSTANCE_TERMS}
-    assert LOSS_WEIGHTS["semantic"] == 1.0 and sum(instances.values()) == pytest.approx(1.0)
-    assert {term: weight * 2.7 for term, weight in instances.items()} == pytest.approx(
-        {"instance_class": 1.0, "mask_bce": 0.8, "mask_dice": 0.6, "score": 0.3}
-    )
+def test_instance_losses_can_come_in_behind_the_semantic_one():
+    late = Timeline(get_recipe("bifusion_small_late_instances").stages, 128)
+    start, end = late.at(0).weights, late.at_end(21).weights
+    assert start["semantic"] == 1.0 and start["mask_bce"] == start["score"] == 0
+    assert {term: end[term] for term in LOSS_WEIGHTS} == LOSS_WEIGHTS
+
+
+def test_losses_pull_on_the_shared_features_in_s4s_proportions():
+    """S4: semantic 0.4, class 1.0, BCE 0.8, Dice 0.6, score 0.3, of the gradient."""
+    pull = {term: weight * GRADIENT_NORMS[term] for term, weight in LOSS_WEIGHTS.items()}
+    assert {term: 0.4 * share for term, share in pull.items()} == pytest.approx(S4_WEIGHTS, rel=0.01)
     raw = Timeline(get_recipe("bifusion_small_no_loss_balance").stages, 128)
     at_end = raw.at_end(21).weights
     assert {term: at_end[term] for term in S4_WEIGHTS} == S4_WEIGHTS

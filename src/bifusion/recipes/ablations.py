@@ -109,6 +109,16 @@ def _sudden_losses(stage: Stage) -> Stage:
     return dataclasses.replace(stage, weights=_at_once(stage.weights))
 
 
+def _late_instances(stage: Stage) -> Stage:
+    """In a stage without images the instance terms ramp in behind the semantic one (S5)."""
+    ramps = {
+        term: dataclasses.replace(ramp, begin=0.1, end=0.5)
+        for term, ramp in stage.weights.items()
+        if term in S4_WEIGHTS and term != "semantic"
+    }
+    return stage if stage.run_2d else dataclasses.replace(stage, weights=stage.weights | ramps)
+
+
 def _raw_sums(stage: Stage) -> Stage:
     """S4's numbers as they stand, wherever the stage has a term of theirs."""
     raw = {
@@ -205,9 +215,16 @@ MEASURES: dict[str, Measure] = {
             _stages(_sudden_losses),
         ),
         Measure(
+            "late_instances",
+            "Semantics first",
+            "instance losses ramp in, in the first stage, behind the semantic one",
+            _stages(_late_instances),
+            adds=True,
+        ),
+        Measure(
             "loss_balance",
             "Balance of losses",
-            "S4’s numbers multiply sums over the decoder’s outputs, and the semantic loss by 0.4",
+            "S4’s numbers multiply the losses as they are, summed over the decoder’s outputs",
             _stages(_raw_sums),
         ),
         Measure(
