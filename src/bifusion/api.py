@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-def load(run: PathLike, *, device: torch.device | str | None = None) -> Segmenter:
+def load(
+    run: PathLike, *, device: torch.device | str | None = None, precision: str | None = None
+) -> Segmenter:
     """A trained model in memory, whose `predict` segments scenes.
 
     Args:
@@ -44,11 +46,13 @@ def load(run: PathLike, *, device: torch.device | str | None = None) -> Segmente
             (BIFUSION_CACHE, or the platform's cache folder), and nothing in it is executed. Or
             "hf://user/name", a run that `bifusion push` has shared.
         device: where it runs; None: a GPU if there is one.
+        precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed"; None: what the run was trained in,
+            on a CPU float32.
     """
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
-    return Segmenter(run_of(Path(run)), device=device)
+    return Segmenter(run_of(Path(run)), device=device, precision=precision)
 
 
 def train(

@@ -93,6 +93,28 @@ def test_logits_of_whole_models(recipe, tmp_path):
         close(one.mask_logits[0], other.mask_logits[0], 1e-4)
 
 
+@pytest.mark.parametrize("recipe", ["oneformer3d_small", "mask3d_tiny", "bifusion_tiny"])
+@torch.no_grad()
+def test_weights_kept_narrow_give_what_autocast_gives(recipe, tmp_path, monkeypatch):
+    from bifusion.data.batching import collate
+    from bifusion.inference.segmenter import dataset_of
+
+    config = get_recipe(recipe)
+    torch.manual_seed(0)
+    model = as_trained(build_model(config.model, 0, config.labels, load_pretrained=False))
+    dataset, index = dataset_of(make_tiny_scene(tmp_path / "val" / "room"), config.data)
+    batch = collate([dataset.sample(index, 0)])
+    narrow = for_inference(copy.deepcopy(model), torch.bfloat16)
+    # a way through attention that CPUs take where nothing is left to convert; it rounds elsewhere
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
+    assert any(values.dtype == torch.bfloat16 for values in narrow.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = for_inference(model)(batch, FusionControl()).layers[-1]
+        found = narrow(batch, FusionControl()).layers[-1]
+    assert torch.equal(found.class_logits[0], expected.class_logits[0])
+    assert torch.equal(found.mask_logits[0], expected.mask_logits[0])
+
+
 def test_folding_twice_changes_nothing_and_nothing_asks_for_a_gradient():
     model = as_trained(build_unet(NETWORKS["oneformer3d_small"]))
     once = for_inference(model).state_dict()

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import bifusion.models.postprocess as postprocessing
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.postprocess import (
-    POINT_MASKS_AT_ONCE,
     PostprocessConfig,
     matrix_nms,
+    pack_by_product,
     pack_point_masks,
     postprocess,
 )
@@ -243,9 +244,19 @@ def test_nan_prediction_gives_no_instance():
     assert len(result.scores) == 0
 
 
-def test_packing_in_blocks_equals_packing_at_once():
+def test_packing_in_blocks_equals_packing_at_once(monkeypatch):
     rng = np.random.default_rng(0)
-    masks = rng.random((2 * POINT_MASKS_AT_ONCE + 3, 7)) > 0.5
-    superpoint_of_point = rng.integers(0, 7, 45)
-    expected = np.packbits(masks[:, superpoint_of_point], axis=1)
-    assert np.array_equal(pack_point_masks(masks, superpoint_of_point), expected)
+    monkeypatch.setattr(postprocessing, "POINT_MASK_BYTES", 300)  # six masks
+    for count, points in ((20, 45), (20, 48), (1, 3), (0, 45)):
+        masks = rng.random((count, 7)) > 0.5
+        superpoint_of_point = rng.integers(0, 7, points)
+        expected = np.packbits(masks[:, superpoint_of_point], axis=1)
+        for pack in (pack_point_masks, pack_by_product):
+            packed = pack(torch.from_numpy(masks), torch.from_numpy(superpoint_of_point))
+            assert np.array_equal(packed, expected) and packed.shape == expected.shape
+
+
+def test_every_byte_is_packed_as_numpy_does():
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(bool)
+    packed = pack_by_product(torch.from_numpy(bits), torch.arange(8))
+    assert packed[:, 0].tolist() == list(range(256))

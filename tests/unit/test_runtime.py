@@ -7,7 +7,8 @@ import os
 import pytest
 import torch
 
-from bifusion.step.runtime import CUBLAS_WORKSPACE, deterministic
+from bifusion.cuda import CUBLAS_WORKSPACE
+from bifusion.step.runtime import deterministic
 
 
 def settings() -> tuple[bool, bool]:

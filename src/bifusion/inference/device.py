@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Where a model runs, and in which precision."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import os
 
 import torch
 
+from bifusion import cuda
 from bifusion.errors import InputError
 
+AUTOCAST: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+"""Precision, as `trainer.precision` has it → what products are computed in; None: as weights are."""
 LOCAL_NUMBERS = ("LOCAL_RANK", "SLURM_LOCALID")
 """What torchrun and srun call a process's number on its machine."""
 
@@ -15,6 +22,7 @@ LOCAL_NUMBERS = ("LOCAL_RANK", "SLURM_LOCALID")
 def usable_device(device: torch.device | str | None) -> torch.device:
     """`device`; None: a GPU if there is one, of several processes on a machine each its own. InputError
     for one that is unknown or not here."""
+    cuda.set_up()
     if device is None:
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -29,3 +37,15 @@ def usable_device(device: torch.device | str | None) -> torch.device:
             f"device: {device!r} cannot be used ({reason}); expected cpu, or cuda where there is a GPU"
         ) from error
     return found
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """What products are computed in with `precision`; None: in the weights' float32. InputError for a
+    precision that is unknown, or that `device` has not."""
+    if precision not in AUTOCAST:
+        raise InputError(f"precision: found {precision!r}; expected one of {', '.join(AUTOCAST)}")
+    if precision == "16-mixed" and device.type == "cpu":
+        raise InputError(
+            "precision: is '16-mixed', which a CPU does not compute in; expected 32-true or bf16-mixed"
+        )
+    return AUTOCAST[precision]

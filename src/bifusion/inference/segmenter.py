@@ -25,13 +25,13 @@ from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
-from bifusion.inference.device import usable_device
+from bifusion.inference.device import autocast_dtype, usable_device
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.inference.view_warning import warn_of_views
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
-from bifusion.types import FusionControl, Scene
+from bifusion.types import Batch, FusionControl, Prediction, Scene
 
 SceneLike = str | Path | Scene | Mapping[str, Any]
 """A scene folder, a mesh file, a scene in the hand, or the arguments of `make_scene` by name."""
@@ -55,17 +55,29 @@ class Segmenter:
         labels (LabelSet): the classes it tells apart.
         config (Config): what it was trained with.
         device (torch.device): where it runs.
+        dtype (torch.dtype | None): what products are computed in; None: float32, as weights are.
     """
 
-    def __init__(self, run: str | Path, *, device: torch.device | str | None = None):
-        """`run`: run folder or checkpoint folder. `device`: None: a GPU if there is one.
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        precision: str | None = None,
+    ):
+        """`run`: run folder or checkpoint folder. `device`: None: a GPU if there is one. `precision`:
+        "32-true", "bf16-mixed" or, on a GPU, "16-mixed"; None: what the run was trained in, on a CPU
+        float32.
 
-        Raises InputError: no checkpoint in `run`, or one that cannot be read; no such device.
+        Raises InputError: no checkpoint in `run`, or one that cannot be read; no such device or
+        precision.
         """
         checkpoint = find_checkpoint(Path(run))
         self.device = usable_device(device)
         model, self.config = load_model(checkpoint, self.device)
-        self.model = for_inference(model)
+        trained_in = "32-true" if self.device.type == "cpu" else self.config.trainer.precision
+        self.dtype = autocast_dtype(precision or trained_in, self.device)
+        self.model = for_inference(model, self.dtype)
         self.control = trained_control(checkpoint, self.config)
 
     @property
@@ -95,13 +107,18 @@ class Segmenter:
         if self.config.uses_views and self.control.run_2d:
             warn_of_views(asked.where, asked.scenes, asked.name, data.agreement)
         with torch.inference_mode():
-            prediction = self.model(batch, self.control)
+            prediction = self._forward(batch)
             if self.config.uses_views and self.control.run_2d:
                 warn_if_unseen(asked.where, seen_share(prediction.fusion, batch))
             (result,) = self.config.postprocess.results(prediction, batch, self.labels)
         coord = np.asarray(asked.scenes.scene(asked.name).coord)
         points = coord + asked.offset_m if asked.offset_m.any() else coord
         return as_segmentation(result, points, self.labels, asked.notes)
+
+    def _forward(self, batch: Batch) -> Prediction:
+        narrow = self.dtype is not None
+        with torch.autocast(self.device.type, self.dtype, enabled=narrow):
+            return self.model(batch, self.control)
 
     def _asked(self, scene: SceneLike, scale: float, up: Up | None) -> _Asked:
         if isinstance(scene, Mapping):

@@ -11,9 +11,11 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from bifusion.models.unet import ConvNorm, PreActivationBlock
+from bifusion.sparse.backends import backend_for
 from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import SparseTensor
 
@@ -21,9 +23,11 @@ Convolution = SubmanifoldConv3d | StridedConv3d | InverseConv3d
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def for_inference(model: Network) -> Network:
+def for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
     """`model` in evaluation mode, without gradients, its norms folded into its convolutions.
 
+    dtype: that of the autocast it will run under. Weights which autocast converts at every use are then
+    kept in it, where the backend follows autocast: the same numbers, and nothing left to convert.
     It is changed itself, and can be trained no more: what a checkpoint holds of it is untouched, but
     its state dict no longer fits one. Folding again changes nothing.
     """
@@ -34,7 +38,19 @@ def for_inference(model: Network) -> Network:
                 setattr(parent, name, _folded(child.conv, child.norm))
             elif isinstance(child, PreActivationBlock):
                 setattr(parent, name, FoldedBlock(child))
+    if dtype is not None:
+        _narrow(model, dtype)
     return model
+
+
+def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
+    """Converts what autocast would: weights of products, and of dense ones their biases."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+            for values in module.parameters(recurse=False):
+                values.data = values.data.to(dtype)
+        elif isinstance(module, Convolution) and backend_for(module.weight.device).follows_autocast:
+            module.weight.data = module.weight.data.to(dtype)
 
 
 class FoldedBlock(nn.Module):

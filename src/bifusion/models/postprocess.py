@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bifusion.bounds import Count, PositiveInt
@@ -18,7 +19,10 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.models.model import ResultsConfig
 from bifusion.types import Batch, Prediction, SceneResult
 
-POINT_MASKS_AT_ONCE = 32
+POINT_MASK_BYTES = 2**22
+"""Of masks over points that are unpacked at a time."""
+ONE_BIT_A_BYTE = 0x8040201008040201 - 2**64
+"""Times eight bytes of 0 or 1, read as one number: the highest byte has them as bits, first one highest."""
 
 
 @dataclass
@@ -83,12 +87,13 @@ def postprocess(
             sizes,
             config,
         )
+        masks = pack_point_masks(instances.masks, point_to_superpoint)
         superpoint_of_point = point_to_superpoint.cpu().numpy()
         things = np.array(label_set.thing_classes, dtype=np.int16)
         result = SceneResult(
             name=name,
             num_points=len(superpoint_of_point),
-            masks=pack_point_masks(instances.masks.cpu().numpy(), superpoint_of_point),
+            masks=masks,
             labels=things[instances.labels.cpu().numpy()],
             scores=instances.scores.cpu().numpy(),
         )
@@ -197,13 +202,30 @@ def merge_panoptic(
     return torch.where(held, thing_of_row[owner], semantic), torch.where(held, owner, -1)
 
 
-def pack_point_masks(masks: np.ndarray, superpoint_of_point: np.ndarray) -> np.ndarray:
-    """(P, S) bool superpoint masks as (P, ceil(N/8)) uint8 packed point masks."""
-    packed = np.zeros((len(masks), (len(superpoint_of_point) + 7) // 8), dtype=np.uint8)
-    for start in range(0, len(masks), POINT_MASKS_AT_ONCE):
-        rows = slice(start, start + POINT_MASKS_AT_ONCE)
-        packed[rows] = np.packbits(np.take(masks[rows], superpoint_of_point, axis=1), axis=1)
+def pack_point_masks(masks: Tensor, superpoint_of_point: Tensor) -> np.ndarray:
+    """(P, S) bool superpoint masks as (P, ceil(N/8)) uint8 point masks, as np.packbits has them.
+
+    superpoint_of_point: (N,) int64. Packed where they are: from a GPU an eighth of them travels.
+    """
+    at_once = max(1, POINT_MASK_BYTES // max(1, len(superpoint_of_point)))
+    blocks = masks.split(at_once)
+    if masks.device.type != "cpu":
+        parts = [pack_by_product(block, superpoint_of_point) for block in blocks]
+        return torch.cat(parts).cpu().numpy()
+    points = superpoint_of_point.numpy()
+    packed = np.empty((len(masks), -(-len(points) // 8)), dtype=np.uint8)
+    for number, block in enumerate(blocks):
+        rows = slice(number * at_once, number * at_once + len(block))
+        packed[rows] = np.packbits(np.take(block.numpy(), points, axis=1), axis=1)
     return packed
+
+
+def pack_by_product(masks: Tensor, superpoint_of_point: Tensor) -> Tensor:
+    """`pack_point_masks` in operations that a GPU has; (P, ceil(N/8)) uint8 on the device."""
+    points = F.pad(superpoint_of_point, (0, -len(superpoint_of_point) % 8), value=masks.shape[1])
+    masks = F.pad(masks, (0, 1))  # the points that fill the last byte are in no mask
+    eight = masks.index_select(1, points).view(torch.int64)
+    return ((eight * ONE_BIT_A_BYTE) >> 56 & 0xFF).to(torch.uint8)
 
 
 def _at_points(labels: Tensor, superpoint_of_point: np.ndarray, dtype: type) -> np.ndarray:

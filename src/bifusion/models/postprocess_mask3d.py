@@ -60,13 +60,15 @@ def postprocess_mask3d(
             (owners[b] - first).cpu().numpy(),
             config,
         )
-        superpoint_of_point = (points[b] - first).cpu().numpy()
+        superpoint_of_point = points[b] - first
         first += batch.superpoints_per_scene[b]
         results.append(
             SceneResult(
                 name=name,
                 num_points=len(superpoint_of_point),
-                masks=pack_point_masks(masks, superpoint_of_point),
+                masks=pack_point_masks(
+                    torch.from_numpy(masks).to(superpoint_of_point.device), superpoint_of_point
+                ),
                 labels=things[labels],
                 scores=scores,
             )

@@ -17,13 +17,10 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
+from bifusion import cuda
 from bifusion.config.run import TrainerConfig
 from bifusion.errors import InputError
 from bifusion.sparse.backends import backend_for
-
-CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-"""cuBLAS repeats itself to the bit with a workspace of fixed size alone; read at its first product. Some
-versions of torch refuse to multiply without it where determinism is asked for."""
 
 
 class OneAverageAStep(DDPStrategy):
@@ -151,8 +148,8 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     debugging: Any = torch.utils.deterministic
     filled = debugging.fill_uninitialized_memory
     torch.use_deterministic_algorithms(wanted, warn_only=device.type not in ("cpu", "cuda"))
-    if wanted and device.type == "cuda":
-        os.environ.setdefault(*CUBLAS_WORKSPACE)
+    if device.type == "cuda":
+        cuda.set_up(repeats=wanted)
     debugging.fill_uninitialized_memory = False  # an aid to find bugs, it costs time
     try:
         yield

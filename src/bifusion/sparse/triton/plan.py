@@ -19,6 +19,7 @@ from bifusion.sparse.triton import kernels
 from bifusion.sparse.triton.queue import run
 
 _KEY_BITS, _KEY_ROWS = 62, 32
+_TILES_AT_ONCE = 256
 _TILES, _PAIRS, _CHUNKS, _ORDER = "triton tiles", "triton pairs", "triton chunks", "triton order"
 
 
@@ -84,8 +85,15 @@ def _make_tiles(kernel_map: KernelMap, tile_rows: int) -> Tiles:
         out_rows, table, offsets, counts, len(neighbors), volume,
         BLOCK=tile_rows,
     )  # fmt: skip
-    # the longest tiles first, so that none of them starts when the others have ended
-    return Tiles(out_rows, counts, offsets, table, counts.argsort(descending=True, stable=True))
+    return Tiles(out_rows, counts, offsets, table, _turns(counts))
+
+
+def _turns(counts: Tensor) -> Tensor:
+    """The longest tiles first, so that none of them starts when the others have ended; as they are where
+    all are under way at once, and sorting them would cost the host more than it saves the device."""
+    if len(counts) <= _TILES_AT_ONCE:
+        return torch.arange(len(counts), device=counts.device)
+    return counts.argsort(descending=True, stable=True)
 
 
 def order_by_mask(neighbors: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ def order_by_mask(neighbors: Tensor) -> Tensor:
     """
     (rows, volume), neighbors = neighbors.shape, neighbors.contiguous()
     ranked = farthest_first(volume, neighbors.device)
-    order = torch.arange(rows, device=neighbors.device)
+    order = None
     for first in range((volume - 1) // _KEY_BITS * _KEY_BITS, -1, -_KEY_BITS):
         # stable sorts: the highest bits, the last, decide
         bits = min(_KEY_BITS, volume - first)
@@ -107,7 +115,8 @@ def order_by_mask(neighbors: Tensor) -> Tensor:
             rows, volume, first, bits,
             SLOTS=triton.next_power_of_2(bits), BLOCK=_KEY_ROWS,
         )  # fmt: skip
-        order = order[keys[order].argsort(stable=True)]
+        order = keys.argsort(stable=True) if order is None else order[keys[order].argsort(stable=True)]
+    assert order is not None  # a kernel has an offset
     return order
 
 
