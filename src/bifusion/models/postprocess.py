@@ -22,7 +22,7 @@ from bifusion.types import Batch, Prediction, SceneResult
 POINT_MASK_BYTES = 2**22
 """Of masks over points that are unpacked at a time."""
 ONE_BIT_A_BYTE = 0x8040201008040201 - 2**64
-"""Times eight bytes of 0 or 1, read as one number: the highest byte has them as bits, first one highest."""
+"""Times eight bytes of 0 or 1, read as one number, it has them as bits of its highest byte."""
 
 
 @dataclass
