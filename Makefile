@@ -88,7 +88,7 @@ wheels: $(RELEASE)
 
 # the oldest versions that pyproject.toml admits, in an environment of their own
 oldest:
-	@$(PYTHON) tools/preflight.py $(TORCH)
+	@$(PYTHON) tools/preflight.py > /dev/null  # what is missing is told on the error output
 	@$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tools/oldest.py > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
