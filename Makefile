@@ -87,9 +87,10 @@ wheels: $(RELEASE)
 	$(BIN)/python tools/wheels.py
 
 # the oldest versions that pyproject.toml admits, in an environment of their own
-oldest: setup
-	$(PYTHON) -m venv .venv-oldest
-	$(BIN)/python tools/oldest.py > .venv-oldest/constraints.txt
+oldest:
+	@$(PYTHON) tools/preflight.py > /dev/null  # what is missing is told on the error output
+	@$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tools/oldest.py > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint .venv-oldest/constraints.txt '.[test]'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests/unit --numprocesses auto --dist loadfile

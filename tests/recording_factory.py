@@ -56,6 +56,10 @@ def color_of(k: int) -> np.ndarray:
 
 def picture(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pgm":  # Pillow 10.0 writes none of 16 bits
+        head = f"P5 {array.shape[1]} {array.shape[0]} 65535\n".encode()
+        path.write_bytes(head + array.astype(">u2").tobytes())
+        return
     Image.fromarray(array).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
 
 

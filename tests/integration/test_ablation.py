@@ -10,7 +10,6 @@ from rich.console import Console
 from bifusion.config.run import save_config
 from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
-from bifusion.studies.ablation import run as ablate
 from bifusion.studies.ablation.run import AblationConfig, run_ablation
 from bifusion.studies.training_runs.forked import start_forked
 from tiny_runs import make_tiny_data, tiny_config
@@ -80,7 +79,7 @@ def test_a_run_that_crashes_takes_no_other_with_it(data, tmp_path, monkeypatch):
         return config
 
     monkeypatch.setattr("bifusion.studies.training_runs.plan.get_recipe", broken)
-    monkeypatch.setattr(ablate, "check_runs", lambda runs: None)
+    monkeypatch.setattr("bifusion.studies.grids.run.check_runs", lambda runs: None)
     settings = wanted(data, tmp_path, grid=("precision=32-true", "lr=1", "range=1"))
     console = Console(record=True, width=160)
     assert run_ablation(settings, console) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 import needs
 
 needs.module("triton", "triton")
+if version("triton").startswith(("3.0", "3.1", "3.2")):
+    pytest.skip("Triton compiles for another chip in this way from 3.3 on", allow_module_level=True)
 from bifusion.sparse.triton.configurations import (  # noqa: E402
     CONVOLVE,
     WEIGHT_GRADIENT,

@@ -5,7 +5,7 @@ A command imports what it needs when it runs: torch takes seconds, `bifusion --h
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -78,47 +78,34 @@ def compare(args: list[str]) -> int:
 
 
 def _ablate(wanted: Compare, console: Console) -> int:
-    from bifusion.studies.ablation.run import DEFAULT_SEEDS, AblationConfig, run_ablation
+    from bifusion.studies.ablation.run import AblationConfig, run_ablation
 
-    if wanted.data is None:
-        raise InputError("--data is missing: an ablation needs a data set (train/ and val/ folders)")
-    if wanted.runs:
-        raise InputError("--runs does not go with --ablate: it reports on the runs of its own grid")
-    ablation = AblationConfig(
-        data=wanted.data,
-        base=wanted.base or "bifusion_small",
-        out=wanted.out or Path("runs/ablation"),
-        seeds=wanted.seeds if wanted.seeds is not None else DEFAULT_SEEDS,
-        arms=wanted.recipes,
-        grid=wanted.grid,
-        epochs=wanted.epochs,
-        tower_weights=wanted.tower_weights,
-        jobs=wanted.jobs,
-        accept_changes=wanted.accept_changes,
-    )
-    return run_ablation(ablation, console)
+    return run_ablation(AblationConfig(**_over_a_grid(wanted, "--ablate", "an ablation")), console)
 
 
 def _sweep(wanted: Compare, console: Console) -> int:
-    from bifusion.studies.sweep.run import DEFAULT_BASE, DEFAULT_SEEDS, SweepConfig, run_sweep
+    from bifusion.studies.sweep.run import SweepConfig, run_sweep
 
+    return run_sweep(SweepConfig(**_over_a_grid(wanted, "--sweep", "a sweep")), console)
+
+
+def _over_a_grid(wanted: Compare, option: str, what: str) -> dict[str, Any]:
+    """Fields of the study's request, those with defaults of its own only where they were given."""
     if wanted.data is None:
-        raise InputError("--data is missing: a sweep needs a data set (train/ and val/ folders)")
+        raise InputError(f"--data is missing: {what} needs a data set (train/ and val/ folders)")
     if wanted.runs:
-        raise InputError("--runs does not go with --sweep: it reports on the runs of its own grid")
-    sweep = SweepConfig(
-        data=wanted.data,
-        base=wanted.base or DEFAULT_BASE,
-        out=wanted.out or Path("runs/sweep"),
-        seeds=wanted.seeds if wanted.seeds is not None else DEFAULT_SEEDS,
-        arms=wanted.recipes,
-        grid=wanted.grid,
-        epochs=wanted.epochs,
-        tower_weights=wanted.tower_weights,
-        jobs=wanted.jobs,
-        accept_changes=wanted.accept_changes,
-    )
-    return run_sweep(sweep, console)
+        raise InputError(f"--runs does not go with {option}: it reports on the runs of its own grid")
+    own = {"base": wanted.base, "out": wanted.out, "seeds": wanted.seeds}
+    return {
+        "data": wanted.data,
+        "arms": wanted.recipes,
+        "grid": wanted.grid,
+        "epochs": wanted.epochs,
+        "tower_weights": wanted.tower_weights,
+        "jobs": wanted.jobs,
+        "accept_changes": wanted.accept_changes,
+        **{name: value for name, value in own.items() if value is not None},
+    }
 
 
 def _compare(wanted: Compare, console: Console) -> int:

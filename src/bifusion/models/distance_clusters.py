@@ -61,6 +61,6 @@ def _join_near(
 
 def _components(pairs: np.ndarray, number: int) -> np.ndarray:
     """(number,) connected component of each node of the graph with the edges `pairs` (E, 2)."""
-    edges = (np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1]))
-    graph = coo_array(edges, shape=(number, number))
+    ends = pairs.T.astype(np.int32)  # all that graphs of scipy 1.11 take
+    graph = coo_array((np.ones(len(pairs), bool), ends), shape=(number, number))
     return connected_components(graph, directed=False)[1].astype(np.int64)

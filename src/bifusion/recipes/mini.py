@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 from bifusion.config.run import Config
-from bifusion.models.unet import UNetConfig
 from bifusion.recipes.bifusion import baseline, bifusion_model, bifusion_small
 from bifusion.recipes.oneformer3d import oneformer3d_small
+from bifusion.recipes.tiny import half_widths
 
 VOXEL_SIZE_M = 0.12
 IMAGE_SIZE = 160
@@ -33,13 +33,7 @@ def bifusion_mini() -> Config:
     the views withheld: images this small add nothing.
     """
     small = bifusion_small()
-    model = bifusion_model(small)
-    model = dataclasses.replace(
-        model,
-        unet=UNetConfig(kind="residual", in_channels=6, planes=(16, 32, 48)),
-        decoder=dataclasses.replace(model.decoder, num_layers=2, dim=64, ffn_dim=128),
-        fusion=dataclasses.replace(model.fusion, dim=48, hidden=96),
-    )
+    model = half_widths(bifusion_model(small))
     data = dataclasses.replace(
         small.data, voxel_size_m=VOXEL_SIZE_M, image_size=IMAGE_SIZE, max_views=VIEWS
     )

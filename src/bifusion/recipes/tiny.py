@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from bifusion.config.run import Config
+from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes.bifusion import bifusion_model, bifusion_small
 from bifusion.recipes.mask3d import mask3d_small
@@ -29,19 +30,23 @@ def bifusion_tiny() -> Config:
     takes.
     """
     small = bifusion_small()
-    model = bifusion_model(small)
-    model = dataclasses.replace(
-        model,
-        unet=UNetConfig(kind="residual", in_channels=6, planes=(16, 32, 48)),
-        decoder=dataclasses.replace(model.decoder, num_layers=2, dim=64, ffn_dim=128),
-        fusion=dataclasses.replace(model.fusion, dim=48, hidden=96),
-    )
+    model = half_widths(bifusion_model(small))
     return _short(dataclasses.replace(small, model=model), "bifusion_tiny", VIEWS)
 
 
 def mask3d_tiny() -> Config:
     """Mask3D in seconds: `mask3d_small` on voxels of 15 cm, 20 epochs."""
     return _short(mask3d_small(), "mask3d_tiny", 0)
+
+
+def half_widths(model: BiFusionConfig) -> BiFusionConfig:
+    """`bifusion_small`'s networks at half their widths, but the image tower."""
+    return dataclasses.replace(
+        model,
+        unet=UNetConfig(kind="residual", in_channels=6, planes=(16, 32, 48)),
+        decoder=dataclasses.replace(model.decoder, num_layers=2, dim=64, ffn_dim=128),
+        fusion=dataclasses.replace(model.fusion, dim=48, hidden=96),
+    )
 
 
 def _short(config: Config, name: str, views: int) -> Config:

@@ -130,10 +130,10 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
 
 def _device_type(trainer: TrainerConfig) -> str:
     """What `trainer.accelerator` will mean on this machine."""
-    accelerator = torch.accelerator.current_accelerator()
-    if trainer.accelerator == "cpu" or accelerator is None or not torch.accelerator.is_available():
+    if trainer.accelerator == "cpu" or not torch.accelerator.is_available():
         return "cpu"
-    return accelerator.type
+    accelerator = torch.accelerator.current_accelerator()  # where there is none, torch 2.6 raises
+    return "cpu" if accelerator is None else accelerator.type
 
 
 @contextmanager

@@ -161,7 +161,8 @@ def _without_crumbs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Without connected parts of less area, in voxels²."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    graph = coo_array((np.ones(len(edges), bool), edges.T), shape=(len(vertices),) * 2)
+    ends = edges.T.astype(np.int32)  # all that graphs of scipy 1.11 take
+    graph = coo_array((np.ones(len(edges), bool), ends), shape=(len(vertices),) * 2)
     parts, part = connected_components(graph, directed=False)
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2

@@ -65,8 +65,9 @@ def _agreeing_signs(normal: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     number = len(normal)
     first, second = np.repeat(np.arange(number), nearest.shape[1]), nearest.ravel()
     bend = 1 - np.abs((normal[first] * normal[second]).sum(axis=1))
+    ends = first.astype(np.int32), second.astype(np.int32)  # all that graphs of scipy 1.11 take
     # A stored 0 is no edge to scipy, so that flat places would fall apart.
-    graph = coo_array((bend + 1e-6, (first, second)), shape=(number, number)).tocsr()
+    graph = coo_array((bend + 1e-6, ends), shape=(number, number)).tocsr()
     tree = minimum_spanning_tree(graph.maximum(graph.T))
     parts, part = connected_components(tree, directed=False)
     sign = np.ones(number)

@@ -27,6 +27,7 @@ from bifusion.models.towers.clip_weights import (
     read_image_tower,
 )
 from bifusion.models.towers.dense import DenseTower
+from bifusion.models.towers.libraries import library
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.tower import DEPTH_UNIT_M, TowerConfig
 
@@ -119,18 +120,17 @@ class ClipEncoder(DenseTower):
         On the meta device nothing is loaded: there are shapes only.
         """
         super().__init__()
-        from open_clip.transformer import QuickGELU, VisionTransformer
-
+        transformer = library("open_clip.transformer")
         size = tower_size(config)
         projected = config.dense != "tokens"
-        tower = VisionTransformer(
+        tower = transformer.VisionTransformer(
             image_size=size.image_size,
             patch_size=size.patch_size,
             width=size.width,
             layers=config.blocks,
             heads=size.heads,
             mlp_ratio=4.0,
-            act_layer=QuickGELU if size.quick_gelu else nn.GELU,
+            act_layer=transformer.QuickGELU if size.quick_gelu else nn.GELU,
             output_dim=size.embed_dim if projected else UNUSED_DIM,
         )
         self.config, self.size = config, size

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bifusion.errors import InputError
+from bifusion.models.towers.libraries import library
 from bifusion.spelling import did_you_mean
 from bifusion.untrusted.json_text import read_json
 
@@ -95,8 +96,7 @@ def text_tower_size(architecture: str) -> TextSize:
 
 def _table(architecture: str) -> dict[str, Any]:
     """open_clip's entry of a name, or the content of a .json file in its format."""
-    import open_clip
-
+    open_clip = library("open_clip")
     if architecture.endswith(".json"):
         return _read_table(Path(architecture))
     table = open_clip.get_model_config(architecture)

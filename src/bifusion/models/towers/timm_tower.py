@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bifusion.errors import InputError
 from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.depth_conv import ConvWithDepth
+from bifusion.models.towers.libraries import library
 from bifusion.models.towers.timm_weights import load_weights
 from bifusion.models.towers.tower import DEPTH_UNIT_M
 from bifusion.spelling import did_you_mean
@@ -118,8 +119,7 @@ def create(architecture: str, **settings: Any) -> nn.Module:
 
     InputError for a name that timm does not know, or a network that cannot give its features.
     """
-    import timm
-
+    timm = library("timm")
     if not timm.is_model(architecture):
         close = did_you_mean(architecture.partition(".")[0], timm.list_models())
         raise InputError(

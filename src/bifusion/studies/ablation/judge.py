@@ -5,7 +5,8 @@ What was not run is told too. May be judged again and again while the runs train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,16 +14,15 @@ from bifusion.studies.ablation import rules
 from bifusion.studies.ablation.figures import FIGURES, NO_RUN, RunFigures, measure_run, over_runs
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
 from bifusion.studies.ablation.report import (
+    AblationNotRun,
     AblationReport,
     ArmFinding,
     Cell,
     CellFigures,
-    NotRun,
 )
-from bifusion.studies.figures.arms import Arm
-from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import setting_of
+from bifusion.studies.grids.report import is_synthetic, refused_of, without_result
 
 Figures = Mapping[tuple[str, str, int], RunFigures]
 """(recipe, key of the point, seed) → figures of the run."""
@@ -53,46 +53,30 @@ def judge_ablation(plan: AblationPlan, title: str, measured: Measured) -> Ablati
     read = {folder: measured.of(folder, folder.name in crashed) for folder in plan.folders.values()}
     figures = {where: read[folder][0] for where, folder in plan.folders.items()}
     runs = [run for _, run in read.values() if run is not None]
-    refused = _refused(plan, read)
-    states = [told.state for told, _ in read.values()]
+    refused = refused_of(runs)
+    states = [(folder.name, told.state) for folder, (told, _) in read.items()]
+    counts = Counter(state for _, state in states)
     return AblationReport(
         title=title,
         complete=all(told.ended for told in figures.values()),
-        synthetic=any("generated" in s for run in runs for s in run.config.get("sources") or []),
+        synthetic=is_synthetic(runs),
         base=plan.base,
         seeds=list(plan.seeds),
         setting=setting_of(runs),
         points=list(plan.points),
         arms=list(plan.arms),
-        not_run=_not_run(plan, [(folder.name, told.state) for folder, (told, _) in read.items()]),
-        runs={state: states.count(state) for state in sorted(set(states))},
+        not_run=AblationNotRun(
+            points=[point.label for point in plan.points_left_out],
+            arms=list(plan.arms_left_out),
+            **without_result(states),
+        ),
+        runs=dict(sorted(counts.items())),
         figures=FIGURES,
         rule=list(rules.RULE),
         refused=refused,
         findings=[_finding(arm, plan, figures, refused) for arm in plan.arms if arm.role != "staged"],
         cells=[_cell(arm, point, plan, figures, refused) for point in plan.points for arm in plan.arms],
     )
-
-
-def _not_run(plan: AblationPlan, states: Sequence[tuple[str, str]]) -> NotRun:
-    """`states`: (name, state) of each run folder."""
-    return NotRun(
-        points=[point.label for point in plan.points_left_out],
-        arms=list(plan.arms_left_out),
-        waiting=sorted(name for name, state in states if state in ("running", "not started")),
-        crashed=sorted(name for name, state in states if state == "crashed"),
-    )
-
-
-def _refused(plan: AblationPlan, read: Mapping[Path, tuple[RunFigures, Run | None]]) -> str | None:
-    """Why accuracies must not be compared, from one run of each arm; None where they may."""
-    first: dict[str, Run] = {}
-    for (recipe, _, _), folder in plan.folders.items():
-        run = read[folder][1]
-        if run is not None:
-            first.setdefault(recipe, run)
-    arms = [Arm(recipe, run.arm, recipe, (run,)) for recipe, run in first.items()]
-    return why_refused(arms) if arms else None
 
 
 # ------------------------------------------------------------------------------------ the findings

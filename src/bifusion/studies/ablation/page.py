@@ -7,7 +7,8 @@ from collections.abc import Callable
 from bifusion.studies.ablation.charts import ablation_charts, point_looks
 from bifusion.studies.ablation.report import AblationReport, Cell, RunsSample
 from bifusion.studies.ablation.rules import LEVEL, RIVAL_WORDS
-from bifusion.studies.figures.text import listing, plural, significant
+from bifusion.studies.figures.text import plural, significant
+from bifusion.studies.grids.report import lead, left_out, notice
 from bifusion.studies.page.render import Page, render
 
 
@@ -16,6 +17,8 @@ def render_ablation(report: AblationReport) -> str:
     looks = point_looks(report)
     charts = ablation_charts(report, looks)
     arms = {arm.key: arm for arm in report.arms}
+    points = "; ".join(report.not_run.points)
+    grid = [f"Points of the default grid: {points}."] if points else []
     sections = {
         "findings": "What matters",
         "rule": "The rule",
@@ -30,7 +33,7 @@ def render_ablation(report: AblationReport) -> str:
         name="ablation",
         synthetic=report.synthetic,
         lead=_lead(report),
-        notice=_notice(report),
+        notice=notice(report, grid),
         sections=[(anchor, name) for anchor, name in sections.items() if name],
         looks=looks,
         charts=charts,
@@ -48,50 +51,17 @@ def render_ablation(report: AblationReport) -> str:
         ended=_ended,
         span=_span,
         factor=_factor,
-        left_out=_left_out(report) or ["Nothing: the whole grid was run."],
+        left_out=left_out(report.not_run, grid),
     )
 
 
 def _lead(report: AblationReport) -> str:
     removed = sum(arm.role == "removed" for arm in report.arms)
-    setting, kind = report.setting, "generated room" if report.synthetic else "scene"
-    text = (
+    return lead(
+        report,
         f"{report.base} with each of {plural(removed, 'stabilising measure')} removed in turn, and "
-        f"its rivals, at {plural(len(report.points), 'point')} of a grid fixed beforehand, "
-        f"{plural(len(report.seeds), 'seed')} each"
+        f"its rivals, at {plural(len(report.points), 'point')} of a grid fixed beforehand",
     )
-    if setting is None:
-        return text + "."
-    return (
-        f"{text}: {plural(setting.epochs, 'epoch')} on {plural(setting.train_scenes, kind)}, "
-        f"validated on {setting.val_scenes}."
-    )
-
-
-def _notice(report: AblationReport) -> str:
-    notices, left = [], report.not_run
-    if not report.complete:
-        notices.append("Runs are still to be trained: figures and judgements are those so far.")
-    if left.points or left.arms:
-        notices.append("The grid was narrowed; what was left out stands under “Not run”.")
-    if report.refused:
-        notices.append(f"Accuracy is not judged: {report.refused}")
-    if left.crashed:
-        notices.append(f"Crashed, and therefore without a result: {listing(left.crashed, 8)}.")
-    return " ".join(notices)
-
-
-def _left_out(report: AblationReport) -> list[str]:
-    left, lines = report.not_run, []
-    if left.points:
-        lines.append(f"Points of the default grid: {'; '.join(left.points)}.")
-    if left.arms:
-        lines.append(f"Arms: {', '.join(left.arms)}.")
-    if left.waiting:
-        lines.append(f"{plural(len(left.waiting), 'run')} not ended: {listing(left.waiting, 12)}.")
-    if left.crashed:
-        lines.append(f"Crashed: {listing(left.crashed, 12)}.")
-    return lines
 
 
 def _ended(cell: Cell) -> str:

@@ -8,12 +8,10 @@ from typing import Literal
 from bifusion.storage.json_schema import Count
 from bifusion.studies.ablation.plan import AblationArm, GridPoint
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.figures.setting import Setting
-from bifusion.studies.page.files import StudyReport
+from bifusion.studies.grids.report import GridReport, NotRun, RunState
 
 Aspect = Literal["stability", "accuracy"]
 Outcome = Literal["matters", "harms", "does not show", "too few pairs"]
-RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
 
 
 @dataclass(frozen=True)
@@ -117,49 +115,27 @@ class ArmFinding:
 
 
 @dataclass(frozen=True)
-class NotRun:
+class AblationNotRun(NotRun):
     """What the figures do not hold."""
 
     points: list[str]
     """Labels of points of the default grid that were left out."""
-    arms: list[str]
-    """Recipes that were left out."""
-    waiting: list[str]
-    """Run folders that have not ended."""
-    crashed: list[str]
-    """Run folders without a result because the run crashed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationReport(StudyReport):
+class AblationReport(GridReport):
     """Content of ablation.json: staged BiFusion with each stabilising measure removed in turn, and its
     rivals, over a grid of settings that is the same for all. Accuracy is mIoU (AP for models without a
     semantic head), a fraction in [0, 1]. Numbers that were not measured are null."""
 
-    complete: bool
-    """Every planned run ended and was evaluated, was stopped by its guard, or crashed."""
-    synthetic: bool
-    """The scenes are generated rooms."""
-    base: str
-    """The staged recipe; key of its arm."""
-    seeds: list[int]
-    """Seeds of every arm at every point."""
-    setting: Setting | None
-    """What all runs share; null before the first started."""
     points: list[GridPoint]
     """Points of the grid that were planned."""
     arms: list[AblationArm]
     """In the order of tables, the staged recipe first."""
-    not_run: NotRun
+    not_run: AblationNotRun
     """What the figures do not hold."""
-    runs: dict[str, Count]
-    """State → number of runs."""
-    figures: dict[str, str]
-    """Figure → what it is."""
     rule: list[str]
     """The rule that findings follow, fixed before the runs."""
-    refused: str | None
-    """Why accuracies are not compared; null where they are."""
     findings: list[ArmFinding]
     """One for every arm but the staged recipe."""
     cells: list[Cell]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +16,22 @@ from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import bifusion_model
-from bifusion.spelling import did_you_mean
-from bifusion.storage.files import locked
 from bifusion.studies.ablation.judge import Measured, judge_ablation
 from bifusion.studies.ablation.page import render_ablation
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
 from bifusion.studies.ablation.report import AblationReport
 from bifusion.studies.ablation.terminal import print_ablation
 from bifusion.studies.figures.arms import ROLES
+from bifusion.studies.grids.request import (
+    GridRequest,
+    check_staged,
+    factor,
+    grid_values,
+    keys_asked_for,
+)
+from bifusion.studies.grids.run import run_grid
 from bifusion.studies.page.files import write_study
-from bifusion.studies.training_runs.forked import can_fork
-from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
-from bifusion.studies.training_runs.progress import RunCount
-from bifusion.studies.training_runs.scenes import check_scenes
-from bifusion.studies.training_runs.train import train_runs
+from bifusion.studies.training_runs.plan import PlannedRun
 
 DEFAULT_GRID: dict[str, tuple[str, ...]] = {
     "lr": ("1", "5"),
@@ -39,7 +40,6 @@ DEFAULT_GRID: dict[str, tuple[str, ...]] = {
 }
 """Coordinate → its values: a factor on every arm's learning rate, a factor on the lifted 2D features
 (ranges that far apart are what the study fears), and the arithmetic."""
-DEFAULT_SEEDS = (0, 1, 2)
 RIVALS = {
     "naive": "S3’s formula as it stands: no normalisation, no stages, no ramps, one rate",
     "plan_a": "S7: no CLIP, semantic loss only",
@@ -53,22 +53,11 @@ BASELINES = {
 
 
 @dataclass
-class AblationConfig:
-    """What `compare --ablate` was asked for."""
+class AblationConfig(GridRequest):
+    """What `compare --ablate` was asked for; its arms are recipes beside the base."""
 
-    data: Path
     base: str = "bifusion_small"
     out: Path = Path("runs/ablation")
-    seeds: tuple[int, ...] = DEFAULT_SEEDS
-    arms: tuple[str, ...] = ()
-    """Recipes beside the base; none named: all."""
-    grid: tuple[str, ...] = ()
-    """Coordinates narrowed (or changed), as "lr=1,5"."""
-    epochs: int | None = None
-    tower_weights: Path | None = None
-    jobs: int = 0
-    accept_changes: bool = False
-    """Scenes and versions may be others than when a run was begun."""
 
 
 def run_ablation(wanted: AblationConfig, console: Console) -> int:
@@ -78,37 +67,21 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     recipe, grid or folder that does not fit.
     """
     plan, runs = plan_ablation(wanted)
-    check_runs([run for run in runs if run.config.seed == plan.seeds[0]])
-    check_scenes(runs, console)
-    with locked(wanted.out):
-        return _run_planned(wanted, plan, runs, console)
-
-
-def _run_planned(
-    wanted: AblationConfig, plan: AblationPlan, runs: Sequence[PlannedRun], console: Console
-) -> int:
     title, measured = f"What stabilises {wanted.base}", Measured()
-    console.print(
-        f"{len(runs)} runs: {len(plan.arms)} arms at {len(plan.points)} points of the grid, "
-        f"{len(plan.seeds)} seeds"
-    )
 
-    def report(crashed: Sequence[str] = ()) -> AblationReport:
-        told = dataclasses.replace(plan, crashed=tuple(crashed))
+    def announce(jobs: int) -> None:
+        console.print(
+            f"{len(runs)} runs: {len(plan.arms)} arms at {len(plan.points)} points of the grid, "
+            f"{len(plan.seeds)} seeds"
+        )
+
+    def write(crashed: tuple[str, ...]) -> AblationReport:
+        told = dataclasses.replace(plan, crashed=crashed)
         return write_ablation(told, wanted.out, title=title, measured=measured)
 
-    crashed = train_runs(
-        runs,
-        jobs=wanted.jobs or default_jobs(),
-        console=console,
-        report=report,
-        watch=RunCount([run.folder for run in runs], console, time.monotonic),
-        forked=can_fork(),
-        accept_changes=wanted.accept_changes,
+    return run_grid(
+        "ablation", wanted, runs, console, announce=announce, write=write, show=print_ablation
     )
-    print_ablation(report(crashed), console)
-    console.print(f"ablation: {wanted.out / 'ablation.html'} (ablation.json beside it)")
-    return 1 if crashed else 0
 
 
 def write_ablation(
@@ -129,10 +102,10 @@ def plan_ablation(wanted: AblationConfig) -> tuple[AblationPlan, list[PlannedRun
     Runs come seed by seed and, within a seed, point by point, so that an interrupted ablation holds
     whole comparisons. A run that a coordinate does not concern is planned once.
     """
-    if len(set(wanted.seeds)) < max(1, len(wanted.seeds)):
-        raise InputError(f"--seeds {wanted.seeds}: expected one or more, each once")
+    wanted.check_seeds()
     every_arm = all_arms(wanted.base)
-    arms = _chosen(every_arm, wanted)
+    keys = keys_asked_for({arm.key: arm.key for arm in every_arm}, wanted.arms, "--ablate")
+    arms = tuple(arm for arm in every_arm if arm.key in keys | {wanted.base})
     points = grid_points(parse_grid(wanted.grid))
     runs: dict[Path, PlannedRun] = {}
     folders: dict[tuple[str, str, int], Path] = {}
@@ -154,15 +127,7 @@ def plan_ablation(wanted: AblationConfig) -> tuple[AblationPlan, list[PlannedRun
 
 
 def _planned(wanted: AblationConfig, arm: AblationArm, point: GridPoint, seed: int) -> PlannedRun:
-    (run,) = plan_runs(
-        [arm.recipe],
-        [seed],
-        wanted.data,
-        wanted.out,
-        tower_weights=wanted.tower_weights,
-        epochs=wanted.epochs,
-    )
-    config = run.config
+    config = wanted.usual(arm.recipe, seed)
     config.optim.lr *= point.lr
     config.trainer.precision = point.precision  # pyright: ignore[reportAttributeAccessIssue]
     name = point.key
@@ -170,7 +135,7 @@ def _planned(wanted: AblationConfig, arm: AblationArm, point: GridPoint, seed: i
         bifusion_model(config).fusion.range_2d = point.range_2d
     else:
         name = f"lr{point.lr:g}-{point.precision}"
-    return PlannedRun(config, wanted.out / f"{config.name}-{name}-seed{seed}")
+    return wanted.planned(config, name)
 
 
 # -------------------------------------------------------------------------------------- the arms
@@ -179,12 +144,7 @@ def _planned(wanted: AblationConfig, arm: AblationArm, point: GridPoint, seed: i
 def all_arms(base: str) -> tuple[AblationArm, ...]:
     """The staged recipe, it without each measure, and its rivals; InputError if `base` is no staged
     BiFusion."""
-    staged = get_recipe(base)
-    if staged.arm != "staged":
-        raise InputError(
-            f"--base {base} is {ROLES.get(staged.arm, staged.arm)}; expected a staged recipe, such as "
-            "bifusion_small: measures are removed from it"
-        )
+    check_staged(base, "bifusion_small")
     arms = [AblationArm(base, base, ROLES["staged"], "staged", "all measures", True)]
     for measure in MEASURES.values():
         recipe = measure.recipe_name(base)
@@ -210,19 +170,6 @@ def has_range(config: Config) -> bool:
     return config.uses_views
 
 
-def _chosen(every_arm: tuple[AblationArm, ...], wanted: AblationConfig) -> tuple[AblationArm, ...]:
-    """The base and the arms asked for, in their own order."""
-    known = [arm.recipe for arm in every_arm]
-    for name in wanted.arms:
-        if name not in known:
-            raise InputError(
-                f"--ablate: {name!r} is no arm of {wanted.base}'s ablation{did_you_mean(name, known)}; "
-                f"they are {', '.join(known)}"
-            )
-    asked = {wanted.base, *(wanted.arms or known)}
-    return tuple(arm for arm in every_arm if arm.recipe in asked)
-
-
 # -------------------------------------------------------------------------------------- the grid
 
 
@@ -230,14 +177,8 @@ def parse_grid(items: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The default grid with coordinates replaced by `items` such as "lr=1,5"; InputError for others."""
     grid = dict(DEFAULT_GRID)
     for item in items:
-        name, _, values = item.partition("=")
-        told = tuple(value for value in values.split(",") if value)
-        if name not in grid or not told or len(set(told)) < len(told):
-            raise InputError(
-                f"--grid {item}: expected COORDINATE=VALUE[,VALUE] with values that differ and one "
-                f"of the coordinates {', '.join(grid)}, such as --grid lr=1 precision=32-true"
-            )
-        grid[name] = told
+        name, values = grid_values(item, grid, "lr=1 precision=32-true")
+        grid[name] = values
     return grid
 
 
@@ -247,15 +188,5 @@ def grid_points(grid: dict[str, tuple[str, ...]]) -> tuple[GridPoint, ...]:
     for precision, lr, span in itertools.product(grid["precision"], grid["lr"], grid["range"]):
         if precision not in ("32-true", "bf16-mixed", "16-mixed"):
             raise InputError(f"--grid precision={precision}: expected 32-true, bf16-mixed or 16-mixed")
-        points.append(GridPoint.at(_factor("lr", lr), _factor("range", span), precision))
+        points.append(GridPoint.at(factor("lr", lr), factor("range", span), precision))
     return tuple(points)
-
-
-def _factor(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise InputError(f"--grid {name}={text}: expected a factor above 0")
-    return value

@@ -9,6 +9,7 @@ from bifusion.studies.ablation.plan import AblationArm
 from bifusion.studies.ablation.report import AblationReport, ArmFinding, Cell
 from bifusion.studies.figures.terminal import plain_table
 from bifusion.studies.figures.text import NONE, number, plural, signed
+from bifusion.studies.grids.report import print_rest
 
 STYLES = {
     "matters": "bold green",
@@ -41,15 +42,10 @@ def print_ablation(report: AblationReport, console: Console) -> None:
         "A rival is worse or better than the staged recipe."
     )
     left = report.not_run
-    for what in ("points", "arms", "crashed"):
-        if getattr(left, what):
-            console.print(f"[yellow]Not run[/yellow], {what}: {escape('; '.join(getattr(left, what)))}.")
-    if report.refused:
-        console.print(f"[yellow]Accuracy not judged[/yellow]: {escape(report.refused)}")
-    if report.synthetic:
-        console.print("All figures are of generated (synthetic) rooms.")
-    if not report.complete:
-        console.print(f"Partial: {plural(len(left.waiting), 'run')} still to be trained.")
+    for what, names in (("points", left.points), ("arms", left.arms)):
+        if names:
+            console.print(f"[yellow]Not run[/yellow], {what}: {escape('; '.join(names))}.")
+    print_rest(report, console)
 
 
 def _cells(report: AblationReport, arm: AblationArm) -> list[Cell]:

@@ -12,6 +12,7 @@ from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.bifusion import bifusion_model
 from bifusion.spelling import did_you_mean
 from bifusion.studies.figures.arms import ROLES
+from bifusion.studies.grids.request import check_staged, factor, grid_values, keys_asked_for
 from bifusion.studies.sweep.plan import Condition, SweepArm
 
 FACTORS = (0.1, 0.27, 0.72, 1.9, 5.2, 14.0, 37.0, 100.0)
@@ -85,12 +86,7 @@ DEFAULT_CONDITIONS = tuple(key for key in CONDITIONS if key != "fp16")
 
 def sweep_arms(base: str) -> tuple[SweepArm, ...]:
     """OneFormer3D, then the base and its rivals; InputError if `base` is no staged BiFusion."""
-    staged = get_recipe(base)
-    if staged.arm != "staged":
-        raise InputError(
-            f"--base {base} is {ROLES.get(staged.arm, staged.arm)}; expected a staged recipe, such as "
-            "bifusion_mini: its rivals are made of it"
-        )
+    check_staged(base, "bifusion_mini")
     baselines = (f"{base}_baseline", base.replace("bifusion", "oneformer3d"))
     baseline = next((name for name in baselines if name in RECIPES), baselines[0])
     return tuple(_arm(name) for name in (baseline, *(f"{base}_{arm}" for arm in ARMS), base))
@@ -106,15 +102,9 @@ def _arm(recipe: str) -> SweepArm:
 
 def chosen_arms(every: Sequence[SweepArm], asked: Sequence[str]) -> tuple[SweepArm, ...]:
     """Those asked for by recipe or role, in their own order; none asked for: all."""
-    known = {name: arm for arm in every for name in (arm.key, arm.role)}
-    for name in asked:
-        if name not in known:
-            raise InputError(
-                f"--sweep: {name!r} is no arm of it{did_you_mean(name, list(known))}; they are "
-                f"{', '.join(arm.key for arm in every)}"
-            )
-    wanted = {known[name].key for name in asked} or {arm.key for arm in every}
-    return tuple(arm for arm in every if arm.key in wanted)
+    names = {name: arm.key for arm in every for name in (arm.key, arm.role)}
+    keys = keys_asked_for(names, asked, "--sweep")
+    return tuple(arm for arm in every if arm.key in keys)
 
 
 def parse_grid(items: Sequence[str]) -> tuple[tuple[float, ...], tuple[Condition, ...]]:
@@ -122,17 +112,11 @@ def parse_grid(items: Sequence[str]) -> tuple[tuple[float, ...], tuple[Condition
     "lr=0.1,1,10" and "condition=plain,bf16"; InputError for what it has not."""
     factors, conditions = FACTORS, DEFAULT_CONDITIONS
     for item in items:
-        name, _, values = item.partition("=")
-        told = tuple(value for value in values.split(",") if value)
-        if name not in ("lr", "condition") or not told or len(set(told)) < len(told):
-            raise InputError(
-                f"--grid {item}: expected lr=FACTOR[,FACTOR] or condition=NAME[,NAME], each once, such "
-                "as --grid lr=0.1,1,10 condition=plain"
-            )
+        name, values = grid_values(item, ("lr", "condition"), "lr=0.1,1,10 condition=plain")
         if name == "lr":
-            factors = tuple(sorted(_factor(text) for text in told))
+            factors = tuple(sorted(factor("lr", text) for text in values))
         else:
-            conditions = told
+            conditions = values
     return factors, tuple(_condition(key) for key in conditions)
 
 
@@ -143,13 +127,3 @@ def _condition(key: str) -> Condition:
             f"{', '.join(CONDITIONS)}"
         )
     return CONDITIONS[key][0]
-
-
-def _factor(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise InputError(f"--grid lr={text}: expected a factor above 0")
-    return value

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bifusion.storage.json_schema import field_docs
-from bifusion.studies.figures.arms import Arm
-from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.metrics import over_seeds
 from bifusion.studies.figures.run import Run, load_run
 from bifusion.studies.figures.setting import setting_of
+from bifusion.studies.grids.report import RunState, is_synthetic, refused_of, without_result
 from bifusion.studies.sweep import sensitivity as estimate
 from bifusion.studies.sweep.breaking import breaks_of, final_loss
 from bifusion.studies.sweep.findings import DEFINITIONS, findings
@@ -24,7 +23,6 @@ from bifusion.studies.sweep.report import (
     Rate,
     RateFigures,
     RunOutcome,
-    RunState,
     SweepNotRun,
     SweepReport,
     Verdict,
@@ -85,7 +83,8 @@ def judge_sweep(plan: SweepPlan, title: str, measured: Measured) -> SweepReport:
         place: measured.of(folder, arms[place[0]], folder.name in crashed)
         for place, folder in plan.folders.items()
     }
-    states = [run.state for run in swept.values()]
+    states = [(run.name, run.state) for run in swept.values()]
+    counts = Counter(state for _, state in states)
     runs = [run.run for run in swept.values() if run.run is not None]
     curves = [
         _curve(arm, condition, plan, swept)
@@ -93,44 +92,30 @@ def judge_sweep(plan: SweepPlan, title: str, measured: Measured) -> SweepReport:
         for arm in plan.arms
         if any(place[:2] == (arm.key, condition.key) for place in plan.folders)
     ]
-    refused = _refused(runs)
+    refused = refused_of(runs)
     return SweepReport(
         title=title,
-        complete=all(state in (*ENDED, "crashed") for state in states),
-        synthetic=any("generated" in s for run in runs for s in run.config.get("sources") or []),
+        complete=all(state in (*ENDED, "crashed") for _, state in states),
+        synthetic=is_synthetic(runs),
         base=plan.base,
         seeds=list(plan.seeds),
         setting=setting_of(runs),
         factors=list(plan.factors),
         conditions=list(plan.conditions),
         arms=list(plan.arms),
-        not_run=_not_run(plan, list(swept.values())),
-        runs={state: states.count(state) for state in sorted(set(states))},
+        not_run=SweepNotRun(
+            factors=list(plan.factors_left_out),
+            conditions=list(plan.conditions_left_out),
+            arms=list(plan.arms_left_out),
+            **without_result(states),
+        ),
+        runs=dict(sorted(counts.items())),
         figures=field_docs(RateFigures),
         definitions=list(DEFINITIONS),
         refused=refused,
         findings=findings(curves, arms, plan.conditions) if refused is None else [],
         curves=curves,
     )
-
-
-def _not_run(plan: SweepPlan, swept: Sequence[SweptRun]) -> SweepNotRun:
-    return SweepNotRun(
-        factors=list(plan.factors_left_out),
-        conditions=list(plan.conditions_left_out),
-        arms=list(plan.arms_left_out),
-        waiting=sorted(run.name for run in swept if run.state in ("running", "not started")),
-        crashed=sorted(run.name for run in swept if run.state == "crashed"),
-    )
-
-
-def _refused(runs: Sequence[Run]) -> str | None:
-    """Why accuracies must not be compared, from one run of each arm; None where they may."""
-    first: dict[str, Run] = {}
-    for run in runs:
-        first.setdefault(run.recipe, run)
-    arms = [Arm(recipe, run.arm, recipe, (run,)) for recipe, run in first.items()]
-    return why_refused(arms) if arms else None
 
 
 # -------------------------------------------------------------------------------------- the curves

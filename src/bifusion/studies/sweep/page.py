@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bifusion.studies.figures.text import listing, plural
+from bifusion.studies.figures.text import plural
+from bifusion.studies.grids.report import lead, left_out, notice
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.sweep.charts import curve_key, sweep_charts, sweep_looks
 from bifusion.studies.sweep.findings import breaking_text, range_text
-from bifusion.studies.sweep.report import RunOutcome, SweepReport
+from bifusion.studies.sweep.report import RunOutcome, SweepNotRun, SweepReport
 
 
 def render_sweep(report: SweepReport) -> str:
@@ -14,6 +15,7 @@ def render_sweep(report: SweepReport) -> str:
     looks = sweep_looks(report)
     charts = sweep_charts(report, looks)
     shown = {chart.section for chart in charts}
+    grid = _left_of_the_grid(report.not_run)
     sections = {
         "findings": "What came out",
         "curves": "Curves" if "Curves" in shown else "",
@@ -28,7 +30,7 @@ def render_sweep(report: SweepReport) -> str:
         name="sweep",
         synthetic=report.synthetic,
         lead=_lead(report),
-        notice=_notice(report),
+        notice=notice(report, grid),
         sections=[(anchor, name) for anchor, name in sections.items() if name],
         looks=looks,
         charts=charts,
@@ -42,7 +44,7 @@ def render_sweep(report: SweepReport) -> str:
         range_text=range_text,
         breaking_text=breaking_text,
         told=_told,
-        left_out=_left_out(report) or ["Nothing: the whole grid was run."],
+        left_out=left_out(report.not_run, grid),
     )
 
 
@@ -60,43 +62,18 @@ def _told(run: RunOutcome) -> str:
 
 
 def _lead(report: SweepReport) -> str:
-    setting, kind = report.setting, "generated room" if report.synthetic else "scene"
-    text = (
+    return lead(
+        report,
         f"{plural(len(report.arms), 'arm')} of {report.base} at {plural(len(report.factors), 'rate')} "
-        f"from × {report.factors[0]:g} to × {report.factors[-1]:g} of each recipe’s own, "
-        f"{plural(len(report.seeds), 'seed')} each"
-    )
-    if setting is None:
-        return text + "."
-    return (
-        f"{text}: {plural(setting.epochs, 'epoch')} on {plural(setting.train_scenes, kind)}, "
-        f"validated on {setting.val_scenes}."
+        f"from × {report.factors[0]:g} to × {report.factors[-1]:g} of each recipe’s own",
     )
 
 
-def _notice(report: SweepReport) -> str:
-    notices, left = [], report.not_run
-    if not report.complete:
-        notices.append("Runs are still to be trained: figures and verdicts are those so far.")
-    if left.factors or left.conditions or left.arms:
-        notices.append("The grid was narrowed; what was left out stands under “Not run”.")
-    if report.refused:
-        notices.append(f"Arms are not compared: {report.refused}")
-    if left.crashed:
-        notices.append(f"Crashed, and therefore without a result: {listing(left.crashed, 8)}.")
-    return " ".join(notices)
-
-
-def _left_out(report: SweepReport) -> list[str]:
-    left, lines = report.not_run, []
+def _left_of_the_grid(left: SweepNotRun) -> list[str]:
+    """What of the default grid was left out, a sentence each."""
+    lines = []
     if left.factors:
         lines.append(f"Rates: {', '.join(f'× {factor:g}' for factor in left.factors)}.")
     if left.conditions:
         lines.append(f"Conditions: {', '.join(left.conditions)}.")
-    if left.arms:
-        lines.append(f"Arms: {', '.join(left.arms)}.")
-    if left.waiting:
-        lines.append(f"{plural(len(left.waiting), 'run')} not ended: {listing(left.waiting, 12)}.")
-    if left.crashed:
-        lines.append(f"Crashed: {listing(left.crashed, 12)}.")
     return lines

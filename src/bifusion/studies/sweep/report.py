@@ -7,13 +7,11 @@ from typing import Literal
 
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.figures.setting import Setting
-from bifusion.studies.page.files import StudyReport
+from bifusion.studies.grids.report import GridReport, NotRun, RunState
 from bifusion.studies.sweep.breaking import Break
 from bifusion.studies.sweep.plan import Condition, SweepArm
 from bifusion.studies.sweep.sensitivity import GoodRates
 
-RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
 Verdict = Literal[
     "learns", "too slow", "non-finite", "gate dead", "gate saturated", "loss stuck", "one class"
 ]
@@ -111,36 +109,20 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class SweepNotRun:
+class SweepNotRun(NotRun):
     """What the figures do not hold."""
 
     factors: list[float]
     """Of the default rates."""
     conditions: list[str]
     """Labels of the default conditions that were left out."""
-    arms: list[str]
-    """Recipes that were left out."""
-    waiting: list[str]
-    """Run folders that have not ended."""
-    crashed: list[str]
-    """Run folders without a result because the run crashed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepReport(StudyReport):
+class SweepReport(GridReport):
     """Content of sweep.json: arms trained at learning rates that span decades, and where each of them
     breaks. mIoU and AP are fractions in [0, 1]. Numbers that were not measured are null."""
 
-    complete: bool
-    """Every planned run ended and was evaluated, was stopped, or crashed."""
-    synthetic: bool
-    """The scenes are generated rooms."""
-    base: str
-    """The staged recipe that arms are made of."""
-    seeds: list[int]
-    """Seeds of every arm at every rate."""
-    setting: Setting | None
-    """What all runs share; null before the first started."""
     factors: list[float]
     """On every arm's own rate, ascending."""
     conditions: list[Condition]
@@ -149,14 +131,8 @@ class SweepReport(StudyReport):
     """In the order of tables."""
     not_run: SweepNotRun
     """What the figures do not hold."""
-    runs: dict[str, Count]
-    """State → number of runs."""
-    figures: dict[str, str]
-    """Figure → what it is."""
     definitions: list[str]
     """How breaking, sensitivity and good rates are found."""
-    refused: str | None
-    """Why accuracies are not compared; null where they are."""
     findings: list[str]
     """What came out, in sentences made of the figures."""
     curves: list[Curve]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.errors import InputError
-from bifusion.storage.files import locked
 from bifusion.studies.figures.text import duration, plural
+from bifusion.studies.grids.request import GridRequest
+from bifusion.studies.grids.run import run_grid
 from bifusion.studies.page.files import write_study
 from bifusion.studies.sweep.grid import (
     COMPARED,
@@ -28,34 +28,16 @@ from bifusion.studies.sweep.page import render_sweep
 from bifusion.studies.sweep.plan import Condition, Place, SweepArm, SweepPlan
 from bifusion.studies.sweep.report import SweepReport
 from bifusion.studies.sweep.terminal import print_sweep
-from bifusion.studies.training_runs.forked import can_fork
-from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
-from bifusion.studies.training_runs.progress import RunCount
-from bifusion.studies.training_runs.scenes import check_scenes
+from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.timing import seconds_of_runs
-from bifusion.studies.training_runs.train import train_runs
-
-DEFAULT_BASE = "bifusion_mini"
-DEFAULT_SEEDS = (0, 1, 2)
 
 
 @dataclass
-class SweepConfig:
-    """What `compare --sweep lr` was asked for."""
+class SweepConfig(GridRequest):
+    """What `compare --sweep lr` was asked for; its arms are recipes or roles."""
 
-    data: Path
-    base: str = DEFAULT_BASE
+    base: str = "bifusion_mini"
     out: Path = Path("runs/sweep")
-    seeds: tuple[int, ...] = DEFAULT_SEEDS
-    arms: tuple[str, ...] = ()
-    """Recipes or roles; none named: all."""
-    grid: tuple[str, ...] = ()
-    """Rates and conditions narrowed (or changed), as "lr=0.1,1,10"."""
-    epochs: int | None = None
-    tower_weights: Path | None = None
-    jobs: int = 0
-    accept_changes: bool = False
-    """Scenes and versions may be others than when a run was begun."""
 
 
 def run_sweep(wanted: SweepConfig, console: Console) -> int:
@@ -65,35 +47,16 @@ def run_sweep(wanted: SweepConfig, console: Console) -> int:
     recipe, grid or folder that does not fit.
     """
     plan, runs = plan_sweep(wanted)
-    check_runs([run for run in runs if run.config.seed == plan.seeds[0]])
-    check_scenes(runs, console)
-    with locked(wanted.out):
-        return _run_planned(wanted, plan, runs, console)
-
-
-def _run_planned(
-    wanted: SweepConfig, plan: SweepPlan, runs: Sequence[PlannedRun], console: Console
-) -> int:
     title, measured = f"Learning rates of {wanted.base}", Measured()
-    jobs = wanted.jobs or default_jobs()
-    _tell_time(plan, runs, jobs, console)
 
-    def report(crashed: Sequence[str] = ()) -> SweepReport:
-        told = dataclasses.replace(plan, crashed=tuple(crashed))
+    def announce(jobs: int) -> None:
+        _tell_time(plan, runs, jobs, console)
+
+    def write(crashed: tuple[str, ...]) -> SweepReport:
+        told = dataclasses.replace(plan, crashed=crashed)
         return write_sweep(told, wanted.out, title=title, measured=measured)
 
-    crashed = train_runs(
-        runs,
-        jobs=jobs,
-        console=console,
-        report=report,
-        watch=RunCount([run.folder for run in runs], console, time.monotonic),
-        forked=can_fork(),
-        accept_changes=wanted.accept_changes,
-    )
-    print_sweep(report(crashed), console)
-    console.print(f"sweep: {wanted.out / 'sweep.html'} (sweep.json beside it)")
-    return 1 if crashed else 0
+    return run_grid("sweep", wanted, runs, console, announce=announce, write=write, show=print_sweep)
 
 
 def _tell_time(plan: SweepPlan, runs: Sequence[PlannedRun], jobs: int, console: Console) -> None:
@@ -134,8 +97,7 @@ def plan_sweep(wanted: SweepConfig) -> tuple[SweepPlan, list[PlannedRun]]:
     Within a condition runs come seed by seed and rate by rate, so that an interrupted sweep holds whole
     comparisons.
     """
-    if len(set(wanted.seeds)) < max(1, len(wanted.seeds)):
-        raise InputError(f"--seeds {wanted.seeds}: expected one or more, each once")
+    wanted.check_seeds()
     every_arm = sweep_arms(wanted.base)
     arms = chosen_arms(every_arm, wanted.arms)
     factors, conditions = parse_grid(wanted.grid)
@@ -169,16 +131,8 @@ def plan_sweep(wanted: SweepConfig) -> tuple[SweepPlan, list[PlannedRun]]:
 def _planned(
     wanted: SweepConfig, arm: SweepArm, condition: Condition, factor: float, seed: int
 ) -> PlannedRun:
-    (run,) = plan_runs(
-        [arm.key],
-        [seed],
-        wanted.data,
-        wanted.out,
-        tower_weights=wanted.tower_weights,
-        epochs=wanted.epochs,
-    )
-    config = run.config
+    config = wanted.usual(arm.key, seed)
     config.optim.lr *= factor
     change = CONDITIONS[condition.key][1]
     change(config)
-    return PlannedRun(config, wanted.out / f"{config.name}-{condition.key}-lr{factor:g}-seed{seed}")
+    return wanted.planned(config, f"{condition.key}-lr{factor:g}")

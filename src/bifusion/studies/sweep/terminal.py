@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from bifusion.studies.figures.terminal import plain_table
-from bifusion.studies.figures.text import mean_spread, number, plural, significant
+from bifusion.studies.figures.text import mean_spread, number, significant
+from bifusion.studies.grids.report import print_rest
 from bifusion.studies.sweep.grid import PLAIN
 from bifusion.studies.sweep.report import SweepReport
 
@@ -32,12 +33,4 @@ def print_sweep(report: SweepReport, console: Console) -> None:
     console.print(table)
     for finding in report.findings:
         console.print(escape(finding), highlight=False)
-    left = report.not_run
-    if report.refused:
-        console.print(f"[yellow]Arms not compared[/yellow]: {escape(report.refused)}")
-    if left.crashed:
-        console.print(f"[yellow]Crashed[/yellow]: {escape('; '.join(left.crashed))}.")
-    if report.synthetic:
-        console.print("All figures are of generated (synthetic) rooms.")
-    if not report.complete:
-        console.print(f"Partial: {plural(len(left.waiting), 'run')} still to be trained.")
+    print_rest(report, console)

@@ -1,0 +1,135 @@
+"""What the reports of studies over a grid have in common, and how page and terminal tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+
+from bifusion.storage.json_schema import Count
+from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.run import Run
+from bifusion.studies.figures.setting import Setting
+from bifusion.studies.figures.text import listing, plural
+from bifusion.studies.page.files import StudyReport
+
+RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """What the figures do not hold."""
+
+    arms: list[str]
+    """Recipes that were left out."""
+    waiting: list[str]
+    """Run folders that have not ended."""
+    crashed: list[str]
+    """Run folders without a result because the run crashed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridReport(StudyReport):
+    """What the report of every study over a grid tells."""
+
+    complete: bool
+    """Every planned run ended and was evaluated, was stopped by its guard, or crashed."""
+    synthetic: bool
+    """The scenes are generated rooms."""
+    base: str
+    """The staged recipe that arms are made of."""
+    seeds: list[int]
+    """Seeds of every arm at every point."""
+    setting: Setting | None
+    """What all runs share; null before the first started."""
+    not_run: NotRun
+    """What the figures do not hold."""
+    runs: dict[str, Count]
+    """State → number of runs."""
+    figures: dict[str, str]
+    """Figure → what it is."""
+    refused: str | None
+    """Why accuracies are not compared; null where they are."""
+
+
+# ---------------------------------------------------------------------------------------- judging
+
+
+def without_result(states: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Fields of `NotRun`: of (name, state) of run folders, those that wait and those that crashed."""
+    return {
+        "waiting": sorted(name for name, state in states if state in ("running", "not started")),
+        "crashed": sorted(name for name, state in states if state == "crashed"),
+    }
+
+
+def refused_of(runs: Iterable[Run]) -> str | None:
+    """Why accuracies must not be compared, from one run of each recipe; None where they may."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.recipe, run)
+    arms = [Arm(recipe, run.arm, recipe, (run,)) for recipe, run in first.items()]
+    return why_refused(arms) if arms else None
+
+
+def is_synthetic(runs: Iterable[Run]) -> bool:
+    """Whether scenes are generated rooms."""
+    return any("generated" in source for run in runs for source in run.config.get("sources") or [])
+
+
+# ---------------------------------------------------------------------------------------- telling
+
+
+def lead(report: GridReport, arms_and_points: str) -> str:
+    """The first sentence of a page: what was run on what."""
+    text = f"{arms_and_points}, {plural(len(report.seeds), 'seed')} each"
+    setting, kind = report.setting, "generated room" if report.synthetic else "scene"
+    if setting is None:
+        return text + "."
+    return (
+        f"{text}: {plural(setting.epochs, 'epoch')} on {plural(setting.train_scenes, kind)}, "
+        f"validated on {setting.val_scenes}."
+    )
+
+
+def notice(report: GridReport, of_the_grid: Sequence[str]) -> str:
+    """What a reader must know before the figures; empty if nothing. `of_the_grid`: as in `left_out`."""
+    notices = []
+    if not report.complete:
+        notices.append("Runs are still to be trained: figures and verdicts are those so far.")
+    if of_the_grid or report.not_run.arms:
+        notices.append("The grid was narrowed; what was left out stands under “Not run”.")
+    if report.refused:
+        notices.append(f"Accuracies are not compared: {report.refused}")
+    if crashed := report.not_run.crashed:
+        notices.append(f"Crashed, and therefore without a result: {listing(crashed, 8)}.")
+    return " ".join(notices)
+
+
+def left_out(left: NotRun, of_the_grid: Sequence[str]) -> list[str]:
+    """What was not run, a sentence each, first those on what is left out `of_the_grid`."""
+    lines = list(of_the_grid)
+    if left.arms:
+        lines.append(f"Arms: {', '.join(left.arms)}.")
+    if left.waiting:
+        lines.append(f"{plural(len(left.waiting), 'run')} not ended: {listing(left.waiting, 12)}.")
+    if left.crashed:
+        lines.append(f"Crashed: {listing(left.crashed, 12)}.")
+    return lines or ["Nothing: the whole grid was run."]
+
+
+def print_rest(report: GridReport, console: Console) -> None:
+    """The lines under a table: what stands between it and a conclusion."""
+    left = report.not_run
+    if report.refused:
+        console.print(f"[yellow]Accuracies not compared[/yellow]: {escape(report.refused)}")
+    if left.crashed:
+        console.print(f"[yellow]Crashed[/yellow]: {escape('; '.join(left.crashed))}.")
+    if report.synthetic:
+        console.print("All figures are of generated (synthetic) rooms.")
+    if not report.complete:
+        console.print(f"Partial: {plural(len(left.waiting), 'run')} still to be trained.")
