@@ -79,9 +79,21 @@ def test_what_a_stage_needs_more_is_no_rise():
         trainer = 900.0 + 50 * stage - 30 * (steps % 3000 < 800) + 0.0005 * steps
         looks.append(soak.Look(steps, trainer, 0.0, 1.0, 1.0, 3, 1, 0, f"stage {stage}"))
     later = soak.settled(looks, settle=1000)
-    assert [later[0].steps, len(later)] == [1000, 400]
-    assert soak.rise(later, "trainer_mb") == pytest.approx(0.5) and soak.problems_of(later) == []
+    assert [later[0].steps, len(later)] == [1000, 400] and soak.problems_of(later) == []
+    for of_stage in soak.by_stage(later).values():
+        assert soak.rise(of_stage, "trainer_mb") == pytest.approx(0.5)
     assert soak.problems_of(looks) != []
+
+
+def test_each_stage_of_a_soak_is_judged_alone():
+    """A stage that rises is seen beside a long one that does not."""
+    soak = load_tool("soak")
+    looks = [soak.Look(n, 900.0, 0.0, 1.0, 1.0, 3, 1, 0, "long") for n in range(0, 9000, 10)]
+    looks += [
+        soak.Look(n, 900.0 + 0.002 * n, 0.0, 1.0, 1.0, 3, 1, 0, "short") for n in range(9000, 9500, 10)
+    ]
+    (told,) = soak.problems_of(looks)
+    assert told.startswith("short: memory rises by 2.00 MB")
 
 
 def test_a_soak_looks_at_all_processes(tmp_path):
