@@ -1,7 +1,7 @@
 """What the records of a run hold, as far as studies read it.
 
 A record of another shape is refused by name, before a figure is made of it. Records of versions that
-knew less lack keys; null stands for none.
+knew less lack keys; null stands for none, but never for a count or a member of a list of texts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.untrusted.names import brief
 
-NUMBER, TEXT = (int, float), (str,)
+NUMBER, TEXT, COUNT = (int, float), (str,), (int,)
 EACH = "*"
 """Key of what every entry of an object holds."""
 NUMBERS = {EACH: NUMBER}
@@ -47,7 +47,7 @@ STATUS = {
     "summary": TEXT,
 }  # fmt: skip
 CONFIG = {
-    "parameters": NUMBERS, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
+    "parameters": {EACH: COUNT}, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
     "class_names": [TEXT], "fusion_type": TEXT, "tower": TEXT, "versions": {EACH: TEXT},
     "config": {"data": {}, "model": {}, "stages": {"stages": [{}]}, "trainer": {}, "optim": {}},
 }  # fmt: skip
@@ -59,15 +59,21 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
     `shape`: types of a value; a list of the one shape of its members; or an object's shapes by key.
     """
     if value is None:
+        if shape == COUNT:
+            raise _unwritten(value, where)
         return
     kind = type(shape) if isinstance(shape, list | dict) else shape
     if not isinstance(value, kind):
-        raise InputError(
-            f"{where}: found {brief(value)}; no run writes such a value: copy the file again"
-        )
+        raise _unwritten(value, where)
     if isinstance(shape, list):
         for number, member in enumerate(value):
+            if member is None and shape[0] == TEXT:
+                raise _unwritten(member, f"{where}[{number}]")
             check_shape(member, shape[0], f"{where}[{number}]")
     elif isinstance(shape, dict):
         for key in value if EACH in shape else value.keys() & shape.keys():
             check_shape(value[key], shape.get(key, shape.get(EACH)), f"{where}: {brief(key)}")
+
+
+def _unwritten(value: Any, where: str) -> InputError:
+    return InputError(f"{where}: found {brief(value)}; no run writes such a value: copy the file again")
