@@ -76,6 +76,14 @@ def test_a_null_where_none_is_written_is_refused(tmp_path, key):
         load_run(path.parent)
 
 
+def test_ranges_that_are_no_numbers_are_refused(tmp_path):
+    path = FakeRun().write(tmp_path) / "steps.jsonl"
+    step = json.loads(path.read_text().splitlines()[0]) | {"ranges": {"f2d": {"rms": {"rms": 1.0}}}}
+    path.write_text(json.dumps(step))
+    with pytest.raises(InputError, match=r"steps\.jsonl: 'ranges': 'f2d': 'rms': found"):
+        load_run(path.parent)
+
+
 def test_what_is_no_run_folder_says_so(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json"):
         load_run(tmp_path)

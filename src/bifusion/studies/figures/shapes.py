@@ -20,10 +20,14 @@ METRICS = {
     "fusion_2d_ratio": NUMBER, "share_2d": NUMBER, "seen_share": NUMBER, "alignment": NUMBERS,
     "agnostic_ap": NUMBER, "mask_coverage": NUMBER, "per_class": {EACH: [NUMBER]}, "points": NUMBER,
 }  # fmt: skip
+RANGES = {
+    "f2d_in": NUMBERS, "f3d_in": NUMBERS, "f2d": NUMBERS, "f3d": NUMBERS,
+    "ratio_in": NUMBER, "ratio_out": NUMBER,
+}  # fmt: skip
 STEP = {
     "stage": TEXT, "scenes": [TEXT], "losses": NUMBERS, "weights": NUMBERS, "total": NUMBER,
     "lr": NUMBERS, "grad_norm": NUMBERS, "grad_norm_clipped": NUMBER, "cosine": NUMBER, "gate": NUMBERS,
-    "seen_share": NUMBER, "seconds": NUMBER, "peak_memory_mb": NUMBER,
+    "ranges": RANGES, "seen_share": NUMBER, "seconds": NUMBER, "peak_memory_mb": NUMBER,
     "event": {"kind": TEXT, "phase": TEXT, "where": [TEXT], "action": TEXT},
     "alarms": [{"rule": TEXT, "where": [TEXT], "message": TEXT}],
 }  # fmt: skip
