@@ -1,4 +1,8 @@
-"""Processes by their number, as Linux's /proc tells of them."""
+"""Processes by their number, as Linux's /proc tells of them.
+
+Without pathlib, which has Python remember each part of a path: a process that looks often would fill
+that table, and double it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 
 def is_running(pid: int) -> bool:
@@ -16,14 +19,12 @@ def is_running(pid: int) -> bool:
 
 def of_session(session: int) -> list[int]:
     """Running processes of a session: all that one which began it has started, directly or not."""
-    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
-    return [pid for pid in numbers if _session(pid) == session and is_running(pid)]
+    return [pid for pid in _all() if _session(pid) == session and is_running(pid)]
 
 
 def children(pid: int) -> list[int]:
     """Running processes whose parent is `pid`."""
-    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
-    parents = {number: _fields(number)[1:2] for number in numbers}
+    parents = {number: _fields(number)[1:2] for number in _all()}
     return [number for number, above in parents.items() if above == [str(pid)] and is_running(number)]
 
 
@@ -37,6 +38,10 @@ def left_running(pids: Iterable[int], seconds: float) -> list[int]:
     return left
 
 
+def _all() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
 def _session(pid: int) -> int:
     fields = _fields(pid)
     return int(fields[3]) if len(fields) > 3 else -1
@@ -45,6 +50,7 @@ def _session(pid: int) -> int:
 def _fields(pid: int) -> list[str]:
     """State, parent, group, session, ... of a process; one empty field where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return [""]

@@ -61,6 +61,7 @@ def start(arguments: list[str], place: Path, before: Callable[[], object] = lamb
 
     What it prints goes to `place`/said. `before` is called in the process first.
     """
+    (place / "said").write_bytes(b"")  # by whoever looks: the process may be struck at once
     child = os.fork()
     if child:
         return child

@@ -4,8 +4,8 @@
 
 At every epoch's end: resident memory of the training process and of its data workers, what the heap has
 in use and what it keeps for later, open files, processes, pieces of shared memory. Resident memory may
-rise by 1 MB in 1,000 steps, by straight lines of one slope through each stage but its first `settle`
-steps: a stage that trains more needs more, and it takes a while until arrays of every size have come by.
+rise by 1 MB in 1,000 steps, by a straight line through each stage but its first `settle` steps: a stage
+that trains more needs more, and it takes a while until arrays of every size have come by.
 Files, processes and shared memory may not rise at all. Exit status 1 otherwise, or where the training
 was interrupted; what there was until then is shown.
 """
@@ -77,13 +77,19 @@ def look(steps: int, stage: str) -> Look:
         *heap,
         len(os.listdir("/proc/self/fd")),
         1 + len(workers),
-        len(set(re.findall(r"/dev/shm/(\S+)", Path("/proc/self/maps").read_text()))),
+        len(set(re.findall(r"/dev/shm/(\S+)", told_by_system("self/maps")))),
         stage,
     )
 
 
 def resident_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MB
+    return int(told_by_system(f"{pid}/statm").split()[1]) * PAGE_MB
+
+
+def told_by_system(name: str) -> str:
+    """A file of /proc; without pathlib (see left_processes)."""
+    with open(f"/proc/{name}") as file:
+        return file.read()
 
 
 class _MallInfo(ctypes.Structure):
@@ -116,15 +122,18 @@ def settled(looks: list[Look], settle: int) -> list[Look]:
     return [one for one in looks if one.steps >= began[one.stage] + settle]
 
 
+def by_stage(looks: list[Look]) -> dict[str, list[Look]]:
+    """Stage → its looks, in order; without stages of which there are too few for a line."""
+    stages: dict[str, list[Look]] = {}
+    for one in looks:
+        stages.setdefault(one.stage, []).append(one)
+    return {stage: of_stage for stage, of_stage in stages.items() if len(of_stage) > 1}
+
+
 def rise(looks: list[Look], name: str) -> float:
-    """Of a figure in 1,000 steps: the slope of straight lines, one a stage, by least squares."""
-    products = squares = 0.0
-    for stage in {one.stage for one in looks}:
-        of_stage = [(one.steps, getattr(one, name)) for one in looks if one.stage == stage]
-        steps, values = np.array(of_stage, float).T
-        products += float((steps - steps.mean()) @ (values - values.mean()))
-        squares += float((steps - steps.mean()) @ (steps - steps.mean()))
-    return 1000 * products / squares if squares else float("nan")
+    """Of a figure in 1,000 steps: the slope of a straight line, by least squares."""
+    steps, values = np.array([(one.steps, getattr(one, name)) for one in looks], float).T
+    return float(1000 * np.polyfit(steps, values, 1)[0])
 
 
 def make_config(data: Path, steps: int, workers: int) -> Config:
@@ -152,9 +161,12 @@ def soak(root: Path, steps: int, workers: int) -> tuple[list[Look], str]:
 def problems_of(looks: list[Look]) -> list[str]:
     """What rises that may not; `looks`: those after the start."""
     found = []
-    memory = rise(looks, "trainer_mb") + rise(looks, "workers_mb")
-    if not memory <= MOST_MB:
-        found.append(f"memory rises by {memory:.2f} MB in 1,000 steps; {MOST_MB:g} are allowed")
+    for stage, of_stage in by_stage(looks).items():
+        memory = rise(of_stage, "trainer_mb") + rise(of_stage, "workers_mb")
+        if not memory <= MOST_MB:
+            found.append(
+                f"{stage}: memory rises by {memory:.2f} MB in 1,000 steps; {MOST_MB:g} are allowed"
+            )
     half = len(looks) // 2
     for name in ("files", "processes", "shared"):
         before = max(getattr(one, name) for one in looks[:half])
@@ -172,8 +184,9 @@ def show(looks: list[Look], console: Console) -> None:
         memory = (f"{getattr(one, name):.1f}" for name in MEMORY)
         counts = map(str, (one.files, one.processes, one.shared))
         table.add_row(f"{one.steps:,}", *memory, *counts)
-    rises = (f"{rise(looks, name):+.2f}" for name in MEMORY)
-    table.add_row("in 1,000", *rises)
+    for stage, of_stage in by_stage(looks).items():
+        rises = (f"{rise(of_stage, name):+.2f}" for name in MEMORY)
+        table.add_row(f"{stage}, in 1,000", *rises)
     console.print(table)
 
 

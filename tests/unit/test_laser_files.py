@@ -49,6 +49,19 @@ def test_units_of_las(tmp_path):
         find_scale(room.coord * 1000, None, 1.0)
 
 
+@pytest.mark.parametrize("place", [100, 243])
+def test_las_files_of_more_records_than_bytes_are_refused_at_once(tmp_path, place):
+    """laspy reads as many records as the header says, behind the end of the file too."""
+    path = write_las(tmp_path / "room.las", room_mesh(0.3))
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = struct.pack("<I", 0x40000000)
+    path.write_bytes(data)
+    with pytest.raises(
+        InputError, match=r"says it has 1,073,741,824 records in .* bytes; copy it again"
+    ):
+        read_mesh_file(path)
+
+
 def test_las_files_that_lie(tmp_path):
     room = room_mesh(0.3)
     with pytest.raises(InputError, match=r"points .format 6. have no colours"):

@@ -96,12 +96,15 @@ def test_any_number_of_processes_has_the_same_figures(data, together, recipe):
     models = [build_model(config.model, config.seed, config.labels) for _ in range(3)]
 
     def evaluate(number: int = 0):
-        return validate(models[number], validation_loader(config, max_views=2), config, control)
+        loader = validation_loader(config, max_views=2)
+        return validate(models[number], loader, config, control, by_point=True)
 
     alone = evaluate()
     for count in (2, 3):
         for outcome in together(count).run(evaluate):
-            assert _same(outcome.metrics, alone.metrics) and _same(outcome.split, alone.split)
+            assert _same(outcome.metrics, alone.metrics)
+            assert _same(outcome.points.by_sight(), alone.points.by_sight())
+            assert _same(outcome.points.gate(), alone.points.gate())
             names = [result.name for result in outcome.first_results]
             assert names == [truth.name for truth in outcome.first_truths] == ["roomval0", "roomval1"]
     if recipe == "bifusion_small":

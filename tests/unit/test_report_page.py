@@ -307,6 +307,35 @@ def test_predictions_that_do_not_fit_are_told(tmp_path):
         write_report(folders, tmp_path)
 
 
+def prediction_with(tmp_path, **changes):
+    """A run whose prediction has other arrays, cut to a thousand points."""
+    folder = FakeRun(arm="staged", epochs=4, predictions=True).write(tmp_path)
+    path = folder / "predictions" / "val00.npz"
+    with np.load(path) as archive:
+        arrays = {key: archive[key][::32] for key in archive}
+    np.savez(
+        path, **{key: changes[key](value) if key in changes else value for key, value in arrays.items()}
+    )
+    return folder
+
+
+def test_a_prediction_out_of_this_world_is_refused(tmp_path):
+    folder = prediction_with(tmp_path, coord=lambda coord: np.full_like(coord, 1e30))
+    with pytest.raises(
+        InputError, match=r"val00\.npz: a point lies 1e\+30 m .* evaluate that run again"
+    ):
+        write_report([folder], tmp_path / "out")
+
+
+def test_classes_that_are_none_of_the_set_count_as_none(tmp_path):
+    lowest = np.iinfo(np.int16).min
+    folder = prediction_with(
+        tmp_path, truth_semantic=lambda truth: np.full(len(truth), lowest, np.int16)
+    )
+    write_report([folder], tmp_path / "out")
+    assert len(list((tmp_path / "out" / "views").glob("*.html"))) == 1
+
+
 def test_the_factory_uses_classes_of_the_label_set():
     assert set(CLASSES) <= set(LABEL_SETS["scannet20"].class_names)
 

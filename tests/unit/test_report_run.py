@@ -64,6 +64,26 @@ def test_a_damaged_line_names_file_and_line(tmp_path, line, message):
     assert str(steps) in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["parameters", "train_scenes", "val_scenes", "class_names"])
+def test_a_null_where_none_is_written_is_refused(tmp_path, key):
+    """A count or a name that is null would break a figure far from the file that holds it."""
+    path = FakeRun().write(tmp_path) / "config.json"
+    config = json.loads(path.read_text())
+    first = next(iter(config[key])) if isinstance(config[key], dict) else 0
+    config[key][first] = None
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"config\.json: '{key}'.*found None.*copy the file again"):
+        load_run(path.parent)
+
+
+def test_ranges_that_are_no_numbers_are_refused(tmp_path):
+    path = FakeRun().write(tmp_path) / "steps.jsonl"
+    step = json.loads(path.read_text().splitlines()[0]) | {"ranges": {"f2d": {"rms": {"rms": 1.0}}}}
+    path.write_text(json.dumps(step))
+    with pytest.raises(InputError, match=r"steps\.jsonl: 'ranges': 'f2d': 'rms': found"):
+        load_run(path.parent)
+
+
 def test_what_is_no_run_folder_says_so(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json"):
         load_run(tmp_path)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bifusion.geometry import LiftingConfig, distance_to_cameras, find_sightings
+from bifusion.types import Batch
+
 UNSEEN = "unseen"
 DISTANCES_M = (1.0, 2.0, 3.0)
 """Where groups by distance begin and end."""
@@ -40,3 +43,23 @@ class Sight:
             "views": np.minimum(self.views, most).astype(np.int64),
             "distance": np.where(self.seen, by_distance, 0).astype(np.int64),
         }
+
+
+def sights_of(batch: Batch, occlusion: LiftingConfig) -> list[Sight]:
+    """How well the views of the batch see the points of each scene: as they see their voxels.
+
+    Found from the cameras alone, so that models that read no images are split the same way.
+    """
+    scene = batch.voxel_coords[:, 0]
+    sightings = find_sightings(
+        batch.voxel_position_m, scene, batch.views, occlusion, batch.voxels_per_scene
+    )
+    distance_m = distance_to_cameras(batch.voxel_position_m, batch.views, sightings)
+    number, apart_m = (
+        of_voxel.index_select(0, batch.point_to_voxel).split(batch.points_per_scene)
+        for of_voxel in (sightings.count, distance_m)
+    )
+    return [
+        Sight(views.cpu().numpy(), distance.cpu().numpy())
+        for views, distance in zip(number, apart_m, strict=True)
+    ]

@@ -14,6 +14,7 @@ from bifusion.config.run import Config, load_config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
+from bifusion.evaluation.point_figures import PointFigures
 from bifusion.inference.device import usable_device
 from bifusion.inference.export import point_segments
 from bifusion.models.folding import for_inference
@@ -88,24 +89,34 @@ def _evaluate(
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
     views = config.data.max_views or config.trainer.evaluation_views
 
-    def run(without: Validation | None = None, **changes: Any) -> Validation:
+    def run(
+        *, by_point: bool = False, without: PointFigures | None = None, **changes: Any
+    ) -> Validation:
         loader = validation_loader(config, max_views=views)
-        acting = dataclasses.replace(control, **changes)
-        known = without.right if without is not None else None
-        return validate(model, loader, config, acting, device=device, at=watch.at, right_without=known)
+        return validate(
+            model,
+            loader,
+            config,
+            dataclasses.replace(control, **changes),
+            device=device,
+            at=watch.at,
+            by_point=by_point,
+            right_without=without.right if without is not None else None,
+        )
 
-    withheld = run(withhold_views=True) if config.uses_views else None
-    full = run(withheld)
-    gate = full.gate if control.scale > 0 else None
-    flat = gate["mean"] / control.scale if gate is not None else None  # a gate is s·α
+    withheld = run(by_point=True, withhold_views=True) if config.uses_views else None
+    full = run(by_point=True, without=withheld.points if withheld is not None else None)
+    assert full.points is not None, "they were asked for"
+    gate = full.points.gate()
+    flat = gate["mean"] / control.scale if gate is not None and control.scale > 0 else None
     evaluation = {
         "epoch": max(math.ceil(time) - 1, 0),
         "full": full.metrics,
         "views_withheld": withheld.metrics if withheld is not None else None,
         "shuffled_2d": run(shuffle_seed=config.seed).metrics if config.uses_views else None,
-        "flat_gate": run(fixed_alpha=flat).metrics if flat is not None else None,
-        **full.split,
-        "gate": full.gate,
+        "flat_gate": run(fixed_alpha=flat).metrics if flat is not None else None,  # a gate is s·α
+        **full.points.by_sight(),
+        "gate": gate,
         "alignment_by_stage": alignment_by_stage(folder),
     }
     watch.at("writing the evaluation")

@@ -19,12 +19,9 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
-from bifusion.evaluation.gate_figures import GateFigures
-from bifusion.evaluation.sight import Sight
-from bifusion.evaluation.sight_split import SightSplit
-from bifusion.geometry import distance_to_cameras, find_sightings
+from bifusion.evaluation.point_figures import PointFigures
 from bifusion.training.processes import group
-from bifusion.types import Batch, FusionControl, FusionTrace, SceneResult, SceneTruth
+from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
 
 PICTURED_SCENES = 2
 VALIDATION_CACHE_MB = 128
@@ -37,13 +34,8 @@ class Validation:
 
     metrics: dict[str, Any]
     """`Evaluator.compute`, and `FusionFigures.compute` ("fusion_2d_ratio", "alignment", …)."""
-    split: dict[str, dict[str, Any]]
-    """Points seen well, barely and not: `SightSplit.compute`."""
-    gate: dict[str, Any] | None
-    """`GateFigures.compute`."""
-    right: dict[str, np.ndarray]
-    """Scene -> (ceil(N/8),) uint8, `numpy.packbits` of the points whose predicted class is the annotated
-    one; without those of models that have no views or no semantic head."""
+    points: PointFigures | None
+    """Where they were asked for."""
     first_results: list[SceneResult]
     """Of the first scenes, for pictures."""
     first_truths: list[SceneTruth]
@@ -53,10 +45,9 @@ class Validation:
 class Counted:
     """What scenes add to the figures: one, or all so far."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, by_point: bool = False):
         self.evaluator, self.fusion = Evaluator(config.labels), FusionFigures(config.seed)
-        self.split, self.gate = SightSplit(config.labels), GateFigures(config.labels)
-        self.right: dict[str, np.ndarray] = {}
+        self.points = PointFigures(config.labels) if by_point else None
         self.first_results: list[SceneResult] = []
         self.first_truths: list[SceneTruth] = []
 
@@ -75,49 +66,37 @@ class Counted:
 
         What a model says about a batch (hundreds of MB of mask logits in a large scene) lives here
         alone: it is gone before the next batch is predicted. `pictured`: its results are kept.
-        `right_without`: `Validation.right` of the same scenes with the views withheld, where known.
+        `right_without`: `PointFigures.right` of the same scenes with the views withheld, where known.
         """
         truths = batch.truths
         if truths is None:
             return
         batch = batch.to(device)
         prediction = model(batch, control)
-        results = config.postprocess.results(prediction, batch, config.labels)
-        sights = sights_of(batch, config)
-        for result, truth, sight in zip(results, truths, sights, strict=True):
-            covered = self.evaluator.add(result, truth)
-            self.split.add(result, truth, sight, covered)
-            if config.uses_views and result.semantic is not None:
-                self.right[result.name] = np.packbits(result.semantic == truth.semantic)
-        if prediction.fusion is not None:
-            self.fusion.add(prediction.fusion, batch)
-            self._add_gate(prediction.fusion, batch, truths, sights, right_without)
+        results, trace = config.postprocess.results(prediction, batch, config.labels), prediction.fusion
+        pairs = zip(results, truths, strict=True)
+        covered = [self.evaluator.add(result, truth) for result, truth in pairs]
+        if trace is not None:
+            self.fusion.add(trace, batch)
+        if self.points is not None:
+            self.points.add(
+                batch,
+                results,
+                truths,
+                covered,
+                trace,
+                occlusion=config.model.occlusion,
+                right_without=right_without,
+            )
         if pictured:
             self.first_results, self.first_truths = results, truths
-
-    def _add_gate(
-        self,
-        trace: FusionTrace,
-        batch: Batch,
-        truths: list[SceneTruth],
-        sights: list[Sight],
-        right_without: Mapping[str, np.ndarray],
-    ) -> None:
-        of_points = trace.gate.float().index_select(0, batch.point_to_voxel)
-        gates = [part.cpu().numpy() for part in of_points.split(batch.points_per_scene)]
-        for gate, truth, sight in zip(gates, truths, sights, strict=True):
-            right = [packed.get(truth.name) for packed in (self.right, right_without)]
-            unpacked = [np.unpackbits(r, count=len(gate)).astype(bool) for r in right if r is not None]
-            known = (unpacked[0], unpacked[1]) if len(unpacked) == 2 else None
-            self.gate.add(gate, truth.semantic, sight, learned=trace.learned, right=known)
 
     def merge(self, other: Counted) -> None:
         """Adds what another one has counted, after what is there."""
         self.evaluator.merge(other.evaluator)
         self.fusion.merge(other.fusion)
-        self.split.merge(other.split)
-        self.gate.merge(other.gate)
-        self.right |= other.right
+        if self.points is not None and other.points is not None:
+            self.points.merge(other.points)
         wanted = PICTURED_SCENES - len(self.first_results)
         self.first_results += other.first_results[:wanted]
         self.first_truths += other.first_truths[:wanted]
@@ -125,28 +104,24 @@ class Counted:
     def outcome(self) -> Validation:
         """The figures of what was counted."""
         metrics = {**self.evaluator.compute(), **self.fusion.compute()}
-        return Validation(
-            metrics,
-            self.split.compute(),
-            self.gate.compute(),
-            self.right,
-            self.first_results,
-            self.first_truths,
-        )
+        return Validation(metrics, self.points, self.first_results, self.first_truths)
 
 
 class CountedShare:
     """What this process's scenes add, to be added up with those of the others."""
 
-    def __init__(self, config: Config, right_without: Mapping[str, np.ndarray]):
-        self._config, self._right_without = config, right_without
-        self._alone = Counted(config) if group.count() == 1 else None
+    def __init__(self, config: Config, by_point: bool, right_without: Mapping[str, np.ndarray]):
+        self._config, self._by_point, self._right_without = config, by_point, right_without
+        self._alone = self._nothing() if group.count() == 1 else None
         self._pieces = group.Pieces()
         self._pictured = 0
 
+    def _nothing(self) -> Counted:
+        return Counted(self._config, by_point=self._by_point)
+
     def add(self, place: int, model: nn.Module, batch: Batch, *args: Any) -> None:
         """Counts the batch at `place` among all; `args`: control and device."""
-        piece = Counted(self._config)
+        piece = self._nothing()
         pictured = self._pictured < PICTURED_SCENES
         without = self._right_without
         piece.add(self._config, model, batch, *args, pictured=pictured, right_without=without)
@@ -160,7 +135,7 @@ class CountedShare:
         """The figures of all scenes, on all processes; all of them must call it."""
         whole = self._alone
         if whole is None:
-            whole = Counted(self._config)
+            whole = self._nothing()
             for piece in self._pieces.in_order():
                 whole.merge(piece)
         return whole.outcome()
@@ -175,14 +150,16 @@ def count_share(
     *,
     device: torch.device | str = "cpu",
     at: Callable[[str], None] = lambda what: None,
+    by_point: bool = False,
     right_without: Mapping[str, np.ndarray] | None = None,
 ) -> CountedShare:
     """Predicts and counts this process's share of the batches of annotated scenes.
 
     `control` says how the fusion acts. The mode of `model` is restored after. `at` is called with what
-    is being done. `right_without`: `Validation.right` of these scenes with the views withheld.
+    is being done. `by_point`: `PointFigures` are counted too; `right_without`: `right` of theirs, of
+    these scenes with the views withheld.
     """
-    share, places = CountedShare(config, right_without or {}), group.own_share(loader.batches)
+    share, places = CountedShare(config, by_point, right_without or {}), group.own_share(loader.batches)
     mine = EpochLoader(loader.dataset, list(places.values()), loader.workers)
     was_training = model.training
     model.eval()
@@ -203,6 +180,7 @@ def validate(
     *,
     device: torch.device | str = "cpu",
     at: Callable[[str], None] = lambda what: None,
+    by_point: bool = False,
     right_without: Mapping[str, np.ndarray] | None = None,
 ) -> Validation:
     """Evaluates `model` on every batch of annotated scenes; see `count_share`.
@@ -211,29 +189,16 @@ def validate(
     it, and all get the same.
     """
     share = count_share(
-        model, loader, config, control, device=device, at=at, right_without=right_without
+        model,
+        loader,
+        config,
+        control,
+        device=device,
+        at=at,
+        by_point=by_point,
+        right_without=right_without,
     )
     return share.outcome()
-
-
-def sights_of(batch: Batch, config: Config) -> list[Sight]:
-    """How well the views of the batch see the points of each scene: as they see their voxels.
-
-    Found from the cameras alone, so that models that read no images are split the same way.
-    """
-    scene = batch.voxel_coords[:, 0]
-    sightings = find_sightings(
-        batch.voxel_position_m, scene, batch.views, config.model.occlusion, batch.voxels_per_scene
-    )
-    distance_m = distance_to_cameras(batch.voxel_position_m, batch.views, sightings)
-    number, apart_m = (
-        of_voxel.index_select(0, batch.point_to_voxel).split(batch.points_per_scene)
-        for of_voxel in (sightings.count, distance_m)
-    )
-    return [
-        Sight(views.cpu().numpy(), distance.cpu().numpy())
-        for views, distance in zip(number, apart_m, strict=True)
-    ]
 
 
 def validation_loader(config: Config, *, max_views: int) -> EpochLoader:

@@ -22,6 +22,9 @@ CHUNK = 1_000_000
 MOST_POINTS = 200_000_000
 _POINTS_AT = 96
 """Where in the header stands at which byte the points begin."""
+_RECORDS = ((100, 54), (243, 60))
+"""Where in the header stand the numbers of records before the points and, from version 1.4 on, behind
+them; bytes that one takes at least."""
 LINEAR_UNIT, ANGULAR_MODEL = 3076, (1024, 2)
 GEOTIFF_UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 """Metre, foot, foot of the US survey, by their numbers in EPSG's list."""
@@ -36,6 +39,7 @@ def read_las(path: Path) -> Mesh:
     degrees.
     """
     laspy = _laspy(path)
+    _check_records(path)
     try:
         with laspy.open(path) as reader:
             header = reader.header
@@ -71,6 +75,17 @@ def _laspy(path: Path) -> Any:
             f"{path}: LAS files need the packages laspy and lazrs: pip install 'bifusion[laser]'"
         ) from None
     return laspy
+
+
+def _check_records(path: Path) -> None:
+    """InputError for more records than the file has bytes for: laspy reads on behind its end."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header = file.read(_RECORDS[-1][0] + 4)
+    for place, least in _RECORDS if header[25:26] >= b"\x04" else _RECORDS[:1]:
+        count = int.from_bytes(header[place : place + 4], "little")
+        if count * least > size:
+            raise InputError(f"{path}: says it has {count:,} records in {size:,} bytes; copy it again")
 
 
 def _check_header(path: Path, header: Any) -> None:

@@ -1,7 +1,7 @@
 """What the records of a run hold, as far as studies read it.
 
 A record of another shape is refused by name, before a figure is made of it. Records of versions that
-knew less lack keys; null stands for none.
+knew less lack keys; null stands for none, but never for a count or a member of a list of texts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.untrusted.names import brief
 
-NUMBER, TEXT = (int, float), (str,)
+NUMBER, TEXT, COUNT = (int, float), (str,), (int,)
 EACH = "*"
 """Key of what every entry of an object holds."""
 NUMBERS = {EACH: NUMBER}
@@ -20,10 +20,14 @@ METRICS = {
     "fusion_2d_ratio": NUMBER, "share_2d": NUMBER, "seen_share": NUMBER, "alignment": NUMBERS,
     "agnostic_ap": NUMBER, "mask_coverage": NUMBER, "per_class": {EACH: [NUMBER]}, "points": NUMBER,
 }  # fmt: skip
+RANGES = {
+    "f2d_in": NUMBERS, "f3d_in": NUMBERS, "f2d": NUMBERS, "f3d": NUMBERS,
+    "ratio_in": NUMBER, "ratio_out": NUMBER,
+}  # fmt: skip
 STEP = {
     "stage": TEXT, "scenes": [TEXT], "losses": NUMBERS, "weights": NUMBERS, "total": NUMBER,
     "lr": NUMBERS, "grad_norm": NUMBERS, "grad_norm_clipped": NUMBER, "cosine": NUMBER, "gate": NUMBERS,
-    "seen_share": NUMBER, "seconds": NUMBER, "peak_memory_mb": NUMBER,
+    "ranges": RANGES, "seen_share": NUMBER, "seconds": NUMBER, "peak_memory_mb": NUMBER,
     "event": {"kind": TEXT, "phase": TEXT, "where": [TEXT], "action": TEXT},
     "alarms": [{"rule": TEXT, "where": [TEXT], "message": TEXT}],
 }  # fmt: skip
@@ -47,7 +51,7 @@ STATUS = {
     "summary": TEXT,
 }  # fmt: skip
 CONFIG = {
-    "parameters": NUMBERS, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
+    "parameters": {EACH: COUNT}, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
     "class_names": [TEXT], "fusion_type": TEXT, "tower": TEXT, "versions": {EACH: TEXT},
     "config": {"data": {}, "model": {}, "stages": {"stages": [{}]}, "trainer": {}, "optim": {}},
 }  # fmt: skip
@@ -59,15 +63,21 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
     `shape`: types of a value; a list of the one shape of its members; or an object's shapes by key.
     """
     if value is None:
+        if shape == COUNT:
+            raise _unwritten(value, where)
         return
     kind = type(shape) if isinstance(shape, list | dict) else shape
     if not isinstance(value, kind):
-        raise InputError(
-            f"{where}: found {brief(value)}; no run writes such a value: copy the file again"
-        )
+        raise _unwritten(value, where)
     if isinstance(shape, list):
         for number, member in enumerate(value):
+            if member is None and shape[0] == TEXT:
+                raise _unwritten(member, f"{where}[{number}]")
             check_shape(member, shape[0], f"{where}[{number}]")
     elif isinstance(shape, dict):
         for key in value if EACH in shape else value.keys() & shape.keys():
             check_shape(value[key], shape.get(key, shape.get(EACH)), f"{where}: {brief(key)}")
+
+
+def _unwritten(value: Any, where: str) -> InputError:
+    return InputError(f"{where}: found {brief(value)}; no run writes such a value: copy the file again")

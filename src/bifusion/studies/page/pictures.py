@@ -33,6 +33,8 @@ CUT_NEAR_M = 0.12
 """Points this close to the two sides of the room that face the viewer are left out."""
 PALE = np.array([203, 206, 211], dtype=np.uint8)
 MAX_POINTS = 300_000
+FARTHEST_M = 1e6
+"""Of a coordinate: from there float32 goes in steps of 6 cm."""
 AGAIN = "evaluate that run again"
 KEYS = {
     "coord": ((3,), "f"), "color": ((3,), "u"), "truth_semantic": ((), "iu"),
@@ -116,9 +118,14 @@ def _legend(classes: set[int], label_set: LabelSet) -> list[tuple[str, tuple[int
     return [(label_set.class_names[c], tuple(palette[c])) for c in known]
 
 
+def known_classes(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:
+    """(N,) int64 classes; a label that is no class of the set counts as none, -1."""
+    known = (semantic >= 0) & (semantic < label_set.num_classes)
+    return np.where(known, semantic, -1).astype(np.int64)
+
+
 def _color_known(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:
-    """Colours of classes; a label that is no class of the set counts as none."""
-    return color_classes(np.where(semantic < label_set.num_classes, semantic, -1), label_set)
+    return color_classes(known_classes(semantic, label_set), label_set)
 
 
 def _color_things(instance: np.ndarray) -> np.ndarray:
@@ -145,6 +152,12 @@ def load_prediction(path: Path) -> dict[str, np.ndarray]:
                 f"{data[key].dtype}; {AGAIN}"
             )
     check_finite(data["coord"], path)
+    farthest = float(np.abs(data["coord"]).max(initial=0.0))
+    if farthest > FARTHEST_M:
+        raise InputError(
+            f"{path}: a point lies {farthest:g} m from the origin, where float32 does not tell a room's "
+            f"points apart; expected at most {FARTHEST_M:g} m; {AGAIN}"
+        )
     return data
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.studies.figures.arms import Arm
-from bifusion.studies.page.pictures import AGAIN, load_prediction, predicted_rooms
+from bifusion.studies.page.pictures import AGAIN, known_classes, load_prediction, predicted_rooms
 from bifusion.untrusted.arrays import load_npz
 from bifusion.viewer.page import write_view
 from bifusion.viewer.shown_scan import ShownScan, segmentation, shown_classes
@@ -43,9 +43,7 @@ def _show(scene: str, arm: Arm, path: Path) -> ShownScan:
     data, labels = load_prediction(path), arm.first.labels
     coord, none = data["coord"], np.full(len(data["coord"]), -1)
     known = {
-        key: np.where(data[key] < labels.num_classes, data[key], -1)
-        for key in ("semantic", "truth_semantic")
-        if key in data
+        key: known_classes(data[key], labels) for key in ("semantic", "truth_semantic") if key in data
     }
     instance = data.get("panoptic_instance", none)
     predicted = None
