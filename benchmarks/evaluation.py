@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -110,7 +111,7 @@ def spread(scene: Drawn) -> SceneResult:
     return SceneResult(
         name=scene.truth.name,
         num_points=len(scene.superpoint),
-        masks=pack_point_masks(scene.masks, scene.superpoint),
+        masks=pack_point_masks(torch.from_numpy(scene.masks), torch.from_numpy(scene.superpoint)),
         labels=scene.labels,
         scores=scene.scores,
         semantic=scene.semantic,
