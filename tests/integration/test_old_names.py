@@ -22,6 +22,7 @@ from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.recipes import get_recipe
+from bifusion.recipes.ablations import MEASURES
 from bifusion.runs.checkpoint import load_model
 from bifusion.studies.figures.run import load_run
 
@@ -63,9 +64,9 @@ def test_its_configuration_is_read_with_the_names_of_today(folder):
     assert (
         stored["model"]["label_set"] == "scannet20" and config.labels == config.data.labels == SCANNET20
     )
-    # it was trained with S4's raw numbers, then the default
-    former = get_recipe("bifusion_tiny_no_loss_balance").stages
-    assert config.stages == former and config.optim == recipe.optim
+    # it was trained with S4's raw numbers and instances ramping in, then the default
+    former = MEASURES["late_instances"].apply(get_recipe("bifusion_tiny_no_loss_balance"))
+    assert config.stages == former.stages and config.optim == recipe.optim
     assert config.trainer.tower_cache == stored["trainer"]["clip_cache"]
 
 
