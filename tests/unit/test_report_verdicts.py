@@ -8,6 +8,7 @@ from bifusion.studies.comparison.performance import judge_performance
 from bifusion.studies.comparison.stage_verdicts import judge_stage_1, judge_stage_2, judge_stages
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
 from bifusion.studies.figures.arms import find_role, group_runs
+from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.run import load_run
 from run_factory import FakeRun
 
@@ -151,6 +152,21 @@ def test_each_seed_may_have_rooms_of_its_own_but_pairs_share_them(tmp_path):
     assert judged(tmp_path / "own", "rooms2").outcome == "pass"
     refused = judged(tmp_path / "mixed", "rooms0")
     assert refused.outcome == "refused" and "training scenes" in refused.evidence
+
+
+def test_scenes_of_the_same_names_and_other_bytes_are_refused(tmp_path):
+    def reason(sums: list[str | None]) -> str | None:
+        root = tmp_path / "-".join(map(str, sums))
+        folders = [FakeRun(arm=arm).write(root) for arm in ("staged", "baseline")]
+        for folder, sha256 in zip(folders, sums, strict=True):
+            files = {"coord.npy": {"bytes": 8, "sha256": sha256, "modified_ns": 1}}
+            data = {"root": "rooms", "scenes": {"val/val00": files}, "threads": 1, "versions": {}}
+            (folder / "data.json").write_text(json.dumps(data))
+        return why_refused(group_runs([load_run(folder) for folder in folders]))
+
+    assert reason(["a", "a"]) is None
+    assert reason(["a", None]) is None, "nobody has summed up what is there"
+    assert "differ in the content of 1 scene (val/val00)" in (reason(["a", "b"]) or "")
 
 
 def test_unequal_augmentation_is_refused_but_view_dropout_may_differ(tmp_path):

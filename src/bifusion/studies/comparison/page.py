@@ -100,13 +100,14 @@ def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> 
 
 def _lead(report: ComparisonReport) -> str:
     labels = [arm.label for arm in report.arms]
-    seeds = max(len(arm.seeds) for arm in report.arms)
+    counts = sorted({len(arm.seeds) for arm in report.arms})
+    seeds = plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     epochs = sorted({run.epochs for run in report.runs})
     length = f"{epochs[0]} epochs" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"
     kind = "generated room" if report.synthetic else "scene"
     first = report.runs[0]
     return (
-        f"{listing(labels, 8)}: {plural(seeds, 'seed')} each, {length} on "
+        f"{listing(labels, 8)}: {seeds} each, {length} on "
         f"{plural(first.train_scenes, kind)}, validated on {first.val_scenes}, "
         f"labels {first.label_set}."
     )

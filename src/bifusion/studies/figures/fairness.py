@@ -65,10 +65,19 @@ def _other_scenes(one: Run, other: Run) -> list[str]:
         found.append("their training scenes")
     if set(one.val_scenes) != set(other.val_scenes):
         found.append("their validation scenes")
+    changed = [scene for scene in one.scene_sums if _is_another(scene, one, other)]
+    if changed:
+        found.append(f"the content of {plural(len(changed), 'scene')} ({listing(changed, 2)})")
     sources = [run.config.get("sources") for run in (one, other)]
     if None not in sources and sources[0] != sources[1]:
         found.append("where their scenes come from")
     return found
+
+
+def _is_another(scene: str, one: Run, other: Run) -> bool:
+    """A file of the scene has other bytes, as far as both have sums: a name alone is not a scene."""
+    mine, theirs = one.scene_sums[scene], other.scene_sums.get(scene, {})
+    return any(mine[file] != theirs[file] for file in mine.keys() & theirs.keys())
 
 
 def _unequal(one: Run, other: Run) -> list[str]:

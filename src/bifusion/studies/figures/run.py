@@ -16,6 +16,7 @@ from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
+from bifusion.runs.run_data import RunData, read_data
 from bifusion.studies.figures.shapes import CONFIG, EPOCH, EVALUATION, STATUS, STEP, check_shape
 from bifusion.untrusted.files import check_inside, read_bytes
 from bifusion.untrusted.json_text import parse_json
@@ -42,7 +43,7 @@ CONFIG_KEYS: Mapping[str, type] = {
     "class_names": list,
 }
 STEP_KEYS: Mapping[str, type] = {"step": int, "epoch": int, "losses": dict, "grad_norm": dict}
-READ = ("config.json", "status.json", "steps.jsonl", "epochs.jsonl", "evaluation.json")
+READ = ("config.json", "status.json", "steps.jsonl", "epochs.jsonl", "evaluation.json", "data.json")
 EPOCH_KEYS: Mapping[str, type] = {"epoch": int, "train": dict}
 
 
@@ -86,6 +87,8 @@ class Run:
     stop_reason: str | None
     accepted_changes: list[str]
     """What of its data and software changed while it trained, a line each, as data.json tells."""
+    scene_sums: dict[str, dict[str, str]] = field(repr=False)
+    """ "SPLIT/NAME" → file → SHA-256 of its bytes, for files of which data.json has one."""
     status: Record
     steps: list[Record] = field(repr=False)
     epoch_records: list[Record] = field(repr=False)
@@ -146,6 +149,7 @@ def load_run(folder: Path) -> Run:
         ("config", config, CONFIG), ("status", status, STATUS), ("evaluation", evaluation, EVALUATION)
     ):  # fmt: skip
         check_shape(record, shape, str(folder / f"{name}.json"))
+    data = read_data(folder)
     growing = status["state"] in ("running", "interrupted")
     return Run(
         folder=folder,
@@ -157,7 +161,8 @@ def load_run(folder: Path) -> Run:
         config=config,
         state=status["state"],
         stop_reason=status.get("reason"),
-        accepted_changes=_accepted(folder / "data.json"),
+        accepted_changes=[line for lines in (data.accepted if data else []) for line in lines],
+        scene_sums=_scene_sums(data) if data else {},
         status=status,
         steps=_records(folder / "steps.jsonl", STEP_KEYS, growing, STEP),
         epoch_records=_records(folder / "epochs.jsonl", EPOCH_KEYS, growing, EPOCH),
@@ -173,12 +178,11 @@ def _records(path: Path, keys: Mapping[str, type], growing: bool, shape: Any) ->
     return records
 
 
-def _accepted(path: Path) -> list[str]:
-    """The lines of "accepted", each time's after the other's; none where there is no such file."""
-    times = (read_json(path, {}) or {}).get("accepted", [])
-    if not isinstance(times, list) or not all(isinstance(lines, list) for lines in times):
-        raise InputError(f"{path}: accepted is no list of lists; restore the file")
-    return [str(line) for lines in times for line in lines]
+def _scene_sums(data: RunData) -> dict[str, dict[str, str]]:
+    return {
+        scene: {file: state.sha256 for file, state in files.items() if state.sha256 is not None}
+        for scene, files in data.scenes.items()
+    }
 
 
 def read_json(path: Path, keys: Mapping[str, type]) -> Record | None:
