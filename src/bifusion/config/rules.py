@@ -45,8 +45,8 @@ class RulesConfig:
     calm: PositiveInt = 20
     """Looks in order until a trend's alarm has cleared and can be raised again."""
     spike_calm: PositiveInt = 400
-    """Steps without a spike until another of the same rule is told, unless it is twice as large; where
-    spikes skip the step, all are. Some networks have one now and then, as Mask3D does."""
+    """Steps without a spike until another of the same rule is told, unless it is twice as far above its
+    bound; where spikes skip the step, all are. Some networks have one now and then, as Mask3D does."""
 
     # ------------------------------------------------------------------------------------ spikes
     loss_ratio: float = 4.0

@@ -54,7 +54,7 @@ class Rules:
             if finding.bad
             and (
                 self.config.action(finding.rule) == "skip"
-                or self._latches.fresh(finding.rule, finding.value)
+                or self._latches.fresh(finding.rule, _excess(finding))
             )
         ]
 
@@ -62,7 +62,7 @@ class Rules:
         """Takes in the figures of a step that was taken; alarms for trends that are newly unhealthy."""
         for finding in self._spikes(outcome, state):
             self._latches.look(
-                finding.rule, finding.bad, calm=self.config.spike_calm, badness=finding.value
+                finding.rule, finding.bad, calm=self.config.spike_calm, badness=_excess(finding)
             )
         if state.stage.name != self._stage:
             self._stage, self._in_stage = state.stage.name, 0
@@ -173,7 +173,7 @@ class Rules:
         where = list(dict.fromkeys((self._paths_above(outcome, weights) if above else []) + [*jumped]))
         bad = bool(where)
         if jumped and not above:
-            norm, threshold = next(iter(jumped.values()))
+            norm, threshold = max(jumped.values(), key=lambda jump: jump[0] / jump[1])
         message = (
             "the gradient has jumped; clipping bounds the step, if it comes back look at the scenes or "
             "lower the learning rate"
@@ -271,6 +271,12 @@ def _weighted(terms: dict[str, float], weights: dict[str, float]) -> float:
 def _name(finding: Finding) -> str:
     """Of the alarm that it would raise."""
     return f"{finding.rule} {' '.join(finding.where)}"
+
+
+def _excess(finding: Finding) -> float:
+    """How many times its bound a figure is, by which spikes of other paths are compared: the tower's
+    gradient may be a hundredth of the whole."""
+    return finding.value / finding.threshold if finding.threshold > 0 else finding.value
 
 
 def _alarm(finding: Finding, outcome: StepOutcome) -> Alarm:
