@@ -19,7 +19,7 @@ import torch
 from benchmarks.timing import machine
 from bifusion.data.scene_folder import load_points
 from bifusion.datasets.superpoints.normals import estimate_normals
-from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.inference.segmentation import Segmentation
 from bifusion.inference.segmenter import Segmenter
 from bifusion.step.observe import peak_memory_mb

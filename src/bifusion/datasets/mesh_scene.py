@@ -21,7 +21,7 @@ from bifusion.datasets.placement import (
 )
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.superpoints.normals import surface_normals
-from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.errors import InputError
 from bifusion.types import Scene
 
@@ -64,16 +64,6 @@ def place_mesh(name: str, mesh: Mesh, alignment: np.ndarray, scale: float) -> Pl
     return PlacedMesh(scene, mesh.faces, placement, notes)
 
 
-def add_surface_superpoints(placed: PlacedMesh, coord: np.ndarray | None = None) -> None:
-    """Superpoints as ScanNet's Segmentator makes them, of the faces or of the cloud.
-
-    `coord` are the points before they became float32, if at hand.
-    """
-    scene = placed.scene
-    points = scene.coord if coord is None else coord
-    scene.superpoint = surface_superpoints(points, scene.normal, placed.faces)
-
-
 def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenScene:
     """The mesh or cloud in `path` as a scene with superpoints, without views and labels.
 
@@ -93,7 +83,8 @@ def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenSc
         placed.notes.append(f"{upward} was taken to point up: turned so that z does")
     if up is None and mesh.up is None and (note := level_note(mesh.coord, mesh.faces)):
         placed.notes.append(note)
-    add_surface_superpoints(placed)
+    scene = placed.scene
+    scene.superpoint = surface_superpoints(scene.coord, scene.normal, placed.faces)
     return OpenScene(
         **vars(placed.scene),
         axis_alignment=None if upward == "z" else placed.placement.aligned,

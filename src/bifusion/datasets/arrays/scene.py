@@ -29,7 +29,7 @@ from bifusion.datasets.arrays.arguments import (
 from bifusion.datasets.arrays.views import placed_views
 from bifusion.datasets.placement import Placement, far_offset
 from bifusion.datasets.superpoints.normals import surface_normals
-from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, labels_text, read_labels
 from bifusion.labels.label_set import LabelSet, require_same_classes

@@ -19,7 +19,7 @@ from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scan.thinning import Thinned, thinned_cloud
 from bifusion.datasets.scan.units import find_scale
 from bifusion.datasets.superpoints.normals import NEIGHBORS, surface_normals
-from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
 

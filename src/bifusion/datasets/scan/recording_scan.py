@@ -25,7 +25,7 @@ from bifusion.datasets.scan.mesh_scan import place, sampled
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.superpoints.normals import mesh_normals
-from bifusion.datasets.superpoints.superpoints import surface_superpoints
+from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.errors import InputError
 from bifusion.types import View
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_pose
-from bifusion.datasets.mesh_scene import add_surface_superpoints, place_mesh
+from bifusion.datasets.mesh_scene import place_mesh
 from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import read_mesh
+from bifusion.datasets.superpoints.superpoints import segmentator_superpoints
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
@@ -108,7 +109,7 @@ def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> 
     scan = Scan(placed.scene, {}, meta, path, placed.faces, placed.placement, notes)
     segs = folder / f"{name}_vh_clean_2.0.010000.segs.json"
     if table is None and not segs.exists():
-        add_surface_superpoints(placed, coord)
+        scan.scene.superpoint = segmentator_superpoints(coord, scan.scene.normal, placed.faces)
         return scan
     raw = read_segments(segs, len(coord))
     scan.scene.superpoint = np.unique(raw, return_inverse=True)[1].astype(np.int32)

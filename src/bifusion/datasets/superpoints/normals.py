@@ -7,6 +7,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from scipy.spatial import KDTree
 
+from bifusion.datasets.superpoints.welding import welded
+
 NEIGHBORS = 8
 
 
@@ -29,15 +31,17 @@ def surface_normals(
 
 
 def mesh_normals(coord: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(N, 3) unit vertex normals, faces weighted by area; zero where a vertex has no face."""
+    """(N, 3) unit vertex normals, faces weighted by area; zero where a vertex has no face.
+
+    Vertices at one place share their normal.
+    """
+    first, place = welded(coord)
     a, b, c = (coord[faces[:, corner]] for corner in range(3))
     doubled_area = np.cross(b - a, c - a)
-    corner, weight = faces.T.ravel(), np.tile(doubled_area, (3, 1))
-    normal = np.stack(
-        [np.bincount(corner, weight[:, i], minlength=len(coord)) for i in range(3)], axis=1
-    )
+    corner, weight = place[faces].T.ravel(), np.tile(doubled_area, (3, 1))
+    normal = np.stack([np.bincount(corner, weight[:, i], len(first)) for i in range(3)], axis=1)
     length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return normal / np.where(length > 0, length, 1)
+    return (normal / np.where(length > 0, length, 1))[place]
 
 
 def estimate_normals(coord: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray:

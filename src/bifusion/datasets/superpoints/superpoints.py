@@ -20,13 +20,10 @@ CLOUD_NEIGHBORS = 6
 """Of a vertex of a triangle mesh, on average."""
 
 
-def surface_superpoints(coord: np.ndarray, normal: np.ndarray | None, faces: np.ndarray) -> np.ndarray:
-    """(N,) int32 superpoints of a scan: ScanNet's Segmentator on faces, the same on a cloud without.
+def segmentator_superpoints(coord: np.ndarray, normal: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(N,) int32 superpoints as ScanNet's Segmentator makes them, or the same of a cloud without faces.
 
-    Args:
-        coord: (N, 3) metres, near the origin (float32 is computed with).
-        normal: (N, 3) unit normals; not used with faces.
-        faces: (F, 3) vertex indices; F is 0 for a cloud.
+    Args: as `surface_superpoints`, which mends what exporters of other meshes do.
     """
     if len(faces):
         return graph_superpoints(coord, faces=faces)
@@ -81,7 +78,7 @@ def graph_superpoints(
     forest = _Forest(len(coord))
     _segment(forest, edges[order], weight[order], kthresh)
     _join_small(forest, edges[order], min_points)
-    return _first_appearance(forest.roots())
+    return first_appearance(forest.roots())
 
 
 def vertex_normals(coord: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -201,7 +198,7 @@ def _join_small(forest: _Forest, edges: np.ndarray, min_points: int) -> None:
             forest.join(first, second)
 
 
-def _first_appearance(roots: np.ndarray) -> np.ndarray:
+def first_appearance(roots: np.ndarray) -> np.ndarray:
     """(N,) int32: `roots` renumbered 0 … S-1 in order of first appearance."""
     _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int32)
