@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bifusion.config.guard import GuardConfig
+from bifusion.diagnosis import diagnose
 from bifusion.diagnosis.response import Response
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import (
@@ -74,6 +75,17 @@ def stop_after(monkeypatch, count):
     monkeypatch.setattr(Response, "after", stopping)
 
 
+def stop_in_diagnosis(monkeypatch):
+    """SIGTERM while the cause of a fault is looked for."""
+    judge = diagnose.judge
+
+    def stopping(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judge(*args)
+
+    monkeypatch.setattr(diagnose, "judge", stopping)
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -123,12 +135,15 @@ def test_rates_ramp_up_after_the_rollback_alone(whole_run, data, tmp_path):
     assert factors == pytest.approx([1.0] * 5 + [0.1, 0.325, 0.55, 0.775] + [1.0] * 3)
 
 
-@pytest.mark.parametrize("stop_at", [4, 5, 7, 10])
+@pytest.mark.parametrize("stop_at", ["diagnosis", 4, 5, 7, 10])
 def test_resuming_around_a_rollback_is_exact(whole_run, data, tmp_path, monkeypatch, stop_at):
-    """Before, between and after the faults, in the ramp, with and without a healthy state of its own."""
+    """Before, in, between and after the faults, in the ramp, with a healthy state of its own or none."""
     break_steps(monkeypatch, BAD_STEPS)
     with monkeypatch.context() as patch:
-        stop_after(patch, stop_at)
+        if stop_at == "diagnosis":
+            stop_in_diagnosis(patch)
+        else:
+            stop_after(patch, stop_at)
         assert train(config_of(data), tmp_path).state == "interrupted"
     assert train(config_of(data), tmp_path, resume=True).state == "completed"
     for file in ("steps.jsonl", "epochs.jsonl"):

@@ -222,16 +222,6 @@ def test_everything_is_as_before_also_when_a_run_raises(step, number):
     assert step.stepper(step.inputs, step.state).event is None
 
 
-def test_a_run_asked_to_stop_tells_what_it_knows(step):
-    _enlarge(step.inputs.batches[0], 1, 1e25)
-    fault = step.stepper(step.inputs, step.state).event
-    asked = iter([False, False, True])
-    found = diagnose(
-        step.stepper, step.inputs, step.state, fault, None, None, should_stop=lambda: next(asked)
-    )
-    assert found.module is not None and found.verdict == "unclear"
-
-
 def test_a_fault_that_does_not_come_back_is_unclear(step):
     fault = Fault("gradient", ["gradient.backbone"], ["roomtrain0", "roomtrain1"])
     found = diagnose(step.stepper, step.inputs, step.state, fault, None, None)

@@ -7,13 +7,13 @@ lets the optimiser act, and all is afterwards as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.calls import CRITERION, Call, path_of
-from bifusion.diagnosis.experiments import Attempt, Experiments, OutOfTime
+from bifusion.diagnosis.experiments import Attempt, Experiments
 from bifusion.diagnosis.explanation import Diagnosis, explain
 from bifusion.diagnosis.growth import find_jump
 from bifusion.diagnosis.ranges import range_of
@@ -42,36 +42,28 @@ def diagnose(
     fault: Fault,
     healthy: HealthyState | None,
     reference: list[Batch] | None,
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> Diagnosis:
     """Diagnoses a step that was dropped; to be called between steps.
 
     Args:
         healthy: a state of the run from which steps went well.
         reference: the batches of a step that went well.
-        should_stop: asked before every further run of the step; then what is known so far is told.
     """
     found = Diagnosis(fault.phase, list(fault.scenes))
     if fault.phase == "input":
         return _of_input(found, inputs, fault)
     if fault.phase == "optimizer":
         return _of_optimizer(found, stepper, inputs, fault)
-    experiments = Experiments(stepper, inputs, state, fault, should_stop)
+    experiments = Experiments(stepper, inputs, state, fault)
     lines = fault.nonfinite and fault.phase not in BEFORE_THE_WAY_BACK
     tracer = Tracer(stepper.model.module, operations=fault.nonfinite, lines=lines)
-    attempt = Attempt(fails=False)
-    try:
-        attempt = experiments.again(tracer)
-        _locate(found, attempt, tracer, fault)
-        if attempt.fails and attempt.rerun is not None and (reference or healthy is not None):
-            _look_for_growth(found, experiments, tracer, healthy, reference)
-        judgement = judge(experiments, attempt, healthy, reference)
-        found.verdict, found.scenes = judgement.verdict, judgement.scenes
-        reason = judgement.reason
-    except OutOfTime:
-        reason = "The run was asked to stop before the cause was found."
-    found.explanation = explain(found, attempt, reason)
+    attempt = experiments.again(tracer)
+    _locate(found, attempt, tracer, fault)
+    if attempt.fails and attempt.rerun is not None and (reference or healthy is not None):
+        _look_for_growth(found, experiments, tracer, healthy, reference)
+    judgement = judge(experiments, attempt, healthy, reference)
+    found.verdict, found.scenes = judgement.verdict, judgement.scenes
+    found.explanation = explain(found, attempt, judgement.reason)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bifusion.config.stages import StageState
@@ -22,10 +21,6 @@ SPIKE_SHARE = 0.5
 figure is a mean over its scenes: of one scene alone, a guilty one's is larger than the step's."""
 
 
-class OutOfTime(Exception):
-    """The caller wants no further runs."""
-
-
 @dataclass
 class Attempt:
     """A step that ran again, under whatever conditions."""
@@ -41,18 +36,10 @@ class Attempt:
 
 
 class Experiments:
-    """Runs the step of `fault` again; `should_stop` is asked before every run (raises OutOfTime)."""
+    """Runs the step of `fault` again."""
 
-    def __init__(
-        self,
-        stepper: Stepper,
-        inputs: StepInputs,
-        state: StageState,
-        fault: Fault,
-        should_stop: Callable[[], bool],
-    ):
+    def __init__(self, stepper: Stepper, inputs: StepInputs, state: StageState, fault: Fault):
         self.stepper, self.inputs, self.state, self.fault = stepper, inputs, state, fault
-        self._should_stop = should_stop
         self._spike: float | None = None
         """Height of the spike; None for faults that are not finite."""
 
@@ -110,8 +97,6 @@ class Experiments:
     def _attempt(
         self, batches: list[Batch], tracer: Tracer | None = None, *, float32: bool = False
     ) -> Attempt:
-        if self._should_stop():
-            raise OutOfTime
         tracer = tracer or Tracer(self.stepper.model.module, ranges=False)
         inputs = with_batches(self.inputs, batches)
         try:

@@ -25,7 +25,8 @@ Place = tuple[int, int]
 """(epoch, batches of it consumed) before a step: the batches it was made of can be had again."""
 
 MOST_STUDIED = 20
-"""Kinds of faults a run; each takes the time of some ten steps."""
+"""Kinds of faults a run; each takes the time of some ten steps. A stop waits for it: a run that went on
+without would have a later fault of the kind diagnosed in its place."""
 
 _logger = logging.getLogger("bifusion.training")
 
@@ -41,14 +42,12 @@ class Response:
         guard: Guard,
         batches_at: Callable[[int, int], list[Batch]],
         *,
-        should_stop: Callable[[], bool],
         before_copy: Callable[[], None],
     ):
-        """`batches_at`: those of the step at a place. `should_stop` is asked while a diagnosis, which
-        takes many steps' time, goes on. `before_copy` is called before a new healthy state is copied:
-        who still holds the old one lets go of it."""
+        """`batches_at`: those of the step at a place. `before_copy` is called before a new healthy state
+        is copied: who still holds the old one lets go of it."""
         self.config, self.folder, self.stepper, self.guard = config, folder, stepper, guard
-        self.batches_at, self.should_stop, self.before_copy = batches_at, should_stop, before_copy
+        self.batches_at, self.before_copy = batches_at, before_copy
         self.healthy: HealthyState | None = None
         self.known: dict[str, dict[str, Any]] = {}
         """Kind of fault -> "diagnosis" and "bundle" of the first one."""
@@ -138,8 +137,7 @@ class Response:
         if self.bundles < config.bundles:
             fault.bundle = self._write_bundle(fault, inputs, state, concerned)
             self.bundles += fault.bundle is not None
-        if not self.should_stop():  # else it may be half a diagnosis
-            self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
+        self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
 
     def _diagnose(
         self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
@@ -148,8 +146,7 @@ class Response:
         record = None
         if concerned:
             reference = self.batches_at(*self.last_good) if self.last_good else None
-            healthy, stop = self.healthy, self.should_stop
-            found = diagnose(self.stepper, inputs, state, fault, healthy, reference, should_stop=stop)
+            found = diagnose(self.stepper, inputs, state, fault, self.healthy, reference)
             record = found.record()
         records = [r for r in self.stepper.processes.gather(record) if r is not None]
         return min(records, key=lambda record: record["verdict"] == "unclear")

@@ -144,7 +144,6 @@ class Trainer:
             self.take_step,
             self.guard,
             self.batches.of_step,
-            should_stop=lambda: self.stop.asked,
             before_copy=healthy_file.let_go,
         )
         self.saving = Saving(config, folder, self.take_step, self.response, healthy_file)
