@@ -166,4 +166,5 @@ def test_the_first_tutorial_as_it_stands(
         for command in block.commands:
             assert bifusion(*shlex.split(command)[1:]).status == 0, command
     assert (tmp_path / "labelled/view.html").is_file()
+    assert len((tmp_path / "labelled/objects.csv").read_text().splitlines()) > 1, "it finds objects"
     assert len(names["found"].scores) > 0
