@@ -11,10 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils import backend_registration
 
 from tiny_runs import make_tiny_data
 
 TESTS = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_DummyBackendModule"),
+    reason="this PyTorch takes no backend that is written in Python",
+)
 RECIPES = ("oneformer3d_small", "bifusion_tiny", "mask3d_tiny")
 WAITS = ["sparse/coordinates.py", "losses/matching.py", "step/figures.py"]
 """Every wait of a whole training step, in order: coordinates of the levels, and with them what the views
