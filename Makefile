@@ -32,14 +32,17 @@ slow: setup
 
 setup: $(READY)
 
+# python, further options: PyTorch without CUDA, where that is wanted
+cpu_torch = test $(TORCH) != cpu || $(1) -m pip install --quiet --disable-pip-version-check $(2) \
+	--index-url $(TORCH_CPU_INDEX) 'torch>=2.6' 'torchvision>=0.21' || { echo "PyTorch's wheels without \
+	CUDA cannot be had from $(TORCH_CPU_INDEX): \`make TORCH=cuda ...\` takes the ordinary ones, \
+	TORCH_CPU_INDEX=ADDRESS others" >&2; exit 1; }
+
 ENGINE := src/bifusion/sparse/native
 $(READY): pyproject.toml CMakeLists.txt $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h $(ENGINE)/*.inl)
 	@$(PYTHON) tools/preflight.py $(TORCH)
 	@$(PYTHON) -m venv .venv
-	@test $(TORCH) != cpu || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--index-url $(TORCH_CPU_INDEX) 'torch>=2.6' 'torchvision>=0.21' || { echo "PyTorch's wheels \
-		without CUDA cannot be had from $(TORCH_CPU_INDEX): \`make TORCH=cuda ...\` takes the ordinary \
-		ones, TORCH_CPU_INDEX=ADDRESS others" >&2; exit 1; }
+	@$(call cpu_torch,$(BIN)/python)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
@@ -88,9 +91,10 @@ wheels: $(RELEASE)
 
 # the oldest versions that pyproject.toml admits, in an environment of their own
 oldest:
-	@$(PYTHON) tools/preflight.py > /dev/null  # what is missing is told on the error output
+	@$(PYTHON) tools/preflight.py $(TORCH) > /dev/null  # what is missing is told on the error output
 	@$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tools/oldest.py > .venv-oldest/constraints.txt
+	@$(call cpu_torch,.venv-oldest/bin/python,--constraint .venv-oldest/constraints.txt)
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint .venv-oldest/constraints.txt '.[test]'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests/unit --numprocesses auto --dist loadfile
