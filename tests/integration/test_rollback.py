@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bifusion.config.guard import GuardConfig
-from bifusion.diagnosis import diagnose
+from bifusion.diagnosis import diagnose, response
 from bifusion.diagnosis.response import Response
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import (
@@ -23,6 +23,7 @@ from bifusion.runs.checkpoint import (
     load_training_state,
 )
 from bifusion.step.step import Stepper
+from bifusion.storage.files import DiskFullError
 from bifusion.training import saving
 from bifusion.training.trainer import train
 from equality import same
@@ -86,6 +87,13 @@ def stop_in_diagnosis(monkeypatch):
     monkeypatch.setattr(diagnose, "judge", stopping)
 
 
+def no_room_for_a_bundle(monkeypatch):
+    def full(path, *args):
+        raise DiskFullError(f"{path}: the disk is full")
+
+    monkeypatch.setattr(response, "write_bundle", full)
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -145,12 +153,28 @@ def test_resuming_around_a_rollback_is_exact(whole_run, data, tmp_path, monkeypa
         else:
             stop_after(patch, stop_at)
         assert train(config_of(data), tmp_path).state == "interrupted"
-    assert train(config_of(data), tmp_path, resume=True).state == "completed"
+    goes_on_as(whole_run, config_of(data), tmp_path)
+
+
+def test_a_disk_without_room_for_a_replay_file_ends_the_run_which_then_goes_on(
+    whole_run, data, tmp_path, monkeypatch
+):
+    break_steps(monkeypatch, BAD_STEPS)
+    with monkeypatch.context() as patch:
+        no_room_for_a_bundle(patch)
+        with pytest.raises(DiskFullError, match="step-00000003"):
+            train(config_of(data), tmp_path)
+    goes_on_as(whole_run, config_of(data), tmp_path)
+
+
+def goes_on_as(whole_run, config, run):
+    """`run`, resumed, comes to its end and is `whole_run` to the bit."""
+    assert train(config, run, resume=True).state == "completed"
     for file in ("steps.jsonl", "epochs.jsonl"):
-        assert without_times(lines(tmp_path / file)) == without_times(lines(whole_run / file))
-    ours, theirs = (load_model(run)[0].state_dict() for run in (tmp_path, whole_run))
+        assert without_times(lines(run / file)) == without_times(lines(whole_run / file))
+    ours, theirs = (load_model(run)[0].state_dict() for run in (run, whole_run))
     assert same(ours, theirs)
-    states = [load_training_state(run / "checkpoints" / "last") for run in (tmp_path, whole_run)]
+    states = [load_training_state(run / "checkpoints" / "last") for run in (run, whole_run)]
     assert same(*(without_times(state) for state in states))
 
 

@@ -12,6 +12,7 @@ from bifusion.storage.files import (
     DiskFullError,
     free_bytes,
     remove_stale,
+    write_array,
     write_tensors,
     write_text,
     written_beside,
@@ -69,8 +70,8 @@ def test_a_link_is_switched_and_a_folder_in_its_place_goes(tmp_path):
 
 
 def save_array(path):
-    with written_beside(path) as beside, open(beside, "wb") as file:
-        np.save(file, np.zeros(2**20))
+    with written_beside(path) as beside:
+        write_array(beside, np.zeros(2**20))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def save_array(path):
     [
         lambda path: write_text(path, "x" * 2**21),
         lambda path: write_tensors(path, {"x": torch.zeros(2**20)}),
-        save_array,  # numpy's error has no number
+        save_array,
     ],
 )
 def test_every_writer_names_a_full_disk(tmp_path, write):

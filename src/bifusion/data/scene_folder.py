@@ -22,6 +22,7 @@ from bifusion.data.scene_sums import SUMS, write_sums
 from bifusion.data.view_files import load_cameras, load_view, read_cameras, write_views
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
+from bifusion.storage.files import write_array
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View
 from bifusion.untrusted.arrays import load_npy
@@ -160,7 +161,7 @@ def write_scene(
 
     with folder_written_beside(folder, scene_files) as beside:
         for name, array in arrays.items():
-            np.save(beside / f"{name}.npy", array)
+            write_array(beside / f"{name}.npy", array)
         view_names = write_views(beside, views)
         written = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         write_sums(beside, written)

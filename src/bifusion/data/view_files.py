@@ -11,6 +11,7 @@ from PIL import Image
 
 from bifusion.data.checks import check_intrinsics, check_pose, check_poses, check_view
 from bifusion.errors import InputError
+from bifusion.storage.files import filled_in_memory
 from bifusion.types import View
 from bifusion.untrusted.arrays import load_npz
 from bifusion.untrusted.pictures import DEPTH_SCALE, image_size, read_color, read_depth_m
@@ -162,12 +163,12 @@ def write_views(folder: Path, views: Iterable[View]) -> list[str]:
         if view.name in fields["names"]:
             raise InputError(f"{folder}: two views are called {view.name!r}; {EACH_VIEW_A_NAME}")
         target.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(view.color).save(
-            target / f"{view.name}.jpg", quality=JPEG_QUALITY, subsampling=0
-        )
+        with filled_in_memory(target / f"{view.name}.jpg") as file:
+            Image.fromarray(view.color).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         millimetres = np.rint(view.depth_m.astype(np.float64) * DEPTH_SCALE)
         millimetres[millimetres > 65534] = 0
-        Image.fromarray(millimetres.astype(np.uint16)).save(target / f"{view.name}.png")
+        with filled_in_memory(target / f"{view.name}.png") as file:
+            Image.fromarray(millimetres.astype(np.uint16)).save(file, "PNG")
         fields["names"].append(view.name)
         for key in CAMERA_SHAPES:
             image = view.color if key == "color_size" else view.depth_m

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ from bifusion.step.events import Fault
 from bifusion.step.guard import Guard
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.step import Stepper
-from bifusion.storage.files import DiskFullError
 from bifusion.types import Batch
 
 Place = tuple[int, int]
@@ -27,8 +25,6 @@ Place = tuple[int, int]
 MOST_STUDIED = 20
 """Kinds of faults a run; each takes the time of some ten steps. A stop waits for it: a run that went on
 without would have a later fault of the kind diagnosed in its place."""
-
-_logger = logging.getLogger("bifusion.training")
 
 
 class Response:
@@ -136,7 +132,7 @@ class Response:
             fault.diagnosis = self._diagnose(fault, inputs, state, concerned)
         if self.bundles < config.bundles:
             fault.bundle = self._write_bundle(fault, inputs, state, concerned)
-            self.bundles += fault.bundle is not None
+            self.bundles += 1
         self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
 
     def _diagnose(
@@ -151,20 +147,15 @@ class Response:
         records = [r for r in self.stepper.processes.gather(record) if r is not None]
         return min(records, key=lambda record: record["verdict"] == "unclear")
 
-    def _write_bundle(
-        self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
-    ) -> str | None:
-        """File in the run folder, of the first process whose scenes are concerned; None where the disk
-        is full, which is no reason to end the run."""
+    def _write_bundle(self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool) -> str:
+        """File in the run folder, of the first process whose scenes are concerned. Where the disk is
+        full the run ends, as at a checkpoint, and going on repeats the step, file and all."""
         gather, rank = self.stepper.processes.gather, self.stepper.fabric.global_rank
         path, name = self.folder.bundles / f"step-{inputs.step:08d}.safetensors", None
         if gather(concerned).index(True) == rank:
-            try:
-                write_bundle(path, self.stepper, self.config, inputs, state, [fault])
-                name = str(path.relative_to(self.folder.root))
-            except DiskFullError as error:
-                _logger.warning("step %d cannot be kept for replay: %s", inputs.step, error)
-        return next((name for name in gather(name) if name is not None), None)
+            write_bundle(path, self.stepper, self.config, inputs, state, [fault])
+            name = str(path.relative_to(self.folder.root))
+        return next(name for name in gather(name) if name is not None)
 
 
 def kind_of(fault: Fault) -> str:

@@ -107,11 +107,11 @@ def write_labelled_ply(
     header = _ply_header(vertices.dtype, len(vertices), label_set, faces)
     with written_beside(path) as beside, open(beside, "wb") as file:
         file.write(header)
-        vertices.tofile(file)
+        file.write(vertices.tobytes())  # not tofile: `filled_in_memory`
         if faces is not None:
             corners = np.empty(len(faces), dtype=[("count", "u1"), ("corner", "<i4", 3)])
             corners["count"], corners["corner"] = 3, faces
-            corners.tofile(file)
+            file.write(corners.tobytes())
 
 
 CHANNELS = ("red", "green", "blue")

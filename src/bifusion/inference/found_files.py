@@ -11,7 +11,7 @@ from plyfile import PlyData, PlyElement
 from bifusion.inference.export import CHANNELS
 from bifusion.inference.found import Found, Regions
 from bifusion.labels.palette import NONE_COLOR
-from bifusion.storage.files import written_beside
+from bifusion.storage.files import filled_in_memory, write_array, written_beside
 from bifusion.storage.json_files import write_json
 
 LISTING, SIMILARITY = "found.json", "similarity.npy"
@@ -32,8 +32,8 @@ def write_found(folder: Path, found: Found, most: int | None = None) -> list[Pat
     clouds = [folder / f"found-{number}.ply" for number in range(1, len(shown) + 1)]
     for number, path in enumerate(clouds):
         _write_cloud(path, found, number)
-    with written_beside(folder / SIMILARITY) as beside, open(beside, "wb") as file:
-        np.save(file, found.superpoints.similarity)
+    with written_beside(folder / SIMILARITY) as beside:
+        write_array(beside, found.superpoints.similarity)
     write_json(folder / LISTING, _listing(found, clouds))
     return [*clouds, folder / SIMILARITY, folder / LISTING]
 
@@ -73,10 +73,9 @@ def _write_cloud(path: Path, found: Found, number: int) -> None:
         vertices[name] = column
     word = found.words[number].encode("ascii", "backslashreplace").decode()
     said = [f"cosine with {word}; NaN: no view sees it", "nothing was trained; no accuracy is claimed"]
-    with written_beside(path) as beside:
-        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=said).write(
-            str(beside)
-        )
+    cloud = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=said)
+    with written_beside(path) as beside, filled_in_memory(beside) as file:
+        cloud.write(file)
 
 
 def _listing(found: Found, clouds: list[Path]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bifusion.errors import InputError
 from bifusion.inference.export import write_labelled_ply
 from bifusion.inference.labelled import LabelledObject, LabelledScan
 from bifusion.labels.palette import color_classes, color_instances
+from bifusion.storage.files import write_array
 from bifusion.storage.json_files import to_json
 from bifusion.untrusted.files import read_text
 from bifusion.untrusted.json_text import read_json
@@ -73,8 +74,8 @@ def write_labelled(folder: Path, labelled: LabelledScan, run: Path) -> None:
     for name, color in (("classes.ply", by_class), ("objects.ply", color_instances(instance))):
         write_labelled_ply(folder / name, coord, color, semantic, instance, labels, faces)
     _write_glb(folder / "classes.glb", made, by_class)
-    np.save(folder / "labels.npy", semantic.astype(np.int16))
-    np.save(folder / "instances.npy", instance.astype(np.int32))
+    write_array(folder / "labels.npy", semantic.astype(np.int16))
+    write_array(folder / "instances.npy", instance.astype(np.int32))
     rows = zip(semantic.tolist(), instance.tolist(), strict=True)  # np.savetxt takes a second
     lines = ["# class and object of each vertex, in the order of the input; -1 is none\n"]
     lines += [f"{label} {one}\n" for label, one in rows]

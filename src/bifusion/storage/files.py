@@ -15,9 +15,11 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import filelock
+import numpy as np
 import safetensors.torch
 from torch import Tensor
 
@@ -74,6 +76,24 @@ def write_tensors(
     with written_beside(path) as beside:
         # Not save_file, whose error does not tell a full disk from any other.
         beside.write_bytes(safetensors.torch.save(dict(tensors), metadata))
+
+
+@contextmanager
+def filled_in_memory(path: Path) -> Iterator[BytesIO]:
+    """What the block has written becomes the file `path`, or OSError says that there is no room.
+
+    For libraries that write below Python: NumPy leaves its last kilobytes to fclose and Pillow takes
+    part of a block for the whole, so that on a disk which is full just there a file ends short, unsaid.
+    """
+    buffer = BytesIO()
+    yield buffer
+    path.write_bytes(buffer.getbuffer())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file as `filled_in_memory` does."""
+    with filled_in_memory(path) as file:
+        np.save(file, array)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -203,8 +223,7 @@ def full_disk_named(path: Path, needed: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cut_short = error.errno is None and str(error).endswith(" written")  # by numpy
-        if isinstance(error, DiskFullError) or not (error.errno in FULL or cut_short):
+        if isinstance(error, DiskFullError) or error.errno not in FULL:
             raise
         need = "" if needed is None else f"{needed:,} bytes are needed, "
         limit = " (ulimit -f: files may not be larger)" if error.errno == errno.EFBIG else ""

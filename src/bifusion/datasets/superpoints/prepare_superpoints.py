@@ -18,7 +18,7 @@ from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
 from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
-from bifusion.storage.files import written_beside
+from bifusion.storage.files import write_array, written_beside
 
 FILE = "superpoint.npy"
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
@@ -104,8 +104,8 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
         normal = estimate_normals(coord) if normal is None else np.asarray(normal)
         superpoint = graph_superpoints(coord, normal, neighbors=CLOUD_NEIGHBORS)
     forget_sum(scene, FILE)
-    with written_beside(scene / FILE) as beside, open(beside, "wb") as file:
-        np.save(file, superpoint.astype(np.int32))
+    with written_beside(scene / FILE) as beside:
+        write_array(beside, superpoint.astype(np.int32))
     record_sum(scene, FILE)
     return source
 
