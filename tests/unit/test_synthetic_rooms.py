@@ -251,6 +251,30 @@ def test_nothing_hidden_is_scanned():
     assert np.array_equal(scene.instance < 0, np.isin(scene.segment, SCANNET20.stuff_classes))
 
 
+def test_no_point_lies_in_a_box():
+    config = dataclasses.replace(TINY, point_noise_m=0.0)
+    room = make_layout(config, "train", 0)
+    point = scan_room(room, RayCaster(layout_faces(room)), LIGHT, config, np.random.default_rng(1)).coord
+    for centre, half, yaw in zip(room.centre, room.half, room.yaw, strict=True):
+        x, y, z = (point - centre).T
+        along, across = np.cos(yaw) * x + np.sin(yaw) * y, np.cos(yaw) * y - np.sin(yaw) * x
+        depth = (half - np.abs([along, across, z]).T).min(axis=1)
+        assert depth.max() < 1e-3
+
+
+def test_which_of_two_touching_faces_a_ray_caster_names_changes_no_scan(monkeypatch):
+    config = dataclasses.replace(TINY, furniture=(6, 6))
+    room = make_layout(config, "train", 0)
+    rays = RayCaster(layout_faces(room))
+    usual = scan_room(room, rays, LIGHT, config, np.random.default_rng(1))
+    first_hit = RayCaster.first_hit
+    monkeypatch.setattr(
+        RayCaster, "first_hit", lambda *given: (np.zeros(len(given[2]), int), first_hit(*given)[1])
+    )
+    other = scan_room(room, rays, LIGHT, config, np.random.default_rng(1))
+    assert np.array_equal(usual.coord, other.coord) and np.array_equal(usual.color, other.color)
+
+
 def agreement(config: RoomsConfig, tolerance: LiftingConfig) -> float:
     """Share of the unhidden points in a depth image, at pixels with a reading, that agree with it."""
     scene, views = make_room(config, "train", 0)

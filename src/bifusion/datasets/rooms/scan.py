@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.datasets.rooms.layout import CEILING, Layout
 from bifusion.datasets.rooms.lighting import Lighting
-from bifusion.datasets.rooms.raycast import MISS, Faces, RayCaster
+from bifusion.datasets.rooms.raycast import Faces, RayCaster
 from bifusion.datasets.rooms.textures import blurred_albedo
 
 SCAN_HEIGHT_M = 2.2
@@ -49,7 +49,7 @@ def scan_room(
     reached = inside & (point[:, 2] > -1e-3) & (point[:, 2] < SCAN_HEIGHT_M) & (labels != CEILING)
     reached &= faces.normal[face, 2] > -0.5
     face, uv, point = face[reached], uv[reached], point[reached]
-    open_to = _open(rays, face, point)
+    open_to = _open(layout, rays, face, point)
     face, uv, point = face[open_to], uv[open_to], point[open_to]
 
     normal, item = faces.normal[face], faces.item[face]
@@ -85,10 +85,24 @@ def _surface_places(
     return np.concatenate(chosen), np.concatenate(places).astype(np.float32)
 
 
-def _open(rays: RayCaster, face: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """(n,) bool: there is space before the surface, neither a narrow gap nor the inside of a box."""
-    faces = rays.faces
-    normal = faces.normal[face]
-    hit, distance = rays.first_hit(point + 1e-3 * normal, normal)
-    from_inside = (faces.normal[hit] * normal).sum(axis=1) > 0
-    return (hit == MISS) | ((distance > GAP_M) & ~from_inside)
+def _open(layout: Layout, rays: RayCaster, face: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """(n,) bool: there is space before the surface, neither a narrow gap nor the inside of a box.
+
+    Where boxes touch a ray meets two faces at once, and which of them a ray caster names is its own
+    affair: that of another machine names the other. So faces are asked for their distance alone.
+    """
+    normal = rays.faces.normal[face]
+    before = point + 1e-3 * normal
+    _, distance = rays.first_hit(before, normal)
+    return (distance > GAP_M) & ~_within(layout, before)
+
+
+def _within(layout: Layout, point: np.ndarray) -> np.ndarray:
+    """(n,) bool: inside a box."""
+    within = np.zeros(len(point), bool)
+    boxes = zip(layout.centre, layout.half, np.cos(layout.yaw), np.sin(layout.yaw), strict=True)
+    for centre, half, cos, sin in boxes:
+        x, y, z = (point - centre).T
+        turned = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1)
+        within |= (np.abs(turned) < half).all(axis=1)
+    return within
