@@ -20,7 +20,9 @@ CLOUD_NEIGHBORS = 6
 """Of a vertex of a triangle mesh, on average."""
 
 
-def segmentator_superpoints(coord: np.ndarray, normal: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def segmentator_superpoints(
+    coord: np.ndarray, normal: np.ndarray | None, faces: np.ndarray
+) -> np.ndarray:
     """(N,) int32 superpoints as ScanNet's Segmentator makes them, or the same of a cloud without faces.
 
     Args: as `surface_superpoints`, which mends what exporters of other meshes do.
