@@ -40,6 +40,17 @@ def test_first_vertices_are_kept_in_their_order() -> None:
     first, place = welded(coord)
     assert first.tolist() == [0, 1, 4]
     assert place.tolist() == [0, 1, 0, 1, 2]
+    assert mesh_normals(np.zeros((0, 3)), np.zeros((0, 3), int)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "coord",
+    [np.zeros((5, 3)), np.arange(15.0).reshape(5, 3), np.eye(5, 3)],
+    ids=["place", "line", "few"],
+)
+def test_a_surface_without_area_is_one_superpoint(coord: np.ndarray) -> None:
+    found = surface_superpoints(coord, None, np.array([[0, 1, 2], [2, 3, 4]]))
+    assert found.tolist() == [0] * 5
 
 
 def test_a_connected_mesh_has_segmentators_own() -> None:
