@@ -2,11 +2,17 @@
 
 import os
 import signal
+import time
 
 import pytest
 
 from bifusion import cli
-from bifusion.training.signals import Interrupted, StopRequest
+from bifusion.training.signals import (
+    AGAIN_SECONDS,
+    Interrupted,
+    StopRequest,
+    terminated_as_interrupted,
+)
 
 
 def send(number=signal.SIGTERM):
@@ -36,14 +42,46 @@ def test_at_once_a_signal_ends_the_block_where_it_stands():
     assert done == []
 
 
+class Dropping:
+    """A signal comes within its destructor, from which no exception spreads."""
+
+    def __del__(self):
+        send()
+        _ = [None for _ in range(100)]  # where Python looks for signals
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_python_drops_is_heeded_at_the_end_of_the_block():
-    class Dropping:
-        def __del__(self):
-            send()
-
     with StopRequest() as stop, pytest.raises(Interrupted), stop.at_once():
         Dropping()
+
+
+def test_a_stop_that_python_drops_is_silent_and_comes_again(monkeypatch):
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        Dropping()
+        time.sleep(10)
+    assert told == []
+
+
+def test_a_stop_that_comes_again_too_late_changes_nothing(monkeypatch):
+    monkeypatch.setattr("sys.unraisablehook", pytest.fail)
+    with terminated_as_interrupted():
+        Dropping()
+    time.sleep(2 * AGAIN_SECONDS)
+
+
+def test_other_errors_that_python_drops_are_told(monkeypatch):
+    class Failing:
+        def __del__(self):
+            raise ValueError
+
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    with terminated_as_interrupted():
+        Failing()
+    assert [one.exc_type for one in told] == [ValueError]
 
 
 def test_interrupted_is_no_failure():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
+AGAIN_SECONDS = 0.05
+"""After which an interrupt that Python had to drop is raised again."""
 ASKING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
@@ -93,13 +97,26 @@ class StopRequest:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: blocks are left in order, not cut off."""
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: blocks are left in order, not cut off.
+
+    Where an exception cannot spread, as in a destructor, Python drops it, after a traceback: such a
+    request is silent, and made again when that is over.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    def unraisable(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # by another thread: raised here, it would be dropped again, and does nothing once the block is left
+            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [signal.SIGTERM]).start()
+        else:
+            tell_dropped(dropped)
+
+    previous, tell_dropped = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = tell_dropped
         signal.signal(signal.SIGTERM, previous)
