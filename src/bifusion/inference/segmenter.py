@@ -23,6 +23,7 @@ from bifusion.datasets.arrays.scene import make_scene
 from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
+from bifusion.device_memory import room_for
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.device import autocast_dtype, usable_device
@@ -103,10 +104,11 @@ class Segmenter:
         asked = self._asked(scene, scale, up)
         data = self.config.data
         sample = scene_sample(asked.scenes, asked.name, data, SceneStream(0, 0, asked.name))
-        batch = collate([sample]).to(self.device)
+        batch = collate([sample])
         if self.config.uses_views and self.control.run_2d:
             warn_of_views(asked.where, asked.scenes, asked.name, data.agreement)
-        with torch.inference_mode():
+        with torch.inference_mode(), room_for(batch):
+            batch = batch.to(self.device)
             prediction = self._forward(batch)
             if self.config.uses_views and self.control.run_2d:
                 warn_if_unseen(asked.where, seen_share(prediction.fusion, batch))

@@ -65,16 +65,24 @@ class Stepper:
         state: StageState,
         at_once: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
     ) -> StepOutcome:
-        """One optimiser step on the mean loss of the batches, or none if it meets a fault.
+        """One optimiser step on the mean loss of the batches, or none if it meets a fault."""
+        outcome = self.measure(inputs, state, at_once)
+        self.act(outcome, inputs, state)
+        return outcome
 
-        What ends the block `at_once`, in which weights do not change yet, leaves no trace of the step.
-        """
+    def measure(
+        self,
+        inputs: StepInputs,
+        state: StageState,
+        at_once: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+    ) -> StepOutcome:
+        """`compute`, of which nothing is left where it does not come to its end, by an error or by what
+        ends the block `at_once`."""
         with ExitStack() as undoing:
             undoing.callback(self.discard)
             with at_once:
                 outcome = self.compute(inputs, state)
             undoing.pop_all()
-        self.act(outcome, inputs, state)
         return outcome
 
     def compute(

@@ -108,7 +108,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 
     def unraisable(dropped: sys.UnraisableHookArgs) -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            # by another thread: raised here, it would be dropped again, and does nothing once the block is left
+            # by another thread, as it would be dropped here too; once the block is left it does nothing
             threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [signal.SIGTERM]).start()
         else:
             tell_dropped(dropped)

@@ -38,13 +38,14 @@ from bifusion.runs.same_run import is_to_go_on
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
-from bifusion.step.outcome import StepInputs
+from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.runtime import as_launched, deterministic, make_fabric, on_any_process
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
 from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
+from bifusion.training.memory import measured, told_of_update
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
 from bifusion.training.processes import group
 from bifusion.training.processes.agreement import model_facts, require_agreement, starting_facts
@@ -197,11 +198,16 @@ class Trainer:
     @contextmanager
     def _restartable(self) -> Iterator[None]:
         """For what changes nothing that lasts: a signal ends it at once, and after bad data or the death
-        of a data worker the run is saved as it was before. Of several processes, which would have to do
-        so together, the watch ends the others."""
+        of a data worker the run is saved as it was before."""
+        with self._saved_where_wrong(), self.stop.at_once(not self.several):
+            yield
+
+    @contextmanager
+    def _saved_where_wrong(self) -> Iterator[None]:
+        """Saves the run where bad input ends the block. Of several processes, which would have to do so
+        together, the watch ends the others."""
         try:
-            with self.stop.at_once(not self.several):
-                yield
+            yield
         except InputError as error:
             if not self.several:
                 self._leave(str(error), told=False)
@@ -238,7 +244,7 @@ class Trainer:
                 of_step = list(islice(batches, trainer.accumulate))
             inputs, state = self._prepare(of_step)
             self.watch.at(f"step {progress.step}")
-            outcome = self.take_step(inputs, state, self.stop.at_once(not self.several))
+            outcome = self._step(inputs, state)
             self.response.after(outcome, inputs, state, place)
             self.saving.follow()
             seconds = time.perf_counter() - started
@@ -252,6 +258,15 @@ class Trainer:
             if within and trainer.save_every and progress.step % trainer.save_every == 0:
                 self._save([LAST])
         return None
+
+    def _step(self, inputs: StepInputs, state: StageState) -> StepOutcome:
+        """One step, or none; for want of memory the run is saved as it was before and ends."""
+        with self._saved_where_wrong():
+            at_once = self.stop.at_once(not self.several)
+            outcome = measured(self.take_step, inputs, state, at_once, self.config)
+        with told_of_update(self.config, inputs):
+            self.take_step.act(outcome, inputs, state)
+        return outcome
 
     def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
         """Sets what trains and how fast in the next step, which reads `batches`."""

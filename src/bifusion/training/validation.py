@@ -17,6 +17,7 @@ from torch import nn
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
+from bifusion.device_memory import room_for
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
 from bifusion.evaluation.point_figures import PointFigures
@@ -166,7 +167,8 @@ def count_share(
     try:
         for place, batch in zip(places, mine, strict=True):
             at(f"validating {', '.join(batch.names)}")
-            share.add(place, model, batch, control, device)
+            with room_for(batch):
+                share.add(place, model, batch, control, device)
     finally:
         model.train(was_training)
     return share
