@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -40,8 +40,8 @@ def size_of(batch: Batch) -> str:
 
 
 @contextmanager
-def room_for(batch: Batch) -> Iterator[None]:
-    """InputError, with the batch's scenes and size, where a device has no room to predict it."""
+def refused_when_full(message: Callable[[str], str]) -> Iterator[None]:
+    """InputError where a device has no room for the block; `message` makes its text of what was told."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -50,8 +50,14 @@ def room_for(batch: Batch) -> Iterator[None]:
         told = told_by(error)
     else:
         return
-    # out here the error is gone, and with its frames what they held
-    raise InputError(
-        f"{', '.join(batch.names)}: takes more memory than there is ({size_of(batch)}; {told}); "
-        f"{ELSEWHERE}"
+    raise InputError(message(told))  # out here the error is gone, and with its frames what they held
+
+
+def room_for(batch: Batch) -> AbstractContextManager[None]:
+    """For predicting a batch; InputError, with its scenes and size, where there is no room for it."""
+    return refused_when_full(
+        lambda told: (
+            f"{', '.join(batch.names)}: takes more memory than there is ({size_of(batch)}; {told}); "
+            f"{ELSEWHERE}"
+        )
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState
-from bifusion.device_memory import is_full, size_of, told_by
+from bifusion.device_memory import is_full, refused_when_full, size_of, told_by
 from bifusion.errors import InputError
 from bifusion.models.parts import BY_NAME, PARTS
 from bifusion.step.outcome import StepInputs, StepOutcome
@@ -46,22 +46,15 @@ def measured(
     raise InputError(_message(config, inputs, told, place, kept, _held(stepper)))
 
 
-@contextmanager
-def told_of_update(config: Config, inputs: StepInputs) -> Iterator[None]:
-    """InputError where the device has no room for the update itself, which happens in the first steps,
-    as the optimiser makes its moments."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_full(error):
-            raise
-        told = told_by(error)
-    else:
-        return
-    raise InputError(
-        f"{config.name}: step {inputs.step} has no memory for the optimiser's update ({told}); its "
-        "moments take twice the weights' memory. The run stays as it was last saved: free memory that "
-        "others take, or choose a smaller network"
+def room_for_update(config: Config, inputs: StepInputs) -> AbstractContextManager[None]:
+    """For the update itself, which takes room in the first steps, as the optimiser makes its moments;
+    InputError where there is none."""
+    return refused_when_full(
+        lambda told: (
+            f"{config.name}: step {inputs.step} has no memory for the optimiser's update ({told}); its "
+            "moments take twice the weights' memory. The run stays as it was last saved: free memory "
+            "that others take, or choose a smaller network"
+        )
     )
 
 

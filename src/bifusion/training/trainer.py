@@ -45,7 +45,7 @@ from bifusion.storage.json_files import write_json
 from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
-from bifusion.training.memory import measured, told_of_update
+from bifusion.training.memory import measured, room_for_update
 from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
 from bifusion.training.processes import group
 from bifusion.training.processes.agreement import model_facts, require_agreement, starting_facts
@@ -264,7 +264,7 @@ class Trainer:
         with self._saved_where_wrong():
             at_once = self.stop.at_once(not self.several)
             outcome = measured(self.take_step, inputs, state, at_once, self.config)
-        with told_of_update(self.config, inputs):
+        with room_for_update(self.config, inputs):
             self.take_step.act(outcome, inputs, state)
         return outcome
 
