@@ -233,6 +233,7 @@ def report(name: str, errors: list[float]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    triton.check("cpu")
     launch._PROGRAMS = launch._FEWEST_CHUNKS = 12  # the interpreter runs one after the other
     plan._TILES_AT_ONCE = 4
     for voxels, name, channels_in, channels_out, dtype in CASES:

@@ -1,8 +1,14 @@
-"""What CUDA's libraries read from the environment, at their first use in a process."""
+"""CUDA: what its libraries read from the environment at their first use in a process, and whether a GPU
+that is in the machine can be used."""
 
 from __future__ import annotations
 
 import os
+import warnings
+
+import torch
+
+from bifusion.errors import InputError
 
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """cuBLAS repeats itself to the bit with a workspace of fixed size alone. Some versions of torch refuse
@@ -19,3 +25,26 @@ def set_up(repeats: bool = False) -> None:
     os.environ.setdefault(*PLAIN_PRODUCTS)
     if repeats:
         os.environ.setdefault(*CUBLAS_WORKSPACE)
+
+
+def check_usable(instead: str) -> None:
+    """InputError where torch cannot use a GPU that is in the machine, mostly for an old driver: the CPU
+    in its place would take fifty times as long without a word. `instead`: how to ask for the CPU."""
+    if torch.version.cuda is None:  # a build for CPUs
+        return
+    with warnings.catch_warnings(action="ignore"):  # torch tells here what is told below
+        if torch.cuda.is_available() or torch.cuda.device_count() == 0:
+            return
+        reason = _why_unusable()
+    raise InputError(
+        f"there is a GPU that torch {torch.__version__} cannot use: {reason}. Update its driver to one "
+        f"for CUDA {torch.version.cuda}, install a torch for an older CUDA, or choose the CPU: {instead}"
+    )
+
+
+def _why_unusable() -> str:
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return "it does not answer"

@@ -21,9 +21,10 @@ LOCAL_NUMBERS = ("LOCAL_RANK", "SLURM_LOCALID")
 
 def usable_device(device: torch.device | str | None) -> torch.device:
     """`device`; None: a GPU if there is one, of several processes on a machine each its own. InputError
-    for one that is unknown or not here."""
+    for one that is unknown or not here, and for a GPU that torch cannot use."""
     cuda.set_up()
     if device is None:
+        cuda.check_usable("device='cpu', or CUDA_VISIBLE_DEVICES set to nothing")
         if not torch.cuda.is_available():
             return torch.device("cpu")
         own = next((os.environ[name] for name in LOCAL_NUMBERS if name in os.environ), None)

@@ -30,7 +30,8 @@ _FAST = {"cpu": "native", "cuda": "triton"}
 _REMEDIES = {
     "native": "install a C++ compiler that knows C++17 (GCC 8, clang 7 or newer) and reinstall "
     "bifusion, with pip install --force-reinstall --no-deps and the path or name it was installed from",
-    "triton": "pip install triton in the version that fits this torch (triton-windows on Windows)",
+    "triton": "pip install triton in the version that fits this torch (triton-windows on Windows); it "
+    "wants a C compiler and Python's headers (gcc and python3-dev) to launch what it compiles",
 }
 _logger = logging.getLogger("bifusion.sparse")
 
@@ -100,7 +101,7 @@ def _default(kind: str) -> Backend:
         return _load(fast)
     except ImportError as error:
         _logger.warning(
-            "sparse operations on %s run on plain torch, several times slower: %s is not there (%s). "
+            "sparse operations on %s run on plain torch, several times slower: %s cannot be used (%s). "
             "To get it: %s.", kind, fast, error, _REMEDIES[fast]
         )  # fmt: skip
         return reference
@@ -117,13 +118,14 @@ def _forced(kind: str, name: str) -> Backend:
         return _load(name)
     except ImportError as error:
         raise InputError(
-            f"{BACKEND_VARIABLE}: found {name!r}, which is not installed ({error}); expected an "
+            f"{BACKEND_VARIABLE}: found {name!r}, which cannot be used ({error}); expected an "
             f"installed backend: {_REMEDIES[name]}; or set it to torch"
         ) from error
 
 
 def _load(name: str) -> Backend:
-    """Imported when wanted: either may be missing, and both take their time."""
+    """Imported when wanted: either may be missing, and both take their time. ImportError also for a
+    Triton that is broken."""
     if name == "native":
         from bifusion.sparse import native
 
@@ -131,5 +133,6 @@ def _load(name: str) -> Backend:
     if name == "triton":
         from bifusion.sparse import triton
 
+        triton.check()
         return triton
     return reference

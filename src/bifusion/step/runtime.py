@@ -94,10 +94,12 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
     """Devices, precision and, with several devices, a process each, launched; memory that a step frees
     stays for the next.
 
-    Raises InputError for devices that are not there, for float16 on a CPU, which does not compute it,
-    and for fewer OpenMP threads than PyTorch counts on.
+    Raises InputError for devices that are not there, for a GPU that torch cannot use, for float16 on a
+    CPU, which does not compute it, and for fewer OpenMP threads than PyTorch counts on.
     """
     check_thread_limit()
+    if trainer.accelerator == "auto":
+        cuda.check_usable("--trainer.accelerator cpu")
     # Longer than the watch (training/processes/watch.py), which says who hangs, and where.
     timeout = datetime.timedelta(minutes=trainer.hang_minutes + 2)
     strategy = OneAverageAStep(timeout=timeout) if trainer.processes > 1 else "auto"

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.precision import dot_precision
+from bifusion.sparse.triton import probe
 from bifusion.sparse.triton.index import SortedIndex
 from bifusion.sparse.triton.launch import convolve, sum_neighbors, weight_gradient
 
@@ -29,6 +30,7 @@ follows_autocast = True
 index_voxels = SortedIndex
 keep_freed_memory = reference.keep_freed_memory  # torch's allocator keeps a GPU's
 batch_norm = reference.batch_norm
+check = probe.check
 
 
 def describe() -> str:
