@@ -35,7 +35,6 @@ CHANGED = {
     "clipping": {"optim"},
     "tower_rates": {"optim"},
     "layer_decay": {"optim"},
-    "open_tower": {"stages", "optim"},
     "stop_gradient": {"model"},
     "predictor": {"model", "stages"},  # nothing of it to train
     "alignment": {"model", "stages"},
@@ -106,13 +105,6 @@ def test_without_isolation_the_tower_trains_as_soon_as_images_come_in():
     assert open_.trains("tower.block3") and open_.control.tower_gradient_scale == 0.1
     assert open_.lr_factor("tower.conv1_depth") == 1 and not open_.trains("tower.block0")
     assert not timeline("isolation").at(5).trains("tower.block3"), "in stage 1 no image is read"
-
-
-def test_an_open_tower_trains_whole_in_the_last_stage_alone():
-    opened, rates = timeline("open_tower"), changed("open_tower").optim
-    assert not opened.at(40).trains("tower.block0") and opened.at(61).lr_factor("tower.block0") == 0
-    assert opened.at(100).trains("tower.block0") and opened.at(100).control.tower_gradient_scale == 1
-    assert rates.rates == {} and rates.tower_layer_decay == 1
 
 
 def test_without_its_scale_the_towers_gradient_is_whole_and_still_ramps():

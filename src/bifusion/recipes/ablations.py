@@ -178,17 +178,6 @@ def _one_rate(base: Config) -> dict[str, Any]:
     return {"optim": dataclasses.replace(base.optim, rates=without_tower(base.optim.rates))}
 
 
-def _open_tower(base: Config) -> dict[str, Any]:
-    """In the last stage every part of the tower trains as the rest does."""
-    *others, last = base.stages.stages
-    opened = dataclasses.replace(
-        last, trains=last.trains | {"tower.*": Ramp(1.0)}, tower_gradient_scale=Ramp(1.0)
-    )
-    rates = without_tower(base.optim.rates)
-    optim = dataclasses.replace(base.optim, rates=rates, tower_layer_decay=1.0)
-    return {"stages": StagePlan((*others, opened)), "optim": optim}
-
-
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
@@ -268,13 +257,6 @@ MEASURES: dict[str, Measure] = {
             "Layer-wise rate decay",
             "all blocks of the tower learn at one rate",
             _optim(tower_layer_decay=1.0),
-        ),
-        Measure(
-            "open_tower",
-            "The whole tower",
-            "in the last stage every block of the tower trains, at the rate of the rest",
-            _open_tower,
-            adds=True,
         ),
         Measure(
             "stop_gradient",

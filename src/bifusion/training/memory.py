@@ -91,8 +91,8 @@ def kept_by_part(stepper: Stepper, inputs: StepInputs, state: StageState) -> dic
 
 @contextmanager
 def _counting(model: nn.Module) -> Iterator[Counter[str]]:
-    """What is saved for the backward pass within the block, in bytes by the label of the part that saves
-    it; a storage counts once."""
+    """What is saved for the backward pass within the block, in bytes by the label of the part of `model`
+    that saves it, "losses" after it; a storage counts once."""
     kept, at_work = Counter[str](), list[str]()
     seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -126,6 +126,7 @@ def _marks(label: str, at_work: list[str]) -> tuple[Callable[..., None], Callabl
 
 
 def _modules_of_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield "between its parts", model
     modules = dict(model.named_modules())
     for part in PARTS:
         for name in part.modules:
