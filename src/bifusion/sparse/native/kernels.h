@@ -69,6 +69,10 @@ namespace avx2 {
 extern const Kernels<float> single_precision;
 extern const Kernels<double> double_precision;
 }  // namespace avx2
+namespace neon {
+extern const Kernels<float> single_precision;
+extern const Kernels<double> double_precision;
+}  // namespace neon
 namespace portable {
 extern const Kernels<float> single_precision;
 extern const Kernels<double> double_precision;

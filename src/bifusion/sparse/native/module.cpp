@@ -48,6 +48,8 @@ std::vector<InstructionSet> supported_sets() {
         sets.push_back({"avx512", &avx512::single_precision, &avx512::double_precision});
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         sets.push_back({"avx2", &avx2::single_precision, &avx2::double_precision});
+#elif defined(__aarch64__)  // all of which have it
+    sets.push_back({"neon", &neon::single_precision, &neon::double_precision});
 #endif
     sets.push_back({"portable", &portable::single_precision, &portable::double_precision});
     return sets;
