@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bifusion.data.batching import collate, select_scenes, split_scenes
+from bifusion.diagnosis import experiments
 from bifusion.diagnosis.calls import path_of
 from bifusion.diagnosis.diagnose import diagnose
 from bifusion.diagnosis.experiments import without_scenes
@@ -15,6 +16,7 @@ from bifusion.diagnosis.explanation import Diagnosis
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.events import Fault
 from bifusion.types import Batch
+from equality import same
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -240,6 +242,28 @@ def _same(first: Batch, second: Batch, equal: Callable = torch.equal) -> None:
     for a, b in zip(first.targets, second.targets, strict=True):
         assert torch.equal(a.masks, b.masks) and torch.equal(a.semantic, b.semantic)
     assert [(v.scene, v.name) for v in first.views] == [(v.scene, v.name) for v in second.views]
+
+
+@pytest.mark.parametrize("room_for", [0, 1, 2])
+def test_a_diagnosis_without_room_says_so_and_leaves_nothing(step, room_for, monkeypatch):
+    """The first attempts have room, the next one has none; the allocation that fails is a real one."""
+    healthy, runs = _healthy(step), []
+    _enlarge(step.inputs.batches[0], 1, 1e25)
+    again = experiments.run_again
+
+    def full(*args, **options):
+        runs.append(None)
+        if len(runs) > room_for:
+            torch.empty(10**14)
+        return again(*args, **options)
+
+    monkeypatch.setattr(experiments, "run_again", full)
+    before = {name: tensor.clone() for name, tensor in step.stepper.model.module.state_dict().items()}
+    found = _diagnose(step, healthy)
+    assert found.verdict == "unclear" and found.scenes == ["roomtrain0", "roomtrain1"]
+    assert "The device had no room to look into it" in found.explanation
+    assert (found.module is not None) == (room_for > 0), "what was found before is told"
+    assert same(before, step.stepper.model.module.state_dict())
 
 
 def test_scenes_taken_out_of_a_batch_are_those_that_went_in(fused):

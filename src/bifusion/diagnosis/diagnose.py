@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from bifusion.config.stages import StageState
+from bifusion.device_memory import is_full, told_by
 from bifusion.diagnosis.calls import CRITERION, Call, path_of
 from bifusion.diagnosis.experiments import Attempt, Experiments
 from bifusion.diagnosis.explanation import Diagnosis, explain
@@ -43,13 +44,36 @@ def diagnose(
     healthy: HealthyState | None,
     reference: list[Batch] | None,
 ) -> Diagnosis:
-    """Diagnoses a step that was dropped; to be called between steps.
+    """Diagnoses a step that was dropped; to be called between steps. Where the device has no room for
+    it, which takes more than a step, what is known by then is told, with an unclear verdict.
 
     Args:
         healthy: a state of the run from which steps went well.
         reference: the batches of a step that went well.
     """
     found = Diagnosis(fault.phase, list(fault.scenes))
+    try:
+        return _diagnose(found, stepper, inputs, state, fault, healthy, reference)
+    except (RuntimeError, MemoryError) as error:
+        if not is_full(error):
+            raise
+        told = told_by(error)
+    found.explanation = (
+        f"The device had no room to look into it ({told}). Where there is more, `bifusion replay` with "
+        "--trace takes the step again and says where the fault came from."
+    )
+    return found
+
+
+def _diagnose(
+    found: Diagnosis,
+    stepper: Stepper,
+    inputs: StepInputs,
+    state: StageState,
+    fault: Fault,
+    healthy: HealthyState | None,
+    reference: list[Batch] | None,
+) -> Diagnosis:
     if fault.phase == "input":
         return _of_input(found, inputs, fault)
     if fault.phase == "optimizer":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bifusion.config.stages import StageState
 from bifusion.data.batching import select_scenes, split_scenes
+from bifusion.device_memory import is_full
 from bifusion.diagnosis.calls import Origin
 from bifusion.diagnosis.rerun import RERUN_ERRORS, Rerun, healthy_weights, run_again, with_batches
 from bifusion.diagnosis.tracing import Tracer
@@ -102,6 +103,8 @@ class Experiments:
         try:
             rerun = run_again(self.stepper, inputs, self.state, tracer=tracer, float32=float32)
         except RERUN_ERRORS as error:
+            if is_full(error):  # that says nothing of the fault
+                raise
             return Attempt(fails=False, error=f"{type(error).__name__}: {error}")
         outcome = rerun.outcome
         if outcome.event is None and not outcome.scaler_overflow:
