@@ -72,6 +72,7 @@ def test_las_files_that_lie(tmp_path):
         for data, words in [
             (whole[: len(whole) // 2], "is cut short|cannot be read as LAS|table of chunks"),
             (whole[:100], "cannot be read as LAS"),
+            (whole[:25] + b"\x24" + whole[26:257], "cannot be read as LAS"),  # a later version
             (whole[:247] + struct.pack("<Q", 10**9) + whole[255:], "says it has 1,000,000,000 points"),
             (whole[:247] + struct.pack("<Q", 0) + whole[255:], "says it has 0 points"),
             (

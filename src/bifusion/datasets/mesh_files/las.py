@@ -50,8 +50,8 @@ def read_las(path: Path) -> Mesh:
     except InputError:
         raise
     except (
-        laspy.errors.LaspyException, ValueError, RuntimeError, KeyError, IndexError, TypeError,
-        OverflowError, OSError, MemoryError, UnicodeDecodeError,
+        laspy.errors.LaspyException, struct.error, ValueError, RuntimeError, KeyError, IndexError,
+        TypeError, OverflowError, OSError, MemoryError, UnicodeDecodeError,
     ) as error:  # fmt: skip
         raise InputError(f"{path}: cannot be read as LAS ({error}); copy it again") from None
     coord = np.concatenate([one for one, _ in chunks])
