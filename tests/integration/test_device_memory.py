@@ -121,6 +121,7 @@ def test_an_update_without_room_ends_the_run_as_it_was_saved(data, tmp_path, mon
         patch.setattr(torch.optim.AdamW, "_init_group", no_room)
         with pytest.raises(InputError, match="step 0 has no memory for the optimiser's update"):
             train(config_of(data), tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "interrupted"
     assert train(config_of(data), tmp_path, resume=True).state == "completed"
 
 

@@ -260,12 +260,17 @@ class Trainer:
         return None
 
     def _step(self, inputs: StepInputs, state: StageState) -> StepOutcome:
-        """One step, or none; for want of memory the run is saved as it was before and ends."""
+        """One step, or none; for want of memory the run ends: saved as it was before, or, where the
+        update has begun, as it was last saved."""
         with self._saved_where_wrong():
             at_once = self.stop.at_once(not self.several)
             outcome = measured(self.take_step, inputs, state, at_once, self.config)
-        with room_for_update(self.config, inputs):
-            self.take_step.act(outcome, inputs, state)
+        try:
+            with room_for_update(self.config, inputs):
+                self.take_step.act(outcome, inputs, state)
+        except InputError as error:
+            self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
+            raise
         return outcome
 
     def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
