@@ -34,7 +34,7 @@ from bifusion.models.build import build_model
 from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
 from bifusion.training import trainer, validation
-from bifusion.training.trainer import train
+from bifusion.training.trainer import Trainer, train
 from pretended_device import DEVICE, Mixed, Stall, pretended
 from pretended_engine import pretended_engine
 from tiny_runs import tiny_config, tiny_mask3d
@@ -73,7 +73,7 @@ def run_of(config: Config, folder: Path) -> dict[str, Any]:
     stalls: dict[str, list[Places]] = {}
     with on_the_device() as met, ExitStack() as stack:
         watched = {
-            "step": (Stepper, "__call__"),
+            "step": (Trainer, "_step"),
             "after a step": (Response, "after"),
             "validation of a batch": (validation.Counted, "add"),
         }
