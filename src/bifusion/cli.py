@@ -87,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments; None: those of the process.
     """
     warnings.formatwarning = _format_warning
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
     args = list(sys.argv[1:] if argv is None else argv)
     if not args:
         print(_help(), file=sys.stderr)
@@ -102,7 +101,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{', '.join(COMMANDS)}"
             )
         with terminated_as_interrupted():
-            status = COMMANDS[args[0]](args[1:])
+            try:
+                status = COMMANDS[args[0]](args[1:])
+            finally:
+                # a second Ctrl-C changes nothing; registered last, this runs before all other farewells
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         sys.exit(status)
     except InputError as error:
         print(shown(f"bifusion: {error}"), file=sys.stderr)
