@@ -65,6 +65,17 @@ def one_fork_server() -> Iterator[None]:
 
 
 @pytest.fixture
+def fresh_backend_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The backend of sparse operations is chosen anew in the test, with none forced, and after it."""
+    from bifusion.sparse import backends
+
+    monkeypatch.delenv(backends.BACKEND_VARIABLE, raising=False)
+    backends._choose.cache_clear()
+    yield
+    backends._choose.cache_clear()
+
+
+@pytest.fixture
 def bifusion(capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
     """Calls the command line in this process; an exception that it lets through fails the test, as it
     would leave with a traceback."""

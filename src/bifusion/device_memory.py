@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-
 import torch
 
 from bifusion.errors import InputError
 from bifusion.types import Batch
 
+MEMORY_ERRORS = (RuntimeError, MemoryError)
+"""Among which are those that `is_full` finds."""
 SAYING = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 """What CUDA, its libraries and PyTorch's allocator for CPUs (Linux, Windows) say of it."""
 MOST_LETTERS = 200
@@ -39,25 +38,10 @@ def size_of(batch: Batch) -> str:
     return f"{len(batch.voxel_coords):,} voxels, {batch.num_superpoints:,} superpoints{views}"
 
 
-@contextmanager
-def refused_when_full(message: Callable[[str], str]) -> Iterator[None]:
-    """InputError where a device has no room for the block; `message` makes its text of what was told."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_full(error):
-            raise
-        told = told_by(error)
-    else:
-        return
-    raise InputError(message(told))  # out here the error is gone, and with its frames what they held
-
-
-def room_for(batch: Batch) -> AbstractContextManager[None]:
-    """For predicting a batch; InputError, with its scenes and size, where there is no room for it."""
-    return refused_when_full(
-        lambda told: (
-            f"{', '.join(batch.names)}: takes more memory than there is ({size_of(batch)}; {told}); "
-            f"{ELSEWHERE}"
-        )
-    )
+def refuse_if_full(error: BaseException, batch: Batch) -> None:
+    """InputError, with the batch's scenes and size, where `error` says that it found no room."""
+    if is_full(error):
+        raise InputError(
+            f"{', '.join(batch.names)}: takes more memory than there is ({size_of(batch)}; "
+            f"{told_by(error)}); {ELSEWHERE}"
+        ) from error

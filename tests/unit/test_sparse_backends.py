@@ -9,18 +9,12 @@ import pytest
 import torch
 
 from bifusion.errors import InputError
-from bifusion.sparse import backends, reference
+from bifusion.sparse import reference
 from bifusion.sparse.backends import BACKEND_VARIABLE, backend_for, describe_backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
-
-@pytest.fixture(autouse=True)
-def fresh_choice(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
-    backends._choose.cache_clear()
-    yield
-    backends._choose.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_backend_choice")
 
 
 def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:

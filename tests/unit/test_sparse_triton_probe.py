@@ -11,7 +11,7 @@ import torch
 
 import needs
 from bifusion.errors import InputError
-from bifusion.sparse import backends, reference
+from bifusion.sparse import reference
 from bifusion.sparse.backends import BACKEND_VARIABLE, backend_for
 
 needs.module("triton", "triton")
@@ -22,13 +22,7 @@ from bifusion.sparse.triton import kernels, probe  # noqa: E402
 
 CUDA = torch.device("cuda", 0)
 
-
-@pytest.fixture(autouse=True)
-def fresh_choice(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
-    backends._choose.cache_clear()
-    yield
-    backends._choose.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_backend_choice")
 
 
 class Broken:

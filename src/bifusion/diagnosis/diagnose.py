@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from bifusion.config.stages import StageState
-from bifusion.device_memory import is_full, told_by
+from bifusion.device_memory import MEMORY_ERRORS, is_full, told_by
 from bifusion.diagnosis.calls import CRITERION, Call, path_of
 from bifusion.diagnosis.experiments import Attempt, Experiments
 from bifusion.diagnosis.explanation import Diagnosis, explain
@@ -52,33 +52,30 @@ def diagnose(
         reference: the batches of a step that went well.
     """
     found = Diagnosis(fault.phase, list(fault.scenes))
-    try:
-        return _diagnose(found, stepper, inputs, state, fault, healthy, reference)
-    except (RuntimeError, MemoryError) as error:
-        if not is_full(error):
-            raise
-        told = told_by(error)
-    found.explanation = (
-        f"The device had no room to look into it ({told}). Where there is more, `bifusion replay` with "
-        "--trace takes the step again and says where the fault came from."
-    )
-    return found
-
-
-def _diagnose(
-    found: Diagnosis,
-    stepper: Stepper,
-    inputs: StepInputs,
-    state: StageState,
-    fault: Fault,
-    healthy: HealthyState | None,
-    reference: list[Batch] | None,
-) -> Diagnosis:
     if fault.phase == "input":
         return _of_input(found, inputs, fault)
     if fault.phase == "optimizer":
         return _of_optimizer(found, stepper, inputs, fault)
-    experiments = Experiments(stepper, inputs, state, fault)
+    try:
+        _by_experiments(found, Experiments(stepper, inputs, state, fault), healthy, reference)
+    except MEMORY_ERRORS as error:
+        if not is_full(error):
+            raise
+        found.explanation = (
+            f"The device had no room to look into it ({told_by(error)}). Where there is more, `bifusion "
+            "replay` with --trace takes the step again and says where the fault came from."
+        )
+    return found
+
+
+def _by_experiments(
+    found: Diagnosis,
+    experiments: Experiments,
+    healthy: HealthyState | None,
+    reference: list[Batch] | None,
+) -> None:
+    """Runs the step again, traced and under other conditions, and notes in `found` what that shows."""
+    stepper, fault = experiments.stepper, experiments.fault
     lines = fault.nonfinite and fault.phase not in BEFORE_THE_WAY_BACK
     tracer = Tracer(stepper.model.module, operations=fault.nonfinite, lines=lines)
     attempt = experiments.again(tracer)
@@ -88,7 +85,6 @@ def _diagnose(
     judgement = judge(experiments, attempt, healthy, reference)
     found.verdict, found.scenes = judgement.verdict, judgement.scenes
     found.explanation = explain(found, attempt, judgement.reason)
-    return found
 
 
 def _locate(found: Diagnosis, attempt: Attempt, tracer: Tracer, fault: Fault) -> None:

@@ -25,7 +25,7 @@ import torch
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
-from bifusion.device_memory import room_for
+from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
@@ -162,7 +162,10 @@ def _predict(
     for batch in make_loader(
         dataset, epoch=0, batch_size=1, workers=workers, shuffle=False, seed=config.seed
     ):
-        with room_for(batch):
-            batch = batch.to(device)
-            results = config.postprocess.results(model(batch, control), batch, config.labels)
+        try:
+            there = batch.to(device)
+            results = config.postprocess.results(model(there, control), there, config.labels)
+        except MEMORY_ERRORS as error:
+            refuse_if_full(error, batch)
+            raise
         yield from results

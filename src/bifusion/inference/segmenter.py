@@ -23,7 +23,7 @@ from bifusion.datasets.arrays.scene import make_scene
 from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
-from bifusion.device_memory import room_for
+from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.device import autocast_dtype, usable_device
@@ -32,7 +32,7 @@ from bifusion.inference.view_warning import warn_of_views
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
-from bifusion.types import Batch, FusionControl, Prediction, Scene
+from bifusion.types import Batch, FusionControl, Prediction, Scene, SceneResult
 
 SceneLike = str | Path | Scene | Mapping[str, Any]
 """A scene folder, a mesh file, a scene in the hand, or the arguments of `make_scene` by name."""
@@ -107,15 +107,23 @@ class Segmenter:
         batch = collate([sample])
         if self.config.uses_views and self.control.run_2d:
             warn_of_views(asked.where, asked.scenes, asked.name, data.agreement)
-        with torch.inference_mode(), room_for(batch):
-            batch = batch.to(self.device)
-            prediction = self._forward(batch)
-            if self.config.uses_views and self.control.run_2d:
-                warn_if_unseen(asked.where, seen_share(prediction.fusion, batch))
-            (result,) = self.config.postprocess.results(prediction, batch, self.labels)
+        try:
+            with torch.inference_mode():
+                result = self._result(batch.to(self.device), asked.where)
+        except MEMORY_ERRORS as error:
+            refuse_if_full(error, batch)
+            raise
         coord = np.asarray(asked.scenes.scene(asked.name).coord)
         points = coord + asked.offset_m if asked.offset_m.any() else coord
         return as_segmentation(result, points, self.labels, asked.notes)
+
+    def _result(self, batch: Batch, where: str) -> SceneResult:
+        """Of a batch of one scene on the device; `where` it is from, for a warning."""
+        prediction = self._forward(batch)
+        if self.config.uses_views and self.control.run_2d:
+            warn_if_unseen(where, seen_share(prediction.fusion, batch))
+        (result,) = self.config.postprocess.results(prediction, batch, self.labels)
+        return result
 
     def _forward(self, batch: Batch) -> Prediction:
         narrow = self.dtype is not None

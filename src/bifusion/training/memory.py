@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState
-from bifusion.device_memory import is_full, refused_when_full, size_of, told_by
+from bifusion.device_memory import MEMORY_ERRORS, is_full, size_of, told_by
 from bifusion.errors import InputError
 from bifusion.models.parts import BY_NAME, PARTS
 from bifusion.step.outcome import StepInputs, StepOutcome
@@ -37,7 +37,7 @@ def measured(
     model: nn.Module = stepper.model.module
     try:
         return stepper.measure(inputs, state, at_once)
-    except (RuntimeError, MemoryError) as error:
+    except MEMORY_ERRORS as error:
         if not is_full(error):
             raise
         told, place = told_by(error), module_at(error.__traceback__, model)
@@ -46,16 +46,20 @@ def measured(
     raise InputError(_message(config, inputs, told, place, kept, _held(stepper)))
 
 
-def room_for_update(config: Config, inputs: StepInputs) -> AbstractContextManager[None]:
+@contextmanager
+def room_for_update(config: Config, inputs: StepInputs) -> Iterator[None]:
     """For the update itself, which takes room in the first steps, as the optimiser makes its moments;
     InputError where there is none."""
-    return refused_when_full(
-        lambda told: (
-            f"{config.name}: step {inputs.step} has no memory for the optimiser's update ({told}); its "
-            "moments take twice the weights' memory. The run stays as it was last saved: free memory "
-            "that others take, or choose a smaller network"
-        )
-    )
+    try:
+        yield
+    except MEMORY_ERRORS as error:
+        if not is_full(error):
+            raise
+        raise InputError(
+            f"{config.name}: step {inputs.step} has no memory for the optimiser's update "
+            f"({told_by(error)}); its moments take twice the weights' memory. The run stays as it was "
+            "last saved: free memory that others take, or choose a smaller network"
+        ) from error
 
 
 def module_at(traceback: TracebackType | None, model: nn.Module) -> str:
@@ -79,9 +83,8 @@ def kept_by_part(stepper: Stepper, inputs: StepInputs, state: StageState) -> dic
         torch.cuda.empty_cache()
     with _counting(stepper.model.module) as kept:
         try:
-            with suppress(MemoryError):
-                stepper.compute(alone, state)
-        except RuntimeError as error:
+            stepper.compute(alone, state)
+        except MEMORY_ERRORS as error:
             if not is_full(error):
                 raise
         finally:

@@ -17,7 +17,7 @@ from torch import nn
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import EpochLoader, make_loader
-from bifusion.device_memory import room_for
+from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
 from bifusion.evaluation.point_figures import PointFigures
@@ -167,8 +167,11 @@ def count_share(
     try:
         for place, batch in zip(places, mine, strict=True):
             at(f"validating {', '.join(batch.names)}")
-            with room_for(batch):
+            try:
                 share.add(place, model, batch, control, device)
+            except MEMORY_ERRORS as error:
+                refuse_if_full(error, batch)
+                raise
     finally:
         model.train(was_training)
     return share
