@@ -224,6 +224,23 @@ def test_everything_is_as_before_also_when_a_run_raises(step, number):
     assert step.stepper(step.inputs, step.state).event is None
 
 
+@pytest.mark.parametrize("healthy", [False, True])
+def test_a_run_that_raised_tells_nothing_of_the_scene(step, healthy):
+    """The other scene of the step, or the step with healthy weights, is not sound for having raised."""
+    state = _healthy(step) if healthy else None
+    if healthy:  # every scene fails with the present weights, and nothing else is to compare with
+        with torch.no_grad():
+            step.stepper.model.module.decoder.x_mask[2].weight.mul_(1e38)
+    else:
+        _enlarge(step.inputs.batches[0], 0, 1e25)
+    fault = step.stepper(step.inputs, step.state).event
+    assert fault is not None
+    with _failing_at_run(step, 5 if healthy else 3):
+        found = diagnose(step.stepper, step.inputs, step.state, fault, state, None)
+    assert found.verdict == "unclear"
+    assert "no batch or state that is known to be sound" in found.explanation
+
+
 def test_a_fault_that_does_not_come_back_is_unclear(step):
     fault = Fault("gradient", ["gradient.backbone"], ["roomtrain0", "roomtrain1"])
     found = diagnose(step.stepper, step.inputs, step.state, fault, None, None)

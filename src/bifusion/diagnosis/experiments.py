@@ -26,14 +26,24 @@ figure is a mean over its scenes: of one scene alone, a guilty one's is larger t
 class Attempt:
     """A step that ran again, under whatever conditions."""
 
-    fails: bool
-    """It met the fault, or another one of its kind."""
+    fails: bool | None
+    """It met the fault, or another one of its kind; None: the code raised, and that tells neither."""
     place: str | None = None
     """Module, or where else the fault showed; None where it did not fail."""
     origin: Origin | None = None
     rerun: Rerun | None = None
     error: str | None = None
     """What the code raised; then nothing else is known."""
+
+
+@dataclass
+class Alone:
+    """What the scenes of a step do, each by itself."""
+
+    guilty: list[str]
+    """Those that fail, at the fault's place if any does there."""
+    untold: list[str]
+    """Those of which nothing is known, as the code raised on them."""
 
 
 class Experiments:
@@ -75,25 +85,27 @@ class Experiments:
         with healthy_weights(self.stepper, healthy):
             self._attempt(batches, tracer)
 
-    def guilty_scenes(self, place: str | None, healthy: HealthyState | None = None) -> list[str]:
-        """Scenes that fail alone, at `place` if any does there; those that fail elsewhere only fail
-        for being alone.
+    def alone(self, place: str | None, healthy: HealthyState | None = None) -> Alone:
+        """Each scene by itself. Those that fail elsewhere than at `place` only fail for being alone.
 
-        With the weights as they are, the step without them is tried too: if it still fails as before,
-        all its scenes are guilty. None fails alone: an empty list.
+        With the weights as they are, the step without the guilty ones is tried too: if it still fails
+        as before, all its scenes are guilty.
         """
-        alone = {
+        attempts = {
             batch.names[0]: self.on([batch], healthy)
             for whole in self.inputs.batches
             for batch in split_scenes(whole)
         }
-        failed = [name for name, attempt in alone.items() if attempt.fails]
-        same = [name for name in failed if alone[name].place == place]
+        untold = [name for name, attempt in attempts.items() if attempt.fails is None]
+        failed = [name for name, attempt in attempts.items() if attempt.fails]
+        same = [name for name in failed if attempts[name].place == place]
         guilty = same or failed
-        if not guilty or len(guilty) == len(alone) or healthy is not None:
-            return guilty
+        if not guilty or len(guilty) == len(attempts) or healthy is not None:
+            return Alone(guilty, untold)
         rest = self.on(without_scenes(self.inputs.batches, guilty))
-        return list(alone) if rest.fails and rest.place == place else guilty
+        if rest.fails and rest.place == place:
+            return Alone(list(attempts), [])
+        return Alone(guilty, untold)
 
     def _attempt(
         self, batches: list[Batch], tracer: Tracer | None = None, *, float32: bool = False
@@ -105,7 +117,7 @@ class Experiments:
         except RERUN_ERRORS as error:
             if is_full(error):  # that says nothing of the fault
                 raise
-            return Attempt(fails=False, error=f"{type(error).__name__}: {error}")
+            return Attempt(fails=None, error=f"{type(error).__name__}: {error}")
         outcome = rerun.outcome
         if outcome.event is None and not outcome.scaler_overflow:
             height = self._height(outcome)

@@ -42,8 +42,8 @@ def judge(
     low_precision = experiments.stepper.fabric.strategy.precision.precision
     if not low_precision.startswith(("32", "64")):
         plain = experiments.in_float32()
-        if not plain.fails and plain.error is None:
-            guilty = experiments.guilty_scenes(attempt.place) or everyone
+        if plain.fails is False:
+            guilty = experiments.alone(attempt.place).guilty or everyone
             reason = (
                 f"In float32 the same step is sound, in {low_precision} it is not: the numbers leave "
                 "the range or accuracy of the narrow type. Train with --trainer.precision 32-true, or "
@@ -60,17 +60,15 @@ def _data_or_state(
     reference: list[Batch] | None,
     everyone: list[str],
 ) -> Judgement:
-    guilty = experiments.guilty_scenes(attempt.place)
-    some = 0 < len(guilty) < len(everyone)
+    alone = experiments.alone(attempt.place)
+    guilty = alone.guilty
+    some = 0 < len(guilty) < len(everyone) and not alone.untold
     others_fail = experiments.on(reference).fails if reference is not None else None
     if others_fail is None and some:
         others_fail = False  # the other scenes of the step went well with these weights
-    from_healthy: list[str] | None = None
+    from_healthy = None
     if healthy is not None:
-        from_healthy = experiments.guilty_scenes(attempt.place, healthy)
-        if not from_healthy and not guilty:  # it takes all of them together
-            together = experiments.on(experiments.inputs.batches, healthy)
-            from_healthy = everyone if together.fails else []
+        from_healthy = _from_healthy(experiments, attempt, healthy, together=not guilty)
     scenes = guilty or everyone
     if others_fail:
         return _weights(experiments, reference, healthy, from_healthy, everyone)
@@ -86,6 +84,20 @@ def _data_or_state(
     if others_fail is None:
         return Judgement("state", everyone, _STATE_BY_HEALTHY)
     return Judgement("unclear", scenes, _ONLY_BOTH.format(scenes=", ".join(scenes)))
+
+
+def _from_healthy(
+    experiments: Experiments, attempt: Attempt, healthy: HealthyState, *, together: bool
+) -> list[str] | None:
+    """Scenes that fail with healthy weights too, all of them where that takes the step as a whole
+    (`together`: to be tried); None where that cannot be told, as the code raised."""
+    alone = experiments.alone(attempt.place, healthy)
+    if alone.guilty:
+        return alone.guilty
+    whole = experiments.on(experiments.inputs.batches, healthy).fails if together else False
+    if whole:
+        return [name for batch in experiments.inputs.batches for name in batch.names]
+    return None if whole is None or alone.untold else []
 
 
 def _weights(
@@ -119,7 +131,7 @@ _DATA = (
 )
 _DATA_BY_OTHERS = (
     "{scenes} fails alone, the other scenes of the step go well with the same weights: the fault is "
-    "most likely in the data. There is no healthy state yet to make sure. Look at its points and images."
+    "most likely in the data. No healthy state could make sure. Look at its points and images."
 )
 _STATE = (
     "The present weights fail on a batch that went well before, and so does every scene: the weights "
