@@ -64,6 +64,15 @@ def test_first_step_is_that_of_the_cpu(recipe, data, tmp_path):
     assert losses(tmp_path / "cuda")[0] == pytest.approx(losses(tmp_path / "cpu")[0], rel=1e-4, abs=1e-6)
 
 
+def test_tf32_is_used_where_it_is_asked_for(data, tmp_path):
+    for matmul in ("ieee", "tf32"):
+        config = configured("bifusion_small", data)
+        config.trainer.matmul = matmul  # pyright: ignore[reportAttributeAccessIssue]
+        train(config, tmp_path / matmul)
+    ieee, tf32 = losses(tmp_path / "ieee")[0], losses(tmp_path / "tf32")[0]
+    assert tf32 != ieee and tf32 == pytest.approx(ieee, rel=2e-2, abs=1e-3)
+
+
 def test_resumes_to_the_bit(data, tmp_path):
     train(configured("bifusion_small", data), tmp_path / "whole")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from bifusion.cuda import CUBLAS_WORKSPACE
+from bifusion.step import step as steps
 from bifusion.step.runtime import deterministic
+from step_factory import tiny_step
+from tiny_runs import make_tiny_data, tiny_config
 
 
 def settings() -> tuple[bool, bool]:
@@ -41,3 +45,18 @@ def test_a_workspace_set_by_the_user_stays(monkeypatch):
     monkeypatch.setenv(CUBLAS_WORKSPACE[0], ":16:8")
     with deterministic(True, torch.device("cuda")):
         assert os.environ[CUBLAS_WORKSPACE[0]] == ":16:8"
+
+
+def test_a_step_multiplies_as_its_configuration_says(tmp_path, monkeypatch):
+    config, asked = tiny_config("oneformer3d_small", make_tiny_data(tmp_path, train=2, val=1)), []
+    assert config.trainer.matmul == "ieee"
+    config.trainer.matmul = "tf32"
+    step = tiny_step(config)
+
+    def noted(matmul, device):
+        asked.append((matmul, device.type))
+        return nullcontext()
+
+    monkeypatch.setattr(steps, "float32_products", noted)
+    assert step.stepper(step.inputs, step.state).event is None
+    assert asked == [("tf32", "cpu")]

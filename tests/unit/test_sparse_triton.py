@@ -12,11 +12,10 @@ import pytest
 import torch
 
 import needs
-from bifusion.errors import InputError
 from bifusion.sparse import backends
 from bifusion.sparse.functional import compute_dtype
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.precision import dot_precision, use_matmul
+from bifusion.sparse.precision import dot_precision, float32_products
 from bifusion.sparse.tensor import KernelMaps
 
 needs.module("triton", "triton")
@@ -186,12 +185,13 @@ def test_autocast_type_is_followed_by_the_gpu_engine_alone(monkeypatch: pytest.M
     assert compute_dtype(cpu, torch.float32) == torch.float32
 
 
-def test_precision_of_products_is_chosen_by_name() -> None:
-    assert dot_precision() == "ieee"
-    try:
-        use_matmul("tf32")
+def test_products_of_float32_are_chosen_for_a_block_and_on_a_gpu_alone() -> None:
+    cuda, images = torch.device("cuda"), torch.backends.cudnn.allow_tf32
+    with float32_products("tf32", cuda):
+        assert dot_precision() == "tf32" and torch.backends.cudnn.allow_tf32
+        with float32_products("ieee", cuda):
+            assert dot_precision() == "ieee" and not torch.backends.cudnn.allow_tf32
         assert dot_precision() == "tf32"
-    finally:
-        use_matmul("ieee")
-    with pytest.raises(InputError, match="trainer.matmul: found 'fast'; expected one of ieee, tf32"):
-        use_matmul("fast")  # type: ignore[arg-type]
+    assert dot_precision() == "ieee" and torch.backends.cudnn.allow_tf32 == images
+    with float32_products("tf32", torch.device("cpu")):
+        assert dot_precision() == "ieee"

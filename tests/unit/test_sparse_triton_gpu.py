@@ -15,7 +15,6 @@ from bifusion.sparse.backends import backend_for
 from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import InverseConv3d, StridedConv3d, SubmanifoldConv3d
-from bifusion.sparse.precision import use_matmul
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 
 triton = needs.module("triton", "bifusion.sparse.triton")
@@ -40,9 +39,9 @@ TOLERANCES = {
 
 @pytest.fixture(autouse=True)
 def ieee() -> Iterator[None]:
-    use_matmul("ieee")
+    torch.set_float32_matmul_precision("highest")
     yield
-    use_matmul("ieee")
+    torch.set_float32_matmul_precision("highest")
 
 
 def surface_voxels(count: int) -> Tensor:
@@ -93,7 +92,7 @@ def outcome(
 def check(kernel_map: KernelMap, channels_in: int, channels_out: int, kind: str) -> None:
     dtype, tolerance = TOLERANCES[kind]
     if kind == "tf32":
-        use_matmul("tf32")
+        torch.set_float32_matmul_precision("high")
     tensors = leaves(kernel_map, channels_in, channels_out, dtype)
     found = outcome(triton, *tensors, kernel_map)
     expected = outcome(reference, *(tensor.double() for tensor in tensors), kernel_map)

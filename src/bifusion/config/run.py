@@ -22,6 +22,7 @@ from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig, ResultsConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
+from bifusion.sparse.precision import Matmul
 from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
@@ -89,6 +90,9 @@ class TrainerConfig:
     them end and say where each was."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic: float32, or mixed with bfloat16 or float16."""
+    matmul: Matmul = "ieee"
+    """How a GPU multiplies float32 in training: as IEEE has it, or in TF32, several times faster from
+    Ampere on, with 10 bits of mantissa. What is validated, evaluated and predicted is IEEE's."""
     deterministic: bool = True
     """Bit-identical repetition on a CPU and, with the same GPU and versions, on CUDA, where an operation
     without a deterministic form ends the run; on other devices it warns."""

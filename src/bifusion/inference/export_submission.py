@@ -31,6 +31,7 @@ from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model
+from bifusion.sparse.precision import float32_products
 from bifusion.storage.files import locked_beside, remove_stale, write_text, written_beside
 from bifusion.types import FusionControl, SceneResult
 
@@ -164,7 +165,8 @@ def _predict(
     ):
         try:
             there = batch.to(device)
-            results = config.postprocess.results(model(there, control), there, config.labels)
+            with float32_products("ieee", torch.device(device)):
+                results = config.postprocess.results(model(there, control), there, config.labels)
         except MEMORY_ERRORS as error:
             refuse_if_full(error, batch)
             raise

@@ -32,6 +32,7 @@ from bifusion.inference.view_warning import warn_of_views
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
+from bifusion.sparse.precision import float32_products
 from bifusion.types import Batch, FusionControl, Prediction, Scene, SceneResult
 
 SceneLike = str | Path | Scene | Mapping[str, Any]
@@ -126,8 +127,8 @@ class Segmenter:
         return result
 
     def _forward(self, batch: Batch) -> Prediction:
-        narrow = self.dtype is not None
-        with torch.autocast(self.device.type, self.dtype, enabled=narrow):
+        narrow = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        with float32_products("ieee", self.device), narrow:
             return self.model(batch, self.control)
 
     def _asked(self, scene: SceneLike, scale: float, up: Up | None) -> _Asked:

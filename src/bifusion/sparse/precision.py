@@ -6,24 +6,33 @@ results in the fourth digit, so it is asked for (`trainer.matmul`), never assume
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 
-from bifusion.errors import InputError
-
 Matmul = Literal["ieee", "tf32"]
-_MATMUL: dict[Matmul, str] = {"ieee": "highest", "tf32": "high"}
-"""Our names, and torch's for its own products of matrices."""
 
 
-def use_matmul(name: Matmul) -> None:
-    """Computes products of float32 so from now on, sparse convolutions and torch's own alike."""
-    if name not in _MATMUL:
-        raise InputError(f"trainer.matmul: found {name!r}; expected one of {', '.join(_MATMUL)}")
-    torch.set_float32_matmul_precision(_MATMUL[name])
+@contextmanager
+def float32_products(matmul: Matmul, device: torch.device) -> Iterator[None]:
+    """On a GPU float32 is multiplied so in this block, by sparse convolutions, products of matrices and
+    convolutions of images alike (of which torch takes the last in TF32 unless it is told); afterwards
+    as before. Other devices have IEEE float32 alone."""
+    if device.type != "cuda":
+        yield
+        return
+    matrices, images = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if matmul == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = matmul == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matrices)
+        torch.backends.cudnn.allow_tf32 = images
 
 
 def dot_precision() -> Matmul:
-    """What `use_matmul` (or `torch.set_float32_matmul_precision`) chose last; "ieee" at first."""
+    """What `float32_products` (or `torch.set_float32_matmul_precision`) chose last; "ieee" at first."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -29,4 +29,5 @@ def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
         Guard(config.trainer.guard),
         Clipping(config.optim),
         shared_norms=config.trainer.sync_batch_norm,
+        matmul=config.trainer.matmul,
     )

@@ -18,6 +18,7 @@ from bifusion.config.stages import StageState
 from bifusion.losses.criterion import Criterion
 from bifusion.losses.matcher import NonFiniteCostError
 from bifusion.rng import derive_seed
+from bifusion.sparse.precision import Matmul, float32_products
 from bifusion.step.checks import Statistics
 from bifusion.step.clipping import Clipping
 from bifusion.step.conflicts import conflict_figures
@@ -50,11 +51,14 @@ class Stepper:
         clipping: Clipping,
         *,
         shared_norms: bool = True,
+        matmul: Matmul = "ieee",
     ):
-        """`shared_norms`: with several processes BatchNorm counts the voxels of all of them."""
+        """`shared_norms`: with several processes BatchNorm counts the voxels of all of them. `matmul`:
+        how a GPU multiplies float32."""
         self.fabric, self.model, self.optimizer = fabric, model, optimizer
         self.criterion, self.groups, self.guard, self.clipping = criterion, groups, guard, clipping
         self.processes = Processes(fabric, model.module, shared_norms=shared_norms)
+        self._matmul: Matmul = matmul
         self._statistics = Statistics(model.module, groups)
         self._unscaled = False
         """The gradient scaler has divided the gradients of this step and waits for its end."""
@@ -98,12 +102,14 @@ class Stepper:
         self._statistics.remember()
         watch = StepWatch(inputs, self._statistics, self._loss_scale())
         try:
-            for place, batch in enumerate(inputs.batches, start=1):
-                watch.batch(batch)
-                self.processes.stay()
-                total = self._loss(batch.to(self.fabric.device), inputs, state, watch, model, criterion)
-                self.processes.backward(total, last=place == len(inputs.batches))
-            self.processes.finish()
+            with float32_products(self._matmul, self.fabric.device):
+                for place, batch in enumerate(inputs.batches, start=1):
+                    watch.batch(batch)
+                    self.processes.stay()
+                    here = batch.to(self.fabric.device)
+                    total = self._loss(here, inputs, state, watch, model, criterion)
+                    self.processes.backward(total, last=place == len(inputs.batches))
+                self.processes.finish()
             self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
             self._unscaled = True
         except NonFiniteInputError as error:

@@ -26,6 +26,7 @@ from bifusion.models.build import build_model
 from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.view_cache import ViewCache, bytes_under
 from bifusion.runs.check_config import check_config
+from bifusion.sparse.precision import float32_products
 from bifusion.step.runtime import deterministic, make_fabric
 from bifusion.storage.json_files import json_text
 
@@ -155,7 +156,9 @@ def _keep_scene(job: _Job) -> _Done:
     misses, hits, wrong = cache.misses, cache.hits, None
     try:
         scenes = open_scenes(data, job.split, annotated=False)
-        with deterministic(config.trainer.deterministic, fabric.device), torch.no_grad():
+        repeatable = deterministic(config.trainer.deterministic, fabric.device)
+        products = float32_products(config.trainer.matmul, fabric.device)
+        with repeatable, products, torch.no_grad():
             for name in scenes.scene(job.scene).view_names:
                 view = encoder_view(
                     scenes.view(job.scene, name), data.image_size, data.patch_size, data.depth_size
