@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -99,6 +100,10 @@ def test_a_step_without_room_ends_the_run_which_then_goes_on(
     assert same(ours, theirs)
 
 
+def mebibytes(part, told):
+    return float(re.search(rf"{part} ([\d.]+) MiB", told)[1])
+
+
 def test_the_largest_part_and_what_would_lower_it_are_told(data, tmp_path, monkeypatch):
     in_training(monkeypatch, QueryDecoder, "backward")
     wide = config_of(data, "bifusion_small_naive")
@@ -108,11 +113,22 @@ def test_the_largest_part_and_what_would_lower_it_are_told(data, tmp_path, monke
     kept = str(of_tower.value).split("For the backward pass are kept: ")[1]
     assert kept.startswith("image tower ") and "3D backbone " in kept and "losses " in kept
     remedies = str(of_tower.value).split("What takes less: ")[1]
-    assert remedies.startswith("--data.max-views below 2; --data.image-size below 320; --trainer.batch")
+    assert remedies.startswith(
+        "--trainer.recompute tower, slower and with the same result; --data.max-views below 2; --data.im"
+    )
+    assert "All but --trainer.recompute make another run of it; with that, or where" in remedies
+    wide.trainer.recompute = ("backbone", "decoder", "tower")
+    with pytest.raises(InputError) as of_less:
+        train(wide, tmp_path / "tower", resume=True)
+    less = str(of_less.value).split("For the backward pass are kept: ")[1]
+    assert mebibytes("image tower", less) < 0.6 * mebibytes("image tower", kept)
+    assert mebibytes("3D backbone", less) < mebibytes("3D backbone", kept)
+    remedies = str(of_less.value).split("What takes less: ")[1]
+    assert "recompute" not in remedies and "These make another run of it; where" in remedies
     with pytest.raises(InputError) as of_points:
         train(config_of(data, "oneformer3d_small"), tmp_path / "points")
     remedies = str(of_points.value).split("What takes less: ")[1]
-    assert remedies.startswith("--trainer.batch-size below 2, with --trainer.accumulate")
+    assert remedies.startswith("--trainer.recompute backbone, slower and with the same result; --trainer.b")
     assert "image tower" not in str(of_points.value) and "--data.max-views" not in remedies
 
 

@@ -39,6 +39,8 @@ Arm = Literal[
     "2d_only", "gate_half", "lifted_rgb", "fine_voxels", "random_tower", "ablation",
 ]  # fmt: skip
 
+RecomputedPart = Literal["backbone", "tower", "decoder"]
+"""Of models/parts.py."""
 RateRule = Literal["as_given", "sqrt", "linear"]
 
 
@@ -93,6 +95,9 @@ class TrainerConfig:
     matmul: Matmul = "ieee"
     """How a GPU multiplies float32 in training: as IEEE has it, or in TF32, several times faster from
     Ampere on, with 10 bits of mantissa. What is validated, evaluated and predicted is IEEE's."""
+    recompute: Annotated[tuple[RecomputedPart, ...], MAY_CHANGE] = ()
+    """Parts whose activations are computed again in the backward pass instead of being kept for it
+    (activation checkpointing): less memory for more time, with the same result to the bit."""
     deterministic: bool = True
     """Bit-identical repetition on a CPU and, with the same GPU and versions, on CUDA, where an operation
     without a deterministic form ends the run; on other devices it warns."""

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bifusion.diagnosis.ranges import is_finite
 
 PACKAGE = Path(__file__).resolve().parent.parent
-_WATCHERS = "diagnosis"
-"""Folder of the code that watches."""
+_BETWEEN = ("diagnosis/", "models/recompute.py")
+"""Code that watches or calls, and computes nothing itself."""
 _UNFILLED = ("empty", "new_empty", "resize", "set_")
 """Operations whose result is memory that nothing was written to yet."""
 
@@ -164,11 +164,9 @@ def _caller() -> tuple[Place | None, nn.Module | None]:
 
 
 def place_of(filename: str, line: int, function: str) -> Place | None:
-    """The place if it is in this package and not one of those that watch."""
+    """The place if it is in this package and computes something."""
     path = Path(filename)
     if PACKAGE not in path.parents:
         return None
-    file = path.relative_to(PACKAGE)
-    if file.parts[0] == _WATCHERS:
-        return None
-    return Place(function, file.as_posix(), line)
+    file = path.relative_to(PACKAGE).as_posix()
+    return None if file.startswith(_BETWEEN) else Place(function, file, line)

@@ -7,7 +7,7 @@ counts as the module that runs it. On the way back `backward_trace.py` does the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from bifusion.diagnosis.backward_trace import GradientWatch
 from bifusion.diagnosis.calls import CRITERION, WHOLE_MODEL, Call, Origin, operation_name, part_of
 from bifusion.diagnosis.operations import Made, OperationWatch
 from bifusion.diagnosis.ranges import Range, all_finite, float_tensors, range_of
+from bifusion.models.recompute import is_recomputing
 
 
 class Tracer:
@@ -63,9 +64,9 @@ class Tracer:
             self._modes.callback(self._watch.watch, False)
         for module in self._names:
             self._handles += [
-                module.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
-                module.register_forward_pre_hook(self._enter, with_kwargs=True),
-                module.register_forward_hook(self._leave, with_kwargs=True),
+                module.register_forward_pre_hook(_once(self._begin), prepend=True, with_kwargs=True),
+                module.register_forward_pre_hook(_once(self._enter), with_kwargs=True),
+                module.register_forward_hook(_once(self._leave), with_kwargs=True),
             ]
         return self
 
@@ -193,6 +194,16 @@ class Tracer:
         parts = self.model.get_submodule("" if module == WHOLE_MODEL else module)
         bad = [name for name, p in parts.named_parameters(recurse=False) if not all_finite([p])]
         return f"{', '.join(bad)} not finite" if bad else None
+
+
+def _once(hook: Callable[..., None]) -> Callable[..., None]:
+    """`hook` of a forward pass alone: what the backward pass computes again has been seen."""
+
+    def heed(*call: Any) -> None:
+        if not is_recomputing():
+            hook(*call)
+
+    return heed
 
 
 def _hidden_operation(outputs: list[Tensor]) -> str | None:

@@ -142,6 +142,11 @@ class BiFusion(Model):
             **super().parameter_groups(),
         }
 
+    def recomputable(self) -> dict[str, list[nn.Module]]:
+        """The tower's besides."""
+        own = {"tower": self.tower.recomputable()} if self.tower is not None else {}
+        return {**super().recomputable(), **own}
+
     def describe_tower(self) -> str | None:
         """Where the tower's weights come from, or that pixels stand in for it, in one line; None
         without a 2D branch."""

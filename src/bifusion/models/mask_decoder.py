@@ -176,6 +176,10 @@ class MaskDecoder(nn.Module):
             superpoint_features=superpoint_features,
         )
 
+    def recomputable(self) -> list[nn.Module]:
+        """Its refinements."""
+        return list(self.levels)
+
     def shared_weights(self) -> list[nn.Parameter]:
         """The last weights that all loss terms of the decoder depend on: the norm before both heads."""
         return list(self.norm.parameters())

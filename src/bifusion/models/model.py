@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -29,6 +29,12 @@ class Model(nn.Module):
     def optional_outputs(self) -> set[Output]:
         """Parts of its predictions that not every model gives."""
         return set()
+
+    def recomputable(self) -> dict[str, list[nn.Module]]:
+        """By part (`parts.py`) the blocks that a backward pass can compute again (`recompute.py`): each a
+        function of what it is called with, its weights and random numbers."""
+        modules: dict[str, Any] = {"backbone": self.unet, "decoder": self.decoder}
+        return {part: module.recomputable() for part, module in modules.items()}
 
     def describe_tower(self) -> str | None:
         """Where the image tower's weights come from, in one line; None without one."""

@@ -165,6 +165,11 @@ class QueryDecoder(nn.Module):
         outputs: set[Output] = {"scores"} if self.out_score is not None else set()
         return outputs | ({"semantic_logits"} if self.out_sem is not None else set())
 
+    def recomputable(self) -> list[nn.Module]:
+        """Its layers, and what comes before them."""
+        layers = (self.cross_attn_layers, self.self_attn_layers, self.ffn_layers)
+        return [layer for kind in layers for layer in kind]
+
     def shared_weights(self) -> list[nn.Parameter]:
         """The last weights that all loss terms of the decoder depend on: the norm before the heads."""
         return list(self.out_norm.parameters())

@@ -81,6 +81,16 @@ def build_unet(config: UNetConfig) -> ResidualUNet | Res16UNet:
     return ResidualUNet(config) if config.kind == "residual" else Res16UNet(config)
 
 
+def _blocks_of(*levels: nn.ModuleList) -> list[nn.Module]:
+    """The modules of all levels, those in a row one by one."""
+    of_level = (module for level in levels for module in level)
+    return [
+        block
+        for module in of_level
+        for block in (module if isinstance(module, nn.Sequential) else [module])
+    ]
+
+
 # ------------------------------------------------------------------------- OneFormer3D's, for ScanNet
 
 
@@ -146,6 +156,10 @@ class ResidualUNet(nn.Module):
             _pre_activation_blocks(2 * planes[i], planes[i], blocks[i]) for i in range(levels - 1)
         )
         self.output_norm = _residual_norm(planes[0])
+
+    def recomputable(self) -> list[nn.Module]:
+        """Its blocks, and the layers between the levels."""
+        return _blocks_of(self.encoder, self.down, self.up, self.decoder)
 
     def forward(self, x: SparseTensor) -> Tensor:
         return self.output_norm(self.pyramid(x)[-1].feats, relu=True)
@@ -248,6 +262,10 @@ class Res16UNet(nn.Module):
         final = config.final_channels or self.out_channels
         self.final = SubmanifoldConv3d(self.out_channels, final, 1, bias=True)
         self.final.requires_grad_(False)
+
+    def recomputable(self) -> list[nn.Module]:
+        """Its blocks, and the layers between the levels."""
+        return [self.stem, *_blocks_of(self.encoder, self.down, self.up, self.decoder)]
 
     def forward(self, x: SparseTensor) -> Tensor:
         return self.pyramid(x)[-1].feats

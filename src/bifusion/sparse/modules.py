@@ -126,8 +126,9 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """(M, C): `input` (M, C) normalised, + residual (M, C), ReLU: one pass over memory."""
-        if self.training and self.shared is not None and self.shared.active:
-            return finished(self.shared.normalise(self, input), None, residual, relu)
+        shared = self.shared
+        if self.training and shared is not None and (shared.active or shared.repeats):
+            return finished(shared.normalise(self, input), None, residual, relu)
         training = self.training and len(input) >= 2
         if training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -32,6 +32,10 @@ class SharedNorms:
         self.after_backward = after_backward
         self.active = False
         """Norms are computed over all processes."""
+        self.repeats = False
+        """Norms are computed as they last were, without an exchange."""
+        self._made: dict[nn.BatchNorm1d, tuple[Tensor, ...]] = {}
+        """What the last forward pass normalised by."""
         self._counts = True
         self._token: Tensor | None = None
 
@@ -45,6 +49,16 @@ class SharedNorms:
         finally:
             self.active = False
 
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Norms of the last forward pass are computed once more, in a backward pass and so in another
+        order: each with the statistics that it had, of which nothing is learned a second time."""
+        self.repeats = True
+        try:
+            yield
+        finally:
+            self.repeats = False
+
     def tied(self, loss: Tensor) -> Tensor:
         """`loss` (), the same number, whose backward pass comes to every norm of the last forward."""
         token, self._token = self._token, None
@@ -56,19 +70,28 @@ class SharedNorms:
         Where all processes together have fewer than two voxels, which have no variance, the running
         statistics serve and stay (`sparse.modules.BatchNorm`).
         """
-        count, mean, variance = self._statistics(x.detach())
-        mean, variance = self._move_running(norm, count, mean, variance)
-        share = ((count > 1) & self._counts) / count.clamp(min=1)
-        scale, rounded, token = torch.rsqrt(variance + norm.eps), mean.float(), self._token
-        rest = (rounded - mean) * scale  # of a large mean float32 rounds away what counts
+        token = None if self.repeats else self._token
         if token is None:
             token = x.new_zeros((), dtype=torch.float32)
-        statistics = (rounded, rest.float(), scale.float(), share.float())
+        statistics = self._made[norm] if self.repeats else self._exchanged(norm, x.detach())
         made: tuple[Tensor, Tensor] = _Normalise.apply(
             x, norm.weight, norm.bias, token, *statistics, self
         )
+        if self.repeats:
+            return made[0]
+        self._made[norm] = statistics
         out, self._token = made
         return out
+
+    def _exchanged(self, norm: nn.BatchNorm1d, x: Tensor) -> tuple[Tensor, ...]:
+        """Mean, what float32 rounds away of it, scale (C,) and share () to normalise by; the running
+        statistics have moved."""
+        count, mean, variance = self._statistics(x)
+        mean, variance = self._move_running(norm, count, mean, variance)
+        share = ((count > 1) & self._counts) / count.clamp(min=1)
+        scale, rounded = torch.rsqrt(variance + norm.eps), mean.float()
+        rest = (rounded - mean) * scale  # of a large mean float32 rounds away what counts
+        return rounded, rest.float(), scale.float(), share.float()
 
     @torch.no_grad()
     def _move_running(

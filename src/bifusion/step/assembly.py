@@ -8,6 +8,7 @@ from bifusion.config.optim import make_optimizer
 from bifusion.config.run import Config
 from bifusion.losses.criterion import Criterion
 from bifusion.models.model import Model
+from bifusion.models.recompute import recompute
 from bifusion.step.clipping import Clipping
 from bifusion.step.guard import Guard
 from bifusion.step.step import Stepper
@@ -15,6 +16,7 @@ from bifusion.step.step import Stepper
 
 def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
     """Takes steps of `model`, which it moves to the fabric's device."""
+    recompute(model, config.trainer.recompute)
     groups = model.parameter_groups()
     fused = config.trainer.precision != "16-mixed"
     wrapped_model, wrapped_optimizer = fabric.setup(

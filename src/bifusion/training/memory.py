@@ -7,21 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from bifusion.config.run import Config
+from bifusion.config.run import Config, RecomputedPart
 from bifusion.config.stages import StageState
 from bifusion.device_memory import MEMORY_ERRORS, is_full, size_of, told_by
 from bifusion.errors import InputError
 from bifusion.models.parts import BY_NAME, PARTS
+from bifusion.models.recompute import is_recomputing
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.step import Stepper
 
 MIB = 2**20
 REMEDIES = 3
+RECOMPUTE = "--trainer.recompute"
 TOWER = BY_NAME["tower"].label
 
 
@@ -120,21 +122,24 @@ def _counting(model: nn.Module) -> Iterator[Counter[str]]:
 
 def _marks(label: str, at_work: list[str]) -> tuple[Callable[..., None], Callable[..., None]]:
     def enter(*_: object) -> None:
-        at_work.append(label)
+        if not is_recomputing():
+            at_work.append(label)
 
     def leave(*_: object) -> None:
-        at_work.pop()
+        if not is_recomputing():
+            at_work.pop()
 
     return enter, leave
 
 
 def _modules_of_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    yield "between its parts", model
-    modules = dict(model.named_modules())
-    for part in PARTS:
-        for name in part.modules:
-            if isinstance(modules.get(name), nn.Module):
-                yield part.label, modules[name]
+    """Every module with the part that it is of, as a part may be entered by another method than its
+    forward: that of the most special name, as the heads lie within the fusion."""
+    places = sorted((name, part.label) for part in PARTS for name in part.modules)
+    for path, module in model.named_modules():
+        of_path = [label for name, label in places if f"{path}.".startswith(f"{name}.")]
+        if of_path or not path:
+            yield (of_path[-1] if of_path else "between its parts"), module
 
 
 def _held(stepper: Stepper) -> int:
@@ -163,16 +168,31 @@ def _message(
     figures = [f"{label} {_mebibytes(size)}" for label, size in kept.items()]
     parts = f" For the backward pass are kept: {', '.join(figures)}." if figures else ""
     largest = next(iter(kept), "")
+    same, other = _recomputing(config, kept), _remedies(config, largest)
+    less = "; ".join([*same, *other][:REMEDIES])
+    but = f"All but {RECOMPUTE} make" if same else "These make"
+    go_on = "with that, or " if same else ""
     return (
         f"{config.name}: step {inputs.step} takes more memory than there is, {where} ({told}). It reads "
         f"{scenes}.{parts} Weights, gradients and moments take {_mebibytes(held)}. Nothing of the step "
-        f"is left. What takes less: {'; '.join(_remedies(config, largest))}. These make another run of "
-        "it; where others take the memory, free it and go on with --resume"
+        f"is left. What takes less: {less}. {but} another run of it; {go_on}where others take the memory, "
+        "free it and go on with --resume"
     )
 
 
 def _mebibytes(size: int) -> str:
     return f"{size / MIB:,.1f} MiB"
+
+
+def _recomputing(config: Config, kept: dict[str, int]) -> list[str]:
+    """The largest part whose activations are kept and need not be, beside those that are not; all such
+    parts where nothing is known of them."""
+    on = config.trainer.recompute
+    has = [part for part in get_args(RecomputedPart) if part != "tower" or config.uses_views]
+    off = [part for part in has if part not in on]
+    off.sort(key=lambda part: -kept.get(BY_NAME[part].label, 0))
+    wanted = sorted([*on, *(off[:1] if kept else off)])
+    return [f"{RECOMPUTE} {' '.join(wanted)}, slower and with the same result"] if off else []
 
 
 def _remedies(config: Config, largest: str) -> list[str]:
@@ -194,4 +214,4 @@ def _remedies(config: Config, largest: str) -> list[str]:
     points.append(f"--data.voxel-size-m above {data.voxel_size_m:g}")
     points.append("scenes that are cut into smaller ones")
     ordered = views + points if largest == TOWER else points + views
-    return ordered[:REMEDIES]
+    return ordered

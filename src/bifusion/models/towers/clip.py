@@ -179,6 +179,10 @@ class ClipEncoder(DenseTower):
             groups[f"tower.block{len(self.blocks) - 1}"] += [*self.ln_post.parameters(), self.proj]
         return groups
 
+    def recomputable(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.blocks)
+
     def open_clip_state(self) -> dict[str, Tensor]:
         """The tower's tensors by open_clip's names, without the depth channel, which CLIP lacks."""
         state = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}

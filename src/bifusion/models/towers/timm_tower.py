@@ -101,6 +101,11 @@ class TimmTower(DenseTower):
         groups |= {f"block{number}": block for number, block in enumerate(blocks)}
         return {f"tower.{name}": parameters for name, parameters in groups.items() if parameters}
 
+    def recomputable(self) -> list[nn.Module]:
+        """The blocks of a ViT, the stages of a CNN."""
+        found = {match[0][:-1] for name, _ in self.net.named_parameters() if (match := _BLOCK.match(name))}
+        return [module for name, module in self.net.named_modules() if name in found]
+
     def describe(self) -> str:
         """One line: library, architecture, what is used, size, and where the weights come from."""
         millions = sum(p.numel() for p in self.parameters()) / 1e6

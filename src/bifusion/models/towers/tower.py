@@ -46,6 +46,11 @@ class ImageTower(nn.Module):
         "tower.block0", "tower.block1" … as the blocks from the input on, and take others as below."""
         raise NotImplementedError
 
+    def recomputable(self) -> list[nn.Module]:
+        """Its blocks, where a backward pass can compute them again (`models/recompute.py`): each a
+        function of the tensors it is called with, its weights and random numbers. None: it keeps all."""
+        return []
+
     def describe(self) -> str:
         """One line for run descriptions: what it is, and where its weights come from."""
         raise NotImplementedError
