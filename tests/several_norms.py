@@ -5,12 +5,18 @@ Called by several_runs.py. Every process makes the same random numbers and takes
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from unittest.mock import patch
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from bifusion.models.recompute import recompute
+from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse.modules import BatchNorm
 from bifusion.sparse.shared_norm import SharedNorms
+from bifusion.sparse.tensor import SparseTensor
 from bifusion.step.gradients import NEVER, GradientExchange
 
 
@@ -80,6 +86,31 @@ def check_loss_without_norms(rank: int) -> None:
     assert (other.grad is not None) == (rank == last)
 
 
+def check_recomputed(rank: int) -> None:
+    """Blocks that the backward pass computes again take part in no exchange a second time, and come to
+    the same gradients and statistics to the bit."""
+    generator = torch.Generator().manual_seed(rank)
+    places = torch.randperm(512, generator=generator)[: 90 if rank else 200]
+    coords = torch.stack([places * 0, places // 64, places // 8 % 8, places % 8], dim=1).int()
+    feats, found = torch.randn(len(coords), 6, generator=generator), []
+    for parts in ((), ("backbone",)):
+        torch.manual_seed(1)
+        net, norms = build_unet(UNetConfig(planes=(8, 12), blocks=(1, 1))), SharedNorms()
+        for module in net.modules():
+            if isinstance(module, BatchNorm):
+                module.shared = norms
+        blocks = net.recomputable()
+        recompute(SimpleNamespace(recomputable=lambda blocks=blocks: {"backbone": blocks}), parts)
+        with patch.object(torch.distributed, "all_reduce", wraps=torch.distributed.all_reduce) as told:
+            with norms.together():
+                out = net(SparseTensor(feats, coords))
+            norms.tied(out.square().sum()).backward()
+        state = [p.grad for p in net.parameters()] + list(net.buffers())
+        found.append((told.call_count, out, *state))
+    assert found[0][0] == found[1][0] > 0
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1:], found[1][1:], strict=True))
+
+
 def check_exchange(rank: int, world: int, shares_moments: bool) -> None:
     """Mean gradients, whatever reaches a process, whenever: a parameter that one alone uses, one that
     nobody uses, one that is frozen, one whose gradient comes late on one process."""
@@ -138,5 +169,6 @@ def check() -> None:
     check_norm([200, 100, *rest], rank, offset=30.0)
     check_norm([9, 4, *rest], rank, counted=[True, False, *[True] * (world - 2)])
     check_loss_without_norms(rank)
+    check_recomputed(rank)
     for shares_moments in (False, True):
         check_exchange(rank, world, shares_moments)

@@ -128,7 +128,9 @@ def test_the_largest_part_and_what_would_lower_it_are_told(data, tmp_path, monke
     with pytest.raises(InputError) as of_points:
         train(config_of(data, "oneformer3d_small"), tmp_path / "points")
     remedies = str(of_points.value).split("What takes less: ")[1]
-    assert remedies.startswith("--trainer.recompute backbone, slower and with the same result; --trainer.b")
+    assert remedies.startswith(
+        "--trainer.recompute backbone, slower and with the same result; --trainer.b"
+    )
     assert "image tower" not in str(of_points.value) and "--data.max-views" not in remedies
 
 

@@ -31,8 +31,8 @@ class Model(nn.Module):
         return set()
 
     def recomputable(self) -> dict[str, list[nn.Module]]:
-        """By part (`parts.py`) the blocks that a backward pass can compute again (`recompute.py`): each a
-        function of what it is called with, its weights and random numbers."""
+        """By part (`parts.py`) the blocks that a backward pass can compute again (`recompute.py`): each
+        a function of what it is called with, its weights and random numbers."""
         modules: dict[str, Any] = {"backbone": self.unet, "decoder": self.decoder}
         return {part: module.recomputable() for part, module in modules.items()}
 

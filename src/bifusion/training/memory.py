@@ -175,8 +175,8 @@ def _message(
     return (
         f"{config.name}: step {inputs.step} takes more memory than there is, {where} ({told}). It reads "
         f"{scenes}.{parts} Weights, gradients and moments take {_mebibytes(held)}. Nothing of the step "
-        f"is left. What takes less: {less}. {but} another run of it; {go_on}where others take the memory, "
-        "free it and go on with --resume"
+        f"is left. What takes less: {less}. {but} another run of it; {go_on}where others take the "
+        "memory, free it and go on with --resume"
     )
 
 
@@ -213,5 +213,4 @@ def _remedies(config: Config, largest: str) -> list[str]:
         points.append("--trainer.precision bf16-mixed")
     points.append(f"--data.voxel-size-m above {data.voxel_size_m:g}")
     points.append("scenes that are cut into smaller ones")
-    ordered = views + points if largest == TOWER else points + views
-    return ordered
+    return views + points if largest == TOWER else points + views

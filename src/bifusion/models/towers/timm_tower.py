@@ -103,7 +103,9 @@ class TimmTower(DenseTower):
 
     def recomputable(self) -> list[nn.Module]:
         """The blocks of a ViT, the stages of a CNN."""
-        found = {match[0][:-1] for name, _ in self.net.named_parameters() if (match := _BLOCK.match(name))}
+        found = {
+            match[0][:-1] for name, _ in self.net.named_parameters() if (match := _BLOCK.match(name))
+        }
         return [module for name, module in self.net.named_modules() if name in found]
 
     def describe(self) -> str:
