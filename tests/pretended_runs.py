@@ -29,6 +29,7 @@ from bifusion.config.stages import StageState
 from bifusion.diagnosis.replay import replay
 from bifusion.diagnosis.response import Response
 from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.losses.criterion import Criterion
 from bifusion.models.build import build_model
 from bifusion.step.outcome import StepInputs
@@ -76,6 +77,7 @@ def run_of(config: Config, folder: Path) -> dict[str, Any]:
             "step": (Trainer, "_step"),
             "after a step": (Response, "after"),
             "validation of a batch": (validation.Counted, "add"),
+            "prediction": (Segmenter, "_result"),
         }
         for part, (owner, name) in watched.items():
             noted = _noting(getattr(owner, name), met, stalls.setdefault(part, []))

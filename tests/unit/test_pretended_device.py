@@ -25,6 +25,18 @@ WAITS = ["sparse/coordinates.py", "losses/matching.py", "step/figures.py"]
 """Every wait of a whole training step, in order: coordinates of the levels, and with them what the views
 see (BiFusion) or the sizes of the pyramid (Mask3D); matching; all figures of guard and monitor."""
 
+_RESULTS = ["models/postprocess.py"] * 6
+PREDICTION_WAITS = {
+    "oneformer3d_small": ["sparse/coordinates.py", *_RESULTS],
+    "bifusion_tiny": ["sparse/coordinates.py", "evaluation/fusion_figures.py", *_RESULTS],
+    "mask3d_tiny": [
+        "sparse/coordinates.py", *["models/postprocess_mask3d.py"] * 4, "models/postprocess.py"
+    ],
+}  # fmt: skip
+"""Those of a prediction: coordinates; the share of the points that views see; then superpoints of the
+points, how many instances are kept, their masks, scores and classes, labels of the superpoints. Mask3D's
+masks are cut into parts on the host, for which it wants positions, superpoints, classes and masks."""
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
@@ -66,6 +78,13 @@ def test_every_wait_of_a_whole_training_step_is_known(record, recipe):
     assert len(steps) == 3
     for stalls in steps:
         assert [place.split(":")[0] for _, place in stalls] == WAITS, stalls
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_wait_of_a_prediction_is_known(record, recipe):
+    """From a scene on the device to masks and labels on the host."""
+    (stalls,) = record[recipe]["stalls"]["prediction"]
+    assert [place.split(":")[0] for _, place in stalls] == PREDICTION_WAITS[recipe], stalls
 
 
 def test_a_tensor_left_on_the_cpu_is_caught(record):

@@ -7,6 +7,7 @@ grow with instances × points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +60,11 @@ class Instances:
     scores: Tensor
     """(P,) float32."""
 
-    def keep(self, rows: Tensor) -> Instances:
-        return Instances(self.masks[rows], self.labels[rows], self.scores[rows])
+    def keep(self, kept: Tensor) -> Instances:
+        """Those of `kept` (P,) bool; the host waits once for how many."""
+        rows = torch.nonzero(kept)[:, 0]
+        fields = (self.masks, self.labels, self.scores)
+        return Instances(*(field.index_select(0, rows) for field in fields))
 
 
 @torch.no_grad()
@@ -79,7 +83,10 @@ def postprocess(
     for b, name in enumerate(batch.names):
         point_to_superpoint = points[b] - first
         first += batch.superpoints_per_scene[b]
-        sizes = torch.bincount(point_to_superpoint, minlength=batch.superpoints_per_scene[b])
+        superpoint_of_point = point_to_superpoint.cpu()
+        # counted where they have come to anyway: bincount has the host wait for a GPU
+        sizes = torch.bincount(superpoint_of_point, minlength=batch.superpoints_per_scene[b])
+        sizes = sizes.to(point_to_superpoint.device, non_blocking=True)
         instances = select_instances(
             layer.class_logits[b].float(),
             layer.mask_logits[b].float(),
@@ -88,14 +95,14 @@ def postprocess(
             config,
         )
         masks = pack_point_masks(instances.masks, point_to_superpoint)
-        superpoint_of_point = point_to_superpoint.cpu().numpy()
+        scores = instances.scores.cpu().numpy()
         things = np.array(label_set.thing_classes, dtype=np.int16)
         result = SceneResult(
             name=name,
             num_points=len(superpoint_of_point),
             masks=masks,
             labels=things[instances.labels.cpu().numpy()],
-            scores=instances.scores.cpu().numpy(),
+            scores=scores,
         )
         if prediction.semantic_logits is not None:
             logits = prediction.semantic_logits[b].float()
@@ -104,12 +111,13 @@ def postprocess(
                     f"{name}: {len(logits)} semantic predictions for {len(sizes)} superpoints"
                 )
             semantic = logits[:, :-1].argmax(dim=1)
-            panoptic_semantic, panoptic_instance = merge_panoptic(
-                instances, logits, sizes, label_set, config
-            )
-            result.semantic = _at_points(semantic, superpoint_of_point, np.int16)
-            result.panoptic_semantic = _at_points(panoptic_semantic, superpoint_of_point, np.int16)
-            result.panoptic_instance = _at_points(panoptic_instance, superpoint_of_point, np.int32)
+            confident = int((scores > config.panoptic_score_threshold).sum())
+            panoptic = merge_panoptic(instances, confident, logits, sizes, label_set, config)
+            of_superpoints = torch.stack([semantic, *panoptic]).cpu().numpy()  # one wait for all three
+            points = superpoint_of_point.numpy()
+            result.semantic = of_superpoints[0].astype(np.int16)[points]
+            result.panoptic_semantic = of_superpoints[1].astype(np.int16)[points]
+            result.panoptic_instance = of_superpoints[2].astype(np.int32)[points]
         results.append(result)
     return results
 
@@ -173,6 +181,7 @@ def matrix_nms(scores: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, T
 
 def merge_panoptic(
     instances: Instances,
+    confident: int,
     semantic_logits: Tensor,
     sizes: Tensor,
     label_set: LabelSet,
@@ -182,9 +191,8 @@ def merge_panoptic(
 
     The best-scored instance takes a superpoint; one that keeps too few points gives all of them
     back; what no instance holds is the likeliest stuff class (-1 in label sets without stuff).
+    `confident`: so many of the instances, the best-scored and so the first, take part.
     """
-    # confident instances are the first rows: scores descend
-    confident = int((instances.scores > config.panoptic_score_threshold).sum())
     rows = torch.arange(confident, device=sizes.device)
     # a last row that holds everything stands for "no instance"
     owner = torch.where(instances.masks[:confident], rows[:, None], confident)
@@ -192,12 +200,12 @@ def merge_panoptic(
     kept_points = sizes.new_zeros(confident + 1).index_add(0, owner, sizes)
     held = (owner < confident) & (kept_points > config.min_points)[owner]
 
-    stuff = sizes.new_tensor([*label_set.stuff_classes, -1])
+    stuff = _uploaded([*label_set.stuff_classes, -1], sizes.device)
     if label_set.stuff_classes:
-        semantic = stuff[semantic_logits[:, list(label_set.stuff_classes)].argmax(dim=1)]
+        semantic = stuff[semantic_logits.index_select(1, stuff[:-1]).argmax(dim=1)]
     else:
         semantic = stuff.expand(len(sizes))
-    things = sizes.new_tensor(label_set.thing_classes)
+    things = _uploaded(label_set.thing_classes, sizes.device)
     thing_of_row = torch.cat([things[instances.labels[:confident]], stuff[-1:]])
     return torch.where(held, thing_of_row[owner], semantic), torch.where(held, owner, -1)
 
@@ -228,5 +236,6 @@ def pack_by_product(masks: Tensor, superpoint_of_point: Tensor) -> Tensor:
     return ((eight * ONE_BIT_A_BYTE) >> 56 & 0xFF).to(torch.uint8)
 
 
-def _at_points(labels: Tensor, superpoint_of_point: np.ndarray, dtype: type) -> np.ndarray:
-    return labels.cpu().numpy().astype(dtype)[superpoint_of_point]
+def _uploaded(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """(n,) int64, for which nobody waits."""
+    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)

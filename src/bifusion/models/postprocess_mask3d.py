@@ -46,9 +46,8 @@ def postprocess_mask3d(
     points of it, belongs to the part that holds more than half of its voxels.
     """
     layer = prediction.layers[-1]
-    voxels_per_scene = torch.bincount(batch.voxel_coords[:, 0], minlength=len(batch.names)).tolist()
-    positions = batch.voxel_position_m.split(voxels_per_scene)
-    owners = superpoint_of_voxel(batch).split(voxels_per_scene)
+    positions = batch.voxel_position_m.split(batch.voxels_per_scene)
+    owners = superpoint_of_voxel(batch).split(batch.voxels_per_scene)
     points = batch.point_to_superpoint.split(batch.points_per_scene)
     things = np.array(label_set.thing_classes, dtype=np.int16)
     results, first = [], 0
@@ -62,13 +61,12 @@ def postprocess_mask3d(
         )
         superpoint_of_point = points[b] - first
         first += batch.superpoints_per_scene[b]
+        there = torch.from_numpy(masks).to(superpoint_of_point.device, non_blocking=True)
         results.append(
             SceneResult(
                 name=name,
                 num_points=len(superpoint_of_point),
-                masks=pack_point_masks(
-                    torch.from_numpy(masks).to(superpoint_of_point.device), superpoint_of_point
-                ),
+                masks=pack_point_masks(there, superpoint_of_point),
                 labels=things[labels],
                 scores=scores,
             )
@@ -89,9 +87,10 @@ def select_masks(
     times the mean mask probability over the voxels of the part.
     """
     probabilities = class_logits.softmax(dim=1)[:, :-1].cpu()
-    soft = mask_logits.sigmoid().cpu().numpy()
+    mask_logits = mask_logits.cpu()  # all that follows is done on the host
+    soft = mask_logits.sigmoid().numpy()
     queries, masks, quality = [], [], []
-    for query, inside in enumerate((mask_logits > 0).cpu().numpy()):
+    for query, inside in enumerate((mask_logits > 0).numpy()):
         for part, voxels_in_part in split_mask(inside, position_m, superpoint_of_voxel, config):
             queries.append(query)
             masks.append(part)
