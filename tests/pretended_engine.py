@@ -47,6 +47,7 @@ def _keys(coords: Tensor) -> Tensor:
 
 index_voxels = Index
 batch_norm = reference.batch_norm
+narrowed = reference.narrowed
 keep_freed_memory = reference.keep_freed_memory
 
 

@@ -27,7 +27,9 @@ def for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
     """`model` in evaluation mode, without gradients, its norms folded into its convolutions.
 
     dtype: that of the autocast it will run under. Weights which autocast converts at every use are then
-    kept in it, where the backend follows autocast: the same numbers, and nothing left to convert.
+    kept in it, where the backend follows autocast: the same numbers, and nothing left to convert. On a
+    CPU whose products in `dtype` are faster, sparse convolutions take them, with sums and results in
+    float32; on others they stay float32.
     It is changed itself, and can be trained no more: what a checkpoint holds of it is untouched, but
     its state dict no longer fits one. Folding again changes nothing.
     """
@@ -49,8 +51,11 @@ def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
             for values in module.parameters(recurse=False):
                 values.data = values.data.to(dtype)
-        elif isinstance(module, Convolution) and backend_for(module.weight.device).follows_autocast:
-            module.weight.data = module.weight.data.to(dtype)
+        elif isinstance(module, Convolution):
+            backend = backend_for(module.weight.device)
+            module.narrowed = backend.narrowed(module.weight, dtype)
+            if backend.follows_autocast:
+                module.weight.data = module.weight.data.to(dtype)
 
 
 class FoldedBlock(nn.Module):

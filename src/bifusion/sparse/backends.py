@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -56,6 +57,10 @@ class Backend(Protocol):
         residual: Tensor | None,
         relu: bool,
     ) -> Tensor: ...
+
+    def narrowed(self, weight: Tensor, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+        """`conv_finished` of `weight`, kept as products in `dtype` want it; None: that gains nothing."""
+        ...
 
     def batch_norm(
         self,

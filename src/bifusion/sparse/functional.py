@@ -4,8 +4,8 @@ A backend (backends.py) offers `conv(feats, weight, kernel_map)` and `avg_pool(f
 differentiable, on the plain integer tensors of a KernelMap.
 
 Under autocast a backend for GPUs computes in autocast's dtype, with sums in float32. The others stay
-in the dtype of the weights (float32): their sums run over dozens of neighbours, and on a CPU a matrix
-product per offset is too small to gain from a narrower type. Features of another dtype are converted.
+in the dtype of the weights (float32); what a CPU gains in a narrower type it gains in use alone
+(`narrowed` of a backend). Features of another dtype are converted.
 """
 
 from __future__ import annotations

@@ -24,6 +24,17 @@ def convolve(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> None: ...
+def computes_bfloat16() -> bool: ...
+def convolve_bfloat16(
+    plan: PairPlan,
+    in_: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    threads: int,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+) -> None: ...
 def weight_gradient(
     plan: PairPlan, in_: Tensor, out_grad: Tensor, partial: Tensor, threads: int
 ) -> None: ...

@@ -78,4 +78,14 @@ extern const Kernels<float> single_precision;
 extern const Kernels<double> double_precision;
 }  // namespace portable
 
+// Convolution in use, with bfloat16 operands and float32 sums: as Kernels<float>::convolve, but of any cout.
+// `weight` is (offsets, panels of 16 columns, pairs of cin, 16, 2), cin filled up with zeros to a multiple of
+// 32 and cout to one of 16, and begins at a cache line: what a tile holds lies in one piece.
+namespace bfloat16 {
+using Bfloat16 = uint16_t;  // its bits
+using Convolve = void (*)(const Plan&, const float* in, int64_t cin, const Bfloat16* weight, int64_t cout,
+                          const Finish<float>& finish, float* out, int threads);
+extern const Convolve convolve_on_tiles, convolve_in_vectors;
+}  // namespace bfloat16
+
 }  // namespace bifusion

@@ -22,6 +22,7 @@
 
 #include "kernel_map.h"
 #include "kernels.h"
+#include "processor.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -33,27 +34,6 @@ template <typename T, int N>
 using Maybe = std::optional<Array<T, N>>;
 
 namespace {
-
-struct InstructionSet {
-    const char* name;
-    const Kernels<float>* single_precision;
-    const Kernels<double>* double_precision;
-};
-
-// What this processor can run, widest vectors first.
-std::vector<InstructionSet> supported_sets() {
-    std::vector<InstructionSet> sets;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
-        sets.push_back({"avx512", &avx512::single_precision, &avx512::double_precision});
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        sets.push_back({"avx2", &avx2::single_precision, &avx2::double_precision});
-#elif defined(__aarch64__)  // all of which have it
-    sets.push_back({"neon", &neon::single_precision, &neon::double_precision});
-#endif
-    sets.push_back({"portable", &portable::single_precision, &portable::double_precision});
-    return sets;
-}
 
 InstructionSet in_use = supported_sets().front();
 
@@ -131,6 +111,30 @@ void convolve(const PairPlan& plan, Array<const Real, 2> in, Array<const Real, 3
     if (residual) check_like(*residual, out, "residual: another shape than out");
     nb::gil_scoped_release release;
     kernels<Real>().convolve(plan.view(), in.data(), in.shape(1), weight.data(), weight.shape(2),
+                             {data_of(bias), data_of(residual), relu}, out.data(), team(threads));
+}
+
+// Whether the set in use computes in bfloat16, and the system lets it.
+bool computes_bfloat16() {
+    return in_use.convolve_bfloat16 && (!in_use.needs_tiles || may_use_tiles());
+}
+
+// weight: the bits of bfloat16, laid out as kernels.h says.
+void convolve_bfloat16(const PairPlan& plan, Array<const float, 2> in, Array<const int16_t, 5> weight,
+                       Array<float, 2> out, int threads, Maybe<const float, 1> bias, Maybe<const float, 2> residual,
+                       bool relu) {
+    const int64_t cin = in.shape(1), cout = out.shape(1);
+    check(computes_bfloat16(), "bfloat16: the instruction set in use does not compute in it");
+    check((int64_t)in.shape(0) == plan.in_rows, "in: not as many rows as the plan has inputs");
+    check((int64_t)out.shape(0) == plan.out_rows, "out: not as many rows as the plan has outputs");
+    check((int64_t)weight.shape(0) == plan.offsets && (int64_t)weight.shape(1) == (cout + 15) / 16 &&
+              (int64_t)weight.shape(2) == (cin + 31) / 32 * 16 && weight.shape(3) == 16 && weight.shape(4) == 2,
+          "weight: not packed for these offsets and channels");
+    check((uintptr_t)weight.data() % 64 == 0, "weight: does not begin at a cache line");
+    check(!bias || bias->shape(0) == out.shape(1), "bias: not as many numbers as out has columns");
+    if (residual) check_like(*residual, out, "residual: another shape than out");
+    nb::gil_scoped_release release;
+    in_use.convolve_bfloat16(plan.view(), in.data(), cin, reinterpret_cast<const uint16_t*>(weight.data()), cout,
                              {data_of(bias), data_of(residual), relu}, out.data(), team(threads));
 }
 
@@ -256,6 +260,10 @@ NB_MODULE(_native, m) {
           "block_rows"_a, "threads"_a);
     define_kernels<float>(m);
     define_kernels<double>(m);
+
+    m.def("computes_bfloat16", &computes_bfloat16);
+    m.def("convolve_bfloat16", &convolve_bfloat16, "plan"_a, "in_"_a.noconvert(), "weight"_a.noconvert(),
+          "out"_a.noconvert(), "threads"_a, "bias"_a.noconvert().none(), "residual"_a.noconvert().none(), "relu"_a);
 
     nb::class_<VoxelIndex>(m, "VoxelIndex")
         .def("__init__",

@@ -30,6 +30,7 @@ follows_autocast = True
 index_voxels = SortedIndex
 keep_freed_memory = reference.keep_freed_memory  # torch's allocator keeps a GPU's
 batch_norm = reference.batch_norm
+narrowed = reference.narrowed  # it follows autocast
 check = probe.check
 
 
