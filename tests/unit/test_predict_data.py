@@ -67,6 +67,15 @@ def test_predictions_of_other_weights_or_scenes_are_not_taken_for_these(data, ru
     assert set(found.failed) == set(scenes) and "of other weights" in found.failed["one"]
 
 
+def test_predictions_in_another_precision_are_not_taken_for_these(data, run, tmp_path, bifusion):
+    scenes, out = scenes_below(data / "val"), tmp_path / "out"
+    asked = ("predict", run, data / "val", "--out", out, "--no-view")
+    assert bifusion(*asked, "--precision", "bf16-mixed").status == 0
+    assert predict_scenes(run, scenes, out, device="cpu", precision="bf16-mixed").kept == list(scenes)
+    found = predict_scenes(run, scenes, out, device="cpu")
+    assert set(found.failed) == set(scenes) and "of another precision" in found.failed["one"]
+
+
 def test_a_shard_of_one_scene_is_refused(data, run, bifusion):
     called = bifusion("predict", run, data / "val" / "one", "--shard", "1/2")
     assert called.status == 2 and "is one scene" in called.err

@@ -92,6 +92,9 @@ class Scan:
     """Folder to write: classes.ply, objects.csv, view.html and more; whole or not at all."""
     views: int | None = None
     """Frames of a recording that the model sees; left out: as many as it was trained with."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    """Arithmetic; left out: float32 on a CPU, on a GPU what the run was trained in. bf16-mixed is faster
+    also on CPUs with AMX or AVX512-BF16."""
     options: Annotated[InputOptions, tyro.conf.arg(name="")] = field(default_factory=InputOptions)
 
 
@@ -182,7 +185,8 @@ def _scan(wanted: Scan) -> int:
     from bifusion.official.run_of import run_of
 
     console = Screen()
-    segmenter = Segmenter(run_of(wanted.run, say=lambda line: say(console, line)))
+    run = run_of(wanted.run, say=lambda line: say(console, line))
+    segmenter = Segmenter(run, precision=wanted.precision)
     views = trained_views(segmenter) if wanted.views is None else wanted.views
     options = wanted.options.scan_options(views)
     with telling(console) as told:

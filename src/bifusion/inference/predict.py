@@ -11,7 +11,12 @@ from bifusion.inference.segmenter import Segmenter
 
 
 def predict_scene(
-    run: Path, scene_folder: Path, out_dir: Path, *, device: torch.device | str | None = None
+    run: Path,
+    scene_folder: Path,
+    out_dir: Path,
+    *,
+    device: torch.device | str | None = None,
+    precision: str | None = None,
 ) -> list[Path]:
     """Write semantic.ply, instance.ply and instances.json (see export.py) of one scene, where its files
     had it: with the offset that its scene.json states.
@@ -22,12 +27,13 @@ def predict_scene(
             for.
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
+        precision: as of `Segmenter`.
     Returns:
         The three paths.
     Raises:
         InputError: no checkpoint in `run`, or a scene folder that cannot be read.
     """
-    return Segmenter(run, device=device).predict(Path(scene_folder)).write(out_dir)
+    return Segmenter(run, device=device, precision=precision).predict(Path(scene_folder)).write(out_dir)
 
 
 def predict_mesh(
@@ -38,6 +44,7 @@ def predict_mesh(
     scale: float = 1.0,
     up: Up | None = None,
     device: torch.device | str | None = None,
+    precision: str | None = None,
 ) -> tuple[list[Path], list[str]]:
     """As `predict_scene` of a mesh or cloud file (`open_mesh`); nothing else is left behind.
 
@@ -45,5 +52,5 @@ def predict_mesh(
 
     Raises InputError as `predict_scene` and `open_mesh`.
     """
-    segmentation = Segmenter(run, device=device).predict(mesh, scale=scale, up=up)
+    segmentation = Segmenter(run, device=device, precision=precision).predict(mesh, scale=scale, up=up)
     return segmentation.write(out_dir), segmentation.notes

@@ -20,9 +20,13 @@ from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
 
 MADE_OF = "made_of.json"
-"""Which weights and which scene a prediction is of."""
+"""Which weights and which scene a prediction is of, and the precision where one was asked for."""
 FILES = ("semantic.ply", "instance.ply", "instances.json", "view.html", MADE_OF)
-OTHERS = {"weights": "other weights", "scene": "the scene as it was before it changed"}
+OTHERS = {
+    "weights": "other weights",
+    "scene": "the scene as it was before it changed",
+    "precision": "another precision",
+}
 SPLITS = ("train", "val", "test")
 Show = Callable[[Path, Path], None]
 """Adds a page to a prediction's folder, given the scene's."""
@@ -63,6 +67,7 @@ def predict_scenes(
     overwrite: bool = False,
     show: Show | None = None,
     device: torch.device | str | None = None,
+    precision: str | None = None,
     done: Callable[[str, PredictedScenes, int], None] | None = None,
 ) -> PredictedScenes:
     """Writes out/NAME of every scene, each whole or not at all. One that fails does not stop the others.
@@ -71,6 +76,7 @@ def predict_scenes(
         run: run folder (its last checkpoint is taken) or checkpoint folder.
         scenes: of `scenes_below`.
         shard: i of n: every n-th scene, from the i-th on; all give the same scenes and the same n.
+        precision: as of `Segmenter`; recorded where it is given.
         overwrite: predict complete ones again; one that is there, of other weights or of a scene that
             has changed since, fails otherwise.
         done: called after each with its name, what became of all so far, and how many there are.
@@ -84,11 +90,13 @@ def predict_scenes(
         weights = _digest(find_checkpoint(run) / WEIGHTS)
         _tidy(out, mine)
         wanted = overwrite or not all(prediction_files(out / name) for name in mine)
-        segmenter = Segmenter(run, device=device) if wanted else None
+        segmenter = Segmenter(run, device=device, precision=precision) if wanted else None
         for name, scene in mine.items():
             folder = out / name
             try:
                 made_of = {"weights": weights, "scene": _scene_digest(scene)}
+                if precision is not None:
+                    made_of["precision"] = precision
                 if segmenter is None or (prediction_files(folder) and not overwrite):
                     _require_same(folder, made_of)
                     predicted.kept.append(name)
@@ -137,12 +145,12 @@ def _predict(
 
 
 def _require_same(folder: Path, made_of: dict[str, str]) -> None:
-    """InputError where the prediction that is there is of other weights, or of another scene."""
+    """InputError where the prediction that is there is made of something else."""
     stored = read_json(folder / MADE_OF, advice="--overwrite predicts the scene again")
-    for what, digest in made_of.items():
-        if not isinstance(stored, dict) or stored.get(what) != digest:
+    for what, other in OTHERS.items():
+        if not isinstance(stored, dict) or stored.get(what) != made_of.get(what):
             raise InputError(
-                f"{folder}: is there already, of {OTHERS[what]}; nothing was changed. "
+                f"{folder}: is there already, of {other}; nothing was changed. "
                 "--overwrite predicts it again, another --out leaves it"
             )
 
