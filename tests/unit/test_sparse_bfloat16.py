@@ -87,9 +87,10 @@ def check(
     assert found.dtype == torch.float32 and found.shape == (kernel_map.num_outputs, cout)
     assert torch.equal(feats, before[0]) and torch.equal(weight, before[1])
     added = [None if values is None else values.double() for values in (bias, residual)]
-    expected = reference.conv_finished(feats.double(), weight.double(), kernel_map, *added, finish)
-    most = reference.conv(feats.double().abs(), weight.double().abs(), kernel_map)
-    most = reference.finished(most, *(None if a is None else a.abs() for a in added), False)
+    wide = feats.double(), weight.double()
+    expected = reference.conv_finished(*wide, kernel_map, added[0], added[1], finish)
+    bias, residual = (None if values is None else values.abs() for values in added)
+    most = reference.conv_finished(wide[0].abs(), wide[1].abs(), kernel_map, bias, residual)
     allowed = (FLOAT32 * (kernel_map.volume * cin + 2) + (0 if exact else ROUNDING)) * most
     assert ((found.double() - expected).abs() <= allowed).all()
 
