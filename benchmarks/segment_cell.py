@@ -1,22 +1,25 @@
 """Time and memory to segment one scan, in a process of its own (on Linux: /proc tells the memory).
 
-Run as `python -m benchmarks.segment_cell RUN SCAN VIEWS`, or `… superpoints SCAN`; prints JSON.
+Run as `python -m benchmarks.segment_cell RUN SCAN VIEWS`, or `… superpoints SCAN`; prints JSON. With a
+fourth argument, a number of rounds, float32 and bfloat16 in turn instead, by part of the network.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.timing import machine
+from benchmarks.timing import clock, machine
 from bifusion.data.scene_folder import load_points
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
@@ -30,6 +33,8 @@ ONCE_S = 60.0
 """A first call longer than this is not repeated."""
 OBJECT_SHARE = 1 / 40
 """Of a scan's superpoints, in each mask that is put in the place of an untrained network's."""
+PART_METHODS = {"unet": "pyramid", "tower": "encode_views"}
+"""What of a network's part is called, where that is not `forward`."""
 SURE = 4.0
 """Its logit, inside and, negative, outside."""
 
@@ -117,6 +122,44 @@ def _call(
     return {"seconds": seconds, **parts}, found
 
 
+def precisions(run: Path, scan: Path, views: int, rounds: int) -> dict[str, Any]:
+    """Median seconds of each part in float32 and in bfloat16, and of the ratios between them."""
+    parts: list[dict[str, float]] = [{}, {}]
+    segmenters = [Segmenter(run, precision=precision) for precision in ("32-true", "bf16-mixed")]
+    for segmenter, own in zip(segmenters, parts, strict=True):
+        segmenter.config.data.max_views = views
+        for name, module in segmenter.model.named_children():
+            method = PART_METHODS.get(name, "forward")
+            setattr(module, method, _timed(getattr(module, method), name, own))
+    taken: list[list[dict[str, float]]] = [[], []]
+    for number in range(rounds + 1):
+        for which in (0, 1) if number % 2 else (1, 0):
+            began = clock()
+            parts[which].clear()
+            segmenters[which].predict(scan)
+            taken[which].append({**parts[which], "all": clock() - began})
+    wide, narrow = (runs[1:] for runs in taken)  # the first round is not counted
+    names = list(wide[0])
+    return {
+        "float32_s": {name: statistics.median(one[name] for one in wide) for name in names},
+        "bfloat16_s": {name: statistics.median(one[name] for one in narrow) for name in names},
+        "ratio": {
+            name: statistics.median(a[name] / b[name] for a, b in zip(wide, narrow, strict=True))
+            for name in names
+        },
+    }
+
+
+def _timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = clock()
+        result = function(*args, **kwargs)
+        seconds[name] = seconds.get(name, 0.0) + clock() - began
+        return result
+
+    return timed
+
+
 def superpoints(scan: Path) -> dict[str, Any]:
     """What a cloud that comes without superpoints takes before: normals and superpoints."""
     imported_mb = status_mb("VmRSS")
@@ -147,7 +190,12 @@ def main() -> None:
     Path("/proc/self/oom_score_adj").write_text("1000")
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
     run, scan = sys.argv[1], Path(sys.argv[2])
-    record = superpoints(scan) if run == SUPERPOINTS else segment(Path(run), scan, int(sys.argv[3]))
+    if run == SUPERPOINTS:
+        record = superpoints(scan)
+    elif len(sys.argv) > 4:
+        record = precisions(Path(run), scan, int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        record = segment(Path(run), scan, int(sys.argv[3]))
     print(json.dumps({**record, "machine": machine()}))
 
 
