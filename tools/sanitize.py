@@ -14,7 +14,7 @@ from pathlib import Path
 
 BUILD = Path("build/sanitize")
 MODULE = "bifusion.sparse.native._native"
-TESTS = ["tests/unit/test_sparse_native.py", "tests/unit/test_sparse_conv.py"]
+TESTS = [f"tests/unit/test_sparse_{name}.py" for name in ("native", "conv", "bfloat16")]
 
 
 def build() -> None:
