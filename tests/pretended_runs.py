@@ -64,6 +64,8 @@ def main(data: Path, folder: Path, recipes: list[str]) -> None:
 def config_of(recipe: str, data: Path) -> Config:
     config = tiny_mask3d(data) if recipe.startswith("mask3d") else tiny_config(recipe, data)
     config.trainer.epochs, config.trainer.evaluation_views = EPOCHS, 2
+    if recipe == "bifusion_tiny":
+        config.trainer.recompute = ("backbone", "decoder", "tower")
     config.trainer.guard.diagnose = recipe == "oneformer3d_small"  # one is enough, each takes many steps
     config.trainer.guard.rules.updates_every = config.trainer.guard.rules.conflicts_every = 0
     return config

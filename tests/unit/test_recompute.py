@@ -71,7 +71,7 @@ def test_steps_are_the_same_to_the_bit(root, recipe, precision):
 def test_blocks_are_computed_again_and_keep_less(root):
     kept = {}
     for parts in ((), *((part,) for part in ALL)):
-        step = step_of(root, "bifusion_small_efficientnet", parts)
+        step = step_of(root, "bifusion_small", parts)
         kept[parts] = kept_by_part(step.stepper, step.inputs, step.state)
     labels = {"backbone": "3D backbone", "decoder": "Decoder", "tower": "image tower"}
     for part, label in labels.items():
@@ -125,7 +125,7 @@ def test_who_watches_sees_the_step_once(root):
     told = []
     for parts in ((), ALL):
         step = step_of(root, parts=parts)
-        tracer = Tracer(step.stepper.model.module, operations=True)
+        tracer = Tracer(step.stepper.model.module)
         rerun = run_again(step.stepper, step.inputs, step.state, tracer=tracer)
         told.append((rerun.fingerprint, tracer.calls, step.stepper.model.module.state_dict()))
         assert not is_recomputing()

@@ -41,6 +41,7 @@ Arm = Literal[
 
 RecomputedPart = Literal["backbone", "tower", "decoder"]
 """Of models/parts.py."""
+CompiledPart = Literal["tower", "decoder"]
 RateRule = Literal["as_given", "sqrt", "linear"]
 
 
@@ -98,6 +99,9 @@ class TrainerConfig:
     recompute: Annotated[tuple[RecomputedPart, ...], MAY_CHANGE] = ()
     """Parts whose activations are computed again in the backward pass instead of being kept for it
     (activation checkpointing): less memory for more time, with the same result to the bit."""
+    compile: Annotated[tuple[CompiledPart, ...], MAY_CHANGE] = ()
+    """Parts whose blocks torch.compile compiles in the first steps, for a minute or more each. Needs a
+    compiler on the machine; rounds otherwise, as another device does."""
     deterministic: bool = True
     """Bit-identical repetition on a CPU and, with the same GPU and versions, on CUDA, where an operation
     without a deterministic form ends the run; on other devices it warns."""

@@ -139,7 +139,7 @@ def _on_cpu(config: Config) -> Config:
     """The configuration for this machine; float16 is not computed by CPUs."""
     precision = "32-true" if config.trainer.precision == "16-mixed" else config.trainer.precision
     trainer = dataclasses.replace(
-        config.trainer, accelerator="cpu", devices=1, nodes=1, precision=precision, init=None
+        config.trainer, accelerator="cpu", devices=1, nodes=1, precision=precision, init=None, compile=()
     )
     return dataclasses.replace(config, trainer=trainer)
 

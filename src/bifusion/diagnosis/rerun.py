@@ -17,6 +17,7 @@ from bifusion.config.stages import StageState
 from bifusion.diagnosis.calls import CRITERION
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.losses.matcher import NonFiniteCostError
+from bifusion.models.compiled import eager
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.checks import border_activations, nonfinite_names
 from bifusion.step.outcome import StepInputs, StepOutcome
@@ -72,7 +73,7 @@ def run_again(
 
     To be called between steps. Weights, buffers, gradients, optimiser, scaler and random generators
     are afterwards as before, also where this raises. `float32` computes without autocast. A view's
-    features come from the tower, never from its cache.
+    features come from the tower, never from its cache; blocks run as written, not as compiled.
     """
     digest = Fingerprint()
     model = stepper.model.module
@@ -104,7 +105,8 @@ def untouched(stepper: Stepper) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     tower = getattr(model, "tower", None)
     no_cache = _replaced(tower, "cache", None) if hasattr(tower, "cache") else nullcontext()
-    with torch.random.fork_rng(devices=devices), stepper.processes.alone(), no_cache:
+    random = torch.random.fork_rng(devices=devices)
+    with random, stepper.processes.alone(), no_cache, eager(model):
         model.train()
         for parameter, _ in gradients:
             parameter.grad = None

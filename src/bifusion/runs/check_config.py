@@ -24,6 +24,12 @@ def check_config(config: Config) -> None:
             raise InputError(
                 f"{ours} is {value!r}, but {theirs} is {other!r}: set both to the same value"
             )
+    both = set(config.trainer.recompute) & set(config.trainer.compile)
+    if both:
+        raise InputError(
+            f"trainer.recompute and trainer.compile both name {' and '.join(sorted(both))}: of compiled "
+            "blocks the compiler chooses what is kept; name a part in one of them"
+        )
     if type(config.postprocess) is not model.results_config:
         raise InputError(
             f"postprocess is a {type(config.postprocess).__name__}, which does not belong to a "

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from bifusion.config.optim import make_optimizer
 from bifusion.config.run import Config
 from bifusion.losses.criterion import Criterion
+from bifusion.models.compiled import compile_blocks
 from bifusion.models.model import Model
 from bifusion.models.recompute import recompute
 from bifusion.step.clipping import Clipping
@@ -22,6 +23,7 @@ def make_stepper(config: Config, fabric: Fabric, model: Model) -> Stepper:
     wrapped_model, wrapped_optimizer = fabric.setup(
         model, make_optimizer(groups, config.optim, fused=fused)
     )
+    compile_blocks(model, config.trainer.compile, fabric.device)
     return Stepper(
         fabric,
         wrapped_model,

@@ -16,6 +16,7 @@ from bifusion.config.run import Config, RecomputedPart
 from bifusion.config.stages import StageState
 from bifusion.device_memory import MEMORY_ERRORS, is_full, size_of, told_by
 from bifusion.errors import InputError
+from bifusion.models.compiled import eager
 from bifusion.models.parts import BY_NAME, PARTS
 from bifusion.models.recompute import is_recomputing
 from bifusion.step.outcome import StepInputs, StepOutcome
@@ -81,9 +82,10 @@ def kept_by_part(stepper: Stepper, inputs: StepInputs, state: StageState) -> dic
     """
     largest = max(inputs.batches, key=lambda batch: len(batch.voxel_coords))
     alone = dataclasses.replace(inputs, batches=[largest])
+    model: nn.Module = stepper.model.module
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with _counting(stepper.model.module) as kept:
+    with eager(model), _counting(model) as kept:
         try:
             stepper.compute(alone, state)
         except MEMORY_ERRORS as error:
@@ -189,7 +191,7 @@ def _recomputing(config: Config, kept: dict[str, int]) -> list[str]:
     parts where nothing is known of them."""
     on = config.trainer.recompute
     has = [part for part in get_args(RecomputedPart) if part != "tower" or config.uses_views]
-    off = [part for part in has if part not in on]
+    off = [part for part in has if part not in (*on, *config.trainer.compile)]
     off.sort(key=lambda part: -kept.get(BY_NAME[part].label, 0))
     wanted = sorted([*on, *(off[:1] if kept else off)])
     return [f"{RECOMPUTE} {' '.join(wanted)}, slower and with the same result"] if off else []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bifusion.errors import InputError
+from bifusion.models.compiled import eager
 from bifusion.models.towers.tower import ImageTower
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.types import BatchView
@@ -51,7 +52,8 @@ class DenseTower(ImageTower):
         if self.cache is None:
             return [self._encode_alone(view) for view in views]
         cache = self.cache
-        return [cache.get(self, view, lambda view=view: self._encode_alone(view)) for view in views]
+        with eager(self):  # other runs read them too
+            return [cache.get(self, view, lambda view=view: self._encode_alone(view)) for view in views]
 
     def _encode_alone(self, view: BatchView) -> Tensor:
         return self(view.image[None], view.image_depth_m[None])[0]
