@@ -26,6 +26,7 @@ from bifusion.runs.checkpoint import (
     trained_epochs,
 )
 from bifusion.runs.run_folder import RunFolder
+from bifusion.sparse.precision import float32_products
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.training.processes import group
@@ -63,7 +64,7 @@ def evaluate_run(
         )
     folder.read_stages()  # refused now if it cannot be read, not after all scenes
     hang_minutes = load_config(checkpoint / CONFIG).trainer.hang_minutes
-    with Watch(60 * hang_minutes) as watch:
+    with Watch(60 * hang_minutes) as watch, float32_products("ieee", device):
         return _evaluate(folder, checkpoint, data, device, watch)
 
 

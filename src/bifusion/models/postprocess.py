@@ -114,10 +114,10 @@ def postprocess(
             confident = int((scores > config.panoptic_score_threshold).sum())
             panoptic = merge_panoptic(instances, confident, logits, sizes, label_set, config)
             of_superpoints = torch.stack([semantic, *panoptic]).cpu().numpy()  # one wait for all three
-            points = superpoint_of_point.numpy()
-            result.semantic = of_superpoints[0].astype(np.int16)[points]
-            result.panoptic_semantic = of_superpoints[1].astype(np.int16)[points]
-            result.panoptic_instance = of_superpoints[2].astype(np.int32)[points]
+            at_points = superpoint_of_point.numpy()
+            result.semantic = of_superpoints[0].astype(np.int16)[at_points]
+            result.panoptic_semantic = of_superpoints[1].astype(np.int16)[at_points]
+            result.panoptic_instance = of_superpoints[2].astype(np.int32)[at_points]
         results.append(result)
     return results
 

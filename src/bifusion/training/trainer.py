@@ -35,6 +35,7 @@ from bifusion.runs.healthy_file import HealthyFile
 from bifusion.runs.run_data import RunData, data_of, read_data, threads_of, write_data
 from bifusion.runs.run_folder import RunFolder, RunStatus
 from bifusion.runs.same_run import is_to_go_on
+from bifusion.sparse.precision import float32_products
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
@@ -333,7 +334,8 @@ class Trainer:
         group.share_buffers(self.model)
         counted, wrong = None, None
         try:
-            with suppress(Interrupted), self.stop.at_once():
+            products = float32_products("ieee", self.fabric.device)
+            with suppress(Interrupted), self.stop.at_once(), products:
                 counted = count_share(
                     self.model,
                     self.val_loader,

@@ -21,7 +21,6 @@ from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
 from bifusion.evaluation.point_figures import PointFigures
-from bifusion.sparse.precision import float32_products
 from bifusion.training.processes import group
 from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
 
@@ -169,8 +168,7 @@ def count_share(
         for place, batch in zip(places, mine, strict=True):
             at(f"validating {', '.join(batch.names)}")
             try:
-                with float32_products("ieee", torch.device(device)):
-                    share.add(place, model, batch, control, device)
+                share.add(place, model, batch, control, device)
             except MEMORY_ERRORS as error:
                 refuse_if_full(error, batch)
                 raise
