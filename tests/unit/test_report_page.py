@@ -213,6 +213,23 @@ def test_non_finite_steps_and_stages_are_marked_in_the_curves(tmp_path):
     assert names == ["stability", "alignment", "enhancement"]
 
 
+def chart_called(title, arms):
+    return next(chart for chart in all_charts(arms, arm_looks(arms)) if chart.title == title)
+
+
+def test_a_loss_that_may_be_negative_is_drawn_and_left_out_only_where_it_is_off(tmp_path):
+    """The alignment is a negative cosine: nearly all of its curve lies below 0."""
+    run = load_run(FakeRun(epochs=8).write(tmp_path))
+    for index, step in enumerate(run.steps):
+        step["losses"] |= {"alignment": 0.0 if index < 24 else -0.5, "of_mine": -1.0}
+        step["losses"]["semantic"] = 0.0 if index < 24 else step["losses"]["semantic"]
+    arms = group_runs([run])
+    for title, first in (("Alignment", 3), ("of_mine", 0), ("Semantic", 3)):
+        for trace in chart_called(title, arms).figure["data"]:
+            shown = [(x, y) for x, y in zip(trace["x"], trace["y"], strict=True) if y is not None]
+            assert shown[0][0] == first and all((y < 0) == (title != "Semantic") for _, y in shown)
+
+
 def test_no_runs_and_no_audit_are_told(tmp_path):
     with pytest.raises(InputError, match="no run folder"):
         write_report([], tmp_path)

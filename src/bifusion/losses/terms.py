@@ -39,7 +39,7 @@ class LossTerm:
     needs: Output | None = None
     """Part of the prediction without which there is no such term."""
     may_be_negative: bool = False
-    """Its curve is drawn on a linear scale."""
+    """Its curve is drawn on a linear scale, below 0 too."""
     acts_on: Literal["decoder", "fusion"] = "decoder"
     """Where its gradient enters: at the decoder's outputs, or at the fusion, past the gate and the
     decoder. One at the fusion reaches the 2D branch though the gate is shut, and meets the other terms
@@ -163,3 +163,8 @@ LOSS_TERMS: dict[str, LossTerm] = {
 def acts_on_fusion(name: str) -> bool:
     """Whether the term called `name` enters at the fusion; one from outside the package does not."""
     return name in LOSS_TERMS and LOSS_TERMS[name].acts_on == "fusion"
+
+
+def may_be_negative(name: str) -> bool:
+    """Whether the term called `name` may be; of one from outside the package nobody knows."""
+    return name not in LOSS_TERMS or LOSS_TERMS[name].may_be_negative

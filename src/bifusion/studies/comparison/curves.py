@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.losses.terms import may_be_negative
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.metrics import epoch_axis, nonfinite_steps, running_median, series
 from bifusion.studies.figures.run import Run
@@ -55,17 +56,12 @@ def smooth(x: np.ndarray, y: np.ndarray) -> Curve:
 
 
 def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> Draw:
-    """A figure of every step: the steps faintly, their running median on top.
-
-    0 is left out of losses and gradient norms: a loss that is off, a path that is frozen.
-    """
+    """A figure of every step: the steps faintly, their running median on top."""
 
     def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
         for run in arm.runs:
-            x, y = epoch_axis(run), series(run.steps, *keys)
-            if keys[0] in ("grad_norm", "losses"):
-                y = np.where(y > 0, y, np.nan)
+            x, y = epoch_axis(run), _measured(series(run.steps, *keys), keys)
             if not np.isfinite(y).any():
                 continue
             if raw:
@@ -78,6 +74,15 @@ def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> 
         return traces
 
     return draw
+
+
+def _measured(y: np.ndarray, keys: list[str]) -> np.ndarray:
+    """`y` without the 0 of a loss that is off and of a path that is frozen. Below 0 a gradient norm and
+    most losses cannot be, and their scale is logarithmic."""
+    if keys[0] not in ("grad_norm", "losses"):
+        return y
+    signed = keys[0] == "losses" and may_be_negative(keys[1])
+    return np.where(y != 0 if signed else y > 0, y, np.nan)
 
 
 def pair_draw(solid: str, dotted: str) -> Draw:
