@@ -19,7 +19,7 @@ from bifusion.inference.predict import predict_scene
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.checkpoint import load_model
-from bifusion.studies.comparison.run import write_report
+from bifusion.studies.comparison.run import ComparisonConfig, plan_comparison, write_report
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.training.trainer import train
@@ -131,6 +131,14 @@ def test_compare_does_not_mix_classes(trained, tmp_path):
     run = PlannedRun(planned(other), run.folder)
     with pytest.raises(InputError, match="class 3 is 'door' and 'gate'.*Choose another --out"):
         train_runs([run], jobs=1, console=Console(), report=list)
+
+
+def test_compare_refuses_a_run_of_other_classes_before_it_trains(trained, tmp_path):
+    data = with_other_classes(trained, tmp_path / "data")
+    finished = (trained["oneformer3d"],)
+    wanted = ComparisonConfig(("oneformer3d_small",), data, tmp_path / "out", runs=finished)
+    with pytest.raises(InputError, match="class 3 is 'gate' and 'door'; 6 is none and 'machine'"):
+        plan_comparison(wanted)
 
 
 def planned(data: Path) -> Config:

@@ -1,10 +1,16 @@
 """Every outcome of every verdict, on runs made for it."""
 
 import json
+import re
 
 import pytest
 
+from bifusion.errors import InputError
+from bifusion.labels.files import label_set_to_json
+from bifusion.labels.sets import LABEL_SETS
+from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.performance import judge_performance
+from bifusion.studies.comparison.run import write_report
 from bifusion.studies.comparison.stage_verdicts import judge_stage_1, judge_stage_2, judge_stages
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
 from bifusion.studies.figures.arms import find_role, group_runs
@@ -137,6 +143,38 @@ def test_unequal_data_or_length_is_refused(tmp_path, settings, named):
     verdict = performance(tmp_path, FakeRun(), FakeRun(arm="baseline", **settings))
     assert verdict.outcome == "refused"
     assert named in verdict.evidence
+
+
+def test_unfairness_is_told_where_no_verdict_asks_for_it(tmp_path):
+    """Two arms without a baseline: none is judged by the other, yet both stand in one table."""
+    arms = arms_of(tmp_path, FakeRun(arm="staged"), FakeRun(arm="naive", epochs=30))
+    told = judge_comparison(arms, audit=None, title="two").scenes_refused
+    assert told is not None and "naive-seed0 and staged-seed0 differ in length" in told
+    fair = arms_of(tmp_path / "fair", FakeRun(arm="staged"), FakeRun(arm="naive"))
+    assert judge_comparison(fair, audit=None, title="two").scenes_refused is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda classes: classes[0].update(name="gate"), "0 is 'wall' and 'gate'"),
+        (lambda classes: classes.reverse(), "0 is 'wall' and "),
+        (lambda classes: classes[0].update(kind="thing"), "'wall' is a stuff class and a thing class"),
+    ],
+    ids=["name", "order", "kind"],
+)
+def test_runs_of_other_classes_are_not_compared(tmp_path, change, named):
+    """Neither of the two arms would be judged by the other: the tables alone would mix them."""
+    folders = [FakeRun(arm=arm, epochs=4).write(tmp_path) for arm in ("naive", "staged")]
+    stored = label_set_to_json(LABEL_SETS["scannet20"])
+    change(stored["classes"])
+    path = folders[1] / "config.json"
+    config = json.loads(path.read_text())
+    config["config"]["data"]["labels"] = stored
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=re.escape(named)):
+        write_report(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_seed_may_have_rooms_of_its_own_but_pairs_share_them(tmp_path):

@@ -23,6 +23,7 @@ from bifusion.studies.comparison.stage_verdicts import judge_stages
 from bifusion.studies.comparison.study_table import study_table
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
+from bifusion.studies.figures.fairness import require_one_set, why_refused
 from bifusion.studies.figures.metrics import (
     finite_epochs,
     latest_value,
@@ -41,7 +42,9 @@ def judge_comparison(
     arms: list[Arm], *, audit: Record | None, title: str, crashed: Sequence[str] = ()
 ) -> ComparisonReport:
     """The report of `arms`. `audit` is the content of a benchmark's audit.json, shown beside the
-    results; `crashed` names runs that have no result because they crashed."""
+    results; `crashed` names runs that have no result because they crashed. `InputError` where runs
+    have other classes."""
+    require_one_set([(str(run.folder), run.labels) for arm in arms for run in arm.runs])
     verdicts = judge_all(arms)
     return ComparisonReport(
         title=title,
@@ -74,12 +77,16 @@ def judge_all(arms: list[Arm]) -> list[Verdict]:
 
 
 def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
-    """Whose performance is not judged and why; None if nobody's was refused."""
+    """Whose performance is not judged and why; None if nobody's was refused, and nobody's would be.
+
+    A table of runs that differ is read as a comparison even where none of them is judged by another."""
     labels = {arm.key: arm.label for arm in arms}
     reasons: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.criterion == "performance" and verdict.outcome == "refused":
             reasons.setdefault(verdict.evidence, []).append(labels[verdict.arm])
+    if not reasons and (reason := why_refused(arms)):
+        reasons[reason] = ["the models among each other"]
     return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
 
 

@@ -18,6 +18,7 @@ from bifusion.studies.comparison.page import render_page
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import group_runs
+from bifusion.studies.figures.fairness import require_one_set
 from bifusion.studies.figures.run import Record, load_run, read_json
 from bifusion.studies.page.files import write_study
 from bifusion.studies.page.room_views import write_room_views
@@ -97,6 +98,11 @@ def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
         epochs=wanted.epochs,
     )
     check_runs(planned)
+    given = [load_run(folder) for folder in wanted.runs]
+    require_one_set(
+        [(str(run.folder), run.config.data.classes) for run in planned]
+        + [(str(run.folder), run.labels) for run in given]
+    )
     return planned
 
 

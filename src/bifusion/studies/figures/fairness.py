@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bifusion.datasets.check.doubles import room_of
-from bifusion.labels.label_set import named_differences
+from bifusion.labels.label_set import LabelSet, named_differences, require_same_classes
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.text import listing, plural
@@ -21,6 +22,15 @@ SHARED_SETTINGS = (
 """Settings that have to be equal for a fair comparison, where runs record them."""
 SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
 """What makes two networks the same size; Mask3D is another network by nature."""
+
+
+def require_one_set(sets: Sequence[tuple[str, LabelSet]]) -> None:
+    """InputError naming the classes in which one of `sets` (whose it is, the set) is another than the
+    first: neither a class's figures nor their mean would be of the same thing."""
+    for whose, labels in sets[1:]:
+        require_same_classes(
+            sets[0][1], sets[0][0], labels, whose, "Compare runs whose classes are the same."
+        )
 
 
 def why_refused(arms: list[Arm]) -> str | None:
