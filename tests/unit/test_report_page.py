@@ -84,6 +84,22 @@ def test_generated_rooms_are_called_synthetic_without_an_audit_too(tmp_path):
     assert not write_report([scans], tmp_path / "b").synthetic
 
 
+@pytest.mark.parametrize("sources", [["rooms.py:mine"], []], ids=["own arrays", "not said"])
+def test_generated_rooms_beside_others_are_not_said_to_be_all(tmp_path, sources):
+    """The lead, too, is of all runs, not of the first."""
+    rooms = FakeRun(arm="baseline", epochs=2, sources=["generated room, config 0123"])
+    own = FakeRun(epochs=2, sources=sources, train_scenes=["a", "b"], val_scenes=["c"])
+    report = write_report([fake.write(tmp_path) for fake in (rooms, own)], tmp_path)
+    assert report.partly_synthetic and not report.synthetic
+    output = io.StringIO()
+    print_table(report, Console(file=output, width=200, color_system=None))
+    assert "Some figures, not all, are of generated" in output.getvalue()
+    assert "All figures" not in output.getvalue()
+    page = (tmp_path / "report.html").read_text()
+    assert "2 to 8 scenes (some of them generated rooms), validated on 1 to 2," in page
+    assert "some rooms synthetic" in page and ">synthetic rooms<" not in page
+
+
 def test_the_schema_is_valid_documented_and_strict(compared):
     schema = json.loads((compared[0] / "report.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

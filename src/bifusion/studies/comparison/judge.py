@@ -45,12 +45,13 @@ def judge_comparison(
     results; `crashed` names runs that have no result because they crashed. `InputError` where runs
     have other classes."""
     require_one_set([(str(run.folder), run.labels) for arm in arms for run in arm.runs])
-    verdicts = judge_all(arms)
+    verdicts, generated = judge_all(arms), _generated(arms, audit)
     return ComparisonReport(
         title=title,
         complete=not crashed and all(arm.finished for arm in arms),
         crashed=list(crashed),
-        synthetic=_is_synthetic(arms, audit),
+        synthetic=all(generated),
+        partly_synthetic=any(generated) and not all(generated),
         scenes_refused=_refusals(arms, verdicts),
         arms=[_arm_entry(arm) for arm in arms],
         runs=[_run_entry(run, arm) for arm in arms for run in arm.runs],
@@ -90,10 +91,12 @@ def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
     return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
 
 
-def _is_synthetic(arms: list[Arm], audit: Record | None) -> bool:
-    """Generated rooms: only those come with an audit, or their scenes say so themselves."""
-    sources = [source for arm in arms for run in arm.runs for source in run.config.get("sources") or []]
-    return audit is not None or any(source.startswith("generated") for source in sources)
+def _generated(arms: list[Arm], audit: Record | None) -> list[bool]:
+    """Of each source of scenes whether it is of generated rooms: only those come with an audit, or the
+    scenes say so themselves. A run that names no source is taken for one of others."""
+    runs = [run for arm in arms for run in arm.runs]
+    sources = [source for run in runs for source in run.config.get("sources") or [""]]
+    return [audit is not None or source.startswith("generated") for source in sources]
 
 
 def _arm_entry(arm: Arm) -> ArmEntry:

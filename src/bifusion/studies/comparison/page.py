@@ -12,7 +12,7 @@ from bifusion.studies.comparison.gate_charts import gate_charts
 from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.metrics import Sample, value_at
-from bifusion.studies.figures.text import listing, plural
+from bifusion.studies.figures.text import listing, plural, span
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.room_views import RoomViews
@@ -66,6 +66,7 @@ def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> 
         kind="BiFusion comparison",
         name="report",
         synthetic=report.synthetic,
+        partly_synthetic=report.partly_synthetic,
         lead=_lead(report),
         notice=_notice(report),
         sections=[(anchor, name) for anchor, (name, content) in sections.items() if content],
@@ -100,16 +101,18 @@ def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> 
 
 def _lead(report: ComparisonReport) -> str:
     labels = [arm.label for arm in report.arms]
-    counts = sorted({len(arm.seeds) for arm in report.arms})
-    seeds = plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    epochs = sorted({run.epochs for run in report.runs})
-    length = f"{epochs[0]} epochs" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"
-    kind = "generated room" if report.synthetic else "scene"
-    first = report.runs[0]
+    seeds = span([len(arm.seeds) for arm in report.arms], "seed")
+    length = span([run.epochs for run in report.runs], "epoch")
+    scenes = span(
+        [run.train_scenes for run in report.runs], "generated room" if report.synthetic else "scene"
+    )
+    if report.partly_synthetic:
+        scenes += " (some of them generated rooms)"
+    validation = span([run.val_scenes for run in report.runs])
+    label_sets = dict.fromkeys(run.label_set for run in report.runs)
     return (
-        f"{listing(labels, 8)}: {seeds} each, {length} on "
-        f"{plural(first.train_scenes, kind)}, validated on {first.val_scenes}, "
-        f"labels {first.label_set}."
+        f"{listing(labels, 8)}: {seeds} each, {length} on {scenes}, validated on {validation}, "
+        f"labels {listing(label_sets)}."
     )
 
 

@@ -230,7 +230,9 @@ class ComparisonReport(StudyReport):
     crashed: list[str]
     """Names of runs that crashed and have no result."""
     synthetic: bool
-    """The scenes are generated rooms."""
+    """All scenes are generated rooms."""
+    partly_synthetic: bool
+    """Some of the scenes are generated rooms, others are not."""
     scenes_refused: str | None
     """Whose results must not be compared and why (scenes in both splits, unequal data or length), or
     null."""

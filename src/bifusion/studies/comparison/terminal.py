@@ -33,6 +33,8 @@ def print_table(report: ComparisonReport, console: Console) -> None:
         console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(report.crashed))}.")
     if report.synthetic:
         console.print("All figures are of generated (synthetic) rooms.")
+    if report.partly_synthetic:
+        console.print("Some figures, not all, are of generated (synthetic) rooms.")
     if not report.complete:
         console.print("Partial: runs are still training, or ended without an evaluation.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 
 from bifusion.studies.figures.metrics import Sample
 
@@ -54,6 +55,13 @@ def plural(value: int, one: str, many: str | None = None) -> str:
     return f"{value:,} {one if value == 1 else many or one + 's'}"
 
 
+def span(values: Collection[int], one: str | None = None) -> str:
+    """ "3 epochs", or "3 to 5 epochs" where values differ; numbers alone without a word for `one`."""
+    low, high = min(values), max(values)
+    most = plural(high, one) if one else count(high)
+    return most if low == high else f"{count(low)} to {most}"
+
+
 def duration(seconds: float) -> str:
     """ "45 s", "7.5 min", "3.2 h"."""
     if not math.isfinite(seconds):
@@ -63,7 +71,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def listing(items: list[str], limit: int = 6) -> str:
+def listing(items: Iterable[str], limit: int = 6) -> str:
     """ "a, b, c and 4 more"."""
+    items = list(items)
     more = len(items) - limit
     return ", ".join(items) if more <= 0 else f"{', '.join(items[:limit])} and {more} more"

@@ -38,6 +38,7 @@ class Page:
     looks: Looks
     """What the chips show and hide, by the "meta" of traces."""
     charts: Sequence[Chart]
+    partly_synthetic: bool = False
 
 
 def render(template: str, page: Page, report: StudyReport, **shown: Any) -> str:
