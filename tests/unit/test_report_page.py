@@ -196,6 +196,21 @@ def test_every_dimension_of_the_study_is_measured(compared):
     assert staged["CLIP"]["trained in enhancement"] == "block0"
 
 
+def test_what_is_too_early_to_be_a_spike_is_told_with_its_size(tmp_path):
+    """The largest gradients of a run are often those of its first steps."""
+    folder = FakeRun(epochs=4, spike_at=3).write(tmp_path)
+    rows = {row.dimension: row for row in write_report([folder], tmp_path / "out").study_table}
+    told = dict(rows["Gradient flow"].measured_risk)["Staged BiFusion"]
+    found = re.fullmatch(
+        r"0 spikes of the norm after its first 10 steps \(there at most (\S+) × median\), "
+        r"largest (\S+) × median, 0 non-finite",
+        told,
+    )
+    assert found and found[1] == found[2] and float(found[1]) > 20
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "None is looked for in a curve’s first 10 finite steps" in page
+
+
 def test_a_partial_report_can_be_written_again_and_again(tmp_path):
     folder = FakeRun(epochs=8, epochs_done=2, state="running").write(tmp_path)
     other = FakeRun(arm="baseline", epochs=8, epochs_done=1, state="running").write(tmp_path)

@@ -144,7 +144,8 @@ class RunEntry(FaultCounts):
     finite_epochs_in_a_row: Count
     """Longest row of epochs without a non-finite step."""
     loss_spikes: Count
-    """Steps whose loss lies over 10 median deviations, and twice the median, above the 101 before it."""
+    """Steps whose loss lies over 10 median deviations, and twice the median, above the 101 before it;
+    none of the first 10, which have too few before them."""
     gradient_spikes: Count
     """The same of the total gradient norm."""
     train_scenes: Count

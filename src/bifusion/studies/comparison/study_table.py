@@ -15,6 +15,7 @@ from bifusion.models.parts import BY_NAME, is_of_tower
 from bifusion.studies.comparison.report import Cell, Dimension
 from bifusion.studies.figures.arms import Arm, find_role
 from bifusion.studies.figures.metrics import (
+    SPIKE_HISTORY,
     final_value,
     largest_of,
     log_scatter,
@@ -133,21 +134,29 @@ def _gradient_flow(arm: Arm) -> Cell:
     return cell
 
 
-def _spike_count(arm: Arm, *keys: str) -> int:
-    """Spikes over the runs of an arm; a norm of 0 is a path that is frozen, not a usual value."""
-    curves = [series(run.steps, *keys) for run in arm.runs]
-    return sum(int(spikes(np.where(curve > 0, curve, np.nan)).sum()) for curve in curves)
+def _spikes_told(arm: Arm, path: str, of: str) -> str:
+    """Spikes of a path's norm over the runs of an arm, and its largest values: those that come too early
+    to be called spikes apart, which are often the largest. A norm of 0 is a path that is frozen."""
+    curves = [series(run.steps, "grad_norm", path) for run in arm.runs]
+    moving = [curve[curve > 0] for curve in curves]
+    usual = median_of(np.concatenate(moving))
+    early, highest = (
+        significant(largest_of(np.concatenate(values)) / usual)
+        for values in ([curve[:SPIKE_HISTORY] for curve in moving], moving)
+    )
+    found = plural(sum(int(spikes(curve).sum()) for curve in moving), "spike")
+    return (
+        f"{found} of {of} after its first {SPIKE_HISTORY} steps (there at most {early} × median), "
+        f"largest {highest} × median"
+    )
 
 
 def _explosion_risk(arm: Arm) -> str:
     steps = _steps(arm)
-    norms = series(steps, "grad_norm", "total")
-    if not np.isfinite(norms).any():
+    if not np.isfinite(series(steps, "grad_norm", "total")).any():
         return ""
     bad = sum((step.get("event") or {}).get("phase") == "gradient" for step in steps)
-    highest = largest_of(norms) / median_of(norms)
-    count = plural(_spike_count(arm, "grad_norm", "total"), "spike")
-    return f"{count} of the norm, largest {significant(highest)} × median, {bad} non-finite"
+    return f"{_spikes_told(arm, 'total', 'the norm')}, {bad} non-finite"
 
 
 # ----------------------------------------------------------------------------------- parameters
@@ -221,12 +230,7 @@ def _trained_tower_groups(run: Run, first_epoch: int, end_epoch: int) -> str:
 
 def _tower_risk(arm: Arm) -> str:
     conv1 = series(_steps(arm), "grad_norm", "conv1")
-    moving = conv1[conv1 > 0]
-    if not len(moving):
-        return ""
-    highest = largest_of(moving) / median_of(moving)
-    count = plural(_spike_count(arm, "grad_norm", "conv1"), "spike")
-    return f"conv1's gradient: {count}, largest {significant(highest)} × median"
+    return _spikes_told(arm, "conv1", "conv1's gradient") if np.any(conv1 > 0) else ""
 
 
 # --------------------------------------------------------------------------------------- fusion
@@ -266,8 +270,8 @@ def _fusion_risk(arm: Arm) -> str:
     if not np.any(norms[np.isfinite(norms)] > 0):
         return ""
     bad = sum(_touches_fusion(step) for step in _steps(arm))
-    count = plural(_spike_count(arm, "grad_norm", "fusion"), "spike")
-    return f"{count} of the fusion's gradient, {plural(bad, 'non-finite step')} named it"
+    told = _spikes_told(arm, "fusion", "the fusion's gradient")
+    return f"{told}, {plural(bad, 'non-finite step')} named it"
 
 
 def _touches_fusion(step: Record) -> bool:
