@@ -16,13 +16,9 @@ from rich.console import Console
 from bifusion.errors import InputError
 from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.json_files import embed_json, to_json
-from bifusion.studies.comparison.charts import all_charts
 from bifusion.studies.comparison.run import audit_of, write_report
 from bifusion.studies.comparison.terminal import print_table
-from bifusion.studies.figures.arms import group_runs
-from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
-from bifusion.studies.page.style import arm_looks
 from run_factory import AUDIT, CLASSES, FakeRun
 from stored_reports import assert_as_stored
 
@@ -231,34 +227,6 @@ def test_a_guard_stopped_run_is_a_result(tmp_path):
     assert report.complete
     assert report.runs[0].reason == "3 non-finite steps in a row"
     assert "stopped by its guard in epoch 3" in (tmp_path / "report.html").read_text()
-
-
-def test_non_finite_steps_and_stages_are_marked_in_the_curves(tmp_path):
-    fakes = [FakeRun(arm="naive", epochs=8, nonfinite={5: 2}), FakeRun(epochs=8)]
-    arms = group_runs([load_run(fake.write(tmp_path)) for fake in fakes])
-    chart = next(chart for chart in all_charts(arms, arm_looks(arms)) if chart.title == "Weighted total")
-    marks = [trace for trace in chart.figure["data"] if trace["mode"] == "markers"]
-    assert [mark["meta"] for mark in marks] == ["naive"]
-    assert all(5 <= x < 6 for x in marks[0]["x"])
-    names = [note["text"] for note in chart.figure["layout"]["annotations"]]
-    assert names == ["stability", "alignment", "enhancement"]
-
-
-def chart_called(title, arms):
-    return next(chart for chart in all_charts(arms, arm_looks(arms)) if chart.title == title)
-
-
-def test_a_loss_that_may_be_negative_is_drawn_and_left_out_only_where_it_is_off(tmp_path):
-    """The alignment is a negative cosine: nearly all of its curve lies below 0."""
-    run = load_run(FakeRun(epochs=8).write(tmp_path))
-    for index, step in enumerate(run.steps):
-        step["losses"] |= {"alignment": 0.0 if index < 24 else -0.5, "of_mine": -1.0}
-        step["losses"]["semantic"] = 0.0 if index < 24 else step["losses"]["semantic"]
-    arms = group_runs([run])
-    for title, first in (("Alignment", 3), ("of_mine", 0), ("Semantic", 3)):
-        for trace in chart_called(title, arms).figure["data"]:
-            shown = [(x, y) for x, y in zip(trace["x"], trace["y"], strict=True) if y is not None]
-            assert shown[0][0] == first and all((y < 0) == (title != "Semantic") for _, y in shown)
 
 
 def test_no_runs_and_no_audit_are_told(tmp_path):

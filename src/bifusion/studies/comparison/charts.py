@@ -9,6 +9,7 @@ from typing import Any, Literal
 from bifusion.losses.terms import LOSS_TERMS, LossTerm
 from bifusion.models.parts import BY_NAME
 from bifusion.studies.comparison.curves import (
+    MEAN_GATE,
     Draw,
     gate_draw,
     nonfinite_marks,
@@ -75,7 +76,7 @@ def _plans(arms: list[Arm]) -> list[Plan]:
         Plan(
             "Validation",
             "Mean gate on seen points",
-            validation_draw("fusion_2d_ratio"),
+            validation_draw(MEAN_GATE),
             "unit",
             GATE_RANGE,
         ),

@@ -20,6 +20,9 @@ SMOOTH_POINTS = 160
 """Points of a running median."""
 MARKERS = 250
 """At most so many places of non-finite steps are marked per arm."""
+MEAN_GATE = "fusion_2d_ratio"
+HOLE = 10
+"""So many steps in a row without a value are drawn over; more are a stretch in which there is none."""
 Curve = tuple[np.ndarray, np.ndarray]
 Draw = Callable[[Arm, Look], list[Trace]]
 """(arm, its look) → its traces."""
@@ -47,6 +50,20 @@ def downsample(x: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> Curve:
     return x[index], y[index]
 
 
+def without_holes(x: np.ndarray, y: np.ndarray, broken: np.ndarray) -> Curve:
+    """(x, y) less single steps that have no value, as those in which no scene has a view.
+
+    Gaps at each of them would make a solid line look dashed, which is another arm's. Steps that are
+    `broken` (n,) stay gaps, and so do long stretches: a loss that is off, a path that is frozen.
+    """
+    absent = ~np.isfinite(y) & ~broken
+    borders = np.flatnonzero(np.diff(np.concatenate([[False], absent, [False]]).astype(int)))
+    dropped = np.zeros(len(y), dtype=bool)
+    for start, end in zip(borders[::2], borders[1::2], strict=True):
+        dropped[start:end] = end - start <= HOLE
+    return x[~dropped], y[~dropped]
+
+
 def smooth(x: np.ndarray, y: np.ndarray) -> Curve:
     """The running median of a curve at about `SMOOTH_POINTS` places, drawn only where the curve is."""
     window = max(3, len(y) // 30) | 1
@@ -61,7 +78,8 @@ def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> 
     def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
         for run in arm.runs:
-            x, y = epoch_axis(run), _measured(series(run.steps, *keys), keys)
+            y = _measured(series(run.steps, *keys), keys)
+            x, y = without_holes(epoch_axis(run), y, nonfinite_steps(run))
             if not np.isfinite(y).any():
                 continue
             if raw:
@@ -118,7 +136,10 @@ def gate_draw(mean_key: str, spread_key: str) -> Draw:
 
 
 def validation_draw(key: str) -> Draw:
-    """A figure of each validation, at the end of its epoch."""
+    """A figure of each validation, at the end of its epoch.
+
+    A mean gate of exactly 0 is left out: s is 0 and the gate still off, no sigmoid comes to that.
+    """
 
     def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
@@ -126,6 +147,8 @@ def validation_draw(key: str) -> Draw:
             records = [record for record in run.epoch_records if record.get("val")]
             x = np.array([record["epoch"] + 1.0 for record in records])
             y = series(records, "val", key)
+            if key == MEAN_GATE:
+                y = np.where(y != 0, y, np.nan)
             if np.isfinite(y).any():
                 line = {"color": look.color, "width": 2, "dash": look.dash}
                 marker = {"color": look.color, "size": 5 if len(x) <= 30 else 3}
