@@ -221,6 +221,13 @@ def test_a_hall_warns(room):
         bifusion.make_scene(room["coord"] * 4, room["color"])
 
 
+def test_one_stray_point_makes_no_millimetres(room):
+    coord = room["coord"].copy()
+    coord[5, 0] = 1000.0
+    with pytest.warns(UserWarning, match="coord: 1 of .* points lies far from the rest .first: point 5 "):
+        bifusion.make_scene(coord, room["color"])
+
+
 def test_ragged_intrinsics_are_named(room):
     view = room["views"][0]
     with pytest.raises(InputError, match="K: is no array for numpy"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bifusion.datasets.placement import UNITS, extent_note
+from bifusion.datasets.placement import UNITS, extent_note, stray_note
 from bifusion.rng import numpy_rng
 
 
@@ -31,6 +31,20 @@ def test_stray_points_make_no_hall_of_a_room() -> None:
     coord_m = room(2.5)
     coord_m[0, 2] = 9.0
     assert note(coord_m) is None
+
+
+def test_a_stray_point_changes_no_unit_and_is_named() -> None:
+    coord_m = room(2.5)
+    assert stray_note(coord_m) is None
+    coord_m[7] = (1000.0, 2.0, 1.0)
+    assert note(coord_m) is None
+    said = stray_note(coord_m)
+    assert said is not None and said.startswith("1 of 2,000 points lies far from the rest (first: point 7")
+
+
+def test_a_small_part_of_a_scan_with_nearly_all_points_makes_no_strays_of_the_others() -> None:
+    coord_m = np.concatenate([room(2.5, 8.0)[:8], room(2.5)[:1500] * 0.4])
+    assert stray_note(coord_m) is None
 
 
 def test_a_hall_is_only_asked_about() -> None:

@@ -228,6 +228,18 @@ def test_upright_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     assert np.allclose(made.up, (0, 0, -1))
 
 
+@pytest.mark.parametrize("spacing_m", [0.05, 0.4])
+def test_one_stray_vertex_tilts_no_scan(spacing_m: float, tmp_path: Path) -> None:
+    """Its few triangles, 500 m long, have more area than the room."""
+    grid = rooms.room_mesh(spacing_m)
+    inner = int(np.bincount(grid.faces.ravel()).argmax())
+    grid.coord[inner] = (500.0, *grid.coord[inner, 1:])
+    made = make_scan(rooms.write_ply(tmp_path / "stray.ply", grid), ScanOptions())
+    assert np.allclose(made.up, (0, 0, 1))
+    assert any("points lies far from the rest (first: point" in line for line in made.lines)
+    assert np.count_nonzero(made.scene.coord[:, 0] > 50) == 1  # nothing was put between it and the room
+
+
 def test_recordings_are_given_advice_that_they_can_take(tmp_path: Path) -> None:
     """--scale is refused for them."""
     coord_m = np.random.default_rng(0).uniform(0, 1, (100, 3)) * (8000, 6000, 3000)

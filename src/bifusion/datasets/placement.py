@@ -22,6 +22,9 @@ HALL_M = (6.0, 14.0)
 """Heights of halls; rooms of 2 to 4 m have them in feet."""
 HEIGHTS = (0.5, 99.5)
 """Percentiles between which a scan is high, whatever stray points it has."""
+STRAY = 3.0
+"""Points are strays that lie so many sizes of the scan beyond it: what is seen through a window or in a
+mirror is nearer, as is most of a mesh whose furniture has nearly all the vertices."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def axis_of(up: np.ndarray) -> Up:
 def level_note(coord: np.ndarray, faces: np.ndarray) -> str | None:
     """What to say of a mesh with z up, coordinates (N, 3) and faces (F, 3), in which much more surface
     is square to y than to z, as floor and ceiling are to what points up; None where that is not so."""
-    corner = coord[faces]
+    corner = coord[faces_of_scan(coord, faces)]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     area = np.linalg.norm(normal, axis=1)
     square = np.abs(normal) > LEVEL * np.maximum(area, 1e-30)[:, None]
@@ -100,6 +103,34 @@ def level_note(coord: np.ndarray, faces: np.ndarray) -> str | None:
     return (
         f"{along_y / area.sum():.0%} of the surface is square to y and {along_z / area.sum():.0%} to z, "
         "which was taken to point up: --up y, if y does"
+    )
+
+
+def stray_points(coord: np.ndarray) -> np.ndarray:
+    """(N,) whether a point of (N, 3), in any unit, is one of a few that lie far beyond all others."""
+    low, high = np.percentile(coord, HEIGHTS, axis=0)
+    margin = STRAY * (high - low).max()
+    return ((coord < low - margin) | (coord > high + margin)).any(axis=1)
+
+
+def faces_of_scan(coord: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Those of (F, 3) faces that end at no stray point: a single one, far enough away, spans more area
+    than a room has. All of them, if none other is there."""
+    kept = faces[~stray_points(coord)[faces].any(axis=1)]
+    return kept if len(kept) else faces
+
+
+def stray_note(coord: np.ndarray) -> str | None:
+    """What to say of stray points, which no unit and no upright is judged by; None: there are none."""
+    stray = stray_points(coord)
+    count = int(stray.sum())
+    if not count:
+        return None
+    first = int(stray.argmax())
+    x, y, z = coord[first].tolist()
+    return (
+        f"{count:,} of {len(coord):,} points {'lies' if count == 1 else 'lie'} far from the rest (first: "
+        f"point {first} at {x:.6g}, {y:.6g}, {z:.6g}); if they are no part of the scan, take them out"
     )
 
 
@@ -133,12 +164,16 @@ def placement_notes(
             "with them; export it with double coordinates, or nearer to the origin"
         )
     remedy = remedy or (lambda factor: f"--scale {placement.scale * factor:g}")
-    extent = extent_note(coord_m, remedy)
-    return [*notes, extent] if extent else notes
+    return notes + [note for note in (stray_note(coord_m), extent_note(coord_m, remedy)) if note]
+
+
+def extent_of(coord_m: np.ndarray) -> np.ndarray:
+    """(3,) metres, whatever stray points there are."""
+    return np.ptp(coord_m[~stray_points(coord_m)], axis=0)
 
 
 def is_too_large(extent_m: np.ndarray) -> bool:
-    """Whether no building is of that extent, (3,) metres, z up: its unit must be another."""
+    """Whether no building is of that extent (`extent_of`), z up: its unit must be another."""
     longest = extent_m.max()
     return bool(longest > LARGEST_M or (longest > LARGEST_HIGH_M and extent_m[2] > HIGH_M))
 
@@ -150,7 +185,7 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
         coord_m: (N, 3) metres, z up.
         remedy: words for what scales it by a factor.
     """
-    extent = coord_m.max(axis=0) - coord_m.min(axis=0)
+    extent = extent_of(coord_m)
     longest = float(extent.max())
     if longest > LARGEST_M:
         unit = "millimetres"

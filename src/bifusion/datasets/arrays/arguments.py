@@ -10,7 +10,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite, check_labels
 from bifusion.data.scene_folder import as_bytes
-from bifusion.datasets.placement import extent_note, is_too_large
+from bifusion.datasets.placement import extent_note, extent_of, is_too_large, stray_note
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
@@ -120,12 +120,14 @@ def same_length(array: np.ndarray, name: str, points: np.ndarray) -> None:
 
 def check_extent(points: np.ndarray) -> None:
     """InputError for coordinates that cannot be metres; a scan that is small, or high as halls are,
-    only warns."""
+    only warns, and so do stray points."""
+    if stray := stray_note(points):
+        warnings.warn(f"coord: {stray}", stacklevel=4)
     note = extent_note(
         points, lambda factor: f"multiply coord (and the poses' translations) by {factor:g}"
     )
     if note is None:
         return
-    if is_too_large(np.ptp(points, axis=0)):
+    if is_too_large(extent_of(points)):
         raise InputError(f"coord: {note}")
     warnings.warn(f"coord: {note}", stacklevel=4)

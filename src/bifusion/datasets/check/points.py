@@ -8,7 +8,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
-from bifusion.datasets.placement import FAR_M, extent_note
+from bifusion.datasets.placement import FAR_M, extent_note, stray_note
 from bifusion.errors import InputError
 
 FEW_POINTS = 500
@@ -34,8 +34,9 @@ def coordinates(scene: OpenedScene) -> Iterator[Finding]:
         yield error(problem)
         return
     note = extent_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}")
-    if note:
-        yield warning(f"{path}: {note}")
+    for said in (stray_note(coord), note):
+        if said:
+            yield warning(f"{path}: {said}")
     far = float(np.abs(coord).max())
     if far > FAR_M and not note:
         yield warning(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bifusion.datasets.placement import faces_of_scan
 from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
 
@@ -38,7 +39,8 @@ class Facing:
 
 
 def mesh_facing(coord: np.ndarray, faces: np.ndarray) -> Facing:
-    """Pieces of a mesh's faces, drawn by area; their winding says which way they face.
+    """Pieces of a mesh's faces, drawn by area; their winding says which way they face. Faces that
+    reach out to stray points (`stray_points`) are not looked at.
 
     Args:
         coord: (N, 3) metres.
@@ -46,6 +48,7 @@ def mesh_facing(coord: np.ndarray, faces: np.ndarray) -> Facing:
     Raises:
         InputError: no face has an area.
     """
+    faces = faces_of_scan(coord, faces)
     a, b, c = (coord[faces[:, corner]].astype(np.float64) for corner in range(3))
     cross = np.cross(b - a, c - a)
     area = np.linalg.norm(cross, axis=1)

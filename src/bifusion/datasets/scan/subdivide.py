@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bifusion.datasets.placement import faces_of_scan, stray_points
 from bifusion.datasets.ply.mesh import Mesh
 
 LONGEST = 1.7
@@ -23,7 +24,7 @@ def coarseness(mesh: Mesh, spacing: float) -> float:
     `spacing`, in the mesh's unit; 0 for a cloud."""
     if not len(mesh.faces):
         return 0.0
-    corner = mesh.coord[mesh.faces]
+    corner = mesh.coord[faces_of_scan(mesh.coord, mesh.faces)]
     longest = np.linalg.norm(corner - np.roll(corner, 1, axis=1), axis=2).max(axis=1)
     area = np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1)
     order = np.argsort(longest)
@@ -35,13 +36,16 @@ def coarseness(mesh: Mesh, spacing: float) -> float:
 def subdivided(mesh: Mesh, spacing: float) -> Mesh:
     """The mesh with edges of at most LONGEST · spacing (its unit), or with MOST_POINTS points.
 
-    New points lie halfway on edges and have the mean colour of their ends.
+    New points lie halfway on edges and have the mean colour of their ends. Edges out to stray points
+    stay: what they span is no surface, and would get more points than the room.
     """
     coord, color, faces = mesh.coord, mesh.color, mesh.faces
+    stray = np.flatnonzero(stray_points(coord))
     limit = LONGEST * spacing
     for _ in range(MOST_ROUNDS):
         edges, place = _edges(faces)
         long = np.linalg.norm(coord[edges[:, 0]] - coord[edges[:, 1]], axis=1) > limit
+        long &= ~np.isin(edges, stray).any(axis=1)
         new = int(long.sum())
         if new == 0 or len(coord) + new > MOST_POINTS:
             break
