@@ -253,6 +253,30 @@ def test_scan_in_no_list(released):
         prepare(released, splits=released)
 
 
+def test_scans_that_are_listed_but_not_there_are_told(released):
+    absent = [f"scene{number:04d}_00" for number in (9, 8, 7, 6)]
+    (released / "scannetv2_train.txt").write_text("\n".join([NAME, *absent]))
+    (released / "scannetv2_val.txt").write_text(f"{NAME}\n")
+    notes = {}
+    prepare(released, splits=released, notes=notes)
+    said = "4 of 5 scans of the train list have no folder: scene0006_00, scene0007_00, scene0008_00 …"
+    assert notes == {"scannetv2_train.txt": [said]}
+
+
+def test_mistyped_folders_and_tables_are_named(released, scan):
+    fails(released, "nosuch: no such folder; expected one with scannetv2_", splits=released / "nosuch")
+    fails(released, "none of the lists scannetv2_{train,val,test}.txt is there", splits=scan)
+    (released / "one.json").write_text('{"a": 1}')
+    fails(released, "has no row below its first, '{\"a\": 1}'", labels=released / "one.json")
+    for scans, message in (
+        (released, f"holds no scan, but the folder scans; give {scan.parent}$"),
+        (released / "absent", "absent: no such folder; expected one with a folder a scan"),
+        (scan, f"is one scan; give the folder that it lies in, {scan.parent}$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare_scannet(scans, released / "out", labels=released / "labels.tsv")
+
+
 def test_empty_folder_and_bad_frame_skip(released, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: holds no scan"):

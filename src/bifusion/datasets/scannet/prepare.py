@@ -11,12 +11,12 @@ from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
 from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
+from bifusion.datasets.scannet.splits import absent_notes, read_lists, scan_names, splits_of_scans
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
 from bifusion.labels.sets import get_label_set
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.untrusted.files import read_text
 
 Done = Callable[[str, str, int, int], None]
 """Called with a scan's SPLIT/NAME, what became of it, how many are done, and how many there are."""
@@ -71,10 +71,10 @@ def prepare_scannet(
         shard: i of n: every n-th scan, from the i-th on; all give the same scans and the same n.
         jobs: scans at a time, each in a process of its own; 1, or a single scan: in this one.
         notes: filled, scan → lines on what its files were taken for where they are not as released;
-            also if scans fail.
+            list → how many of its scans have no folder; also if scans fail.
         done: called after each scan.
     Raises:
-        InputError: no scan; a scan in no list; another process writes the same shard to `out`, or one
+        InputError: no scan; no list, or a scan in none; another process writes the same shard to `out`, or one
             of another number of shards.
         SomeFailedError: after all others are done, what is wrong with each scan that could not be
             prepared, or with the folder at its place.
@@ -83,14 +83,14 @@ def prepare_scannet(
     _check_options(options, scale)
     if jobs < 1:
         raise InputError(f"jobs: found {jobs}; expected 1 or more")
-    names = sorted(path.name for path in Path(scans).glob("[!.]*") if path.is_dir())
-    if not names:
-        raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
-    splits_of = _read_splits(Path(splits), names) if splits else dict.fromkeys(names, ("train",))
+    names = scan_names(Path(scans))
+    lists = read_lists(Path(splits)) if splits else {"train": set(names)}
+    splits_of = splits_of_scans(names, lists, Path(splits or scans))
     folders = [(name, split) for name in shard.of(names) for split in splits_of[name]]
     table = read_label_table(Path(labels))
-    if table.notes and notes is not None:
-        notes[table.path.name] = table.notes
+    if notes is not None:
+        notes |= {f"scannetv2_{split}.txt": [note] for split, note in absent_notes(names, lists).items()}
+        notes |= {table.path.name: table.notes} if table.notes else {}
     prepared, failures = Prepared(), {}
 
     def task_of(name: str, split: str) -> Callable[[], Written]:
@@ -199,21 +199,3 @@ def _check_options(options: ViewOptions, scale: float) -> None:
         )
     if not 0 < scale < float("inf"):
         raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")
-
-
-def _read_splits(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Scan → its splits, nearly always one, from the benchmark's lists."""
-    listed: dict[str, set[str]] = {}
-    for split in ("train", "val", "test"):
-        path = folder / f"scannetv2_{split}.txt"
-        if path.exists():
-            listed[split] = set(read_text(path, advice="download it again").split())
-    splits_of = {name: tuple(s for s, members in listed.items() if name in members) for name in names}
-    unlisted = [name for name, splits in splits_of.items() if not splits]
-    if unlisted:
-        raise InputError(
-            f"{folder}: scannetv2_{{train,val,test}}.txt there do not list {', '.join(unlisted[:5])}"
-            f"{' …' if len(unlisted) > 5 else ''}; add them to a list, or leave --splits out: all scans "
-            "go to train then"
-        )
-    return splits_of

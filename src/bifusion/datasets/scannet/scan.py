@@ -208,10 +208,11 @@ def read_label_table(path: Path) -> LabelTable:
     columns, rows = read_rows(path, "\t", "expected scannetv2-labels.combined.tsv")
     ids = [column for _, column in LABEL_SETS.values()]
     if not rows or not {"raw_category", *ids} <= set(columns):
-        found = ", ".join(columns) if rows else "no row"
+        first = ",".join(columns)[:60]
+        found = f"columns {first}" if rows else f"no row below its first, {first!r}"
         raise InputError(
-            f"{path}: has columns {found}; expected {', '.join(sorted(['raw_category', *ids]))}, "
-            "tab-separated"
+            f"{path}: has {found}; expected {', '.join(sorted(['raw_category', *ids]))}, tab-separated, "
+            "as in scannetv2-labels.combined.tsv"
         )
     bad = [line for line, row in rows if not _is_readable(row, ids)]
     good = [row for _, row in rows if _is_readable(row, ids)]
