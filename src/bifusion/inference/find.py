@@ -26,7 +26,7 @@ from bifusion.data.transforms import SceneStream
 from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, find_sightings, lift_features
 from bifusion.inference.found import Found, Instances, Regions
-from bifusion.inference.view_warning import warn_of_views
+from bifusion.inference.scene_warning import warn_of_views
 from bifusion.inference.word_tower import WordTower
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.towers.clip_text import check_words

@@ -28,7 +28,7 @@ from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.device import autocast_dtype, usable_device
 from bifusion.inference.segmentation import Segmentation, as_segmentation
-from bifusion.inference.view_warning import warn_of_views
+from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
@@ -95,7 +95,8 @@ class Segmenter:
                 `make_scene` takes. Or, where the run was trained on scenes from outside,
                 root/split/name of one of them. Annotation is not looked at. Views are read only by
                 models that were trained with them; where they see next to nothing, or
-                contradict the points, a warning says so and names the likely cause.
+                contradict the points, a warning says so and names the likely cause; likewise where
+                points of a folder are in another unit, or not upright.
             scale: metres a unit of a mesh file: 0.001 for millimetres.
             up: which axis of a mesh file points up; None: y in glTF, z in all others.
 
@@ -103,6 +104,9 @@ class Segmenter:
             InputError: whatever is wrong with the scene, by file or argument.
         """
         asked = self._asked(scene, scale, up)
+        given = asked.scenes.scene(asked.name)
+        if not isinstance(asked.scenes, OneScene):  # what comes in the hand has been judged
+            warn_of_points(asked.where, given)
         data = self.config.data
         sample = scene_sample(asked.scenes, asked.name, data, SceneStream(0, 0, asked.name))
         batch = collate([sample])
@@ -110,18 +114,18 @@ class Segmenter:
             warn_of_views(asked.where, asked.scenes, asked.name, data.agreement)
         try:
             with torch.inference_mode():
-                result = self._result(batch.to(self.device), asked.where)
+                result = self._result(batch.to(self.device), asked.where, bool(given.view_names))
         except MEMORY_ERRORS as error:
             refuse_if_full(error, batch)
             raise
-        coord = np.asarray(asked.scenes.scene(asked.name).coord)
+        coord = np.asarray(given.coord)
         points = coord + asked.offset_m if asked.offset_m.any() else coord
         return as_segmentation(result, points, self.labels, asked.notes)
 
-    def _result(self, batch: Batch, where: str) -> SceneResult:
+    def _result(self, batch: Batch, where: str, has_views: bool) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
-        if self.config.uses_views and self.control.run_2d:
+        if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
         (result,) = self.config.postprocess.results(prediction, batch, self.labels)
         return result

@@ -16,6 +16,7 @@ from bifusion.datasets.scan.mesh_scan import scan_mesh
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
+from bifusion.datasets.scene_notes import scene_notes
 from bifusion.errors import InputError
 
 
@@ -60,6 +61,7 @@ def open_made(folder: Path, telling: Telling) -> MadeScan:
     coord = np.asarray(scene.coord, np.float64) + offset_m
     mesh = Mesh(coord, np.asarray(scene.color), np.zeros((0, 3), np.int64))
     telling.add([f"scene folder of {len(coord):,} points and {len(scene.view_names)} views"])
+    telling.add(scene_notes(np.asarray(scene.coord), scene.normal))
     views = StoredViews(folder) if scene.view_names else {}
     opened = OpenScene(**vars(scene), views=views, offset_m=offset_m)
     placement = Placement(offset_m=offset_m)

@@ -1,4 +1,5 @@
-"""Says so where the views of a scene do not fit its points: a model that sees them would go by them."""
+"""Says so where a scene's points are in another unit or lie on their side, as a model cannot know, and
+where its views do not fit them: a model that sees them would go by them."""
 
 from __future__ import annotations
 
@@ -11,11 +12,20 @@ from bifusion.data.scan_agreement import judge_views, look_at_some
 from bifusion.data.scene_folder import load_cameras
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.view_agreement import ViewAgreementConfig
+from bifusion.datasets.scene_notes import scene_notes
+from bifusion.types import Scene
 
 MOST_COMPARED = 4
 """Views, evenly spaced, that are compared with the points."""
 
 _logger = logging.getLogger("bifusion.predict")
+
+
+def warn_of_points(where: str, scene: Scene) -> None:
+    """Warns, naming the likely cause, of points that are not metres with z up."""
+    normal = None if scene.normal is None else np.asarray(scene.normal)
+    for note in scene_notes(np.asarray(scene.coord), normal):
+        _logger.warning("%s: %s", where, note)
 
 
 def warn_of_views(

@@ -1,0 +1,73 @@
+"""What is said of scene folders whose points are in another unit or lie on their side."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from bifusion.datasets.rooms import RoomsConfig, make_scan
+from bifusion.datasets.scan.make import open_made
+from bifusion.datasets.scan.telling import Telling
+from bifusion.datasets.scene_notes import scene_notes
+from bifusion.inference.predict import predict_scene
+from bifusion.types import Scene
+from scene_factory import make_tiny_scene
+from untrained_runs import baseline, bifusion, save_run
+
+Y_UP = [0, 2, 1]
+"""y and z swapped, as files of programs with y up have them."""
+
+
+@pytest.fixture(scope="module", params=range(3))
+def room(request) -> Scene:
+    return make_scan(RoomsConfig(), "train", request.param)[0]
+
+
+def test_nothing_is_said_of_a_room_as_it_should_be(room: Scene) -> None:
+    assert scene_notes(room.coord, room.normal) == [] == scene_notes(room.coord)
+
+
+def test_a_room_on_its_side_or_upside_down_is_told_with_and_without_normals(room: Scene) -> None:
+    assert room.normal is not None
+    for normal in (None, room.normal, room.normal[:, Y_UP]):  # the second was not turned with them
+        (said,) = scene_notes(room.coord[:, Y_UP], normal)
+        assert "y points up rather than z" in said
+    (said,) = scene_notes(room.coord * (1, 1, -1))
+    assert "-z points up rather than z" in said
+
+
+def test_millimetres_and_stray_points_are_told(room: Scene) -> None:
+    (said,) = scene_notes(room.coord * 1000)
+    assert "likely in millimetres" in said and "multiplying coordinates and poses by 0.001" in said
+    coord = room.coord.copy()
+    coord[3] = (900.0, 0.0, 0.0)
+    (said,) = scene_notes(coord)
+    assert "1 of" in said and "first: point 3 " in said
+
+
+def test_too_few_points_and_points_that_are_refused_elsewhere_tell_nothing() -> None:
+    assert scene_notes(np.zeros((1, 3))) == []
+    assert scene_notes(np.full((20, 3), np.nan)) == []
+
+
+def test_a_folder_is_told_where_it_is_predicted_and_where_it_is_scanned(tmp_path, caplog) -> None:
+    run = save_run(tmp_path / "run", baseline())
+    scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
+    coord = np.load(scene / "coord.npy")
+    predict_scene(run, scene, tmp_path / "out", device="cpu")
+    assert not caplog.records
+    np.save(scene / "coord.npy", coord[:, Y_UP])
+    predict_scene(run, scene, tmp_path / "out", device="cpu")
+    assert f"{scene}: by its floor and what stands on it, y points up rather than z" in caplog.text
+    telling = Telling()
+    open_made(scene, telling)
+    assert any("y points up rather than z" in line for line in telling.lines)
+
+
+def test_views_are_not_blamed_where_there_are_none(tmp_path, caplog) -> None:
+    caplog.set_level(logging.WARNING)
+    scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
+    predict_scene(save_run(tmp_path / "run", bifusion()), scene, tmp_path / "out", device="cpu")
+    assert "views see" not in caplog.text
