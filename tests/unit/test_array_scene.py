@@ -224,7 +224,9 @@ def test_a_hall_warns(room):
 def test_one_stray_point_makes_no_millimetres(room):
     coord = room["coord"].copy()
     coord[5, 0] = 1000.0
-    with pytest.warns(UserWarning, match="coord: 1 of .* points lies far from the rest .first: point 5 "):
+    with pytest.warns(
+        UserWarning, match="coord: 1 of .* points lies far from the rest .first: point 5 "
+    ):
         bifusion.make_scene(coord, room["color"])
 
 

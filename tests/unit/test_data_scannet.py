@@ -270,7 +270,7 @@ def test_mistyped_folders_and_tables_are_named(released, scan):
     fails(released, "has no row below its first, '{\"a\": 1}'", labels=released / "one.json")
     for scans, message in (
         (released, f"holds no scan, but the folder scans; give {scan.parent}$"),
-        (released / "absent", "absent: no such folder; expected one with a folder a scan"),
+        (released / "absent", "absent: no such folder; expected one folder a scan"),
         (scan, f"is one scan; give the folder that it lies in, {scan.parent}$"),
     ):
         with pytest.raises(InputError, match=message):

@@ -13,13 +13,14 @@ from plyfile import PlyData
 
 import recording_factory as made_recordings
 import room_meshes as rooms
+from bifusion.cli import main
 from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import read_offset
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import Placement, placement_notes
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.scan.made import MadeScan
-from bifusion.datasets.scan.make import make_scan, open_made, scan_name
+from bifusion.datasets.scan.make import make_scan, open_made, refuse_views, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.recording_scan import rescaled
 from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
@@ -248,6 +249,20 @@ def test_recordings_are_given_advice_that_they_can_take(tmp_path: Path) -> None:
     folder = made_recordings.seven_scenes(tmp_path / "r", made_recordings.poses(3))
     with pytest.raises(InputError, match=f"^{folder}: fusion: no "):
         make_scan(folder, ScanOptions(voxel_size_m=9.0))
+
+
+def test_views_are_asked_of_recordings_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene" / "coord.npy").touch()
+    for name, what in (("room.ply", "a mesh or cloud"), ("scene", "a scene folder")):
+        with pytest.raises(InputError, match=f"{name}: is {what}.* --views goes with recordings"):
+            refuse_views(tmp_path / name, 4, None)
+        refuse_views(tmp_path / name, None, None)
+    refuse_views(tmp_path / "recording.sens", 4, None)
+    mesh = rooms.write_ply(tmp_path / "room.ply", rooms.room_mesh(0.4))
+    with pytest.raises(SystemExit):
+        main(["scan", str(mesh), "--run", "none", "--out", str(tmp_path / "out"), "--views", "4"])
+    assert "--views goes with recordings" in " ".join(capsys.readouterr().err.split())
 
 
 def test_bad_inputs_are_named(tmp_path: Path) -> None:

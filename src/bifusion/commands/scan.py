@@ -161,6 +161,7 @@ def prepare_scan(args: list[str]) -> int:
 
 def scan(args: list[str]) -> int:
     """Label any scan (mesh, cloud, recording) on its own vertices, with a page."""
+    from bifusion.datasets.scan.make import refuse_views
     from bifusion.inference.scan_files import scan_files
     from bifusion.storage.files import locked_beside
     from bifusion.storage.folders import check_replaceable, tidy
@@ -169,6 +170,7 @@ def scan(args: list[str]) -> int:
     wanted.options.scan_options(wanted.views or 0)  # what is wrong is told before a model is loaded
     if not wanted.input.exists():
         raise InputError(f"{wanted.input}: no such file or folder; expected a mesh, cloud or recording")
+    refuse_views(wanted.input, wanted.views, wanted.options.layout)
     if wanted.out.name in ("", ".."):  # of "." and "..", beside which nothing could be written
         wanted.out = wanted.out.resolve()
     with locked_beside(wanted.out):

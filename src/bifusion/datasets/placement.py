@@ -128,8 +128,9 @@ def stray_note(coord: np.ndarray) -> str | None:
         return None
     first = int(stray.argmax())
     x, y, z = coord[first].tolist()
+    lie = "lies" if count == 1 else "lie"
     return (
-        f"{count:,} of {len(coord):,} points {'lies' if count == 1 else 'lie'} far from the rest (first: "
+        f"{count:,} of {len(coord):,} points {lie} far from the rest (first: "
         f"point {first} at {x:.6g}, {y:.6g}, {z:.6g}); if they are no part of the scan, take them out"
     )
 

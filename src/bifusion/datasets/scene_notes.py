@@ -52,6 +52,6 @@ def _up_note(coord: np.ndarray, normal: np.ndarray | None) -> str | None:
     if isinstance(estimate, Unclear) or axis_of(estimate.up) == "z":
         return None
     return (
-        f"by {estimate.how}, {axis_of(estimate.up)} points up rather than z; if so, turn points, normals "
-        "and poses so that z does"
+        f"by {estimate.how}, {axis_of(estimate.up)} points up rather than z; if so, turn points, "
+        "normals and poses so that z does"
     )

@@ -27,8 +27,8 @@ from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.device import autocast_dtype, usable_device
-from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.inference.scene_warning import warn_of_points, warn_of_views
+from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs

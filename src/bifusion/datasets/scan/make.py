@@ -43,6 +43,14 @@ def make_scan(
     return scan_recording(path, options, telling)
 
 
+def refuse_views(path: Path, views: int | None, layout: str | None) -> None:
+    """InputError where a number of views is given with an input of which none are chosen."""
+    if views is None or not (is_scene(path) or (is_mesh_file(path) and layout is None)):
+        return
+    what = "a scene folder, whose views are all taken" if is_scene(path) else "a mesh or cloud"
+    raise InputError(f"{path}: is {what}; --views goes with recordings, of which frames are chosen")
+
+
 def is_scene(path: Path) -> bool:
     """Whether a path is a scene folder."""
     return (path / "coord.npy").is_file()

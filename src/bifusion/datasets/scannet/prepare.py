@@ -74,8 +74,8 @@ def prepare_scannet(
             list → how many of its scans have no folder; also if scans fail.
         done: called after each scan.
     Raises:
-        InputError: no scan; no list, or a scan in none; another process writes the same shard to `out`, or one
-            of another number of shards.
+        InputError: no scan; no list, or a scan in none; another process writes the same shard to
+            `out`, or one of another number of shards.
         SomeFailedError: after all others are done, what is wrong with each scan that could not be
             prepared, or with the folder at its place.
     """

@@ -17,15 +17,17 @@ def scan_names(scans: Path) -> list[str]:
 
     InputError where there is none, or where the folder above or below was meant.
     """
+    expected = "expected one folder a scan, like scene0000_00"
     if not scans.is_dir():
-        raise InputError(f"{scans}: no such folder; expected one with a folder a scan, like scene0000_00")
+        raise InputError(f"{scans}: no such folder; {expected}")
     names = sorted(path.name for path in scans.glob("[!.]*") if path.is_dir())
     if "scans" in names:
         raise InputError(f"{scans}: holds no scan, but the folder scans; give {scans / 'scans'}")
-    if (scans / f"{scans.resolve().name}{MESH}").exists():
-        raise InputError(f"{scans}: is one scan; give the folder that it lies in, {scans.resolve().parent}")
+    folder = scans.resolve()
+    if (folder / f"{folder.name}{MESH}").exists():
+        raise InputError(f"{scans}: is one scan; give the folder that it lies in, {folder.parent}")
     if not names:
-        raise InputError(f"{scans}: holds no scan; expected one folder a scan, like scene0000_00")
+        raise InputError(f"{scans}: holds no scan; {expected}")
     return names
 
 
