@@ -146,7 +146,9 @@ def test_a_table_makes_a_set(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("label;kind\nwall;stuff\n", "has the columns label;kind; expected name"),
+        ("label,kind\nwall,stuff\n", "has the columns label, kind; expected name"),
+        ("name;kind\nwall;stuff\n", "columns are separated by semicolons; expected .* commas"),
+        ("name\tkind\nwall\tstuff\n", "columns are separated by tabs; expected .* commas"),
         ("name,id\nwall,x\nlamp,2\n", "line 2 'wall': id is 'x'"),
         ("name,color\nwall,red\nlamp,\n", "line 2 'wall': colour is 'red'"),
         ("name,kind\nwall\n", "line 2: has another number of fields"),
@@ -157,6 +159,16 @@ def test_a_table_makes_a_set(tmp_path):
 def test_tables_that_make_none(tmp_path, content, message):
     (tmp_path / "rooms.csv").write_text(content)
     with pytest.raises(InputError, match=message):
+        read_table(tmp_path / "rooms.csv", "rooms")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("latin-1", "maybe in Latin-1"), ("utf-16", "but in UTF-16: save it as UTF-8")],
+)
+def test_tables_of_another_encoding_are_told_so(tmp_path, encoding, said):
+    (tmp_path / "rooms.csv").write_text("name\nTür\nFenster\n", encoding=encoding)
+    with pytest.raises(InputError, match=f"rooms.csv: is no text in UTF-8.*{said}"):
         read_table(tmp_path / "rooms.csv", "rooms")
 
 

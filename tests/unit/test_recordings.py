@@ -177,6 +177,7 @@ def test_what_is_no_recording(tmp_path):
         "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive",
         "a.obj": "`bifusion scan`", "a.gltf": "as one .glb",
         "a.e57": "`bifusion scan`", "a.pcd": "a kind that is not read; export it as .ply",
+        "a.xyz": "export it as .ply, .las or .e57", "a.txt": "clouds of text", "a.pts": "clouds of text",
         "a.bin": "is no recording that is known",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(b"x")

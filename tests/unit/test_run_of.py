@@ -173,3 +173,15 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "home" / ".cache" / "bifusion"
     monkeypatch.setattr("sys.platform", "darwin")
     assert cache_folder() == tmp_path / "home" / "Library" / "Caches" / "bifusion"
+
+
+def test_a_scan_in_the_place_of_the_run_is_named(tmp_path, capsys):
+    mesh = tmp_path / "room.ply"
+    mesh.write_bytes(b"ply\n")
+    with pytest.raises(SystemExit):
+        main(["predict", str(mesh), str(save_run(tmp_path / "run", baseline()))])
+    said = "is a mesh or cloud; expected a run here, which comes first: `bifusion predict RUN room.ply`"
+    assert said in " ".join(capsys.readouterr().err.split())
+    scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
+    with pytest.raises(InputError, match="is a scene folder; expected a run here"):
+        run_of(scene)

@@ -14,6 +14,8 @@ from bifusion.untrusted.tables import read_rows
 
 COLUMNS = ("name", "kind", "color", "id", "group")
 """Of a class, as in labels.json; `name` is needed, the others may be missing or empty."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+"""Of lines of column names that were read as one name."""
 
 
 def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
@@ -23,11 +25,15 @@ def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
     A colour is #rrggbb or three numbers 0 … 255. Raises InputError naming file, line and column.
     """
     columns, rows = read_rows(path, "\t" if path.suffix == ".tsv" else ",", "expected .csv or .tsv")
+    separated = "separated by commas (.csv) or tabs (.tsv)"
+    if len(columns) == 1 and (others := [sign for sign in SEPARATORS if sign in columns[0]]):
+        found = SEPARATORS[others[0]]
+        raise InputError(f"{path}: columns are separated by {found}; expected them {separated}")
     if "name" not in columns:
         found = ", ".join(columns) or "none"
         raise InputError(
             f"{path}: has the columns {found}; expected name and, if wanted, {', '.join(COLUMNS[1:])}, "
-            "separated by commas (.csv) or tabs (.tsv)"
+            f"{separated}"
         )
     classes = [_class(row, f"{path}, line {line}") for line, row in rows]
     labels = label_set_from_json({"name": name, "classes": classes}, str(path))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.errors import InputError
 from bifusion.official.hub import is_shared, pulled
 from bifusion.official.import_checkpoint import fill_run_folder, read_checkpoint
@@ -36,12 +37,13 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
         path: run folder, checkpoint folder, or a file (`read_checkpoint`).
         say: gets one line where a file was given: what it is, and where its conversion lies.
     Raises:
-        InputError: a file that cannot be read, that holds no network known here, or not all of it; a
-            cache that cannot be written.
+        InputError: a mesh or scene folder; a file that cannot be read, that holds no network known
+            here, or not all of it; a cache that cannot be written.
     """
     path = Path(path)
     if is_shared(path):
         return pulled(path, say)
+    _refuse_scene(path)
     if not path.is_file() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         return path
     with open(path, "rb") as file:
@@ -57,6 +59,17 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
             kind = _convert(path, run)
             say(f"{path.name}: {kind}, converted into {run}, where the next call finds it")
     return run
+
+
+def _refuse_scene(path: Path) -> None:
+    """InputError for what is segmented, in the place of what segments: the two are easily swapped."""
+    is_mesh = is_mesh_file(path) and path.is_file()
+    if is_mesh or (path / "coord.npy").is_file():
+        what = "mesh or cloud" if is_mesh else "scene folder"
+        raise InputError(
+            f"{path}: is a {what}; expected a run here, which comes first: `bifusion predict RUN "
+            f"{path.name}`"
+        )
 
 
 def _convert(path: Path, run: Path) -> str:

@@ -100,9 +100,19 @@ def read_text(
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: is no text ({error.reason} at byte {error.start}); {advice}"
+            f"{path}: is no text in UTF-8{_other_encoding(content)} ({error.reason} at byte "
+            f"{error.start}); {advice}"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _other_encoding(content: bytes) -> str:
+    """What a spreadsheet or an editor wrote instead, where that shows."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return " but in UTF-16: save it as UTF-8"
+    if 0 not in content:
+        return ", maybe in Latin-1 or Windows-1252: save it as UTF-8"
+    return ""
 
 
 def _kind(mode: int) -> str:

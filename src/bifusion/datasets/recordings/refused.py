@@ -22,6 +22,10 @@ ARCHIVE = "an archive; unpack it and give its folder"
 MESH = "a mesh or cloud, no recording; `bifusion scan` and `bifusion prepare scan` take it"
 GLTF = "glTF in several files, which are not read; export it as one .glb"
 OTHER_MESH = "a mesh or cloud of a kind that is not read; export it as .ply, .obj or .glb"
+TEXT_CLOUD = (
+    "a text; clouds of text are of a kind that is not read, as no two are alike in columns and units; "
+    "export it as .ply, .las or .e57 (CloudCompare does)"
+)
 DIRECTIONS = {
     ".mp4": VIDEO, ".mov": VIDEO, ".avi": VIDEO, ".m4v": VIDEO, ".webm": VIDEO,
     ".mkv": KINECT, ".bag": BAG, ".db3": BAG, ".mcap": BAG, ".oni": BAG,
@@ -30,6 +34,7 @@ DIRECTIONS = {
     ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": GLTF,
     ".las": MESH, ".laz": MESH, ".e57": MESH,
     ".stl": OTHER_MESH, ".pcd": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
+    ".xyz": TEXT_CLOUD, ".pts": TEXT_CLOUD, ".ptx": TEXT_CLOUD, ".asc": TEXT_CLOUD, ".txt": TEXT_CLOUD,
 }  # fmt: skip
 
 
@@ -43,5 +48,6 @@ def directions(path: Path) -> str | None:
 
 def lone_videos(folder: Path) -> str | None:
     """Directions for a folder in which there is nothing but such files."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in DIRECTIONS)
-    return f"{found[0].name}: {DIRECTIONS[found[0].suffix.lower()]}" if found else None
+    known = {end: said for end, said in DIRECTIONS.items() if end != ".txt"}  # in a folder, a README
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known)
+    return f"{found[0].name}: {known[found[0].suffix.lower()]}" if found else None
