@@ -126,7 +126,7 @@ def _print_config(config: "Config") -> int:
     from bifusion.runs.check_config import check_config
     from bifusion.storage.json_files import json_text
 
-    check_config(config)
+    config = check_config(config)
     config.data = with_labels(config.data)
     print(json_text(config_to_dict(config)), end="")
     return 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
@@ -17,7 +19,8 @@ KIND = "kind"
 
 
 def to_plain(value: Any) -> Any:
-    """Nested dataclasses, tuples and paths as dicts, lists and text, ready for JSON."""
+    """Nested dataclasses, tuples, paths and numpy's numbers as dicts, lists, text and Python's numbers,
+    ready for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {**_kind_of(type(value)), **fields}
@@ -25,7 +28,28 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value
+
+
+def check_names(value: Any, where: str) -> None:
+    """InputError for an attribute of a dataclass within `value` that is none of its fields: Python sets
+    a misspelt one without a word, and nothing ever reads it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        fields = [f.name for f in dataclasses.fields(value)]
+        set_here = set(getattr(value, "__dict__", {})) - set(fields)
+        # what a cached property keeps is called as the property of its class is
+        _require_known([name for name in set_here if not hasattr(kind, name)], fields, kind, where)
+        for name in fields:
+            check_names(getattr(value, name), f"{where}.{name}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_names(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_names(item, f"{where}[{index}]")
 
 
 def from_plain(kind: Any, value: Any, where: str) -> Any:
@@ -56,12 +80,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         return value
     _require(isinstance(value, dict), where, value, f"an object with the fields of {kind.__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise InputError(
-            f"{where}: unknown field {', '.join(unknown)} of {kind.__name__}"
-            f"{did_you_mean(unknown[0], fields)}; known are {', '.join(fields)}"
-        )
+    _require_known(set(value) - set(fields), fields, kind, where)
     missing = [
         name
         for name, f in fields.items()
@@ -75,6 +94,15 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     return kind(
         **{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()}
     )
+
+
+def _require_known(unknown: Iterable[str], known: Iterable[str], kind: type, where: str) -> None:
+    names = sorted(unknown)
+    if names:
+        raise InputError(
+            f"{where}: unknown field {', '.join(names)} of {kind.__name__}"
+            f"{did_you_mean(names[0], known)}; known are {', '.join(known)}"
+        )
 
 
 def _kind_of(of_value: type) -> dict[str, str]:

@@ -157,7 +157,12 @@ class Config:
 
     @property
     def model_kind(self) -> str:
-        return next(kind for kind, cls in MODEL_KINDS.items() if type(self.model) is cls)
+        """What MODEL_KINDS calls the model; InputError where Python code has set another object."""
+        for kind, described in MODEL_KINDS.items():
+            if type(self.model) is described:
+                return kind
+        expected = ", ".join(described.__name__ for described in MODEL_KINDS.values())
+        raise InputError(f"model: is a {type(self.model).__name__}; expected one of {expected}")
 
     @property
     def labels(self) -> LabelSet:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from bifusion.bounds import check_bounds
-from bifusion.config.run import Config
+from bifusion.config.plain import check_names
+from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.errors import InputError
 
+WHERE = "configuration"
+"""What errors call the whole."""
 
-def check_config(config: Config) -> None:
-    """InputError where a number makes no sense, or where fields that must agree do not: a network
-    and the data it is to read."""
+
+def check_config(config: Config) -> Config:
+    """The configuration as its config.json will be read, to make the run from: code may have set a
+    path's text for the path, or numpy's number for Python's.
+
+    Raises InputError where what code has set is no field or of another type, which Python lets pass and
+    config.json would be refused for after the training; where a number makes no sense; and where fields
+    that must agree do not: a network and the data it is to read."""
+    check_names(config, WHERE)
+    kind = config.model_kind
+    if type(config.postprocess) is not config.model.results_config:
+        raise InputError(
+            f"postprocess is a {type(config.postprocess).__name__}, which does not belong to a "
+            f"{kind} model: take both from one recipe"
+        )
+    config = config_from_dict(config_to_dict(config), WHERE)
     check_bounds(config)
     model, data = config.model, config.data
     channels = "channels of data.use_xyz"
@@ -30,8 +46,4 @@ def check_config(config: Config) -> None:
             f"trainer.recompute and trainer.compile both name {' and '.join(sorted(both))}: of compiled "
             "blocks the compiler chooses what is kept; name a part in one of them"
         )
-    if type(config.postprocess) is not model.results_config:
-        raise InputError(
-            f"postprocess is a {type(config.postprocess).__name__}, which does not belong to a "
-            f"{config.model_kind} model: take both from one recipe"
-        )
+    return config

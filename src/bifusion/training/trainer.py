@@ -85,7 +85,7 @@ def train(
             (then the run is saved first).
         DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
     """
-    check_config(config)
+    config = check_config(config)
     trainer = as_launched(config.trainer)
     config = dataclasses.replace(config, data=with_labels(config.data), trainer=trainer)
     folder = RunFolder(run_dir)

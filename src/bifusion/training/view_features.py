@@ -94,7 +94,7 @@ def keep_features(
         InputError: a recipe without an image tower whose features can be kept, no such data set,
             weights that cannot be had. What is wrong with a single scene is told in the result.
     """
-    check_config(config)
+    config = check_config(config)
     config = dataclasses.replace(config, data=with_labels(config.data))
     text, limit = json_text(config_to_dict(config)), int(config.trainer.tower_cache_gb * 2**30)
     jobs = [

@@ -101,8 +101,7 @@ def need_small_tower(recipes: Sequence[str]) -> bool:
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
     """InputError for what would end a run as it starts: its numbers, length, data or weights."""
-    for config in (run.config for run in runs):
-        check_config(config)
+    for config in (check_config(run.config) for run in runs):
         Timeline(config.stages, config.trainer.epochs)
         for split in ("train", "val"):
             SceneDataset(config.data, split, config.seed, training=False)
