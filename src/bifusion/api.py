@@ -13,10 +13,13 @@ the script anew (macOS, or Python 3.14 and later) the script's calls belong unde
 from __future__ import annotations
 
 import copy
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bifusion.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +55,7 @@ def load(
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
-    return Segmenter(run_of(Path(run)), device=device, precision=precision)
+    return Segmenter(run_of(_path(run, "run")), device=device, precision=precision)
 
 
 def train(
@@ -86,10 +89,10 @@ def train(
     from bifusion.inference.train_and_evaluate import train_and_evaluate
 
     config = _config(recipe)
-    config.data.root = config.data.root if data is None else Path(data)
-    config.trainer.epochs = config.trainer.epochs if epochs is None else epochs
-    config.seed = config.seed if seed is None else seed
-    run = train_and_evaluate(config, Path(out), resume=resume, accept_changes=accept_changes)
+    config.data.root = config.data.root if data is None else _path(data, "data")
+    config.trainer.epochs = config.trainer.epochs if epochs is None else _whole(epochs, "epochs")
+    config.seed = config.seed if seed is None else _whole(seed, "seed")
+    run = train_and_evaluate(config, _path(out, "out"), resume=resume, accept_changes=accept_changes)
     if run.status.state == "interrupted":
         raise KeyboardInterrupt(f"{run.folder}: saved; resume=True goes on")
     return run
@@ -113,7 +116,8 @@ def evaluate(
     from bifusion.inference.evaluate import evaluate_run
     from bifusion.official.run_of import run_of
 
-    return evaluate_run(run_of(Path(run)), data=None if data is None else Path(data), device=device)
+    folder = run_of(_path(run, "run"))
+    return evaluate_run(folder, data=None if data is None else _path(data, "data"), device=device)
 
 
 def compare(
@@ -149,14 +153,14 @@ def compare(
     from bifusion.untrusted.screen import Screen
 
     wanted = ComparisonConfig(
-        recipes=(recipes,) if isinstance(recipes, str) else tuple(recipes),
-        data=None if data is None else Path(data),
-        out=Path(out),
-        seeds=(seeds,) if isinstance(seeds, int) else tuple(seeds),
-        epochs=epochs,
-        tower_weights=None if tower_weights is None else Path(tower_weights),
-        jobs=jobs,
-        runs=tuple(Path(run) for run in runs),
+        recipes=tuple(_name(recipe, "recipes") for recipe in _several(recipes)),
+        data=None if data is None else _path(data, "data"),
+        out=_path(out, "out"),
+        seeds=tuple(_whole(seed, "seeds") for seed in _several(seeds)),
+        epochs=None if epochs is None else _whole(epochs, "epochs"),
+        tower_weights=None if tower_weights is None else _path(tower_weights, "tower_weights"),
+        jobs=_whole(jobs, "jobs"),
+        runs=tuple(_path(run, "runs") for run in _several(runs)),
     )
     return compare_runs(wanted, Screen(quiet=not progress))
 
@@ -180,12 +184,11 @@ def open_scene(
         InputError: whatever is wrong with it; labels with a mesh, scale or up with a folder.
     """
     from bifusion.data.open_scene import open_folder
+    from bifusion.datasets.arrays.arguments import label_set_of
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.datasets.mesh_scene import open_mesh
-    from bifusion.errors import InputError
-    from bifusion.labels.sets import get_label_set
 
-    path = Path(path)
+    path = _path(path, "path")
     if is_mesh_file(path):
         if labels is not None:
             raise InputError(
@@ -193,7 +196,7 @@ def open_scene(
             )
         return open_mesh(path, scale=scale, up=up)
     check_unplaced(path, scale, up)
-    return open_folder(path, get_label_set(labels) if isinstance(labels, str) else labels)
+    return open_folder(path, None if labels is None else label_set_of(labels))
 
 
 def find(
@@ -239,4 +242,35 @@ def _config(recipe: str | PathLike | Config) -> Config:
         return copy.deepcopy(recipe)
     if isinstance(recipe, str) and not recipe.endswith(".json"):
         return get_recipe(recipe)
+    if not isinstance(recipe, str | os.PathLike):
+        raise InputError(
+            f"recipe: is a {type(recipe).__name__}; expected a recipe's name, the path of a config.json "
+            "or a configuration"
+        )
     return load_config(Path(recipe))
+
+
+def _path(given: Any, name: str) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"{name}: is a {type(given).__name__}; expected a path")
+    return Path(given)
+
+
+def _name(given: Any, name: str) -> str:
+    if not isinstance(given, str):
+        raise InputError(f"{name}: found a {type(given).__name__}; expected names")
+    return given
+
+
+def _whole(given: Any, name: str) -> int:
+    """Python's own number, also of numpy's."""
+    try:
+        return operator.index(given)
+    except TypeError as error:
+        raise InputError(f"{name}: found {given!r}, expected a whole number") from error
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """One, where it is no list of them, as several."""
+    is_one = isinstance(given, str | os.PathLike) or not isinstance(given, Iterable)
+    return (given,) if is_one else tuple(given)

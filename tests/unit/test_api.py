@@ -99,3 +99,32 @@ def test_an_interrupted_run_does_not_look_like_a_trained_one(tmp_path, monkeypat
     monkeypatch.setattr(module, "train", lambda *args, **options: RunStatus("interrupted"))
     with pytest.raises(KeyboardInterrupt, match="run: saved; resume=True goes on"):
         bifusion.train("oneformer3d_small", out=tmp_path / "run", data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda out: bifusion.load(1), "run: is a int; expected a path"),
+        (lambda out: bifusion.evaluate(None), "run: is a NoneType; expected a path"),
+        (lambda out: bifusion.train(None, out=out), "recipe: is a NoneType; expected a recipe's name"),
+        (lambda out: bifusion.train(SMALL, out=3), "out: is a int; expected a path"),
+        (lambda out: bifusion.train(SMALL, out=out, data=3), "data: is a int; expected a path"),
+        (lambda out: bifusion.train(SMALL, out=out, epochs=2.5), "epochs: found 2.5, expected a whole"),
+        (lambda out: bifusion.train(SMALL, out=out, seed="0"), "seed: found '0', expected a whole"),
+        (lambda out: bifusion.compare(SMALL, out=out, seeds="0"), "seeds: found '0', expected a whole"),
+        (lambda out: bifusion.compare(SMALL, out=out, seeds=[0.5]), "seeds: found 0.5, expected a"),
+        (lambda out: bifusion.compare(SMALL, out=out, jobs=None), "jobs: found None, expected a whole"),
+        (lambda out: bifusion.compare([None], out=out), "recipes: found a NoneType; expected names"),
+        (lambda out: bifusion.compare(runs=[3], out=out), "runs: is a int; expected a path"),
+        (lambda out: bifusion.compare(runs="one", out=out), "one is no run folder"),
+        (lambda out: bifusion.open_scene(3), "path: is a int; expected a path"),
+        (lambda out: bifusion.open_scene(out, labels=["a", "b"]), "labels: is a list; expected a Label"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(tmp_path, call, message):
+    with pytest.raises(InputError, match=message):
+        call(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+SMALL = "oneformer3d_small"

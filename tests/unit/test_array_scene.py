@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bifusion
+import bifusion.datasets.arrays.scene as scene_of_arrays
 from bifusion.errors import InputError
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelClass, LabelSet
@@ -253,3 +254,40 @@ def test_what_stood_there_stays_unless_it_was_written_here(room, tmp_path):
     (folder / "notes.txt").write_text("mine")
     bifusion.write_scene(folder, **{**room, "views": ()})
     assert (folder / "notes.txt").read_text() == "mine" and not (folder / "views").exists()
+
+
+@pytest.mark.parametrize("function", ["make_scene", "write_scene"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"views": "one"}, r"views: is one View; expected a list of them: views=\[view\]"),
+        ({"views": 3}, "views: is a int; expected a list of bifusion.View"),
+        ({"labels": ["wall", "desk"]}, "labels: is a list; expected a LabelSet .* or the name of"),
+        ({"coord": "leaf"}, "coord: is no array for numpy .*requires grad"),
+    ],
+)
+def test_what_an_argument_is_not_is_told_before_superpoints_are_computed(
+    room, tmp_path, monkeypatch, function, changes, message
+):
+    def computed(*_):
+        raise AssertionError("superpoints were computed")
+
+    monkeypatch.setattr(scene_of_arrays, "surface_superpoints", computed)
+    stands_for = {"one": room["views"][0], "leaf": torch.tensor(room["coord"], requires_grad=True)}
+    wrong = {name: stands_for.get(str(value), value) for name, value in changes.items()}
+    where = [tmp_path / "data" / "train" / "room"] if function == "write_scene" else []
+    with pytest.raises(InputError, match=message):
+        getattr(bifusion, function)(*where, **{**room, **wrong})
+
+
+def test_a_wrong_view_is_told_before_superpoints_are_computed(room, monkeypatch):
+    monkeypatch.setattr(scene_of_arrays, "surface_superpoints", None)
+    with pytest.raises(InputError, match="views: found a str; expected bifusion.View"):
+        bifusion.make_scene(**{**room, "views": ["0"]})
+
+
+def test_a_picture_that_requires_its_gradient_is_named(room):
+    view = room["views"][0]
+    depth = torch.tensor(view.depth_m, requires_grad=True)
+    with pytest.raises(InputError, match="depth_m: is no array for numpy"):
+        bifusion.posed_view(view.color, depth, view.color_K, view.color_cam2world)

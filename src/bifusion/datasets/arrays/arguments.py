@@ -81,22 +81,33 @@ def read_classes(segment: Any, labels: LabelSet | str | None, points: np.ndarray
     return classes.astype(np.int16)
 
 
-def label_set_of(labels: LabelSet | str | None) -> LabelSet:
-    """The set, be it named."""
+def label_set_of(labels: Any) -> LabelSet:
+    """The set, be it named; InputError for anything else."""
     if labels is None:
         raise InputError(
             "labels: segment is given, but nothing says its classes; expected a LabelSet or the name of "
             "a built-in one (`bifusion labels` lists them)"
         )
+    if not isinstance(labels, LabelSet | str):
+        raise InputError(
+            f"labels: is a {type(labels).__name__}; expected a LabelSet (LabelSet.of(name, class_names) "
+            "makes one) or the name of a built-in one"
+        )
     return labels if isinstance(labels, LabelSet) else get_label_set(labels)
+
+
+def as_array(values: Any, name: str, dtype: type | None = None) -> np.ndarray:
+    """What numpy makes of an argument; InputError naming it where that is nothing."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (ValueError, TypeError, RuntimeError) as error:
+        # rows of unequal length, a tensor on a GPU, a tensor that requires its gradient
+        raise InputError(f"{name}: is no array for numpy ({error})") from error
 
 
 def _numbers(values: Any, name: str, shape: Sequence[int | None], *, kinds: str = "iuf") -> np.ndarray:
     """`values` as an array of `shape`, None: any length; InputError naming the argument."""
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError) as error:  # rows of unequal length, a tensor on a GPU
-        raise InputError(f"{name}: is no array for numpy ({error})") from error
+    array = as_array(values, name)
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, array.shape, strict=True)
     )

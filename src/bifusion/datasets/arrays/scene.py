@@ -26,7 +26,7 @@ from bifusion.datasets.arrays.arguments import (
     read_whole,
     same_length,
 )
-from bifusion.datasets.arrays.views import placed_views
+from bifusion.datasets.arrays.views import check_views, placed_views
 from bifusion.datasets.placement import Placement, far_offset
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
@@ -73,6 +73,7 @@ def make_scene(
         InputError: naming the argument: another shape or type, a number that is not finite or out of
             range, an extent or a depth in another unit, a pose that is not rigid, a class that is none.
     """
+    check_views(views)
     points, bytes_, triangles = read_points(coord), read_colors(color), read_faces(faces)
     same_length(bytes_, "color", points)
     check_extent(points)
@@ -87,15 +88,15 @@ def make_scene(
     normals, source = surface_normals(placed, triangles, read_normals(normal, points), np.eye(3))
     normals = normals.astype(np.float32)
     superpoints = read_whole(superpoint, "superpoint", points)
-    if superpoints is None:
-        superpoints = surface_superpoints(near, normals, triangles)
     classes = read_classes(segment, labels, points)
     instances = read_whole(instance, "instance", points)
     if instances is not None and instances.min() < -1:
         raise InputError(f"instance: holds {instances.min()}; expected ids ≥ 0, −1 for none")
+    by_name = {view.name: view for view in placed_views(views, placement)}
+    if superpoints is None:  # which takes seconds: after all that may be wrong with the others
+        superpoints = surface_superpoints(near, normals, triangles)
     scene = Scene(name, near, bytes_, superpoints, classes, instances, normals)
     check_scene(scene, "scene")
-    by_name = {view.name: view for view in placed_views(views, placement)}
     return OpenScene(
         **{**vars(scene), "view_names": list(by_name)},
         views=by_name,
@@ -137,6 +138,7 @@ def write_scene(
         InputError: as `make_scene`; a folder in its place that was not written here, a labels.json that
             says other classes, a path without split where labels.json has to be written.
     """
+    check_views(views)
     folder = Path(path).resolve()
     check_replaceable(folder, scene_files)
     if segment is not None and labels is None:

@@ -10,6 +10,7 @@ import numpy as np
 from bifusion.data.checks import check_view
 from bifusion.data.images import resize_intrinsics
 from bifusion.data.view_files import check_view_name
+from bifusion.datasets.arrays.arguments import as_array
 from bifusion.datasets.placement import Placement
 from bifusion.errors import InputError
 from bifusion.types import View
@@ -41,8 +42,8 @@ def posed_view(
         depth_K: (3, 3) in pixels of `depth_m`; None: K at that size (depth registered to colour).
         depth_cam2world: (4, 4); None: cam2world.
     """
-    picture, depth = _array(color, "color"), _array(depth_m, "depth_m")
-    matrix, pose = _array(K, "K", np.float64), _array(cam2world, "cam2world", np.float64)
+    picture, depth = as_array(color, "color"), as_array(depth_m, "depth_m")
+    matrix, pose = as_array(K, "K", np.float64), as_array(cam2world, "cam2world", np.float64)
     if depth_K is None and matrix.shape == (3, 3) and picture.ndim == 3 and depth.ndim == 2:
         depth_K = resize_intrinsics(matrix, image_size(picture), image_size(depth))
     view = View(
@@ -50,22 +51,23 @@ def posed_view(
         color=picture,
         depth_m=depth,
         color_K=matrix,
-        depth_K=matrix if depth_K is None else _array(depth_K, "depth_K", np.float64),
+        depth_K=matrix if depth_K is None else as_array(depth_K, "depth_K", np.float64),
         color_cam2world=pose,
         depth_cam2world=(
-            pose if depth_cam2world is None else _array(depth_cam2world, "depth_cam2world", np.float64)
+            pose if depth_cam2world is None else as_array(depth_cam2world, "depth_cam2world", np.float64)
         ),
     )
     _check_view(view)
     return view
 
 
-def _array(values: Any, name: str, dtype: type | None = None) -> np.ndarray:
-    """What numpy makes of an argument; InputError naming it where that is nothing."""
-    try:
-        return np.asarray(values, dtype=dtype)
-    except (ValueError, TypeError) as error:  # rows of unequal length, a tensor on a GPU
-        raise InputError(f"{name}: is no array for numpy ({error})") from error
+def check_views(views: Any) -> None:
+    """InputError for what holds no views, before anything is computed for them; a generator stays as it
+    is."""
+    if isinstance(views, View):
+        raise InputError("views: is one View; expected a list of them: views=[view]")
+    if not isinstance(views, Iterable):
+        raise InputError(f"views: is a {type(views).__name__}; expected a list of bifusion.View")
 
 
 def placed_views(views: Iterable[View], placement: Placement) -> Iterator[View]:
