@@ -21,6 +21,7 @@ def test_python_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     """As it stands in README, on a run of a moment and tiny rooms; only the training is shorter."""
     (block,) = [block.text for block in blocks("README.md") if "import bifusion\n" in block.text]
     assert len(block.splitlines()) <= 15 and block.count("epochs=20") == 1
+    assert 'model.predict({"coord": coord, "color": color})' in block
     monkeypatch.chdir(tmp_path)
     data = make_tiny_data(Path("runs/demo/rooms-seed0"))
     save_run(Path("runs/demo/bifusion_small-seed0"), untrained())
