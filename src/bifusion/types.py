@@ -42,7 +42,7 @@ class View:
     """(4, 4) float64 rigid transform, depth camera to scene frame."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Scene:
     """One scan as stored in a scene folder; arrays may be read-only memory maps."""
 
@@ -60,6 +60,13 @@ class Scene:
     normal: np.ndarray | None = None
     """(N, 3) float32 unit vectors."""
     view_names: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        annotated = "not annotated" if self.segment is None else "annotated"
+        return (
+            f"<{type(self).__name__} {self.name}: {len(self.coord):,} points, "
+            f"{len(self.view_names)} views, {annotated}>"
+        )
 
 
 @dataclass

@@ -116,7 +116,7 @@ def test_ply_file_and_its_arrays(offset, tmp_path):
     [
         ({"coord": np.zeros((2, 3))}, "scene: color missing; expected arrays called coord, color"),
         ({"coord": 0, "colour": 0}, "scene: unknown colour; expected arrays"),
-        (np.zeros((2, 3)), "scene: is a ndarray; expected a path"),
+        (np.zeros((2, 3)), 'scene: is a ndarray; expected a path.* {"coord": coord, "color": color}'),
         ("no/such/room", "no such folder"),
         ("room.ply", "room.ply: missing"),
     ],
@@ -124,6 +124,17 @@ def test_ply_file_and_its_arrays(offset, tmp_path):
 def test_what_is_no_scene_is_named(segmenter, scene, message):
     with pytest.raises(InputError, match=message):
         segmenter.predict(scene)
+
+
+def test_what_is_printed_of_a_model_and_a_scene_is_a_line(segmenter, room):
+    assert repr(segmenter) == (
+        f"<Segmenter of {segmenter.config.name} on cpu, float32, {SCANNET20.describe()}>"
+    )
+    opened = package.open_scene(room)
+    points, views = len(opened.coord), len(opened.views)
+    assert repr(opened) == f"<OpenScene room: {points:,} points, {views} views, annotated>"
+    bare = Scene("hall", opened.coord, opened.color, opened.superpoint)
+    assert repr(bare) == f"<Scene hall: {points:,} points, 0 views, not annotated>"
 
 
 def test_what_goes_with_mesh_files_is_refused_with_a_folder(segmenter, room):

@@ -23,7 +23,7 @@ from bifusion.labels.sets import LABEL_SETS
 from bifusion.types import Scene, View
 
 
-@dataclass
+@dataclass(repr=False)
 class OpenScene(Scene):
     """A scene of a folder, of a PLY file, or made of arrays. `view_names` are the keys of `views`."""
 

@@ -86,6 +86,12 @@ class Segmenter:
     def labels(self) -> LabelSet:
         return self.config.labels
 
+    def __repr__(self) -> str:
+        products = "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        return (
+            f"<Segmenter of {self.config.name} on {self.device}, {products}, {self.labels.describe()}>"
+        )
+
     def predict(self, scene: SceneLike, *, scale: float = 1.0, up: Up | None = None) -> Segmentation:
         """Segments one scene; the same input gives the same output.
 
@@ -149,7 +155,7 @@ class Segmenter:
         if not isinstance(scene, Scene):
             raise InputError(
                 f"scene: is a {type(scene).__name__}; expected a path, a bifusion.Scene, or arrays by "
-                "name"
+                'name: {"coord": coord, "color": color}'
             )
         opened = scene if isinstance(scene, OpenScene) else OpenScene(**vars(scene))
         one = OneScene(scene, read_views=self.config.data.max_views > 0)
