@@ -115,9 +115,14 @@ def test_get_recipe_gives_a_fresh_configuration():
 
 
 def test_unknown_recipe_names_the_known_ones():
-    known = "'bifusion_smal' is unknown .did you mean 'bifusion_small'.*known are .*bifusion_small"
-    with pytest.raises(InputError, match=known):
+    with pytest.raises(InputError, match="'pointnet' is unknown; known are .*bifusion_small"):
+        get_recipe("pointnet")
+
+
+def test_a_misspelt_recipe_is_told_the_one_that_was_meant_alone():
+    with pytest.raises(InputError, match="did you mean 'bifusion_small'.*--help` lists all$") as error:
         get_recipe("bifusion_smal")
+    assert len(str(error.value)) < 150
 
 
 def test_config_file_round_trip(tmp_path):

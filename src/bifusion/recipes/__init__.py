@@ -85,7 +85,7 @@ _CHANGES: dict[str, Callable[[Config], Config]] = {
 
 
 def get_recipe(name: str) -> Config:
-    """A fresh configuration of the recipe `name`; InputError names the known ones.
+    """A fresh configuration of the recipe `name`; InputError names the one that was meant, or all.
 
     "module:function" runs that function: to be called with what a user asks for, never with what a
     stored run says.
@@ -95,7 +95,9 @@ def get_recipe(name: str) -> Config:
     recipe = RECIPES.get(name) or ABLATIONS.get(name)
     if recipe is None:
         close = did_you_mean(name, [*RECIPES, *ABLATIONS])
-        raise InputError(f"recipe {name!r} is unknown{close}; known are {known_recipes()}")
+        # the list fills a screen, in which the hint would be lost
+        others = "`bifusion train --help` lists all" if close else f"known are {known_recipes()}"
+        raise InputError(f"recipe {name!r} is unknown{close}; {others}")
     return recipe()
 
 
