@@ -76,7 +76,8 @@ def _module_of(name: str, where: str) -> ModuleType:
     if package not in _allowed():
         raise InputError(
             f"{where}: {name} is code of the package {package}, which runs when it is imported; if you "
-            f"trust it, say so: {VARIABLE}={','.join([*_allowed(), package])} bifusion …"
+            f"trust it, say so: {VARIABLE}={','.join([*_allowed(), package])} bifusion …, or in Python "
+            f"bifusion.plugins.allow({package!r})"
         )
     module = name.partition(":")[0]
     here = os.getcwd()

@@ -261,7 +261,9 @@ def test_accumulated_batches_make_one_step(data, tmp_path):
 
 def test_a_folder_is_never_mixed_up(staged_run, data):
     config = tiny_config("bifusion_small", data)
-    with pytest.raises(InputError, match="holds a run already: resume it"):
+    with pytest.raises(
+        InputError, match=r"holds a run already: resume it \(--resume, in Python resume=True\)"
+    ):
         train(config, staged_run)
     config.seed = 7
     with pytest.raises(InputError, match="another configuration:\n  seed: then 0, now 7\n"):

@@ -44,7 +44,8 @@ def allowed() -> None:
 
 def test_what_the_user_has_not_named_is_not_imported(monkeypatch):
     monkeypatch.delitem(sys.modules, "my_rooms.losses", raising=False)
-    with pytest.raises(InputError, match="BIFUSION_PLUGINS=my_rooms bifusion"):
+    both = r"BIFUSION_PLUGINS=my_rooms bifusion …, or in Python bifusion.plugins.allow\('my_rooms'\)"
+    with pytest.raises(InputError, match=both):
         plugins.load("my_rooms.losses:confident", "criterion.extra.confident")
     assert "my_rooms.losses" not in sys.modules
 

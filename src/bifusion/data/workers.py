@@ -201,5 +201,6 @@ def _obituary(workers: list[BaseProcess], dead: int, scenes: list[str]) -> str:
         cause, advice = ", as when shared memory runs out", "enlarge /dev/shm, or --trainer.workers 0"
     return (
         f"data worker {dead + 1} of {len(workers)} (process {workers[dead].pid}) {ended}{cause}; it had "
-        f"{', '.join(scenes) or 'nothing'} to load. Repeat the command (a run: with --resume); {advice}"
+        f"{', '.join(scenes) or 'nothing'} to load. Repeat the command (a run: with --resume, in Python "
+        f"resume=True); {advice}"
     )

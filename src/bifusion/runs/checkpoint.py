@@ -48,7 +48,9 @@ SUMS = "sums.json"
 SUMMED = (WEIGHTS, TRAINING_STATE, HEALTHY)
 FILES = (TRAINING_STATE, HEALTHY, CONFIG, SUMS, WEIGHTS)
 LAST, PREVIOUS = "last", "previous"
-TRAIN_AGAIN = "copy it again, use another checkpoint of the run, or resume the run (--resume)"
+TRAIN_AGAIN = (
+    "copy it again, use another checkpoint of the run, or resume the run (--resume, resume=True)"
+)
 
 
 def save_checkpoint(

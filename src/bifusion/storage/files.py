@@ -229,7 +229,8 @@ def full_disk_named(path: Path, needed: int | None = None) -> Iterator[None]:
         limit = " (ulimit -f: files may not be larger)" if error.errno == errno.EFBIG else ""
         raise DiskFullError(
             f"{path}: cannot be written, the disk is full{limit}: {need}{free_bytes(path):,} are free; "
-            "make room and repeat the command (a run: with --resume). What was there before is intact"
+            "make room and repeat the command (a run: with --resume, in Python resume=True). What was "
+            "there before is intact"
         ) from error
 
 

@@ -178,7 +178,7 @@ def _message(
         f"{config.name}: step {inputs.step} takes more memory than there is, {where} ({told}). It reads "
         f"{scenes}.{parts} Weights, gradients and moments take {_mebibytes(held)}. Nothing of the step "
         f"is left. What takes less: {less}. {but} another run of it; {go_on}where others take the "
-        "memory, free it and go on with --resume"
+        "memory, free it and go on with --resume (in Python resume=True)"
     )
 
 

@@ -66,7 +66,8 @@ def check_folder(
         return data_of(config, read=read)
     if not resume:
         raise InputError(
-            f"{folder.root} holds a run already: resume it (--resume), or choose another folder"
+            f"{folder.root} holds a run already: resume it (--resume, in Python resume=True), or choose "
+            "another folder"
         )
     started = load_config(folder.config)
     advice = "Resume it as it began, on the same scenes, or choose another folder (--out)."
