@@ -129,7 +129,7 @@ def compare(
     epochs: int | None = None,
     tower_weights: PathLike | None = None,
     jobs: int = 0,
-    runs: Sequence[PathLike] = (),
+    runs: Sequence[PathLike] | PathLike = (),
     progress: bool = True,
 ) -> ComparisonReport:
     """Trains recipes side by side and judges them, as `bifusion compare` does; writes report.html and
@@ -272,5 +272,6 @@ def _whole(given: Any, name: str) -> int:
 
 def _several(given: Any) -> tuple[Any, ...]:
     """One, where it is no list of them, as several."""
-    is_one = isinstance(given, str | os.PathLike) or not isinstance(given, Iterable)
-    return (given,) if is_one else tuple(given)
+    if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
+        return (given,)
+    return tuple(given)

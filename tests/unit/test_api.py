@@ -116,7 +116,6 @@ def test_an_interrupted_run_does_not_look_like_a_trained_one(tmp_path, monkeypat
         (lambda out: bifusion.compare(SMALL, out=out, jobs=None), "jobs: found None, expected a whole"),
         (lambda out: bifusion.compare([None], out=out), "recipes: found a NoneType; expected names"),
         (lambda out: bifusion.compare(runs=[3], out=out), "runs: is a int; expected a path"),
-        (lambda out: bifusion.compare(runs="one", out=out), "one is no run folder"),
         (lambda out: bifusion.open_scene(3), "path: is a int; expected a path"),
         (lambda out: bifusion.open_scene(out, labels=["a", "b"]), "labels: is a list; expected a Label"),
     ],
@@ -128,3 +127,8 @@ def test_an_argument_of_another_type_is_named(tmp_path, call, message):
 
 
 SMALL = "oneformer3d_small"
+
+
+def test_one_run_is_taken_for_a_list_of_one(tmp_path):
+    with pytest.raises(InputError, match="one is no run folder"):
+        bifusion.compare(runs=tmp_path / "one", out=tmp_path / "out")
