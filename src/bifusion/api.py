@@ -65,6 +65,7 @@ def train(
     data: PathLike | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    tower_weights: PathLike | None = None,
     resume: bool = False,
     accept_changes: bool = False,
 ) -> TrainedRun:
@@ -80,6 +81,8 @@ def train(
         data: data set (train/ and val/ with scene folders) instead of the configuration's.
         epochs: instead of the configuration's.
         seed: instead of the configuration's.
+        tower_weights: file of weights for its image tower, which otherwise starts from those that the
+            configuration names; where it names none, from random ones, as a line of output then says.
         resume: go on from the folder's last checkpoint, if there is one.
         accept_changes: go on though scenes or versions of the software have changed; reports say what.
 
@@ -87,11 +90,16 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved, `resume=True` goes on.
     """
     from bifusion.inference.train_and_evaluate import train_and_evaluate
+    from bifusion.studies.training_runs.plan import give_weights
 
     config = _config(recipe)
     config.data.root = config.data.root if data is None else _path(data, "data")
     config.trainer.epochs = config.trainer.epochs if epochs is None else _whole(epochs, "epochs")
     config.seed = config.seed if seed is None else _whole(seed, "seed")
+    if tower_weights is not None:
+        if config.tower_for_weights is None:
+            raise InputError(f"tower_weights: {config.name} has no image tower that takes weights")
+        give_weights([config], _path(tower_weights, "tower_weights"))
     run = train_and_evaluate(config, _path(out, "out"), resume=resume, accept_changes=accept_changes)
     if run.status.state == "interrupted":
         raise KeyboardInterrupt(f"{run.folder}: saved; resume=True goes on")

@@ -1,16 +1,20 @@
 """README's Python runs as it stands there, and its make targets are there."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
+from safetensors.torch import save_file
 
 import bifusion
 from bifusion import plugins
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion
+from bifusion.models.towers.clip import ClipEncoder
+from bifusion.recipes import get_recipe
 from documents import ROOT, blocks
 from tiny_runs import make_tiny_data
 from untrained_runs import bifusion as untrained
@@ -18,7 +22,7 @@ from untrained_runs import save_run
 
 
 def test_python_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    """As it stands in README, on a run of a moment and tiny rooms; only the training is shorter."""
+    """As it stands in README, on a run of a moment and tiny rooms; training and model are smaller."""
     (block,) = [block.text for block in blocks("README.md") if "import bifusion\n" in block.text]
     assert len(block.splitlines()) <= 15 and block.count("epochs=20") == 1
     assert 'model.predict({"coord": coord, "color": color})' in block
@@ -40,11 +44,17 @@ def test_python_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         "K": view.color_K,
         "cam2world": view.color_cam2world,
     }
-    exec(block.replace("epochs=20", "epochs=3"), shown)
+    tower = get_recipe("bifusion_tiny").model.tower
+    seen = ClipEncoder(dataclasses.replace(tower, depth_channel=False))
+    save_file(seen.open_clip_state(), "runs/demo/tower-small.safetensors")
+    smaller = block.replace("epochs=20", "epochs=3").replace('"bifusion_small"', '"bifusion_tiny"')
+    exec(smaller, shown)
     assert len(shown["found"].points) == len(scene.coord)
     assert shown["run"].status.state == "completed"
-    assert "<Segmentation of hall: " in capsys.readouterr().out
-    assert Path("runs/tiny/evaluation.json").is_file()
+    printed = capsys.readouterr().out
+    assert "<Segmentation of hall: " in printed and "tower-small.safetensors" in printed
+    assert "random weights" not in printed
+    assert Path("runs/mine/evaluation.json").is_file()
 
 
 RGB = ("red", "green", "blue")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bifusion.config.stages import Timeline
 from bifusion.errors import InputError
@@ -16,7 +17,7 @@ from bifusion.studies.comparison.verdicts import judge_fusion
 from bifusion.studies.figures.arms import CONTROLS, ROLES, find_role, group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.style import COLORS, DASHES
-from bifusion.studies.training_runs.plan import plan_runs
+from bifusion.studies.training_runs.plan import plan_runs, tell_untrained_towers
 from bifusion.training.trainer import train
 from run_factory import AUDIT, FakeRun
 from tiny_runs import make_tiny_data, tiny_config
@@ -59,6 +60,18 @@ def test_weights_are_given_to_towers_that_are_meant_to_have_them(tmp_path):
     assert given == {
         "staged": tower, "2d_only": tower, "gate_half": tower, "lifted_rgb": None, "random_tower": None
     }  # fmt: skip
+
+
+def test_towers_of_random_weights_are_told(tmp_path, capsys):
+    recipes = ["bifusion_small", "bifusion_small_naive", "oneformer3d_small"]
+    others = ("efficientnet", "without_views", "random_tower", "lifted_rgb")
+    recipes += [f"bifusion_small_{arm}" for arm in others]
+    tell_untrained_towers(plan_runs(recipes, (0, 1), tmp_path, tmp_path), Console(width=300))
+    told = "trained with an image tower of random weights; --tower-weights FILE"
+    assert f"bifusion_small, bifusion_small_naive: {told}" in capsys.readouterr().out
+    runs = plan_runs(recipes, (0,), tmp_path, tmp_path, tower_weights=Path("w.pt"))
+    tell_untrained_towers(runs, Console())
+    assert capsys.readouterr().out == ""
 
 
 def test_weights_go_to_towers_that_name_none_of_their_own(tmp_path):

@@ -22,6 +22,7 @@ from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig, ResultsConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
+from bifusion.models.towers.tower import TowerConfig
 from bifusion.sparse.precision import Matmul
 from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
@@ -174,6 +175,19 @@ class Config:
         """Some stage lets images into the network."""
         opened = any(stage.run_2d and stage.fixed_alpha != 0.0 for stage in self.stages.stages)
         return self.model.uses_views and opened
+
+    @property
+    def tower_for_weights(self) -> TowerConfig | None:
+        """The image tower that trained weights are for; not that of the control with a random one."""
+        tower = self.model.image_tower
+        is_for = tower is not None and tower.takes_weights and self.arm != "random_tower"
+        return tower if is_for else None
+
+    @property
+    def has_untrained_tower(self) -> bool:
+        """Images are seen by a tower of random weights, though trained ones could be given."""
+        tower = self.tower_for_weights
+        return self.uses_views and tower is not None and tower.reads is None
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -175,6 +175,11 @@ class Trainer:
             tower = f"; {description['tower']}" if description["tower"] else ""
             size = f"{description['parameters']['total']:,} parameters"
             display.line(f"{name}: {size}, {self.config.labels.describe()}{tower}")
+            if self.config.has_untrained_tower:
+                display.line(
+                    f"{name}: its image tower is trained from random weights; --model.tower.pretrained "
+                    "FILE (in Python tower_weights) starts from trained ones"
+                )
             try:
                 return self._run_epochs()
             finally:

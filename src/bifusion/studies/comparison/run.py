@@ -22,7 +22,13 @@ from bifusion.studies.figures.fairness import require_one_set
 from bifusion.studies.figures.run import Record, load_run, read_json
 from bifusion.studies.page.files import write_study
 from bifusion.studies.page.room_views import write_room_views
-from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs, plan_runs
+from bifusion.studies.training_runs.plan import (
+    PlannedRun,
+    check_runs,
+    default_jobs,
+    plan_runs,
+    tell_untrained_towers,
+)
 from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import check_jobs, train_runs
 
@@ -60,6 +66,7 @@ def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport
     check_jobs(wanted.jobs or default_jobs())
     if planned:
         check_scenes(planned, console)
+        tell_untrained_towers(planned, console)
     with locked(wanted.out):
         return _compare(wanted, planned, console)
 

@@ -12,7 +12,12 @@ from bifusion.storage.files import locked
 from bifusion.studies.grids.report import GridReport
 from bifusion.studies.grids.request import GridRequest
 from bifusion.studies.training_runs.forked import can_fork
-from bifusion.studies.training_runs.plan import PlannedRun, check_runs, default_jobs
+from bifusion.studies.training_runs.plan import (
+    PlannedRun,
+    check_runs,
+    default_jobs,
+    tell_untrained_towers,
+)
 from bifusion.studies.training_runs.progress import RunCount
 from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.train import train_runs
@@ -40,6 +45,7 @@ def run_grid(
     """
     check_runs([run for run in runs if run.config.seed == wanted.seeds[0]])
     check_scenes(runs, console)
+    tell_untrained_towers(runs, console)
     jobs = wanted.jobs or default_jobs()
     with locked(wanted.out):
         announce(jobs)

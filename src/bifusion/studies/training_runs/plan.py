@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import SceneDataset, with_labels
 from bifusion.errors import InputError
 from bifusion.models.towers.clip import ClipConfig
-from bifusion.models.towers.tower import TowerConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import RunFolder
@@ -72,7 +72,7 @@ def plan_runs(
 def give_weights(configs: Sequence[Config], weights: Path) -> None:
     """Lets the image towers that take weights start from the file `weights`: those that name none of
     their own, or, where all do, all of them. InputError where these are of several architectures."""
-    towers = [(config, tower) for config in configs if (tower := tower_for_weights(config)) is not None]
+    towers = [(config, tower) for config in configs if (tower := config.tower_for_weights) is not None]
     without = [(config, tower) for config, tower in towers if tower.reads is None]
     given = without or towers
     architectures = {f"{tower.kind} {getattr(tower, 'architecture', '')}".strip() for _, tower in given}
@@ -86,17 +86,21 @@ def give_weights(configs: Sequence[Config], weights: Path) -> None:
         config.model = config.model.with_tower(tower.with_weights(str(weights)))
 
 
-def tower_for_weights(config: Config) -> TowerConfig | None:
-    """The image tower that pretrained weights are for; not that of the control with a random one."""
-    tower = config.model.image_tower
-    is_for = tower is not None and tower.takes_weights and config.arm != "random_tower"
-    return tower if is_for else None
-
-
 def need_small_tower(recipes: Sequence[str]) -> bool:
     """Whether one of the recipes has the small image tower, pretrained on generated rooms."""
-    towers = [tower_for_weights(get_recipe(recipe)) for recipe in recipes]
+    towers = [get_recipe(recipe).tower_for_weights for recipe in recipes]
     return any(isinstance(tower, ClipConfig) and tower.architecture == "small" for tower in towers)
+
+
+def tell_untrained_towers(runs: Sequence[PlannedRun], console: Console) -> None:
+    """Names the recipes, if there are some, whose image tower starts from random weights."""
+    names = dict.fromkeys(run.config.name for run in runs if run.config.has_untrained_tower)
+    if names:
+        console.print(
+            f"{', '.join(names)}: trained with an image tower of random weights; --tower-weights FILE "
+            "(in Python tower_weights) starts from trained ones",
+            markup=False,
+        )
 
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:
@@ -105,7 +109,7 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
         Timeline(config.stages, config.trainer.epochs)
         for split in ("train", "val"):
             SceneDataset(config.data, split, config.seed, training=False)
-        tower = tower_for_weights(config)
+        tower = config.tower_for_weights
         if tower is not None:
             tower.check_weights()
 
