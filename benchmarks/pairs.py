@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.__main__ import LAYER_VOXELS, OUT
+from benchmarks.operations import gflop_of
 from benchmarks.scenes import real_dataset, real_voxels, room_voxels
 from benchmarks.timing import clock, limits, machine
-from benchmarks.unets import KINDS, forward_gflop
+from benchmarks.unets import KINDS
 from bifusion.models.folding import for_inference
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse import native, reference
@@ -123,7 +124,7 @@ def bench_inference(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
         unet = build_unet(config).eval()
         folded = for_inference(copy.deepcopy(unet))
         x = SparseTensor(torch.randn(len(coords), config.in_channels), coords)
-        gflop = forward_gflop(unet, x)
+        gflop = gflop_of(unet, partial(unet, x))
         with torch.inference_mode():
             record = compare(partial(folded, x), _plain(partial(unet, x)), rounds)
         bounds = limits()

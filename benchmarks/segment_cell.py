@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import clock, machine
+from benchmarks.operations import gflop_of
+from benchmarks.timing import clock, dense_gflops, machine
 from bifusion.data.scene_folder import load_points
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
@@ -91,7 +92,13 @@ def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
     last = first
     if first["seconds"] < ONCE_S:
         last, found = _call(segmenter, observed, scan)
+    peak_mb = status_mb("VmHWM")  # before the product that the rest is held against takes memory
+    dense = dense_gflops()
+    gflop = gflop_of(observed.model, lambda: segmenter.predict(scan))
     return {
+        "gflop": gflop,
+        "dense_gflops": dense,
+        "of_dense_time": last["seconds"] * dense / gflop,
         "voxels": observed.voxels,
         "points": len(found.points),
         "superpoints": observed.superpoints,
@@ -102,7 +109,7 @@ def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
         "first": first,
         **last,
         "imported_mb": imported_mb,
-        "peak_mb": status_mb("VmHWM"),
+        "peak_mb": peak_mb,
         "gpu_peak_mb": peak_memory_mb(segmenter.device) if segmenter.device.type == "cuda" else None,
     }
 

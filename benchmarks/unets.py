@@ -6,15 +6,14 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.layers import count_pairs
+from benchmarks.operations import gflop_of
 from benchmarks.scenes import room_voxels
 from benchmarks.timing import dense_gflops, measure
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse import native
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.modules import InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 
 Kind = Literal["residual", "res16"]
@@ -37,7 +36,7 @@ def bench_unet(kind: Kind, coords: Tensor, repeats: int = 3) -> dict[str, Any]:
         unet.zero_grad()
         forward().backward(upstream)
 
-    gflop = forward_gflop(unet, SparseTensor(feats, coords))
+    gflop = gflop_of(unet, forward)
     dense = dense_gflops()
     alone, both = measure(forward, repeats), measure(forward_backward, repeats)
     maps = measure(lambda: build_maps(kind, coords), repeats)
@@ -52,32 +51,6 @@ def bench_unet(kind: Kind, coords: Tensor, repeats: int = 3) -> dict[str, Any]:
         "share_of_dense": 3 * gflop / both.seconds / dense,
         "kernel_maps": {**maps.as_dict(), "share_of_step": maps.seconds / both.seconds},
     }
-
-
-def forward_gflop(unet: nn.Module, x: SparseTensor) -> float:
-    """Useful work of the convolutions: two operations a pair and pair of channels."""
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[SparseTensor], output: SparseTensor) -> None:
-        nonlocal total
-        total += 2 * _pairs(module, inputs[0]) * module.weight.shape[1] * module.weight.shape[2]
-
-    kinds = (SubmanifoldConv3d, StridedConv3d, InverseConv3d)
-    hooks = [m.register_forward_hook(count) for m in unet.modules() if isinstance(m, kinds)]
-    with torch.no_grad():
-        unet(x)
-    for hook in hooks:
-        hook.remove()
-    return total / 1e9
-
-
-def _pairs(module: Any, x: SparseTensor) -> int:
-    if isinstance(module, SubmanifoldConv3d):
-        if module.kernel_size == 1:
-            return len(x.feats)
-        return count_pairs(x.maps.submanifold(x.stride, module.kernel_size))
-    fine = x.stride if isinstance(module, StridedConv3d) else x.stride // module.stride
-    return count_pairs(x.maps.strided(fine, module.kernel_size, module.stride))
 
 
 def build_maps(kind: Kind, coords: Tensor) -> list[KernelMap]:

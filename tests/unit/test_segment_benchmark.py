@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import segment
+from benchmarks.operations import gflop_of
 from benchmarks.segment import Cell, markdown
 from benchmarks.segment_cell import with_objects
 from benchmarks.segment_scans import cropped, repeated
@@ -16,6 +17,8 @@ from benchmarks.segment_scans import cropped, repeated
 from bifusion.data.voxels import voxelize
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.postprocess import PostprocessConfig, select_instances
+from bifusion.sparse.modules import SubmanifoldConv3d
+from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import LayerPrediction, Prediction, Scene
 
 
@@ -98,3 +101,18 @@ def test_cells_that_are_done_stay_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["segment", *options])
     segment.main()
     assert len(asked) == 4 and asked[1] == asked[2] and len(json.loads(out.read_text())) == 3
+
+
+def test_operations_of_a_network_are_counted():
+    """By hand: two of each product of a pair and two channels; a layer that the engine gives to torch's
+    products is not counted twice."""
+    coords = torch.tensor([[0, x, 0, 0] for x in range(5)], dtype=torch.int32)
+    x = SparseTensor(torch.ones(5, 3), coords)
+    network = torch.nn.Sequential(SubmanifoldConv3d(3, 4, 3), SubmanifoldConv3d(4, 7, 1))
+    pairs = 5 + 2 * 4
+    assert gflop_of(network, lambda: network(x)) == 2 * (pairs * 3 * 4 + 5 * 4 * 7) / 1e9
+    dense = torch.nn.Linear(4, 6)
+    assert gflop_of(dense, lambda: dense(torch.ones(9, 4))) == 2 * 9 * 4 * 6 / 1e9
+    query = torch.ones(1, 2, 16, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert gflop_of(dense, lambda: attend(query, query, query)) == 2 * 2 * 2 * 16 * 16 * 8 / 1e9
