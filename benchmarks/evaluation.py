@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
 from bifusion.models.postprocess import pack_point_masks
 from bifusion.rng import numpy_rng
+from bifusion.step.observe import most_resident_mb
 from bifusion.types import SceneResult, SceneTruth
 
 RESULTS = Path(__file__).parent / "results"
@@ -120,12 +119,6 @@ def spread(scene: Drawn) -> SceneResult:
     )
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def run(setting: Setting) -> dict:
     """Evaluates all scenes; times, memory and a few of the metrics."""
     label_set = get_label_set(setting.label_set)
@@ -138,7 +131,7 @@ def run(setting: Setting) -> dict:
         evaluator.add(result, scene.truth)
         seconds.spread_masks += spread_at - started
         seconds.count += time.perf_counter() - spread_at
-        after_one = after_one or peak_memory_mb()
+        after_one = after_one or most_resident_mb()
     started = time.perf_counter()
     metrics = evaluator.compute()
     seconds.compute = time.perf_counter() - started
@@ -147,8 +140,8 @@ def run(setting: Setting) -> dict:
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
         "seconds": asdict(seconds),
         "seconds_per_scene": (seconds.spread_masks + seconds.count) / max(setting.scenes, 1),
-        "peak_memory_mb": peak_memory_mb(),
-        "beyond_one_scene_mb": peak_memory_mb() - after_one,
+        "peak_memory_mb": most_resident_mb(),
+        "beyond_one_scene_mb": most_resident_mb() - after_one,
         "metrics": {key: metrics[key] for key in ("miou", "ap", "ap50", "ap25", "pq")},
     }
 

@@ -26,7 +26,7 @@ from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.inference.segmentation import Segmentation
 from bifusion.inference.segmenter import Segmenter
-from bifusion.step.observe import peak_memory_mb
+from bifusion.step.observe import most_resident_mb, peak_memory_mb
 from bifusion.types import Batch, FusionControl, Prediction
 
 SUPERPOINTS = "superpoints"
@@ -81,7 +81,7 @@ def with_objects(prediction: Prediction) -> Prediction:
 
 def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
     """Loads the run and segments the scan, twice where that takes no minute."""
-    imported_mb = status_mb("VmRSS")
+    imported_mb = resident_mb()
     began = time.perf_counter()
     segmenter = Segmenter(run)
     load_s = time.perf_counter() - began
@@ -92,7 +92,7 @@ def segment(run: Path, scan: Path, views: int) -> dict[str, Any]:
     last = first
     if first["seconds"] < ONCE_S:
         last, found = _call(segmenter, observed, scan)
-    peak_mb = status_mb("VmHWM")  # before the product that the rest is held against takes memory
+    peak_mb = most_resident_mb()  # before the product that the rest is held against takes memory
     dense = dense_gflops()
     gflop = gflop_of(observed.model, lambda: segmenter.predict(scan))
     return {
@@ -169,7 +169,7 @@ def _timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -
 
 def superpoints(scan: Path) -> dict[str, Any]:
     """What a cloud that comes without superpoints takes before: normals and superpoints."""
-    imported_mb = status_mb("VmRSS")
+    imported_mb = resident_mb()
     coord, _, _ = load_points(scan)
     began = time.perf_counter()
     found = surface_superpoints(coord, estimate_normals(coord), coord[:0, :].astype(int))
@@ -179,15 +179,14 @@ def superpoints(scan: Path) -> dict[str, Any]:
         "superpoints": int(found.max()) + 1,
         "seconds": seconds,
         "imported_mb": imported_mb,
-        "peak_mb": status_mb("VmHWM"),
+        "peak_mb": most_resident_mb(),
     }
 
 
-def status_mb(field: str) -> float:
-    """VmRSS or VmHWM, resident memory now and at its highest. Not getrusage: what that calls the peak
-    counts what the parent process had before this program began."""
+def resident_mb() -> float:
+    """Resident memory now."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    (line,) = (line for line in lines if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 2**10
 
 

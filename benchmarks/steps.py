@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections import defaultdict
@@ -31,6 +30,7 @@ from bifusion.models.build import build_model
 from bifusion.models.model import Model
 from bifusion.recipes import get_recipe
 from bifusion.step.assembly import make_stepper
+from bifusion.step.observe import most_resident_mb
 from bifusion.step.outcome import StepInputs
 from bifusion.step.runtime import make_fabric
 from bifusion.step.step import Stepper
@@ -71,7 +71,7 @@ def run_steps(recipe: str, data: Path, scenes: int) -> dict[str, Any]:
             if step:
                 totals.append(clock() - started)
     step_seconds = timing_of(totals)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = most_resident_mb()
     return {
         "recipe": recipe,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.segment_cell import status_mb
+from benchmarks.segment_cell import resident_mb
 from benchmarks.timing import machine, measure
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.models.towers.timm_cnn import TimmCnnConfig
 from bifusion.models.towers.timm_vit import TimmVitConfig
 from bifusion.models.towers.tower import TowerConfig
+from bifusion.step.observe import most_resident_mb
 from bifusion.types import BatchView
 
 OUT = Path("benchmarks/results/towers.json")
@@ -69,7 +70,7 @@ def measured(row: Row) -> dict[str, Any]:
     view = BatchView(
         0, "view", torch.rand(3, height, width), depth, eye[:3, :3], eye, depth[0], eye[:3, :3], eye
     )
-    imported_mb = status_mb("VmRSS")
+    imported_mb = resident_mb()
     tower = row.config.build().requires_grad_(False)
     with torch.no_grad():
         timing = measure(lambda: tower.encode_views([view]), repeats=5)
@@ -79,7 +80,7 @@ def measured(row: Row) -> dict[str, Any]:
         "view": [width, height],
         "map": list(features.shape),
         "seconds": timing.as_dict(),
-        "memory_mb": status_mb("VmHWM") - imported_mb,
+        "memory_mb": most_resident_mb() - imported_mb,
         "tests": row.tests,
         "machine": machine(),
     }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bifusion.errors import InputError
+from bifusion.step.observe import most_resident_mb
 from laboratory.fuzz.target import Sample, Target, changed_file
 
 MOST_SECONDS = 20
@@ -123,7 +124,7 @@ def limit_process() -> None:
 
 
 def _most_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return int(most_resident_mb() * 2**20)
 
 
 def _try_inputs(

@@ -79,7 +79,7 @@ def test_names_say_what_is_removed_and_what_is_added():
     assert names <= set(ABLATIONS) and f"{BASE}_no_film" in names
     assert f"{BASE}_adaptive_clipping" in ABLATIONS and not set(ABLATIONS) & set(RECIPES)
     with pytest.raises(InputError, match=r"BASE_no_MEASURE.*head_norm"):
-        get_recipe(f"{BASE}_no_such_thing")
+        get_recipe("nothing_of_that_kind")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,22 @@
 """The monitor's figures against numbers worked out by hand."""
 
 import math
+from multiprocessing import get_context
 
 import pytest
 import torch
 from torch import nn
 
 from bifusion.evaluation.fusion_figures import CANDIDATES, FusionFigures, share_of_2d
-from bifusion.step.observe import Fused, gradient_norms, norms_by_path, observe, record_of, rms_and_max
+from bifusion.step.observe import (
+    Fused,
+    gradient_norms,
+    most_resident_mb,
+    norms_by_path,
+    observe,
+    record_of,
+    rms_and_max,
+)
 from bifusion.types import FusionControl, FusionTrace, Prediction
 from small_batches import batch_of_superpoints
 
@@ -139,3 +148,11 @@ def test_agreement_through_the_predictor_stands_beside_the_direct_one():
     assert alignment["cosine"] == pytest.approx(-1.0) and alignment["retrieval_at_1"] == 0.0
     assert alignment["predicted_cosine"] == pytest.approx(1.0)
     assert alignment["predicted_retrieval_at_1"] == 1.0
+
+
+def test_the_most_memory_of_a_process_is_its_own():
+    """getrusage tells of a fork what its parent took, so that a trained run of a study would too."""
+    taken = b"x" * (300 << 20)
+    del taken
+    with get_context("fork").Pool(1) as fork:
+        assert fork.apply(most_resident_mb) < most_resident_mb() - 200

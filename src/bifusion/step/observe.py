@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +132,19 @@ def peak_memory_mb(device: torch.device) -> float:
     system does not tell (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    return most_resident_mb()
+
+
+def most_resident_mb() -> float:
+    """Largest resident memory of this process so far, NaN where the system does not tell (Windows).
+
+    Linux's VmHWM where there is one: what getrusage says of a process begins with the peak of the one
+    that started it.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**10
     if resource is None:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
