@@ -107,7 +107,11 @@ def train(
 
 
 def evaluate(
-    run: PathLike, *, data: PathLike | None = None, device: torch.device | str | None = None
+    run: PathLike,
+    *,
+    data: PathLike | None = None,
+    device: torch.device | str | None = None,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """All figures of a run's last checkpoint on validation scenes, also written into its folder.
 
@@ -116,6 +120,7 @@ def evaluate(
             folder, as the figures are written into the run's.
         data: data set of the same classes (its val/ counts) instead of the one it was trained on; a
             published checkpoint was trained on none of yours and needs it.
+        precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed": what that costs in accuracy.
 
     Returns:
         What evaluation.json holds: under "full" mIoU, AP, PQ and what they are made of (shares of 1,
@@ -125,7 +130,8 @@ def evaluate(
     from bifusion.official.run_of import run_of
 
     folder = run_of(_path(run, "run"))
-    return evaluate_run(folder, data=None if data is None else _path(data, "data"), device=device)
+    data = None if data is None else _path(data, "data")
+    return evaluate_run(folder, data=data, device=device, precision=precision)
 
 
 def compare(

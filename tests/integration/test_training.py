@@ -151,6 +151,21 @@ def test_evaluation_on_other_data_leaves_the_runs_own_result(staged_run, tmp_pat
     assert json.loads((staged_run / "evaluation-elsewhere.json").read_text())["epoch"] == 2
 
 
+def test_evaluation_in_another_precision_tells_what_that_costs(staged_run):
+    evaluate_run(staged_run)
+    own = (staged_run / "evaluation.json").read_bytes()
+    narrow = evaluate_run(staged_run, precision="bf16-mixed")
+    told = json.loads((staged_run / "evaluation-bf16-mixed.json").read_text())
+    assert told["full"]["miou"] == narrow["full"]["miou"]
+    assert (
+        told["full"] != json.loads(own)["full"] and told["full"].keys() == json.loads(own)["full"].keys()
+    )
+    assert told["full"]["miou"] == pytest.approx(json.loads(own)["full"]["miou"], abs=0.1)
+    assert (staged_run / "evaluation.json").read_bytes() == own
+    with pytest.raises(InputError, match="precision: is '16-mixed', which a CPU does not compute in"):
+        evaluate_run(staged_run, device="cpu", precision="16-mixed")
+
+
 def test_the_same_seed_gives_the_same_run(staged_run, data, tmp_path):
     train(tiny_config("bifusion_small", data), tmp_path / "again")
     ours, theirs = weights_of(tmp_path / "again"), weights_of(staged_run)

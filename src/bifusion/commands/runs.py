@@ -48,6 +48,8 @@ class Evaluate:
     evaluation-NAME.json beside the run's own."""
     devices: int = 1
     """Processes of this machine that share the scenes, each with a device of its own."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic; the figures of another than float32 go to evaluation-PRECISION.json."""
 
 
 def evaluate(args: list[str]) -> int:
@@ -60,7 +62,7 @@ def evaluate(args: list[str]) -> int:
         raise InputError(f"devices: found {wanted.devices}; expected 1 or more")
     run = _run_of(wanted.run)
     with group.joined(wanted.devices):
-        found = evaluate_run(run, data=wanted.data)
+        found = evaluate_run(run, data=wanted.data, precision=wanted.precision)
         if group.number() == 0:
             Screen().print_json(data=found["full"])
     return 0

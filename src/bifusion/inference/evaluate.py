@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from bifusion.config.run import Config, load_config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
 from bifusion.evaluation.point_figures import PointFigures
-from bifusion.inference.device import usable_device
+from bifusion.inference.device import autocast_dtype, usable_device
 from bifusion.inference.export import point_segments
 from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import (
@@ -32,10 +33,15 @@ from bifusion.storage.json_files import write_json
 from bifusion.training.processes import group
 from bifusion.training.processes.watch import Watch
 from bifusion.training.validation import Validation, validate, validation_loader
+from bifusion.types import Batch, FusionControl, Prediction
 
 
 def evaluate_run(
-    run_dir: Path, *, data: Path | None = None, device: torch.device | str | None = None
+    run_dir: Path,
+    *,
+    data: Path | None = None,
+    device: torch.device | str | None = None,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Full evaluation of a run's last checkpoint on its validation scenes; writes evaluation.json.
 
@@ -46,9 +52,11 @@ def evaluate_run(
     pictures.
 
     `data`: a data set other than the one it was trained on, of the same classes (InputError names
-    those that differ). Its figures go to
-    evaluation-NAME.json, without pictures: evaluation.json is what comparisons read as the run's
-    result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
+    those that differ). `precision`: "32-true", whatever the run was trained in, so that runs of all
+    precisions are compared; "bf16-mixed" or, on a GPU, "16-mixed" tells what that costs in accuracy.
+    Figures of another data set or precision go to evaluation-NAME.json, evaluation-PRECISION.json or
+    evaluation-NAME-PRECISION.json, without pictures: evaluation.json is what comparisons read as the
+    run's result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
     InputError too where neither is there, and where `run_dir` is a checkpoint folder.
 
     Several processes (`group.joined`, or those of a training) share the scenes: all call it and get the
@@ -65,16 +73,22 @@ def evaluate_run(
     folder.read_stages()  # refused now if it cannot be read, not after all scenes
     hang_minutes = load_config(checkpoint / CONFIG).trainer.hang_minutes
     with Watch(60 * hang_minutes) as watch, float32_products("ieee", device):
-        return _evaluate(folder, checkpoint, data, device, watch)
+        return _evaluate(folder, checkpoint, data, device, precision, watch)
 
 
 def _evaluate(
-    folder: RunFolder, checkpoint: Path, data: Path | None, device: torch.device, watch: Watch
+    folder: RunFolder,
+    checkpoint: Path,
+    data: Path | None,
+    device: torch.device,
+    precision: str,
+    watch: Watch,
 ) -> dict[str, Any]:
     run_dir = folder.root
+    dtype = autocast_dtype(precision, device)
     model, config = load_model(checkpoint, device)
-    model = for_inference(model)
-    target = folder.evaluation
+    model = _Narrow(for_inference(model, dtype), dtype) if dtype is not None else for_inference(model)
+    of_what = []
     if data is None and config.data.source is None and not config.data.root.is_dir():
         raise InputError(
             f"{run_dir}: the data set {config.data.root} of its configuration is not here (a published "
@@ -83,8 +97,11 @@ def _evaluate(
     if data is not None:
         trained_here = (checkpoint / TRAINING_STATE).is_file()
         if trained_here and data.resolve() != config.data.root.resolve():
-            target = folder.root / f"evaluation-{data.resolve().name}.json"
+            of_what.append(data.resolve().name)
         config.data.root = data
+    if dtype is not None:
+        of_what.append(precision)
+    target = folder.root / f"evaluation-{'-'.join(of_what)}.json" if of_what else folder.evaluation
     config.data = with_labels(config.data, of_run=str(run_dir))
     time = trained_epochs(checkpoint, config)
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
@@ -127,6 +144,18 @@ def _evaluate(
         write_json(target, evaluation)  # last: a run that has it counts as evaluated
     group.barrier()
     return evaluation
+
+
+class _Narrow(nn.Module):
+    """A network whose products, but not those of what is made of its prediction, are in `dtype`."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, batch: Batch, control: FusionControl) -> Prediction:
+        with torch.autocast(batch.voxel_coords.device.type, self.dtype):
+            return self.model(batch, control)
 
 
 def alignment_by_stage(folder: RunFolder) -> dict[str, dict[str, Any]]:
