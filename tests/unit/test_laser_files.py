@@ -62,6 +62,26 @@ def test_las_files_of_more_records_than_bytes_are_refused_at_once(tmp_path, plac
         read_mesh_file(path)
 
 
+def test_las_files_of_fewer_points_than_they_say_are_refused(tmp_path):
+    """Points that begin later leave fewer of them, or none, and laspy says nothing."""
+    path = write_las(tmp_path / "room.las", room_mesh(0.3))
+    whole = path.read_bytes()
+    begin = int.from_bytes(whole[OFFSET : OFFSET + 4], "little")
+    size = int.from_bytes(whole[SIZE : SIZE + 2], "little")
+    for left in (7, 0):
+        there = len(whole) - left * size
+        assert there > begin
+        path.write_bytes(whole[:OFFSET] + there.to_bytes(4, "little") + whole[OFFSET + 4 :])
+        with pytest.raises(
+            InputError, match=rf"points and has {left}; copy it again"
+        ):
+            read_mesh_file(path)
+
+
+OFFSET, SIZE = 96, 105
+"""Where in a LAS header stand at which byte its points begin, and how many bytes each has."""
+
+
 def test_las_files_that_lie(tmp_path):
     room = room_mesh(0.3)
     with pytest.raises(InputError, match=r"points .format 6. have no colours"):

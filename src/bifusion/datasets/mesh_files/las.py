@@ -54,6 +54,9 @@ def read_las(path: Path) -> Mesh:
         TypeError, OverflowError, OSError, MemoryError, UnicodeDecodeError,
     ) as error:  # fmt: skip
         raise InputError(f"{path}: cannot be read as LAS ({error}); copy it again") from None
+    found, said = sum(len(one) for one, _ in chunks), int(header.point_count)
+    if found != said:
+        raise InputError(f"{path}: says it has {said:,} points and has {found:,}; copy it again")
     coord = np.concatenate([one for one, _ in chunks])
     color = np.concatenate([one for _, one in chunks])
     if not np.isfinite(coord).all():
