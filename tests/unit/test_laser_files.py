@@ -72,9 +72,7 @@ def test_las_files_of_fewer_points_than_they_say_are_refused(tmp_path):
         there = len(whole) - left * size
         assert there > begin
         path.write_bytes(whole[:OFFSET] + there.to_bytes(4, "little") + whole[OFFSET + 4 :])
-        with pytest.raises(
-            InputError, match=rf"points and has {left}; copy it again"
-        ):
+        with pytest.raises(InputError, match=rf"points and has {left}; copy it again"):
             read_mesh_file(path)
 
 
