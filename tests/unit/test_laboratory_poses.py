@@ -13,9 +13,8 @@ def test_right_cameras_are_let_pass_and_impossible_ones_found(tmp_path):
     told = measure(scenes, DataConfig(image_size=64))
     assert set(told) == {fault.name for fault in faults()}
     assert (told["none"]["tried"], told["none"]["found"], told["none"]["moved_m"]) == (4, 0, 0)
-    assert told["moved by 40 cm"]["tried"] == 16 and told["moved by 40 cm"]["moved_m"] == pytest.approx(
-        0.4
-    )
+    moved = told["moved by 40 cm"]
+    assert moved["tried"] == 16 and moved["moved_m"] == pytest.approx(0.4)
     assert told["y and z of the camera turned round"]["found"] > 0
     turned = [told[f"turned by {degrees}°"]["moved_m"] for degrees in (1, 2, 5, 10, 20)]
     assert np.all(np.diff(turned) > 0)
