@@ -332,6 +332,17 @@ def test_where_each_arm_breaks_and_how(told):
     assert [run.verdict for run in staged.rates[0].runs] == ["learns", "learns"]
 
 
+def test_an_arm_that_does_best_with_its_gate_dead_has_broken_there(tmp_path):
+    def best_without_images(arm, factor, seed):
+        run = fake(arm, factor, seed)
+        return dataclasses.replace(run, miou=0.6, gate=-0.3) if factor == 1 else run
+
+    report = write_sweep(fake_plan(tmp_path, best_without_images), tmp_path, title="")
+    staged = curve_of(report, "staged_small")
+    assert staged.good.best == 1 and staged.breaking.factor == 1
+    assert staged.breaking.kinds == {"gate dead": 2}
+
+
 def test_good_rates_and_sensitivities_follow_from_the_runs(told):
     naive, staged = (curve_of(told[1], arm.key) for arm in ARMS)
     assert (naive.good.low, naive.good.high) == (1, 1) and staged.good.span == pytest.approx(100)

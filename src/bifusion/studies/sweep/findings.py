@@ -25,7 +25,7 @@ DEFINITIONS = (
     f"longer falls, with less than {100 * LEAST_GAIN:g} % of what the arm’s best rate gains; its "
     "validations find one class at most, to its end. Below the arm’s best rate the last two are called "
     "too slow.",
-    "An arm breaks at the lowest rate above its best one at which more than half of the seeds broke.",
+    "An arm breaks at the lowest rate at which more than half of the seeds broke, but not as too slow.",
     "Without a guard the first NaN or infinity ends a run: clipping and the optimiser would carry it "
     "into every weight.",
 )

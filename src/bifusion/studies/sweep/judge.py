@@ -156,7 +156,7 @@ def _curve(
         ),
         miou_shortfall=over_seeds({s: estimate.shortfall(v) for s, v in miou.items()}),
         good=good,
-        breaking=_breaking(rates, best),
+        breaking=_breaking(rates),
         rates=rates,
     )
 
@@ -222,12 +222,13 @@ def _outcome(
     )
 
 
-def _breaking(rates: Sequence[Rate], best: float) -> Breaking | None:
-    """The lowest rate above the best one at which more than half of the seeds that ended broke."""
+def _breaking(rates: Sequence[Rate]) -> Breaking | None:
+    """The lowest rate at which more than half of the seeds that ended broke, other than by slowness: an
+    arm may do best where its gate is dead already."""
     for rate in rates:
         ended = [run for run in rate.runs if run.verdict is not None]
-        broken = [run.breaks[0] for run in ended if run.breaks]
-        if rate.factor > best and 2 * len(broken) > len(ended):
+        broken = [run.breaks[0] for run in ended if run.breaks and run.verdict != "too slow"]
+        if 2 * len(broken) > len(ended):
             kinds: Counter[str] = Counter(b.kind for b in broken)
             return Breaking(rate.factor, dict(kinds), [b.step for b in broken], broken[0].where)
     return None

@@ -73,7 +73,7 @@ class Breaking:
     """Where an arm breaks as its rate rises."""
 
     factor: float
-    """The lowest factor above its best one at which most seeds broke."""
+    """The lowest factor at which most seeds broke, other than by learning too slowly."""
     kinds: dict[str, Count]
     """What came first there → in how many seeds."""
     steps: list[Count]
