@@ -202,6 +202,13 @@ def test_intrinsics_of_another_size_or_shape(folder):
     edit_cameras(folder, color_K=lambda K: K * [[[2], [2], [1]]])
     with pytest.raises(InputError, match="belong to another image size: cx = .* 64×48"):
         load_view(folder, "00000")
+    for factor in (1e-320, 1e-4, 1e6):
+        edit_cameras(
+            folder,
+            color_K=lambda K, factor=factor: K * 0 + [[32, 0, 32], [0, 64 * factor, 24], [0, 0, 1]],
+        )
+        with pytest.raises(InputError, match="expected 0.64 to 64000 pixels for an image of 64×48"):
+            load_view(folder, "00000")
     edit_cameras(folder, color_K=lambda K: K[:, :2])
     with pytest.raises(InputError, match=r"color_K has shape \(2, 2, 3\); expected \(2, 3, 3\)"):
         load_view(folder, "00000")

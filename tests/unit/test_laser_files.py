@@ -80,6 +80,25 @@ OFFSET, SIZE = 96, 105
 """Where in a LAS header stand at which byte its points begin, and how many bytes each has."""
 
 
+@pytest.mark.parametrize(
+    ("record", "place", "value", "message"),
+    [
+        (True, 32, 0, "remainder with a divisor of zero"),  # kinds of columns: a panic
+        (True, 12, 0xFFFFFFF0, "memory allocation of"),  # points of a chunk
+        (False, 44, 0xF0FFFFF0, "memory allocation of"),  # bytes of a layer
+    ],
+)
+def test_laz_files_that_end_their_decoder_are_refused(tmp_path, record, place, value, message):
+    path = write_las(tmp_path / "room.laz", room_mesh(0.3))
+    whole = path.read_bytes()
+    points = int.from_bytes(whole[OFFSET : OFFSET + 4], "little") + 8
+    place += whole.index(b"laszip encoded") - 2 + 54 if record else points
+    size = 2 if value == 0 else 4
+    path.write_bytes(whole[:place] + value.to_bytes(size, "little") + whole[place + size :])
+    with pytest.raises(InputError, match=rf"room.laz: its decoder ended with -?\d+ .*{message}"):
+        read_mesh_file(path)
+
+
 def test_las_files_that_lie(tmp_path):
     room = room_mesh(0.3)
     with pytest.raises(InputError, match=r"points .format 6. have no colours"):

@@ -159,6 +159,7 @@ def test_glb_files_that_are_none(tmp_path):
     refused(with_tree(path, lambda tree: tree.update(nodes=[{"children": [1, 1]}, {}])), "two parents")
     refused(with_tree(path, lambda tree: tree.update(nodes=[{"children": 5}])), "cannot be read as glTF")
     refused(with_tree(path, lambda tree: tree.update(meshes=[])), "glTF|no mesh")
+    refused(with_tree(path, lambda tree: tree.pop("bufferViews")), "has meshes and no bufferViews")
     (tmp_path / "m.glb").write_bytes(b"hello")
     refused(tmp_path / "m.glb", "is no binary glTF, it begins with b'hello'")
 

@@ -20,6 +20,9 @@ ROTATION_TOLERANCE = 1e-3
 
 LAST_ROW_TOLERANCE = 1e-6
 
+FOCAL_LENGTHS = (0.01, 1000.0)
+"""Least and most, in the image's longer sides: a fisheye's have about 0.2, a telephoto lens 50."""
+
 PRINCIPAL_POINT_TOLERANCE = 0.2
 """Largest distance of the principal point from the image centre, as a share of the image's width or
 height. Intrinsics of an image twice as large or small are off by at least 0.25."""
@@ -87,7 +90,7 @@ def _rigid(poses: np.ndarray) -> np.ndarray:
 def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) -> np.ndarray:
     """`K` as (3, 3) float64 if it is a pinhole matrix of an image of `size` (width, height).
 
-    Raises InputError for another shape, non-positive focal lengths, and a principal point so far
+    Raises InputError for another shape, focal lengths that no camera has, and a principal point so far
     from the centre that the matrix must belong to an image of another size.
     """
     matrix = np.asarray(K, dtype=np.float64)
@@ -98,6 +101,12 @@ def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) ->
     if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
         raise InputError(
             f"{where}: the intrinsics need finite, positive focal lengths; found {matrix.tolist()}"
+        )
+    least, most = (factor * max(size) for factor in FOCAL_LENGTHS)
+    if not least <= min(matrix[0, 0], matrix[1, 1]) <= max(matrix[0, 0], matrix[1, 1]) <= most:
+        raise InputError(
+            f"{where}: focal lengths are {matrix[0, 0]:g} and {matrix[1, 1]:g}; expected {least:g} to "
+            f"{most:g} pixels for an image of {size[0]}×{size[1]}"
         )
     off_pinhole = np.abs([matrix[0, 1], matrix[1, 0], *(matrix[2] - (0, 0, 1))]).max()
     if off_pinhole > 1e-6:

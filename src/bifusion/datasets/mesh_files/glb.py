@@ -131,6 +131,8 @@ def _check_tree(path: Path, tree: dict[str, Any]) -> None:
             raise InputError(
                 f"{path}: says it has {count} of something in {size:,} bytes; it is damaged"
             )
+    if tree.get("meshes") and not tree.get("bufferViews"):
+        raise InputError(f"{path}: is damaged: it has meshes and no bufferViews; export it again")
     _check_nodes(path, tree)
     _check_work(path, tree)
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.datasets.mesh_files.las_points import decode_apart, read_points
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 
 UP = np.array([0.0, 0.0, 1.0])
-CHUNK = 1_000_000
 MOST_POINTS = 200_000_000
 _POINTS_AT = 96
 """Where in the header stands at which byte the points begin."""
@@ -44,9 +44,6 @@ def read_las(path: Path) -> Mesh:
         with laspy.open(path) as reader:
             header = reader.header
             _check_header(path, header)
-            if header.are_points_compressed:
-                _check_chunks(path)
-            chunks = [_columns(chunk) for chunk in reader.chunk_iterator(CHUNK)]
     except InputError:
         raise
     except (
@@ -54,6 +51,9 @@ def read_las(path: Path) -> Mesh:
         TypeError, OverflowError, OSError, MemoryError, UnicodeDecodeError,
     ) as error:  # fmt: skip
         raise InputError(f"{path}: cannot be read as LAS ({error}); copy it again") from None
+    if header.are_points_compressed:
+        _check_chunks(path)
+    chunks = list(decode_apart(path) if header.are_points_compressed else read_points(path))
     found, said = sum(len(one) for one, _ in chunks), int(header.point_count)
     if found != said:
         raise InputError(f"{path}: says it has {said:,} points and has {found:,}; copy it again")
@@ -131,12 +131,6 @@ def _check_chunks(path: Path) -> None:
         chunks = number(table + 4, "<I")
     if chunks > size:
         raise InputError(f"{path}: says it has {chunks:,} chunks in {size:,} bytes; copy it again")
-
-
-def _columns(chunk: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) float64 coordinates and (n, 3) uint16 colours."""
-    coord = np.stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"], axis=1)
-    return coord, np.stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")], axis=1)
 
 
 def _eight_bits(color: np.ndarray, notes: list[str]) -> np.ndarray:
