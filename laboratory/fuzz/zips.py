@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +19,10 @@ def changed_zip(data: bytes, rng: np.random.Generator, change: Change) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, KeyError):
+    except (
+        zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, KeyError,
+        zlib.error, lzma.LZMAError,
+    ):  # fmt: skip
         return change(data[4:], rng)  # told apart as bytes
     if not entries:
         return data[:-1]

@@ -236,6 +236,7 @@ def test_strays_that_lack_something(tmp_path, monkeypatch):
         (", qw", "", "odometry.csv: row 2 has 14 cells, the header 13"),
         ("qw", "q", "has no column qw, but timestamp, frame"),
         ("000001", "x", "expected numbers in frame"),
+        ("000001", "0" * 140_000, "cannot be read as a table .field larger than"),
         (whole, whole.splitlines()[0], "holds no row below its header"),
     ]:
         path.write_text(whole.replace(old, new))

@@ -9,7 +9,6 @@ their names: newer versions add some, and leave cells empty.
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +27,10 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.parts import Part
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, numbered
 from bifusion.datasets.recordings.poses import from_quaternions
-from bifusion.datasets.recordings.text_files import read_matrix, read_text
+from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.datasets.recordings.video import Video
 from bifusion.errors import InputError
+from bifusion.untrusted.tables import read_rows
 
 ODOMETRY, MATRIX, VIDEO = "odometry.csv", "camera_matrix.csv", "rgb.mp4"
 FRAMES = "rgb"
@@ -73,16 +73,16 @@ def open_stray(folder: Path, options: OpenOptions) -> FileRecording:
 
 def read_columns(path: Path) -> Columns:
     """Name → cells of a table with a header. InputError: rows that are cut, no row, no header."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines()) if row]
-    if len(rows) < 2:
+    names, rows = read_rows(path, ",", advice="copy the recording again")
+    if not rows:
         raise InputError(f"{path}: holds no row below its header; copy the recording again")
-    header = rows[0]
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
+    for number, row in rows:
+        cells = sum(row[name] is not None for name in names) + len(row.get(None, ()))
+        if cells != len(names):
             raise InputError(
-                f"{path}: row {number} has {len(row)} cells, the header {len(header)}; copy it again"
+                f"{path}: row {number} has {cells} cells, the header {len(names)}; copy it again"
             )
-    return {name: [row[k] for row in rows[1:]] for k, name in enumerate(header)}
+    return {name.strip(): [row[name].strip() for _, row in rows] for name in names}
 
 
 def _numbers(columns: Columns, names: tuple[str, ...], path: Path) -> np.ndarray:
