@@ -10,6 +10,7 @@ import pytest
 from plyfile import PlyData
 
 from bifusion.inference.export import INSTANCES_SCHEMA, point_segments, write_result, written_beside
+from bifusion.inference.segmentation import as_segmentation
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import (
     NONE_COLOR,
@@ -85,6 +86,17 @@ def test_without_panoptic_part_the_best_mask_takes_the_point() -> None:
     semantic, instance = point_segments(overlapping_result())
     assert semantic.tolist() == [-1, CHAIR, CHAIR, CHAIR, TABLE]
     assert instance.tolist() == [-1, 0, 0, 0, 1]
+
+
+def test_objects_are_told_apart_from_candidates() -> None:
+    third = {**PANOPTIC, "panoptic_instance": np.array([-1, 2, 2, 2, -1], np.int32)}
+    for result, objects in (
+        (overlapping_result(), 2),
+        (overlapping_result(**PANOPTIC), 2),
+        (overlapping_result(**third), 1),
+    ):
+        told = as_segmentation(result, COORD, SCANNET20, []).describe_objects()
+        assert told == f"{objects} objects (3 candidates)"
 
 
 def test_scene_without_instances(tmp_path) -> None:

@@ -200,7 +200,8 @@ def _scan(wanted: Scan) -> int:
     for line in labelled.lines:
         console.print(line, style="bold red" if line == NO_VIEWS else None, markup=False)
     count = len(labelled.semantic)
-    say(console, f"{len(labelled.objects)} objects on {count:,} vertices, in {wanted.out}")
+    found = labelled.segmentation.describe_objects()
+    say(console, f"{found} on {count:,} vertices, in {wanted.out}")
     say(console, str(wanted.out / "view.html"))
     return 0
 

@@ -48,11 +48,11 @@ INSTANCES_SCHEMA: dict[str, Any] = {
         "label_set": {"type": "string"},
         "num_points": {"type": "integer", "minimum": 0, "description": "points of the scene"},
         "instances": _objects(
-            "predicted masks, best score first; they may overlap",
+            "all candidates, best score first; their masks may overlap",
             {**_SEGMENT, "score": {"type": "number"}},
         ),
         "segments": _objects(
-            "what instance.ply shows of them: each point belongs to at most one",
+            "the objects, as instance.ply shows them: each point belongs to at most one",
             _SEGMENT,
         ),
     },

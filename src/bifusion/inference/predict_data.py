@@ -141,7 +141,7 @@ def _predict(
             show(beside, scene)
         write_json(beside / MADE_OF, made_of)
     seconds = time.perf_counter() - started
-    return f"{len(found.points):,} points, {len(found.scores)} instances, {seconds:.1f} s"
+    return f"{len(found.points):,} points, {found.describe_objects()}, {seconds:.1f} s"
 
 
 def _require_same(folder: Path, made_of: dict[str, str]) -> None:

@@ -14,10 +14,11 @@ from bifusion.types import SceneResult
 
 @dataclass(frozen=True, repr=False)
 class Segmentation:
-    """A segmented scene of N points, with P instances of a label set's C classes.
+    """A segmented scene of N points, with P candidates for instances of a label set's C classes.
 
-    `instances` does not overlap: each point is of at most one. The `masks` behind it, best score first,
-    may; an id in `instances` is a row of `masks`, `scores` and `classes`.
+    The `masks` of the candidates, best score first, may overlap, and most are of low score; evaluation
+    looks at all. Those that hold points of their own in `instances`, each point at most one's, are the
+    scene's objects. An id in `instances` is a row of `masks`, `scores` and `classes`.
     """
 
     name: str
@@ -32,11 +33,11 @@ class Segmentation:
     instances: np.ndarray
     """(N,) int32 instance of each point, −1 none: walls and floors, and what no instance holds."""
     scores: np.ndarray
-    """(P,) float32 confidence of each instance, descending."""
+    """(P,) float32 confidence of each candidate, descending."""
     classes: np.ndarray
-    """(P,) int16 class of each instance."""
+    """(P,) int16 class of each candidate."""
     class_names: np.ndarray
-    """(C,) text: `class_names[classes]` names the instances."""
+    """(C,) text: `class_names[classes]` names them."""
     labels: LabelSet
     """The classes with what else is known of them: kind, colour, id, group."""
     result: SceneResult
@@ -46,12 +47,21 @@ class Segmentation:
 
     @property
     def masks(self) -> np.ndarray:
-        """(P, N) bool: the points of each instance; unpacked anew, P × N bytes, with each call."""
+        """(P, N) bool: the points of each candidate; unpacked anew, P × N bytes, with each call."""
         return self.result.point_masks()
 
     def mask(self, instance: int) -> np.ndarray:
-        """(N,) bool: the points of one instance, a row of `masks`."""
+        """(N,) bool: the points of one candidate, a row of `masks`."""
         return np.unpackbits(self.result.masks[instance], count=self.result.num_points).astype(bool)
+
+    @property
+    def num_objects(self) -> int:
+        """Ids that there are in `instances`."""
+        return int(np.count_nonzero(np.bincount(self.instances[self.instances >= 0])))
+
+    def describe_objects(self) -> str:
+        """As the commands tell what was found: "12 objects (589 candidates)"."""
+        return f"{self.num_objects:,} objects ({len(self.scores):,} candidates)"
 
     def write(self, folder: str | Path) -> list[Path]:
         """semantic.ply, instance.ply and instances.json (export.py) in `folder`, which is made if it is
@@ -60,7 +70,7 @@ class Segmentation:
 
     def __repr__(self) -> str:
         return (
-            f"<Segmentation of {self.name}: {len(self.points):,} points, {len(self.scores)} instances, "
+            f"<Segmentation of {self.name}: {len(self.points):,} points, {self.describe_objects()}, "
             f"{self.labels.describe()}>"
         )
 
