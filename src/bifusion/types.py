@@ -254,21 +254,22 @@ class FusionTrace:
     seen: Tensor
     """(M,) bool: at least one view sees the voxel."""
     alpha: Tensor
-    """(M,) in [0, 1]: α before s and before unseen voxels are zeroed."""
+    """(M,) in [0, 1]: α as it is before s, 0 where unseen."""
     gate: Tensor
     """(M,) s · α where seen, else 0."""
     f2d_in: Tensor
-    """(M, D2) lifted tower features entering the 2D head, 0 where unseen."""
+    """(M, D2) lifted tower features as they enter the 2D head, 0 where unseen."""
     f3d_in: Tensor
     """(M, D3) U-Net output entering the 3D head."""
     f2d: Tensor
-    """(M, D) 2D head output after FiLM."""
+    """(M, D) 2D head output after FiLM, 0 where unseen."""
     f3d: Tensor
     """(M, D) 3D head output after FiLM."""
     alignment_pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """(predicted, target) pairs on the seen voxels, target without gradient; for the cosine loss."""
+    """(predicted, target) pairs, each (K, D) on the K seen voxels, for the cosine loss; the target is
+    without gradient unless `alignment_stop_gradient` is off (models/fusion.py). Empty: none is made."""
     learned: bool = True
-    """alpha comes from the learned gate (False: fixed)."""
+    """alpha comes from the learned gate; False: fixed by the stage, or 0.5 where there is none."""
     rows: Tensor | None = None
     """(K,) int64 where `seen`, as the model found them; None: to be found."""
 

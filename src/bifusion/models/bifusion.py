@@ -162,8 +162,9 @@ class BiFusion(Model):
             self.tower.keep_views(cache)
 
     def _find_sightings(self, batch: Batch, control: FusionControl, maps: KernelMaps) -> Sightings:
-        """None where the 2D branch does not run; in training those that are used. Found before the U-Net
-        runs, so that the host waits for a device only once for them and for the voxels' coordinates."""
+        """Of every voxel in every view, in training those that are used; empty where the 2D branch does
+        not run. Found before the U-Net runs, so that the host waits for a device only once for them and
+        for the voxels' coordinates."""
         runs = self.tower is not None and control.run_2d and not control.withhold_views
         sightings = find_sightings(
             batch.voxel_position_m,

@@ -166,7 +166,7 @@ class QueryDecoder(nn.Module):
         return outputs | ({"semantic_logits"} if self.out_sem is not None else set())
 
     def recomputable(self) -> list[nn.Module]:
-        """Its layers, and what comes before them."""
+        """The three blocks of each layer."""
         layers = (self.cross_attn_layers, self.self_attn_layers, self.ffn_layers)
         return [layer for kind in layers for layer in kind]
 
