@@ -10,6 +10,7 @@ import torch
 
 import needs
 from bifusion import cli
+from bifusion.data import view_agreement
 from bifusion.data.batching import collate
 from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.data.images import encoder_view
@@ -222,6 +223,21 @@ def test_a_batch_names_the_view_and_scene_whenever_it_holds_it(tmp_path):
         assert (found.scene, found.view, found.figure) == ("room1", "00001", "depth_fit")
     assert [v.disagreement is None for v in batch.views] == [True, True, True, False]
     assert disagreeing_views(batch.to(torch.device("cpu"))) == [found]
+
+
+def test_a_view_is_compared_once_with_its_scan(tmp_path, monkeypatch):
+    make_tiny_scene(tmp_path / "train" / "room0")
+    compared = []
+    monkeypatch.setattr(
+        view_agreement,
+        "find_disagreement",
+        lambda scene, scan, view, config: compared.append((scene, view.name)),
+    )
+    config = DataConfig(root=tmp_path, max_views=2, image_size=64, patch_size=8, cache_mb=0)
+    dataset = SceneDataset(config, "train", seed=0, training=False)
+    for epoch in range(3):
+        dataset.sample(0, epoch)
+    assert sorted(compared) == [("room0", "00000"), ("room0", "00001")]
 
 
 def test_the_check_can_be_switched_off(tmp_path):

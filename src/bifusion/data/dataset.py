@@ -6,6 +6,7 @@ import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ from bifusion.data.transforms import (
     jitter_color,
     subvoxel_shift_m,
 )
-from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
+from bifusion.data.view_agreement import Disagreements, ScanSample, ViewAgreementConfig
 from bifusion.data.voxels import (
     Origin,
     SuperpointLabels,
@@ -43,7 +44,7 @@ from bifusion.labels.files import LABELS_FILE, labels_of_data
 from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
-from bifusion.types import DisagreeingView, Scene, SceneTruth
+from bifusion.types import Scene, SceneTruth
 
 __all__ = [
     "AugmentConfig",
@@ -134,8 +135,11 @@ class SceneData:
     """(N,) int64, 0 … S−1 without gaps."""
     targets: SuperpointLabels
     truth: SceneTruth
-    scan: ScanSample | None = None
-    """What views are compared with, once the first one is."""
+
+    @cached_property
+    def scan(self) -> ScanSample:
+        """What views are compared with."""
+        return ScanSample(self.scene.coord, self.scene.color)
 
 
 class Cache:
@@ -145,8 +149,6 @@ class Cache:
         self.limit = limit
         self.size = 0
         self.entries: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self.disagreements: dict[tuple[str, str], DisagreeingView | None] = {}
-        """By scene and view: looked for once, and kept when the view itself is dropped."""
 
     def get(self, key: Any, make: Callable[[], tuple[Any, int]]) -> Any:
         """The entry `key`; `make` gives it and its size in bytes where it is not there."""
@@ -195,7 +197,7 @@ class SceneDataset:
         self.config, self.split, self.seed, self.training = config, split, seed, training
         self.scenes = open_scenes(config, split, annotated=annotated)
         self.names = self.scenes.names
-        self.cache = Cache(config.cache_mb * 2**20)
+        self.cache, self.disagreements = Cache(config.cache_mb * 2**20), Disagreements()
         # Scenes from outside are numbered as `types.Scene` says.
         ours = isinstance(self.scenes, SceneFolders)
         self.annotation = find_annotation(config.root, config.classes) if annotated and ours else AS_OURS
@@ -214,6 +216,7 @@ class SceneDataset:
             stream,
             training=self.training,
             cache=self.cache,
+            disagreements=self.disagreements,
             annotation=self.annotation,
         )
 
@@ -226,19 +229,22 @@ def scene_sample(
     *,
     training: bool = False,
     cache: Cache | None = None,
+    disagreements: Disagreements | None = None,
     annotation: Annotation = AS_OURS,
 ) -> Sample:
     """The sample of the scene `name`; see SceneDataset.
 
+    `cache` and `disagreements` carry over what was made and found for earlier samples; None: nothing.
+
     Raises:
         InputError: whatever is wrong with its arrays or with the views chosen from it.
     """
-    kept = cache or Cache(0)
+    kept, found = cache or Cache(0), disagreements or Disagreements()
     data: SceneData = kept.get(name, lambda: _load_data(scenes, name, config, annotation))
     augment = config.augment if training and config.augment.enabled else None
     chosen = choose_views(data.scene.view_names, config.max_views, augment, stream)
     views: list[EncoderView] = [
-        kept.get((name, view), lambda view=view: _load_view(scenes, view, config, data, kept))
+        kept.get((name, view), lambda view=view: _load_view(scenes, view, config, data, found))
         for view in chosen
     ]
     sample = build_sample(data, config, views, augment, stream)
@@ -322,19 +328,15 @@ def _load_data(
 
 def _load_view(
     scenes: SceneFolders | OutsideScenes | OneScene,
-    name: str,
+    view: str,
     config: DataConfig,
     data: SceneData,
-    cache: Cache,
+    disagreements: Disagreements,
 ) -> tuple[EncoderView, int]:
     """A view at the encoder's size, compared with its scan, and its size in bytes."""
     scene = data.scene.name
-    key = (scene, name)
-    view = encoder_view(
-        scenes.view(scene, name), config.image_size, config.patch_size, config.depth_size
-    )
-    if config.agreement.check and key not in cache.disagreements:
-        data.scan = data.scan or ScanSample(data.scene.coord, data.scene.color)
-        cache.disagreements[key] = find_disagreement(scene, data.scan, view, config.agreement)
-    view.disagreement = cache.disagreements.get(key)
-    return view, view.nbytes
+    stored = scenes.view(scene, view)
+    seen = encoder_view(stored, config.image_size, config.patch_size, config.depth_size)
+    if config.agreement.check:
+        seen.disagreement = disagreements.of(scene, seen, lambda: data.scan, config.agreement)
+    return seen, seen.nbytes

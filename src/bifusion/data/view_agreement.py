@@ -8,6 +8,7 @@ view is; a threshold on the fit alone would depend on all that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from bifusion.types import Batch, DisagreeingView
 
 __all__ = [
     "DisagreeingView",
+    "Disagreements",
     "ScanSample",
     "ViewAgreementConfig",
     "color_camera",
@@ -84,6 +86,27 @@ def find_disagreement(
         return None
     figure, value, threshold, words = found
     return DisagreeingView(scene, view.name, figure, value, threshold, f"view {view.name}: {words}")
+
+
+class Disagreements:
+    """What `find_disagreement` said of each view of a split, asked once however often a view is loaded.
+    One a process, never shared."""
+
+    def __init__(self) -> None:
+        self._of_view: dict[tuple[str, str], DisagreeingView | None] = {}
+
+    def of(
+        self,
+        scene: str,
+        view: EncoderView,
+        scan: Callable[[], ScanSample],
+        config: ViewAgreementConfig,
+    ) -> DisagreeingView | None:
+        """Of a view of the scene called `scene`, whose `scan` is made where the view is new."""
+        key = (scene, view.name)
+        if key not in self._of_view:
+            self._of_view[key] = find_disagreement(scene, scan(), view, config)
+        return self._of_view[key]
 
 
 def depth_camera(view: EncoderView) -> Camera:
