@@ -151,8 +151,8 @@ def test_glb_is_in_metres_with_y_up(tmp_path: Path) -> None:
 
 def test_the_models_lack_of_pictures_is_said(tmp_path: Path) -> None:
     path = glb(tmp_path, rooms.room_mesh())
-    assert labelled(path, HeightSegmenter(uses_views=True)).lines == [NO_VIEWS]
-    assert labelled(path).lines == []
+    assert labelled(path, HeightSegmenter(uses_views=True)).warnings == [NO_VIEWS]
+    assert labelled(path).warnings == []
 
 
 def test_what_is_found_out_is_said_and_kept(tmp_path: Path) -> None:

@@ -65,16 +65,22 @@ class InputOptions:
         from bifusion.datasets.recordings.options import OpenOptions
         from bifusion.datasets.scan.options import SPACING_M, ScanOptions
 
-        opening = OpenOptions(self.intrinsics, self.depth_scale, self.axes, self.poses, self.pose_shift)
+        opening = OpenOptions(
+            intrinsics=self.intrinsics,
+            depth_scale=self.depth_scale,
+            axes=self.axes,
+            poses=self.poses,
+            pose_shift=self.pose_shift,
+        )
         options = ScanOptions(
-            self.up,
-            self.scale,
-            self.layout,
-            opening,
-            views,
-            self.voxel_size_m,
-            self.most_frames,
-            SPACING_M if spacing_m is None else spacing_m,
+            up=self.up,
+            scale=self.scale,
+            layout=self.layout,
+            opening=opening,
+            views=views,
+            voxel_size_m=self.voxel_size_m,
+            most_frames=self.most_frames,
+            spacing_m=SPACING_M if spacing_m is None else spacing_m,
         )
         options.check()
         return options
@@ -182,7 +188,7 @@ def scan(args: list[str]) -> int:
 def _scan(wanted: Scan) -> int:
     from bifusion.commands.telling import telling
     from bifusion.datasets.scan.make import make_scan
-    from bifusion.inference.labelled import NO_VIEWS, segment, trained_views
+    from bifusion.inference.labelled import segment, trained_views
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
@@ -197,8 +203,8 @@ def _scan(wanted: Scan) -> int:
         labelled = segment(made, segmenter)
         told.progress("segmenting", 1, 1)
         _write(wanted, labelled, told)
-    for line in labelled.lines:
-        console.print(line, style="bold red" if line == NO_VIEWS else None, markup=False)
+    for warning in labelled.warnings:
+        console.print(warning, style="bold red", markup=False)
     count = len(labelled.semantic)
     found = labelled.segmentation.describe_objects()
     say(console, f"{found} on {count:,} vertices, in {wanted.out}")

@@ -54,8 +54,8 @@ class LabelledScan:
     """At all points of the scene, of which the user's vertices are the first."""
     objects: list[LabelledObject]
     """Best score first."""
-    lines: list[str]
-    """What should be known of the result, beside what was found out of the input."""
+    warnings: list[str]
+    """Why the result is less than the model can give, for the user to see first."""
 
     @property
     def semantic(self) -> np.ndarray:
@@ -78,11 +78,14 @@ def segment(made: MadeScan, segmenter: Segmenter) -> LabelledScan:
 
     Raises InputError as `Segmenter.predict`.
     """
-    lines = []
-    if segmenter.config.uses_views and not made.scene.view_names:
-        lines.append(NO_VIEWS)
+    lacks_views = segmenter.config.uses_views and not made.scene.view_names
     segmentation = segmenter.predict(made.scene)
-    return LabelledScan(made, segmentation, _objects(made, segmentation), lines)
+    return LabelledScan(
+        made,
+        segmentation,
+        objects=_objects(made, segmentation),
+        warnings=[NO_VIEWS] if lacks_views else [],
+    )
 
 
 def _objects(made: MadeScan, segmentation: Segmentation) -> list[LabelledObject]:

@@ -149,7 +149,7 @@ def _description(labelled: LabelledScan, run: Path) -> dict[str, Any]:
         "kind": made.kind,
         "source": made.source,
         "run": run.name,
-        "lines": [*labelled.lines, *made.lines],
+        "lines": [*labelled.warnings, *made.lines],
         "to_scene": to_scene,
         "points": len(made.scene.coord),
         "views": len(made.scene.view_names),

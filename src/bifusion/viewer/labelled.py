@@ -26,5 +26,5 @@ def show_labelled(labelled: LabelledScan, scene_folder: Path) -> ShownScan:
         classes=shown_classes(said.labels),
         predicted=predicted,
         faces=faces if len(faces) else None,
-        notes=(*labelled.lines, *shown.notes, *made.lines),
+        notes=(*labelled.warnings, *shown.notes, *made.lines),
     )
