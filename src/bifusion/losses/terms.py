@@ -111,15 +111,15 @@ def semantic(prediction: Prediction, batch: Batch, context: LossContext) -> Tens
     Mean over the labelled queries of a scene, then over the scenes that have one.
     """
     assert prediction.semantic_logits is not None and prediction.query_superpoints is not None
-    losses, labelled_scenes, unlabelled = [], [], context.num_classes
+    losses, has_labels, unlabelled = [], [], context.num_classes
     for b, target in enumerate(annotation(batch)):
         logits = prediction.semantic_logits[b].float()[:, :-1]
         classes = target.semantic.index_select(0, prediction.query_superpoints[b])
         labelled = (classes != unlabelled).sum()
         loss = F.cross_entropy(logits, classes, ignore_index=unlabelled, reduction="sum")
         losses.append(loss / labelled.clamp(min=1))
-        labelled_scenes.append(labelled > 0)
-    return torch.stack(losses).sum() / torch.stack(labelled_scenes).sum().clamp(min=1)
+        has_labels.append(labelled > 0)
+    return torch.stack(losses).sum() / torch.stack(has_labels).sum().clamp(min=1)
 
 
 def alignment(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:

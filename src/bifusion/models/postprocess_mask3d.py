@@ -78,20 +78,20 @@ def select_masks(
     class_logits: Tensor,
     mask_logits: Tensor,
     position_m: np.ndarray,
-    superpoint_of_voxel: np.ndarray,
+    owner: np.ndarray,
     config: Mask3DPostprocessConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Instances of one scene: (P, S) bool masks, (P,) thing labels, (P,) float32 scores, descending.
 
-    `class_logits` (Q, T+1), `mask_logits` (Q, S), `position_m` (M, 3). Scores are class probability
-    times the mean mask probability over the voxels of the part.
+    `class_logits` (Q, T+1), `mask_logits` (Q, S), `position_m` (M, 3), `owner` (M,) superpoint of
+    each voxel. Scores are class probability times the mean mask probability over the voxels of the part.
     """
     probabilities = class_logits.softmax(dim=1)[:, :-1].cpu()
     mask_logits = mask_logits.cpu()  # all that follows is done on the host
     soft = mask_logits.sigmoid().numpy()
     queries, masks, quality = [], [], []
     for query, inside in enumerate((mask_logits > 0).numpy()):
-        for part, voxels_in_part in split_mask(inside, position_m, superpoint_of_voxel, config):
+        for part, voxels_in_part in split_mask(inside, position_m, owner, config):
             queries.append(query)
             masks.append(part)
             quality.append(soft[query] @ voxels_in_part / (voxels_in_part.sum() + 1e-6))
@@ -110,18 +110,18 @@ def select_masks(
 def split_mask(
     inside: np.ndarray,
     position_m: np.ndarray,
-    superpoint_of_voxel: np.ndarray,
+    owner: np.ndarray,
     config: Mask3DPostprocessConfig,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Parts of a mask `inside` (S,): of each its superpoints (S,) bool and its voxels in each (S,)."""
-    voxels = np.flatnonzero(inside[superpoint_of_voxel])
+    voxels = np.flatnonzero(inside[owner])
     if len(voxels) == 0:
         return []
     cluster = np.zeros(len(voxels), np.int64)
     if config.split_masks:
         cluster = distance_clusters(position_m[voxels], config.dbscan_eps_m)
     parts = int(cluster.max()) + 1
-    key = cluster * len(inside) + superpoint_of_voxel[voxels]
+    key = cluster * len(inside) + owner[voxels]
     counts = np.bincount(key, minlength=parts * len(inside)).reshape(parts, len(inside))
     if parts == 1:
         return [(inside, counts[0])]

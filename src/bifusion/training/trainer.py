@@ -134,7 +134,7 @@ class Trainer:
         self.groups = self.model.parameter_groups()
         factor = config.trainer.rate_factor
         rates = group_rates(config.optim, list(self.groups))
-        self.base_rates = {group: rate * factor for group, rate in rates.items()}
+        self.base_rates = {name: rate * factor for name, rate in rates.items()}
         self.take_step = make_stepper(config, fabric, self.model)
         check_stages(config, self.model, self.take_step.criterion)
         self.guard, self.optimizer = self.take_step.guard, self.take_step.optimizer.optimizer
@@ -282,7 +282,7 @@ class Trainer:
     def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
         """Sets what trains and how fast in the next step, which reads `batches`."""
         progress, total_steps = self.progress, self.steps_per_epoch * self.config.trainer.epochs
-        at = progress.epoch + progress.batch / self.batches_per_epoch
+        at = self._epochs_done()
         state = self.timeline.at(at)
         freeze_outside_stage(self.groups, state)
         rates = set_rates(
@@ -360,14 +360,17 @@ class Trainer:
         assert counted is not None, "what is interrupted is heeded"
         return counted.outcome().metrics
 
+    def _epochs_done(self) -> float:
+        """With the share of the one that goes on."""
+        return self.progress.epoch + self.progress.batch / self.batches_per_epoch
+
     def _stage_name(self) -> str:
         return self.timeline.stages[self.timeline.index_at(self.progress.epoch)].name
 
     def _save(self, links: list[str], *, from_disk: bool = True) -> None:
         progress = self.progress
         self.watch.at(f"saving after step {progress.step}")
-        time = progress.epoch + progress.batch / self.batches_per_epoch
-        self.saving.save(progress, time, links, from_disk=from_disk)
+        self.saving.save(progress, self._epochs_done(), links, from_disk=from_disk)
 
     def _describe(self) -> dict[str, Any]:
         scenes = list(self.dataset.names), list(self.val_loader.dataset.names)

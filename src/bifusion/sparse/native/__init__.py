@@ -233,11 +233,11 @@ def _weight_gradient(feats: Tensor, grad: Tensor, kernel_map: KernelMap) -> Tens
         grad = torch.nn.functional.pad(grad, (0, padding))
     threads = torch.get_num_threads()
     parts = min(threads, max(1, kernel_map.num_outputs // _BLOCK_ROWS))
-    partial = feats.new_zeros(parts, kernel_map.volume, feats.shape[1], columns + padding)
+    partials = feats.new_zeros(parts, kernel_map.volume, feats.shape[1], columns + padding)
     _native.weight_gradient(
-        plan_of(kernel_map), feats.detach().contiguous(), grad.detach().contiguous(), partial, threads
+        plan_of(kernel_map), feats.detach().contiguous(), grad.detach().contiguous(), partials, threads
     )
-    total = partial[0] if parts == 1 else partial.sum(0)
+    total = partials[0] if parts == 1 else partials.sum(0)
     return total[..., :columns].contiguous() if padding else total
 
 

@@ -42,11 +42,11 @@ def _precision(precision: str) -> Callable[[Config], None]:
     return change
 
 
-def _range(factor: float) -> Callable[[Config], None]:
+def _range(times: float) -> Callable[[Config], None]:
     def change(config: Config) -> None:
         _usual(config)
         fusion = bifusion_model(config).fusion
-        fusion.range_2d, fusion.outliers_2d = factor, OUTLIERS
+        fusion.range_2d, fusion.outliers_2d = times, OUTLIERS
 
     return change
 
@@ -57,10 +57,10 @@ def _guarded(config: Config) -> None:
     config.trainer.guard = guard
 
 
-def _batch(factor: int) -> Callable[[Config], None]:
+def _batch(times: int) -> Callable[[Config], None]:
     def change(config: Config) -> None:
         _usual(config)
-        config.trainer.batch_size *= factor
+        config.trainer.batch_size *= times
 
     return change
 
