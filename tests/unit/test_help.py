@@ -125,3 +125,20 @@ def test_every_option_of_a_command_says_what_it_means(page, monkeypatch):
 )
 def test_first_sentence(text, first):
     assert first_sentence(text) == first
+
+
+@pytest.mark.parametrize(
+    ("page", "row"),
+    [
+        ("compare", "--jobs INT  Runs at a time [0: one a GPU, or two on a machine without]"),
+        ("demo", "--jobs INT  Runs at a time [0: one a GPU, or two on a machine without]"),
+        ("dose", "--jobs INT  Runs at a time [0: one a GPU, or two on a machine without]"),
+        ("prepare scannet", "--jobs INT  Scans at a time [0: one for each processor]"),
+        ("prepare scan", "--jobs INT  Inputs at a time [0: one for each two processors]"),
+        ("prepare features", "--jobs INT  Processes at a time [1]"),
+        ("predict", "--view, --no-view  Write view.html, a page to look around in [--view]"),
+    ],
+)
+def test_defaults_say_what_they_stand_for_and_switches_how_they_are_turned_off(bifusion, page, row):
+    lines = bifusion(*page.split(), "--help").out.splitlines()
+    assert row in [re.sub(r" {2,}", "  ", line.strip()) for line in lines]

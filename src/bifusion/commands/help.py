@@ -115,6 +115,8 @@ def first_sentence(text: str) -> str:
 
 
 def _typed(option: Option) -> str:
+    if option.default is True:
+        return ", ".join(option.flags)
     long = len(option.metavar) > LONG_METAVAR
     return f"--{option.name} {'CHOICE' if long else option.metavar}".rstrip()
 
@@ -133,8 +135,14 @@ def _meaning(option: Option, defaults: bool) -> str:
     if option.default is REQUIRED:
         return text if option.positional else f"{text} (required)"
     silent = option.default is None or option.default is False or option.default in ((), [], "")
-    return text if silent or not defaults else f"{text} [{_shown(option.default)}]"
+    return text if silent or not defaults else f"{text} [{_default(option)}]"
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _default(option: Option) -> str:
+    """With what it stands for, where the text says so after its first sentence ("…; 0: all")."""
+    if option.default is True:
+        return option.flags[0]
+    value = option.default
+    shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    stands_for = re.search(rf"; {re.escape(shown)}: ([^.;]+)", option.text)
+    return f"{shown}: {stands_for[1]}" if stands_for else shown
