@@ -212,6 +212,7 @@ def test_towers_and_weights_that_cannot_be_had(clip, scene, tmp_path, monkeypatc
     def offline(source: dict) -> str:
         raise FileNotFoundError("no network")
 
+    monkeypatch.setattr("bifusion.models.towers.clip_weights.require_hub", lambda: None)
     monkeypatch.setattr("open_clip.download_pretrained", offline)
     refused("fetch https://huggingface.co/.*pass it with --weights PATH$")
     refused("use --tower ViT-B-16-quickgelu", "ViT-B-16", "openai")

@@ -275,6 +275,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
     def offline(source: dict) -> str:
         raise FileNotFoundError("no network")
 
+    monkeypatch.setattr("bifusion.models.towers.clip_weights.require_hub", lambda: None)
     monkeypatch.setattr("open_clip.download_pretrained", offline)
     with pytest.raises(InputError, match="https://huggingface.co/.*open_clip_model.safetensors.*PATH"):
         ClipEncoder(ClipConfig(blocks=1, pretrained="openai"))

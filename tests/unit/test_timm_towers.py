@@ -313,6 +313,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch) -> None:
     def offline(repository: str, name: str) -> str:
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nand more")
 
+    monkeypatch.setattr("bifusion.models.towers.timm_weights.require_hub", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     told = (
         r"cannot be downloaded \(no network\).*fetch https://.*/timm/vit_small_patch14_dinov2.lvd142m/"

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 from bifusion.storage.folders import folder_written_beside
+from bifusion.storage.hub import transport_error
 
 VARIABLE = "BIFUSION_HUB"
 """Environment variable: a folder in the hub's place, for trials and for groups that share a disk."""
@@ -97,10 +98,6 @@ def _told(name: str) -> Iterator[None]:
     """InputError that says what to do for what the hub's library raises."""
     from huggingface_hub import errors
 
-    # The library below, which was another one in earlier versions: the base of all that it raises.
-    below = errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0]
-    bases = [one for one in errors.HfHubHTTPError.__mro__ if one.__module__.partition(".")[0] == below]
-    transport: type[Exception] = cast("type[Exception]", bases[-1])
     try:
         yield
     except errors.GatedRepoError as error:
@@ -126,7 +123,7 @@ def _told(name: str) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         raise InputError(f"hf://{name}: the hub refused it: {_first_line(error)}") from error
-    except transport as error:
+    except transport_error() as error:
         raise InputError(
             f"hf://{name}: the hub cannot be reached ({_first_line(error)}); try again with network, or "
             f"share by a folder: {VARIABLE}=FOLDER"

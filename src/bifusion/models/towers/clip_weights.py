@@ -32,11 +32,14 @@ from bifusion.models.towers.weight_files import (
     open_weights,
     weights_file,
 )
+from bifusion.storage.hub import cached_file, require_hub
 from bifusion.torch_files.state_dicts import is_averaged, unwrapped
 from bifusion.untrusted.json_text import read_json
 
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files carry beside their tensors."""
+SAFE_NAME = "open_clip_model.safetensors"
+"""What open_clip's weights are called on the hub where its table has no name for them."""
 SPACE_OF_WORDS = ("ln_post.weight", "ln_post.bias", "proj")
 """Of the image tower, behind its last block."""
 
@@ -53,7 +56,7 @@ def locate_weights(architecture: str, pretrained: str, quick_gelu: bool) -> Path
 
 
 def _download_tag(architecture: str, tag: str, quick_gelu: bool) -> Path:
-    from open_clip import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+    from open_clip import get_pretrained_cfg, list_pretrained_tags_by_model
 
     source = get_pretrained_cfg(architecture, tag)
     plain = architecture.removesuffix("-quickgelu")
@@ -67,7 +70,7 @@ def _download_tag(architecture: str, tag: str, quick_gelu: bool) -> Path:
     if not source or bool(source.get("quick_gelu", False)) != quick_gelu:
         raise wrong_activation(f"tag {tag!r}", architecture, not quick_gelu)
     try:
-        return Path(download_pretrained(source))
+        return _fetch(source)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"tower.pretrained: the weights of tag {tag!r} are not in the cache and cannot be "
@@ -77,12 +80,31 @@ def _download_tag(architecture: str, tag: str, quick_gelu: bool) -> Path:
         ) from error
 
 
-def _address(source: dict) -> str:
+def _fetch(source: dict[str, Any]) -> Path:
+    """The file of an entry of open_clip's table, from the hub's cache where it is there."""
+    from open_clip import download_pretrained
+
+    if source["hf_hub"]:
+        found = cached_file(*_on_hub(source))
+        if found is not None:
+            return found
+        require_hub()
+    return Path(download_pretrained(source))
+
+
+def _on_hub(source: dict[str, Any]) -> tuple[str, tuple[str, str]]:
+    """Repository, and the names that open_clip tries in it."""
+    repository, _, name = source["hf_hub"].rpartition("/")
+    if not name:
+        return repository, (SAFE_NAME, "open_clip_pytorch_model.bin")
+    return repository, (f"{name.rpartition('.')[0]}.safetensors", name)
+
+
+def _address(source: dict[str, Any]) -> str:
     if not source["hf_hub"]:
         return source["url"]
-    return (
-        f"https://huggingface.co/{source['hf_hub'].rstrip('/')}/resolve/main/open_clip_model.safetensors"
-    )
+    repository, _, name = source["hf_hub"].rpartition("/")
+    return f"https://huggingface.co/{repository}/resolve/main/{name or SAFE_NAME}"
 
 
 def wrong_activation(what: str, architecture: str, needs_quick_gelu: bool) -> InputError:

@@ -21,6 +21,7 @@ from bifusion.models.towers.weight_files import (
     open_weights,
     weights_file,
 )
+from bifusion.storage.hub import cached_file, require_hub
 from bifusion.torch_files.state_dicts import unwrapped
 
 HUB, PACKAGE = "hub", "package:"
@@ -131,7 +132,10 @@ def _download(net: nn.Module, architecture: str) -> Path:
     name = cfg.get("hf_hub_filename") or "model.safetensors"
     from huggingface_hub import hf_hub_download
 
+    if (found := cached_file(repository, [name])) is not None:
+        return found
     try:
+        require_hub()
         return Path(hf_hub_download(repository, name))
     except (OSError, RuntimeError) as error:
         raise InputError(
