@@ -20,9 +20,10 @@ from bifusion.studies.ablation.report import (
     Cell,
     CellFigures,
 )
+from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import setting_of
-from bifusion.studies.grids.report import is_synthetic, refused_of, without_result
+from bifusion.studies.grids.report import refused_of, without_result
 
 Figures = Mapping[tuple[str, str, int], RunFigures]
 """(recipe, key of the point, seed) → figures of the run."""
@@ -59,7 +60,7 @@ def judge_ablation(plan: AblationPlan, title: str, measured: Measured) -> Ablati
     return AblationReport(
         title=title,
         complete=all(told.ended for told in figures.values()),
-        synthetic=is_synthetic(runs),
+        **generated(runs),
         base=plan.base,
         seeds=list(plan.seeds),
         setting=setting_of(runs),

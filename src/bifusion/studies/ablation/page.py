@@ -32,6 +32,7 @@ def render_ablation(report: AblationReport) -> str:
         kind="BiFusion ablation",
         name="ablation",
         synthetic=report.synthetic,
+        partly_synthetic=report.partly_synthetic,
         lead=_lead(report),
         notice=notice(report, grid),
         sections=[(anchor, name) for anchor, name in sections.items() if name],

@@ -24,6 +24,7 @@ from bifusion.studies.comparison.study_table import study_table
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
 from bifusion.studies.figures.fairness import require_one_set, why_refused
+from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.metrics import (
     finite_epochs,
     latest_value,
@@ -45,13 +46,12 @@ def judge_comparison(
     results; `crashed` names runs that have no result because they crashed. `InputError` where runs
     have other classes."""
     require_one_set([(str(run.folder), run.labels) for arm in arms for run in arm.runs])
-    verdicts, generated = judge_all(arms), _generated(arms, audit)
+    verdicts = judge_all(arms)
     return ComparisonReport(
         title=title,
         complete=not crashed and all(arm.finished for arm in arms),
         crashed=list(crashed),
-        synthetic=all(generated),
-        partly_synthetic=any(generated) and not all(generated),
+        **generated((run for arm in arms for run in arm.runs), audited=audit is not None),
         scenes_refused=_refusals(arms, verdicts),
         arms=[_arm_entry(arm) for arm in arms],
         runs=[_run_entry(run, arm) for arm in arms for run in arm.runs],
@@ -89,14 +89,6 @@ def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
     if not reasons and (reason := why_refused(arms)):
         reasons[reason] = ["the models among each other"]
     return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
-
-
-def _generated(arms: list[Arm], audit: Record | None) -> list[bool]:
-    """Of each source of scenes whether it is of generated rooms: only those come with an audit, or the
-    scenes say so themselves. A run that names no source is taken for one of others."""
-    runs = [run for arm in arms for run in arm.runs]
-    sources = [source for run in runs for source in run.config.get("sources") or [""]]
-    return [audit is not None or source.startswith("generated") for source in sources]
 
 
 def _arm_entry(arm: Arm) -> ArmEntry:

@@ -11,6 +11,7 @@ from bifusion.studies.comparison.gate_charts import SECTION as GATE_SECTION
 from bifusion.studies.comparison.gate_charts import gate_charts
 from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
 from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.generated import SOME_GENERATED
 from bifusion.studies.figures.metrics import Sample, value_at
 from bifusion.studies.figures.text import listing, plural, span
 from bifusion.studies.page.pictures import picture_rooms
@@ -107,7 +108,7 @@ def _lead(report: ComparisonReport) -> str:
         [run.train_scenes for run in report.runs], "generated room" if report.synthetic else "scene"
     )
     if report.partly_synthetic:
-        scenes += " (some of them generated rooms)"
+        scenes += SOME_GENERATED
     validation = span([run.val_scenes for run in report.runs])
     label_sets = dict.fromkeys(run.label_set for run in report.runs)
     return (

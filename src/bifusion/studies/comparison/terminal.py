@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
+from bifusion.studies.figures.generated import generated_line
 from bifusion.studies.figures.metrics import value_at
 from bifusion.studies.figures.terminal import plain_table, sample_lines
 from bifusion.studies.figures.text import NONE, duration, millions, number
@@ -31,10 +32,8 @@ def print_table(report: ComparisonReport, console: Console) -> None:
         console.print(f"[yellow]Performance refused[/yellow]: {escape(report.scenes_refused)}")
     if report.crashed:
         console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(report.crashed))}.")
-    if report.synthetic:
-        console.print("All figures are of generated (synthetic) rooms.")
-    if report.partly_synthetic:
-        console.print("Some figures, not all, are of generated (synthetic) rooms.")
+    if line := generated_line(report.synthetic, report.partly_synthetic):
+        console.print(line)
     if not report.complete:
         console.print("Partial: runs are still training, or ended without an evaluation.")
 

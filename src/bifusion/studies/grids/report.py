@@ -12,6 +12,7 @@ from rich.markup import escape
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.generated import SOME_GENERATED, generated_line
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting
 from bifusion.studies.figures.text import listing, plural
@@ -39,7 +40,9 @@ class GridReport(StudyReport):
     complete: bool
     """Every planned run ended and was evaluated, was stopped by its guard, or crashed."""
     synthetic: bool
-    """The scenes are generated rooms."""
+    """All scenes are generated rooms."""
+    partly_synthetic: bool
+    """Some of the scenes are generated rooms, others are not."""
     base: str
     """The staged recipe that arms are made of."""
     seeds: list[int]
@@ -76,11 +79,6 @@ def refused_of(runs: Iterable[Run]) -> str | None:
     return why_refused(arms) if arms else None
 
 
-def is_synthetic(runs: Iterable[Run]) -> bool:
-    """Whether scenes are generated rooms."""
-    return any("generated" in source for run in runs for source in run.config.get("sources") or [])
-
-
 # ---------------------------------------------------------------------------------------- telling
 
 
@@ -90,10 +88,10 @@ def lead(report: GridReport, arms_and_points: str) -> str:
     setting, kind = report.setting, "generated room" if report.synthetic else "scene"
     if setting is None:
         return text + "."
-    return (
-        f"{text}: {plural(setting.epochs, 'epoch')} on {plural(setting.train_scenes, kind)}, "
-        f"validated on {setting.val_scenes}."
-    )
+    scenes = plural(setting.train_scenes, kind)
+    if report.partly_synthetic:
+        scenes += SOME_GENERATED
+    return f"{text}: {plural(setting.epochs, 'epoch')} on {scenes}, validated on {setting.val_scenes}."
 
 
 def notice(report: GridReport, of_the_grid: Sequence[str]) -> str:
@@ -129,7 +127,7 @@ def print_rest(report: GridReport, console: Console) -> None:
         console.print(f"[yellow]Accuracies not compared[/yellow]: {escape(report.refused)}")
     if left.crashed:
         console.print(f"[yellow]Crashed[/yellow]: {escape('; '.join(left.crashed))}.")
-    if report.synthetic:
-        console.print("All figures are of generated (synthetic) rooms.")
+    if line := generated_line(report.synthetic, report.partly_synthetic):
+        console.print(line)
     if not report.complete:
         console.print(f"Partial: {plural(len(left.waiting), 'run')} still to be trained.")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bifusion.storage.json_schema import field_docs
+from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.metrics import over_seeds
 from bifusion.studies.figures.run import Run, load_run
 from bifusion.studies.figures.setting import setting_of
-from bifusion.studies.grids.report import RunState, is_synthetic, refused_of, without_result
+from bifusion.studies.grids.report import RunState, refused_of, without_result
 from bifusion.studies.sweep import sensitivity as estimate
 from bifusion.studies.sweep.breaking import breaks_of, final_loss
 from bifusion.studies.sweep.findings import DEFINITIONS, findings
@@ -96,7 +97,7 @@ def judge_sweep(plan: SweepPlan, title: str, measured: Measured) -> SweepReport:
     return SweepReport(
         title=title,
         complete=all(state in (*ENDED, "crashed") for _, state in states),
-        synthetic=is_synthetic(runs),
+        **generated(runs),
         base=plan.base,
         seeds=list(plan.seeds),
         setting=setting_of(runs),

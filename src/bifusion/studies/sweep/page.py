@@ -29,6 +29,7 @@ def render_sweep(report: SweepReport) -> str:
         kind="BiFusion sweep of learning rates",
         name="sweep",
         synthetic=report.synthetic,
+        partly_synthetic=report.partly_synthetic,
         lead=_lead(report),
         notice=notice(report, grid),
         sections=[(anchor, name) for anchor, name in sections.items() if name],
