@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bifusion.datasets.placement import UNITS, extent_note, stray_note
+from bifusion.datasets.placement import UNITS, extent_note, far_offset, stray_note
 from bifusion.rng import numpy_rng
 
 
@@ -40,6 +40,18 @@ def test_a_stray_point_changes_no_unit_and_is_named() -> None:
     assert note(coord_m) is None
     said = stray_note(coord_m)
     assert said is not None and "1 of 2,000 points lies far" in said and "first: point 7 at 1000" in said
+
+
+def test_a_stray_point_decides_no_offset() -> None:
+    """A scanner's empty return, 0 0 0, in a scan on a map's grid; a far point in a scan that is near."""
+    on_map = room(2.5) + (3_500_000.0, 5_600_000.0, 100.0)
+    offset = far_offset(on_map)
+    assert np.abs(on_map - offset).max() < 10
+    on_map[7] = 0
+    assert np.abs(far_offset(on_map) - offset).max() <= 1
+    near = room(2.5)
+    near[7] = (9e6, 9e6, 9e6)
+    assert not far_offset(near).any() and not far_offset(room(2.5)).any()
 
 
 def test_a_small_part_of_a_scan_with_nearly_all_points_makes_no_strays_of_the_others() -> None:

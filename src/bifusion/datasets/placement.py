@@ -136,8 +136,10 @@ def stray_note(coord: np.ndarray) -> str | None:
 
 
 def far_offset(coord_m: np.ndarray) -> np.ndarray:
-    """(3,) whole metres to take off coordinates as map projections have; zeros where all are near."""
-    low, high = coord_m.min(axis=0), coord_m.max(axis=0)
+    """(3,) whole metres to take off coordinates as map projections have, whatever stray points there
+    are; zeros where the others are near."""
+    kept = coord_m[~stray_points(coord_m)]
+    low, high = kept.min(axis=0), kept.max(axis=0)
     centre = (low + high) / 2
     distance = np.abs(centre).max()
     far = distance > FAR_M and distance > (high - low).max()  # not only large, as in millimetres
