@@ -13,12 +13,12 @@ the script anew (macOS, or Python 3.14 and later) the script's calls belong unde
 from __future__ import annotations
 
 import copy
-import operator
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bifusion.arguments import path_of, require, text_of, whole_of
 from bifusion.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load(
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
-    return Segmenter(run_of(_path(run, "run")), device=device, precision=precision)
+    return Segmenter(run_of(path_of(run, "run")), device=device, precision=precision)
 
 
 def train(
@@ -93,14 +93,14 @@ def train(
     from bifusion.studies.training_runs.plan import give_weights
 
     config = _config(recipe)
-    config.data.root = config.data.root if data is None else _path(data, "data")
-    config.trainer.epochs = config.trainer.epochs if epochs is None else _whole(epochs, "epochs")
-    config.seed = config.seed if seed is None else _whole(seed, "seed")
+    config.data.root = config.data.root if data is None else path_of(data, "data")
+    config.trainer.epochs = config.trainer.epochs if epochs is None else whole_of(epochs, "epochs")
+    config.seed = config.seed if seed is None else whole_of(seed, "seed")
     if tower_weights is not None:
         if config.tower_for_weights is None:
             raise InputError(f"tower_weights: {config.name} has no image tower that takes weights")
-        give_weights([config], _path(tower_weights, "tower_weights"))
-    run = train_and_evaluate(config, _path(out, "out"), resume=resume, accept_changes=accept_changes)
+        give_weights([config], path_of(tower_weights, "tower_weights"))
+    run = train_and_evaluate(config, path_of(out, "out"), resume=resume, accept_changes=accept_changes)
     if run.status.state == "interrupted":
         raise KeyboardInterrupt(f"{run.folder}: saved; resume=True goes on")
     return run
@@ -129,8 +129,8 @@ def evaluate(
     from bifusion.inference.evaluate import evaluate_run
     from bifusion.official.run_of import run_of
 
-    folder = run_of(_path(run, "run"))
-    data = None if data is None else _path(data, "data")
+    folder = run_of(path_of(run, "run"))
+    data = None if data is None else path_of(data, "data")
     return evaluate_run(folder, data=data, device=device, precision=precision)
 
 
@@ -167,14 +167,14 @@ def compare(
     from bifusion.untrusted.screen import Screen
 
     wanted = ComparisonConfig(
-        recipes=tuple(_name(recipe, "recipes") for recipe in _several(recipes)),
-        data=None if data is None else _path(data, "data"),
-        out=_path(out, "out"),
-        seeds=tuple(_whole(seed, "seeds") for seed in _several(seeds)),
-        epochs=None if epochs is None else _whole(epochs, "epochs"),
-        tower_weights=None if tower_weights is None else _path(tower_weights, "tower_weights"),
-        jobs=_whole(jobs, "jobs"),
-        runs=tuple(_path(run, "runs") for run in _several(runs)),
+        recipes=tuple(text_of(recipe, "recipes", "names") for recipe in _several(recipes)),
+        data=None if data is None else path_of(data, "data"),
+        out=path_of(out, "out"),
+        seeds=tuple(whole_of(seed, "seeds") for seed in _several(seeds)),
+        epochs=None if epochs is None else whole_of(epochs, "epochs"),
+        tower_weights=None if tower_weights is None else path_of(tower_weights, "tower_weights"),
+        jobs=whole_of(jobs, "jobs"),
+        runs=tuple(path_of(run, "runs") for run in _several(runs)),
     )
     return compare_runs(wanted, Screen(quiet=not progress))
 
@@ -202,7 +202,7 @@ def open_scene(
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.datasets.mesh_scene import open_mesh
 
-    path = _path(path, "path")
+    path = path_of(path, "path")
     if is_mesh_file(path):
         if labels is not None:
             raise InputError(
@@ -235,16 +235,26 @@ def find(
         prediction: of the same points, whose objects are ranked; `Segmenter.predict` makes one.
         device: where a tower that is named runs; None: a GPU if there is one.
     """
-    from bifusion.inference.find import find_words
+    from bifusion.data.open_scene import OpenScene
+    from bifusion.inference.find import find_words, require_views
     from bifusion.inference.found import Instances
     from bifusion.inference.segmentation import Segmentation
-    from bifusion.inference.word_tower import load_word_tower
+    from bifusion.inference.word_tower import WordTower, load_word_tower
+    from bifusion.models.towers.clip_text import check_words
 
-    if isinstance(tower, str):
-        tower = load_word_tower(tower, None if weights is None else str(weights), device=device)
+    words = check_words(words)
     opened = open_scene(scene) if isinstance(scene, str | os.PathLike) else scene
+    require(isinstance(opened, OpenScene), scene, "scene", "a path, or what open_scene returned")
+    require_views(opened)
+    predicted = prediction is None or isinstance(prediction, Segmentation | Instances)
+    require(predicted, prediction, "prediction", "what a model's predict returned, or Instances")
+    require(isinstance(tower, str | WordTower), tower, "tower", "a name, or a WordTower")
+    if isinstance(tower, str):  # after all that may be wrong with the others, as it may be downloaded
+        named = weights is None or isinstance(weights, str | os.PathLike)
+        require(named, weights, "weights", "a path, or an open_clip tag")
+        tower = load_word_tower(tower, None if weights is None else str(weights), device=device)
     instances = Instances.of(prediction) if isinstance(prediction, Segmentation) else prediction
-    return find_words(opened, [words] if isinstance(words, str) else words, tower, instances=instances)
+    return find_words(opened, words, tower, instances=instances)
 
 
 def _config(recipe: str | PathLike | Config) -> Config:
@@ -256,32 +266,9 @@ def _config(recipe: str | PathLike | Config) -> Config:
         return copy.deepcopy(recipe)
     if isinstance(recipe, str) and not recipe.endswith(".json"):
         return get_recipe(recipe)
-    if not isinstance(recipe, str | os.PathLike):
-        raise InputError(
-            f"recipe: is a {type(recipe).__name__}; expected a recipe's name, the path of a config.json "
-            "or a configuration"
-        )
+    expected = "a recipe's name, the path of a config.json or a configuration"
+    require(isinstance(recipe, str | os.PathLike), recipe, "recipe", expected)
     return load_config(Path(recipe))
-
-
-def _path(given: Any, name: str) -> Path:
-    if not isinstance(given, str | os.PathLike):
-        raise InputError(f"{name}: is a {type(given).__name__}; expected a path")
-    return Path(given)
-
-
-def _name(given: Any, name: str) -> str:
-    if not isinstance(given, str):
-        raise InputError(f"{name}: found a {type(given).__name__}; expected names")
-    return given
-
-
-def _whole(given: Any, name: str) -> int:
-    """Python's own number, also of numpy's."""
-    try:
-        return operator.index(given)
-    except TypeError as error:
-        raise InputError(f"{name}: found {given!r}, expected a whole number") from error
 
 
 def _several(given: Any) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -66,7 +67,8 @@ Interval = Annotated[tuple[float, float], ASCENDING]
 
 
 def check_bounds(config: Any, path: str = "") -> None:
-    """InputError, naming field and option, for a number out of its bounds or not finite.
+    """InputError, naming field and option, for a number out of its bounds or not finite, and for what
+    stands in its place and is none.
 
     Args:
         config: a dataclass; those that its fields hold are looked at too, each as what it is.
@@ -78,6 +80,8 @@ def check_bounds(config: Any, path: str = "") -> None:
             if isinstance(number, int | float):
                 _require(math.isfinite(number), where, number, "a finite number")
             for bound in bounds:
+                if isinstance(bound, Bound | MultipleOf):
+                    _require(isinstance(number, Real | list | tuple), where, repr(number), "a number")
                 if isinstance(bound, Bound):
                     _require(bound.fits(number), where, number, bound.expected)
                 elif isinstance(bound, MultipleOf):

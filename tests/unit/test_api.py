@@ -8,13 +8,16 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bifusion
 import bifusion.inference.train_and_evaluate
+from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.errors import InputError
 from bifusion.runs.run_folder import RunStatus
 from run_factory import FakeRun
+from scene_factory import make_tiny_scene
 
 
 def test_import_brings_no_torch():
@@ -115,7 +118,7 @@ def test_an_interrupted_run_does_not_look_like_a_trained_one(tmp_path, monkeypat
         (lambda out: bifusion.compare(SMALL, out=out, seeds="0"), "seeds: found '0', expected a whole"),
         (lambda out: bifusion.compare(SMALL, out=out, seeds=[0.5]), "seeds: found 0.5, expected a"),
         (lambda out: bifusion.compare(SMALL, out=out, jobs=None), "jobs: found None, expected a whole"),
-        (lambda out: bifusion.compare([None], out=out), "recipes: found a NoneType; expected names"),
+        (lambda out: bifusion.compare([None], out=out), "recipes: is a NoneType; expected names"),
         (lambda out: bifusion.compare(runs=[3], out=out), "runs: is a int; expected a path"),
         (lambda out: bifusion.open_scene(3), "path: is a int; expected a path"),
         (lambda out: bifusion.open_scene(out, labels=["a", "b"]), "labels: is a list; expected a Label"),
@@ -128,8 +131,73 @@ def test_an_argument_of_another_type_is_named(tmp_path, call, message):
 
 
 SMALL = "oneformer3d_small"
+ARRAYS = {"coord": np.ones((5, 3)), "color": np.zeros((5, 3), np.uint8)}
 
 
 def test_one_run_is_taken_for_a_list_of_one(tmp_path):
     with pytest.raises(InputError, match="one is no run folder"):
         bifusion.compare(runs=tmp_path / "one", out=tmp_path / "out")
+
+
+ROOM = Path("room")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bifusion.Segmenter(3), "run: is a int; expected a path"),
+        (lambda: bifusion.get_recipe(None), "name: is a NoneType; expected a name"),
+        (lambda: bifusion.make_scan(3), "path: is a int; expected a path"),
+        (lambda: bifusion.make_scan(ROOM, {"up": "y"}), "options: is a dict; expected ScanOptions"),
+        (lambda: bifusion.make_scan(ROOM, None, 3), "telling: is a int; expected a Telling"),
+        (lambda: bifusion.prepare_scan(ROOM, 3), "folder: is a int; expected a path"),
+        (lambda: bifusion.prepare_scan(3, ROOM), "path: is a int; expected a path"),
+        (lambda: bifusion.prepare_scan(ROOM, ROOM, 0), "options: is a int; expected ScanOptions"),
+        (lambda: bifusion.open_recording(3), "path: is a int; expected a path"),
+        (lambda: bifusion.open_recording(ROOM, {}), "options: is a dict; expected OpenOptions"),
+        (lambda: bifusion.fuse("room"), "recording: is a str; expected what open_recording returned"),
+        (lambda: bifusion.fuse(ARRAYS, 0.02), "recording: is a dict; expected what open_recording"),
+        (lambda: bifusion.segment(ROOM, None), "made: is a PosixPath; expected what make_scan returned"),
+        (lambda: bifusion.write_scene(3, **ARRAYS), "path: is a int; expected a path"),
+        (lambda: bifusion.make_scene(**ARRAYS, name=3), "name: is a int; expected a name"),
+        (lambda: bifusion.LabelSet.of(3, ["a", "b"]), "name: is a int; expected a name"),
+        (lambda: bifusion.LabelSet.of("a", "wall"), "class_names: is a str; expected a list of names"),
+        (lambda: bifusion.find(3, "a chair"), "scene: is a int; expected a path, or what open_scene"),
+        (lambda: bifusion.find(ROOM, 3), "words: is a int; expected text, or a list of it"),
+        (lambda: bifusion.find(ROOM, ["a chair", 3]), "words: is a int; expected text"),
+    ],
+)
+def test_so_is_one_of_what_makes_scenes_and_scans(call, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": "a"}, "scale: found a; expected metres a unit"),
+        ({"up": 3}, "up: is a int; expected text like y, -z or 0,0.9,0.1"),
+        ({"views": "a"}, "views: found 'a', expected a number; change --views"),
+        ({"voxel_size_m": "a"}, "voxel_size_m: found 'a', expected a number; change --voxel-size-m"),
+        ({"opening": 3}, "opening: is a int; expected OpenOptions"),
+        ({"opening": OpenOptions(depth_scale="a")}, "depth_scale: found a; expected units a metre"),
+        ({"opening": OpenOptions(pose_shift=0.5)}, "pose_shift: found 0.5, expected a whole number"),
+    ],
+)
+def test_so_is_an_option_of_a_scan(options, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        bifusion.make_scan(ROOM, bifusion.ScanOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"prediction": "predictions"}, "prediction: is a str; expected what a model's predict"),
+        ({"tower": 3}, "tower: is a int; expected a name, or a WordTower"),
+        ({"weights": 3}, "weights: is a int; expected a path, or an open_clip tag"),
+    ],
+)
+def test_what_is_searched_with_is_named_before_anything_is_loaded(tmp_path, others, message):
+    scene = bifusion.open_scene(make_tiny_scene(tmp_path / "room"))
+    with pytest.raises(InputError, match=f"^{message}"):
+        bifusion.find(scene, "a chair", **others)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bifusion.arguments import require
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.options import VIEWS
 from bifusion.inference.segmentation import Segmentation
@@ -76,8 +77,11 @@ def trained_views(segmenter: Segmenter) -> int:
 def segment(made: MadeScan, segmenter: Segmenter) -> LabelledScan:
     """Segments a scan and carries the result to the user's vertices.
 
-    Raises InputError as `Segmenter.predict`.
+    Raises InputError as `Segmenter.predict`, and for arguments of other types.
     """
+    require(isinstance(made, MadeScan), made, "made", "what make_scan returned")
+    can_predict = hasattr(segmenter, "predict") and hasattr(segmenter, "config")
+    require(can_predict, segmenter, "segmenter", "what bifusion.load returned")
     lacks_views = segmenter.config.uses_views and not made.scene.view_names
     segmentation = segmenter.predict(made.scene)
     return LabelledScan(

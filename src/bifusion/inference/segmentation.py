@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.arguments import path_of
 from bifusion.inference.export import point_segments, write_result
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult
@@ -66,7 +67,7 @@ class Segmentation:
     def write(self, folder: str | Path) -> list[Path]:
         """semantic.ply, instance.ply and instances.json (export.py) in `folder`, which is made if it is
         not there; each appears complete or not at all. Returns their paths."""
-        return write_result(Path(folder), self.result, self.points, self.labels)
+        return write_result(path_of(folder, "folder"), self.result, self.points, self.labels)
 
     def __repr__(self) -> str:
         return (

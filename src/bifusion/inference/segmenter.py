@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bifusion.arguments import path_of
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.batching import collate
@@ -74,7 +75,7 @@ class Segmenter:
         Raises InputError: no checkpoint in `run`, or one that cannot be read; no such device or
         precision.
         """
-        checkpoint = find_checkpoint(Path(run))
+        checkpoint = find_checkpoint(path_of(run, "run"))
         self.device = usable_device(device)
         model, self.config = load_model(checkpoint, self.device)
         trained_in = "32-true" if self.device.type == "cpu" else self.config.trainer.precision

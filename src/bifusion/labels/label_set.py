@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from bifusion.arguments import require, text_of
 from bifusion.errors import InputError
 
 Kind = Literal["stuff", "thing"]
@@ -61,6 +62,9 @@ class LabelSet:
     ) -> LabelSet:
         """The set from columns: classes in order, the numbers of those that are stuff, and for each
         class its id, its colour and, by name, its group."""
+        text_of(name, "name")
+        several = isinstance(class_names, Iterable) and not isinstance(class_names, str)
+        require(several, class_names, "class_names", "a list of names")
         groups = group_of or {}
         return cls(
             name,

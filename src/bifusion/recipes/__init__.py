@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from bifusion import plugins
+from bifusion.arguments import text_of
 from bifusion.config.run import Config
 from bifusion.errors import InputError
 from bifusion.recipes import bifusion, controls, mask3d, mini, oneformer3d, tiny, towers
@@ -90,7 +91,7 @@ def get_recipe(name: str) -> Config:
     "module:function" runs that function: to be called with what a user asks for, never with what a
     stored run says.
     """
-    if plugins.is_outside(name):
+    if plugins.is_outside(text_of(name, "name")):
         return _from_outside(name)
     recipe = RECIPES.get(name) or ABLATIONS.get(name)
     if recipe is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.arguments import path_of, text_of
 from bifusion.data.checks import check_scene
 from bifusion.data.open_scene import OpenScene, data_set_of
 from bifusion.data.scene_folder import SEGMENT_FILES, scene_files
@@ -74,6 +75,7 @@ def make_scene(
             range, an extent or a depth in another unit, a pose that is not rigid, a class that is none.
     """
     check_views(views)
+    text_of(name, "name")
     points, bytes_, triangles = read_points(coord), read_colors(color), read_faces(faces)
     same_length(bytes_, "color", points)
     check_extent(points)
@@ -139,7 +141,7 @@ def write_scene(
             says other classes, a path without split where labels.json has to be written.
     """
     check_views(views)
-    folder = Path(path).resolve()
+    folder = path_of(path, "path").resolve()
     check_replaceable(folder, scene_files)
     if segment is not None and labels is None:
         labels = _labels_there(folder)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from bifusion.arguments import require, whole_of
 from bifusion.datasets.fusion.surface import Surface, SurfaceConfig, extract_surface
 from bifusion.datasets.fusion.volume import FusionConfig, Volume
 from bifusion.datasets.recordings.frame import Frame, Recording
@@ -33,8 +34,13 @@ def fuse(
         progress: called as progress(done, total) after every frame.
 
     Raises:
-        InputError: no frame could be used; no surface came out.
+        InputError: no frame could be used; no surface came out; an argument of another type.
     """
+    has_frames = hasattr(recording, "frame") and hasattr(recording, "__len__")
+    require(has_frames, recording, "recording", "what open_recording returned")
+    require(isinstance(config, FusionConfig | None), config, "config", "a FusionConfig")
+    require(isinstance(surface, SurfaceConfig | None), surface, "surface", "a SurfaceConfig")
+    most_frames = None if most_frames is None else whole_of(most_frames, "most_frames")
     volume = Volume(config or FusionConfig())
     chosen = evenly(len(recording), most_frames)
     failures: list[str] = []

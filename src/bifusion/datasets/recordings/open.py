@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bifusion.arguments import path_of, require
 from bifusion.datasets.recordings.check import judge_scale
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.arkitscenes import is_arkitscenes, open_arkitscenes
@@ -140,7 +141,8 @@ def open_recording(
     Raises:
         InputError: nothing there, no known layout or several, or what its reader finds wrong.
     """
-    path, options = Path(path), options or OpenOptions()
+    path, options = path_of(path, "path"), OpenOptions() if options is None else options
+    require(isinstance(options, OpenOptions), options, "options", "OpenOptions")
     options.check()
     if not path.is_dir():
         check_regular(path, missing="no such file or folder; expected a recording")

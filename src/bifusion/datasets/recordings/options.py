@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.arguments import check_positive, whole_of
 from bifusion.datasets.recordings.reading import Axes, Direction, Reading
 from bifusion.errors import InputError
 
@@ -41,10 +42,9 @@ class OpenOptions:
 
     def check(self) -> None:
         """InputError for a value that nothing can be."""
-        if self.depth_scale is not None and not 0 < self.depth_scale < float("inf"):
-            raise InputError(
-                f"depth_scale: found {self.depth_scale}; expected units a metre, 1000 for millimetres"
-            )
+        check_positive(self.depth_scale, "depth_scale", "units a metre, 1000 for millimetres")
+        if self.pose_shift is not None:
+            whole_of(self.pose_shift, "pose_shift")
         for name, value, allowed in (
             ("axes", self.axes, ("opencv", "opengl")),
             ("poses", self.poses, ("cam2world", "world2cam")),

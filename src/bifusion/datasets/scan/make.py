@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.arguments import path_of, require
 from bifusion.data.open_scene import OpenScene, StoredViews
 from bifusion.data.scene_folder import load_scene, read_offset
 from bifusion.datasets.mesh_files.read import is_mesh_file
@@ -25,10 +26,12 @@ def make_scan(
 ) -> MadeScan:
     """A mesh or cloud file, a recording, or a scene folder as a scan.
 
-    Raises InputError: nothing there; whatever is wrong with it, or cannot be told and is not given.
+    Raises InputError: nothing there; whatever is wrong with it, or cannot be told and is not given; an
+    argument of another type.
     """
-    path, options, telling = Path(path), options or ScanOptions(), telling or Telling()
-    options.check()
+    path, options = path_of(path, "path"), checked_options(options)
+    telling = Telling() if telling is None else telling
+    require(isinstance(telling, Telling), telling, "telling", "a Telling")
     if not path.exists():
         raise InputError(
             f"{path}: no such file or folder; expected a mesh or cloud (.ply, .obj, .glb, .las, "
@@ -41,6 +44,14 @@ def make_scan(
         _refuse_recording_options(path, options)
         return scan_mesh(path, options, telling)
     return scan_recording(path, options, telling)
+
+
+def checked_options(options: ScanOptions | None) -> ScanOptions:
+    """The options, None: all as usual. InputError for anything else, or a value that nothing can be."""
+    options = ScanOptions() if options is None else options
+    require(isinstance(options, ScanOptions), options, "options", "ScanOptions")
+    options.check()
+    return options
 
 
 def refuse_views(path: Path, views: int | None, layout: str | None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bifusion.arguments import check_positive, require, text_of
 from bifusion.bounds import Count, PositiveFloat, PositiveInt, check_bounds
 from bifusion.datasets.orientation.orient import parse_up
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.errors import InputError
 
 SPACING_M = 0.044
 """Distance of neighbouring points of ScanNet's meshes, on which published models of 2 cm were trained
@@ -41,9 +41,9 @@ class ScanOptions:
 
     def check(self) -> None:
         """InputError for a value that nothing can be."""
-        check_bounds(self, "scan")
+        check_bounds(self)
+        require(isinstance(self.opening, OpenOptions), self.opening, "opening", "OpenOptions")
         self.opening.check()
         if self.up is not None:
-            parse_up(self.up)
-        if self.scale is not None and not 0 < self.scale < float("inf"):
-            raise InputError(f"scale: found {self.scale}; expected metres a unit, 0.001 for millimetres")
+            parse_up(text_of(self.up, "up", "text like y, -z or 0,0.9,0.1"))
+        check_positive(self.scale, "scale", "metres a unit, 0.001 for millimetres")

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.arguments import path_of
 from bifusion.data.scene_folder import read_description, scene_complete, scene_files
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.scan.make import is_scene, make_scan, scan_name
+from bifusion.datasets.scan.make import checked_options, is_scene, make_scan, scan_name
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.processes import Outcome, in_processes
 from bifusion.datasets.scan.telling import Telling
@@ -40,7 +41,8 @@ def prepare_scan(
 
     Raises InputError as `make_scan`, or for a folder that was not written here.
     """
-    path, folder, options = Path(path), Path(folder), options or ScanOptions()
+    path, folder = path_of(path, "path"), path_of(folder, "folder")
+    options = checked_options(options)
     if is_scene(path):
         raise InputError(f"{path}: is a scene folder already; expected a mesh, a cloud or a recording")
     check_replaceable(folder, scene_files)

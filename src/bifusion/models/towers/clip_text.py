@@ -6,7 +6,7 @@ nothing is fetched but weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bifusion.arguments import require
 from bifusion.errors import InputError
 from bifusion.models.towers.clip_architecture import TextSize, text_tower_size
 from bifusion.models.towers.clip_weights import read_text_tower
@@ -82,10 +83,12 @@ def clip_tokenizer(context_length: int) -> SimpleTokenizer:
 def check_words(words: Sequence[str]) -> list[str]:
     """Words as they are searched for: spaces around them taken off, each once, in order.
 
-    Raises InputError: none, or an empty one.
+    Raises InputError: none, an empty one, or what is no text.
     """
-    if isinstance(words, str):
-        words = [words]
+    require(isinstance(words, Iterable), words, "words", "text, or a list of it")
+    words = [words] if isinstance(words, str) else list(words)
+    for word in words:
+        require(isinstance(word, str), word, "words", "text")
     checked = [" ".join(word.split()) for word in words]
     if not checked or not all(checked):
         found = "none" if not checked else f"{checked.count('')} without a letter"

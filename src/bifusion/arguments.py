@@ -1,0 +1,43 @@
+"""What Python code hands in, held to its type: InputError names an argument of another, what it is and
+what is expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from bifusion.errors import InputError
+
+
+def require(fits: bool, given: Any, name: str, expected: str) -> None:
+    """InputError unless the argument `name` fits."""
+    if not fits:
+        raise InputError(f"{name}: is a {type(given).__name__}; expected {expected}")
+
+
+def path_of(given: Any, name: str) -> Path:
+    require(isinstance(given, str | os.PathLike), given, name, "a path")
+    return Path(given)
+
+
+def text_of(given: Any, name: str, expected: str = "a name") -> str:
+    require(isinstance(given, str), given, name, expected)
+    return given
+
+
+def whole_of(given: Any, name: str) -> int:
+    """Python's own number, also of numpy's."""
+    try:
+        return operator.index(given)
+    except TypeError as error:
+        raise InputError(f"{name}: found {given!r}, expected a whole number") from error
+
+
+def check_positive(given: Any, name: str, expected: str) -> None:
+    """InputError for what is neither None nor a finite number above 0."""
+    if given is not None and not (isinstance(given, Real) and 0 < float(given) < math.inf):
+        raise InputError(f"{name}: found {given}; expected {expected}")
