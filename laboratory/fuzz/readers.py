@@ -13,7 +13,6 @@ from bifusion.data.scene_folder import load_array, read_description, read_offset
 from bifusion.data.scene_sums import files_without_sum, read_scene_files, scene_files_state
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.recordings.open import open_recording
-from bifusion.datasets.recordings.text_files import read_json
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import read_label_table, read_scan
 from bifusion.datasets.scannet.views import sensor_calibration
@@ -110,10 +109,6 @@ def scan(folder: Path) -> None:
 def posed_images(folder: Path) -> None:
     for frame in find_posed_images(folder).frames:
         pose_is_lost(frame)
-
-
-def json_file(path: Path) -> None:
-    read_json(path)
 
 
 def pickle(path: Path) -> None:

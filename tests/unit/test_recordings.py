@@ -18,7 +18,6 @@ from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.readable import readable_frames
 from bifusion.datasets.recordings.text_files import inside, read_pose_lines
 from bifusion.errors import InputError
 
@@ -83,12 +82,9 @@ def test_frames_that_cannot_be_used_are_left_out_and_counted(tmp_path):
         "2 of 8 frames with a pose that is not finite or not rigid (tracking lost) left out: 10, 20",
         "1 of 8 frames whose pictures are missing left out: 30 (no 30.png)",
     ]
-    assert [frame.name for _, frame in readable_frames(recording)] == ["0", "50", "60", "70"]
-    assert "1 of 5 frames left out:" in recording.notes[-1] and "40.png" in recording.notes[-1]
-    for k in (0, 50, 60, 70):
-        (folder / "depth" / f"{k}.png").write_bytes(b"")
-    with pytest.raises(InputError, match="none of 5 frames of scene0001_00 can be read: .*0.png"):
-        list(readable_frames(recording))
+    assert [recording.frame(index).name for index in (0, 2, 3, 4)] == ["0", "50", "60", "70"]
+    with pytest.raises(InputError, match="40.png"):
+        recording.frame(1)
     for path in (folder / "pose").iterdir():
         path.write_text("nan " * 16)
     refused(folder, "no frame with pictures and pose .*8 of 8 frames with a pose that is not finite")
@@ -153,7 +149,7 @@ def test_lists_that_disagree(tmp_path):
     lines = (folder / "trajectory.log").read_text().splitlines()
     (folder / "trajectory.log").write_text("\n".join(lines[:10] + lines[15:25] + lines[30:]))
     recording = open_recording(folder)  # now the headings name the six that are there
-    names = [frame.name for _, frame in readable_frames(recording)]
+    names = [recording.frame(index).name for index in range(len(recording))]
     assert names == ["00000", "00001", "00003", "00004", "00006", "00007"]
     assert np.allclose(recording.cam2world(2), made.poses()[3])
 
