@@ -41,15 +41,28 @@ def poses(count: int = 8) -> np.ndarray:
 
 def depth_of(pose: np.ndarray, K: np.ndarray = K, size: tuple[int, int] = SIZE) -> np.ndarray:
     """(h, w) float64 metres: where the rays of a camera within the room meet its walls."""
-    row, column = np.mgrid[: size[1], : size[0]]
-    ray = np.stack([(column - K[0, 2]) / K[0, 0], (row - K[1, 2]) / K[1, 1], np.ones(row.shape)], axis=2)
-    ray = ray @ pose[:3, :3].T
+    ray = _rays(pose, K, size)
     wall = np.where(ray > 0, ROOM[1], ROOM[0])
     return ((wall - pose[:3, 3]) / np.where(np.abs(ray) < 1e-9, 1e-9, ray)).min(axis=2)
 
 
+def _rays(pose: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) directions of pixels in the room, 1 along the camera's axis."""
+    row, column = np.mgrid[: size[1], : size[0]]
+    ray = np.stack([(column - K[0, 2]) / K[0, 0], (row - K[1, 2]) / K[1, 1], np.ones(row.shape)], axis=2)
+    return ray @ pose[:3, :3].T
+
+
+def painted(pose: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8: what a camera sees of painted walls, whose colours go by the place."""
+    place = pose[:3, 3] + _rays(pose, K, SIZE) * depth_of(pose)[..., None]
+    red, green, blue = np.moveaxis(place, 2, 0)
+    waves = np.sin(2 * red), np.sin(2.5 * green + 1), np.sin(3 * blue + red)
+    return np.rint(128 + 100 * np.stack(waves, axis=2)).astype(np.uint8)
+
+
 def color_of(k: int) -> np.ndarray:
-    """(h, w, 3) uint8, smooth, another for each frame."""
+    """(h, w, 3) uint8, smooth, another for each frame; of no room, as it goes by the pixel."""
     row, column = np.mgrid[: SIZE[1], : SIZE[0]]
     return np.stack([row + 10 * k, column + 50, 200 - row], axis=2).astype(np.uint8)
 
@@ -72,10 +85,11 @@ def matrix(path: Path, values: np.ndarray) -> None:
     np.savetxt(path, values)
 
 
-def scannet(folder: Path, walk: np.ndarray) -> Path:
+def scannet(folder: Path, walk: np.ndarray, *, paint: bool = False) -> Path:
+    """`paint`: with pictures that fit the room and each other."""
     folder = folder / "scene0001_00"
     for k, pose in enumerate(walk):
-        picture(folder / "color" / f"{10 * k}.jpg", color_of(k))
+        picture(folder / "color" / f"{10 * k}.jpg", painted(pose) if paint else color_of(k))
         picture(folder / "depth" / f"{10 * k}.png", units(pose, 1000))
         matrix(folder / "pose" / f"{10 * k}.txt", pose)
     four = np.eye(4)

@@ -103,7 +103,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name,kind\n" + "".join(f"{name},{_kind(name)}\n" for name in CLASSES)
     )
     _write_ply(root / "room.ply", np.load(scene / "coord.npy"), np.load(scene / "color.npy"))
-    recording_factory.scannet(root / "recordings/kitchen", recording_factory.poses(6))
+    recording_factory.scannet(root / "recordings/kitchen", recording_factory.poses(6), paint=True)
     return root
 
 
