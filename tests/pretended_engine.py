@@ -72,11 +72,6 @@ def conv_finished(
     return reference.finished(conv(feats, weight, kernel_map), bias, residual, relu)
 
 
-def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:
-    counts = (kernel_map.neighbors >= 0).sum(1).clamp(min=1)
-    return torch.stack(_neighbours(feats, kernel_map)).sum(0) / counts[:, None]
-
-
 def _neighbours(feats: Tensor, kernel_map: KernelMap) -> list[Tensor]:
     padded = torch.cat([feats.new_zeros(1, feats.shape[1]), feats])
     return [padded.index_select(0, rows) for rows in (kernel_map.neighbors.long() + 1).unbind(1)]

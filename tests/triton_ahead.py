@@ -58,7 +58,6 @@ KERNELS: dict[str, dict[str, str]] = {
         "in_rows": "i32", "out_rows": "i32", "chunk_first": "i32", "chunk_last": "i32",
     },
     "sum_chunks": {"partial": "fp32", "out": "fp32", "offset_first": "i32"},
-    "sum_neighbors": {"values": "T", "out": "T", "neighbors": "i32"},
     "find_neighbors": {
         "columns": "i64", "heights": "i32", "order": "i32", "wanted": "i32", "table": "i32",
     },
@@ -67,7 +66,6 @@ CONSTANTS = {
     "mask_keys": {"SLOTS": 64, "BLOCK": 32},
     "make_tiles": {"BLOCK": 128},
     "sum_chunks": {"CHUNKS": 16, "BLOCK": 128},
-    "sum_neighbors": {"BLOCK_M": 32, "BLOCK_N": 64},
     "find_neighbors": {"SIDE": 3, "BIAS": BIAS, "BITS": BITS, "BLOCK": 128},
 }
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

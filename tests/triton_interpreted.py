@@ -135,17 +135,6 @@ def changed_kernels(before: str, after: str) -> Iterator[None]:
             yield
 
 
-def pool_error() -> list[float]:
-    kernel_map = kernel_map_of(VOXELS["two scenes"], "strided 2")
-    feats = torch.randn(kernel_map.num_inputs, 18, requires_grad=True)
-    upstream = torch.randn(kernel_map.num_outputs, 18)
-    results = []
-    for backend in (triton, reference):
-        out = backend.avg_pool(feats, kernel_map)
-        results.append((out.detach(), *torch.autograd.grad(out, feats, upstream)))
-    return [_error(a, b.double()) for a, b in zip(*results, strict=True)]
-
-
 def finished_errors() -> list[float]:
     """Of bias, residual and ReLU after a convolution: together, each alone, and a NaN that must stay."""
     kernel_map = kernel_map_of(VOXELS["two scenes"], "kernel 3")
@@ -259,7 +248,6 @@ def main() -> None:
     for volume in (8, 27, 125):
         report(f"order of {volume} offsets", order_errors(volume))
     report("Gray code", gray_errors())
-    report("pool", pool_error())
     report("finished", finished_errors())
     report("weights wider than features", errors_of(kernel_map, 8, 16, SHORT, wider=True))
     with changed_kernels(

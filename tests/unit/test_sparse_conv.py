@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import needs
 from bifusion.sparse import kernel_map as kernel_map_module
-from bifusion.sparse.functional import sparse_avg_pool, sparse_conv
-from bifusion.sparse.modules import AvgPool3d, InverseConv3d, StridedConv3d, SubmanifoldConv3d
+from bifusion.sparse.functional import sparse_conv
+from bifusion.sparse.modules import InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 
 CASES = {
@@ -117,19 +117,8 @@ def test_inverse_equals_dense_transposed(case: str, kernel_size: int) -> None:
     assert_same(fine.feats, from_dense(whole, x.coords, 4), [coarse.feats, conv.weight])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_avg_pool_is_the_mean_of_the_occupied_voxels(case: str) -> None:
-    x = tensor_of(CASES[case])
-    out = AvgPool3d()(x)
-    kernel = torch.ones(3, 1, 2, 2, 2, dtype=torch.float64)
-    total = F.conv3d(to_dense(x.feats, x.coords, 4, SIDE), kernel, stride=2, groups=3)
-    occupied = to_dense(torch.ones_like(x.feats), x.coords, 4, SIDE)
-    count = F.conv3d(occupied, kernel, stride=2, groups=3).clamp(min=1)
-    assert_same(out.feats, from_dense(total / count, out.coords, 2), [x.feats])
-
-
 @pytest.mark.parametrize("kernel_size", [2, 3])
-@pytest.mark.parametrize("layer", ["submanifold", "strided", "inverse", "pool"])
+@pytest.mark.parametrize("layer", ["submanifold", "strided", "inverse"])
 @pytest.mark.parametrize("block_rows", [5, 1 << 15])
 def test_gradcheck(
     layer: str, kernel_size: int, block_rows: int, monkeypatch: pytest.MonkeyPatch
@@ -143,9 +132,6 @@ def test_gradcheck(
     if layer == "inverse":
         kernel_map = kernel_map.transposed
     feats = torch.randn(kernel_map.num_inputs, 2, dtype=torch.float64, requires_grad=True)
-    if layer == "pool":
-        assert torch.autograd.gradcheck(lambda f: sparse_avg_pool(f, kernel_map), (feats,))
-        return
     weight = torch.randn(kernel_size**3, 2, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
@@ -162,7 +148,7 @@ def test_two_runs_on_two_threads_are_bit_identical() -> None:
         )
         feats = torch.randn(len(coords), 16)
         layers = nn.Sequential(
-            SubmanifoldConv3d(16, 16, 3), StridedConv3d(16, 16), InverseConv3d(16, 16), AvgPool3d()
+            SubmanifoldConv3d(16, 16, 3), StridedConv3d(16, 16), InverseConv3d(16, 16)
         )
 
         def run() -> list[Tensor]:
@@ -202,7 +188,6 @@ def test_no_voxels() -> None:
     convs = [SubmanifoldConv3d(3, 4, 3), StridedConv3d(4, 4), InverseConv3d(4, 2)]
     out = nn.Sequential(*convs)(x)
     assert out.feats.shape == (0, 2)
-    assert AvgPool3d()(x).feats.shape == (0, 3)
     out.feats.sum().backward()
     assert all(conv.weight.grad.abs().sum() == 0 for conv in convs)
 
@@ -226,7 +211,5 @@ def test_misfits_are_refused() -> None:
         sparse_conv(torch.zeros(5, 2), torch.zeros(27, 2, 2), kernel_map)
     with pytest.raises(ValueError, match="do not fit"):
         sparse_conv(torch.zeros(128, 2), torch.zeros(8, 2, 2), kernel_map)
-    with pytest.raises(ValueError, match="5 feature rows"):
-        sparse_avg_pool(torch.zeros(5, 2), kernel_map)
     with pytest.raises(ValueError, match="2 feature rows for 3 voxels"):
         SparseTensor(torch.zeros(2, 1), CASES["isolated voxels"].int())

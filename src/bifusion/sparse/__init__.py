@@ -1,4 +1,4 @@
-"""Sparse 3D network operations: convolution and pooling on occupied voxels only.
+"""Sparse 3D network operations: convolution on occupied voxels only.
 
 tensor.py (SparseTensor, KernelMaps) and modules.py (layers) are for models; functional.py is the
 seam behind which backends compute; kernel_map.py says which voxel meets which; reference.py is the

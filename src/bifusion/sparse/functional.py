@@ -1,7 +1,7 @@
 """The seam of the sparse operations: models call these, a backend computes them.
 
-A backend (backends.py) offers `conv(feats, weight, kernel_map)` and `avg_pool(feats, kernel_map)`,
-differentiable, on the plain integer tensors of a KernelMap.
+A backend (backends.py) offers `conv(feats, weight, kernel_map)`, differentiable, on the plain integer
+tensors of a KernelMap.
 
 Under autocast a backend for GPUs computes in autocast's dtype, with sums in float32. The others stay
 in the dtype of the weights (float32); what a CPU gains in a narrower type it gains in use alone
@@ -65,11 +65,3 @@ def compute_dtype(device: torch.device, weight_dtype: torch.dtype) -> torch.dtyp
     if narrowed and backend_for(device).follows_autocast:
         return torch.get_autocast_dtype(kind)
     return weight_dtype
-
-
-def sparse_avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:
-    """(M_out, C): mean over the occupied input voxels that each output voxel meets, 0 where none."""
-    if len(feats) != kernel_map.num_inputs:
-        raise ValueError(f"{len(feats)} feature rows for a kernel map of {kernel_map.num_inputs} inputs")
-    with torch.autocast(feats.device.type, enabled=False):
-        return backend_for(feats.device).avg_pool(feats, kernel_map)

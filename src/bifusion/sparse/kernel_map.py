@@ -131,12 +131,6 @@ class KernelMap:
             input_ptr=_row_pointers(met_by_input),
         )
 
-    @cached_property
-    def input_lists(self) -> tuple[Tensor, Tensor]:
-        """(P,) int32 input rows in order of their output row, (M_out + 1,) int32 where each starts."""
-        met = self.neighbors >= 0
-        return self.neighbors[met], _row_pointers(met)
-
 
 def submanifold_map(index: VoxelIndex, coords: Tensor, kernel_size: int) -> KernelMap:
     """Map of a stride-1 convolution whose outputs are its inputs: the voxels `coords` of `index`.

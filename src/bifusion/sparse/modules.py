@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.sparse.backends import backend_for
-from bifusion.sparse.functional import compute_dtype, sparse_avg_pool, sparse_conv
+from bifusion.sparse.functional import compute_dtype, sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.reference import finished
 from bifusion.sparse.shared_norm import SharedNorms
@@ -104,19 +104,6 @@ class InverseConv3d(_Conv3d):
         fine = x.stride // self.stride
         kernel_map = x.maps.strided(fine, self.kernel_size, self.stride).transposed
         return x.at(fine, self._conv(x.feats, kernel_map, residual, relu))
-
-
-class AvgPool3d(nn.Module):
-    """Mean over the occupied voxels under the kernel, onto voxels `stride` times larger."""
-
-    def __init__(self, kernel_size: int = 2, stride: int = 2) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        kernel_map = x.maps.strided(x.stride, self.kernel_size, self.stride)
-        return x.at(x.stride * self.stride, sparse_avg_pool(x.feats, kernel_map))
 
 
 class BatchNorm(nn.BatchNorm1d):

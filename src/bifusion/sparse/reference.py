@@ -1,4 +1,4 @@
-"""Sparse convolution and pooling in plain torch: runs anywhere, and is what others are held against.
+"""Sparse convolution in plain torch: runs anywhere, and is what others are held against.
 
 How a convolution is computed. The input rows of all pairs are gathered offset by offset, each group
 is multiplied with the weights of its offset, and every output row sums its pairs in a fixed order:
@@ -92,12 +92,6 @@ def batch_norm(
     return F.relu(out, inplace=True) if relu else out
 
 
-def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:
-    """(M_out, C) mean of the occupied input voxels each output voxel meets, 0 where none."""
-    counts = kernel_map.input_lists[1].diff().clamp(min=1)
-    return _NeighborSum.apply(feats, kernel_map) / counts.to(feats.dtype).unsqueeze(1)
-
-
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -140,20 +134,6 @@ class _Conv(torch.autograd.Function):
                         torch.mm(grad_rows, kernel.T, out=product)
                 grad_feats += _sum_rows(products, block.by_input, block.input_ptr)
         return grad_feats, grad_weight, None
-
-
-class _NeighborSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, feats: Tensor, kernel_map: KernelMap) -> Tensor:
-        ctx.kernel_map = kernel_map
-        return _sum_rows(feats, *kernel_map.input_lists)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, grad: Tensor
-    ) -> tuple[Tensor, None]:
-        return _sum_rows(grad, *ctx.kernel_map.transposed.input_lists), None
 
 
 def _sum_rows(values: Tensor, rows: Tensor, row_ptr: Tensor) -> Tensor:

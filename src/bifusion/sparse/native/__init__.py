@@ -12,7 +12,6 @@ from Zen 4 on). Sums, and all that lies between convolutions, stay float32, and 
 pairs and channels at most 1/128 of the sum of |f| · |w| is lost.
 
 BatchNorm, with ReLU and a residual, is `normalisation.py`.
-Average pooling is plain torch's: none of the networks' steps spends 1 % of its time there.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ _MIN_BLOCKS_PER_THREAD = 4
 _PLAN = "native"
 
 follows_autocast = False
-avg_pool = reference.avg_pool
 
 
 def use_isa(name: str) -> None:

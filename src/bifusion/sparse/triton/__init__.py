@@ -23,7 +23,7 @@ from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.precision import dot_precision
 from bifusion.sparse.triton import probe
 from bifusion.sparse.triton.index import SortedIndex
-from bifusion.sparse.triton.launch import convolve, sum_neighbors, weight_gradient
+from bifusion.sparse.triton.launch import convolve, weight_gradient
 
 follows_autocast = True
 
@@ -60,12 +60,6 @@ def conv_finished(
     return convolve(feats, weight, kernel_map, dot_precision(), **finish)
 
 
-def avg_pool(feats: Tensor, kernel_map: KernelMap) -> Tensor:
-    """(M_out, C) mean of the occupied input voxels each output voxel meets, 0 where none."""
-    counts = (kernel_map.neighbors >= 0).sum(1).clamp(min=1)
-    return _NeighborSum.apply(feats, kernel_map) / counts.to(feats.dtype).unsqueeze(1)
-
-
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -94,17 +88,3 @@ class _Conv(torch.autograd.Function):
             total = weight_gradient(feats, grad, ctx.kernel_map, ctx.precision)
             grad_weight = total.to(weight.dtype)
         return grad_feats, grad_weight, None
-
-
-class _NeighborSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, feats: Tensor, kernel_map: KernelMap) -> Tensor:
-        ctx.transposed = kernel_map.transposed if ctx.needs_input_grad[0] else None
-        return sum_neighbors(feats, kernel_map)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, grad: Tensor
-    ) -> tuple[Tensor, None]:
-        return sum_neighbors(grad, ctx.transposed), None

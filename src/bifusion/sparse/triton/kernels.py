@@ -207,26 +207,6 @@ def sum_chunks(partial, out, offset_first, size, CHUNKS: tl.constexpr, BLOCK: tl
 
 
 @triton.jit
-def sum_neighbors(
-    values, out, neighbors, rows, volume, channels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):
-    """out[o] = Σ_k values[neighbors[o, k]], summed in float32; neighbors (rows, K), -1 where empty."""
-    outputs = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for offset in range(volume):
-        sources = tl.load(
-            neighbors + outputs.to(tl.int64) * volume + offset, mask=outputs < rows, other=-1
-        )
-        met = (sources >= 0)[:, None] & (columns < channels)[None, :]
-        where = values + sources.to(tl.int64)[:, None] * channels + columns[None, :]
-        total += tl.load(where, mask=met, other=0.0).to(tl.float32)
-    written = (outputs < rows)[:, None] & (columns < channels)[None, :]
-    where = out + outputs.to(tl.int64)[:, None] * channels + columns[None, :]
-    tl.store(where, total.to(out.dtype.element_ty), mask=written)
-
-
-@triton.jit
 def find_neighbors(
     columns,
     heights,

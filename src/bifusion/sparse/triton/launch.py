@@ -23,7 +23,6 @@ _PROGRAMS, _FEWEST_CHUNKS = 256, 128
 """Programs to cut a weight gradient into: some for each multiprocessor of any chip. Constants, because
 the order of its sums, and so its last bits, follow from them."""
 _SUM_CHUNKS, _SUM_BLOCK = 16, 128
-_POOL_ROWS = 32
 
 
 def convolve(
@@ -123,19 +122,3 @@ def _constants(chosen: Configuration, left_in: int, channels_out: int) -> dict[s
 def _chunk_number(blocks: int) -> int:
     """Fewer chunks where each has many blocks of channels; powers of two, so that few plans are kept."""
     return max(_FEWEST_CHUNKS, _PROGRAMS // triton.next_power_of_2(blocks))
-
-
-def sum_neighbors(values: Tensor, kernel_map: KernelMap) -> Tensor:
-    """(M_out, C): sum of the values (M_in, C) of the input voxels that each output voxel meets."""
-    channels = values.shape[1]
-    out = values.new_empty(kernel_map.num_outputs, channels)
-    if out.numel() == 0:
-        return out
-    columns = min(64, max(16, triton.next_power_of_2(channels)))
-    grid = (triton.cdiv(len(out), _POOL_ROWS), triton.cdiv(channels, columns))
-    run(
-        kernels.sum_neighbors, grid, values.contiguous(), out, kernel_map.neighbors.contiguous(),
-        len(out), kernel_map.volume, channels,
-        BLOCK_M=_POOL_ROWS, BLOCK_N=columns,
-    )  # fmt: skip
-    return out
