@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import torch
 import trimesh
 from plyfile import PlyData, PlyElement
 
@@ -17,6 +18,7 @@ from bifusion.errors import InputError
 from bifusion.inference.export import INSTANCES_SCHEMA
 from bifusion.inference.predict import predict_mesh, predict_scene
 from bifusion.inference.segmenter import dataset_of, trained_control
+from bifusion.sparse.backends import backend_for
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, bifusion, save_run
 
@@ -56,6 +58,19 @@ def test_scene_is_found_among_others_and_by_a_relative_path(tmp_path, monkeypatc
         save_run(tmp_path / "run", baseline()), Path("."), tmp_path / "out", device="cpu"
     )
     assert json.loads(paths[2].read_text())["scene"] == "c"
+
+
+def test_the_command_keeps_freed_memory_and_the_library_does_not(tmp_path, monkeypatch) -> None:
+    asked = []
+    backend = backend_for(torch.device("cpu"))
+    monkeypatch.setattr(backend, "keep_freed_memory", lambda: asked.append(True))
+    run = save_run(tmp_path / "run", baseline())
+    scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
+    predict_scene(run, scene, tmp_path / "out", device="cpu")
+    assert not asked
+    with pytest.raises(SystemExit, match="0"):
+        main(["predict", str(run), str(scene), "--out", str(tmp_path / "out"), "--no-view"])
+    assert asked == [True]
 
 
 def test_fusion_acts_as_when_the_checkpoint_was_saved(tmp_path) -> None:

@@ -54,6 +54,7 @@ class Evaluate:
 
 def evaluate(args: list[str]) -> int:
     """Evaluate a run again and print its figures."""
+    from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.evaluate import evaluate_run
     from bifusion.training.processes import group
 
@@ -62,6 +63,7 @@ def evaluate(args: list[str]) -> int:
         raise InputError(f"devices: found {wanted.devices}; expected 1 or more")
     run = _run_of(wanted.run)
     with group.joined(wanted.devices):
+        keep_freed_memory()
         found = evaluate_run(run, data=wanted.data, precision=wanted.precision)
         if group.number() == 0:
             Screen().print_json(data=found["full"])
@@ -98,6 +100,7 @@ class Predict:
 def predict(args: list[str]) -> int:
     """Segment a scene, a mesh, or a folder of scenes: PLY files, instances, a page."""
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
+    from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.predict import predict_mesh, predict_scene
     from bifusion.inference.predict_data import scenes_below
     from bifusion.viewer.page import write_view
@@ -106,6 +109,7 @@ def predict(args: list[str]) -> int:
     wanted = parsing.parse(
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
     )
+    keep_freed_memory()
     if scenes := scenes_below(wanted.scene):
         return _predict_all(wanted, scenes)
     if wanted.shard is not None:
@@ -188,12 +192,14 @@ class ExportSubmission:
 
 def export_submission(args: list[str]) -> int:
     """Write the ScanNet benchmark's submission files of a split."""
+    from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.export_submission import export_submission
     from bifusion.studies.training_runs.progress import progress_bar
 
     told = Help("export-submission runs/NAME data/scannet/test --task semantic --out submission")
     wanted = parsing.parse(ExportSubmission, args, "export-submission", told)
     console = Screen()
+    keep_freed_memory()
     with progress_bar("scenes", console) as progress:
         paths = export_submission(
             _run_of(wanted.run), wanted.split, wanted.out, wanted.task, progress=progress

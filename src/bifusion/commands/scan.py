@@ -188,11 +188,13 @@ def scan(args: list[str]) -> int:
 def _scan(wanted: Scan) -> int:
     from bifusion.commands.telling import telling
     from bifusion.datasets.scan.make import make_scan
+    from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.labelled import segment, trained_views
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
     console = Screen()
+    keep_freed_memory()
     run = run_of(wanted.run, say=lambda line: say(console, line))
     segmenter = Segmenter(run, precision=wanted.precision)
     views = trained_views(segmenter) if wanted.views is None else wanted.views
