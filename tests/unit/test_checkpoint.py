@@ -56,6 +56,24 @@ def test_round_trip_in_evaluation_mode(tmp_path, config):
     assert load_training_state(find_checkpoint(tmp_path)) == {"step": 1, "time": 0.0}
 
 
+@pytest.mark.parametrize("recipe", ["bifusion_tiny", "bifusion_tiny_lifted_rgb"])
+def test_a_loaded_model_is_whole_and_has_the_file_no_more(tmp_path, recipe):
+    """No weights are drawn for it: what no checkpoint holds must be there all the same."""
+    config = tiny_config(recipe, tmp_path)
+    saved = save(tmp_path / "checkpoints", config)
+    model, _ = load_model(tmp_path)
+    for (name, found), (_, wanted) in zip(_tensors_of(model), _tensors_of(saved), strict=True):
+        assert found.dtype == wanted.dtype and torch.equal(found, wanted), name
+        assert found.requires_grad == wanted.requires_grad, name
+    path = find_checkpoint(tmp_path) / "model.safetensors"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert all(torch.equal(t, dict(_tensors_of(saved))[n]) for n, t in _tensors_of(model))
+
+
+def _tensors_of(model):
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
 def test_every_way_to_name_a_checkpoint(tmp_path, config):
     save(tmp_path / "checkpoints", config, links=("last", "best"))
     last = tmp_path / "checkpoints" / "last"

@@ -25,6 +25,7 @@ from bifusion.config import old_names
 from bifusion.config.run import Config, load_config, save_config
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.runs.check_config import check_config
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
@@ -141,12 +142,23 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     config = load_config(folder / CONFIG)
     check_config(config)
     stored = _checked_weights(folder)
-    with torch.device("meta"):  # no network is built whose tensors are not there
-        wanted = build_model(config.model, config.seed, config.labels, load_pretrained=False)
-    check_same_tensors(wanted.state_dict(), stored, folder / WEIGHTS)
-    model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
-    model.load_state_dict(stored)
+    with torch.device("meta"):  # neither drawn nor kept twice: each tensor is that of the file
+        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+    wanted = model.state_dict()
+    check_same_tensors(wanted, stored, folder / WEIGHTS)
+    # copies, as the file is only mapped: whoever overwrites it would change the model
+    own = {name: t.to(device, wanted[name].dtype, copy=True) for name, t in stored.items()}
+    model.load_state_dict(own, assign=True)
+    if isinstance(config.model.image_tower, OutsideTowerConfig) or not _is_whole(model):
+        # somebody else's tower has tensors besides, of which the meta device gives but the shapes
+        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+        model.load_state_dict(own)
     return model.to(device).eval(), config
+
+
+def _is_whole(model: nn.Module) -> bool:
+    """Whether nothing of it is on the meta device."""
+    return not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:

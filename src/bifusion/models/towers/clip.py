@@ -146,8 +146,12 @@ class ClipEncoder(DenseTower):
         self.blocks[-1] = last_block(config.dense, self.blocks[-1])
         self.ln_post = tower.ln_post if projected else None
         self.proj = tower.proj if projected else None
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(CLIP_STD).reshape(3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(CLIP_MEAN, device="cpu").reshape(3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(CLIP_STD, device="cpu").reshape(3, 1, 1), persistent=False
+        )
         self.weights_from = "from scratch"
         if config.pretrained is not None and not self.class_embedding.is_meta:
             self.weights_from = self._load(config.pretrained)

@@ -40,7 +40,7 @@ class RegisterActivation(nn.Module):
     def __init__(self, activation: nn.Module, neurons: Sequence[int]) -> None:
         super().__init__()
         self.activation, self.units = activation, sorted(neurons)
-        self.register_buffer("neurons", torch.tensor(self.units), persistent=False)
+        self.register_buffer("neurons", torch.tensor(self.units, device="cpu"), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(V, L, hidden units) before the activation to the same after it."""

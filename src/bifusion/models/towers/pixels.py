@@ -33,8 +33,8 @@ class PixelColors(ImageTower):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(CLIP_STD), persistent=False)
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN, device="cpu"), persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD, device="cpu"), persistent=False)
 
     def encode_views(self, views: Sequence[BatchView]) -> list[Tensor]:
         """One map a view, as fine as its image."""

@@ -56,7 +56,7 @@ class TimmTower(DenseTower):
         net.set_submodule(self._conv1, ConvWithDepth(conv, with_depth=depth))
         cfg: Any = net.pretrained_cfg
         for name in ("mean", "std"):
-            numbers = torch.tensor(cfg[name]).reshape(3, 1, 1)
+            numbers = torch.tensor(cfg[name], device="cpu").reshape(3, 1, 1)
             self.register_buffer(name, numbers, persistent=False)
         self.licence = cfg.get("license") or "not said"
         self._printed = f"{architecture}, timm {version('timm')}, mean {cfg['mean']}, std {cfg['std']}"
