@@ -62,6 +62,11 @@ class Sightings:
         """(M,) bool: at least one view sees the voxel."""
         return self.count > 0
 
+    @property
+    def seen_rows(self) -> Tensor:
+        """`rows`; found where they are not known, for which the host waits."""
+        return torch.nonzero(self.seen)[:, 0] if self.rows is None else self.rows
+
 
 def transform(points: Tensor, matrix: Tensor) -> Tensor:
     """(M, 3) points taken through a (4, 4) rigid transform such as `world2cam`."""
@@ -226,7 +231,10 @@ def _clamped(values: Tensor, largest: Number) -> Tensor:
 
 
 def lift_features(
-    feature_maps: Sequence[Tensor], views: Sequence[BatchView], sightings: Sightings
+    feature_maps: Sequence[Tensor],
+    views: Sequence[BatchView],
+    sightings: Sightings,
+    voxels: Tensor | None = None,
 ) -> Tensor:
     """Image feature of each voxel: sampled bilinearly in the views that see it, then averaged.
 
@@ -235,9 +243,10 @@ def lift_features(
 
     Args:
         feature_maps: V maps (h, w, D), each covering its view's whole image.
+        voxels: (K,) int64, ascending: those wanted, among them all that are seen; None: all.
 
     Returns:
-        (M, D) float32, zero where no view sees the voxel.
+        (M, D), of `voxels` (K, D), float32, zero where no view sees the voxel.
     """
     count = sightings.count
     dim = feature_maps[0].shape[-1]
@@ -252,6 +261,7 @@ def lift_features(
     cell = cell + first_cell.long()[:, None]
     weight = weight / count.index_select(0, sightings.voxel)[:, None]
     offsets = 4 * (count.cumsum(0) - count)
+    offsets = offsets if voxels is None else offsets.index_select(0, voxels)
     return F.embedding_bag(
         cell.reshape(-1), table, offsets, mode="sum", per_sample_weights=weight.reshape(-1)
     )

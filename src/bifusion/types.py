@@ -257,12 +257,12 @@ class FusionTrace:
     """(M,) in [0, 1]: α as it is before s, 0 where unseen."""
     gate: Tensor
     """(M,) s · α where seen, else 0."""
-    f2d_in: Tensor
-    """(M, D2) lifted tower features as they enter the 2D head, 0 where unseen."""
+    seen_f2d_in: Tensor
+    """(K, D2) lifted tower features entering the 2D head, of the voxels that a view sees."""
     f3d_in: Tensor
     """(M, D3) U-Net output entering the 3D head."""
-    f2d: Tensor
-    """(M, D) 2D head output after FiLM, 0 where unseen."""
+    seen_f2d: Tensor
+    """(K, D) 2D head output after FiLM, likewise."""
     f3d: Tensor
     """(M, D) 3D head output after FiLM."""
     alignment_pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -277,6 +277,20 @@ class FusionTrace:
     def seen_rows(self) -> Tensor:
         """(K,) int64, ascending: the voxels that a view sees."""
         return self.seen.nonzero()[:, 0] if self.rows is None else self.rows
+
+    @property
+    def f2d_in(self) -> Tensor:
+        """(M, D2): `seen_f2d_in`, 0 where unseen. Made when asked for: few voxels may be seen."""
+        return self._of_all(self.seen_f2d_in)
+
+    @property
+    def f2d(self) -> Tensor:
+        """(M, D): `seen_f2d`, 0 where unseen; likewise."""
+        return self._of_all(self.seen_f2d)
+
+    def _of_all(self, of_seen: Tensor) -> Tensor:
+        nothing = of_seen.new_zeros(len(self.seen), *of_seen.shape[1:])
+        return nothing.index_copy(0, self.seen_rows, of_seen)
 
 
 @dataclass

@@ -29,7 +29,7 @@ CHANNELS_3D, CHANNELS_2D, VOXELS = 12, 20, 40
 def inputs(seen_share: float = 0.5, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     seen = torch.rand(VOXELS, generator=generator) < seen_share
-    f2d_in = torch.randn(VOXELS, CHANNELS_2D, generator=generator) * seen[:, None]
+    f2d_in = torch.randn(VOXELS, CHANNELS_2D, generator=generator)[seen]
     return {
         "f3d_in": torch.randn(VOXELS, CHANNELS_3D, generator=generator),
         "f2d_in": f2d_in,
@@ -97,10 +97,13 @@ def test_at_the_start_it_is_the_mean_of_both_heads_where_seen() -> None:
     module, values = fusion(), inputs()
     fused, trace = module(**values, control=FusionControl())
     f2d, f3d = module.head_2d(values["f2d_in"]), module.head_3d(values["f3d_in"])
-    seen = values["seen"][:, None]
-    assert torch.allclose(fused, torch.where(seen, (f2d + f3d) / 2, f3d), atol=1e-6)
+    seen = values["seen"]
+    mean = f3d.clone()
+    mean[seen] = (f2d + f3d[seen]) / 2
+    assert torch.allclose(fused, mean, atol=1e-6)
     assert torch.equal(trace.gate, 0.5 * values["seen"]) and torch.equal(trace.alpha, trace.gate)
-    assert torch.allclose(trace.f2d, f2d * seen, atol=1e-6) and torch.equal(trace.f3d, f3d)
+    assert torch.allclose(trace.f2d[seen], f2d, atol=1e-6) and torch.equal(trace.f3d, f3d)
+    assert not trace.f2d[~seen].any() and torch.equal(trace.f2d_in[seen], values["f2d_in"])
     assert trace.learned
 
 
@@ -122,6 +125,25 @@ def test_outliers_stand_out_of_the_2d_features_alone() -> None:
     factors[0] = 60.0  # one channel in 64
     torch.testing.assert_close(trace.f2d_in, usual.f2d_in * factors)
     assert torch.equal(trace.f3d_in, usual.f3d_in)
+
+
+@pytest.mark.parametrize("film", [True, False])
+@torch.no_grad()
+def test_in_use_blocks_of_voxels_give_what_all_at_once_gives(film, monkeypatch) -> None:
+    config = dataclasses.replace(SMALL, film=film, squeeze_excitation=False)  # which is float32 alone
+    module, values = awake(fusion(config)).double(), inputs()
+    values = {n: v.double() if v.is_floating_point() else v for n, v in values.items()}
+    with torch.enable_grad():
+        whole, trace = module(**values, control=FusionControl())
+        alone = module.without_2d(values["f3d_in"], values["code"])
+    blocks = []
+    module.head_3d.register_forward_hook(lambda _, given, made: blocks.append(len(made)))
+    monkeypatch.setattr("bifusion.models.fusion.BLOCK_ROWS", 7)
+    found, traced = module(**values, control=FusionControl())
+    assert blocks == [7, 7, 7, 7, 7, 5]
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(traced.f2d, trace.f2d)
+    torch.testing.assert_close(module.without_2d(values["f3d_in"], values["code"]), alone)
 
 
 def test_scale_zero_shows_the_decoder_3d_features_alone() -> None:
@@ -212,13 +234,12 @@ def test_l2_normalisation_comes_after_fusion_only() -> None:
 
 def test_shuffling_permutes_seen_voxels_within_scenes() -> None:
     values = inputs()
-    features, seen, scene = values["f2d_in"], values["seen"], values["scene"]
-    shuffled = shuffle_seen(features, seen, scene, seed=7)
-    assert torch.equal(shuffled, shuffle_seen(features, seen, scene, seed=7))
+    features, scene = values["f2d_in"], values["scene"][values["seen"]]
+    shuffled = shuffle_seen(features, scene, seed=7)
+    assert torch.equal(shuffled, shuffle_seen(features, scene, seed=7))
     assert not torch.equal(shuffled, features)
-    assert torch.equal(shuffled[~seen], features[~seen])
     for number in (0, 1):
-        rows = seen & (scene == number)
+        rows = scene == number
         assert torch.equal(shuffled[rows].sort(dim=0).values, features[rows].sort(dim=0).values)
 
 

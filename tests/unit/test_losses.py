@@ -265,9 +265,9 @@ def make_trace(seen: list[bool], pairs: list[tuple[Tensor, Tensor]]) -> FusionTr
         seen=torch.tensor(seen),
         alpha=torch.zeros(voxels),
         gate=torch.zeros(voxels),
-        f2d_in=nothing,
+        seen_f2d_in=nothing[seen],
         f3d_in=nothing,
-        f2d=nothing,
+        seen_f2d=nothing[seen],
         f3d=nothing,
         alignment_pairs=pairs,
     )

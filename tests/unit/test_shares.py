@@ -46,8 +46,8 @@ def trace_of(features: torch.Tensor, seen: torch.Tensor) -> FusionTrace:
     rows, empty = seen.nonzero()[:, 0], torch.zeros(len(seen), 1)
     pairs = [(features[0][rows], features[1][rows])] if len(rows) else []
     return FusionTrace(
-        seen=seen, alpha=empty, gate=empty, f2d_in=features[0], f3d_in=features[1],
-        f2d=features[0], f3d=features[1], alignment_pairs=pairs, learned=False, rows=rows,
+        seen=seen, alpha=empty, gate=empty, seen_f2d_in=features[0][rows], f3d_in=features[1],
+        seen_f2d=features[0][rows], f3d=features[1], alignment_pairs=pairs, learned=False, rows=rows,
     )  # fmt: skip
 
 

@@ -103,9 +103,9 @@ class FusionFigures:
     def add(self, trace: FusionTrace, batch: Batch) -> None:
         """Counts one batch; every voxel weighs as many as it has points."""
         points = torch.bincount(batch.point_to_voxel, minlength=len(trace.seen))
-        seen = trace.seen.nonzero()[:, 0]
+        seen = trace.seen_rows
         weight = points.index_select(0, seen).double()
-        f2d = trace.f2d.index_select(0, seen).float()
+        f2d = trace.seen_f2d.float()
         f3d = trace.f3d.index_select(0, seen).float()
         gate = trace.gate.index_select(0, seen).float()
         self._learned &= trace.learned

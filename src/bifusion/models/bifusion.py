@@ -105,14 +105,15 @@ class BiFusion(Model):
         voxels = SparseTensor(batch.voxel_feats, batch.voxel_coords)
         sightings = self._find_sightings(batch, control, voxels.maps)
         f3d_in = self.unet(voxels)
+        del voxels  # with the kernel maps, which nothing here needs any more
         if self.tower is None:
             fused, trace = self.fusion.without_2d(f3d_in, code=None), None
         elif control.withhold_views or not control.run_2d:
             fused, trace = self.fusion.without_2d(f3d_in, geometric_code(batch, sightings)), None
         else:
-            f2d_in = self._lift_views(batch, sightings, control)
+            rows, scene = sightings.seen_rows, batch.voxel_coords[:, 0].long()
+            f2d_in = self._lift_views(batch, sightings, rows, control)
             code = geometric_code(batch, sightings)
-            scene = batch.voxel_coords[:, 0].long()
             fused, trace = self.fusion(
                 f3d_in,
                 f2d_in,
@@ -120,7 +121,7 @@ class BiFusion(Model):
                 scene,
                 code,
                 control,
-                rows=sightings.rows,
+                rows=rows,
                 num_scenes=len(batch.names),
             )
         prediction = self.decoder(pool_superpoints(fused, batch), batch)
@@ -178,19 +179,21 @@ class BiFusion(Model):
             return sightings
         return used_sightings(sightings, batch, self.config.training_views)
 
-    def _lift_views(self, batch: Batch, sightings: Sightings, control: FusionControl) -> Tensor:
-        """(M, D2) image features of the voxels, 0 where unseen; isolated or with scaled gradient."""
+    def _lift_views(
+        self, batch: Batch, sightings: Sightings, rows: Tensor, control: FusionControl
+    ) -> Tensor:
+        """(K, D2) image features of the seen voxels `rows` (K,); isolated or with scaled gradient."""
         images = self.tower
         assert images is not None
         if not batch.views:
-            return batch.voxel_feats.new_zeros(len(batch.voxel_feats), images.out_channels)
+            return batch.voxel_feats.new_zeros(0, images.out_channels)
         isolated = control.tower_gradient_scale == 0
         with torch.no_grad() if isolated else contextlib.nullcontext():
             maps = images.encode_views(batch.views)
             check_maps(maps, batch.views, images)
             maps = scale_gradient(maps, control.tower_gradient_scale)
-            lifted = lift_features(maps, batch.views, sightings)
+            lifted = lift_features(maps, batch.views, sightings, rows)
         if control.shuffle_seed is None:
             return lifted
-        scene = batch.voxel_coords[:, 0]
-        return shuffle_seen(lifted, sightings.seen, scene, control.shuffle_seed)
+        scene = batch.voxel_coords[:, 0].index_select(0, rows)
+        return shuffle_seen(lifted, scene, control.shuffle_seed)

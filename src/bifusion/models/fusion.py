@@ -7,7 +7,7 @@ Letters in shapes: M voxels, K of them seen by a view, D the common dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,8 @@ from bifusion.types import FusionControl, FusionTrace
 
 OUTLIER_EVERY = 64
 """One of so many 2D channels that `outliers_2d` acts on."""
+BLOCK_ROWS = 2048
+"""Voxels of a block in use on a CPU: what their heads make lies in a cache of some MB."""
 
 
 @dataclass
@@ -103,9 +105,14 @@ class FiLM(nn.Module):
     def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Modulates f2d (K, D), the rows `seen` (K,), and f3d (M, D) by the code (M, 64)."""
         hidden = self.hidden(code)
-        gamma2d, beta2d = self.for_2d(hidden.index_select(0, seen)).chunk(2, dim=1)
-        gamma3d, beta3d = self.for_3d(hidden).chunk(2, dim=1)
-        return (1 + gamma2d) * f2d + beta2d, (1 + gamma3d) * f3d + beta3d
+        of_2d = _modulated(f2d, hidden.index_select(0, seen), self.for_2d)
+        return of_2d, _modulated(f3d, hidden, self.for_3d)
+
+
+def _modulated(features: Tensor, hidden: Tensor, last: nn.Linear) -> Tensor:
+    """(R, D): (1 + γ) ⊙ features + β, both of them from `last` of the rows' hidden units."""
+    gamma, beta = last(hidden).chunk(2, dim=1)
+    return (1 + gamma) * features + beta
 
 
 class LiteFusionGate(nn.Module):
@@ -184,6 +191,8 @@ class Fusion(nn.Module):
 
     def without_2d(self, f3d_in: Tensor, code: Tensor | None) -> Tensor:
         """(M, D) from U-Net features (M, D3) alone; `code` (M, 64) where FiLM is built."""
+        if code is not None and _goes_by_blocks(f3d_in):
+            return self._normalized(_by_blocks(self._features_3d, f3d_in, code))
         f3d = self.head_3d(f3d_in)
         if self.film is not None and code is not None:
             nothing = torch.zeros(0, dtype=torch.int64, device=f3d.device)
@@ -206,7 +215,7 @@ class Fusion(nn.Module):
 
         Args:
             f3d_in: (M, D3) U-Net output.
-            f2d_in: (M, D2) lifted tower features, 0 where unseen.
+            f2d_in: (K, D2) lifted tower features of the voxels that a view sees.
             seen: (M,) bool, a view sees the voxel; may be False everywhere.
             scene: (M,) int64 scene index of each voxel.
             code: (M, 64) geometric code.
@@ -225,9 +234,13 @@ class Fusion(nn.Module):
             factors[::OUTLIER_EVERY] = self.config.outliers_2d
             f2d_in = f2d_in * factors
         rows = torch.nonzero(seen)[:, 0] if rows is None else rows
-        f2d, f3d = self.head_2d(f2d_in.index_select(0, rows)), self.head_3d(f3d_in)
-        if self.film is not None:
-            f2d, f3d = self.film(f2d, f3d, code, rows)
+        if _goes_by_blocks(f3d_in):
+            f2d = _by_blocks(self._features_2d, f2d_in, code.index_select(0, rows))
+            f3d = _by_blocks(self._features_3d, f3d_in, code)
+        else:
+            f2d, f3d = self.head_2d(f2d_in), self.head_3d(f3d_in)
+            if self.film is not None:
+                f2d, f3d = self.film(f2d, f3d, code, rows)
         f3d_seen = f3d.index_select(0, rows)
         alpha = self._alpha(f2d, f3d_seen, control)
         gate = (control.scale * alpha)[:, None]
@@ -241,15 +254,26 @@ class Fusion(nn.Module):
             seen=seen,
             alpha=_scatter(alpha, rows, len(seen)),
             gate=_scatter(control.scale * alpha, rows, len(seen)),
-            f2d_in=f2d_in,
+            seen_f2d_in=f2d_in,
             f3d_in=f3d_in,
-            f2d=_scatter(f2d, rows, len(seen)),
+            seen_f2d=f2d,
             f3d=f3d,
             alignment_pairs=self._alignment_pairs(f2d, f3d_seen),
             learned=self.gate is not None and control.fixed_alpha is None,
             rows=rows,
         )
         return fused, trace
+
+    def _features_2d(self, f2d_in: Tensor, code: Tensor) -> Tensor:
+        """(K, D) of the seen voxels' features (K, D2) and codes (K, 64), after FiLM."""
+        assert self.head_2d is not None
+        f2d = self.head_2d(f2d_in)
+        return f2d if self.film is None else _modulated(f2d, self.film.hidden(code), self.film.for_2d)
+
+    def _features_3d(self, f3d_in: Tensor, code: Tensor) -> Tensor:
+        """(M, D) of features (M, D3) and codes (M, 64), after FiLM."""
+        f3d = self.head_3d(f3d_in)
+        return f3d if self.film is None else _modulated(f3d, self.film.hidden(code), self.film.for_3d)
 
     def _alpha(self, f2d: Tensor, f3d: Tensor, control: FusionControl) -> Tensor:
         """(K,) in [0, 1]: fixed by the stage, learned, or 0.5."""
@@ -274,19 +298,36 @@ class Fusion(nn.Module):
         return F.normalize(fused, dim=1) if self.config.l2_normalize else fused
 
 
+def _goes_by_blocks(features: Tensor) -> bool:
+    """Whether heads and FiLM go through voxels block by block: in use, on a CPU. What lies between their
+    layers, six times as much as the result, stays in a cache then; the result is the same."""
+    return not torch.is_grad_enabled() and features.device.type == "cpu"
+
+
+def _by_blocks(function: Callable[..., Tensor], *of_rows: Tensor) -> Tensor:
+    """(R, D): `function` of tensors of R rows each, row by row, `BLOCK_ROWS` at a time."""
+    made = None
+    for number, block in enumerate(zip(*(rows.split(BLOCK_ROWS) for rows in of_rows), strict=True)):
+        part, first = function(*block), number * BLOCK_ROWS
+        made = part.new_empty(len(of_rows[0]), part.shape[1]) if made is None else made
+        made[first : first + len(part)] = part
+    assert made is not None
+    return made
+
+
 def _scatter(values: Tensor, rows: Tensor, length: int) -> Tensor:
     """`values` (K, …) at `rows` of a (length, …) tensor of zeros."""
     return values.new_zeros(length, *values.shape[1:]).index_copy(0, rows, values)
 
 
-def shuffle_seen(features: Tensor, seen: Tensor, scene: Tensor, seed: int) -> Tensor:
-    """`features` (M, D) permuted among the seen voxels of each scene: a sanity check of fusion.
+def shuffle_seen(features: Tensor, scene: Tensor, seed: int) -> Tensor:
+    """`features` (K, D) of seen voxels, permuted in each `scene` (K,): a sanity check of fusion.
 
     A model that uses which image feature belongs to which voxel gets worse by it.
     """
     source = torch.arange(len(features), device=features.device)
     for number in torch.unique(scene).tolist():
-        rows = torch.nonzero(seen & (scene == number))[:, 0]
+        rows = torch.nonzero(scene == number)[:, 0]
         order = torch.randperm(len(rows), generator=torch_rng(seed, "shuffle-2d", number))
         source.index_copy_(0, rows, rows.index_select(0, order.to(rows.device)))
     return features.index_select(0, source)

@@ -42,7 +42,7 @@ def used_sightings(sightings: Sightings, batch: Batch, config: TrainingViewsConf
 
 def one_view_each(sightings: Sightings, batch: Batch) -> Sightings:
     """One sighting of each voxel that is seen, each of its own as likely as the others."""
-    count, seen = sightings.count, _seen_rows(sightings)
+    count, seen = sightings.count, sightings.seen_rows
     draws = _per_scene(batch, batch.voxels_per_scene, "random-view").to(count.device)
     first = (count.cumsum(0) - count).index_select(0, seen)
     of_seen = count.index_select(0, seen)
@@ -64,7 +64,7 @@ def without_dropped(sightings: Sightings, batch: Batch, share: float) -> Sightin
     of_point = of_point.index_select(0, batch.point_to_superpoint)
     points = of_point.new_zeros(len(sightings.count)).index_add(0, batch.point_to_voxel, of_point)
     kept = points > 0
-    seen = _seen_rows(sightings)
+    seen = sightings.seen_rows
     stays = torch.nonzero(kept.index_select(0, sightings.voxel))[:, 0]
     return Sightings(
         voxel=sightings.voxel.index_select(0, stays),
@@ -73,10 +73,6 @@ def without_dropped(sightings: Sightings, batch: Batch, share: float) -> Sightin
         count=torch.where(kept, sightings.count, 0),
         rows=seen[kept.index_select(0, seen)],
     )
-
-
-def _seen_rows(sightings: Sightings) -> Tensor:
-    return torch.nonzero(sightings.seen)[:, 0] if sightings.rows is None else sightings.rows
 
 
 def _per_scene(batch: Batch, counts: list[int], purpose: str) -> Tensor:

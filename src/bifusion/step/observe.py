@@ -69,9 +69,9 @@ def observe(prediction: Prediction) -> dict[str, Tensor]:
     if trace is None or len(trace.seen_rows) == 0:
         return figures
     seen = trace.seen_rows
-    f2d, f3d = trace.f2d.index_select(0, seen).float(), trace.f3d.index_select(0, seen).float()
+    f2d, f3d = trace.seen_f2d.float(), trace.f3d.index_select(0, seen).float()
     alpha, gate = trace.alpha.index_select(0, seen).float(), trace.gate.index_select(0, seen).float()
-    figures |= _range("f2d_in", trace.f2d_in.index_select(0, seen)) | _range("f3d_in", trace.f3d_in)
+    figures |= _range("f2d_in", trace.seen_f2d_in) | _range("f3d_in", trace.f3d_in)
     figures |= _range("f2d", f2d) | _range("f3d", trace.f3d)
     return figures | {
         "cosine": F.cosine_similarity(f2d, f3d, dim=1).mean(),
