@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bifusion.geometry import Fetch, fetch_together
@@ -40,8 +42,19 @@ class SceneLevel:
 
     def spread(self, values: Tensor) -> Tensor:
         """(K, D): `values` (S_b, D) of the superpoints, averaged in every voxel."""
-        share = values.index_select(0, self.pair_superpoint) * self.pair_weight[:, None]
-        return share.new_zeros(len(self.feats), values.shape[1]).index_add(0, self.pair_voxel, share)
+        return F.embedding_bag(
+            self.pair_superpoint,
+            values.contiguous(),
+            self._first_pair,
+            mode="sum",
+            per_sample_weights=self.pair_weight,
+        )
+
+    @cached_property
+    def _first_pair(self) -> Tensor:
+        """(K,) number of each voxel's first pair."""
+        voxels = torch.arange(len(self.feats), device=self.feats.device)
+        return torch.searchsorted(self.pair_voxel, voxels)
 
 
 @torch.no_grad()

@@ -214,8 +214,11 @@ def attention_mask(mask_logits: Tensor) -> Tensor:
 
     A query whose mask is empty would have no key left and softmax would give NaN: it sees all.
     """
-    blocked = mask_logits.detach().sigmoid() < 0.5
-    return blocked & ~blocked.all(dim=1, keepdim=True)
+    blocked = (mask_logits.detach().sigmoid() < 0.5).contiguous()
+    without_key = (
+        blocked.view(torch.uint8).amin(dim=1, keepdim=True).bool()
+    )  # `all` takes ten times as long
+    return blocked & ~without_key
 
 
 def _two_layers(in_channels: int, dim: int, out_channels: int) -> nn.Sequential:
