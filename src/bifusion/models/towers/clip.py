@@ -10,7 +10,7 @@ words say (clip_dense.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,8 @@ class ClipEncoder(DenseTower):
         self.positional_embedding = tower.positional_embedding
         self.ln_pre = tower.ln_pre
         self.blocks = tower.transformer.resblocks
+        for block in self.blocks:
+            block.attn.register_forward_pre_hook(_in_one_kernel)
         use_registers(self.blocks, config.register_neurons)
         self.blocks[-1] = last_block(config.dense, self.blocks[-1])
         self.ln_post = tower.ln_post if projected else None
@@ -243,6 +245,16 @@ class ClipEncoder(DenseTower):
         self.load_state_dict(fit_tensors(own, tower, path, architecture), strict=False)
         source = str(path) if str(path) == pretrained else f"open_clip tag {pretrained!r} ({path.name})"
         return f"{source}: {note}" if note else source
+
+
+def _in_one_kernel(attention: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> Any:
+    """Another tensor object for keys and values, in use on a CPU: where all three are one, PyTorch keeps
+    the weights of all pairs of tokens, and a tower takes a fifth longer."""
+    queries, keys, _ = args
+    if attention.training or torch.is_grad_enabled() or queries.device.type != "cpu":
+        return args
+    keys = keys.view_as(keys)
+    return queries, keys, keys
 
 
 def _zero_depth_conv(size: TowerSize) -> nn.Conv2d:
