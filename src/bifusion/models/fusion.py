@@ -7,7 +7,7 @@ Letters in shapes: M voxels, K of them seen by a view, D the common dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from bifusion.bounds import PositiveFloat, Width
 from bifusion.models.gelu import RowsGELU
 from bifusion.models.geometric_code import CODE_CHANNELS
+from bifusion.models.row_blocks import by_blocks, goes_by_blocks
 from bifusion.rng import torch_rng
 from bifusion.types import FusionControl, FusionTrace
 
 OUTLIER_EVERY = 64
 """One of so many 2D channels that `outliers_2d` acts on."""
-BLOCK_ROWS = 2048
-"""Voxels of a block in use on a CPU: what their heads make lies in a cache of some MB."""
 
 
 @dataclass
@@ -191,8 +190,8 @@ class Fusion(nn.Module):
 
     def without_2d(self, f3d_in: Tensor, code: Tensor | None) -> Tensor:
         """(M, D) from U-Net features (M, D3) alone; `code` (M, 64) where FiLM is built."""
-        if code is not None and _goes_by_blocks(f3d_in):
-            return self._normalized(_by_blocks(self._features_3d, f3d_in, code))
+        if code is not None and goes_by_blocks(f3d_in):
+            return self._normalized(by_blocks(self._features_3d, f3d_in, code))
         f3d = self.head_3d(f3d_in)
         if self.film is not None and code is not None:
             nothing = torch.zeros(0, dtype=torch.int64, device=f3d.device)
@@ -234,9 +233,9 @@ class Fusion(nn.Module):
             factors[::OUTLIER_EVERY] = self.config.outliers_2d
             f2d_in = f2d_in * factors
         rows = torch.nonzero(seen)[:, 0] if rows is None else rows
-        if _goes_by_blocks(f3d_in):
-            f2d = _by_blocks(self._features_2d, f2d_in, code.index_select(0, rows))
-            f3d = _by_blocks(self._features_3d, f3d_in, code)
+        if goes_by_blocks(f3d_in):
+            f2d = by_blocks(self._features_2d, f2d_in, code.index_select(0, rows))
+            f3d = by_blocks(self._features_3d, f3d_in, code)
         else:
             f2d, f3d = self.head_2d(f2d_in), self.head_3d(f3d_in)
             if self.film is not None:
@@ -296,23 +295,6 @@ class Fusion(nn.Module):
 
     def _normalized(self, fused: Tensor) -> Tensor:
         return F.normalize(fused, dim=1) if self.config.l2_normalize else fused
-
-
-def _goes_by_blocks(features: Tensor) -> bool:
-    """Whether heads and FiLM go through voxels block by block: in use, on a CPU. What lies between their
-    layers, six times as much as the result, stays in a cache then; the result is the same."""
-    return not torch.is_grad_enabled() and features.device.type == "cpu"
-
-
-def _by_blocks(function: Callable[..., Tensor], *of_rows: Tensor) -> Tensor:
-    """(R, D): `function` of tensors of R rows each, row by row, `BLOCK_ROWS` at a time."""
-    made = None
-    for number, block in enumerate(zip(*(rows.split(BLOCK_ROWS) for rows in of_rows), strict=True)):
-        part, first = function(*block), number * BLOCK_ROWS
-        made = part.new_empty(len(of_rows[0]), part.shape[1]) if made is None else made
-        made[first : first + len(part)] = part
-    assert made is not None
-    return made
 
 
 def _scatter(values: Tensor, rows: Tensor, length: int) -> Tensor:

@@ -21,6 +21,7 @@ from bifusion.errors import InputError
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
 from bifusion.models.query_decoder import attention_mask
+from bifusion.models.row_blocks import by_blocks
 from bifusion.rng import numpy_rng, torch_rng
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import Batch, LayerPrediction, Prediction
@@ -103,10 +104,15 @@ class Refinement(nn.Module):
 
     def keys_and_values(self, feats: Tensor, key_code: Tensor) -> tuple[Tensor, Tensor]:
         """Of voxel features (K, C) and their code (K, dim), for `look`: (heads, K, dim / heads) each."""
+        made = by_blocks(self._keys_and_values, feats, key_code)
+        return made[0], made[1]
+
+    def _keys_and_values(self, feats: Tensor, key_code: Tensor) -> Tensor:
+        """(2, heads, K, dim / heads)."""
         values = self.squeeze(feats)
         _, (weight_k, bias_k), (weight_v, bias_v) = self._projections()
         keys = F.linear(values + key_code, weight_k, bias_k)
-        return self._by_head(keys), self._by_head(F.linear(values, weight_v, bias_v))
+        return torch.stack([self._by_head(keys), self._by_head(F.linear(values, weight_v, bias_v))])
 
     def look(
         self, queries: Tensor, query_code: Tensor, keys: Tensor, values: Tensor, blocked: Tensor

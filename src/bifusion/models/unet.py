@@ -239,6 +239,7 @@ class Res16UNet(nn.Module):
         down_blocks, up_blocks = config.blocks[:half], config.blocks[half:]
         stem = config.stem_planes
         self.out_channels = up_planes[-1]
+        self.stem_kernel = config.stem_kernel
         self.level_channels = (down_planes[-1], *up_planes)
         """Of `pyramid`."""
         self.stem = ConvNorm(SubmanifoldConv3d(config.in_channels, stem, config.stem_kernel), _MOMENTUM)
@@ -273,6 +274,8 @@ class Res16UNet(nn.Module):
     def pyramid(self, x: SparseTensor) -> list[SparseTensor]:
         """Features of every decoder level, coarsest first; the last is the input's level."""
         x = self.stem(x, relu=True)
+        if self.stem_kernel != 3 and not torch.is_grad_enabled():
+            x.maps.forget_submanifold(1, self.stem_kernel)  # of all maps the largest, and used but once
         skips = []
         for down, encode in zip(self.down, self.encoder, strict=True):
             skips.append(x)

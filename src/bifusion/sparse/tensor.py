@@ -68,6 +68,11 @@ class KernelMaps:
             self._maps[key] = submanifold_map(self._index(stride), self._coords[stride], kernel_size)
         return self._maps[key]
 
+    def forget_submanifold(self, stride: int, kernel_size: int) -> None:
+        """Gives the memory of such a map back, which no further layer needs; one that asks has it made
+        anew."""
+        self._maps.pop(("submanifold", stride, kernel_size, 1), None)
+
     def strided(self, stride: int, kernel_size: int, step: int) -> KernelMap:
         """Map from level `stride` to level `stride * step`, whose coordinates it creates if new."""
         key = ("strided", stride, kernel_size, step)
