@@ -138,7 +138,7 @@ def test_in_use_blocks_of_voxels_give_what_all_at_once_gives(film, monkeypatch) 
         alone = module.without_2d(values["f3d_in"], values["code"])
     blocks = []
     module.head_3d.register_forward_hook(lambda _, given, made: blocks.append(len(made)))
-    monkeypatch.setattr("bifusion.models.row_blocks.BLOCK_ROWS", 7)
+    monkeypatch.setattr("bifusion.models.rows.BLOCK_ROWS", 7)
     found, traced = module(**values, control=FusionControl())
     assert blocks == [7, 7, 7, 7, 6, 6]
     torch.testing.assert_close(found, whole)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bifusion.models.gelu import RowsGELU
+from bifusion.models.rows import RowsGELU
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 

@@ -33,8 +33,10 @@ READERS = (
 READS = re.compile(r"json\.loads?\(|np\.load(txt)?\(|\.read_(text|bytes)\(\)|\.read_text\(enc")
 OWN_FILES = {
     "commands.labels": "whether the file that would be replaced says the same",
+    "datasets.mesh_files.las_points": "what its own process, under a limit of memory, has decoded",
     "datasets.rooms.audit": "what it has just written",
     "models.towers.timm_weights": "whether a package is the one that is known, by its sum",
+    "step.observe": "what the system says of its own process",
     "studies.page.render": "the package's own styles",
     "studies.training_runs.progress": "what runs write that it has started",
     "training.loggers": "a number that it has written",

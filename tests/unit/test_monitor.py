@@ -23,7 +23,7 @@ from small_batches import batch_of_superpoints
 
 def trace_of(seen, f2d, f3d, alpha, scale=1.0, learned=True):
     gate = torch.where(seen, scale * alpha, torch.zeros(()))
-    return FusionTrace(seen, alpha, gate, f2d, f3d, f2d, f3d, learned=learned)
+    return FusionTrace(seen, alpha, gate, f2d[seen], f3d, f2d[seen], f3d, learned=learned)
 
 
 def observed_of(trace, control):

@@ -9,7 +9,7 @@ view is; a threshold on the fit alone would depend on all that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -88,12 +88,12 @@ def find_disagreement(
     return DisagreeingView(scene, view.name, figure, value, threshold, f"view {view.name}: {words}")
 
 
+@dataclass
 class Disagreements:
     """What `find_disagreement` said of each view of a split, asked once however often a view is loaded.
     One a process, never shared."""
 
-    def __init__(self) -> None:
-        self._of_view: dict[tuple[str, str], DisagreeingView | None] = {}
+    _of_view: dict[tuple[str, str], DisagreeingView | None] = field(default_factory=dict)
 
     def of(
         self,

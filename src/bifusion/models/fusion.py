@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion.bounds import PositiveFloat, Width
-from bifusion.models.gelu import RowsGELU
 from bifusion.models.geometric_code import CODE_CHANNELS
-from bifusion.models.row_blocks import by_blocks, goes_by_blocks
+from bifusion.models.rows import RowsGELU, by_blocks, goes_by_blocks
 from bifusion.rng import torch_rng
 from bifusion.types import FusionControl, FusionTrace
 

@@ -21,7 +21,7 @@ from bifusion.errors import InputError
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
 from bifusion.models.query_decoder import attention_mask
-from bifusion.models.row_blocks import by_blocks
+from bifusion.models.rows import by_blocks
 from bifusion.rng import numpy_rng, torch_rng
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import Batch, LayerPrediction, Prediction

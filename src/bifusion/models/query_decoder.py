@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bifusion.bounds import ASCENDING, Layers, MultipleOf, Share, Width
 from bifusion.labels.label_set import LabelSet
-from bifusion.models.gelu import RowsGELU
+from bifusion.models.rows import RowsGELU
 from bifusion.rng import torch_rng
 from bifusion.types import Batch, LayerPrediction, Output, Prediction
 

@@ -1,14 +1,31 @@
-"""Functions of rows, such as a linear layer of voxels, computed block by block."""
+"""Layers of rows (voxels, queries, superpoints), of which there is another number at every call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 BLOCK_ROWS = 2048
 """Most rows of a block: what some layers of a few hundred channels make of them lies in a cache."""
+
+
+class RowsGELU(nn.Module):
+    """x · Φ(x) of rows (…, rows, channels), as `nn.GELU` but for the last bits on a CPU.
+
+    PyTorch gives a contiguous float32 tensor on a CPU to oneDNN, which compiles a kernel for its very
+    shape and keeps the last 1,024 of them. Every kernel would be compiled to be used once, and their
+    small blocks, scattered over the heap, keep what lies between them from being used again, so that a
+    training's memory grows.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, rows, channels), of the same memory format; differentiable as often as `F.gelu`."""
+        if x.device.type != "cpu":
+            return F.gelu(x)
+        return F.gelu(x.mT).mT  # not contiguous: PyTorch's own loop, which is compiled once
 
 
 def goes_by_blocks(features: Tensor) -> bool:
