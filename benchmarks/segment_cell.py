@@ -24,6 +24,7 @@ from benchmarks.timing import clock, dense_gflops, machine
 from bifusion.data.scene_folder import load_points
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
+from bifusion.inference.device import keep_freed_memory
 from bifusion.inference.segmentation import Segmentation
 from bifusion.inference.segmenter import Segmenter
 from bifusion.step.observe import most_resident_mb, peak_memory_mb
@@ -195,6 +196,7 @@ def main() -> None:
     # where memory runs out, this process goes and no other
     Path("/proc/self/oom_score_adj").write_text("1000")
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
+    keep_freed_memory()  # as the commands do
     run, scan = sys.argv[1], Path(sys.argv[2])
     if run == SUPERPOINTS:
         record = superpoints(scan)
