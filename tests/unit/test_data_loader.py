@@ -38,6 +38,15 @@ def dataset(root):
     return SceneDataset(config, "train", seed=1, training=True)
 
 
+@pytest.fixture
+def many(tmp_path):
+    """More scenes than workers load ahead: one that is killed leaves some of them unread, however long
+    this process was kept waiting before."""
+    for seed in range(12):
+        make_tiny_scene(tmp_path / "train" / f"room{seed}", seed=seed, num_views=0)
+    return SceneDataset(DataConfig(root=tmp_path, voxel_size_m=0.2), "train", seed=1, training=True)
+
+
 def batches(dataset, *, epoch=0, workers=0, batch_size=2, shuffle=True, skip_batches=0):
     loader = make_loader(
         dataset,
@@ -121,8 +130,8 @@ def worker_processes():
     return [child for child in multiprocessing.active_children() if child.daemon]
 
 
-def test_killed_worker_is_named_and_replaced(dataset):
-    loader = make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1)
+def test_killed_worker_is_named_and_replaced(many):
+    loader = make_loader(many, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1)
     running = iter(loader)
     first = next(running)
     for worker in worker_processes():
@@ -135,10 +144,10 @@ def test_killed_worker_is_named_and_replaced(dataset):
         str(error.value),
     )
     assert not worker_processes()
-    assert names([first]) + names(list(loader))[1:] == names(batches(dataset, batch_size=1))
+    assert names([first]) + names(list(loader))[1:] == names(batches(many, batch_size=1))
 
 
-def test_another_watch_on_workers_does_not_hide_the_name(dataset):
+def test_another_watch_on_workers_does_not_hide_the_name(many):
     """Torch sets one up, once in a process, and it raises wherever the program stands."""
 
     def torchs(number, frame):
@@ -147,7 +156,7 @@ def test_another_watch_on_workers_does_not_hide_the_name(dataset):
     worker_processes()
     previous = signal.signal(signal.SIGCHLD, torchs)
     try:
-        running = iter(make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+        running = iter(make_loader(many, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
         next(running)
         workers = worker_processes()
         os.kill(workers[0].pid, signal.SIGKILL)
