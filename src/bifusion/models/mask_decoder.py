@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -236,31 +236,31 @@ class MaskDecoder(nn.Module):
         low_m, high_m = position_m.amin(0), position_m.amax(0)
         code = self.position_code(position_m.index_select(0, rows), low_m, high_m)
         query_code = self.query_projection(code)
-        visited = list(zip(levels, self.levels, self.config.key_samples, strict=False))
-        codes = [self._code_of(level) for level, _, _ in visited] if self.training else []
-        seen = (
-            []
-            if self.training
-            else [r.keys_and_values(at.feats, self._code_of(at)) for at, r, _ in visited]
-        )
+        visited: list[tuple[SceneLevel, Any]] = list(zip(levels, self.levels, strict=False))
+        codes = [self._code_of(level) for level, _ in visited] if self.training else []
+        known = [] if self.training else [self._keys_and_values(*each) for each in visited]
         queries = torch.zeros_like(query_code)
         heads = [self._predict(queries, masks)]
         for step in range(self.config.rounds * len(visited)):
             index = step % len(visited)
-            level, refine, most = visited[index]
+            level, refine = visited[index]
             logits = level.spread(heads[-1][1].detach().float().T)
             if self.training:
-                feats, key_code = level.feats, codes[index]
-                if len(feats) > most:
-                    keys = _sample(len(feats), most, seed, step).to(rows.device, non_blocking=True)
-                    feats, key_code, logits = (
-                        t.index_select(0, keys) for t in (feats, key_code, logits)
-                    )
+                among = level.feats, codes[index], logits
+                if len(logits) > self.config.key_samples[index]:
+                    keys = _sample(len(logits), self.config.key_samples[index], seed, step)
+                    keys = keys.to(rows.device, non_blocking=True)
+                    among = tuple(of_voxels.index_select(0, keys) for of_voxels in among)
+                feats, key_code, logits = among
                 queries = refine(queries, query_code, feats, key_code, attention_mask(logits.T))
             else:
-                queries = refine.look(queries, query_code, *seen[index], attention_mask(logits.T))
+                queries = refine.look(queries, query_code, *known[index], attention_mask(logits.T))
             heads.append(self._predict(queries, masks))
         return heads
+
+    def _keys_and_values(self, level: SceneLevel, refine: Any) -> tuple[Tensor, Tensor]:
+        """What a refinement sees of a level of which all voxels are keys, whatever the round."""
+        return refine.keys_and_values(level.feats, self._code_of(level))
 
     def _code_of(self, level: SceneLevel) -> Tensor:
         """(K, dim) position code of a level's voxels, in their own box."""
