@@ -30,7 +30,7 @@ def gflop_of(network: nn.Module, run: Callable[[], object]) -> float:
     def leave(module: nn.Module, inputs: tuple[SparseTensor, ...], output: SparseTensor) -> None:
         nonlocal sparse, within
         within += counter.get_total_flops() - before  # what a backend does by torch's products
-        sparse += 2 * _pairs(module, inputs[0]) * module.weight.shape[1] * module.weight.shape[2]
+        sparse += 2 * pairs_of(module, inputs[0]) * module.weight.shape[1] * module.weight.shape[2]
 
     convolutions = [module for module in network.modules() if isinstance(module, SPARSE)]
     hooks = [module.register_forward_pre_hook(enter) for module in convolutions]
@@ -49,7 +49,8 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-def _pairs(module: Any, x: SparseTensor) -> int:
+def pairs_of(module: Any, x: SparseTensor) -> int:
+    """Pairs of voxels that a sparse convolution multiplies when it reads `x`."""
     if isinstance(module, SubmanifoldConv3d):
         if module.kernel_size == 1:
             return len(x.feats)
