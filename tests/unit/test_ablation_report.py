@@ -24,6 +24,7 @@ from bifusion.studies.ablation.run import (
     write_ablation,
 )
 from bifusion.studies.ablation.terminal import print_ablation
+from generated_scenes import BESIDE, GENERATED, check_told
 from run_factory import FakeRun
 from stored_reports import assert_as_stored
 
@@ -410,23 +411,12 @@ def test_requests_that_make_no_plan_are_refused(tmp_path, settings, message):
         plan_ablation(dataclasses.replace(config(tmp_path), **settings))
 
 
-@pytest.mark.parametrize(
-    ("others", "badge", "line", "scenes"),
-    [
-        ("generated room, config 0123", "synthetic rooms", "All figures are of", "8 generated rooms"),
-        ("ScanNet v2", "some rooms synthetic", "Some figures, not all, are of", "8 scenes (some of"),
-    ],
-)
+@BESIDE
 def test_generated_rooms_beside_others_are_not_said_to_be_all(tmp_path, others, badge, line, scenes):
     def mixed(recipe, point, seed):
         run = fake(recipe, point, seed)
-        run.sources = ["generated room, config 0123", others]
+        run.sources = [GENERATED, others]
         return run
 
     report = write_ablation(fake_plan(tmp_path, mixed), tmp_path, title="")
-    assert report.partly_synthetic == (badge == "some rooms synthetic") != report.synthetic
-    page = (tmp_path / "ablation.html").read_text()
-    assert re.findall(r'class="badge">([^<]*rooms[^<]*)<', page) == [badge] and scenes in page
-    console = Console(record=True, width=80)
-    print_ablation(report, console)
-    assert line in console.export_text()
+    check_told(report, tmp_path / "ablation.html", print_ablation, badge, line, scenes)

@@ -27,6 +27,7 @@ from bifusion.studies.sweep.sensitivity import (
 )
 from bifusion.studies.sweep.signals import Signals, signals_of, weighted_loss
 from bifusion.studies.sweep.terminal import print_sweep
+from generated_scenes import BESIDE, GENERATED, check_told
 from run_factory import FakeRun
 
 NAN = math.nan
@@ -410,23 +411,12 @@ def test_scenes_used_twice_refuse_comparisons(tmp_path):
     assert "used both in training and in validation" in report.refused and not report.findings
 
 
-@pytest.mark.parametrize(
-    ("others", "badge", "line", "scenes"),
-    [
-        ("generated room, config 0123", "synthetic rooms", "All figures are of", "8 generated rooms"),
-        ("ScanNet v2", "some rooms synthetic", "Some figures, not all, are of", "8 scenes (some of"),
-    ],
-)
+@BESIDE
 def test_generated_rooms_beside_others_are_not_said_to_be_all(tmp_path, others, badge, line, scenes):
     def mixed(arm, factor, seed):
         run = fake(arm, factor, seed)
-        run.sources = ["generated room, config 0123", others]
+        run.sources = [GENERATED, others]
         return run
 
     report = write_sweep(fake_plan(tmp_path, mixed), tmp_path, title="")
-    assert report.partly_synthetic == (badge == "some rooms synthetic") != report.synthetic
-    page = (tmp_path / "sweep.html").read_text()
-    assert re.findall(r'class="badge">([^<]*rooms[^<]*)<', page) == [badge] and scenes in page
-    console = Console(record=True, width=80)
-    print_sweep(report, console)
-    assert line in console.export_text()
+    check_told(report, tmp_path / "sweep.html", print_sweep, badge, line, scenes)
