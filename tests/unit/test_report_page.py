@@ -263,6 +263,17 @@ def test_the_terminal_table_fits_80_columns(compared):
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_names_are_whole_beside_spreads_in_80_columns(tmp_path):
+    arms, seeds = ("baseline", "staged"), (0, 1, 2)
+    runs = [FakeRun(arm=arm, seed=s, miou=0.5 + 0.01 * s).write(tmp_path) for arm in arms for s in seeds]
+    output = io.StringIO()
+    report = write_report(runs, tmp_path / "out", room_views=False)
+    print_table(report, Console(file=output, width=80, color_system=None))
+    text = output.getvalue()
+    assert text.count("OneFormer3D ") == text.count("Staged BiFusion ") == 2 and "± 0.010" in text
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+
+
 # ------------------------------------------------------------------------------------- pictures
 
 

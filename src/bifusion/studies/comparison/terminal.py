@@ -20,13 +20,17 @@ STYLES = {
     "refused": "yellow",
     "not judged": "dim",
 }
+WIDE = 100
+"""Columns of a terminal from which on all figures have room beside the models' names."""
+LEFT_OUT = ("ap50",)
+"""Of a narrower one, with the parameters: the report has them."""
 FIGURES = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "pq": "PQ", "fusion_2d_ratio": "gate"}
 CRITERIA = ("stability", "performance", "fusion")
 
 
 def print_table(report: ComparisonReport, console: Console) -> None:
     """Arms × figures, then arms × the three verdicts."""
-    console.print(_results(report))
+    console.print(_results(report, wide=console.width >= WIDE))
     console.print(_verdicts(report))
     if report.scenes_refused:
         console.print(f"[yellow]Performance refused[/yellow]: {escape(report.scenes_refused)}")
@@ -38,21 +42,22 @@ def print_table(report: ComparisonReport, console: Console) -> None:
         console.print("Partial: runs are still training, or ended without an evaluation.")
 
 
-def _results(report: ComparisonReport) -> Table:
-    counts = ("non-finite\n(skipped,\nrollbacks)", "weights", "time")
-    table = plain_table(report.title, "model", (*FIGURES.values(), *counts))
+def _results(report: ComparisonReport, *, wide: bool) -> Table:
+    figures = [key for key in FIGURES if wide or key not in LEFT_OUT]
+    counts = ("non-finite\n(skipped,\nrollbacks)", *(["weights"] if wide else []), "time")
+    table = plain_table(report.title, "model", (*(FIGURES[key] for key in figures), *counts))
     for arm in report.arms:
         label = escape(arm.label) + (" [dim](control)[/dim]" if arm.control else "")
         table.add_row(
             label if arm.final else f"{label} [dim]({_progress(arm)})[/dim]",
-            *(sample_lines(getattr(arm.figures, key)) for key in FIGURES),
+            *(sample_lines(getattr(arm.figures, key)) for key in figures),
             f"{arm.raw_nonfinite} ({arm.skipped}, {arm.rollbacks})",
-            millions(arm.parameters),
+            *([millions(arm.parameters)] if wide else []),
             duration(arm.seconds.mean),
         )
     oracle = (report.audit or {}).get("superpoint_oracle")
     if oracle:
-        reached = (number(value_at(oracle, key)) for key in FIGURES)
+        reached = (number(value_at(oracle, key)) for key in figures)
         table.add_row("superpoint oracle", *reached, style="dim")
     return table
 

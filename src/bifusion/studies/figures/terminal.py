@@ -18,7 +18,8 @@ def plain_table(
 ) -> Table:
     """An empty table: a column of names (or numbers), then columns of numbers."""
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, justify="right" if first_is_number else "left", no_wrap=first_is_number)
+    side = "right" if first_is_number else "left"
+    table.add_column(first, justify=side, no_wrap=first_is_number, overflow="fold")
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     return table
