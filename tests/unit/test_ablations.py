@@ -123,10 +123,11 @@ def test_without_the_gates_ramp_and_its_simple_start():
 def test_without_ramps_losses_and_rates_are_there_at_once():
     assert timeline("late_instances").at(0).weights["mask_bce"] == 0
     assert timeline().at(0).weights["mask_bce"] == LOSS_WEIGHTS["mask_bce"]
-    weights = [timeline("late_score").at(epoch).weights for epoch in (0, 10, 16, 21)]
+    weights = [timeline().at(epoch).weights for epoch in (0, 10, 16, 21)]
     assert [w["mask_bce"] for w in weights] == [LOSS_WEIGHTS["mask_bce"]] * 4
     assert [w["score"] for w in weights[:2]] == [0, 0] and weights[3]["score"] == LOSS_WEIGHTS["score"]
     assert 0 < weights[2]["score"] < LOSS_WEIGHTS["score"]
+    assert timeline("late_score").at(0).weights["score"] == LOSS_WEIGHTS["score"]
     assert timeline().at(21).weights["alignment"] == 0
     assert timeline("gradual_losses").at(21).weights["alignment"] == 0.3
     assert (

@@ -54,8 +54,10 @@ def test_first_stage_is_three_dimensional_on_all_losses():
     start, end = staged().at(0), staged().at_end(21)
     assert start.control.scale == end.control.scale == 0 and not start.control.run_2d
     assert start.control.tower_gradient_scale == 0
-    for state in (start, end):
-        assert {term: state.weights[term] for term in LOSS_WEIGHTS} == LOSS_WEIGHTS
+    middle = staged().at(10)
+    assert {term: end.weights[term] for term in LOSS_WEIGHTS} == LOSS_WEIGHTS
+    for state in (start, middle):  # scores come last
+        assert {term: state.weights[term] for term in LOSS_WEIGHTS} == {**LOSS_WEIGHTS, "score": 0}
     assert end.weights["alignment"] == 0
     trained = [group for group in GROUPS + TOWER if start.trains(group)]
     assert trained == ["backbone", "head_3d", "decoder"]

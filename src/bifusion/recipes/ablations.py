@@ -111,23 +111,17 @@ def _sudden_losses(stage: Stage) -> Stage:
 
 def _late_instances(stage: Stage) -> Stage:
     """In a stage without images the instance terms ramp in behind the semantic one (S5)."""
-    return _late(stage, set(S4_WEIGHTS) - {"semantic"}, begin=0.1, end=0.5)
-
-
-def _late_score(stage: Stage) -> Stage:
-    """In a stage without images scores come last: at first no mask is good enough to have one."""
-    return _late(stage, {"score"}, begin=0.5, end=1.0)
-
-
-def _late(stage: Stage, terms: set[str], *, begin: float, end: float) -> Stage:
-    if stage.run_2d:
-        return stage
     ramps = {
-        term: dataclasses.replace(ramp, begin=begin, end=end)
+        term: dataclasses.replace(ramp, begin=0.1, end=0.5)
         for term, ramp in stage.weights.items()
-        if term in terms
+        if term in S4_WEIGHTS and term != "semantic"
     }
-    return dataclasses.replace(stage, weights=stage.weights | ramps)
+    return stage if stage.run_2d else dataclasses.replace(stage, weights=stage.weights | ramps)
+
+
+def _early_score(stage: Stage) -> Stage:
+    score = {term: ramp for term, ramp in stage.weights.items() if term == "score"}
+    return dataclasses.replace(stage, weights=stage.weights | _at_once(score))
 
 
 def _raw_sums(stage: Stage) -> Stage:
@@ -235,9 +229,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "late_score",
             "Scores last",
-            "the score loss ramps in, in the first stage, once there are masks to score",
-            _stages(_late_score),
-            adds=True,
+            "the score loss has its full weight from the first step, when no mask deserves a score",
+            _stages(_early_score),
         ),
         Measure(
             "loss_balance",

@@ -71,12 +71,13 @@ def three_stages(tower_blocks: int) -> StagePlan:
 
 
 def _stability() -> Stage:
-    """3D alone, on all losses of S4: with instances coming in later (S5) masks do not catch up."""
+    """3D alone, on all losses of S4: with instances coming in later (S5) masks do not catch up. Only
+    scores, which no mask deserves at first, come last: as they begin, gradients jump."""
     return Stage(
         name="stability",
         share=STAGE_SHARES[0],
         trains=BRANCH_3D,
-        weights=_held(LOSS_WEIGHTS),
+        weights={**_held(LOSS_WEIGHTS), "score": Ramp(LOSS_WEIGHTS["score"], begin=0.5, end=1.0)},
         gate_scale=at_once(0.0),
         run_2d=False,
     )
