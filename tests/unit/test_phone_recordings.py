@@ -314,6 +314,15 @@ def test_archives_that_lie(tmp_path, monkeypatch):
     refused(place, "room.r3d: metadata: is no text")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_packed_unusually(tmp_path, method):
+    place = phones.r3d(tmp_path / "r", made.poses(2))
+    with zipfile.ZipFile(place, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("rgbd/0.depth", b"x", method)
+    with pytest.raises(InputError, match="rgbd/0.depth: is not packed as ZIP archives usually are"):
+        open_recording(place).frame(0)
+
+
 def test_arkitscenes_that_lack_something(tmp_path):
     folder = phones.arkitscenes(tmp_path / "r", made.poses(4))
     recording = open_recording(folder)

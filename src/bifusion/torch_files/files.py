@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,15 +27,11 @@ from bifusion.torch_files.objects import (
     told,
 )
 from bifusion.torch_files.pickle_machine import PickleMachine
-from bifusion.untrusted.files import check_regular
+from bifusion.untrusted.files import ZIP_FAULTS, check_regular
 
 EXPECTED = "expected what torch.save wrote (.pt, .pth, .ckpt)"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
-_ZIP_ERRORS = (
-    zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, struct.error
-)  # fmt: skip
-"""What zipfile says of damage, of encryption and of features it does not know."""
 _MAX_MODULES = 100_000
 _MAX_DEPTH = 64
 _MAX_NAME = 1000
@@ -147,7 +142,7 @@ def _complaints(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (MalformedFileError, OSError, *_ZIP_ERRORS) as error:
+    except (MalformedFileError, *ZIP_FAULTS) as error:
         raise InputError(
             f"{path} is no readable PyTorch file: {str(error)[:300]}; {EXPECTED}: download or copy it "
             "again, and check where it comes from"

@@ -4,10 +4,8 @@ no array here has). What a header declares must be what the file holds, before m
 from __future__ import annotations
 
 import math
-import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,20 +15,11 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from bifusion.errors import InputError
-from bifusion.untrusted.files import ADVICE, MISSING, open_regular
+from bifusion.untrusted.files import ADVICE, MISSING, ZIP_FAULTS, ZIP_METHODS, open_regular
 
 MOST_BYTES = 1 << 30
 """Of all arrays of an .npz file: those of ten million points of a scene take 400 MB."""
 _READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Of those numpy writes."""
-_ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError,
-    OverflowError, IndexError,
-)  # fmt: skip
-"""What zipfile says of damage, of encryption and of features it does not know."""
-
-
 _HEADER_ERRORS = (
     ValueError, TypeError, KeyError, EOFError, SyntaxError, tokenize.TokenError, RecursionError,
     MemoryError,
@@ -101,13 +90,13 @@ def load_npz(
                         f"its arrays take {declared:,} bytes, at most {most_bytes:,} are read"
                     )
                 return {name: _read_entry(archive, entries[name]) for name in wanted}
-        except (_Malformed, *_ZIP_ERRORS) as error:
+        except (_Malformed, *ZIP_FAULTS) as error:
             reason = str(error)[:300]
             raise InputError(f"{path}: not a readable .npz ({reason}); {advice}") from None
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    if entry.compress_type not in _METHODS or entry.flag_bits & 1:
+    if entry.compress_type not in ZIP_METHODS or entry.flag_bits & 1:
         raise _Malformed(f"{entry.filename[:60]!r} is encrypted, or compressed as numpy never does")
     with archive.open(entry) as stream:
         data = stream.read(entry.file_size)  # no more than was counted, whatever it swells to

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +16,14 @@ MOST_TEXT_BYTES = 64 << 20
 """An hour of poses at 60 a second, 16 numbers each, takes 50 MB."""
 MISSING = "no such file"
 ADVICE = "copy it again"
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How members of the archives read here are packed. The others' errors are their own, their memory is
+what a member declares."""
+ZIP_FAULTS = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError,
+    OverflowError, IndexError,
+)  # fmt: skip
+"""What zipfile says of damage, of encryption and of features it does not know. `InputError` is one."""
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 """Without waiting, should the file have become a pipe meanwhile. Not every system has every flag."""
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from bifusion.errors import InputError
-
-FAULTS = (
-    OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError,
-)  # fmt: skip
-"""What zipfile raises on archives that are damaged, encrypted or packed in a way it does not know."""
+from bifusion.untrusted.files import ZIP_FAULTS, ZIP_METHODS
 
 
 @runtime_checkable
@@ -56,18 +51,25 @@ class ZipMembers:
         try:
             with zipfile.ZipFile(path) as archive:
                 self.names = frozenset(archive.namelist())
-        except FAULTS as error:
+        except ZIP_FAULTS as error:
             raise InputError(f"{path}: is no readable ZIP archive ({error}); copy it again") from None
 
     def read(self, name: str, most: int) -> bytes:
         where = f"{self.path}: {name}"
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(name) as member:
-                return _limited(member.read(most + 1), most, where)
+            with zipfile.ZipFile(self.path) as archive:
+                usual = archive.getinfo(name).compress_type in ZIP_METHODS
+                data = archive.open(name).read(most + 1) if usual else None
         except KeyError:
             raise InputError(f"{where}: missing; the recording needs it") from None
-        except FAULTS as error:
+        except ZIP_FAULTS as error:
             raise InputError(f"{where}: cannot be unpacked ({error}); copy it again") from None
+        if data is None:
+            raise InputError(
+                f"{where}: is not packed as ZIP archives usually are (deflate), which alone is read; "
+                "unpack the recording and give the folder"
+            )
+        return _limited(data, most, where)
 
 
 def _limited(data: bytes, most: int, where: str) -> bytes:
