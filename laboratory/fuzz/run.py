@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from laboratory.fuzz.target import Sample, Target, make_sample
-from laboratory.fuzz.worker import Finding, Worker
+from laboratory.fuzz.worker import HANG, Finding, Worker
 
 ROW = 500
 """Inputs of a process, which costs some hundredths of a second."""
@@ -93,16 +93,25 @@ def fuzz(
                 if behind < worker.last and count.findings < MOST_FINDINGS:
                     place = work / "processes" / f"{target.name}-{behind}"
                     running.append((Worker(target, sample, behind, worker.last, place), sample))
+                findings = [one for one in found.findings if not _was_only_slow(one, worker, sample)]
                 count.tried += found.done
                 count.refused += found.refused
-                count.findings += len(found.findings)
+                count.findings += len(findings)
                 progress.write()
                 say(target, count)
-                for finding in found.findings:
+                for finding in findings:
                     yield target, sample, finding
     finally:
         for worker, _ in running:
             worker.process.kill()
+
+
+def _was_only_slow(finding: Finding, worker: Worker, sample: Sample) -> bool:
+    """Whether an input that took too long is read in time once more: the machine had other work then."""
+    if finding.what != HANG:
+        return False
+    again = Worker(worker.target, sample, finding.number, finding.number + 1, worker.place)
+    return not again.share().findings
 
 
 def try_one(target: Target, sample: Sample, changed: tuple[Path, bytes], place: Path) -> Finding | None:

@@ -27,6 +27,7 @@ MOST_TOLD = 4000
 """Letters of what is told of a finding."""
 STDERR = 2
 """Whatever `sys.stderr` is: in a test, what pytest keeps."""
+HANG = "hang"
 LOG, FINDINGS = "log.txt", "findings.jsonl"
 
 
@@ -38,7 +39,7 @@ class Finding:
     number: int
     """−1: the sample as it was written."""
     what: str
-    """The exception, "memory", "no message", "hang", or how the process ended."""
+    """The exception, "memory", "no message", `HANG`, or how the process ended."""
     details: str
 
 
@@ -70,7 +71,7 @@ class Worker:
     ):
         """`change`: what is changed, and into what, instead of what follows from an input's number."""
         place.mkdir(parents=True)
-        self.target, self.first, self.last, self._place = target, first, last, place
+        self.target, self.first, self.last, self.place = target, first, last, place
         context = get_context("fork")
         self._counts = context.RawArray("q", 2)
         arguments = (target, sample, first, last, self._counts, place, change)
@@ -81,15 +82,15 @@ class Worker:
         """What came of them, at the process's end; the folder is gone then."""
         self.process.join()
         done, refused = self._counts
-        lines = (self._place / FINDINGS).read_text().splitlines()
+        lines = (self.place / FINDINGS).read_text().splitlines()
         findings = [Finding(**json.loads(line)) for line in lines]
         number = self.first + done
         if number < self.last:  # it ended within an input
-            said = (self._place / LOG).read_text(errors="replace")
-            what = "hang" if "Timeout" in said else f"process ended with {self.process.exitcode}"
+            said = (self.place / LOG).read_text(errors="replace")
+            what = HANG if "Timeout" in said else f"process ended with {self.process.exitcode}"
             findings.append(Finding(self.target.name, number, what, said[:MOST_TOLD]))
             done += 1
-        shutil.rmtree(self._place)
+        shutil.rmtree(self.place)
         return Share(done, refused, findings)
 
 

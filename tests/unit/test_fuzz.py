@@ -164,3 +164,17 @@ def test_limits_are_held(read, what, tmp_path, monkeypatch):
     # Two inputs, and the sample before them, on which a process that ends begins its first input; a
     # process's peak is told once.
     assert len(found) == {"memory": 1, "no message": 3}.get(what, 2)
+
+
+def slow_at_first(path: Path) -> None:
+    seen = path.parents[2] / "seen"  # outside of what each process reads
+    if not seen.exists():
+        seen.touch()
+        time.sleep(60)
+
+
+def test_what_was_slow_once_alone_is_no_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "MOST_SECONDS", 0.5)
+    _, found = found_by(slow_at_first, tmp_path, 2)
+    assert (tmp_path / "work" / "processes" / "seen").exists() and found == []
+    assert Progress.read(tmp_path / "progress.json").counts["planted"].tried == 2
