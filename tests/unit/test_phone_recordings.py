@@ -344,6 +344,8 @@ def test_arkitscenes_that_lack_something(tmp_path):
     lens = min((folder / "lowres_wide_intrinsics").iterdir())
     lens.write_text("192 144 160 160 95.5\n")
     refused(folder, "pincam: expected width, height, fx, fy, cx, cy")
+    lens.write_text("0.4 144 160 160 95.5 71.5\n")
+    refused(folder, "pincam: width, height: found 0.4, 144; expected pixels, 1 to 100,000")
     lens.unlink()
     refused(folder, "has no camera of 6790.100 s")
     made.picture(folder / "wide" / "41_6790.101.png", np.zeros((288, 384, 3), np.uint8))
@@ -440,6 +442,9 @@ def test_colmaps_that_lack_something(tmp_path):
         (cameras, "SIMPLE_RADIAL", "FOV", "camera 7: its lens is FOV, which is not undone"),
         (cameras, "0.001", "0.4", "its lens moves pixels by up to"),
         (cameras, "PINHOLE 192 144 160.0", "PINHOLE 192 144", "PINHOLE has 3 numbers; expected 4"),
+        (cameras, "PINHOLE 192 144 160.0", "PINHOLE 192 144 5e173", "focal lengths are 5e.173 and 160"),
+        (cameras, "PINHOLE 192 144", "PINHOLE 192 32768", "expected 327.68 to"),
+        (cameras, "PINHOLE 192 144", "PINHOLE 192 0", "found 192, 0; expected pixels"),
         (cameras, "7 SIMPLE", "8 SIMPLE", "left/0001.jpg has camera 7, which cameras.txt has not"),
         (images, "left/0001", "../../0001", "which leaves"),
         (images, "1 ", "x ", "is damaged or no COLMAP model"),
@@ -455,6 +460,10 @@ def test_colmaps_that_lack_something(tmp_path):
     far.coord = far.coord + (500, 0, 0)
     write_ply(folder / "mesh.ply", far)
     refused(folder, "cameras see it in 0% of their pixels: it is in another frame or unit")
+    far.coord[17, 1] = 1e300  # Embree would look for its hits for ever
+    write_ply(folder / "mesh.ply", far)
+    refused(folder, r"1 of 6146 points have a coordinate beyond 1e.12, as no scan has it")
+    far.coord[17, 1] = 0
     write_ply(folder / "mesh.ply", replace(far, faces=far.faces[:0]))
     refused(folder, "is a cloud, of which no depth can be rendered")
     (folder / "other.ply").write_bytes(mesh)

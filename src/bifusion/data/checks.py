@@ -20,6 +20,9 @@ ROTATION_TOLERANCE = 1e-3
 
 LAST_ROW_TOLERANCE = 1e-6
 
+MOST_COORDINATE = 1e12
+"""A place on Earth in millimetres from the other side of it takes 2e10."""
+
 FOCAL_LENGTHS = (0.01, 1000.0)
 """Least and most, in the image's longer sides: a fisheye's have about 0.2, a telephoto lens 50."""
 
@@ -165,11 +168,13 @@ def check_scene(scene: Scene, where: str | Path) -> None:
 
 
 def check_finite(coord: np.ndarray, where: str | Path) -> None:
-    """InputError if a coordinate is NaN or infinite."""
-    bad = ~np.isfinite(coord).all(axis=1)
+    """InputError if a coordinate is NaN, infinite, or larger than any scan's in any unit."""
+    bad = ~(np.abs(coord) <= MOST_COORDINATE).all(axis=1)
     if bad.any():
+        finite = np.isfinite(coord).all()
+        what = f"beyond {MOST_COORDINATE:.0e}, as no scan has it" if finite else "that is not finite"
         raise InputError(
-            f"{where}: {int(bad.sum())} of {len(coord)} points have a coordinate that is not finite "
+            f"{where}: {int(bad.sum())} of {len(coord)} points have a coordinate {what} "
             f"(first: point {int(bad.argmax())} = {coord[bad.argmax()].tolist()}); remove these points"
         )
 

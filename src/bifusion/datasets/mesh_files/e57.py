@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 
@@ -48,8 +49,7 @@ def read_e57(path: Path) -> Mesh:
         lack = "no colours, which the networks need" if bare else "no points"
         raise InputError(f"{path}: its scans have {lack}; export them with colours")
     coord = np.concatenate([coord for coord, _ in parts])
-    if not np.isfinite(coord).all():
-        raise InputError(f"{path}: has coordinates that are not finite; copy it again")
+    check_finite(coord, path)
     count = len(parts) + bare
     notes = [f"{bare} of {count} scans without colours left out"] if bare else []
     notes += [f"{len(parts)} scans, placed by their poses"] if len(parts) > 1 else []

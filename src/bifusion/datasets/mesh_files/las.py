@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.las_points import decode_apart, read_points
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
@@ -59,8 +60,7 @@ def read_las(path: Path) -> Mesh:
         raise InputError(f"{path}: says it has {said:,} points and has {found:,}; copy it again")
     coord = np.concatenate([one for one, _ in chunks])
     color = np.concatenate([one for _, one in chunks])
-    if not np.isfinite(coord).all():
-        raise InputError(f"{path}: has coordinates that are not finite; copy it again")
+    check_finite(coord, path)
     notes: list[str] = []
     unit_m = _unit_m(path, header)
     return Mesh(

@@ -15,7 +15,8 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from bifusion.datasets.recordings.intrinsics import pinhole
+from bifusion.data.checks import check_intrinsics
+from bifusion.datasets.recordings.intrinsics import picture_size, pinhole
 from bifusion.datasets.recordings.lens import check_lens
 from bifusion.datasets.recordings.poses import from_quaternions
 from bifusion.errors import InputError
@@ -108,9 +109,8 @@ def _lens(model: str, size: tuple[int, int], numbers: list[float], where: str) -
     focal = 1 if model.startswith("SIMPLE") or model == "RADIAL" else 2
     fx, fy = numbers[0], numbers[focal - 1]
     cx, cy, *bends = numbers[focal:]
-    if not (np.isfinite(numbers).all() and min(fx, fy) > 0 and 0 < min(size) <= max(size) <= 1e5):
-        raise InputError(f"{where}: has size {size} and focal lengths {fx:g}, {fy:g}; it is damaged")
-    K = pinhole(fx, fy, cx - CORNER, cy - CORNER)
+    size = picture_size(*size, where)
+    K = check_intrinsics(pinhole(fx, fy, cx - CORNER, cy - CORNER), size, where)
     bends += [0.0] * (4 - len(bends))
     return Lens(K, size, check_lens(K, size, bends, where))
 

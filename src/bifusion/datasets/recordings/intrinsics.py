@@ -17,6 +17,8 @@ from bifusion.errors import InputError
 
 SAME_ASPECT = 0.02
 """Largest difference of the factors along x and y of a picture that another one resized may be."""
+MOST_PIXELS = 100_000
+"""Of a picture's side."""
 NAMES = (
     "camera-intrinsics.txt", "intrinsics.txt", "intrinsic.txt", "K.txt", "calibration.txt",
     "intrinsic.json", "camera_intrinsic.json", "intrinsics.json",
@@ -67,6 +69,14 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
+def picture_size(width: float, height: float, where: str) -> tuple[int, int]:
+    """The size of pictures that a camera is for, in pixels. InputError: less than one, not finite, more
+    than any camera's."""
+    if not (1 <= width <= MOST_PIXELS and 1 <= height <= MOST_PIXELS):
+        raise InputError(f"{where}: found {width:g}, {height:g}; expected pixels, 1 to {MOST_PIXELS:,}")
+    return int(width), int(height)
+
+
 def given_intrinsics(given: Path | str | Sequence[float] | np.ndarray) -> Calibration:
     """What a user gave: four numbers, a matrix, or a file (FORMS)."""
     if isinstance(given, str | Path):
@@ -101,9 +111,7 @@ def open3d_camera(found: Any, where: str) -> Calibration:
         raise InputError(f"{where}: has no intrinsic_matrix; expected {FORMS}")
     K = json_numbers(found["intrinsic_matrix"], 9, f"{where}: intrinsic_matrix").reshape(3, 3).T
     width, height = json_numbers([found.get("width"), found.get("height")], 2, f"{where}: width, height")
-    if not (1 <= width <= 1e5 and 1 <= height <= 1e5):
-        raise InputError(f"{where}: width, height: found {width:g}, {height:g}; expected pixels")
-    return Calibration(_matrix(K, where), (int(width), int(height)))
+    return Calibration(_matrix(K, where), picture_size(width, height, f"{where}: width, height"))
 
 
 def _matrix(found: np.ndarray, where: str) -> np.ndarray:

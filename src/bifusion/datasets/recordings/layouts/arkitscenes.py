@@ -22,7 +22,7 @@ from bifusion.datasets.recordings.file_recording import (
     file_recording,
 )
 from bifusion.datasets.recordings.frame import Z_UP
-from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, pinhole
+from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, picture_size, pinhole
 from bifusion.datasets.recordings.layouts.tum import nearest
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.reading import Reading
@@ -100,9 +100,7 @@ def read_pincam(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     if numbers.shape != (6,) or not np.isfinite(numbers).all() or not (numbers[:4] > 0).all():
         raise InputError(f"{path}: expected width, height, fx, fy, cx, cy; download it again")
     width, height, fx, fy, cx, cy = numbers.tolist()
-    if max(width, height) > 1e5:
-        raise InputError(f"{path}: width, height: found {width:g}, {height:g}; expected pixels")
-    return pinhole(fx, fy, cx, cy), (int(width), int(height))
+    return pinhole(fx, fy, cx, cy), picture_size(width, height, f"{path}: width, height")
 
 
 def _timed(folder: Path, ending: str) -> Timed:

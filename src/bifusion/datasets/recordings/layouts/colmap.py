@@ -78,9 +78,9 @@ def open_colmap(folder: Path, options: OpenOptions) -> FileRecording:
 
 
 def _depth_m(rendered: MeshDepth, lens: Lens, cam2world: np.ndarray) -> np.ndarray:
-    """(h, w) float32 metres, no wider than DEPTH_WIDTH."""
-    width = min(DEPTH_WIDTH, lens.size[0])
-    size = (width, max(1, round(lens.size[1] * width / lens.size[0])))
+    """(h, w) float32 metres, no wider than DEPTH_WIDTH, no higher than four times that."""
+    scale = min(1.0, DEPTH_WIDTH / lens.size[0], 4 * DEPTH_WIDTH / lens.size[1])
+    size = (max(1, round(lens.size[0] * scale)), max(1, round(lens.size[1] * scale)))
     return rendered.render(resize_intrinsics(lens.K, lens.size, size), cam2world, size)
 
 

@@ -21,7 +21,7 @@ from bifusion.datasets.recordings.file_recording import (
     file_recording,
 )
 from bifusion.datasets.recordings.frame import Z_UP
-from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, pinhole
+from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, picture_size, pinhole
 from bifusion.datasets.recordings.lens import BENDING, PINHOLES, check_lens
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import DEPTH_ENDINGS
@@ -107,9 +107,7 @@ def _named(folder: Path, name: Any, path: Path) -> Path | None:
 
 def _size(frame: dict[str, Any], where: str) -> tuple[int, int]:
     width, height = json_numbers([frame.get("w"), frame.get("h")], 2, f"{where}: w, h")
-    if not (1 <= width <= 1e5 and 1 <= height <= 1e5):
-        raise InputError(f"{where}: w, h: found {width:g}, {height:g}; expected pixels")
-    return int(width), int(height)
+    return picture_size(width, height, f"{where}: w, h")
 
 
 def _intrinsics(frame: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:

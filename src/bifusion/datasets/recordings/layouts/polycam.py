@@ -23,7 +23,7 @@ from bifusion.datasets.recordings.file_recording import (
     file_recording,
 )
 from bifusion.datasets.recordings.frame import Y_UP
-from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, pinhole
+from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, picture_size, pinhole
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, numbered
 from bifusion.datasets.recordings.reading import Reading
@@ -95,11 +95,10 @@ def read_camera(path: Path) -> Posed:
     fx, fy, cx, cy, width, height = numbers("fx", "fy", "cx", "cy", "width", "height")
     if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
         raise InputError(f"{path}: fx, fy: found {fx:g}, {fy:g}; expected focal lengths in pixels")
-    if not (1 <= width <= 1e5 and 1 <= height <= 1e5):
-        raise InputError(f"{path}: width, height: found {width:g}, {height:g}; expected pixels")
+    size = picture_size(width, height, f"{path}: width, height")
     pose = np.eye(4)
     pose[:3] = numbers(*(f"t_{row}{column}" for row in range(3) for column in range(4))).reshape(3, 4)
-    return Posed(pinhole(fx, fy, cx, cy), (int(width), int(height)), pose)
+    return Posed(pinhole(fx, fy, cx, cy), size, pose)
 
 
 def _read_confidence(path: Path, rim: float) -> np.ndarray:
