@@ -304,6 +304,19 @@ def test_one_seed_outside_the_range_fails_the_arm(tmp_path):
     assert judge_fusion(arms_of(tmp_path, *fakes)[0]).outcome == "fail"
 
 
+@pytest.mark.parametrize("figure", ["fusion_2d_ratio", "miou"])
+@pytest.mark.parametrize(("gate", "outcome"), [(0.5, "not judged"), (0.8, "fail")])
+def test_a_seed_without_a_number_does_not_pass_by_the_others(tmp_path, figure, gate, outcome):
+    folders = [FakeRun(seed=seed, gate=gate).write(tmp_path) for seed in range(4)]
+    path = folders[3] / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["full"][figure] = None  # NaN, as JSON has it
+    path.write_text(json.dumps(evaluation))
+    verdict = judge_fusion(group_runs([load_run(folder) for folder in folders])[0])
+    assert verdict.outcome == outcome
+    assert ("Of seed 3" in verdict.evidence) == (outcome == "not judged")
+
+
 # -------------------------------------------------------------------------------------- stages
 
 

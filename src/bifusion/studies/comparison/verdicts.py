@@ -164,6 +164,12 @@ def judge_fusion(arm: Arm) -> Verdict:
         evidence += "Its guard stopped a seed: there is no end result to judge. "
         return Verdict("fusion", arm.key, "fail", evidence, figures)
     in_range = all(low <= value <= high for value in ratio.by_seed.values())
+    lacking = [
+        str(seed) for seed in arm.by_seed() if not (seed in ratio.by_seed and seed in cost.by_seed)
+    ]
+    if in_range and lacking:  # no seed passes by what was measured of the others
+        evidence += f"Of seed {listing(lacking)} the gate, or its cost, is no number."
+        return Verdict("fusion", arm.key, "not judged", evidence, figures)
     return Verdict(
         "fusion", arm.key, *_fusion_outcome(arm, in_range, cost.mean, miou.spread, evidence), figures
     )
