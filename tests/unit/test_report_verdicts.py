@@ -356,6 +356,27 @@ def test_stage_2_aligns(tmp_path, fakes, outcome):
     assert judge_stage_2(arms_of(tmp_path, *fakes)[0]).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({0: "end", 1: "start", 2: "start"}, "not measured (yet)."),  # no seed has both
+        ({3: "end"}, "not measured (yet) of seed 3."),
+        ({3: "shuffled_2d"}, "shuffled between points it was not measured of seed 3."),
+    ],
+)
+def test_stage_2_asks_each_seed_for_its_own_figures(tmp_path, changes, told):
+    folders = [FakeRun(seed=seed).write(tmp_path) for seed in range(3 if 0 in changes else 4)]
+    for seed, missing in changes.items():
+        path = folders[seed] / "evaluation.json"
+        evaluation = json.loads(path.read_text())
+        parts = {**evaluation["alignment_by_stage"]["alignment"], **evaluation}
+        figures = parts[missing]["alignment"] if missing == "shuffled_2d" else parts[missing]
+        figures["retrieval_at_1"] = None
+        path.write_text(json.dumps(evaluation))
+    verdict = judge_stage_2(group_runs([load_run(folder) for folder in folders])[0])
+    assert verdict.outcome == "not judged" and verdict.evidence.endswith(told)
+
+
 def test_only_arms_with_three_stages_have_stage_verdicts(tmp_path):
     arms = arms_of(tmp_path, FakeRun(), FakeRun(arm="naive"), FakeRun(arm="baseline"))
     criteria = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from bifusion.studies.figures.metrics import (
     value_at,
 )
 from bifusion.studies.figures.run import Run, StageSpan
-from bifusion.studies.figures.text import mean_spread, number, plural
+from bifusion.studies.figures.text import listing, mean_spread, number, plural
 
 LIKE_BASELINE = 1.5
 """Gradient norms scatter like the baseline's up to this multiple of its scatter."""
@@ -94,8 +95,9 @@ def judge_stage_2(arm: Arm) -> Verdict:
         for moment in ("start", "end")
     }
     figures = {f"{figure} at {moment}": sample.by_seed for (figure, moment), sample in samples.items()}
-    if not all(sample.by_seed for sample in samples.values()):
-        reason = "Alignment at the start and end of the stage was not measured (yet)."
+    lacking = _unmeasured(arm, samples.values())
+    if lacking is not None:
+        reason = f"Alignment at the start and end of the stage was not measured (yet){lacking}."
         return Verdict("stage 2", arm.key, "not judged", reason, figures)
     rises = {
         figure: _all_rise(samples[figure, "start"], samples[figure, "end"])
@@ -113,11 +115,14 @@ def judge_stage_2(arm: Arm) -> Verdict:
         f"{_percent(samples['retrieval_at_1', 'start'])} → "
         f"{_percent(samples['retrieval_at_1', 'end'])} of cases (chance 1 %)."
     )
-    if own.by_seed and shuffled.by_seed:
-        evidence += (
-            f" At the last checkpoint {_percent(own)}, and {_percent(shuffled)} with 2D features "
-            "shuffled between points: that much the place alone gives away."
-        )
+    lacking = _unmeasured(arm, (own, shuffled))
+    if lacking is not None:
+        evidence += f" With 2D features shuffled between points it was not measured{lacking}."
+        return Verdict("stage 2", arm.key, "not judged", evidence, figures)
+    evidence += (
+        f" At the last checkpoint {_percent(own)}, and {_percent(shuffled)} with 2D features "
+        "shuffled between points: that much the place alone gives away."
+    )
     passed = all(rises.values()) and beats_chance and _all_rise(shuffled, own)
     if len(arm.runs) < MIN_SEEDS:
         evidence += f" ({plural(len(arm.runs), 'seed')}, fewer than {MIN_SEEDS}.)"
@@ -139,10 +144,18 @@ def _gradient_scatter(run: Run, stage: StageSpan) -> float:
     return log_scatter(series(steps, "grad_norm", "total"))
 
 
+def _unmeasured(arm: Arm, samples: Iterable[Sample]) -> str | None:
+    """Of which seeds one of the samples has no figure, as a remark; None where each has them all. What
+    was measured of the other seeds is no answer: none of a seed's own may be missing."""
+    seeds = set(arm.by_seed())
+    lacking = sorted({seed for sample in samples for seed in seeds - sample.by_seed.keys()})
+    if not lacking:
+        return None
+    return f" of seed {listing([str(seed) for seed in lacking])}" if len(lacking) < len(seeds) else ""
+
+
 def _all_rise(start: Sample, end: Sample) -> bool:
-    return all(
-        end.by_seed[seed] > start.by_seed[seed] for seed in start.by_seed.keys() & end.by_seed.keys()
-    )
+    return all(end.by_seed[seed] > start.by_seed[seed] for seed in start.by_seed)
 
 
 def _epochs(stage: StageSpan) -> str:
