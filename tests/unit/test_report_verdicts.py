@@ -336,6 +336,13 @@ def test_stage_1_is_as_stable_as_the_baseline(tmp_path, settings, outcome):
     assert judge_stage_1(arms[1], arms[0]).outcome == outcome
 
 
+def test_stage_1_waits_for_the_baselines_own(tmp_path):
+    begun = FakeRun(arm="baseline", epochs=48, steps_per_epoch=10, epochs_done=3, state="running")
+    arms = arms_of(tmp_path, FakeRun(epochs=48, steps_per_epoch=10), begun)
+    verdict = judge_stage_1(arms[1], arms[0])
+    assert verdict.outcome == "not judged" and "baseline did not come through them" in verdict.evidence
+
+
 def test_stage_1_without_a_baseline_is_not_judged(tmp_path):
     assert judge_stage_1(arms_of(tmp_path, FakeRun())[0], None).outcome == "not judged"
 

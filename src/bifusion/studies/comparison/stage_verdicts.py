@@ -15,6 +15,7 @@ from bifusion.studies.figures.metrics import (
     final_value,
     log_scatter,
     nonfinite_steps,
+    over_seeds,
     series,
     steps_in_epochs,
     value_at,
@@ -61,12 +62,12 @@ def judge_stage_1(arm: Arm, baseline: Arm | None) -> Verdict:
         return Verdict(
             "stage 1", arm.key, "not judged", evidence + "; there is no baseline beside it.", figures
         )
-    usual = baseline.over_seeds(lambda run: _gradient_scatter(run, stage))
+    through = [run for run in baseline.runs if run.epochs_done >= stage.end_epoch]
+    usual = over_seeds({run.seed: _gradient_scatter(run, stage) for run in through})
     figures["baseline_gradient_scatter"] = usual.by_seed
     if not usual.by_seed or not scatter.by_seed:
-        return Verdict(
-            "stage 1", arm.key, "not judged", evidence + "; too few steps to compare.", figures
-        )
+        reason = "too few steps to compare" if through else "the baseline did not come through them"
+        return Verdict("stage 1", arm.key, "not judged", f"{evidence}; {reason}.", figures)
     ratio = scatter.mean / usual.mean if usual.mean > 0 else math.inf
     figures["ratio"] = ratio
     evidence += (
