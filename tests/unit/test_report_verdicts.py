@@ -269,6 +269,11 @@ def test_while_training_goes_on_nothing_is_judged(tmp_path):
     assert "so far mIoU" in verdict.evidence
 
 
+def test_an_arm_that_was_evaluated_before_its_end_is_not_judged(tmp_path):
+    early = FakeRun(epochs_done=20, state="interrupted", evaluated=True)
+    assert performance(tmp_path, early, *rivals(1)).outcome == "not judged"
+
+
 # -------------------------------------------------------------------------------------- fusion
 
 

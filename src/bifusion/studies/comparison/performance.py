@@ -87,7 +87,7 @@ def compare(arm: Arm, rival: Arm, metric: str) -> Comparison:
     pairs: dict[int, tuple[float, float]] = {
         seed: (final_value(ours[seed], "full", metric), final_value(theirs[seed], "full", metric))
         for seed in sorted(ours.keys() & theirs.keys())
-        if theirs[seed].state == "completed"
+        if ours[seed].state == theirs[seed].state == "completed"
     }
     differences = over_seeds({seed: mine - other for seed, (mine, other) in pairs.items()})
     name = "mIoU" if metric == "miou" else "AP"
