@@ -17,9 +17,10 @@ from scene_factory import make_tiny_scene
 
 def make_tiny_data(root: Path, train: int = 4, val: int = 2) -> Path:
     """A data set of tiny rooms with two views each; returns `root`."""
+    first = {"train": 100 * train, "val": 100 * val + (50 if train == val else 0)}  # no room in both
     for split, count in (("train", train), ("val", val)):
         for index in range(count):
-            make_tiny_scene(root / split / f"room{split}{index}", seed=100 * count + index)
+            make_tiny_scene(root / split / f"room{split}{index}", seed=first[split] + index)
     return root
 
 

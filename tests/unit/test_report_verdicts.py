@@ -131,6 +131,23 @@ def test_overlapping_scenes_are_refused(tmp_path, train, val):
     assert f"1 scene used both in training and in validation ({val})" in verdict.evidence
 
 
+@pytest.mark.parametrize(("trained", "refused"), [("a", True), ("b", False), (None, False)])
+def test_a_scene_of_both_splits_is_known_under_another_name(tmp_path, trained, refused):
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "baseline", "without_views")]
+    scenes = {"train/train00": trained, "val/val00": None, "val/val01": "a"}
+    of = {
+        scene: {"coord.npy": {"bytes": 8, "sha256": sha256, "modified_ns": 1}}
+        for scene, sha256 in scenes.items()
+    }
+    data = json.dumps({"root": "rooms", "scenes": of, "threads": 1, "versions": {}})
+    for folder in folders:
+        (folder / "data.json").write_text(data)
+    arms = group_runs([load_run(folder) for folder in folders])
+    verdict = judge_performance(find_role(arms, "staged"), arms)
+    assert (verdict.outcome == "refused") == refused
+    assert ("under another name (val/val01 is train/train00)" in verdict.evidence) == refused
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

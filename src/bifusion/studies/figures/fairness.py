@@ -11,6 +11,7 @@ from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.text import listing, plural
 
+POINTS = "coord.npy"
 VOXEL_SIZE = ("data", "voxel_size_m")
 FINE = "fine_voxels"
 """The control whose voxels are meant to differ."""
@@ -44,6 +45,12 @@ def why_refused(arms: list[Arm]) -> str | None:
             f"{plural(len(shared), 'scene')} used both in training and in validation "
             f"({listing(shared, 3)}): figures on them say nothing about new scenes."
         )
+    copies = dict.fromkeys(pair for run in runs for pair in _copies(run))
+    if copies:
+        return (
+            f"{plural(len(copies), 'scene')} of training in validation under another name "
+            f"({listing(list(copies), 3)}): figures on them say nothing about new scenes."
+        )
     first = runs[0]
     first_of_seed: dict[int, Run] = {}
     for run in runs:
@@ -54,6 +61,18 @@ def why_refused(arms: list[Arm]) -> str | None:
                 pair = f"{other.folder.name} and {run.folder.name}"
                 return f"{pair} differ in {listing(unequal)}: no fair comparison."
     return None
+
+
+def _copies(run: Run) -> list[str]:
+    """Scenes of validation whose points are those of one of training, to the byte: copies of its folder
+    and links to it have other names. As far as both have sums."""
+    points = {scene: sums.get(POINTS) for scene, sums in run.scene_sums.items()}
+    trained = {sha256: scene for scene, sha256 in points.items() if scene.startswith("train/")}
+    return [
+        f"{scene} is {trained[sha256]}"
+        for scene, sha256 in points.items()
+        if scene.startswith("val/") and sha256 is not None and sha256 in trained
+    ]
 
 
 def _differences(name: str, one: Any, other: Any) -> list[str]:
