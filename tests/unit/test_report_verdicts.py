@@ -291,6 +291,58 @@ def test_an_arm_that_was_evaluated_before_its_end_is_not_judged(tmp_path):
     assert performance(tmp_path, early, *rivals(1)).outcome == "not judged"
 
 
+def set_in_config(folder, value, *keys):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    inner = config["config"]
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        (("model", "decoder"), {"dim": 64}, "model.decoder.dim (128, 64)"),
+        (("model", "fusion"), {"dim": 48}, "model.fusion.dim (96, 48)"),
+        (("optim",), {"lr": 2.0, "rates": {}}, "optim.lr (1.0, 2.0)"),
+        (
+            ("stages", "stages"),
+            [{"share": 1.0, "trains": {"decoder": 1.0}, "weights": {"semantic": 0.5}}],
+            "stages.stages.1.weights.semantic (1.0, 0.5)",
+        ),
+        (("model", "tower"), {"architecture": "ViT-B-16"}, None),  # nothing is seen of it
+    ],
+)
+def test_the_decisive_rival_differs_in_images_alone(tmp_path, keys, value, named):
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "baseline", "without_views")]
+    trains = {"decoder": 1.0}
+    for folder, tower in zip(folders, ({"tower.block3": 1.0}, {}, {"tower.block1": 1.0}), strict=True):
+        stage = {"share": 1.0, "trains": trains | tower, "weights": {"semantic": 1.0}}
+        set_in_config(folder, [stage | {"run_2d": bool(tower)}], "stages", "stages")
+        set_in_config(folder, {"dim": 128}, "model", "decoder")
+        set_in_config(folder, {"lr": 1.0, "rates": tower}, "optim")
+    set_in_config(folders[2], value, *keys)
+    arms = group_runs([load_run(folder) for folder in folders])
+    verdict = judge_performance(find_role(arms, "staged"), arms)
+    assert verdict.outcome == ("indicative pass" if named is None else "refused")
+    assert named is None or f"differ in more than images, in {named}" in verdict.evidence
+    assert judge_performance(find_role(arms, "baseline"), arms).outcome == "not judged"
+
+
+def test_of_several_rivals_without_views_an_arm_is_judged_by_its_own(tmp_path):
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "baseline", "without_views")]
+    folders.append(FakeRun(arm="without_views", miou=0.9).write(tmp_path / "other"))
+    set_in_config(folders[3], {"dim": 48}, "model", "fusion")
+    description = json.loads((folders[3] / "config.json").read_text())
+    (folders[3] / "config.json").write_text(json.dumps(description | {"name": "another_size"}))
+    arms = group_runs([load_run(folder) for folder in folders])
+    verdict = judge_performance(find_role(arms, "staged"), arms)
+    assert verdict.outcome == "indicative pass"
+    assert "vs without_views:without_views_small" in verdict.figures
+
+
 # -------------------------------------------------------------------------------------- fusion
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from bifusion.studies.comparison.report import Outcome, Verdict
 from bifusion.studies.comparison.verdicts import indicative, worst
 from bifusion.studies.figures.arms import FIRST_ROLE, MIN_SEEDS, ROLES, Arm, find_role
-from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.fairness import why_more_than_images, why_refused
 from bifusion.studies.figures.metrics import Sample, final_value, latest_value, over_seeds
 from bifusion.studies.figures.text import listing, mean_spread, number, plural, signed
 
@@ -40,8 +40,8 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
         return _beside_control(arm, arms)
     metric = "ap" if arm.first.model_kind == "mask3d" else "miou"
     roles = ("baseline",) if metric == "ap" or arm.role == DECISIVE else YARDSTICKS
-    rivals = [rival for role in roles if (rival := find_role(arms, role)) is not None]
-    reason = why_refused([arm, *rivals])
+    rivals = [rival for role in roles if (rival := _rival(arm, role, arms)) is not None]
+    reason = why_refused([arm, *rivals]) or _why_not_decisive(arm, rivals)
     if reason:
         return Verdict("performance", arm.key, "refused", reason, {})
     if not rivals:
@@ -68,6 +68,22 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
         outcome = "indicative pass" if outcome == "pass" else outcome
     figures = {"metric": metric} | {f"vs {c.rival.key}": c.figures for c in comparisons}
     return Verdict("performance", arm.key, outcome, evidence, figures)
+
+
+def _rival(arm: Arm, role: str, arms: list[Arm]) -> Arm | None:
+    """The arm with `role`; of several without views, as of two sizes, the one that is this arm's own."""
+    of_role = [other for other in arms if other.role == role]
+    own = (other for other in of_role if role != DECISIVE or why_more_than_images(arm, other) is None)
+    return next(own, of_role[0] if of_role else None)
+
+
+def _why_not_decisive(arm: Arm, rivals: list[Arm]) -> str | None:
+    """Why the arm the comparison is about must not be judged by the one without views; None where it
+    may. Others (naive, Plan A, an ablation) differ from that one by what they are."""
+    if arm.role != FIRST_ROLE:
+        return None
+    reasons = (why_more_than_images(arm, rival) for rival in rivals if rival.role == DECISIVE)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _beside_control(control: Arm, arms: list[Arm]) -> Verdict:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bifusion.datasets.check.doubles import room_of
 from bifusion.labels.label_set import LabelSet, named_differences, require_same_classes
+from bifusion.models.parts import without_tower
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.text import listing, plural
@@ -21,6 +22,17 @@ SHARED_SETTINGS = (
     ("trainer", "guard"),
 )
 """Settings that have to be equal for a fair comparison, where runs record them."""
+OPTIMISER = ("optim",)
+STAGES = ("stages", "stages")
+SHARED_WITHOUT_VIEWS = (
+    ("model", "unet"),
+    ("model", "decoder"),
+    ("model", "fusion"),
+    ("criterion",),
+    STAGES,
+    OPTIMISER,
+)
+"""What BiFusion trained without views shares with the arm it is the decisive rival of."""
 SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
 """What makes two networks the same size; Mask3D is another network by nature."""
 
@@ -73,6 +85,46 @@ def _copies(run: Run) -> list[str]:
         for scene, sha256 in points.items()
         if scene.startswith("val/") and sha256 is not None and sha256 in trained
     ]
+
+
+def why_more_than_images(arm: Arm, rival: Arm) -> str | None:
+    """Why `rival`, BiFusion without views, is not what `arm` would be with α = 0, or None: only images
+    may differ. An image tower that nothing is seen of may be any."""
+    ours, theirs = arm.by_seed(), rival.by_seed()
+    for seed in sorted(ours.keys() & theirs.keys()):
+        one, other = ours[seed], theirs[seed]
+        unequal = _other_training(one, other)
+        if unequal:
+            pair = f"{one.folder.name} and {other.folder.name}"
+            return f"{pair} differ in more than images, in {listing(unequal, 4)}: no fair comparison."
+    return None
+
+
+def _other_training(one: Run, other: Run) -> list[str]:
+    """How network, losses, stages and optimiser of two runs differ, as far as both record them."""
+    found = []
+    for keys in SHARED_WITHOUT_VIEWS:
+        mine, theirs = (_setting(run, keys) for run in (one, other))
+        if mine is not None and theirs is not None:
+            both = [_at_any_tower(keys, value) for value in (mine, theirs)]
+            found += _differences(".".join(keys), *both)
+    return found
+
+
+def _at_any_tower(keys: tuple[str, ...], value: Any) -> Any:
+    """A setting without what is said of the image tower and of the gate; stages by their number."""
+    if keys == OPTIMISER:
+        return {name: item for name, item in value.items() if name not in ("rates", "tower_layer_decay")}
+    if keys != STAGES:
+        return value
+    return {
+        str(number): {
+            "share": stage.get("share"),
+            "trains": without_tower(stage.get("trains") or {}),
+            "weights": stage.get("weights"),
+        }
+        for number, stage in enumerate(value, start=1)
+    }
 
 
 def _differences(name: str, one: Any, other: Any) -> list[str]:
