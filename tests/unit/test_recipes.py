@@ -12,7 +12,7 @@ from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
-from bifusion.recipes.bifusion import S4_WEIGHTS, shares_of_gradient
+from bifusion.recipes.bifusion import S4_WEIGHTS, plan_b, shares_of_gradient
 from meta_models import meta_model
 
 
@@ -88,6 +88,12 @@ def test_plan_a_is_as_simple_as_the_baseline():
 def test_plan_b_puts_numerical_stability_first():
     optim = get_recipe("bifusion_scannet20_plan_b").optim
     assert (optim.clip_norm, optim.lr, optim.weight_decay) == (1.0, 1e-5, 1e-6)
+
+
+def test_plan_b_clips_at_its_norm_whatever_its_base_does():
+    base = get_recipe("bifusion_tiny")
+    base.optim.clip_mode = "adaptive"
+    assert plan_b(base).optim.clip_mode == "fixed"
 
 
 def test_who_uses_views():

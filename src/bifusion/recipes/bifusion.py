@@ -242,7 +242,8 @@ def plan_a(base: Config) -> Config:
 
 def plan_b(base: Config) -> Config:
     """S8: gradient clipping 1.0, learning rate 1e-5, weight decay 1e-6, "numerical stability first"."""
-    optim = dataclasses.replace(base.optim, clip_norm=1.0, lr=1e-5, weight_decay=1e-6)
+    stable = {"clip_mode": "fixed", "clip_norm": 1.0, "lr": 1e-5, "weight_decay": 1e-6}
+    optim = dataclasses.replace(base.optim, **stable)
     return variant(base, "plan_b", optim=optim)
 
 
