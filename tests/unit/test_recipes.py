@@ -7,12 +7,12 @@ import pytest
 
 from bifusion.commands.info import parameter_counts
 from bifusion.config.run import config_from_dict, config_to_dict, load_config, save_config
-from bifusion.config.stages import Timeline, unmatched_patterns
+from bifusion.config.stages import Ramp, StagePlan, Timeline, at_once, unmatched_patterns
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
-from bifusion.recipes.bifusion import S4_WEIGHTS, plan_b, shares_of_gradient
+from bifusion.recipes.bifusion import LOSS_WEIGHTS, S4_WEIGHTS, naive, plan_b, shares_of_gradient
 from meta_models import meta_model
 
 
@@ -94,6 +94,20 @@ def test_plan_b_clips_at_its_norm_whatever_its_base_does():
     base = get_recipe("bifusion_tiny")
     base.optim.clip_mode = "adaptive"
     assert plan_b(base).optim.clip_mode == "fixed"
+
+
+def test_naive_keeps_the_losses_of_its_base():
+    """All but the alignment, from the first step: all else is to be equal."""
+    own = {"semantic": 0.7, "mask_bce": 0.8, "confident": 0.2}
+    base = get_recipe("bifusion_tiny")
+    first, second, third = base.stages.stages
+    early = dataclasses.replace(first, weights={"semantic": at_once(0.7), "mask_bce": at_once(0.8)})
+    late = {name: Ramp(weight, begin=0.5) for name, weight in own.items()}
+    ends = dataclasses.replace(third, weights=late | {"alignment": at_once(0.3)})
+    base.stages = StagePlan((early, second, ends))
+    assert Timeline(naive(base).stages, 20).at(0).weights == own | {
+        term: weight for term, weight in LOSS_WEIGHTS.items() if term not in own
+    }
 
 
 def test_who_uses_views():

@@ -8,6 +8,7 @@ from bifusion.config.optim import OptimConfig
 from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Ramp, Stage, StagePlan, at_once
 from bifusion.errors import InputError
+from bifusion.losses.terms import acts_on_fusion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
@@ -112,6 +113,12 @@ def _enhancement(tower_blocks: int) -> Stage:
     )
 
 
+def _reached(plan: StagePlan) -> dict[str, float]:
+    """The last weight of each term that is not 0; none of terms that act on the fusion."""
+    ramps = [ramp for stage in plan.stages for ramp in stage.weights.items()]
+    return {name: ramp.value for name, ramp in ramps if ramp.value and not acts_on_fusion(name)}
+
+
 def _held(weights: dict[str, float]) -> dict[str, Ramp]:
     return {term: at_once(weight) for term, weight in weights.items()}
 
@@ -212,14 +219,14 @@ def without_views(base: Config) -> Config:
 
 def naive(base: Config) -> Config:
     """S3's formula as it stands: projections without normalisation, everything trained at one rate
-    and all losses on from the first step, no isolation, no ramp."""
+    and all losses of `base` but the alignment on from the first step, no isolation, no ramp."""
     model = bifusion_model(base)
     model = dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, head_norm=False))
     stage = Stage(
         name="naive",
         share=1.0,
         trains={"*": at_once(1.0)},
-        weights=_held(LOSS_WEIGHTS),
+        weights=_held(_reached(base.stages)),
         gate_scale=at_once(1.0),
         tower_gradient_scale=at_once(1.0),
     )
