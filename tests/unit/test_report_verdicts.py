@@ -362,6 +362,7 @@ def test_of_several_rivals_without_views_an_arm_is_judged_by_its_own(tmp_path):
         (seeds(arm="baseline"), "not judged"),
         (seeds(gate_learned=False), "not judged"),
         (seeds(1, state="running", epochs_done=3), "not judged"),
+        (seeds(1, state="interrupted", epochs_done=20, evaluated=True), "not judged"),
     ],
 )
 def test_fusion(tmp_path, fakes, outcome):

@@ -210,6 +210,9 @@ def _why_no_fusion(arm: Arm) -> str | None:
         return f"Its guard stopped seed {listing(stopped)}: there is no end result."
     if missing:
         return f"No final evaluation yet (seed {listing(missing)})."
+    short = [str(run.seed) for run in arm.runs if run.state in ("running", "interrupted")]
+    if short:
+        return f"Training has not come to its end (seed {listing(short)})."
     unlearned = [str(run.seed) for run in arm.runs if not _gate_learned(run)]
     if unlearned:
         return f"Training ended before the gate began to learn (seed {listing(unlearned)})."
