@@ -392,6 +392,25 @@ def test_a_seed_without_a_number_does_not_pass_by_the_others(tmp_path, figure, g
     assert ("Of seed 3" in verdict.evidence) == (outcome == "not judged")
 
 
+@pytest.mark.parametrize(
+    ("augment", "dropout", "outcome"),
+    [
+        ({"no_views_probability": 0.0}, 0.0, "indicative pass"),
+        ({"no_views_probability": 0.1, "enabled": False}, 0.0, "indicative pass"),
+        ({"no_views_probability": 0.1}, 0.0, "pass"),
+        ({"no_views_probability": 0.0}, 0.3, "pass"),
+    ],
+)
+def test_withholding_views_is_fair_where_training_went_without(tmp_path, augment, dropout, outcome):
+    folders = [fake.write(tmp_path) for fake in seeds()]
+    for folder in folders:
+        set_in_config(folder, augment, "data", "augment")
+        set_in_config(folder, {"dropout": dropout}, "model", "training_views")
+    verdict = judge_fusion(group_runs([load_run(folder) for folder in folders])[0])
+    assert verdict.outcome == outcome
+    assert ("never trained without views" in verdict.evidence) == (outcome != "pass")
+
+
 # -------------------------------------------------------------------------------------- stages
 
 

@@ -180,11 +180,19 @@ def _fusion_outcome(
 ) -> tuple[Outcome, str]:
     if not in_range:
         return "fail", evidence + "The gate lies outside its range."
+    used_to = [str(run.seed) for run in arm.runs if _always_with_views(run)]
+    if used_to:
+        evidence += (
+            f"Seed {listing(used_to)} never trained without views (no view dropout): withholding them "
+            "asks for what was not learnt. "
+        )
     if math.isnan(spread):
         return indicative(cost > 0), evidence + "One seed: there is no spread to hold that against."
     evidence += f"mIoU spreads by {number(spread)} over {plural(len(arm.runs), 'seed')}."
     if len(arm.runs) < MIN_SEEDS:
         return indicative(cost > spread), evidence + f" Fewer than {MIN_SEEDS} seeds."
+    if used_to:
+        return indicative(cost > spread), evidence
     return ("pass" if cost > spread else "fail"), evidence
 
 
@@ -223,6 +231,15 @@ def _gate_learned(run: Run) -> bool:
     """A learned gate differs between points; a fixed one has no spread in any step."""
     spread = series(run.steps, "gate", "alpha_std")
     return not run.steps or bool(np.any(spread[np.isfinite(spread)] > 0))
+
+
+def _always_with_views(run: Run) -> bool:
+    """Whether its settings say that no scene, and no part of one, was ever shown without its views."""
+    augment = (run.settings.get("data") or {}).get("augment") or {}
+    if "no_views_probability" not in augment:
+        return False  # they do not say
+    dropout = ((run.settings.get("model") or {}).get("training_views") or {}).get("dropout")
+    return not dropout and not (augment.get("enabled", True) and augment["no_views_probability"])
 
 
 def _miou_cost(run: Run, ablation: str) -> float:
