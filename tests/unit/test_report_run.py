@@ -5,8 +5,10 @@ import json
 import pytest
 
 from bifusion.errors import InputError
+from bifusion.recipes import get_recipe
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.run import load_run
+from bifusion.studies.training_runs.plan import PlannedRun
 from run_factory import FakeRun
 
 
@@ -16,6 +18,19 @@ def test_reads_a_finished_run(tmp_path):
     assert [stage.name for stage in run.stages] == ["stability", "alignment", "enhancement"]
     assert len(run.steps) == 12
     assert run.evaluation is not None
+
+
+@pytest.mark.parametrize("epochs_before", [0, 4])
+def test_an_evaluation_of_before_a_run_went_on_is_none(tmp_path, epochs_before):
+    """Trained to its end, evaluated, gone on with to more epochs, killed as it was evaluated again."""
+    folder = FakeRun(epochs=6).write(tmp_path)
+    path = folder / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {"epoch": evaluation["epoch"] - epochs_before}))
+    planned = PlannedRun(get_recipe("oneformer3d_small"), folder)
+    planned.config.trainer.epochs = 6
+    assert (load_run(folder).evaluation is None) == (epochs_before > 0)
+    assert planned.finished == (epochs_before == 0)
 
 
 def test_a_run_that_has_just_begun_reads_empty(tmp_path):

@@ -33,6 +33,13 @@ class StageSpan:
     end_epoch: int
 
 
+def is_of_before(evaluation: Mapping[str, Any], epochs_done: Any) -> bool:
+    """Whether evaluation.json, as read, is of a checkpoint that the run went on from: of an epoch before
+    the last of the `epochs_done` that ended. What says neither is taken as it is."""
+    epoch = evaluation.get("epoch")
+    return isinstance(epoch, int) and isinstance(epochs_done, int) and epoch < epochs_done - 1
+
+
 @dataclass
 class RunStatus:
     """Where a run stands; status.json."""
@@ -111,6 +118,13 @@ class RunFolder:
             return None
         value = _read(self.status)
         return from_plain(RunStatus, value, str(self.status))
+
+    @property
+    def is_evaluated(self) -> bool:
+        """By an evaluation of what it came to in the end, not of a checkpoint that it went on from."""
+        status = self.read_status()
+        done = status.epochs_done if status is not None else None
+        return self.evaluation.is_file() and not is_of_before(_read(self.evaluation), done)
 
     def read_stages(self) -> list[StageSpan]:
         """The stages in config.json, in order."""

@@ -17,6 +17,7 @@ from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
 from bifusion.runs.run_data import RunData, read_data
+from bifusion.runs.run_folder import is_of_before
 from bifusion.studies.figures.shapes import CONFIG, EPOCH, EVALUATION, STATUS, STEP, check_shape
 from bifusion.untrusted.files import check_inside, read_bytes
 from bifusion.untrusted.json_text import parse_json
@@ -93,7 +94,8 @@ class Run:
     steps: list[Record] = field(repr=False)
     epoch_records: list[Record] = field(repr=False)
     evaluation: Record | None = field(repr=False)
-    """The last checkpoint on the validation split; None until it was made."""
+    """The last checkpoint on the validation split; None until it was made, and again once the run goes
+    on from it."""
     prediction_files: list[Path] = field(repr=False)
 
     @property
@@ -149,6 +151,8 @@ def load_run(folder: Path) -> Run:
         ("config", config, CONFIG), ("status", status, STATUS), ("evaluation", evaluation, EVALUATION)
     ):  # fmt: skip
         check_shape(record, shape, str(folder / f"{name}.json"))
+    if evaluation is not None and is_of_before(evaluation, status.get("epochs_done")):
+        evaluation = None
     data = read_data(folder)
     growing = status["state"] in ("running", "interrupted")
     return Run(

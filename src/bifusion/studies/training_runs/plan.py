@@ -34,9 +34,9 @@ class PlannedRun:
     def finished(self) -> bool:
         """Trained to its end (or stopped by its guard) and evaluated."""
         folder = RunFolder(self.folder)
-        status, evaluated = folder.read_status(), folder.evaluation.exists()
+        status = folder.read_status()
         ended = status is not None and status.state in FINISHED
-        return ended and evaluated and not is_to_go_on(folder, self.config)
+        return ended and folder.is_evaluated and not is_to_go_on(folder, self.config)
 
 
 def plan_runs(
