@@ -112,6 +112,15 @@ def test_seeds_are_paired(tmp_path):
     verdict = performance(tmp_path, *fakes)
     assert verdict.outcome == "indicative pass"
     assert list(verdict.figures["vs baseline"]["difference"]) == [1]
+    assert "without seed 0, 2, of which there is no pair" in verdict.evidence
+
+
+def test_a_seed_whose_rival_its_guard_stopped_is_not_left_out_in_silence(tmp_path):
+    fakes = [*seeds(4), *seeds(3, arm="baseline"), *seeds(4, arm="without_views")]
+    fakes.append(FakeRun(arm="baseline", seed=3, epochs_done=4, state="guard_stopped"))
+    verdict = performance(tmp_path, *fakes)
+    assert verdict.outcome == "pass"
+    assert verdict.evidence.count("without seed 3, of which there is no pair") == 1
 
 
 def test_without_the_decisive_rival_a_pass_is_indicative(tmp_path):

@@ -117,6 +117,8 @@ def compare(arm: Arm, rival: Arm, metric: str) -> Comparison:
         f"{signed(differences.mean)}"
     )
     outcome, remark = _outcome(differences)
+    if unpaired := [str(seed) for seed in ours if seed not in differences.by_seed]:
+        remark += f"; without seed {listing(unpaired)}, of which there is no pair of end results"
     figures = {
         "arm": mine.by_seed,
         "rival": other.by_seed,
