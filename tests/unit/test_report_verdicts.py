@@ -58,6 +58,20 @@ def test_stability_of_an_arm_is_that_of_its_worst_seed(tmp_path):
     assert verdict.figures["seed 1"]["raw_nonfinite"] == 2
 
 
+def test_the_epoch_in_which_a_guard_stopped_a_run_did_not_end(tmp_path):
+    """By spikes, so that no number in it was not finite; its record is there, status.json counts 7."""
+    sizes = {"epochs": 48, "steps_per_epoch": 10}
+    folder = FakeRun(epochs_done=8, state="guard_stopped", **sizes).write(tmp_path)
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"epochs_done": 7}))
+    arms = group_runs([load_run(folder), load_run(FakeRun(arm="baseline", **sizes).write(tmp_path))])
+    verdict = judge_stability(arms[1])
+    assert "ongest row of finite epochs 7 of 7" in verdict.evidence
+    assert "its guard stopped it in epoch 7:" in verdict.evidence  # counted from 0
+    assert arms[1].first.stages[0].end_epoch == 8
+    assert judge_stage_1(arms[1], arms[0]).outcome == "not judged"
+
+
 def test_nothing_recorded_yet_is_not_judged(tmp_path):
     folder = FakeRun(epochs=40, epochs_done=1, state="running").write(tmp_path)
     for name in ("steps.jsonl", "epochs.jsonl"):

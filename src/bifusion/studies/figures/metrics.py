@@ -120,7 +120,7 @@ def finite_epochs(run: Run) -> list[bool]:
     bad = Counter(step["epoch"] for step in run.steps if _is_nonfinite(step))
     for record in run.epoch_records:
         bad[record["epoch"]] += int(record.get("raw_nonfinite") or 0)
-    ended = sorted({record["epoch"] for record in run.epoch_records})
+    ended = sorted({record["epoch"] for record in run.epoch_records})[: run.epochs_done]
     return [bad[epoch] == 0 for epoch in ended]
 
 

@@ -100,8 +100,11 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that ended."""
-        return len({record["epoch"] for record in self.epoch_records})
+        """Epochs that came to their end. The one in which its guard stopped a run has a record too."""
+        recorded, told = len({r["epoch"] for r in self.epoch_records}), self.status.get("epochs_done")
+        if self.state == "guard_stopped" and isinstance(told, int):
+            return min(recorded, told)
+        return recorded
 
     @property
     def settings(self) -> Record:
