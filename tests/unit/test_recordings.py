@@ -154,6 +154,22 @@ def test_lists_that_disagree(tmp_path):
     assert np.allclose(recording.cam2world(2), made.poses()[3])
 
 
+@pytest.mark.parametrize(("kind", "color"), [("open3d", "color"), ("hololens", "images")])
+def test_pictures_that_are_named_by_their_time_keep_its_order(kind, color, tmp_path):
+    """Fractions of a second begin again with every second; list and pictures are paired by place."""
+    walk = made.poses()
+    folder = made.WRITERS[kind](tmp_path, walk)
+    for name in (color, "depth"):
+        for k, path in enumerate(sorted((folder / name).iterdir())):
+            path.rename(path.with_name(f"{1305031102.75 + k / 3:.6f}{path.suffix}"))
+    recording = open_recording(folder)
+    for index in (0, 1, 7):
+        frame = recording.frame(index)
+        assert frame.depth_m is not None and frame.color is not None
+        assert np.abs(frame.depth_m - made.depth_of(walk[index])).max() < 2e-3
+        assert np.abs(frame.color.astype(int) - made.color_of(index)).max() < 16
+
+
 def test_pictures_of_another_size_than_the_camera(tmp_path):
     folder = made.open3d(tmp_path, made.poses(2))
     camera = json.loads((folder / "intrinsic.json").read_text())

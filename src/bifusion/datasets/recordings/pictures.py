@@ -14,22 +14,33 @@ COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
 """In the order in which they are looked for, upper case too."""
 _NUMBER = re.compile(r"(\d{1,18})(?!.*\d)")
+_SECONDS = re.compile(r"(\d{1,12})\.(\d{1,9})$")
+"""A time at the end of a name, as TUM's pictures have: its last run of digits is no number by itself."""
 
 
 def numbered(folder: Path, endings: Sequence[str], pattern: str = "*") -> dict[int, Path]:
-    """Number in the name (its last run of digits) → file of `folder`, in the order of numbers."""
+    """Number in the name → file of `folder`, in the order of numbers.
+
+    The number is the name's last run of digits, or, of a time in seconds, the nanoseconds.
+    """
     if not folder.is_dir():
         return {}
     found: dict[int, Path] = {}
     for path in sorted(folder.glob(pattern)):
-        match = _NUMBER.search(path.stem)
-        if match is None or path.suffix.lower() not in endings:
+        number = _number(path.stem)
+        if number is None or path.suffix.lower() not in endings:
             continue
-        number = int(match[1])
         before = found.get(number)
         if before is None or endings.index(path.suffix.lower()) < endings.index(before.suffix.lower()):
             found[number] = path
     return dict(sorted(found.items()))
+
+
+def _number(stem: str) -> int | None:
+    if seconds := _SECONDS.search(stem):
+        return int(seconds[1]) * 10**9 + int(seconds[2].ljust(9, "0"))
+    match = _NUMBER.search(stem)
+    return None if match is None else int(match[1])
 
 
 def first_folder(folder: Path, names: Sequence[str]) -> Path | None:
