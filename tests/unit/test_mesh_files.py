@@ -66,6 +66,29 @@ def test_materials_of_other_machines(tmp_path):
     assert mesh.color[0].tolist() == [0, 255, 0]
 
 
+@pytest.mark.parametrize(
+    ("mtl", "libraries"),
+    [
+        ("newmtl\tm\n\tKd\t1 1 1\n\tmap_Kd\tt.png\n", "m.mtl"),
+        ("newmtl m\nkd 1 1 1\nmap_kd T.PNG\n", "M.mtl"),
+        ("newmtl m\nKd 1 1 1\nmap_Kd  t.png \n", "n.mtl m.mtl"),
+    ],
+)
+def test_materials_in_other_letters_and_blanks(mtl, libraries, tmp_path):
+    """White, their plain colour, is what is left of a texture that is passed over."""
+    path = textured(tmp_path, "f 1/1 2/1 3/1\n", "vt 0.25 0.75\n", mtl=mtl)
+    (tmp_path / "n.mtl").write_text("newmtl n\nKd 1 1 1\n")
+    path.write_text(path.read_text().replace("mtllib m.mtl", f"mtllib\t{libraries}"))
+    assert read_mesh_file(path).color[0].tolist() == [255, 0, 0]
+
+
+def test_lines_of_an_obj_that_go_on(tmp_path):
+    lines = [*(f"v {x} {y} \\\n{z} 1 0 0" for x, y, z in SQUARE), "# C:\\scans\\", "f 1 2 \\\n3 \\\n4"]
+    (tmp_path / "m.obj").write_text("\n".join([*lines, ""]))
+    mesh = read_mesh_file(tmp_path / "m.obj")
+    assert np.array_equal(mesh.coord, SQUARE) and mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+
+
 @pytest.mark.parametrize(("factor", "words"), [(1.0, "scaled to 0 … 255"), (255.0, "taken as 0 … 255")])
 def test_vertex_colours_of_an_obj(factor, words, tmp_path):
     lines = [f"v {x}\t{y} {z} {factor} 0 {factor / 255 * 51}" for x, y, z in SQUARE]

@@ -35,13 +35,16 @@ def read_materials(obj: Path, libraries: Sequence[str]) -> dict[str, Material]:
     """
     found: dict[str, Material] = {}
     for name in libraries:
-        path = _beside(obj, name)
-        if not is_file(path):
+        paths = [_beside(obj, name)]
+        if not is_file(paths[0]):  # several, then; a single name may have blanks
+            paths = [_beside(obj, word) for word in name.split()]
+        if not paths or not all(map(is_file, paths)):
             raise InputError(
-                f"{obj}: its materials {path.name[:120]} are not beside it; copy them and "
+                f"{obj}: its materials {_beside(obj, name).name[:120]} are not beside it; copy them and "
                 "their textures too"
             )
-        found |= _parse(path)
+        for path in paths:
+            found |= _parse(path)
     return found
 
 
@@ -49,13 +52,14 @@ def _parse(path: Path) -> dict[str, Material]:
     materials: dict[str, Material] = {}
     current = Material()
     for line in read_text(path).splitlines():
-        word, _, rest = line.strip().partition(" ")
+        word, *after = line.split(None, 1) or [""]
+        rest = after[0].strip() if after else ""
         if word == "newmtl":
-            current = materials.setdefault(rest.strip(), Material())
-        elif word == "Kd" and len(rest.split()) == 3:
+            current = materials.setdefault(rest, Material())
+        elif word.lower() == "kd" and len(rest.split()) == 3:
             values = as_numbers([rest.split()], path)[0]
             current.diffuse = np.clip(np.nan_to_num(values), 0, 1) * 255
-        elif word == "map_Kd":
+        elif word.lower() == "map_kd":
             current.texture = _beside(path, _without_options(rest))
             if not is_file(current.texture):
                 raise InputError(
@@ -67,15 +71,20 @@ def _parse(path: Path) -> dict[str, Material]:
 
 def _without_options(rest: str) -> str:
     """The file's name, which may have blanks, behind the options."""
-    words = rest.strip().split(" ")
+    words = rest.split(" ")
     while words and words[0] in OPTION_WORDS:
         words = words[1 + OPTION_WORDS[words[0]] :]
     return " ".join(words)
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file in `path`'s folder, or below, that is meant by a name from some other machine."""
+    """The file in `path`'s folder, or below, that is meant by a name from some other machine, for which
+    upper and lower case may be one."""
     parts = PureWindowsPath(name.replace("\0", ""))
     if parts.is_absolute() or parts.drive or parts.root or ".." in parts.parts:
-        return path.parent / parts.name
-    return path.parent / Path(*parts.parts)
+        parts = PureWindowsPath(parts.name)
+    meant = path.parent / Path(*parts.parts)
+    if is_file(meant) or not meant.parent.is_dir():
+        return meant
+    alike = [one for one in meant.parent.iterdir() if one.name.lower() == meant.name.lower()]
+    return alike[0] if len(alike) == 1 else meant

@@ -8,6 +8,7 @@ colour behind a vertex' position that MeshLab and scanner apps write.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from io import TextIOWrapper
@@ -84,7 +85,7 @@ def _read_lines(path: Path) -> _Lines:
     numbers: dict[str, int] = {}
     raw = open_regular(path, most_bytes=MOST_BYTES, advice="export it as .ply or .glb")
     with TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
-        for line in file:
+        for line in _whole_lines(file):
             word, *after = line.split(None, 1)[:2] or [""]
             rest = after[0].strip() if after else ""
             if word == "v":
@@ -110,6 +111,19 @@ def _read_lines(path: Path) -> _Lines:
             f"at most {MOST_MATERIALS:,} of {MOST_LIBRARIES}"
         )
     return found
+
+
+def _whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Lines, those joined that a backslash at the end of one continues."""
+    begun: list[str] = []
+    for line in file:
+        if line.endswith("\\\n") and not line.startswith("#"):
+            begun.append(line[:-2])
+        elif begun:
+            yield " ".join([*begun, line])
+            begun = []
+        else:
+            yield line
 
 
 def _table(lines: list[str], path: Path, what: str, widths: tuple[int, ...]) -> np.ndarray:
