@@ -73,7 +73,7 @@ def picture(path: Path, array: np.ndarray) -> None:
         head = f"P5 {array.shape[1]} {array.shape[0]} 65535\n".encode()
         path.write_bytes(head + array.astype(">u2").tobytes())
         return
-    Image.fromarray(array).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    Image.fromarray(array).save(path, **({"quality": 95} if path.suffix.lower() == ".jpg" else {}))
 
 
 def units(pose: np.ndarray, scale: float) -> np.ndarray:

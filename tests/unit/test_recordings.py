@@ -90,6 +90,31 @@ def test_frames_that_cannot_be_used_are_left_out_and_counted(tmp_path):
     refused(folder, "no frame with pictures and pose .*8 of 8 frames with a pose that is not finite")
 
 
+def test_cameras_of_an_info_file_are_where_it_says(tmp_path):
+    """ScanNet's tools and BundleFusion write the extrinsics that a .sens file has too."""
+    walk, extrinsic = made.poses(3), made.poses(2)[1]
+    info = made.three_rscan(tmp_path, walk) / "sequence" / "_info.txt"
+    whole = info.read_text()
+
+    def write(name: str, matrix: np.ndarray) -> None:
+        info.write_text(f"{whole}m_calibration{name}Extrinsic = {' '.join(map(str, matrix.ravel()))}\n")
+
+    write("Depth", extrinsic)
+    frame = open_recording(tmp_path).frame(1)
+    assert frame.color_camera is not None and frame.depth_camera is not None
+    assert np.allclose(frame.color_camera.cam2world, walk[1])
+    assert np.allclose(frame.depth_camera.cam2world, walk[1] @ extrinsic)
+    write("Color", np.zeros((4, 4)))
+    refused(tmp_path, "m_calibrationColorExtrinsic is no rigid transform")
+    write("Color", np.eye(3))
+    refused(tmp_path, "m_calibrationColorExtrinsic lacks its 16 numbers")
+
+
+def test_endings_in_capitals(tmp_path):
+    folder = made.seven_scenes(tmp_path, made.poses(2), "color.JPG", "depth.PNG")
+    assert len(open_recording(folder)) == 2
+
+
 def test_poses_far_from_the_origin_lose_it(tmp_path):
     walk = made.poses()
     folder = made.open3d(tmp_path, walk)

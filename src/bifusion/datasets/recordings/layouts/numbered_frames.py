@@ -20,6 +20,7 @@ from bifusion.datasets.recordings.file_recording import (
 from bifusion.datasets.recordings.intrinsics import Calibration, find_intrinsics, given_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
+from bifusion.datasets.recordings.poses import usable
 from bifusion.datasets.recordings.text_files import as_numbers, read_matrix, read_text
 from bifusion.errors import InputError
 
@@ -55,7 +56,8 @@ def _frame_files(pose: Path) -> FrameFiles:
 
 
 def _existing(pose: Path, name: str, kind: str, endings: tuple[str, ...]) -> Path | None:
-    paths = (pose.with_name(f"{name}.{kind}{ending}") for ending in endings)
+    both = (written for ending in endings for written in (ending, ending.upper()))
+    paths = (pose.with_name(f"{name}.{kind}{ending}") for ending in both)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -84,15 +86,19 @@ def _cameras(
 
 
 def _stated(info: dict[str, np.ndarray], camera: str) -> Calibration:
-    """A camera of `_info.txt`, its matrix 16 numbers row by row."""
-    key = f"m_calibration{camera}Intrinsic"
-    if len(info.get(key, ())) != 16:
-        raise InputError(f"_info.txt: {key} lacks its 16 numbers; copy the recording again")
+    """A camera of `_info.txt`, its matrices 16 numbers row by row."""
+    key, placed = f"m_calibration{camera}Intrinsic", f"m_calibration{camera}Extrinsic"
+    for one in (key, placed):
+        if len(info.get(one, ())) != 16 and (one == key or one in info):
+            raise InputError(f"_info.txt: {one} lacks its 16 numbers; copy the recording again")
+    extrinsic = info[placed].reshape(4, 4) if placed in info else np.eye(4)
+    if not usable(extrinsic[None])[0]:
+        raise InputError(f"_info.txt: {placed} is no rigid transform; copy the recording again")
     size = [
         int(info[k][0]) for k in (f"m_{camera.lower()}Width", f"m_{camera.lower()}Height") if k in info
     ]
     K = info[key].reshape(4, 4)[:3, :3]
-    return Calibration(K, (size[0], size[1]) if len(size) == 2 and min(size) > 0 else None)
+    return Calibration(K, (size[0], size[1]) if len(size) == 2 and min(size) > 0 else None, extrinsic)
 
 
 def _read_info(folder: Path) -> dict[str, np.ndarray]:
