@@ -151,10 +151,13 @@ def test_transforms_that_say_something_else(tmp_path):
         (lambda t: t["frames"][1].update(transform_matrix=[[1]]), "frame 1: has no transform_matrix"),
         (lambda t: t.update(camera_model="OPENCV_FISHEYE"), "'OPENCV_FISHEYE', and pinhole cameras"),
         (lambda t: t.update(k1=0.3), "lens moves pixels by up to 2., which is not undone here"),
+        (lambda t: t.update(k4=3), "lens moves pixels by up to 36, which is not undone here"),
+        (lambda t: t.pop("camera_model") and t.update(is_fisheye=True), "says is_fisheye, and pinhole"),
         (lambda t: t.update(fl_x=-1), "fl_x, fl_y: found -1"),
         (lambda t: t.update(w=None), "w, h: found"),
         (lambda t: t.update(frames=[]), "no frame with pictures and pose .*it lists none"),
         (lambda t: t.update(frames=3), "has no list 'frames'"),
+        (lambda t: t.update(applied_scale=0), "applied_scale: found 0; expected a positive number"),
         (lambda t: t.update(integer_depth_scale=0), "integer_depth_scale: found 0"),
         (lambda t: [f.pop("depth_file_path") for f in t["frames"]], "names no depth pictures"),
     ]:
@@ -169,6 +172,25 @@ def test_transforms_that_say_something_else(tmp_path):
     colmaps = [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]]
     edited(path, lambda t: t.update(applied_transform=colmaps))
     assert open_recording(folder).up is None  # follows no gravity
+
+
+def test_scaled_poses_and_names_without_ending(tmp_path):
+    """Of poses multiplied by 0.3; depth is as it was."""
+    folder = phones.nerfstudio(tmp_path / "r", walk := made.poses(3))
+
+    def change(found):
+        found["applied_scale"] = 0.3
+        for frame in found["frames"]:
+            pose = np.array(frame["transform_matrix"])
+            pose[:3, 3] *= 0.3
+            frame["transform_matrix"] = pose.tolist()
+            for key in ("file_path", "depth_file_path"):
+                frame[key] = frame[key].rsplit(".", 1)[0]
+
+    edited(folder / "transforms.json", change)
+    recording = open_recording(folder)
+    assert np.allclose([recording.cam2world(k) for k in range(3)], walk)
+    assert "poses were scaled by 0.3 (applied_scale), which was taken back" in recording.notes
 
 
 def test_an_angle_of_view_is_a_focal_length(tmp_path):

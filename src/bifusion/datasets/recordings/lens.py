@@ -1,7 +1,7 @@
 """Lenses that distort: pinhole cameras are read, and what bends rays by more than a little is refused.
 
-Polynomials as OpenCV has them (Brown, "Decentering Distortion of Lenses", 1966): k1, k2, k3 radial, p1,
-p2 tangential.
+Polynomials as OpenCV has them (Brown, "Decentering Distortion of Lenses", 1966): k1, k2, k3, and of
+nerfstudio k4, radial, p1, p2 tangential.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def check_lens(
     Args:
         K: (3, 3) pinhole matrix.
         size: width, height of its pictures.
-        coefficients: k1, k2, p1, p2 and, if there are five, k3.
+        coefficients: k1, k2, p1, p2 and, if there are more, k3, k4.
     Raises:
         InputError: it moves pixels by more than MOST of the width, or no number.
     """
-    k1, k2, p1, p2, k3 = (*coefficients, 0.0)[:5]
+    k1, k2, p1, p2, k3, k4 = (*coefficients, 0.0, 0.0)[:6]
     corner = np.array([[0, 0], [size[0], 0], [0, size[1]], [size[0], size[1]]]) - 0.5
     x, y = ((corner - K[:2, 2]) / (K[0, 0], K[1, 1])).T
     with np.errstate(over="ignore", invalid="ignore"):
         r2 = x * x + y * y
-        radial = k1 * r2 + k2 * r2**2 + k3 * r2**3
+        radial = k1 * r2 + k2 * r2**2 + k3 * r2**3 + k4 * r2**4
         across = (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)) * K[0, 0]
         down = (y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y) * K[1, 1]
         moved = float(np.hypot(across, down).max())

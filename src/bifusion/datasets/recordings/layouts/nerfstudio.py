@@ -9,6 +9,7 @@ in units of `integer_depth_scale` metres.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from bifusion.datasets.recordings.frame import Z_UP
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, picture_size, pinhole
 from bifusion.datasets.recordings.lens import BENDING, PINHOLES, check_lens
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.pictures import DEPTH_ENDINGS
+from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import inside, json_numbers, read_json
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_file
 
 NAME = "transforms.json"
 DEPTHS = ("depth_file_path", "depth_path")
-LENS = ("k1", "k2", "p1", "p2", "k3")
+LENS = ("k1", "k2", "p1", "p2", "k3", "k4")
+OTHER_LENSES = ("is_fisheye", "is_latlong", "is_equirectangular")
+"""instant-ngp's words for lenses that are no pinholes, of files that name no camera_model."""
 Y_TO_Z = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 """`applied_transform` of recordings from phones, whose world had y up. COLMAP's, which follows no
 gravity, is given another."""
@@ -63,9 +67,13 @@ def open_nerfstudio(folder: Path, options: OpenOptions) -> FileRecording:
             "poses come from COLMAP, whose unit is arbitrary: sizes in metres are right only if they "
             "were scaled afterwards"
         )
-    stored = [_pose(one, f"{path}: frame {k}") for k, one in enumerate(stated)]
+    poses = [_pose(one, f"{path}: frame {k}") for k, one in enumerate(stated)]
+    stored = np.array(poses).reshape(-1, 4, 4)
+    if (scale := _applied_scale(found, path)) != 1:
+        stored[:, :3, 3] /= scale
+        notes.append(f"poses were scaled by {scale:g} (applied_scale), which was taken back")
     return file_recording(
-        folder, "nerfstudio", files, np.array(stored).reshape(-1, 4, 4),
+        folder, "nerfstudio", files, stored,
         Cameras(given or Calibration(np.eye(3))), options, declared=Reading(axes="opengl"),
         depth_scale=_depth_scale(found, path), up=_up(found), notes=list(dict.fromkeys(notes)),
     )  # fmt: skip
@@ -75,8 +83,9 @@ def _files(
     folder: Path, number: int, frame: dict[str, Any], own_camera: bool, notes: list[str]
 ) -> FrameFiles:
     path = folder / NAME
-    color = _named(folder, frame.get("file_path"), path)
-    depth = _named(folder, next((frame[key] for key in DEPTHS if frame.get(key)), None), path)
+    color = _named(folder, frame.get("file_path"), path, COLOR_ENDINGS)
+    named = next((frame[key] for key in DEPTHS if frame.get(key)), None)
+    depth = _named(folder, named, path, DEPTH_ENDINGS)
     if depth is not None and depth.suffix and depth.suffix.lower() not in DEPTH_ENDINGS:
         raise InputError(f"{path}: names depth {depth.name}; expected pictures of 16 bits, such as .png")
     name = f"frame {number}" if color is None else color.stem
@@ -91,18 +100,28 @@ def _files(
             f"{where}: has camera_model {str(model)[:40]!r}, and pinhole cameras are read; undistort "
             "the pictures first"
         )
-    lens = json_numbers([frame.get(key, 0) for key in LENS], 5, f"{where}: {', '.join(LENS)}")
+    other = [key for key in OTHER_LENSES if frame.get(key)]
+    if other:
+        raise InputError(
+            f"{where}: says {other[0]}, and pinhole cameras are read; undistort the pictures first"
+        )
+    lens = json_numbers([frame.get(key, 0) for key in LENS], len(LENS), f"{where}: {', '.join(LENS)}")
     note = check_lens(K, size, lens.tolist(), where)
     notes += [note] if note else []
     return FrameFiles(name, color, depth, K=K, size=size)
 
 
-def _named(folder: Path, name: Any, path: Path) -> Path | None:
+def _named(folder: Path, name: Any, path: Path, endings: Sequence[str]) -> Path | None:
+    """The file of a name, to which instant-ngp adds the ending where it has none."""
     if name is None:
         return None
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: names the file {str(name)[:80]!r}; expected a path in {folder}")
-    return inside(folder, name, path)
+    file = inside(folder, name, path)
+    if file.suffix.lower() in endings or is_file(file):
+        return file
+    complete = (file.with_name(file.name + ending) for ending in endings)
+    return next((one for one in complete if is_file(one)), file)
 
 
 def _size(frame: dict[str, Any], where: str) -> tuple[int, int]:
@@ -141,6 +160,14 @@ def _depth_scale(found: dict[str, Any], path: Path) -> float:
     if not 1e-9 < metres < 1e3:
         raise InputError(f"{path}: integer_depth_scale: found {metres:g}; expected metres a unit")
     return float(1 / metres)
+
+
+def _applied_scale(found: dict[str, Any], path: Path) -> float:
+    """What the poses were multiplied by, depth not: nerfstudio scales that as it reads it."""
+    (scale,) = json_numbers([found.get("applied_scale", 1)], 1, f"{path}: applied_scale")
+    if not 1e-6 < scale < 1e6:
+        raise InputError(f"{path}: applied_scale: found {scale:g}; expected a positive number")
+    return float(scale)
 
 
 def _up(found: dict[str, Any]) -> np.ndarray | None:
