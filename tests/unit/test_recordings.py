@@ -154,6 +154,14 @@ def test_depth_scale_of_tum_is_judged(tmp_path):
     assert open_recording(theirs).depth_scale == 5000  # the name says TUM: the check would object
 
 
+def test_associations_with_depth_first(tmp_path):
+    folder = made.tum(tmp_path, made.poses(3))
+    right = read_pairs(folder)
+    lists = [(folder / name).read_text().splitlines() for name in ("depth.txt", "rgb.txt")]
+    (folder / "associations.txt").write_text("\n".join(map(" ".join, zip(*lists, strict=True))))
+    assert read_pairs(folder) == right
+
+
 def test_cameras_of_tum_are_known_by_name(tmp_path):
     folder = made.tum(tmp_path / "rgbd_dataset_freiburg2_desk", made.poses(2))
     (folder / "camera-intrinsics.txt").unlink()

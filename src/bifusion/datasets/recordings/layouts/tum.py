@@ -81,6 +81,8 @@ def read_pairs(folder: Path) -> list[tuple[Path, float, Path]]:
         rows = read_lines(path)
         if any(len(row) < 4 for row in rows):
             raise InputError(f"{path}: expected lines of time, colour picture, time, depth picture")
+        if rows and all("depth" in row[1].lower() and "depth" not in row[3].lower() for row in rows):
+            rows = [[*row[2:4], *row[:2]] for row in rows]  # associate.py depth.txt rgb.txt; ICL-NUIM
         return [
             (inside(folder, row[1], path), _time(row[0], path), inside(folder, row[3], path))
             for row in rows
