@@ -278,7 +278,7 @@ def test_mistyped_folders_and_tables_are_named(released, scan):
 
 
 def test_empty_folder_and_bad_frame_skip(released, tmp_path):
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "__MACOSX").mkdir(parents=True)
     with pytest.raises(InputError, match="empty: holds no scan"):
         prepare_scannet(tmp_path / "empty", tmp_path / "out", labels=released / "labels.tsv")
     for option, wrong in (("frame_skip", 0), ("long_side", -640), ("depth_scale", 0.0)):

@@ -92,6 +92,18 @@ def test_frames_are_the_rooms(kind, tmp_path):
     assert check.pairs == 5 and check.as_read_m < 0.02
 
 
+@pytest.mark.parametrize("kind", ["open3d", "polycam", "stray", "arkitscenes", "colmap"])
+def test_what_a_mac_leaves_in_archives_is_passed_over(kind, tmp_path):
+    WRITERS[kind](tmp_path / "r", made.poses(2))
+    (tmp_path / "__MACOSX").mkdir()
+    for path in [path for path in (tmp_path / "r").rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100))
+    recording = open_recording(tmp_path)
+    assert len(recording) == 2 and recording.name == "r"
+    frame = recording.frame(1)
+    assert frame.color is not None and frame.depth_m is not None
+
+
 @pytest.mark.parametrize("kind", SURE)
 def test_confidence_is_low_medium_high(kind, tmp_path):
     sure = open_recording(phones.WRITERS[kind](tmp_path / "r", made.poses(2))).frame(1).confidence

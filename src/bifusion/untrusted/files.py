@@ -76,6 +76,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file or folder is what archives and file systems of macOS and of Synology leave beside
+    the real ones, under like names: ._0.jpg, __MACOSX, @eaDir."""
+    return path.name.startswith((".", "__MACOSX", "@eaDir"))
+
+
 def check_inside(path: Path, folder: Path) -> None:
     """InputError where `path`, a name in `folder`, leads out of it by links."""
     target = Path(os.path.realpath(path))

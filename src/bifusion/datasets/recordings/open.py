@@ -33,7 +33,7 @@ from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
 from bifusion.errors import InputError
-from bifusion.untrusted.files import check_regular
+from bifusion.untrusted.files import check_regular, is_leftover
 
 DEEPEST = 3
 """Folders, each the only one in the one above, as archives unpack to."""
@@ -168,11 +168,12 @@ def _recognised(path: Path, layouts: Sequence[Layout] = LAYOUTS) -> tuple[Layout
         if found:
             names = ", ".join(f"{layout.name} ({layout.looks_like})" for layout in found)
             raise InputError(f"{place}: looks like several layouts: {names}; choose one by --layout")
-        inner = (
-            [child for child in place.iterdir() if child.is_dir() or is_sens(child) or is_r3d(child)]
-            if place.is_dir()
-            else []
-        )
+        children = place.iterdir() if place.is_dir() else ()
+        inner = [
+            child
+            for child in children
+            if (child.is_dir() or is_sens(child) or is_r3d(child)) and not is_leftover(child)
+        ]
         if len(inner) != 1:
             break
         place = inner[0]

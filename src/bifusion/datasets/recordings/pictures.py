@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_leftover
 
 COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
@@ -28,7 +29,7 @@ def numbered(folder: Path, endings: Sequence[str], pattern: str = "*") -> dict[i
     found: dict[int, Path] = {}
     for path in sorted(folder.glob(pattern)):
         number = _number(path.stem)
-        if number is None or path.suffix.lower() not in endings:
+        if number is None or path.suffix.lower() not in endings or is_leftover(path):
             continue
         before = found.get(number)
         if before is None or endings.index(path.suffix.lower()) < endings.index(before.suffix.lower()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bifusion.errors import InputError
-from bifusion.untrusted.files import read_text
+from bifusion.untrusted.files import is_leftover, read_text
 
 SPLITS = ("train", "val", "test")
 LISTS = "scannetv2_{train,val,test}.txt"
@@ -20,7 +20,7 @@ def scan_names(scans: Path) -> list[str]:
     expected = "expected one folder a scan, like scene0000_00"
     if not scans.is_dir():
         raise InputError(f"{scans}: no such folder; {expected}")
-    names = sorted(path.name for path in scans.glob("[!.]*") if path.is_dir())
+    names = sorted(path.name for path in scans.iterdir() if path.is_dir() and not is_leftover(path))
     if "scans" in names:
         raise InputError(f"{scans}: holds no scan, but the folder scans; give {scans / 'scans'}")
     folder = scans.resolve()

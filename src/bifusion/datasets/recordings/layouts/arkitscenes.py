@@ -28,6 +28,7 @@ from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import as_numbers, read_lines
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_leftover
 
 TRAJECTORY = "lowres_wide.traj"
 COLORS = (("wide", "wide_intrinsics"), ("lowres_wide", "lowres_wide_intrinsics"))
@@ -108,7 +109,7 @@ def _timed(folder: Path, ending: str) -> Timed:
     found = []
     for path in folder.glob(f"*{ending}"):
         match = _TIME.search(path.name.removesuffix(ending))
-        if match:
+        if match and not is_leftover(path):
             found.append((float(match[1]), path))
     found.sort()
     return np.array([time for time, _ in found]), [path for _, path in found]

@@ -30,6 +30,7 @@ from bifusion.datasets.recordings.poses import pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import inside
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_leftover
 
 MODELS = ("sparse/0", "sparse", ".")
 NO_SURFACE = ("points3d.ply", "points3d.obj", "input.ply", "point_cloud.ply")
@@ -99,7 +100,7 @@ def _check_seen(recording: FileRecording, path: Path) -> None:
 
 def _mesh_of(folder: Path) -> tuple[Path, Mesh]:
     paths = [one for one in sorted(folder.iterdir()) if is_mesh_file(one)]
-    paths = [one for one in paths if one.name.lower() not in NO_SURFACE]
+    paths = [one for one in paths if one.name.lower() not in NO_SURFACE and not is_leftover(one)]
     if not paths:
         raise InputError(
             f"{folder}: holds poses of COLMAP, whose unit is arbitrary, and no depth; put a mesh in the "
