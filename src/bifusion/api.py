@@ -183,7 +183,7 @@ def open_scene(
     path: PathLike,
     *,
     labels: LabelSet | str | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     up: Up | None = None,
 ) -> OpenScene:
     """A scene in the hand: arrays as memory maps, `views[name]` decoded when asked for.
@@ -191,7 +191,7 @@ def open_scene(
     Args:
         path: scene folder, or a mesh or cloud (.ply, .obj, .glb), coloured, which has no views.
         labels: the classes of a folder's labels; None: those of its data set.
-        scale: metres a unit of a mesh file.
+        scale: metres a unit of a mesh file; None: as the file says, else 1.
         up: which axis of a mesh file points up; None: y in glTF, z in all others.
 
     Raises:

@@ -9,6 +9,7 @@ import pytest
 
 import needs
 from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.scan.make import make_scan
 from bifusion.datasets.scan.units import find_scale
 from bifusion.errors import InputError
@@ -16,6 +17,20 @@ from laser_files import write_e57, write_las
 from room_meshes import room_mesh
 
 FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],UNIT["US survey foot",0.304800609601219]]'
+FEET_OF_WKT2 = (
+    'PROJCRS["x",BASEGEOGCRS["y",DATUM["z",ELLIPSOID["e",6378137,298.3,LENGTHUNIT["metre",1,'
+    'ID["EPSG",9001]]]],PRIMEM["Greenwich",0,ANGLEUNIT["degree",0.0174]]],CONVERSION["c",PARAMETER['
+    '"False easting",1,LENGTHUNIT["metre",1]]],CS[Cartesian,2],AXIS["(E)",east],'
+    'LENGTHUNIT["foot",0.3048]]'
+)
+METRES_HIGH_IN_FEET = (
+    'COMPD_CS["x",PROJCS["y",GEOGCS["z",UNIT["degree",0.0174]],UNIT["metre",1]],'
+    'VERT_CS["v",UNIT["foot",0.3048]]]'
+)
+DEGREES_OF_WKT2 = (
+    'GEOGCRS["x",DATUM["z",ELLIPSOID["e",6378137,298.3,LENGTHUNIT["metre",1]]],CS[ellipsoidal,2],'
+    'ANGLEUNIT["degree",0.0174]]'
+)
 DEGREES = 'GEOGCS["WGS 84",DATUM["WGS_1984"],UNIT["degree",0.0174532925199433]]'
 
 
@@ -40,8 +55,14 @@ def test_units_of_las(tmp_path):
     scale, said = find_scale(found.coord, None, found.unit_m)
     assert scale == found.unit_m and "0.304801 m a unit, as the file says" in said
     assert find_scale(found.coord, 1.0, found.unit_m)[0] == 1.0  # the user knows better
-    with pytest.raises(InputError, match="degrees of longitude and latitude"):
-        read_mesh_file(write_las(tmp_path / "degrees.las", room, DEGREES))
+    assert read_mesh_file(write_las(tmp_path / "2.las", feet, FEET_OF_WKT2)).unit_m == 0.3048
+    for wkt, words in [
+        (DEGREES, "degrees of longitude and latitude"),
+        (DEGREES_OF_WKT2, "degrees of longitude and latitude"),
+        (METRES_HIGH_IN_FEET, "heights are in units of 0.3048 m, its plan in units of 1 m"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            read_mesh_file(write_las(tmp_path / "other.las", room, wkt))
     bare = read_mesh_file(write_las(tmp_path / "bare.las", room, shift=0))
     assert bare.unit_m is None and np.array_equal(bare.color, room.color)
     assert "taken as 0 … 255, as many writers store them" in bare.notes[0]
@@ -156,6 +177,16 @@ def test_a_scan_of_las(tmp_path):
     assert made.kind == "cloud" and len(made.mesh.coord) == len(feet.coord)
     extent = np.ptp(made.scene.coord, axis=0)
     assert np.allclose(np.sort(extent), np.sort(np.ptp(room_mesh(0.1).coord, axis=0)), atol=0.02)
+
+
+def test_a_scene_of_las_is_in_metres(tmp_path):
+    """What predict opens, which finds out no unit but takes the file's."""
+    room = room_mesh(0.2)
+    path = write_las(tmp_path / "feet.las", replace(room, coord=room.coord / 0.3048006), FEET)
+    scene = open_mesh(path)
+    assert np.allclose(scene.coord, room.coord, atol=1e-3)
+    assert "0.304801 m a unit, as the file says" in scene.notes
+    assert np.allclose(open_mesh(path, scale=1.0).coord, room.coord / 0.3048006, atol=1e-2)
 
 
 def real(name: str):

@@ -80,8 +80,8 @@ class Predict:
     scene: tyro.conf.Positional[Path]
     """Scene folder, mesh or cloud (.ply, .obj, .glb), or a folder of scene folders (CONVENTIONS.md):
     then out/NAME of each, those that are there stay."""
-    scale: float = 1.0
-    """Metres a unit of a mesh file: 0.001 for millimetres."""
+    scale: float | None = None
+    """Metres a unit of a mesh file: 0.001 for millimetres; left out: as the file says, else 1."""
     up: Literal["z", "y", "x", "-z", "-y", "-x"] | None = None
     """Which axis of a mesh file points up; without it y for .glb, z for the others."""
     out: Path = Path("predictions")

@@ -64,11 +64,11 @@ def place_mesh(name: str, mesh: Mesh, alignment: np.ndarray, scale: float) -> Pl
     return PlacedMesh(scene, mesh.faces, placement, notes)
 
 
-def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenScene:
+def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -> OpenScene:
     """The mesh or cloud in `path` as a scene with superpoints, without views and labels.
 
     Args:
-        scale: metres a unit of the file.
+        scale: metres a unit of the file; None: as it says, 1 where it says nothing.
         up: which of the file's axes points up; None: y in glTF, z in all others.
     Raises:
         InputError: a file that cannot be read (`read_mesh_file`).
@@ -77,6 +77,10 @@ def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenSc
     if up not in (None, *AXES):
         raise InputError(f"up: found {up!r}; expected one of {', '.join(AXES)}")
     mesh = read_mesh_file(path)
+    if scale is None:
+        scale = mesh.unit_m or 1.0
+        if scale != 1:
+            mesh.notes.append(f"{scale:g} m a unit, as the file says")
     upward = up or ("z" if mesh.up is None else axis_of(mesh.up))
     placed = place_mesh(path.stem, mesh, up_to_z(upward), scale)
     if upward != "z":
@@ -93,6 +97,6 @@ def open_mesh(path: Path, *, scale: float = 1.0, up: Up | None = None) -> OpenSc
     )
 
 
-def _check_scale(scale: float) -> None:
-    if not 0 < scale < float("inf"):
+def _check_scale(scale: float | None) -> None:
+    if scale is not None and not 0 < scale < float("inf"):
         raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")

@@ -41,7 +41,7 @@ def predict_mesh(
     mesh: Path,
     out_dir: Path,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     up: Up | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,

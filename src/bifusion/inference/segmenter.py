@@ -93,7 +93,9 @@ class Segmenter:
             f"<Segmenter of {self.config.name} on {self.device}, {products}, {self.labels.describe()}>"
         )
 
-    def predict(self, scene: SceneLike, *, scale: float = 1.0, up: Up | None = None) -> Segmentation:
+    def predict(
+        self, scene: SceneLike, *, scale: float | None = None, up: Up | None = None
+    ) -> Segmentation:
         """Segments one scene; the same input gives the same output.
 
         Args:
@@ -104,7 +106,7 @@ class Segmenter:
                 models that were trained with them; where they see next to nothing, or
                 contradict the points, a warning says so and names the likely cause; likewise where
                 points of a folder are in another unit, or not upright.
-            scale: metres a unit of a mesh file: 0.001 for millimetres.
+            scale: metres a unit of a mesh file: 0.001 for millimetres; None: as the file says, else 1.
             up: which axis of a mesh file points up; None: y in glTF, z in all others.
 
         Raises:
@@ -142,7 +144,7 @@ class Segmenter:
         with float32_products("ieee", self.device), narrow:
             return self.model(batch, self.control)
 
-    def _asked(self, scene: SceneLike, scale: float, up: Up | None) -> _Asked:
+    def _asked(self, scene: SceneLike, scale: float | None, up: Up | None) -> _Asked:
         if isinstance(scene, Mapping):
             scene = _of_arrays(scene)
         if isinstance(scene, str | Path):

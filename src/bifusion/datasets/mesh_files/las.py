@@ -26,11 +26,25 @@ _POINTS_AT = 96
 _RECORDS = ((100, 54), (243, 60))
 """Where in the header stand the numbers of records before the points and, from version 1.4 on, behind
 them; bytes that one takes at least."""
-LINEAR_UNIT, ANGULAR_MODEL = 3076, (1024, 2)
+LINEAR_UNIT, VERTICAL_UNIT, ANGULAR_MODEL = 3076, 4099, (1024, 2)
 GEOTIFF_UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 """Metre, foot, foot of the US survey, by their numbers in EPSG's list."""
-_UNIT = re.compile(r'UNIT\s*\[\s*"([^"]{0,60})"\s*,\s*([0-9.eE+-]{1,30})')
+_UNIT = re.compile(r'UNIT\s*[\[(]\s*"([^"]{0,60})"\s*,\s*(\d{0,20}\.?\d{1,20}(?:[eE][+-]?\d{1,3})?)')
 ANGLES = ("degree", "radian", "grad")
+_NODE = re.compile(r'"[^"]*"|([A-Za-z_0-9]{1,60})\s*[\[(]|[\])]')
+"""A text, or the beginning or end of a part of WKT."""
+NOT_OF_AXES = {
+    "ELLIPSOID",
+    "SPHEROID",
+    "PARAMETER",
+    "PRIMEM",
+    "CONVERSION",
+    "BASEGEOGCRS",
+    "BASEGEODCRS",
+}
+"""Parts whose units are not those of the coordinates."""
+SAME_UNIT = 1e-3
+"""Relative difference below which two units are one: the feet of the survey and of the world."""
 
 
 def read_las(path: Path) -> Mesh:
@@ -143,18 +157,46 @@ def _eight_bits(color: np.ndarray, notes: list[str]) -> np.ndarray:
 
 
 def _unit_m(path: Path, header: Any) -> float | None:
-    """Metres a unit, where the file says so. InputError: degrees."""
+    """Metres a unit, where the file says so. InputError: degrees, or heights in another unit."""
     for record in (*header.vlrs, *(getattr(header, "evlrs", None) or ())):
         keys = {one.id: one.value_offset for one in getattr(record, "geo_keys", ())}
-        if keys.get(LINEAR_UNIT) in GEOTIFF_UNITS:
-            return GEOTIFF_UNITS[keys[LINEAR_UNIT]]
-        units = _UNIT.findall(str(getattr(record, "string", "")))
-        linear = [float(size) for name, size in units if not name.lower().startswith(ANGLES)]
-        if linear and 1e-4 < linear[0] < 1e4:
-            return linear[0]
-        if (units and not linear) or keys.get(ANGULAR_MODEL[0]) == ANGULAR_MODEL[1]:
+        plan, height = (GEOTIFF_UNITS.get(keys.get(key, 0)) for key in (LINEAR_UNIT, VERTICAL_UNIT))
+        angular = keys.get(ANGULAR_MODEL[0]) == ANGULAR_MODEL[1]
+        if plan is None:
+            plan, height, angular_wkt = _wkt_units(str(getattr(record, "string", "")))
+            angular |= angular_wkt
+        if plan is not None and height is not None and abs(height / plan - 1) > SAME_UNIT:
+            raise InputError(
+                f"{path}: its heights are in units of {height:g} m, its plan in units of {plan:g} m; "
+                "export it with one unit"
+            )
+        if plan is not None:
+            return plan
+        if angular:
             raise InputError(
                 f"{path}: its coordinates are degrees of longitude and latitude; export it in a "
                 "projected system, such as UTM"
             )
     return None
+
+
+def _wkt_units(wkt: str) -> tuple[float | None, float | None, bool]:
+    """Metres a unit of plan and of height, where a text of WKT (1 or 2) says so, and whether the plan is
+    in degrees."""
+    within: list[str] = []
+    plan: list[float] = []
+    height: list[float] = []
+    angles = 0
+    for node in _NODE.finditer(wkt):
+        unit = _UNIT.match(wkt, node.end(1) - len("UNIT")) if (node[1] or "").endswith("UNIT") else None
+        if unit and not NOT_OF_AXES.intersection(within):
+            size = float(unit[2])
+            if unit[1].lower().startswith(ANGLES):
+                angles += 1
+            elif 1e-4 < size < 1e4:
+                (height if any(part.startswith("VERT") for part in within) else plan).append(size)
+        if node[1]:
+            within.append(node[1].upper())
+        elif node[0] in "])" and within:
+            within.pop()
+    return plan[0] if plan else None, height[0] if height else None, angles > 0 and not plan

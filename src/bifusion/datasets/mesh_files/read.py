@@ -26,9 +26,9 @@ def is_mesh_file(path: Path) -> bool:
     return path.suffix.lower() in READERS
 
 
-def check_unplaced(what: Path | str, scale: float, up: str | None) -> None:
+def check_unplaced(what: Path | str, scale: float | None, up: str | None) -> None:
     """InputError where `scale` or `up`, which say how a mesh file lies, are given with another input."""
-    if scale != 1.0 or up is not None:
+    if scale not in (None, 1.0) or up is not None:
         raise InputError(
             f"{what}: is no mesh file; scale and up go with those: a scene folder is in metres, z up"
         )
