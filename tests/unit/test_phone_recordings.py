@@ -381,7 +381,8 @@ def test_arkitscenes_that_lack_something(tmp_path):
     lens.write_text("0.4 144 160 160 95.5 71.5\n")
     refused(folder, "pincam: width, height: found 0.4, 144; expected pixels, 1 to 100,000")
     lens.unlink()
-    refused(folder, "has no camera of 6790.100 s")
+    (folder / "wide").mkdir()  # without its cameras
+    refused(folder, "lowres_wide_intrinsics: has no camera of 6790.100 s")
     made.picture(folder / "wide" / "41_6790.101.png", np.zeros((288, 384, 3), np.uint8))
     (folder / "wide_intrinsics").mkdir()
     for time in ("6790.100", "6790.200", "6790.300", "6790.400"):
@@ -406,7 +407,9 @@ def test_scannetpps_that_lack_something(tmp_path):
     text = posed.read_text()
     edited(posed, lambda poses: poses["frame_000002"].update(aligned_pose=[[-np.inf] * 4] * 4))
     assert "not finite or not rigid" in open_recording(folder).notes[0]
-    edited(posed, lambda poses: poses["frame_000002"].update(aligned_pose=[]))
+    edited(posed, lambda poses: poses.update(frame_000002={"pose": 1}, frame_000003=None))
+    assert "2 of 4 frames without aligned_pose left out" in open_recording(folder).notes
+    edited(posed, lambda poses: poses.update(frame_000003={}, frame_000002={"aligned_pose": []}))
     refused(folder, "frame_000002: has no aligned_pose of 4 rows")
     posed.write_text("{}")
     refused(folder, "has no keys frame_000000")
@@ -458,6 +461,29 @@ def test_lz4_blocks():
     ]:
         with pytest.raises(ValueError, match="it "):
             unpack_lz4(data, size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("r3d unpacked", ["metadata"]),
+        ("colmap in text", ["sparse/0/cameras.txt", "sparse/0/images.txt"]),
+        ("polycam", ["keyframes/corrected_cameras/121000000.json"]),
+    ],
+)
+def test_texts_from_windows_and_lost_poses(kind, texts, tmp_path):
+    """A byte order mark before each text; where JSON has the poses, the first is no number."""
+    place = phones.WRITERS[kind](tmp_path / "r", made.poses(3))
+    lost = 0 if kind == "colmap in text" else 1
+    for path in (place / text for text in texts):
+        if kind == "polycam":
+            edited(path, lambda found: found.update(t_03=float("nan")))
+        elif kind == "r3d unpacked":
+            edited(path, lambda found: found["poses"].__setitem__(0, None))
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    recording = open_recording(place)
+    assert len(recording) == 3 - lost
+    assert lost == sum("1 of 3 frames with a pose that is not finite" in one for one in recording.notes)
 
 
 def test_colmaps_that_lack_something(tmp_path):

@@ -18,7 +18,7 @@ from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.text_files import inside, read_pose_lines
+from bifusion.datasets.recordings.text_files import inside, read_matrix, read_pose_lines
 from bifusion.errors import InputError
 
 
@@ -113,6 +113,46 @@ def test_cameras_of_an_info_file_are_where_it_says(tmp_path):
 def test_endings_in_capitals(tmp_path):
     folder = made.seven_scenes(tmp_path, made.poses(2), "color.JPG", "depth.PNG")
     assert len(open_recording(folder)) == 2
+
+
+NO_NUMBER = {"record3d": "metadata.json", "open3d json": "camera_trajectory.json"}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBER)
+def test_poses_in_json_may_be_no_numbers(kind, tmp_path):
+    """Programs in Python write NaN where tracking was lost, others null."""
+    walk = made.poses(4)
+    walk[0, 0, 3] = np.nan
+    folder = made.WRITERS[kind](tmp_path, np.where(np.isnan(walk), 1000, walk))
+    path = folder / NO_NUMBER[kind]
+    found = json.loads(path.read_text())
+    if kind == "record3d":
+        found["poses"][2:] = [[float("nan")] * 7, None]
+    else:
+        found["parameters"][2]["extrinsic"][12] = float("-inf")
+        found["parameters"][3]["extrinsic"] = [None] * 16
+    path.write_text(json.dumps(found))
+    recording = open_recording(folder)
+    assert len(recording) == (1 if kind == "record3d" else 2)
+    assert any("2 of 4 frames with a pose that is not finite" in note for note in recording.notes)
+
+
+def test_decimal_commas_and_lines_of_other_lengths_are_named(tmp_path):
+    path, commas = tmp_path / "m.txt", r"m.txt: .* decimal commas \(0,5\); write numbers with points"
+    for text, words in [
+        ("0,5 1\n2 3", commas), ("0,5 0,5 47,5 35,5", commas),
+        ("1 2\n3", "lines have 1 to 2 of them"), ("1 x", "could not convert string to float: 'x'"),
+    ]:  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_matrix(path)
+    for text in ("1,2.5\n3,4", "1, 2.5,\n3 4", "1 2.5\n3e0 4"):
+        path.write_text(text)
+        assert read_matrix(path).tolist() == [[1, 2.5], [3, 4]]
+    folder = made.tum(tmp_path / "tum", made.poses(2))
+    truth = folder / "groundtruth.txt"
+    truth.write_text(truth.read_text().replace(".", ","))
+    refused(folder, "groundtruth.txt: is no matrix of numbers: it has decimal commas")
 
 
 def test_poses_far_from_the_origin_lose_it(tmp_path):

@@ -116,7 +116,7 @@ def _lens(model: str, size: tuple[int, int], numbers: list[float], where: str) -
 
 
 def _lenses_text(file: BinaryIO, path: Path) -> Iterator[tuple[int, Lens]]:
-    for line in file.read(MOST_LINE).decode().splitlines():
+    for line in file.read(MOST_LINE).decode("utf-8-sig").splitlines():
         words = line.split()
         if words and not words[0].startswith("#"):
             size = (int(words[2]), int(words[3]))
@@ -136,7 +136,7 @@ def _lenses_binary(file: BinaryIO, path: Path) -> Iterator[tuple[int, Lens]]:
 
 def _images_text(file: BinaryIO) -> Iterator[Posed]:
     while line := file.readline(MOST_LINE):
-        words = line.decode().split(maxsplit=9)
+        words = line.decode("utf-8-sig").split(maxsplit=9)
         if words and not words[0].startswith("#"):
             yield Posed(words[9].strip(), int(words[8]), [float(word) for word in words[1:8]])
             file.readline(MOST_LINE)  # its 2D points, of which there may be none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -15,6 +16,7 @@ SEPARATORS = " \t\n,"
 MOST_SEPARATORS = 16_000_000
 """An hour of poses at 60 a second has four million words."""
 AGAIN = "copy or export it again"
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
 def read_text(path: Path) -> str:
@@ -30,7 +32,9 @@ def read_lines(path: Path) -> list[list[str]]:
 
 def read_matrix(path: Path) -> np.ndarray:
     """Numbers of a text file, one row a line; commas between them are passed over."""
-    lines = [line.replace(",", " ").split() for line in _countable(path).splitlines()]
+    lines = [line.split() for line in _countable(path).splitlines()]
+    if not any(len(line) > 1 and _DECIMAL_COMMA.fullmatch(word) for line in lines for word in line):
+        lines = [" ".join(line).replace(",", " ").split() for line in lines]
     return as_numbers([line for line in lines if line], path)
 
 
@@ -47,7 +51,16 @@ def as_numbers(rows: list[list[str]], where: Path) -> np.ndarray:
     try:
         return np.atleast_2d(np.array(rows, float))
     except ValueError as error:
-        raise InputError(f"{where}: is no matrix of numbers ({error}); export it again") from None
+        raise InputError(f"{where}: is no matrix of numbers: {_why_none(rows, error)}") from None
+
+
+def _why_none(rows: list[list[str]], error: ValueError) -> str:
+    comma = next((word for row in rows for word in row if _DECIMAL_COMMA.fullmatch(word)), None)
+    if comma is not None:
+        return f"it has decimal commas ({comma[:40]}); write numbers with points"
+    lengths = sorted({len(row) for row in rows})
+    said = str(error) if len(lengths) == 1 else f"its lines have {lengths[0]} to {lengths[-1]} of them"
+    return f"{said}; export it again"
 
 
 def read_json(path: Path, *, finite: bool = True) -> Any:
@@ -55,9 +68,9 @@ def read_json(path: Path, *, finite: bool = True) -> Any:
     return json_text.read_json(path, missing=MISSING, advice=AGAIN, finite=finite)
 
 
-def parse_json(text: str, where: Path | str) -> Any:
+def parse_json(text: str, where: Path | str, *, finite: bool = True) -> Any:
     """What JSON says. InputError as `untrusted.json_text.parse_json`."""
-    return json_text.parse_json(text, where, advice=AGAIN)
+    return json_text.parse_json(text, where, advice=AGAIN, finite=finite)
 
 
 def json_numbers(found: Any, length: int, where: str) -> np.ndarray:

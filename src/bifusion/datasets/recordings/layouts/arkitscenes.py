@@ -57,7 +57,9 @@ def open_arkitscenes(folder: Path, options: OpenOptions) -> FileRecording:
     notes = [
         f"{len(at) - len(with_pose)} of {len(at)} depth maps were taken between poses and are left out"
     ] * (len(with_pose) < len(at))
-    images, cameras = next(pair for pair in COLORS if (folder / pair[0]).is_dir() or pair == COLORS[-1])
+    images, cameras = next(
+        pair for pair in COLORS if pair == COLORS[-1] or all((folder / one).is_dir() for one in pair)
+    )
     colors, sure = (_timed(folder / name, ".png") for name in (images, "confidence"))
     lenses = _timed(folder / cameras, ".pincam")
     given = None if options.intrinsics is None else given_intrinsics(options.intrinsics)

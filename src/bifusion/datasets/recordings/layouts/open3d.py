@@ -84,7 +84,7 @@ def read_log(path: Path) -> tuple[list[int], np.ndarray]:
 
 def read_trajectory_json(path: Path) -> tuple[np.ndarray, Calibration | None]:
     """World2cam poses (V, 4, 4) and the first frame's camera."""
-    found = read_json(path)
+    found = read_json(path, finite=False)
     frames = found.get("parameters") if isinstance(found, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) for f in frames):
         raise InputError(f"{path}: has no list 'parameters'; expected Open3D's PinholeCameraTrajectory")

@@ -84,7 +84,7 @@ def open_polycam(folder: Path, options: OpenOptions) -> FileRecording:
 
 def read_camera(path: Path) -> Posed:
     """One of Polycam's camera files."""
-    found = read_json(path)
+    found = read_json(path, finite=False)
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds no object; expected one of Polycam's cameras")
 

@@ -80,10 +80,10 @@ def open_r3d(path: Path, options: OpenOptions) -> FileRecording:
     members = open_members(path)
     where = f"{path}: {METADATA}"
     try:
-        text = members.read(METADATA, MOST_PICTURE_BYTES).decode()
+        text = members.read(METADATA, MOST_PICTURE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: is no text ({error.reason}); copy the recording again") from None
-    found = parse_json(text, where)
+    found = parse_json(text, where, finite=False)
     said = read_metadata(found, where, options)
     pictures = _Pictures(members, _depth_size(found, said, members))
     files = [

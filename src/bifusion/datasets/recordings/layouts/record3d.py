@@ -28,7 +28,7 @@ def is_record3d(folder: Path) -> bool:
 def open_record3d(folder: Path, options: OpenOptions) -> FileRecording:
     """The frames whose files exist, which may be fewer than the poses: paired by the file's number."""
     path = folder / "metadata.json"
-    said = read_metadata(read_json(path), str(path), options)
+    said = read_metadata(read_json(path, finite=False), str(path), options)
     colors = numbered(folder / "rgb", (".jpg", ".jpeg", ".png"))
     depths = numbered(folder / "depth", (".exr",))
     files = [

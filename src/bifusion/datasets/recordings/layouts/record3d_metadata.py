@@ -49,7 +49,8 @@ def read_metadata(found: Any, where: str, options: OpenOptions) -> Metadata:
     poses = _rows(found, "poses", 7, where)
     own = _rows(found, "perFrameIntrinsicCoeffs", 4, where)
     times = found.get("frameTimestamps")
-    at_rest = len(poses) > 0 and np.abs(poses[0] - (0, 0, 0, 1, 0, 0, 0)).max() < AT_REST
+    first = poses[np.isfinite(poses).all(axis=1)][:1]
+    at_rest = len(first) > 0 and np.abs(first - (0, 0, 0, 1, 0, 0, 0)).max() < AT_REST
     return Metadata(
         from_quaternions(poses[:, :4], poses[:, 4:]),
         _cameras(found, where, options),
@@ -60,11 +61,14 @@ def read_metadata(found: Any, where: str, options: OpenOptions) -> Metadata:
 
 
 def _rows(found: dict[str, Any], key: str, width: int, where: str) -> np.ndarray:
-    """(V, width) float64 of a list of lists; (0, width) where there is none."""
+    """(V, width) float64 of a list of lists, NaN of a null; (0, width) where there is none."""
     rows = found.get(key) or []
     if not isinstance(rows, list):
         raise InputError(f"{where}: {key} is no list; export the recording again")
-    numbers = [json_numbers(row, width, f"{where}: {key} of frame {k}") for k, row in enumerate(rows)]
+    numbers = [
+        json_numbers([None] * width if row is None else row, width, f"{where}: {key} of frame {k}")
+        for k, row in enumerate(rows)
+    ]
     return np.array(numbers).reshape(-1, width)
 
 

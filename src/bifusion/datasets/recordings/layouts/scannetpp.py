@@ -53,6 +53,9 @@ def open_scannetpp(folder: Path, options: OpenOptions) -> FileRecording:
         raise InputError(f"{path}: has no keys frame_000000 …; expected ScanNet++'s poses")
     given = None if options.intrinsics is None else given_intrinsics(options.intrinsics)
     listed = [(name, number) for name, number in numbers.items() if isinstance(frames[name], dict)]
+    placed = [one for one in listed if frames[one[0]].get("aligned_pose") is not None] or listed
+    lost = [f"{len(numbers) - len(placed)} of {len(numbers)} frames without aligned_pose left out"]
+    listed = placed
     colors, size = _colors(phone, [number for _, number in listed])
     depths = _depths(phone, [number for _, number in listed])
     stored = [_matrix(frames[name], "aligned_pose", 4, f"{path}: {name}") for name, _ in listed]
@@ -67,7 +70,7 @@ def open_scannetpp(folder: Path, options: OpenOptions) -> FileRecording:
         phone, "scannetpp", files, np.array(stored).reshape(-1, 4, 4),
         Cameras(given or Calibration(np.eye(3))), options,
         depth_scale=1.0 if any(isinstance(depth, Part) for depth in depths.values()) else 1000.0,
-        up=Z_UP,
+        up=Z_UP, notes=lost * (len(placed) < len(numbers)),
     )  # fmt: skip
     if phone != folder:
         recording.name = folder.resolve().name

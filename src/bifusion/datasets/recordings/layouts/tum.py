@@ -28,7 +28,7 @@ from bifusion.datasets.recordings.intrinsics import (
 )
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import from_quaternions
-from bifusion.datasets.recordings.text_files import inside, read_lines
+from bifusion.datasets.recordings.text_files import as_numbers, inside, read_lines
 from bifusion.errors import InputError
 
 MOST_APART_S = 0.02
@@ -104,10 +104,7 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     rows = read_lines(path)
     if not rows or any(len(row) != 8 for row in rows):
         raise InputError(f"{path}: expected lines of time, tx ty tz, qx qy qz qw, and at least one")
-    try:
-        numbers = np.array(rows, float)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; expected numbers") from None
+    numbers = as_numbers(rows, path)
     numbers = numbers[np.isfinite(numbers[:, 0])]
     if len(numbers) == 0:
         raise InputError(f"{path}: has no finite time; copy the recording again")
