@@ -45,3 +45,44 @@ def write_e57(
         file.write_scan_raw(data, rotation=pose, translation=place)
     file.close()
     return path
+
+
+def write_e57_colors(path: Path, mesh: Mesh, top: float, stated: bool = True) -> Path:
+    """One scan whose colours go from 0 to `top`: whole numbers, or floats for a float; every other point
+    is marked invalid, and `stated` limits say what `top` is."""
+    path.unlink(missing_ok=True)
+    file = pye57.E57(str(path), mode="w")
+    image, libe57 = file.image_file, pye57.libe57
+
+    def number(value: float) -> object:
+        return (libe57.IntegerNode if type(top) is int else libe57.FloatNode)(image, value)
+
+    scan, limits, point = (libe57.StructureNode(image) for _ in range(3))
+    scan.set("guid", libe57.StringNode(image, "{scan}"))
+    columns = {f"cartesian{axis}": mesh.coord[:, k] for k, axis in enumerate("XYZ")}
+    for name in columns:
+        point.set(name, libe57.FloatNode(image, 0.0))
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        columns[f"color{name}"] = mesh.color[:, k] / 255 * top
+        whole = (
+            libe57.IntegerNode(image, 0, 0, top) if type(top) is int else libe57.FloatNode(image, 0.0)
+        )
+        point.set(f"color{name}", whole)
+        limits.set(f"color{name}Minimum", number(type(top)(0)))
+        limits.set(f"color{name}Maximum", number(top))
+    columns["cartesianInvalidState"] = np.arange(len(mesh.coord)) % 2
+    point.set("cartesianInvalidState", libe57.IntegerNode(image, 0, 0, 2))
+    if stated:
+        scan.set("colorLimits", limits)
+    scan.set("points", libe57.CompressedVectorNode(image, point, libe57.VectorNode(image, True)))
+    stored, buffers = [], libe57.VectorSourceDestBuffer()
+    for name, column in columns.items():
+        values = np.rint(column) if type(top) is int and "color" in name else column
+        stored.append(np.ascontiguousarray(values, np.float64))
+        buffers.append(libe57.SourceDestBuffer(image, name, stored[-1], len(column), True, True))
+    file.data3d.append(scan)
+    writer = scan["points"].writer(buffers)
+    writer.write(len(mesh.coord))
+    writer.close()
+    file.close()
+    return path

@@ -13,7 +13,7 @@ from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.scan.make import make_scan
 from bifusion.datasets.scan.units import find_scale
 from bifusion.errors import InputError
-from laser_files import write_e57, write_las
+from laser_files import write_e57, write_e57_colors, write_las
 from room_meshes import room_mesh
 
 FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],UNIT["US survey foot",0.304800609601219]]'
@@ -158,6 +158,18 @@ def test_scans_of_e57_are_placed(tmp_path):
         path.write_bytes(data)
         with pytest.raises(InputError, match="cannot be read as E57"):
             read_mesh_file(path)
+
+
+@pytest.mark.parametrize(
+    ("top", "stated"),
+    [(255, True), (255, False), (1023, True), (65535, True), (65535, False), (1.0, True), (1.0, False),
+     (255.0, True)],
+)  # fmt: skip
+def test_colours_of_e57_are_of_any_type(top, stated, tmp_path):
+    room = room_mesh(0.3)
+    found = read_mesh_file(write_e57_colors(tmp_path / "a.e57", room, top, stated))
+    assert np.array_equal(found.coord, room.coord[::2])
+    assert np.array_equal(found.color, room.color[::2])
 
 
 @pytest.mark.parametrize(

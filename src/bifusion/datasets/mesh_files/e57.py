@@ -1,7 +1,8 @@
 """E57 clouds of laser scanners, read with pye57 (extra `laser`).
 
 Source: ASTM E2807-11: metres; several scans a file, each with its pose in the file's frame; points that
-are marked invalid are none. By custom z is up.
+are marked invalid are none. By custom z is up. Colours are of any type, up to a limit that the scan's
+header may state (`colorLimits`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ POINTS_A_BYTE = 8
 """Even a point of one bit takes an eighth of a byte."""
 COLORS = ("colorRed", "colorGreen", "colorBlue")
 AXES = ("cartesianX", "cartesianY", "cartesianZ")
+SPHERE = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
+INVALID = ("cartesianInvalidState", "sphericalInvalidState")
+SLIGHTLY_MORE = 1e-3
+"""By how much colours of 0 … 1 may exceed 1, from rounding."""
 UNIT_TOLERANCE = 0.01
 """Largest |1 − norm| of a scan's quaternion."""
 
@@ -85,8 +90,48 @@ def _scans(path: Path, file: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]], 
         if not set(COLORS) <= set(header.point_fields):
             bare += header.point_count > 0
             continue
-        found = file.read_scan(index, colors=True, ignore_missing_fields=True)
+        if not any(set(axes) <= set(header.point_fields) for axes in (AXES, SPHERE)):
+            raise InputError(f"{path}: the points of scan {index} have no place; export it again")
+        found = file.read_scan(index, ignore_missing_fields=True)
         coord = np.stack([found[axis] for axis in AXES], axis=1).astype(np.float64)
         if len(coord):
-            parts.append((coord, np.stack([found[name] for name in COLORS], axis=1).astype(np.uint8)))
+            parts.append((coord, _eight_bits(_stored_colors(file, header), _limit(header), path)))
     return parts, bare
+
+
+def _stored_colors(file: Any, header: Any) -> np.ndarray:
+    """(n, 3) float32 of the valid points. pye57 itself takes any colour for one of 8 bits."""
+    kind = SPHERE if not set(AXES) <= set(header.point_fields) else AXES
+    invalid = INVALID[kind == SPHERE]
+    libe57 = _pye57(Path()).libe57
+    stored, buffers = {}, libe57.VectorSourceDestBuffer()
+    for name in (*COLORS, *({invalid} & set(header.point_fields))):
+        stored[name] = np.zeros(header.point_count, np.float32)
+        buffers.append(
+            libe57.SourceDestBuffer(file.image_file, name, stored[name], len(stored[name]), True, True)
+        )
+    header.points.reader(buffers).read()
+    color = np.stack([stored[name] for name in COLORS], axis=1)
+    return color[stored[invalid] == 0] if invalid in stored else color
+
+
+def _limit(header: Any) -> float | None:
+    """The largest value that a colour can have, where the scan says so."""
+    if not header.node.isDefined("colorLimits"):
+        return None
+    limits = header.node["colorLimits"]
+    names = [name for name in (f"{color}Maximum" for color in COLORS) if limits.isDefined(name)]
+    return max((float(limits[name].value()) for name in names), default=None)
+
+
+def _eight_bits(color: np.ndarray, limit: float | None, path: Path) -> np.ndarray:
+    """(n, 3) uint8 of colours of 0 … 1, or of as many bits as the limit, or else the largest, takes."""
+    most = float(color.max(initial=0))
+    top = most if limit is None or not 0 < limit < 2**32 else max(limit, most)
+    if not np.isfinite(color).all() or color.min(initial=0) < 0 or top >= 2**32:
+        raise InputError(f"{path}: has colours that are negative or not finite; export it again")
+    if top <= 1 + SLIGHTLY_MORE:
+        factor = 255.0
+    else:
+        factor = 255 / (2 ** max(8, int(np.ceil(np.log2(top + 1)))) - 1)
+    return np.clip(np.rint(color * np.float32(factor)), 0, 255).astype(np.uint8)
