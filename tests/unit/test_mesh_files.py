@@ -224,6 +224,11 @@ def test_glb_extensions(tmp_path):
         texture["extensions"] = {"KHR_texture_transform": {"scale": [2, 2]}}
 
     refused(with_tree(path, moved), "material 0 by KHR_texture_transform")
+
+    def second(tree) -> None:
+        tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
+
+    refused(with_tree(path, second), "material 0 takes its texture's places from TEXCOORD_1")
     required = ["KHR_materials_unlit", "EXT_meshopt_compression"]
     changed = with_tree(path, lambda tree: tree.update(extensionsRequired=required))
     refused(changed, "requires EXT_meshopt_compression, which is not read")

@@ -185,6 +185,11 @@ def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
                 f"{path}: moves the texture of material {number} by {MOVES_TEXTURES}, which is not "
                 "read; export it without"
             )
+        if texture.get("texCoord", 0) != 0:
+            raise InputError(
+                f"{path}: material {number} takes its texture's places from TEXCOORD_"
+                f"{str(texture['texCoord'])[:20]}, and TEXCOORD_0 is read; export it with one set"
+            )
 
 
 def _load(path: Path) -> tuple[list[Part], list[str]]:
