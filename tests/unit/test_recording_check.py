@@ -1,5 +1,6 @@
 """The check of a recording: what it finds wrong, and that it lets pass what is right."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,23 @@ def test_the_depths_unit_is_told(scale, tmp_path):
     with pytest.raises(InputError, match=f"times nearer with --depth-scale {scale:g}: it is"):
         check_recording(open_recording(folder))
     assert check_recording(open_recording(folder, OpenOptions(depth_scale=scale))).as_read_m < 0.02
+
+
+@pytest.mark.parametrize(("kind", "units"), [("hololens", 1000), ("hololens", 100), ("record3d", 1000)])
+def test_the_poses_unit_is_told(kind, units, tmp_path):
+    walk = made.poses()
+    folder = made.WRITERS[kind](tmp_path, walk)
+    if kind == "hololens":
+        walk[:, :3, 3] *= units
+        np.savetxt(folder / "poses.txt", walk.reshape(len(walk), 16))
+    else:
+        found = json.loads((folder / "metadata.json").read_text())
+        found["poses"] = [[*pose[:4], *(units * place for place in pose[4:])] for pose in found["poses"]]
+        (folder / "metadata.json").write_text(json.dumps(found))
+    unit = {1000: "millimetres", 100: "centimetres"}[units]
+    words = f"nearer with poses in {unit}: .* multiply the translations of its poses by {1 / units:g}"
+    with pytest.raises(InputError, match=words):
+        check_recording(open_recording(folder))
 
 
 def test_depth_that_no_room_has(tmp_path):

@@ -19,6 +19,11 @@ LEAST_M = 0.005
 SHIFTS = (-3, -2, -1, 1, 2, 3)
 FACTORS = (5.0, 0.2, 6.5535, 1 / 6.5535, 10.0, 0.1)
 """TUM's and Replica's units against millimetres, and tenths of them."""
+POSE_UNITS = {"millimetres": 1000.0, "centimetres": 100.0}
+"""Units of poses, which are metres in all layouts, by so many of them a metre."""
+IN_POSES = "poses in "
+FAR_APART_M = 1.0
+"""Nearest frames of a recording in metres are nearer (median); others may have poses in other units."""
 USUAL_M, POSSIBLE_M = (0.3, 8.0), (0.05, 40.0)
 """Median depth of rooms, and beyond which it is none."""
 WELL = 0.03
@@ -112,7 +117,19 @@ def _otherwise(recording: Recording, sampled: Sampled) -> dict[str, float]:
         for factor in FACTORS:
             option = f"--depth-scale {recording.depth_scale / factor:g}"
             found[option] = agreement(recording, sampled, declared, factor)
+    for unit, factor in POSE_UNITS.items() if _apart_m(recording, sampled) > FAR_APART_M else ():
+        # Depth in the poses' unit is as many times farther, and so are the distances of what it shows.
+        found[IN_POSES + unit] = agreement(recording, sampled, declared, factor)
     return {option: value for option, value in found.items() if np.isfinite(value)}
+
+
+def _apart_m(recording: Recording, sampled: Sampled) -> float:
+    """Median distance of the cameras of the pairs; 0 without any."""
+    places = [
+        [recording.cam2world(index)[:3, 3] for index in (pair.first, pair.second)]
+        for pair in sampled.pairs
+    ]
+    return float(np.median([np.linalg.norm(a - b) for a, b in places])) if places else 0.0
 
 
 def _judge_reading(recording: Recording, check: RecordingCheck) -> None:
@@ -123,10 +140,16 @@ def _judge_reading(recording: Recording, check: RecordingCheck) -> None:
     well = value < WELL * check.median_depth_m
     if well and check.as_read_m > CLEARLY * value and check.as_read_m - value > LEAST_M:
         least = "more than " * (check.as_read_m >= FARTHEST_M)
+        remedy = "give that option"
+        if best.startswith(IN_POSES):
+            metres = 1 / POSE_UNITS[best.removeprefix(IN_POSES)]
+            remedy = (
+                f"multiply the translations of its poses by {metres:g}, for which there is no option"
+            )
         raise InputError(
             f"{recording.name}: frames from near places are {least}{check.as_read_m * 1000:.1f} mm "
             f"apart as this {recording.layout} recording was read, and {check.as_read_m / value:.0f} "
-            f"times nearer with {best}: it is not as its layout says, give that option"
+            f"times nearer with {best}: it is not as its layout says, {remedy}"
         )
 
 
@@ -148,7 +171,7 @@ def _lines(recording: Recording, sampled: Sampled, check: RecordingCheck) -> lis
         next_best = min(
             check.otherwise_m[option]
             for option in check.otherwise_m
-            if "shift" not in option and "scale" not in option
+            if not any(other in option for other in ("shift", "scale", IN_POSES))
         )
         lines.append(
             f"{check.pairs} pairs of frames from near places agree to {check.as_read_m * 1000:.1f} mm "
