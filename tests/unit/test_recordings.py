@@ -251,6 +251,17 @@ def test_pictures_of_another_size_than_the_camera(tmp_path):
         open_recording(folder).frame(0)
 
 
+def test_intrinsics_whose_file_names_another_size(tmp_path):
+    folder = made.scannet(tmp_path, made.poses(2))
+    for camera in ("color", "depth"):
+        (folder / "intrinsic" / f"intrinsic_{camera}.txt").unlink()
+        larger = resize_intrinsics(made.K, made.SIZE, (108, 81))
+        made.matrix(folder / "intrinsic" / f"intrinsic_{camera}_108x81.txt", larger)
+    frame = open_recording(folder).frame(0)
+    assert frame.color_camera is not None and frame.depth_camera is not None
+    assert np.allclose(frame.color_camera.K, made.K) and np.allclose(frame.depth_camera.K, made.K)
+
+
 def test_what_is_no_recording(tmp_path):
     refused(tmp_path / "none", "no such file or folder")
     refused(tmp_path, "holds nothing; expected one of these layouts: scannet: color/ depth/")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bifusion.data.checks import check_pose
-from bifusion.datasets.recordings.intrinsics import read_calibration
+from bifusion.datasets.recordings.intrinsics import Calibration, read_calibration
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.errors import InputError
@@ -45,6 +46,21 @@ class PosedImages:
     color_extrinsic: np.ndarray
     """(4, 4) colour camera to the frame that poses speak of; nearly always the identity."""
     depth_extrinsic: np.ndarray
+    color_size: tuple[int, int] | None = None
+    """Width, height of the pictures that `color_K` is for, where its file names them: others are these
+    resized. None: of the pictures as they are; likewise …"""
+    depth_size: tuple[int, int] | None = None
+    """… of the depth images."""
+
+    def color_camera(self) -> Calibration:
+        """Of the colour pictures."""
+        return Calibration(self.color_K, self.color_size, self.color_extrinsic)
+
+    def depth_camera(self) -> Calibration | None:
+        """Of the depth images; None: the colour camera."""
+        if self.depth_K is None:
+            return None
+        return Calibration(self.depth_K, self.depth_size, self.depth_extrinsic)
 
 
 def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedImages:
@@ -71,7 +87,7 @@ def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedI
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
         )
-    depth_file = _camera_file(folder, DEPTH_CAMERA)
+    depth_file, color_size = _camera_file(folder, DEPTH_CAMERA), None
     if color_K is None:
         color_file = _camera_file(folder, COLOR_CAMERA)
         if color_file is None:
@@ -79,7 +95,7 @@ def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedI
             raise InputError(
                 f"{expected}: missing; the posed images need the colour camera's intrinsics"
             )
-        color_K = read_calibration(color_file).K
+        color_K, color_size = read_calibration(color_file).K, _size_in_name(color_file)
     return PosedImages(
         folder=folder,
         frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
@@ -87,6 +103,8 @@ def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedI
         depth_K=read_calibration(depth_file).K if depth_file else None,
         color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
         depth_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_depth.txt",))),
+        color_size=color_size,
+        depth_size=_size_in_name(depth_file) if depth_file else None,
     )
 
 
@@ -162,6 +180,11 @@ def _camera_file(folder: Path, names: tuple[str, ...]) -> Path | None:
             if found:
                 return found[0]
     return None
+
+
+def _size_in_name(path: Path) -> tuple[int, int] | None:
+    match = re.search(r"_([1-9]\d{0,4})x([1-9]\d{0,4})$", path.stem)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _read_extrinsic(path: Path | None) -> np.ndarray:

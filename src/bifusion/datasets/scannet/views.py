@@ -16,10 +16,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from bifusion.data.checks import check_intrinsics, check_pose
+from bifusion.data.checks import check_pose
 from bifusion.data.images import resize_intrinsics
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
-from bifusion.data.view_files import check_turned
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
 from bifusion.datasets.recordings.text_files import read_matrix
@@ -142,9 +141,9 @@ def _read_color(path: Path, images: PosedImages, scan: Scan) -> tuple[np.ndarray
     size = image_size(color)
     if orientation != UPRIGHT:
         scan.notes.append("pictures were turned as their orientation tag says")
-    check_turned(path, orientation, images.color_K, size)
-    where = f"{images.folder}: intrinsics for {path.name}"
-    return color, check_intrinsics(images.color_K, size, where)
+    camera = images.color_camera()
+    camera.check_turned(size, path, orientation)
+    return color, camera.fitted(size, f"{images.folder}: intrinsics for {path.name}")
 
 
 def _depth_camera(
@@ -155,8 +154,12 @@ def _depth_camera(
     depth_size = image_size(depth_m)
     if options.depth_frame == "sensor":
         return sensor_calibration(scan.meta, depth_size)
-    if images.depth_K is not None:
-        return images.depth_K, images.depth_extrinsic
+    if (camera := images.depth_camera()) is not None:
+        if camera.size is None:
+            return camera.K, camera.extrinsic
+        return camera.fitted(
+            depth_size, f"{images.folder}: intrinsics for {frame.name}"
+        ), camera.extrinsic
     assert frame.depth is not None
     _check_aspect(frame.depth, size, depth_size)
     return resize_intrinsics(color_K, size, depth_size), images.depth_extrinsic

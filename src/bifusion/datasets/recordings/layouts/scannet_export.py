@@ -14,7 +14,7 @@ from bifusion.datasets.recordings.file_recording import (
     file_recording,
 )
 from bifusion.datasets.recordings.frame import Z_UP
-from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
+from bifusion.datasets.recordings.intrinsics import given_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.text_files import as_numbers, read_matrix
 from bifusion.datasets.scannet.posed_images import PosedImages, find_posed_images
@@ -49,14 +49,14 @@ def open_scannet_export(folder: Path, options: OpenOptions) -> FileRecording:
 
 
 def _cameras(images: PosedImages) -> Cameras:
-    color = Calibration(images.color_K, None, images.color_extrinsic)
-    if images.depth_K is not None:
-        return Cameras(color, Calibration(images.depth_K, None, images.depth_extrinsic))
+    depth = images.depth_camera()
+    if depth is not None:
+        return Cameras(images.color_camera(), depth)
     if not np.array_equal(images.color_extrinsic, images.depth_extrinsic):
         raise InputError(
             f"{images.folder}: has extrinsics of a depth camera of its own; add its intrinsic_depth.txt"
         )
-    return Cameras(color)
+    return Cameras(images.color_camera())
 
 
 def _pose(path: Path) -> np.ndarray:
