@@ -320,3 +320,18 @@ def test_bytes_behind_the_last_element_are_told(tmp_path):
     path.write_bytes(path.read_bytes() + b"abc")
     with pytest.warns(UserWarning, match="3 bytes behind the last element were not read"):
         assert len(read_mesh(path).faces) == 3
+
+
+@pytest.mark.parametrize(("kind", "red"), [("uchar", "255"), ("float", "1")])
+def test_colours_of_faces_are_those_of_their_vertices(kind, red, tmp_path):
+    """A red and a black triangle share an edge; the last vertex is on none."""
+    lines = ["ply", "format ascii 1.0", "element vertex 5"]
+    lines += [f"property float {axis}" for axis in "xyz"]
+    lines += ["element face 2", "property list uchar int vertex_indices"]
+    lines += [f"property {kind} {channel}" for channel in ("red", "green", "blue")]
+    lines += ["end_header", "0 0 0", "1 0 0", "1 1 0", "0 1 0", "9 9 9"]
+    lines += [f"3 0 1 2 {red} 0 0", "3 0 2 3 0 0 0", ""]
+    (tmp_path / "m.ply").write_text("\n".join(lines))
+    mesh = read_mesh(tmp_path / "m.ply")
+    assert mesh.color.tolist() == [[128, 0, 0], [255, 0, 0], [128, 0, 0], [0, 0, 0], [128, 128, 128]]
+    assert mesh.notes[-1] == "colours are of the faces: vertices have the mean of theirs"

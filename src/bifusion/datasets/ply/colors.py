@@ -17,6 +17,11 @@ SLIGHTLY_MORE = 1e-3
 """By how much colours of 0 … 1 may exceed 1, from rounding."""
 
 
+def has_colors(columns: Columns) -> bool:
+    """Whether an element has colours under one of their names."""
+    return any(stacked(columns, names) is not None for names in NAMES)
+
+
 def read_colors(vertex: Columns, path: Path, comments: Sequence[str], notes: list[str]) -> np.ndarray:
     """(N, 3) uint8 RGB of the vertices; alpha is passed over.
 

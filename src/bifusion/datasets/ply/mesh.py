@@ -9,13 +9,15 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
-from bifusion.datasets.ply.colors import read_colors
+from bifusion.datasets.ply.colors import has_colors, read_colors
 from bifusion.datasets.ply.header import Header, read_header
 from bifusion.errors import InputError
 
 INDEX_NAMES = ("vertex_indices", "vertex_index")
 """What writers call the corners of a face; a single list of whole numbers may be called anything."""
 NORMALS = ("nx", "ny", "nz")
+GREY = 128
+"""Of vertices that nothing gives a colour."""
 
 
 @dataclass
@@ -66,11 +68,16 @@ def read_mesh(path: Path) -> Mesh:
     notes: list[str] = []
     farthest = np.abs(coord).max()
     stored_in = np.float64 if header.encoding == "ascii" else coord.dtype
-    color = read_colors(vertex, path, header.comments, notes)
+    face = elements.get("face", {})
+    faces = _triangles(face, header, len(coord), path, notes)
+    if not has_colors(vertex) and has_colors(face) and len(faces):
+        color = _of_faces(face, len(coord), path, notes)
+    else:
+        color = read_colors(vertex, path, header.comments, notes)
     return Mesh(
         coord=coord.astype(np.float64),
         color=color,
-        faces=_triangles(elements.get("face", {}), header, len(coord), path, notes),
+        faces=faces,
         normal=_normals(vertex),
         spacing=float(np.spacing(farthest.astype(stored_in))) if coord.dtype.kind == "f" else 1.0,
         notes=notes,
@@ -92,6 +99,18 @@ def _normals(vertex: Columns) -> np.ndarray | None:
     normal = normal.astype(np.float64)
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     return normal / length if (np.isfinite(length) & (length > 0)).all() else None
+
+
+def _of_faces(face: Columns, count: int, path: Path, notes: list[str]) -> np.ndarray:
+    """(count, 3) uint8 colours of the vertices, means of those of the faces at each; grey at none."""
+    corners, color = _corner_lists(face, path), read_colors(face, path, (), notes)
+    assert corners is not None
+    of_corner = np.repeat(color, corners.counts, axis=0)
+    faces = np.bincount(corners.items, minlength=count)
+    summed = np.stack([np.bincount(corners.items, one, count) for one in of_corner.T], axis=1)
+    notes.append("colours are of the faces: vertices have the mean of theirs")
+    mean = np.where(faces[:, None] > 0, summed / np.maximum(faces, 1)[:, None], GREY)
+    return np.rint(mean).astype(np.uint8)
 
 
 def _triangles(face: Columns, header: Header, count: int, path: Path, notes: list[str]) -> np.ndarray:
