@@ -189,12 +189,7 @@ class Fusion(nn.Module):
 
     def without_2d(self, f3d_in: Tensor, code: Tensor | None) -> Tensor:
         """(M, D) from U-Net features (M, D3) alone; `code` (M, 64) where FiLM is built."""
-        if code is not None and goes_by_blocks(f3d_in):
-            return self._normalized(by_blocks(self._features_3d, f3d_in, code))
-        f3d = self.head_3d(f3d_in)
-        if self.film is not None and code is not None:
-            nothing = torch.zeros(0, dtype=torch.int64, device=f3d.device)
-            _, f3d = self.film(f3d.index_select(0, nothing), f3d, code, nothing)
+        f3d = self.head_3d(f3d_in) if code is None else by_blocks(self._features_3d, f3d_in, code)
         return self._normalized(f3d)
 
     def forward(
