@@ -37,6 +37,14 @@ def whole_of(given: Any, name: str) -> int:
         raise InputError(f"{name}: found {given!r}, expected a whole number") from error
 
 
+def place_of(given: Any, name: str, count: int, of: str) -> int:
+    """A place among `count` of what `of` says; none is counted from the end."""
+    place = whole_of(given, name)
+    if not 0 <= place < count:
+        raise InputError(f"{name}: found {place}, expected 0 or more and less than {count:,}, the {of}")
+    return place
+
+
 def check_positive(given: Any, name: str, expected: str) -> None:
     """InputError for what is neither None nor a finite number above 0."""
     if given is not None and not (isinstance(given, Real) and 0 < float(given) < math.inf):

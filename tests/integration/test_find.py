@@ -147,6 +147,21 @@ def test_from_python(clip, scene) -> None:
     assert np.array_equal(again.superpoints.similarity, found.superpoints.similarity, equal_nan=True)
 
 
+@pytest.mark.wrong_types
+def test_what_was_found_is_asked_in_words_and_places(tower: WordTower, scene: Path) -> None:
+    found = find_words(open_folder(scene), ["red"], tower, OPTIONS)
+    for ask, message in {
+        lambda: found.best(0): "word: is a int; expected one of the words",
+        lambda: found.superpoints.ranking(1): "word: found 1, expected 0 or more and less than 1, the",
+        lambda: found.superpoints.ranking(-1): "word: found -1, expected 0 or more",
+        lambda: found.superpoints.ranking("red"): "word: found 'red', expected a whole number",
+        lambda: found.write(None): "folder: is a NoneType; expected a path",
+        lambda: found.write("out", most="all"): "most: found 'all', expected a whole number",
+    }.items():
+        with pytest.raises(package.InputError, match=message):
+            ask()
+
+
 def test_registers_are_found_on_the_views(bifusion, clip, scene, tmp_path) -> None:
     called = call(bifusion, clip, scene, "red", "--registers", 2, "--out", tmp_path / "found")
     assert called.status == 2 and "no patch token has a norm above 30" in called.err

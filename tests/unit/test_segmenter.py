@@ -63,6 +63,16 @@ def test_arrays_are_as_documented(segmenter, room):
     assert repr(found) == f"<Segmentation of room: {points:,} points, {told}, {SCANNET20.describe()}>"
 
 
+@pytest.mark.wrong_types
+def test_what_is_no_candidate_has_no_mask(segmenter, room):
+    found = segmenter.predict(room)
+    with pytest.raises(InputError, match="instance: found 'a', expected a whole number"):
+        found.mask("a")
+    for instance in (-1, len(found.scores)):  # −1 stands for none in `instances`
+        with pytest.raises(InputError, match=f"instance: found {instance}, expected 0 or more and less"):
+            found.mask(instance)
+
+
 def test_the_same_scene_however_it_comes(segmenter, room):
     by_path = segmenter.predict(str(room))
     opened = package.open_scene(room)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.arguments import path_of, place_of, text_of, whole_of
 from bifusion.errors import InputError
 from bifusion.inference.segmentation import Segmentation
 
@@ -57,8 +58,10 @@ class Regions:
     """By id, of objects that have one."""
 
     def ranking(self, word: int) -> np.ndarray:
-        """Rows of the regions that are seen, the one that fits word number `word` best first."""
-        similarity = self.similarity[:, word]
+        """Rows of the regions that are seen, the one that fits word number `word` best first. Raises
+        InputError for a number that no word has."""
+        number = place_of(word, "word", self.similarity.shape[1], "number of words")
+        similarity = self.similarity[:, number]
         order = np.argsort(-similarity, kind="stable")
         return order[np.isfinite(similarity[order])]
 
@@ -95,8 +98,8 @@ class Found:
         return self.superpoints.similarity[self.superpoints.of_point, self.number(word)]
 
     def number(self, word: str) -> int:
-        """Place of `word` among `words`."""
-        if word not in self.words:
+        """Place of `word` among `words`. Raises InputError for one that was not searched for."""
+        if text_of(word, "word", "one of the words that were searched for") not in self.words:
             raise InputError(
                 f"word {word!r} was not searched for; searched were {', '.join(self.words)}"
             )
@@ -107,7 +110,8 @@ class Found:
         appears complete or not at all. `most`: only of so many words PLY files and rankings."""
         from bifusion.inference.found_files import write_found
 
-        return write_found(Path(folder), self, most)
+        most = None if most is None else whole_of(most, "most")
+        return write_found(path_of(folder, "folder"), self, most)
 
     def __repr__(self) -> str:
         return f"<Found in {self.name}: {', '.join(self.words[:5])}{', …' * (len(self.words) > 5)}>"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.arguments import path_of
+from bifusion.arguments import path_of, place_of
 from bifusion.inference.export import point_segments, write_result
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult
@@ -52,8 +52,10 @@ class Segmentation:
         return self.result.point_masks()
 
     def mask(self, instance: int) -> np.ndarray:
-        """(N,) bool: the points of one candidate, a row of `masks`."""
-        return np.unpackbits(self.result.masks[instance], count=self.result.num_points).astype(bool)
+        """(N,) bool: the points of one candidate, a row of `masks`. Raises InputError for what is none,
+        −1 among it."""
+        row = place_of(instance, "instance", len(self.scores), "number of candidates")
+        return np.unpackbits(self.result.masks[row], count=self.result.num_points).astype(bool)
 
     @property
     def num_objects(self) -> int:

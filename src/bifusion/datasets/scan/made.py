@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from bifusion.arguments import path_of
 from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import write_scene
 from bifusion.datasets.placement import Placement
@@ -44,7 +45,7 @@ class MadeScan:
         """Writes the scene folder; its views are decoded one at a time. InputError as `write_scene`."""
         scene = self.scene
         write_scene(
-            folder,
+            path_of(folder, "folder"),
             scene,
             segments={},
             views=(scene.views[name] for name in scene.view_names),
