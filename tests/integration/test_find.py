@@ -19,6 +19,7 @@ from bifusion.inference.find import FindOptions, find_words
 from bifusion.inference.found import Instances
 from bifusion.inference.word_tower import WordTower, load_word_tower
 from bifusion.labels.sets import SCANNET20
+from bifusion.sparse.backends import backend_for
 from bifusion.types import SceneResult
 from clip_files import COLOR_CLIP, write_color_clip
 from scene_factory import BOXES, make_tiny_scene
@@ -200,6 +201,15 @@ def test_what_is_wrong_is_said(bifusion, clip, scene, tmp_path) -> None:
         package.find(scene, "red", load_word_tower(str(clip[0]), clip[1]),
                      prediction=Instances(np.zeros(3, np.int64)))  # fmt: skip
     assert other.is_dir()
+
+
+def test_the_command_keeps_freed_memory(bifusion, clip, tmp_path, monkeypatch) -> None:
+    """Each view's activations take the memory of those of the one before."""
+    asked = []
+    backend = backend_for(torch.device("cpu"))
+    monkeypatch.setattr(backend, "keep_freed_memory", lambda: asked.append(True))
+    call(bifusion, clip, tmp_path / "no", "red")
+    assert asked == [True]
 
 
 def test_towers_and_weights_that_cannot_be_had(clip, scene, tmp_path, monkeypatch) -> None:

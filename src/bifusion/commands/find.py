@@ -68,12 +68,14 @@ def find(args: list[str]) -> int:
     """Search a scene for words by CLIP, untrained: rankings, PLY files, a page."""
     wanted = parsing.parse(Find, args, "find", FIND_HELP)
     from bifusion.data.open_scene import open_folder
+    from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.find import FindOptions, find_words, require_views
     from bifusion.labels.sets import get_label_set
     from bifusion.models.towers.clip_text import check_words
     from bifusion.viewer.found import instances_of, show_found, show_with
     from bifusion.viewer.page import write_view
 
+    keep_freed_memory()
     asked = check_words(wanted.words)
     classes = () if wanted.label_set is None else get_label_set(wanted.label_set).class_names
     options = FindOptions(wanted.views, wanted.image_size, wanted.voxel_size_m)
