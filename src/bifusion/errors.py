@@ -1,4 +1,8 @@
-"""What the user is told of bad input. Nothing is imported here: help must not wait for torch."""
+"""What the user is told of bad input. Little is imported here: help must not wait for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 MOST_LETTERS = 10_000
 """Of an error's message."""
@@ -33,3 +37,10 @@ def failure(error: BaseException, what: object) -> str:
         return str(error)
     reason = "it takes more memory than there is" if isinstance(error, MemoryError) else error
     return f"{what}: {reason}"
+
+
+def listing(items: Iterable[str], limit: int = 6) -> str:
+    """ "a, b, c and 4 more"."""
+    items = list(items)
+    more = len(items) - limit
+    return ", ".join(items) if more <= 0 else f"{', '.join(items[:limit])} and {more} more"

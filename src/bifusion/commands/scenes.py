@@ -17,7 +17,7 @@ from bifusion.commands.features import prepare_features
 from bifusion.commands.help import Help, summary_of
 from bifusion.commands.scan import prepare_scan
 from bifusion.commands.telling import say
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.untrusted.screen import Screen
 
 MOST_NOTES = 20
@@ -156,10 +156,7 @@ def _print_notes(notes: dict[str, list[str]], console: Console) -> None:
     for scene, lines in notes.items():
         for line in lines:
             scenes_of.setdefault(line, []).append(scene)
-    lines = []
-    for line, scenes in scenes_of.items():
-        more = f" and {len(scenes) - 3} more" if len(scenes) > 3 else ""
-        lines.append(f"{', '.join(scenes[:3])}{more}: {line}")
+    lines = [f"{listing(scenes, 3)}: {line}" for line, scenes in scenes_of.items()]
     if len(lines) > MOST_NOTES:
         lines[MOST_NOTES:] = [f"… and {len(lines) - MOST_NOTES} lines of this kind more"]
     for line in lines:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.mask3d import Mask3DConfig
@@ -73,8 +73,7 @@ class Conversion:
         lines = []
         for word, names in (("missing", list(self.missing)), ("unexpected", self.unexpected)):
             if names:
-                rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                lines.append(f"{len(names)} {word}: {', '.join(sorted(names)[:_LISTED])}{rest}")
+                lines.append(f"{len(names)} {word}: {listing(sorted(names), _LISTED)}")
         return lines + [f"{name} {shapes}" for name, shapes in self.misshapen.items()]
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bifusion.config import old_names
 from bifusion.config.run import Config, load_config, save_config
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.models.build import build_model
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.runs.check_config import check_config
@@ -48,6 +48,8 @@ CONFIG = "config.json"
 SUMS = "sums.json"
 SUMMED = (WEIGHTS, TRAINING_STATE, HEALTHY)
 FILES = (TRAINING_STATE, HEALTHY, CONFIG, SUMS, WEIGHTS)
+NAMED = 5
+"""Of what is wrong, in a message."""
 LAST, PREVIOUS = "last", "previous"
 TRAIN_AGAIN = (
     "copy it again, use another checkpoint of the run, or resume the run (--resume, resume=True)"
@@ -186,7 +188,8 @@ def check_same_tensors(wanted: dict[str, Tensor], stored: dict[str, Tensor], pat
     matched = len(wanted) - len(missing) - len(reshaped)
     raise InputError(
         f"{path} is a checkpoint of another model: {matched} of {len(wanted)} tensors match; "
-        f"missing: {_some(missing)}; unknown: {_some(unknown)}; other shapes: {_some(reshaped)}. "
+        f"missing: {listing(missing, NAMED) or 'none'}; unknown: {listing(unknown, NAMED) or 'none'}; "
+        f"other shapes: {listing(reshaped, NAMED) or 'none'}. "
         "Use the checkpoint with the recipe it was trained with"
     )
 
@@ -216,13 +219,6 @@ def trained_epochs(checkpoint: Path, config: Config) -> float:
     if (checkpoint / TRAINING_STATE).is_file():
         return load_training_state(checkpoint)["time"]
     return config.trainer.epochs
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def checkpoint_files(folder: Path) -> list[str]:
@@ -282,7 +278,9 @@ def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
     if not isinstance(sums, dict) or not all(map(_is_sum, sums.values())):
         raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
     if unknown := sorted(set(sums) - set(FILES)):
-        raise InputError(f"{path}: names {_some(unknown)}, no file of a checkpoint; {TRAIN_AGAIN}")
+        raise InputError(
+            f"{path}: names {listing(unknown, NAMED)}, no file of a checkpoint; {TRAIN_AGAIN}"
+        )
     unsummed = [name for name in SUMMED if name not in sums and (checkpoint / name).exists()]
     if unsummed or WEIGHTS not in sums:
         lacking = ", ".join(unsummed or [WEIGHTS])

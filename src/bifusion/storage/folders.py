@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.storage.files import (
     beside_of,
     flush,
@@ -82,8 +82,8 @@ def check_replaceable(folder: Path, written: Written) -> None:
     found = sorted(path.name for path in folder.iterdir())
     if found:
         raise InputError(
-            f"{folder}: holds {_some(found)}, and nothing tells that bifusion wrote it; nothing there "
-            "was changed. Move the folder away, or write to another place"
+            f"{folder}: holds {listing(found, NAMED)}, and nothing tells that bifusion wrote it; "
+            "nothing there was changed. Move the folder away, or write to another place"
         )
 
 
@@ -219,8 +219,8 @@ def _check_apart(folder: Path, new: Path, written: Written) -> None:
     taken = [name for name in others if name not in ours and _is_taken(new, name)]
     if taken:
         raise InputError(
-            f"{folder}: {_some(taken)}: not written by bifusion, which would now write a file of that "
-            "name; nothing was changed. Move it away, or write to another place"
+            f"{folder}: {listing(taken, NAMED)}: not written by bifusion, which would now write a file "
+            "of that name; nothing was changed. Move it away, or write to another place"
         )
 
 
@@ -238,8 +238,3 @@ def _is_below(name: str) -> bool:
 def _remove_empty(folder: Path) -> None:
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from bifusion.errors import listing
 from bifusion.studies.comparison.classes import class_table, seen_split, texture_split
 from bifusion.studies.comparison.differences import fusion_differences
 from bifusion.studies.comparison.fixed_gate import beside_fixed_gate
@@ -36,7 +37,6 @@ from bifusion.studies.figures.metrics import (
 )
 from bifusion.studies.figures.model_parts import part_counts
 from bifusion.studies.figures.run import Record, Run
-from bifusion.studies.figures.text import listing
 
 
 def judge_comparison(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from bifusion.errors import listing
 from bifusion.studies.comparison.audit import fact_cards, probe_table
 from bifusion.studies.comparison.charts import all_charts, stages_from
 from bifusion.studies.comparison.gate_charts import SECTION as GATE_SECTION
@@ -13,7 +14,7 @@ from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.generated import SOME_GENERATED
 from bifusion.studies.figures.metrics import Sample, value_at
-from bifusion.studies.figures.text import listing, plural, span
+from bifusion.studies.figures.text import plural, span
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.room_views import RoomViews

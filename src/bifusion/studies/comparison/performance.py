@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from bifusion.errors import listing
 from bifusion.studies.comparison.report import Outcome, Verdict
 from bifusion.studies.comparison.verdicts import indicative, worst
 from bifusion.studies.figures.arms import FIRST_ROLE, MIN_SEEDS, ROLES, Arm, find_role
 from bifusion.studies.figures.fairness import why_more_than_images, why_refused
 from bifusion.studies.figures.metrics import Sample, final_value, latest_value, over_seeds
-from bifusion.studies.figures.text import listing, mean_spread, number, plural, signed
+from bifusion.studies.figures.text import mean_spread, number, plural, signed
 
 DECISIVE = "without_views"
 """The same network, losses and stages without images: only what images add is compared."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bifusion.errors import listing
 from bifusion.models.parts import BY_NAME, is_of_tower
 from bifusion.studies.comparison.report import Cell, Dimension
 from bifusion.studies.figures.arms import Arm, find_role
@@ -28,7 +29,6 @@ from bifusion.studies.figures.model_parts import feature_dims, part_counts
 from bifusion.studies.figures.run import Record, Run
 from bifusion.studies.figures.text import (
     NONE,
-    listing,
     mean_spread,
     millions,
     number,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.errors import listing
 from bifusion.studies.comparison.report import Outcome, Verdict
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
 from bifusion.studies.figures.metrics import (
@@ -21,7 +22,7 @@ from bifusion.studies.figures.metrics import (
     update_counts,
 )
 from bifusion.studies.figures.run import Run
-from bifusion.studies.figures.text import listing, mean_spread, number, plural, signed
+from bifusion.studies.figures.text import mean_spread, number, plural, signed
 
 WORST_FIRST: tuple[Outcome, ...] = (
     "refused",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bifusion.errors import listing
 from bifusion.studies.dose.charts import PART_LABELS, dose_charts
 from bifusion.studies.dose.report import DoseArm, DoseReport
 from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.figures.text import listing, number, plural, signed
+from bifusion.studies.figures.text import number, plural, signed
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.style import Looks
 

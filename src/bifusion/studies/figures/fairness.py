@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bifusion.datasets.check.doubles import room_of
+from bifusion.errors import listing
 from bifusion.labels.label_set import LabelSet, named_differences, require_same_classes
 from bifusion.models.parts import without_tower
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
-from bifusion.studies.figures.text import listing, plural
+from bifusion.studies.figures.text import plural
 
 POINTS = "coord.npy"
 VOXEL_SIZE = ("data", "voxel_size_m")

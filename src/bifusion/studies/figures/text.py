@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from bifusion.studies.figures.metrics import Sample
 
@@ -69,10 +69,3 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def listing(items: Iterable[str], limit: int = 6) -> str:
-    """ "a, b, c and 4 more"."""
-    items = list(items)
-    more = len(items) - limit
-    return ", ".join(items) if more <= 0 else f"{', '.join(items[:limit])} and {more} more"

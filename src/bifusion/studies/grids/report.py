@@ -9,13 +9,14 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
+from bifusion.errors import listing
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.generated import SOME_GENERATED, generated_line
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting
-from bifusion.studies.figures.text import listing, plural
+from bifusion.studies.figures.text import plural
 from bifusion.studies.page.files import StudyReport
 
 RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]

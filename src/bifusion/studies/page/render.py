@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from bifusion.errors import listing
 from bifusion.storage.json_files import embed_json
 from bifusion.studies.figures import text
 from bifusion.studies.page.charts import Chart
@@ -65,7 +66,7 @@ def _environment() -> Environment:
     )
     for how in (text.number, text.signed, text.significant, text.count, text.duration, text.plural):
         environment.filters[how.__name__] = how
-    environment.filters["listing"] = text.listing
+    environment.filters["listing"] = listing
     environment.filters["readable_json"] = lambda value: json.dumps(value, indent=2)
     return environment
 
