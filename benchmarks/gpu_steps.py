@@ -21,7 +21,8 @@ import torch
 from benchmarks import steps
 from benchmarks.gpu_timing import wall
 from bifusion.config.run import Config
-from bifusion.data.dataset import SceneDataset, collate
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
 from bifusion.inference.device import AUTOCAST
 from bifusion.models.build import build_model
 from bifusion.models.folding import for_inference

@@ -23,7 +23,8 @@ from benchmarks.timing import clock, timing_of
 from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
-from bifusion.data.dataset import SceneDataset, collate
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model

@@ -20,7 +20,8 @@ from rich.table import Table
 from torch import nn
 
 from bifusion.config.stages import StageState, Timeline
-from bifusion.data.dataset import SceneDataset, collate
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import load_model
 from bifusion.types import Batch

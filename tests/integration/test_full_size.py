@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import needs
 from bifusion.config.run import Config
-from bifusion.data.dataset import SceneDataset, collate
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.inference.evaluate import evaluate_run

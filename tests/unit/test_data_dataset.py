@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import needs
-from bifusion.data.dataset import Cache, DataConfig, SceneDataset, collate, open_scenes, scene_sample
+from bifusion.data.batching import collate
+from bifusion.data.dataset import Cache, DataConfig, SceneDataset, open_scenes, scene_sample
 from bifusion.data.scene_folder import write_scene
 from bifusion.data.transforms import AugmentConfig, SceneStream
 from bifusion.data.voxels import clean_labels, compact_ids, superpoint_labels, voxelize

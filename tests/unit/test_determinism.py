@@ -7,7 +7,8 @@ threads; `index_select`, `index_add` and `scatter_add` do not. `grid_sample` doe
 import pytest
 import torch
 
-from bifusion.data.dataset import SceneDataset, collate
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
 from bifusion.losses.criterion import Criterion
 from bifusion.models.build import build_model
 from bifusion.step.step import weighted_total

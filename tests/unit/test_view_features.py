@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bifusion.config.run import Config
-from bifusion.data.dataset import SceneDataset, collate
+from bifusion.data.batching import collate
+from bifusion.data.dataset import SceneDataset
 from bifusion.errors import InputError
 from bifusion.models.bifusion import BiFusion
 from bifusion.models.build import build_model

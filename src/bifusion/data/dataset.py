@@ -16,7 +16,7 @@ import tyro
 from bifusion.bounds import Count, Metres, Pixels, PositiveFloat
 from bifusion.changes import MAY_CHANGE
 from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
-from bifusion.data.batching import Sample, collate
+from bifusion.data.batching import Sample
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
@@ -45,16 +45,6 @@ from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
 from bifusion.types import Scene, SceneTruth
-
-__all__ = [
-    "AugmentConfig",
-    "DataConfig",
-    "Sample",
-    "SceneDataset",
-    "build_sample",
-    "collate",
-    "scene_sample",
-]
 
 
 @dataclass

@@ -8,7 +8,7 @@ import math
 from bifusion.config.optim import OptimConfig
 from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Stage, StagePlan, at_once
-from bifusion.data.dataset import AugmentConfig
+from bifusion.data.transforms import AugmentConfig
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.matcher import MatcherConfig
 from bifusion.models.mask3d import Mask3DConfig

@@ -7,7 +7,8 @@ import dataclasses
 from bifusion.config.optim import OptimConfig
 from bifusion.config.run import Config, TrainerConfig
 from bifusion.config.stages import Stage, StagePlan, at_once
-from bifusion.data.dataset import AugmentConfig, DataConfig
+from bifusion.data.dataset import DataConfig
+from bifusion.data.transforms import AugmentConfig
 from bifusion.losses.context import CriterionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.query_decoder import DecoderConfig
