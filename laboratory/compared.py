@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bifusion.datasets.rooms.audit import TEXTURE_CLASSES
+from bifusion.datasets.rooms.config import TEXTURE_CLASSES
 from bifusion.studies.demo import rooms_of
 from bifusion.studies.training_runs.plan import PlannedRun, plan_runs
 

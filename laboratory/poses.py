@@ -23,7 +23,8 @@ from scipy.spatial.transform import Rotation
 from bifusion.data.dataset import DataConfig
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.open_scene import open_folder
-from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
+from bifusion.data.view_agreement import ViewAgreementConfig, find_disagreement
+from bifusion.data.view_fit import ScanSample
 from bifusion.rng import numpy_rng
 
 SHIFTS_M = (0.02, 0.05, 0.1, 0.2, 0.4)

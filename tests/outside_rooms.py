@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.scene_folder import load_scene
+from bifusion.data.view_files import load_view
 from bifusion.labels.sets import SCANNET20
 from my_rooms.data import CAMERA
 from scene_factory import make_tiny_scene

@@ -18,7 +18,7 @@ import untrained_runs
 from bifusion.cli import COMMANDS
 from bifusion.commands.scan import scan
 from bifusion.commands.viewing import view
-from bifusion.data.scene_folder import load_cameras
+from bifusion.data.view_files import load_cameras
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.errors import InputError
 from bifusion.inference.scan_files import FILES

@@ -14,7 +14,8 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 
 from bifusion.cli import main
-from bifusion.data.scene_folder import load_cameras, load_points, load_view, read_offset
+from bifusion.data.scene_folder import load_points, read_offset
+from bifusion.data.view_files import load_cameras, load_view
 
 SIDE, STEP_M = 16, 0.1
 K = np.array([[60.0, 0, 31.5], [0, 60, 23.5], [0, 0, 1]])

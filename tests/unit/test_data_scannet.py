@@ -9,7 +9,8 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 
 import needs
-from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.scene_folder import load_scene
+from bifusion.data.view_files import load_view
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.datasets.shards import Shard

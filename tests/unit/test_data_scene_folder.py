@@ -7,13 +7,8 @@ import pytest
 from PIL import Image
 
 from bifusion.data.dataset import DataConfig, SceneDataset
-from bifusion.data.scene_folder import (
-    load_cameras,
-    load_scene,
-    load_view,
-    scene_files,
-    write_scene,
-)
+from bifusion.data.scene_folder import load_scene, scene_files, write_scene
+from bifusion.data.view_files import load_cameras, load_view
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import Scene

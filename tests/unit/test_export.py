@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from plyfile import PlyData
 
-from bifusion.inference.export import INSTANCES_SCHEMA, point_segments, write_result, written_beside
+from bifusion.inference.export import INSTANCES_SCHEMA, point_segments, write_result
 from bifusion.inference.segmentation import as_segmentation
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import (
@@ -20,6 +20,7 @@ from bifusion.labels.palette import (
     distinct_color,
 )
 from bifusion.labels.sets import SCANNET20, SCANNET200
+from bifusion.storage.files import written_beside
 from bifusion.types import SceneResult
 
 COORD = np.array([[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3], [5, 5, 5]], dtype=np.float32)

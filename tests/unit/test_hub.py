@@ -15,8 +15,9 @@ from huggingface_hub import errors
 import bifusion as package
 import untrained_runs
 from bifusion.errors import InputError
-from bifusion.official.hub import CARD, CONFIG, SUMS, WEIGHTS, push
+from bifusion.official.hub import CARD, push
 from bifusion.official.stores import VARIABLE, HubStore
+from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS
 from bifusion.runs.run_folder import RunStatus
 from bifusion.storage.cache import VARIABLE as CACHE
 from bifusion.storage.json_files import write_json

@@ -9,7 +9,8 @@ from laboratory import nyu
 from PIL import Image
 
 import needs
-from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.scene_folder import load_scene
+from bifusion.data.view_files import load_view
 from bifusion.labels.sets import SCANNET20
 
 REAL_DATA = needs.folder("BIFUSION_REAL_DATA", "data")

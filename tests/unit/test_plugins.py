@@ -23,7 +23,7 @@ from bifusion.models.towers.outside import outside_tower
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
 from bifusion.studies.ablation.run import AblationConfig, plan_ablation
-from bifusion.studies.comparison.run import plan_runs
+from bifusion.studies.training_runs.plan import plan_runs
 from outside_rooms import make_own_rooms
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from bifusion.config.rules import RULES
+from bifusion.config.rules import RULES, RulesConfig
 from bifusion.config.stages import Stage, StagePlan, Timeline, at_once
 from bifusion.errors import InputError
 from bifusion.models.parts import BY_NAME
 from bifusion.recipes import get_recipe
 from bifusion.step.outcome import StepOutcome
-from bifusion.step.rules import Rules, RulesConfig
+from bifusion.step.rules import Rules
 from bifusion.types import DisagreeingView
 from rule_series import EPOCHS, STEPS_PER_EPOCH, replay, steps_of
 

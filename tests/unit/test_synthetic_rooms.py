@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bifusion.data.scene_folder import load_cameras, load_scene, load_view
+from bifusion.data.scene_folder import load_scene
+from bifusion.data.view_files import load_cameras, load_view
 from bifusion.datasets.rooms import (
     GEOMETRY_CLASSES,
     TEXTURE_GROUPS,

@@ -14,9 +14,9 @@ from bifusion.data import view_agreement
 from bifusion.data.batching import collate
 from bifusion.data.dataset import DataConfig, SceneDataset
 from bifusion.data.images import encoder_view
-from bifusion.data.scene_folder import load_scene, load_view
+from bifusion.data.scene_folder import load_scene
 from bifusion.data.view_agreement import ViewAgreementConfig, disagreeing_views, find_disagreement
-from bifusion.data.view_files import load_cameras
+from bifusion.data.view_files import load_cameras, load_view
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth
 from bifusion.labels.sets import SCANNET20
 from bifusion.types import DisagreeingView, View

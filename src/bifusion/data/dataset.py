@@ -29,7 +29,8 @@ from bifusion.data.transforms import (
     jitter_color,
     subvoxel_shift_m,
 )
-from bifusion.data.view_agreement import Disagreements, ScanSample, ViewAgreementConfig
+from bifusion.data.view_agreement import Disagreements, ViewAgreementConfig
+from bifusion.data.view_fit import ScanSample
 from bifusion.data.voxels import (
     Origin,
     SuperpointLabels,

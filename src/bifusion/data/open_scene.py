@@ -8,14 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.scene_folder import (
-    SEGMENT_FILES,
-    load_cameras,
-    load_scene,
-    load_view,
-    read_offset,
-    segment_file,
-)
+from bifusion.data.scene_folder import SEGMENT_FILES, load_scene, read_offset, segment_file
+from bifusion.data.view_files import load_cameras, load_view
 from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet

@@ -19,7 +19,7 @@ import numpy as np
 
 from bifusion.data.checks import check_labels, check_scene
 from bifusion.data.scene_sums import SUMS, write_sums
-from bifusion.data.view_files import load_cameras, load_view, read_cameras, write_views
+from bifusion.data.view_files import load_cameras, read_cameras, write_views
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.storage.files import write_array
@@ -27,22 +27,6 @@ from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View
 from bifusion.untrusted.arrays import load_npy
 from bifusion.untrusted.json_text import read_json
-
-__all__ = [
-    "as_bytes",
-    "load_array",
-    "load_cameras",
-    "load_labels",
-    "load_points",
-    "load_scene",
-    "load_view",
-    "read_description",
-    "read_offset",
-    "scene_complete",
-    "scene_files",
-    "segment_file",
-    "write_scene",
-]
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 """Files with the semantic classes of the two sets that Pointcept's ScanNet folders hold side by side."""

@@ -12,7 +12,8 @@ import numpy as np
 from bifusion import plugins
 from bifusion.data.checks import check_scene, check_view
 from bifusion.data.open_scene import OpenScene
-from bifusion.data.scene_folder import load_labels, load_scene, load_view, segment_file
+from bifusion.data.scene_folder import load_labels, load_scene, segment_file
+from bifusion.data.view_files import load_view
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import Scene, View

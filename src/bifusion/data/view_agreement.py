@@ -19,17 +19,6 @@ from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth, un
 from bifusion.data.view_mistakes import COLOR_MISTAKES, DEPTH_MISTAKES
 from bifusion.types import Batch, DisagreeingView
 
-__all__ = [
-    "DisagreeingView",
-    "Disagreements",
-    "ScanSample",
-    "ViewAgreementConfig",
-    "color_camera",
-    "depth_camera",
-    "disagreeing_views",
-    "find_disagreement",
-]
-
 ENOUGH = 100
 """Points on which colours are compared; with fewer of them nothing is said."""
 FEW = 30

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.scan_agreement import judge_views, look_at_some
-from bifusion.data.scene_folder import load_cameras
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.view_agreement import ViewAgreementConfig
+from bifusion.data.view_files import load_cameras
 from bifusion.datasets.scene_notes import scene_notes
 from bifusion.types import Scene
 

@@ -1,6 +1,6 @@
 """Rules that see an unhealthy training step or trend: spikes before the optimiser acts, trends after.
 
-Their thresholds, with reasons, are in `rules_config.py`; trends are judged in `trends.py`. Rules
+Their thresholds, with reasons, are in `config/rules.py`; trends are judged in `trends.py`. Rules
 remember windows of finite figures of steps that were taken, nothing else, so that neither a NaN nor a
 skipped step can blind them, and a resumed run raises the same alarms.
 """
@@ -18,8 +18,6 @@ from bifusion.step.events import Alarm
 from bifusion.step.outcome import StepOutcome
 from bifusion.step.robust import Latches, Windows, centre_and_spread, finite, median
 from bifusion.step.trends import TRENDS, Finding, weight_sum
-
-__all__ = ["Rules", "RulesConfig"]
 
 OF_A_STAGE = ("path.", "share.", "balance", "gate.", "update.", "conflict.")
 """Series that begin anew with a stage, which trains other parts with other losses."""

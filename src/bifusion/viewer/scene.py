@@ -14,8 +14,9 @@ from bifusion.data.annotation import find_annotation
 from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.scene_folder import load_labels, load_points, segment_file
-from bifusion.data.view_agreement import ScanSample, ViewAgreementConfig, find_disagreement
+from bifusion.data.view_agreement import ViewAgreementConfig, find_disagreement
 from bifusion.data.view_files import load_cameras, load_view
+from bifusion.data.view_fit import ScanSample
 from bifusion.data.voxels import clean_labels
 from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, visible

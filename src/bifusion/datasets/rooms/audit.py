@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bifusion.data.scene_folder import load_cameras, load_scene, load_view
+from bifusion.data.scene_folder import load_scene
+from bifusion.data.view_files import load_cameras, load_view
 from bifusion.datasets.rooms.config import GEOMETRY_CLASSES, TEXTURE_CLASSES, TEXTURE_GROUPS, RoomsConfig
 from bifusion.datasets.rooms.probe import image_features, probe_predictions, voxel_features
 from bifusion.datasets.rooms.rooms import CONFIG_FILE, make_scan

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.storage.json_schema import field_docs
-from bifusion.studies.ablation.report import CellFigures, RunsSample, RunState
+from bifusion.studies.ablation.report import CellFigures, RunsSample
 from bifusion.studies.figures.alarms import SPIKE_RULES, UNSTEADY_RULES, alarms_of
 from bifusion.studies.figures.metrics import (
     final_value,
@@ -20,6 +20,7 @@ from bifusion.studies.figures.metrics import (
     update_counts,
 )
 from bifusion.studies.figures.run import Run, load_run
+from bifusion.studies.grids.report import RunState
 
 FIGURES = field_docs(CellFigures)
 """Figure of a run → what it is."""
