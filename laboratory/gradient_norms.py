@@ -23,7 +23,7 @@ from bifusion.config.stages import StageState, Timeline
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
 from bifusion.losses.criterion import Criterion
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.types import Batch
 
 

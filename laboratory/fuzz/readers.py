@@ -24,8 +24,9 @@ from bifusion.models.towers.clip_architecture import image_tower_size, text_towe
 from bifusion.models.towers.clip_weights import read_image_tower
 from bifusion.official.import_checkpoint import read_checkpoint
 from bifusion.runs.check_config import check_config
-from bifusion.runs.checkpoint import check_intact, load_model, load_training_state
+from bifusion.runs.checkpoint import check_intact, load_training_state
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.trained_model import load_model
 from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.page import render_page
 from bifusion.studies.figures.arms import group_runs

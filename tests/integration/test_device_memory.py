@@ -14,7 +14,7 @@ from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.segmenter import Segmenter
 from bifusion.models.query_decoder import QueryDecoder
 from bifusion.models.unet import ResidualUNet
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.training.trainer import train
 from equality import same
 from tiny_runs import make_tiny_data, tiny_config, without_ramps

@@ -14,7 +14,7 @@ import torch
 
 from bifusion.config.run import save_config
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.storage.json_files import to_json
 from bifusion.training.processes.watch import ENDED_EXIT
 from equality import same

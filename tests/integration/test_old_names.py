@@ -23,7 +23,7 @@ from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.recipes import get_recipe
 from bifusion.recipes.ablations import MEASURES
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.studies.figures.run import load_run
 
 STORED = Path(__file__).parents[1] / "data" / "run_of_old_names.tar.xz"

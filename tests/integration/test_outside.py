@@ -14,7 +14,7 @@ from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.recipes import get_recipe
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.training.trainer import train
 from outside_rooms import make_own_rooms
 from scene_factory import make_tiny_scene

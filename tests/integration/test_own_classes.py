@@ -18,7 +18,7 @@ from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.studies.comparison.run import ComparisonConfig, plan_comparison, write_report
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.train import train_runs

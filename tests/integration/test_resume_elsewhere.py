@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bifusion.config.run import Config, save_config
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config
 

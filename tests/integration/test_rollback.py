@@ -15,13 +15,8 @@ from bifusion.config.guard import GuardConfig
 from bifusion.diagnosis import diagnose, response
 from bifusion.diagnosis.response import Response
 from bifusion.losses.criterion import Criterion
-from bifusion.runs.checkpoint import (
-    HEALTHY,
-    TRAINING_STATE,
-    load_healthy_state,
-    load_model,
-    load_training_state,
-)
+from bifusion.runs.checkpoint import HEALTHY, TRAINING_STATE, load_healthy_state, load_training_state
+from bifusion.runs.trained_model import load_model
 from bifusion.step.step import Stepper
 from bifusion.storage.files import DiskFullError
 from bifusion.training import saving

@@ -10,7 +10,7 @@ import torch
 
 from bifusion.config.run import load_config
 from bifusion.errors import InputError
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.step.runtime import as_launched
 from bifusion.training.trainer import train
 from gloo import run_processes

@@ -12,7 +12,7 @@ import torch
 from bifusion.config.guard import GuardConfig
 from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from bifusion.step.step import Stepper
 from bifusion.training.trainer import train
 from tiny_runs import make_tiny_data, tiny_config

@@ -16,7 +16,7 @@ from torch import Tensor
 import needs
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
 from bifusion.official.models import official_to_ours
-from bifusion.runs.checkpoint import load_model
+from bifusion.runs.trained_model import load_model
 from reference.checks_mask3d import load_case as load_mask3d_case
 from reference.checks_models import load_case, relative_error, weight_by_name
 from reference.test_reference import REFERENCE

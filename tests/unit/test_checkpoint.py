@@ -19,16 +19,10 @@ import torch
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
-from bifusion.runs.checkpoint import (
-    check_intact,
-    find_checkpoint,
-    load_model,
-    load_training_state,
-    load_weights,
-    save_checkpoint,
-)
+from bifusion.runs.checkpoint import check_intact, find_checkpoint, load_training_state, save_checkpoint
 from bifusion.runs.resume_point import find_resume_point, settle
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.trained_model import load_model, load_weights
 from bifusion.storage.checksums import SummedFile
 from bifusion.storage.files import DiskFullError, append_line, free_bytes, locked
 from bifusion.storage.json_files import write_json

@@ -27,7 +27,8 @@ from bifusion.official.import_checkpoint import (
 from bifusion.official.initial_weights import load_backbone
 from bifusion.official.models import official_models
 from bifusion.official.recognition import recognise
-from bifusion.runs.checkpoint import load_model, save_checkpoint
+from bifusion.runs.checkpoint import save_checkpoint
+from bifusion.runs.trained_model import load_model
 from tiny_runs import tiny_config
 
 KIND = "mask3d_scannet20"

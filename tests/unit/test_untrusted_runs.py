@@ -15,7 +15,8 @@ from bifusion.data.scene_folder import scene_complete
 from bifusion.datasets.scannet.scan import read_label_table
 from bifusion.errors import InputError
 from bifusion.inference.segmenter import Segmenter
-from bifusion.runs.checkpoint import check_intact, load_model
+from bifusion.runs.checkpoint import check_intact
+from bifusion.runs.trained_model import load_model
 from bifusion.studies.figures.run import load_run
 from run_factory import FakeRun
 

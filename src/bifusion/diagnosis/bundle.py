@@ -29,7 +29,7 @@ from bifusion.diagnosis.rerun import run_again
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.runs.check_config import check_config
-from bifusion.runs.checkpoint import check_same_tensors
+from bifusion.runs.trained_model import check_same_tensors
 from bifusion.sparse.backends import describe_backend
 from bifusion.step.events import Alarm, Fault
 from bifusion.step.outcome import StepInputs

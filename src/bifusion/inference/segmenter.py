@@ -32,7 +32,8 @@ from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
-from bifusion.runs.checkpoint import find_checkpoint, load_model, trained_epochs
+from bifusion.runs.checkpoint import find_checkpoint, trained_epochs
+from bifusion.runs.trained_model import load_model
 from bifusion.sparse.precision import float32_products
 from bifusion.types import Batch, FusionControl, Prediction, Scene, SceneResult
 

@@ -9,10 +9,11 @@ from typing import Any
 from bifusion.config.run import Config
 from bifusion.diagnosis.response import Response
 from bifusion.official.initial_weights import load_backbone
-from bifusion.runs.checkpoint import HEALTHY, load_weights, save_checkpoint
+from bifusion.runs.checkpoint import HEALTHY, save_checkpoint
 from bifusion.runs.healthy_file import HealthyFile
 from bifusion.runs.resume_point import ResumePoint, find_resume_point, settle
 from bifusion.runs.run_folder import RunFolder
+from bifusion.runs.trained_model import load_weights
 from bifusion.step.step import Stepper
 from bifusion.storage.checksums import WrittenFile
 from bifusion.training.recorder import Progress
