@@ -1,5 +1,6 @@
 """Bad input through the commands themselves: file or argument, what was found, what was expected and
-what to do, exit status 2, no traceback. What `prepare scannet` refuses: tests/unit/test_data_scannet.py.
+what to do, exit status 2, no traceback. What `prepare scannet` refuses:
+tests/unit/test_scannet_bad_input.py.
 """
 
 from __future__ import annotations
