@@ -20,11 +20,7 @@ from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.text_files import inside, read_matrix, read_pose_lines
 from bifusion.errors import InputError
-
-
-def refused(path: Path, words: str, **options) -> None:
-    with pytest.raises(InputError, match=words):
-        open_recording(path, OpenOptions(**options))
+from refused_recordings import refused
 
 
 @pytest.mark.parametrize("kind", made.WRITERS)
