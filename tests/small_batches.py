@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.types import Batch, SceneTruth, Targets
+from bifusion.losses.criterion import Criterion
+from bifusion.types import Batch, Prediction, SceneTruth, Targets
 
 
 def batch_of_superpoints(
@@ -55,3 +56,15 @@ def targets_of(labels: list[int], owners: list[int], num_classes: int = 20) -> T
         semantic = torch.where(owner >= 0, thing[owner.clamp(min=0)] + 2, semantic)
     masks = owner[None] == torch.arange(len(labels))[:, None]
     return Targets(semantic=semantic, masks=masks, labels=thing)
+
+
+def layer_terms(
+    criterion: Criterion, prediction: Prediction, batch: Batch, index: int
+) -> dict[str, Tensor]:
+    """The loss terms of decoder output `index` alone, of those that every output has."""
+    (context,), given = criterion.contexts(prediction, batch, [index]), prediction.optional_outputs()
+    return {
+        name: term.function(prediction, batch, context)
+        for name, term in criterion.terms.items()
+        if term.of_every_output and (term.needs is None or term.needs in given)
+    }

@@ -14,7 +14,7 @@ from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
 from bifusion.models.postprocess import PostprocessConfig, postprocess
 from bifusion.types import Batch, LayerPrediction, Prediction, Targets
-from small_batches import batch_of_superpoints
+from small_batches import batch_of_superpoints, layer_terms
 
 OFFICIAL_WEIGHTS = {"instance_class": 0.5, "mask_bce": 1.0, "mask_dice": 1.0, "score": 0.5}
 OFFICIAL_NAMES = {
@@ -50,7 +50,7 @@ def check_losses(path: Path) -> dict[str, float]:
 
 def _official_numbers(criterion: Criterion, prediction: Prediction, batch: Batch) -> dict[str, float]:
     """Terms and totals under the names of the case: summed over layers and for the last alone."""
-    last_layer = criterion.layer_terms(prediction, batch, len(prediction.layers) - 1)
+    last_layer = layer_terms(criterion, prediction, batch, len(prediction.layers) - 1)
     summed = {name: value for name, value in criterion(prediction, batch).items() if name in last_layer}
     numbers = {}
     for terms, suffix in ((summed, ""), (last_layer, "_last_layer")):

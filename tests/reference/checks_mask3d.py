@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bifusion.models.mask3d import Mask3D
-from bifusion.official.models import official_models, official_to_ours
+from bifusion.official.models import convert, official_models
 from bifusion.types import Batch
 from reference.checks_models import (
     COLOR_MEAN_200,
@@ -28,7 +28,8 @@ def check_mask3d(path: Path) -> dict[str, float]:
     batch, model = load_case(path), official_mask3d(path.parent, len(case["query_points"]))
     with torch.no_grad():
         prediction = model(batch)
-        (query_points,) = model.query_points(batch)
+        (rows,) = model.decoder.choose_queries(batch)
+    query_points = batch.voxel_position_m.index_select(0, rows)
     assert prediction.semantic_logits is None and prediction.query_superpoints is None
     assert query_points.shape == case["query_points"].shape
     return {
@@ -43,7 +44,9 @@ def official_mask3d(folder: Path, queries: int) -> Mask3D:
     official = official_models()[NAME]
     model = Mask3D(official.config, official.labels)
     model.decoder.config.eval_queries = queries
-    model.load_state_dict(official_to_ours(NAME, official_tensors(folder)))
+    converted = convert(NAME, official_tensors(folder))
+    assert converted.complete, converted.problems()
+    model.load_state_dict(converted.state)
     return model.eval()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bifusion.models.oneformer3d import OneFormer3D
-from bifusion.official.models import official_models, official_to_ours
+from bifusion.official.models import convert, official_models
 from bifusion.types import Batch
 
 VOXEL_SIZE_M = 0.02
@@ -49,7 +49,9 @@ def official_model(name: str, folder: Path) -> OneFormer3D:
     tensors = {key: weight_by_name(key, tuple(shape)) for key, shape in shapes.items()}
     official = official_models()[name]
     model = OneFormer3D(official.config, official.labels)
-    model.load_state_dict(official_to_ours(name, tensors))
+    converted = convert(name, tensors)
+    assert converted.complete, converted.problems()
+    model.load_state_dict(converted.state)
     return model.eval()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import needs
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
-from bifusion.official.models import official_to_ours
+from bifusion.official.models import convert
 from bifusion.runs.trained_model import load_model
 from reference.checks_mask3d import load_case as load_mask3d_case
 from reference.checks_models import load_case, relative_error, weight_by_name
@@ -85,7 +85,7 @@ def rearranged(tensors: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
 def test_every_layout_gives_the_same_weights(
     kind: str, tensors: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    expected = official_to_ours(kind, tensors)
+    expected = convert(kind, tensors).state
     for layout in LAYOUTS[kind]:
         changed = rearranged(tensors, layout)
         path = save(kind, changed, tmp_path / "x.pth", legacy=layout == "legacy")

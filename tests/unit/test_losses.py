@@ -13,7 +13,7 @@ from bifusion.losses.terms import LOSS_TERMS, acts_on_fusion, alignment_loss
 from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.types import Batch, FusionTrace, LayerPrediction, Prediction, Targets
 from meta_models import meta_model
-from small_batches import batch_of_superpoints, targets_of
+from small_batches import batch_of_superpoints, layer_terms, targets_of
 
 INSTANCE_TERMS = {"instance_class", "mask_bce", "mask_dice", "score"}
 
@@ -83,7 +83,7 @@ def test_terms_of_an_ordinary_batch():
 def test_terms_are_summed_over_layers():
     prediction, batch, _ = make_case([TWO_INSTANCES], layers=3)
     criterion = Criterion(CriterionConfig(), SCANNET20)
-    layers = [criterion.layer_terms(prediction, batch, i) for i in range(3)]
+    layers = [layer_terms(criterion, prediction, batch, i) for i in range(3)]
     for name, value in criterion(prediction, batch).items():
         if name in INSTANCE_TERMS:
             assert value.item() == pytest.approx(sum(layer[name].item() for layer in layers), rel=1e-6)
@@ -205,8 +205,8 @@ def test_official_dice_scaling():
     plain = Criterion(CriterionConfig(), SCANNET20)
     official = Criterion(CriterionConfig(official_dice_scaling=True), SCANNET20)
     for index, factor in enumerate((4 / 2, 4)):
-        wanted = factor * plain.layer_terms(prediction, batch, index)["mask_dice"].item()
-        found = official.layer_terms(prediction, batch, index)["mask_dice"].item()
+        wanted = factor * layer_terms(plain, prediction, batch, index)["mask_dice"].item()
+        found = layer_terms(official, prediction, batch, index)["mask_dice"].item()
         assert found == pytest.approx(wanted, rel=1e-6)
 
 

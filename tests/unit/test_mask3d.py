@@ -143,13 +143,6 @@ def test_more_queries_than_voxels_repeat_the_first():
     assert furthest_voxels(torch.tensor([[5, 5, 5], [6, 5, 5]]), 4).tolist() == [0, 1, 0, 0]
 
 
-def test_query_points_are_voxel_positions():
-    model, batch = small_model().eval(), two_scenes()
-    points = model.query_points(batch)
-    rows = model.decoder.choose_queries(batch)
-    assert torch.equal(points[1], batch.voxel_position_m[200:][rows[1]])
-
-
 def test_flat_scene_has_a_finite_code():
     code = FourierCode(8)
     position = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 2.5]])

@@ -57,15 +57,6 @@ class Criterion:
                 if term.needs is None or term.needs in given
             }
 
-    def layer_terms(self, prediction: Prediction, batch: Batch, index: int) -> dict[str, Tensor]:
-        """Terms of decoder output `index` alone."""
-        (context,), given = self.contexts(prediction, batch, [index]), prediction.optional_outputs()
-        return {
-            name: term.function(prediction, batch, context)
-            for name, term in self.terms.items()
-            if term.of_every_output and (term.needs is None or term.needs in given)
-        }
-
     def _term(
         self,
         term: LossTerm,

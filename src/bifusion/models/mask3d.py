@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.mask_decoder import MaskDecoder, MaskDecoderConfig
@@ -60,9 +58,3 @@ class Mask3D(Model):
         # with the voxels' coordinates, so that the host waits for a device once for both
         sizes = level_sizes(batch, strides, voxels.maps.survey)
         return self.decoder(self.unet.pyramid(voxels), batch, sizes)
-
-    def query_points(self, batch: Batch) -> list[Tensor]:
-        """(Q, 3) metres a scene: where its queries start, in the frame of `voxel_position_m`."""
-        rows = self.decoder.choose_queries(batch)
-        scene = batch.voxel_coords[:, 0]
-        return [batch.voxel_position_m[scene == b].index_select(0, r) for b, r in enumerate(rows)]

@@ -138,20 +138,6 @@ def convert(name: str, tensors: Mapping[str, np.ndarray | Tensor]) -> Conversion
     return result
 
 
-def official_to_ours(name: str, tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, Tensor]:
-    """Complete state dict of our network from the official one, for `load_state_dict(strict=True)`.
-
-    Arguments as `convert`.
-
-    Raises:
-        InputError: name unknown, or tensors missing, unexpected or of another shape; lists them.
-    """
-    result = convert(name, tensors)
-    if not result.complete:
-        raise InputError(f"not the weights of {name}:\n  " + "\n  ".join(result.problems()))
-    return result.state
-
-
 def _swap_rows(state: dict[str, Tensor], classes: tuple[int, int]) -> None:
     first, second = classes
     for key in _SEMANTIC_HEAD:
