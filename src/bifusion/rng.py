@@ -27,6 +27,6 @@ def numpy_rng(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *names)))
 
 
-def torch_rng(seed: int, *names: str | int, device: str = "cpu") -> torch.Generator:
-    """Torch generator of the stream called `names`."""
-    return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
+def torch_rng(seed: int, *names: str | int) -> torch.Generator:
+    """Torch generator, on the CPU, of the stream called `names`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *names))

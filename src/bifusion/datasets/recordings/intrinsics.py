@@ -92,9 +92,9 @@ def given_intrinsics(given: Path | str | Sequence[float] | np.ndarray) -> Calibr
     return Calibration(_matrix(np.asarray(given, float), "intrinsics"))
 
 
-def find_intrinsics(folder: Path, names: Sequence[str] = NAMES) -> Calibration | None:
-    """The camera in the first of the files `names` that `folder` has; None if it has none."""
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+def find_intrinsics(folder: Path) -> Calibration | None:
+    """The camera in the first of the files NAMES that `folder` has; None if it has none."""
+    found = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     return None if found is None else read_calibration(found)
 
 

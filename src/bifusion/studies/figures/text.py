@@ -16,9 +16,9 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else NONE
 
 
-def signed(value: float, digits: int = 3) -> str:
+def signed(value: float) -> str:
     """With its sign, a true minus."""
-    return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else NONE
+    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else NONE
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -50,9 +50,9 @@ def millions(value: int) -> str:
     return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
 
 
-def plural(value: int, one: str, many: str | None = None) -> str:
+def plural(value: int, one: str) -> str:
     """ "1 epoch", "3 epochs"."""
-    return f"{value:,} {one if value == 1 else many or one + 's'}"
+    return f"{value:,} {one if value == 1 else one + 's'}"
 
 
 def span(values: Collection[int], one: str | None = None) -> str:
