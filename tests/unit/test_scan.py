@@ -162,6 +162,8 @@ def test_what_is_found_out_is_said_and_kept(tmp_path: Path) -> None:
     assert heard == made.lines
     for words in ("millimetres", "up is", "far from the origin"):
         assert any(words in line for line in heard)
+    with pytest.raises(InputError, match="folder: is a NoneType; expected a path"):
+        made.write_scene(None)
     made.write_scene(tmp_path / "scene")
     assert np.abs(read_offset(tmp_path / "scene")).max() > 1e5
     again = open_made(tmp_path / "scene", Telling())
