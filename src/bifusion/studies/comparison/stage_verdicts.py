@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from bifusion.errors import listing
 from bifusion.studies.comparison.report import Verdict
 from bifusion.studies.comparison.verdicts import indicative
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
@@ -21,7 +22,7 @@ from bifusion.studies.figures.metrics import (
     value_at,
 )
 from bifusion.studies.figures.run import Run, StageSpan
-from bifusion.studies.figures.text import listing, mean_spread, number, plural
+from bifusion.studies.figures.text import mean_spread, number, plural
 
 LIKE_BASELINE = 1.5
 """Gradient norms scatter like the baseline's up to this multiple of its scatter."""
