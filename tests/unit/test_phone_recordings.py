@@ -241,6 +241,24 @@ def made_of(path: Path, data: bytes) -> Path:
     return path
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_stray_whose_beginning_was_cut_off(whole, tmp_path):
+    """Rows and depth of frames 5 to 9, and a video of these, or of all."""
+    folder = phones.stray(tmp_path / "r", made.poses(5))
+    table = folder / "odometry.csv"
+    for k in reversed(range(5)):
+        table.write_text(table.read_text().replace(f", {k:06d},", f", {k + 5:06d},"))
+        for name in ("depth", "confidence"):
+            (folder / name / f"{k:06d}.png").rename(folder / name / f"{k + 5:06d}.png")
+    if whole:
+        phones.video(folder / "rgb.mp4", [phones.large(k) for k in (*[9] * 5, *range(5))])
+    recording = open_recording(folder)
+    assert len(recording) == 5
+    for index in (0, 4):
+        color = recording.frame(index).color
+        assert color is not None and np.abs(color - phones.large(index).astype(int)).mean() < 4
+
+
 def test_strays_that_lack_something(tmp_path, monkeypatch):
     walk = made.poses(4)
     folder = phones.stray(tmp_path / "r", walk)

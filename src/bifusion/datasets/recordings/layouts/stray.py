@@ -58,7 +58,7 @@ def open_stray(folder: Path, options: OpenOptions) -> FileRecording:
         raise InputError(f"{path}: has a row without time or frame number; export the recording again")
     given = None if options.intrinsics is None else given_intrinsics(options.intrinsics)
     own = _own_cameras(columns, path) if given is None else [None] * len(times)
-    colors, size = _colors(folder, len(times))
+    colors, size = _colors(folder, numbers.astype(int))
     depths, sure = (numbered(folder / name, (".png",)) for name in ("depth", "confidence"))
     files = [
         FrameFiles(f"{k:06d}", colors.get(k), depths.get(k), sure.get(k), time, K=K, size=size)
@@ -113,8 +113,11 @@ def _camera_matrix(path: Path) -> np.ndarray:
     return K
 
 
-def _colors(folder: Path, count: int) -> tuple[dict[int, Path | Part], tuple[int, int]]:
-    """Colour by number, pictures or frames of the video, and the size that intrinsics are for."""
+def _colors(folder: Path, numbers: np.ndarray) -> tuple[dict[int, Path | Part], tuple[int, int]]:
+    """Colour by number, pictures or frames of the video, and the size that intrinsics are for.
+
+    Where the beginning of a recording was cut off, its video begins with the first row's number.
+    """
     pictures = numbered(folder / FRAMES, COLOR_ENDINGS)
     if pictures:
         return {**pictures}, SIZE
@@ -122,5 +125,7 @@ def _colors(folder: Path, count: int) -> tuple[dict[int, Path | Part], tuple[int
     if not path.is_file():
         raise InputError(f"{path}: missing; the recording needs it, or {FRAMES}/ with its frames")
     video = Video(path)
-    frames = range(min(len(video), count))
-    return {k: Part(path, f"frame {k}", partial(video.read, k)) for k in frames}, video.size
+    cut = len(video) <= min(len(numbers) + 1, numbers.max())
+    first = int(numbers[0]) if cut else 0
+    frames = range(min(len(video), int(numbers.max()) - first + 1))
+    return {first + k: Part(path, f"frame {k}", partial(video.read, k)) for k in frames}, video.size
