@@ -95,15 +95,15 @@ def _scans(path: Path, file: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]], 
         found = file.read_scan(index, ignore_missing_fields=True)
         coord = np.stack([found[axis] for axis in AXES], axis=1).astype(np.float64)
         if len(coord):
-            parts.append((coord, _eight_bits(_stored_colors(file, header), _limit(header), path)))
+            parts.append((coord, _eight_bits(_stored_colors(path, file, header), _limit(header), path)))
     return parts, bare
 
 
-def _stored_colors(file: Any, header: Any) -> np.ndarray:
+def _stored_colors(path: Path, file: Any, header: Any) -> np.ndarray:
     """(n, 3) float32 of the valid points. pye57 itself takes any colour for one of 8 bits."""
     kind = SPHERE if not set(AXES) <= set(header.point_fields) else AXES
     invalid = INVALID[kind == SPHERE]
-    libe57 = _pye57(Path()).libe57
+    libe57 = _pye57(path).libe57
     stored, buffers = {}, libe57.VectorSourceDestBuffer()
     for name in (*COLORS, *({invalid} & set(header.point_fields))):
         stored[name] = np.zeros(header.point_count, np.float32)
