@@ -69,7 +69,10 @@ def test_every_published_model_is_recognised(kind: str):
 
 
 @pytest.mark.parametrize("kind", official_models())
-@pytest.mark.parametrize("leading", ["", "model.", "net.", "model.module.", "ema_model.module."])
+@pytest.mark.parametrize(
+    "leading",
+    ["", "model.", "net.", "model.module.", "ema_model.module.", "student.", "a.segmentor.net."],
+)
 def test_every_published_model_is_recognised_behind_any_attribute(kind: str, leading: str):
     names = {name: leading + name.removeprefix("model.") for name in official_names(kind)}
     found = recognise([*names.values(), "n_averaged"], Path("x"))
@@ -82,6 +85,15 @@ def test_of_two_copies_the_average_is_left_out_and_named():
     found = recognise([*copies, *names, "extra.weight"], Path("x"))
     assert found.places == {**{name: name for name in names}, "extra.weight": "extra.weight"}
     assert found.notes == ["weights under 'model.' taken, not those under 'ema.model.'"]
+
+
+def test_of_ema_pytorchs_copies_the_trained_one_is_taken():
+    names = [name.removeprefix("model.") for name in official_names(KIND)]
+    found = recognise(
+        [f"{copy}.{n}" for n in names for copy in ("ema_model", "online_model")] + ["initted"], Path("x")
+    )
+    assert set(found.places.values()) == {f"online_model.{name}" for name in names}
+    assert found.notes == ["weights under 'online_model.' taken, not those under 'ema_model.'"]
 
 
 WRAPPED = {

@@ -15,7 +15,8 @@ from bifusion.official.models import OfficialModel, official_models
 from bifusion.torch_files.state_dicts import is_averaged
 
 LEADING = ("model", "module", "net", "network", "ema", "ema_model", "model_ema", "averaged_model")
-"""Attributes under which training code keeps the network; Lightning's is the first."""
+"""Attributes under which training code keeps the network; Lightning's is the first. Official names are
+compared without them."""
 COUNTERS = ("n_averaged", "num_updates", "steps", "step", "decay", "initted")
 """What classes that average weights keep among them."""
 A_COPY = 0.5
@@ -38,14 +39,11 @@ def recognise(names: Sequence[str], path: Path) -> Recognised:
 
     Raises InputError if no name is known.
     """
-    groups: dict[str, dict[str, str]] = defaultdict(dict)
-    for name in names:
-        leading, core = _split(name)
-        groups[leading][core] = name
+    groups = {kind: _grouped(names, official) for kind, official in _official_cores().items()}
     matches = [
-        (len(official.keys() & groups[leading].keys()), not is_averaged(leading), kind, leading)
+        (len(official.keys() & groups[kind][leading].keys()), not is_averaged(leading), kind, leading)
         for kind, official in _official_cores().items()
-        for leading in groups
+        for leading in groups[kind]
     ]
     hits, _, kind, chosen = max(matches, default=(0, False, "", ""), key=lambda match: match[:2])
     if hits == 0:
@@ -60,8 +58,8 @@ def recognise(names: Sequence[str], path: Path) -> Recognised:
     ]  # fmt: skip
     official = _official_cores()[kind]
     places = {}
-    for leading in groups.keys() - set(copies):
-        for core, name in groups[leading].items():
+    for leading in groups[kind].keys() - set(copies):
+        for core, name in groups[kind][leading].items():
             known = leading == chosen and core in official
             if known or core.rpartition(".")[2] not in COUNTERS:
                 places[official[core] if known else name] = name
@@ -80,6 +78,19 @@ def _cores_of(model: OfficialModel) -> dict[str, str]:
     with torch.device("meta"):
         names = [model.official_name(ours)[0] for ours in model.build().state_dict()]
     return {_split(name)[1]: name for name in names}
+
+
+def _grouped(names: Sequence[str], official: dict[str, str]) -> dict[str, dict[str, str]]:
+    """What stands before names → the rest of the name → name. Whatever attributes a network lay behind,
+    the rest is an official name where it can be one, the longest."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        words = name.split(".")
+        ends = (".".join(words[first:]) for first in range(len(words)))
+        core = next((end for end in ends if end in official), None)
+        leading, core = _split(name) if core is None else (name.removesuffix(core), core)
+        groups[leading][core] = name
+    return groups
 
 
 def _split(name: str) -> tuple[str, str]:
