@@ -162,6 +162,54 @@ def test_tables_that_make_none(tmp_path, content, message):
         read_table(tmp_path / "rooms.csv", "rooms")
 
 
+def test_spaces_after_separators_belong_to_nothing(tmp_path):
+    (tmp_path / "rooms.csv").write_text('name, kind, id\n"wall, white", stuff, 3\nlamp, thing, 5\n')
+    labels, unused = read_table(tmp_path / "rooms.csv", "rooms")
+    wall, lamp = LabelClass("wall, white", "stuff", id=3), LabelClass("lamp", id=5)
+    assert labels == LabelSet("rooms", (wall, lamp)) and not unused
+
+
+@pytest.mark.parametrize("column", ["Kind", "kinds", "KIND ", "colour"])
+def test_columns_that_are_nearly_ours_are_not_passed_over(tmp_path, column):
+    (tmp_path / "rooms.csv").write_text(f"name,{column}\nwall,\nlamp,\n")
+    with pytest.raises(InputError, match=f"column '{column}' is unknown .did you mean"):
+        read_table(tmp_path / "rooms.csv", "rooms")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"stuff_classes": ["wall"]}, "stuff_classes: found 'wall', expected a whole number"),
+        ({"stuff_classes": [2]}, "stuff_classes: found 2; expected numbers of classes, 0 … 1"),
+        ({"stuff_classes": [-1]}, "stuff_classes: found -1"),
+        ({"source_ids": [1]}, "source_ids: has 1 entries for 2 class_names"),
+        ({"source_ids": [1, 2, 3]}, "source_ids: has 3 entries"),
+        ({"source_ids": [1.0, 2.0]}, "source_ids: found 1.0, expected a whole number"),
+        ({"colors": [(1, 2, 3)]}, "colors: has 1 entries"),
+        ({"colors": [(0.5, 0.5, 0.5)] * 2}, "colors: found 0.5, expected a whole number"),
+        ({"colors": [(1, 2, 3, 4)] * 2}, "colors: found .*; expected red, green, blue"),
+        ({"group_of": {"door": "head"}}, "group_of: 'door' is none of class_names"),
+    ],
+)
+@pytest.mark.wrong_types
+def test_columns_that_do_not_fit_the_names(columns, message):
+    with pytest.raises(InputError, match=message):
+        LabelSet.of("own", ["wall", "lamp"], **columns)
+
+
+def test_columns_may_be_numpys():
+    ids, colors = np.array([3, 5]), np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    made = LabelSet.of("own", ["wall", "lamp"], ids, np.array([0]), colors=colors)
+    wall = LabelClass("wall", "stuff", (1, 2, 3), 3)
+    assert label_set_from_json(json.loads(labels_text(made)), "x") == made
+    assert made.classes == (wall, LabelClass("lamp", "thing", (4, 5, 6), 5))
+
+
+def test_names_that_look_alike_are_one_name():
+    with pytest.raises(InputError, match="classes 0, 1 are all called"):
+        LabelSet.of("own", ["T\u00fcr", "Tu\u0308r", "lamp"])
+
+
 @pytest.mark.parametrize(
     ("encoding", "said"),
     [("latin-1", "maybe in Latin-1"), ("utf-16", "but in UTF-16: save it as UTF-8")],

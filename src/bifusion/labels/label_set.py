@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from bifusion.arguments import require, text_of
+from bifusion.arguments import require, text_of, whole_of
 from bifusion.errors import InputError
 
 Kind = Literal["stuff", "thing"]
@@ -61,19 +62,35 @@ class LabelSet:
         group_of: dict[str, str] | None = None,
     ) -> LabelSet:
         """The set from columns: classes in order, the numbers of those that are stuff, and for each
-        class its id, its colour and, by name, its group."""
+        class its id, its colour and, by name, its group.
+
+        Raises InputError naming the column that does not fit the names.
+        """
         text_of(name, "name")
         several = isinstance(class_names, Iterable) and not isinstance(class_names, str)
         require(several, class_names, "class_names", "a list of names")
+        class_names = [text_of(one, "class_names", "names") for one in class_names]
+        require(isinstance(stuff_classes, Iterable), stuff_classes, "stuff_classes", "a list of numbers")
+        stuff = {whole_of(one, "stuff_classes") for one in stuff_classes}
+        _require_places(stuff, len(class_names))
+        for column, values in (("source_ids", source_ids), ("colors", colors)):
+            if values is not None and len(values) != len(class_names):
+                raise InputError(
+                    f"{column}: has {len(values)} entries for {len(class_names)} class_names; expected "
+                    "one for each"
+                )
+        require(group_of is None or isinstance(group_of, dict), group_of, "group_of", "name → group")
         groups = group_of or {}
+        if unknown := [one for one in groups if one not in class_names]:
+            raise InputError(f"group_of: {unknown[0]!r} is none of class_names")
         return cls(
             name,
             tuple(
                 LabelClass(
                     name=text,
-                    kind="stuff" if index in stuff_classes else "thing",
-                    color=None if colors is None else colors[index],
-                    id=None if source_ids is None else source_ids[index],
+                    kind="stuff" if index in stuff else "thing",
+                    color=None if colors is None else _whole_color(colors[index]),
+                    id=None if source_ids is None else whole_of(source_ids[index], "source_ids"),
                     group=groups.get(text),
                 )
                 for index, text in enumerate(class_names)
@@ -153,6 +170,23 @@ def require_same_classes(
         )
 
 
+def _require_places(stuff: set[int], number: int) -> None:
+    """InputError for numbers of classes that there are not, which would be things without a word."""
+    if wrong := sorted(place for place in stuff if not 0 <= place < number):
+        raise InputError(
+            f"stuff_classes: found {wrong[0]}; expected numbers of classes, 0 … {number - 1}"
+        )
+
+
+def _whole_color(color: Sequence[int]) -> Color:
+    """Python's own numbers, also of numpy's, as JSON takes no others."""
+    require(isinstance(color, Iterable) and not isinstance(color, str), color, "colors", "RGB each")
+    channels = [whole_of(channel, "colors") for channel in color]
+    if len(channels) != 3:
+        raise InputError(f"colors: found {channels}; expected red, green, blue of 0 … 255")
+    return channels[0], channels[1], channels[2]
+
+
 def is_plain(text: str) -> bool:
     """Whether a name can stand in a line of a file, a table or a page."""
     return bool(text.strip()) and text.isprintable()
@@ -161,6 +195,8 @@ def is_plain(text: str) -> bool:
 def _problem(classes: tuple[LabelClass, ...]) -> str | None:
     """What is wrong with the classes of a set; None: nothing."""
     for index, one in enumerate(classes):
+        if not isinstance(one, LabelClass) or not isinstance(one.name, str):
+            return f"class {index} is {one!r}; expected a LabelClass with a name"
         where = f"class {index} {one.name!r}"
         if not is_plain(one.name):
             return f"{where}: expected a name of one line"
@@ -182,10 +218,12 @@ def _problem(classes: tuple[LabelClass, ...]) -> str | None:
 
 
 def _repetition(classes: tuple[LabelClass, ...]) -> str | None:
-    names, ids = Counter(one.name for one in classes), Counter(one.id for one in classes)
+    # What looks the same on a page is the same name, however its accents are encoded.
+    looks = [unicodedata.normalize("NFC", one.name.strip()) for one in classes]
+    names, ids = Counter(looks), Counter(one.id for one in classes)
     name, count = names.most_common(1)[0]
     if count > 1:
-        at = [index for index, one in enumerate(classes) if one.name == name]
+        at = [index for index, look in enumerate(looks) if look == name]
         return f"classes {', '.join(map(str, at))} are all called {name!r}; expected each name once"
     if None in ids and len(ids) > 1:
         without = next(one.name for one in classes if one.id is None)

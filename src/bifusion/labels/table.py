@@ -9,6 +9,7 @@ from typing import Any
 from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
+from bifusion.spelling import did_you_mean
 from bifusion.untrusted.names import brief
 from bifusion.untrusted.tables import read_rows
 
@@ -24,7 +25,8 @@ def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
 
     A colour is #rrggbb or three numbers 0 … 255. Raises InputError naming file, line and column.
     """
-    columns, rows = read_rows(path, "\t" if path.suffix == ".tsv" else ",", "expected .csv or .tsv")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    columns, rows = read_rows(path, delimiter, "expected .csv or .tsv")
     separated = "separated by commas (.csv) or tabs (.tsv)"
     if len(columns) == 1 and (others := [sign for sign in SEPARATORS if sign in columns[0]]):
         found = SEPARATORS[others[0]]
@@ -35,9 +37,26 @@ def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
             f"{path}: has the columns {found}; expected name and, if wanted, {', '.join(COLUMNS[1:])}, "
             f"{separated}"
         )
+    _refuse_near_misses(columns, path)
     classes = [_class(row, f"{path}, line {line}") for line, row in rows]
     labels = label_set_from_json({"name": name, "classes": classes}, str(path))
     return labels, [column for column in columns if column not in COLUMNS]
+
+
+def _refuse_near_misses(columns: list[str], path: Path) -> None:
+    """InputError for a column whose name is nearly one of ours, or there twice: it would say nothing,
+    and every class would be a thing without a word."""
+    for column in columns:
+        lacking = [name for name in COLUMNS if name not in columns]
+        meant = did_you_mean(column.strip().lower(), lacking) if column not in COLUMNS else ""
+        exact = column.strip().lower() in lacking
+        if exact or meant:
+            told = f" (did you mean {column.strip().lower()!r}?)" if exact else meant
+            raise InputError(
+                f"{path}: column {column!r} is unknown{told}; known are {', '.join(COLUMNS)}"
+            )
+        if column in COLUMNS and columns.count(column) > 1:
+            raise InputError(f"{path}: has several columns {column!r}; expected one")
 
 
 def _class(row: dict[str | Any, Any], where: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def read_rows(
     """
     text = read_text(path, advice=advice)
     try:
-        lines = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter)
+        lines = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         return list(lines.fieldnames or []), [(lines.line_num, row) for row in lines]
     except csv.Error as error:
         raise InputError(f"{path}: cannot be read as a table ({error}); {advice}") from None
