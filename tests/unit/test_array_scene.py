@@ -212,6 +212,14 @@ def test_registered_depth_of_another_size_takes_the_color_camera(room):
     assert np.allclose(made.depth_K, view.depth_K) and made.depth_cam2world is made.color_cam2world
 
 
+def test_what_is_masked_is_no_measurement(room):
+    coord, color = np.ma.array(room["coord"]), room["color"]
+    assert len(bifusion.make_scene(coord, color).coord) == len(coord)  # nothing is masked
+    coord[3] = np.ma.masked
+    with pytest.raises(InputError, match="coord: 3 of .* numbers are masked; .*leave those points out"):
+        bifusion.make_scene(coord, color)
+
+
 def test_a_small_scan_warns(room):
     with pytest.warns(UserWarning, match="coord: the scan is 0.24 m across"):
         bifusion.make_scene(room["coord"] / 10, room["color"])

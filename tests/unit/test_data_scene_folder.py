@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from bifusion.data.dataset import DataConfig, SceneDataset
-from bifusion.data.scene_folder import load_scene, scene_files, write_scene
+from bifusion.data.scene_folder import as_bytes, load_scene, scene_files, write_scene
 from bifusion.data.view_files import load_cameras, load_view
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20, SCANNET200
@@ -243,3 +243,45 @@ def test_unknown_view_and_missing_cameras(folder):
     (folder / "views" / "cameras.npz").write_bytes(b"PK")
     with pytest.raises(InputError, match="cameras.npz: not a readable .npz"):
         load_scene(folder, SCANNET20)
+
+
+# ------------------------------------------------------------------------------ arrays of other software
+
+
+def test_coordinates_that_float32_would_move_are_refused(folder):
+    coord = np.load(folder / "coord.npy").astype(np.float64)
+    np.save(folder / "coord.npy", coord + (9_000, 0, 0))  # moved by less than a millimetre
+    assert np.allclose(load_scene(folder, SCANNET20).coord, coord + (9_000, 0, 0), atol=1e-3)
+    np.save(folder / "coord.npy", coord * 30_000)  # in another unit, which is told elsewhere
+    assert load_scene(folder, SCANNET20).coord.max() > 30_000
+    far = coord + (500_000, 4_000_000, 100)
+    far[0] = 0  # a stray point
+    np.save(folder / "coord.npy", far)
+    with pytest.raises(InputError, match=r"coord.npy: holds float64 up to 4,000,00\d .*steps of 0.25;"):
+        load_scene(folder, SCANNET20)
+
+
+@pytest.mark.parametrize("name", ["segment20", "instance", "superpoint"])
+def test_labels_that_are_not_finite_are_named(folder, name):
+    values = np.load(folder / f"{name}.npy").astype(np.float64)
+    values[3] = np.nan
+    np.save(folder / f"{name}.npy", values)
+    with pytest.raises(InputError, match=f"{name}.npy: .*not finite; expected whole ones, −1 for none"):
+        load_scene(folder, SCANNET20)
+
+
+@pytest.mark.parametrize(
+    ("color", "message"),
+    [
+        (np.float32([[1, 1, 1]]), "from 1.0 to 1.0; .*multiply colours of 0 … 1 by 255"),
+        (np.float32([[-1, 0.5, 1]]), "add 1, multiply by 127.5"),
+        (np.uint16([[0, 257, 65535]]), "divide 16-bit colours by 257"),
+    ],
+)
+def test_colors_of_other_ranges_are_told_apart(color, message):
+    with pytest.raises(InputError, match=message):
+        as_bytes(color, "color")
+
+
+def test_black_is_black_in_floats_too():
+    assert as_bytes(np.zeros((2, 3)), "color").tolist() == [[0, 0, 0]] * 2

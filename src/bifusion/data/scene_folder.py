@@ -34,6 +34,8 @@ SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 ARRAYS = ("coord", "color", "normal", "segment20", "segment200", "instance", "superpoint")
 """What a scene.json without a list of files was written with."""
 FORMAT_VERSION = 1
+KEPT_M = 1e-3
+"""Most that a coordinate may move when it becomes float32."""
 
 
 def segment_file(labels: LabelSet) -> str:
@@ -256,14 +258,36 @@ def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
     """`array` as `dtype` where its values allow it."""
     if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: holds {array.dtype}; expected {np.dtype(dtype)}")
+    whole = np.issubdtype(dtype, np.integer)
+    if whole and not np.isfinite(array).all():
+        raise InputError(f"{path}: holds numbers that are not finite; expected whole ones, −1 for none")
     converted = array.astype(dtype)
-    if np.issubdtype(dtype, np.integer) and not np.array_equal(converted, array):
+    if whole and not np.array_equal(converted, array):
         raise InputError(f"{path}: holds {array.dtype} values that do not fit {np.dtype(dtype)}")
+    if not whole:
+        _require_kept(array, converted, path)
     return converted
 
 
+def _require_kept(array: np.ndarray, converted: np.ndarray, path: Path) -> None:
+    """InputError where float32 moves coordinates, as it does those of map projections."""
+    with np.errstate(invalid="ignore"):  # what is not finite is told by name elsewhere
+        moved = np.abs(converted.astype(np.float64) - array) > KEPT_M
+    if not moved.any():
+        return
+    low, high = np.percentile(array, (5, 95), axis=0)  # whatever stray points there are
+    furthest = float(np.abs(array[moved]).max())
+    if np.abs(low + high).max() / 2 > (high - low).max():  # not only large, as in millimetres
+        raise InputError(
+            f"{path}: holds {array.dtype} up to {furthest:,.0f} from zero, where float32 has steps of "
+            f"{np.spacing(np.float32(furthest)):.2g}; subtract an offset of whole metres from points "
+            "and poses, and write it into scene.json as offset_m: what is predicted gets it back"
+        )
+
+
 def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
-    """`color` as uint8, if it is of 0 … 255; means with fractions are rounded, and it is said.
+    """`color` as uint8, if it is of 0 … 255; means with fractions are rounded, and it is said. Floats of
+    0 … 1 are no such colours, though each be 0 or 1.
 
     `where`: what errors call it.
     """
@@ -275,10 +299,17 @@ def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
         return color.astype(np.uint8)
     whole = np.round(color)
     fractions = not np.array_equal(color, whole)
-    if not (color.min() >= 0 and color.max() <= 255) or (fractions and color.max() <= 1):
+    low, high = color.min(), color.max()
+    of_one = color.dtype.kind == "f" and 0 < high <= 1
+    if not (low >= 0 and high <= 255) or of_one:
+        remedy = "multiply colours of 0 … 1 by 255"
+        if color.dtype.kind == "f" and -1 <= low < 0 and high <= 1:
+            remedy = "colours of −1 … 1: add 1, multiply by 127.5"
+        elif color.dtype.kind != "f" and low >= 0 and high <= 65535:
+            remedy = "divide 16-bit colours by 257"
         raise InputError(
-            f"{where}: holds {color.dtype} from {color.min()} to {color.max()}; expected uint8, or "
-            "numbers of 0 … 255 (multiply colours of 0 … 1 by 255)"
+            f"{where}: holds {color.dtype} from {low} to {high}; expected uint8, or "
+            f"numbers of 0 … 255 ({remedy})"
         )
     if fractions:
         name = where.name if isinstance(where, Path) else where

@@ -97,7 +97,13 @@ def label_set_of(labels: Any) -> LabelSet:
 
 
 def as_array(values: Any, name: str, dtype: type | None = None) -> np.ndarray:
-    """What numpy makes of an argument; InputError naming it where that is nothing."""
+    """What numpy makes of an argument; InputError naming it where that is nothing, and where a masked
+    array hides some of it: what lies under a mask is no measurement."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(
+            f"{name}: {np.ma.count_masked(values)} of {values.size} numbers are masked; expected none: "
+            "leave those points out"
+        )
     try:
         return np.asarray(values, dtype=dtype)
     except (ValueError, TypeError, RuntimeError) as error:
