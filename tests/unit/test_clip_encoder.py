@@ -260,6 +260,14 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         ClipEncoder(small_config(layers=4, blocks=4, pretrained=path))
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = visual_state(open_clip_tower())
+    state["visual.conv1.weight"] *= torch.nan
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"'visual.conv1.weight' in .*x.pt holds .* not finite"):
+        ClipEncoder(small_config(pretrained=str(tmp_path / "x.pt")))
+
+
 def test_openai_weights_need_quick_gelu(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--model.tower.architecture ViT-B-16-quickgelu"):
         ClipEncoder(ClipConfig(architecture="ViT-B-16", pretrained="openai"))

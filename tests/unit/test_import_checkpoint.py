@@ -165,6 +165,16 @@ def test_tensors_of_nothing_known(tmp_path: Path):
         read_checkpoint(path)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path):
+    tensors = some_tensors()
+    name = next(name for name in tensors if name.endswith("decoder_norm.weight"))
+    tensors[name] = tensors[name] * torch.nan
+    with pytest.raises(
+        InputError, match="1 of 3 tensors hold .* not finite .first: decoder.norm.weight"
+    ):
+        read_checkpoint(saved(tensors, tmp_path))
+
+
 def test_file_without_tensors(tmp_path: Path):
     path = tmp_path / "x.pt"
     torch.save({"epoch": 3}, path)

@@ -63,7 +63,8 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
         weights: which of the state dicts in a file, by the keys that lead to it ("ema_state_dict");
             None: the weights as trained, averages where there is nothing else.
 
-    Raises InputError if it cannot be read or holds no network that is known here.
+    Raises InputError if it cannot be read, holds no network that is known here, or one of weights that
+    are not finite.
     """
     path = Path(path)
     if path.is_dir() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
@@ -72,6 +73,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
         tensors = tensors.renamed({short: name for name, short in unwrapped(tensors).items()})
         found = recognise(list(tensors), path)
         conversion = convert(found.kind, tensors.renamed(found.places))
+    _require_finite(path, conversion)
     config, official = get_recipe(found.kind), official_models()[found.kind]
     data = dataclasses.replace(config.data, label_set=official.labels.name, labels=official.labels)
     config = dataclasses.replace(config, model=official.config, data=data)
@@ -137,6 +139,16 @@ def print_conversion(imported: Imported, console: Console) -> None:
     console.print(table)
     for note in imported.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _require_finite(path: Path, conversion: Conversion) -> None:
+    """InputError for weights that would make every prediction nothing, without a word."""
+    broken = [name for name, tensor in conversion.state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{path}: {len(broken)} of {len(conversion.state)} tensors hold numbers that are not finite "
+            f"(first: {broken[0]}): the training that wrote it had failed; take an earlier checkpoint"
+        )
 
 
 # ------------------------------------------------------------------------------------------ sources

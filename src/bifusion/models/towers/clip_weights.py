@@ -246,7 +246,7 @@ def fit_tensors(
     """The tensors of a read tower by our names, float32; positions resized to our square grid.
 
     Raises:
-        InputError: one of `own` is missing or has another shape.
+        InputError: one of `own` is missing, has another shape or is not finite.
     """
     return {name: _fit(name, tensor, tower, path, architecture) for name, tensor in own.items()}
 
@@ -268,5 +268,10 @@ def _fit(name: str, own: Tensor, tower: dict[str, Tensor], path: Path, architect
         raise InputError(
             f"tower.pretrained: 'visual.{theirs}' in {path} has shape {tuple(found.shape)}, "
             f"{architecture} expects {tuple(own.shape)}; choose the file's architecture"
+        )
+    if not found.isfinite().all():
+        raise InputError(
+            f"tower.pretrained: 'visual.{theirs}' in {path} holds numbers that are not finite: the "
+            "training that wrote it had failed; take another file"
         )
     return found
