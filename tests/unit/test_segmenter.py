@@ -174,6 +174,29 @@ def test_arrays_of_a_scene_are_checked(segmenter, room):
             segmenter.predict(dataclasses.replace(opened, **changes))
 
 
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coord": [[0.0, 0.0, 0.0]]}, "scene bare: coord is a list; expected a numpy array"),
+        ({"superpoint": None}, "superpoint is a NoneType; .*make_scene .*computes superpoints"),
+    ],
+)
+def test_a_bare_scene_of_anything_but_arrays_is_named(segmenter, room, changes, message):
+    arrays = {name: np.load(room / f"{name}.npy") for name in ("coord", "color", "superpoint")}
+    with pytest.raises(InputError, match=message):
+        segmenter.predict(Scene("bare", **{**arrays, **changes}))
+
+
+def test_a_bare_scene_in_millimetres_is_told(segmenter, room, caplog):
+    arrays = {name: np.load(room / f"{name}.npy") for name in ("coord", "color", "superpoint")}
+    segmenter.predict(Scene("bare", **arrays))
+    assert "millimetres" not in caplog.text
+    arrays["coord"] = arrays["coord"] * 1000
+    segmenter.predict(Scene("bare", **arrays))
+    assert "scene bare: the scan is 2,4" in caplog.text and "likely in millimetres" in caplog.text
+
+
 def test_a_model_without_semantic_head_gives_the_class_of_the_instance():
     masks = np.packbits(np.array([[1, 1, 0, 0], [0, 1, 1, 0]], dtype=bool), axis=1)
     result = SceneResult("room", 4, masks, np.array([5, 3], np.int16), np.array([0.9, 0.4], np.float32))

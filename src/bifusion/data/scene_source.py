@@ -194,6 +194,14 @@ class OneScene:
 
 def _checked(scene: Scene, where: str) -> Scene:
     """`scene` in the types of ours; InputError for whatever is wrong with it."""
+    arrays = {n: getattr(scene, n) for n in ("coord", "color", "superpoint")}
+    optional = {n: getattr(scene, n) for n in ("normal", "segment", "instance")}
+    for name, array in (arrays | {n: a for n, a in optional.items() if a is not None}).items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(
+                f"{where}: {name} is a {type(array).__name__}; expected a numpy array "
+                "(bifusion.make_scene takes anything that numpy does, and computes superpoints)"
+            )
     if scene.color.dtype != np.uint8:
         raise InputError(f"{where}: color holds {scene.color.dtype}; expected uint8")
     check_scene(scene, where)

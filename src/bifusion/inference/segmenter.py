@@ -50,6 +50,8 @@ class _Asked:
     where: str
     offset_m: np.ndarray
     notes: list[str]
+    judged: bool = False
+    """Whether its unit and upright were looked at when it was opened or made."""
 
 
 class Segmenter:
@@ -115,7 +117,7 @@ class Segmenter:
         """
         asked = self._asked(scene, scale, up)
         given = asked.scenes.scene(asked.name)
-        if not isinstance(asked.scenes, OneScene):  # what comes in the hand has been judged
+        if not asked.judged:
             warn_of_points(asked.where, given)
         data = self.config.data
         sample = scene_sample(asked.scenes, asked.name, data, SceneStream(0, 0, asked.name))
@@ -163,7 +165,8 @@ class Segmenter:
             )
         opened = scene if isinstance(scene, OpenScene) else OpenScene(**vars(scene))
         one = OneScene(scene, read_views=self.config.data.max_views > 0)
-        return _Asked(one, scene.name, f"scene {scene.name}", opened.offset_m, opened.notes)
+        judged = isinstance(scene, OpenScene)  # a bare Scene is as its arrays came
+        return _Asked(one, scene.name, f"scene {scene.name}", opened.offset_m, opened.notes, judged)
 
     def _asked_folder(self, folder: Path) -> _Asked:
         dataset, index = dataset_of(folder, self.config.data)
