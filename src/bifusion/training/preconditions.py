@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from contextlib import suppress
 from itertools import pairwise
+
+import numpy as np
 
 from bifusion.config.run import Config, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
-from bifusion.data.scene_folder import segment_file
+from bifusion.data.scene_folder import load_points, segment_file
 from bifusion.data.scene_source import SceneFolders
+from bifusion.datasets.placement import extent_note
 from bifusion.errors import InputError
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
 from bifusion.runs.run_data import RunData, data_of, read_data
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.same_run import check_same_run
+
+_logger = logging.getLogger("bifusion.training")
 
 
 def check_data(dataset: SceneDataset, config: Config) -> None:
@@ -43,6 +50,27 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
         raise InputError(
             f"{scenes.place}: {found}, but {config.name} is trained with images; prepare the scenes "
             "with views (--posed-images), or train the recipe that ends in _without_views"
+        )
+
+
+def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
+    """Says before the hours of a training what of its scene folders is seldom meant: a unit that is not
+    the metre, by the first scene; nothing to validate on."""
+    scenes, held_out = training.scenes, validation.scenes
+    if not isinstance(scenes, SceneFolders) or not isinstance(held_out, SceneFolders):
+        return
+    with suppress(InputError):  # told where the scene is loaded
+        coord, _, _ = load_points(scenes.folder / scenes.names[0])
+        finite = bool(np.isfinite(coord).all())
+        by = "multiplying coordinates and poses by"
+        note = extent_note(coord, lambda factor: f"{by} {factor:g}") if finite else None
+        if note:
+            _logger.warning("%s: %s", scenes.where(scenes.names[0], "coord"), note)
+    if not any(held_out.has_labelled_points(name) for name in held_out.names):
+        _logger.warning(
+            "%s: no point of its %d scenes has a class, so nothing is validated: there will be no mIoU",
+            held_out.place,
+            len(held_out.names),
         )
 
 

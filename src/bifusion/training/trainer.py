@@ -47,7 +47,13 @@ from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
 from bifusion.training.memory import measured, room_for_update
-from bifusion.training.preconditions import check_data, check_devices, check_folder, check_stages
+from bifusion.training.preconditions import (
+    check_data,
+    check_devices,
+    check_folder,
+    check_stages,
+    warn_of_data,
+)
 from bifusion.training.processes import group
 from bifusion.training.processes.agreement import model_facts, require_agreement, starting_facts
 from bifusion.training.processes.watch import Watch
@@ -124,6 +130,8 @@ class Trainer:
         check_data(self.dataset, config)
         self.batches = EpochBatches(self.dataset, config, fabric)
         self.val_loader = validation_loader(config, max_views=config.data.max_views)
+        if fabric.is_global_zero:
+            warn_of_data(self.dataset, self.val_loader.dataset)
         check_devices(len(self.dataset), fabric.world_size)
         self.batches_per_epoch = len(self.batches.left(0, 0))
         """Of the run; all processes have a share of each."""
