@@ -53,8 +53,8 @@ def rms_and_max(features: Tensor) -> tuple[Tensor, Tensor]:
     if features.numel() == 0:
         return features.new_zeros(()), features.new_zeros(())
     norm = torch.linalg.vector_norm(features)
-    largest = torch.linalg.vector_norm(features, ord=torch.inf)
-    return norm / features.numel() ** 0.5, largest
+    lowest, highest = torch.aminmax(features)  # the norm of order infinity takes ten times as long
+    return norm / features.numel() ** 0.5, torch.maximum(lowest.abs(), highest.abs())
 
 
 @torch.no_grad()
