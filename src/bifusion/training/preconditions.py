@@ -55,7 +55,7 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
 
 def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
     """Says before the hours of a training what of its scene folders is seldom meant: a unit that is not
-    the metre, by the first scene; nothing to validate on."""
+    the metre, by the first scene; no objects; nothing to validate on."""
     scenes, held_out = training.scenes, validation.scenes
     if not isinstance(scenes, SceneFolders) or not isinstance(held_out, SceneFolders):
         return
@@ -66,6 +66,13 @@ def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
         note = extent_note(coord, lambda factor: f"{by} {factor:g}") if finite else None
         if note:
             _logger.warning("%s: %s", scenes.where(scenes.names[0], "coord"), note)
+    if not any((scenes.folder / name / "instance.npy").is_file() for name in scenes.names):
+        _logger.warning(
+            "%s: none of its %d scenes has an instance.npy, so no objects are learned: there will be no "
+            "AP",
+            scenes.place,
+            len(scenes.names),
+        )
     if not any(held_out.has_labelled_points(name) for name in held_out.names):
         _logger.warning(
             "%s: no point of its %d scenes has a class, so nothing is validated: there will be no mIoU",
