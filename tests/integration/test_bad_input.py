@@ -110,7 +110,8 @@ SCENES: dict[str, tuple[Damage, list[str]]] = {
     "colours of 0 … 1": (change("color.npy", lambda a: a / 255.0), ["color.npy", "multiply"]),
     "NaN coordinate": (change("coord.npy", put((3, 1), np.nan)), ["coord.npy", "not finite", "remove"]),
     "infinite coordinate": (change("coord.npy", put((3, 1), np.inf)), ["coord.npy", "not finite"]),
-    "huge coordinate": (change("coord.npy", put((3, 1), 1e30)), ["voxel_size_m", "in metres?"]),
+    "huge coordinate": (change("coord.npy", put((3, 1), 1e11)), ["voxel_size_m", "in metres?"]),
+    "coordinate of no scan": (change("coord.npy", put((3, 1), 1e30)), ["coord.npy", "beyond 1e+12"]),
     "damaged description": (cut("scene.json", 9), ["scene.json: not valid JSON", "prepare"]),
     "pose with a scale": (
         camera("color_cam2world", lambda a: a * np.array([2, 2, 2, 1])),

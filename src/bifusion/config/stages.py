@@ -164,18 +164,19 @@ def same_start(plan: StagePlan, one: int, other: int, until: float) -> bool:
             return True
         if first != other_first:
             return False
-        if end != other_end and (min(end, other_end) < until or not _is_constant(stage)):
+        shorter = min(end, other_end)
+        if end != other_end and (shorter < until or _moves(stage, (until - first) / (shorter - first))):
             return False
     return True
 
 
-def _is_constant(stage: Stage) -> bool:
-    """Whether nothing moves within the stage."""
+def _moves(stage: Stage, share: float) -> bool:
+    """Whether anything moves within the first `share` of the stage."""
     ramps = (
         *stage.trains.values(), *stage.weights.values(), stage.gate_scale, stage.tower_gradient_scale,
     )  # fmt: skip
-    frees_alpha = stage.fixed_alpha is not None and 0 < stage.fixed_alpha_until < 1
-    return all(ramp.end <= 0 for ramp in ramps) and not frees_alpha
+    frees_alpha = stage.fixed_alpha is not None and 0 < stage.fixed_alpha_until < min(share, 1)
+    return frees_alpha or any(ramp.end > 0 and ramp.begin < share for ramp in ramps)
 
 
 def _bounds(stages: tuple[Stage, ...], epochs: int) -> list[tuple[int, int]]:
