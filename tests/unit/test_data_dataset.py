@@ -271,7 +271,12 @@ def test_non_finite_coordinate_of_a_foreign_folder(root, tmp_path):
 def test_missing_split_and_empty_split(tmp_path):
     with pytest.raises(InputError, match="train: no such folder"):
         SceneDataset(config(tmp_path), "train", 0, training=True)
-    (tmp_path / "train" / ".half.writing-1").mkdir(parents=True)
+    for name in ("Val", "training"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"train: no such folder.*; {tmp_path} holds Val, training$"):
+        SceneDataset(config(tmp_path), "train", 0, training=True)
+    for name in (".half.writing-1", "__MACOSX", "@eaDir"):
+        (tmp_path / "train" / name).mkdir(parents=True)
     with pytest.raises(InputError, match="train: holds no scene folder"):
         SceneDataset(config(tmp_path), "train", 0, training=True)
 

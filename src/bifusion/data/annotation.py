@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.scene_folder import load_labels
+from bifusion.data.scene_folder import load_labels, scene_folders
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
 
@@ -82,7 +82,7 @@ def _say(text: str) -> None:
 
 def _look(folder: Path, labels: LabelSet) -> list[LabelledScene]:
     """Some scenes of a split, as far as they are annotated."""
-    scenes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    scenes = scene_folders(folder)
     chosen = scenes[:: max(1, -(-len(scenes) // LOOKED_AT))]
     found = [look_at_scene(scene, labels) for scene in chosen]
     return [scene for scene in found if scene is not None]

@@ -26,6 +26,7 @@ from bifusion.storage.files import write_array
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View
 from bifusion.untrusted.arrays import load_npy
+from bifusion.untrusted.files import is_leftover
 from bifusion.untrusted.json_text import read_json
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
@@ -41,6 +42,12 @@ KEPT_M = 1e-3
 def segment_file(labels: LabelSet) -> str:
     """Name of the file with a scene's semantic classes in the order of `labels`."""
     return SEGMENT_FILES.get(labels.name, "segment.npy")
+
+
+def scene_folders(split: Path) -> list[Path]:
+    """The scene folders in a split's, by name; none where it is not there. Those that are still being
+    written begin with a dot, and archives leave some of their own."""
+    return sorted(path for path in split.glob("*") if path.is_dir() and not is_leftover(path))
 
 
 def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True) -> Scene:

@@ -12,9 +12,9 @@ import numpy as np
 from bifusion import plugins
 from bifusion.data.checks import check_scene, check_view
 from bifusion.data.open_scene import OpenScene
-from bifusion.data.scene_folder import load_labels, load_scene, segment_file
+from bifusion.data.scene_folder import load_labels, load_scene, scene_folders, segment_file
 from bifusion.data.view_files import load_view
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import Scene, View
 
@@ -51,11 +51,12 @@ class SceneFolders:
         self.folder, self.labels, self.read_views = folder, labels, read_views
         self.place = str(folder)
         if not folder.is_dir():
+            there = listing(sorted(path.name for path in folder.parent.glob("[!.]*")), 4)
             raise InputError(
                 f"{folder}: no such folder; expected scene folders there (`bifusion prepare` makes them)"
+                + (f"; {folder.parent} holds {there}" if there else "")
             )
-        # Folders that are still being written begin with a dot.
-        self.names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+        self.names = [path.name for path in scene_folders(folder)]
         if not self.names:
             raise InputError(
                 f"{folder}: holds no scene folder; expected at least one (`bifusion prepare` makes them)"

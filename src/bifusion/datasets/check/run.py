@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bifusion.data.scene_folder import SEGMENT_FILES
+from bifusion.data.scene_folder import SEGMENT_FILES, scene_folders
 from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
@@ -133,7 +133,7 @@ def _scenes(data: Path) -> tuple[Path, list[Path], list[Finding]]:
     if any((data / name).exists() for name in ("coord.npy", "color.npy", "scene.json")):
         return data.resolve().parent.parent, [data], []
     splits = [data / split for split in SPLITS if (data / split).is_dir()]
-    folders = [folder for split in splits or [data] for folder in _below(split)]
+    folders = [folder for split in splits or [data] for folder in scene_folders(split)]
     if not folders:
         raise InputError(
             f"{data}: holds no scene folder; expected some there, or in its train/ and val/ "
@@ -141,17 +141,12 @@ def _scenes(data: Path) -> tuple[Path, list[Path], list[Finding]]:
         )
     if not splits:
         return data.resolve().parent, folders, []
-    lacking = [split for split in ("train", "val") if not _below(data / split)]
+    lacking = [split for split in ("train", "val") if not scene_folders(data / split)]
     found = [
         warning(f"{data / split}: holds no scene; training needs some in train/ and in val/")
         for split in lacking
     ]
     return data, folders, found
-
-
-def _below(split: Path) -> list[Path]:
-    """Folders that are still being written begin with a dot."""
-    return sorted(path for path in split.glob("[!.]*") if path.is_dir())
 
 
 def _label_sets(
