@@ -151,6 +151,24 @@ def test_archives_that_swell_or_are_encrypted(tmp_path):
         load_npz(path)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_text_beyond_unicode_is_refused(order, tmp_path):
+    """Python ends in a SystemError where such text is used."""
+    text = np.array(["a name", "x"]).astype(f"{order}U6")
+    np.savez(tmp_path / "good.npz", names=text)
+    assert load_npz(tmp_path / "good.npz")["names"].tolist() == ["a name", "x"]
+    broken = np.frombuffer(text.tobytes(), f"{order}u4").copy()
+    broken[1] = 0x110000
+    np.save(tmp_path / "bad.npy", broken.view(f"{order}U6"))
+    np.savez(tmp_path / "bad.npz", names=broken.view(f"{order}U6"))
+    with pytest.raises(InputError, match="bad.npy: holds what is no text; copy it again"):
+        load_npy(tmp_path / "bad.npy")
+    with pytest.raises(
+        InputError, match="bad.npz: not a readable .npz .'names.npy' holds what is no text"
+    ):
+        load_npz(tmp_path / "bad.npz")
+
+
 def test_arrays_come_back_as_they_were_written(tmp_path):
     arrays = {
         "names": np.array(["a", "bü"]),

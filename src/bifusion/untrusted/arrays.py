@@ -4,6 +4,7 @@ no array here has). What a header declares must be what the file holds, before m
 from __future__ import annotations
 
 import math
+import sys
 import tokenize
 import zipfile
 from collections.abc import Collection
@@ -58,9 +59,12 @@ def load_npy(path: Path, *, missing: str = MISSING, advice: str = ADVICE) -> np.
             raise InputError(f"{path}: truncated or no .npy file ({error}); {advice}") from None
         if header.bytes == 0:  # nothing to map
             return np.zeros(header.shape, header.dtype)
-        return np.memmap(
+        array = np.memmap(
             file, header.dtype, "r", offset=header.begin, shape=header.shape, order=header.order
         )
+    if not _is_text_or_numbers(array):
+        raise InputError(f"{path}: holds what is no text; {advice}")
+    return array
 
 
 def load_npz(
@@ -101,12 +105,22 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as stream:
         data = stream.read(entry.file_size)  # no more than was counted, whatever it swells to
     header = _read_header(BytesIO(data), len(data))
-    flat = (
+    flat: np.ndarray = (
         np.frombuffer(data, header.dtype, math.prod(header.shape), header.begin)
         if header.bytes
         else np.zeros(math.prod(header.shape), header.dtype)
     )
+    if not _is_text_or_numbers(flat):
+        raise _Malformed(f"{entry.filename[:60]!r} holds what is no text")
     return flat.reshape(header.shape, order="F" if header.fortran else "C").copy()
+
+
+def _is_text_or_numbers(array: np.ndarray) -> bool:
+    """Whether text has characters alone: numpy hands on what is none, and Python breaks on it later."""
+    if array.dtype.kind != "U":
+        return True
+    codes = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+    return int(codes.max(initial=0)) <= sys.maxunicode
 
 
 def _read_header(file: BytesIO | BinaryIO, size: int) -> _Header:
