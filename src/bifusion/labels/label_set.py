@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from bifusion.arguments import require, text_of, whole_of
 from bifusion.errors import InputError
 
@@ -55,10 +57,10 @@ class LabelSet:
         cls,
         name: str,
         class_names: Sequence[str],
-        source_ids: Sequence[int] | None = None,
-        stuff_classes: Sequence[int] = (),
+        source_ids: Sequence[int] | np.ndarray | None = None,
+        stuff_classes: Sequence[int] | np.ndarray = (),
         *,
-        colors: Sequence[Color] | None = None,
+        colors: Sequence[Color] | np.ndarray | None = None,
         group_of: dict[str, str] | None = None,
     ) -> LabelSet:
         """The set from columns: classes in order, the numbers of those that are stuff, and for each
@@ -178,7 +180,7 @@ def _require_places(stuff: set[int], number: int) -> None:
         )
 
 
-def _whole_color(color: Sequence[int]) -> Color:
+def _whole_color(color: Sequence[int] | np.ndarray) -> Color:
     """Python's own numbers, also of numpy's, as JSON takes no others."""
     require(isinstance(color, Iterable) and not isinstance(color, str), color, "colors", "RGB each")
     channels = [whole_of(channel, "colors") for channel in color]
