@@ -91,6 +91,23 @@ def test_a_null_where_none_is_written_is_refused(tmp_path, key):
         load_run(path.parent)
 
 
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"tower": 0.5}, "'tower'.*found 0.5"),
+        ({"unet": {"planes": 32}}, "'planes'.*found 32"),
+        ({"fusion": {"dim": "256"}}, "'dim'.*found '256'"),
+    ],
+)
+def test_a_configuration_of_another_shape_is_refused(tmp_path, model, named):
+    path = FakeRun().write(tmp_path) / "config.json"
+    config = json.loads(path.read_text())
+    config["config"] = {"model": model}
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"config\.json: 'config': 'model': .*{named}"):
+        load_run(path.parent)
+
+
 def test_ranges_that_are_no_numbers_are_refused(tmp_path):
     path = FakeRun().write(tmp_path) / "steps.jsonl"
     step = json.loads(path.read_text().splitlines()[0]) | {"ranges": {"f2d": {"rms": {"rms": 1.0}}}}

@@ -50,10 +50,19 @@ STATUS = {
     "rollbacks": NUMBER, "warnings": NUMBER, "finite_epochs_in_a_row": NUMBER, "seconds": NUMBER,
     "summary": TEXT,
 }  # fmt: skip
+MODEL = {
+    "unet": {"kind": TEXT, "planes": [NUMBER]}, "fusion": {"dim": NUMBER},
+    "tower": {"kind": TEXT, "architecture": TEXT, "width": NUMBER}, "training_views": {},
+}  # fmt: skip
+PLAN = {"trains": {}, "weights": {}, "fixed_alpha": NUMBER, "fixed_alpha_until": NUMBER}
 CONFIG = {
     "parameters": {EACH: COUNT}, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
     "class_names": [TEXT], "fusion_type": TEXT, "tower": TEXT, "versions": {EACH: TEXT},
-    "config": {"data": {}, "model": {}, "stages": {"stages": [{}]}, "trainer": {}, "optim": {}},
+    "feature_dims": NUMBERS,
+    "config": {
+        "data": {"augment": {}}, "model": MODEL, "stages": {"stages": [PLAN]},
+        "trainer": {}, "optim": {},
+    },
 }  # fmt: skip
 
 
