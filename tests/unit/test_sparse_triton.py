@@ -98,7 +98,7 @@ def test_offsets_are_ranked_from_the_corners_to_the_centre(
 
 def test_a_kernel_with_a_wrong_offset_or_pair_is_seen(interpreted: dict[str, list[float]]) -> None:
     out, grad_feats, _ = interpreted["broken: another offset"]
-    assert not out <= 0.1 and not grad_feats <= 0.1  # NaN, where what lies beyond the rows is none
+    assert min(out, grad_feats) > 0.1
     assert interpreted["broken: a pair left out"][2] > 0.01
 
 
