@@ -31,7 +31,7 @@ def unpack(data: bytes, size: int, where: str) -> bytes:
     if all(kind == STORED for kind, _, _ in blocks):
         return b"".join(payload for _, _, payload in blocks)
     try:
-        import liblzfse
+        import liblzfse  # pyright: ignore[reportMissingImports]  # needs a compiler, so not in every set-up
     except ImportError:
         raise InputError(
             f"{where}: is compressed by LZFSE: pip install pyliblzfse (it needs a C compiler), or "
