@@ -245,6 +245,9 @@ def test_unreadable_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         "evil.pt": "no CLIP image tower.*no tensors",
         "text.safetensors": "no CLIP image tower.*text.weight",
         "missing.pt": "there is no file",
+        ".": r"is a folder; give the file of the weights in it \(cut.pt, cut.safetensors, evil.pt",
+        "model-00001-of-00002.safetensors": "weights saved in several parts; save them in one file",
+        "model.safetensors.index.json": "weights saved in several parts; save them in one file",
     }
     for name, message in expected.items():
         with pytest.raises(InputError, match=message):

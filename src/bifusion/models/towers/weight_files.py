@@ -6,6 +6,7 @@ TorchScript archive, whose program is not run.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,23 +17,39 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.torch_files.files import open_torch_file
 from bifusion.torch_files.objects import StoredTensor
 from bifusion.torch_files.state_dicts import find_state_dict, is_averaged
 from bifusion.untrusted.files import check_regular
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+INDEX = ".index.json"
+"""How the list of the parts ends that a large model is saved in."""
+_PART = re.compile(r"-\d{5}-of-(\d{5})$")
 
 
 def is_file(pretrained: str) -> bool:
-    """Whether a file is meant, and no tag."""
-    return Path(pretrained).suffix in FILE_SUFFIXES
+    """Whether a file is meant, or a folder of them, and no tag, which may be a folder's name too."""
+    path = Path(pretrained)
+    a_folder = len(path.parts) > 1 and path.is_dir()
+    return path.suffix in FILE_SUFFIXES or pretrained.endswith(INDEX) or a_folder
 
 
 def weights_file(pretrained: str) -> Path:
-    """The file that `pretrained` names; InputError where it is not there."""
+    """The file that `pretrained` names; InputError where it is not there, or holds a part alone."""
     path = Path(pretrained)
+    if path.is_dir():
+        files = sorted(one.name for one in path.glob("*") if one.suffix in FILE_SUFFIXES)
+        raise InputError(
+            f"tower.pretrained: {path} is a folder; give the file of the weights in it "
+            f"({listing(files) or 'it has none'})"
+        )
+    if _PART.search(path.stem) or pretrained.endswith(INDEX):
+        raise InputError(
+            f"tower.pretrained: {path} is of weights saved in several parts; save them in one file (of "
+            "the transformers library: save_pretrained(FOLDER, max_shard_size='100GB'))"
+        )
     if not path.is_file():
         raise InputError(
             f"tower.pretrained: there is no file {path}; expected a {', '.join(FILE_SUFFIXES)} "
