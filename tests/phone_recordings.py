@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.recordings.reading import FLIP, inverse
-from recording_factory import ROOM, color_of, depth_of, picture, units
+from recording_factory import ROOM, color_of, depth_of, picture, units, write_exr
 from room_meshes import write_ply
 
 COLOR_SIZE = (192, 144)
@@ -92,6 +92,37 @@ def polycam(folder: Path, walk: np.ndarray, corrected: bool = True) -> Path:
 
 def polycam_raw(folder: Path, walk: np.ndarray) -> Path:
     return polycam(folder, walk, corrected=False)
+
+
+def scannerapp(folder: Path, walk: np.ndarray, every: int = 1) -> Path:
+    """A picture of each `every`-th frame; the world is a room's, which has z up, whatever the app's."""
+    width, height = COLOR_SIZE
+    projection = np.zeros((4, 4))
+    projection[0, 0], projection[1, 1] = 2 * COLOR_K[0, 0] / width, 2 * COLOR_K[1, 1] / height
+    for k, pose in enumerate(walk):
+        picture(folder / f"depth_{k:05d}.png", units(pose, 1000))
+        picture(folder / f"conf_{k:05d}.png", level(2))
+        if k % every == 0:
+            picture(folder / f"frame_{k:05d}.jpg", large(k))
+        frame = {
+            "cameraPoseARFrame": (pose @ FLIP).ravel().tolist(),
+            "intrinsics": COLOR_K.ravel().tolist(),
+            "projectionMatrix": projection.ravel().tolist(),
+            "motionQuality": 1,
+            "time": 402896.5 + 0.1 * k,
+        }
+        (folder / f"frame_{k:05d}.json").write_text(json.dumps(frame))
+    picture(folder / "thumb_00000.jpg", large(0))
+    (folder / "info.json").write_text(json.dumps({"numImages": len(walk)}))
+    return folder
+
+
+def scannerapp_exr(folder: Path, walk: np.ndarray) -> Path:
+    scannerapp(folder, walk)
+    for k, pose in enumerate(walk):
+        (folder / f"depth_{k:05d}.png").unlink()
+        write_exr(folder / f"frame_{k:05d}.exr", depth_of(pose))
+    return folder
 
 
 def video(path: Path, pictures: list[np.ndarray], every: int = 4) -> None:
@@ -271,6 +302,8 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "polycam": polycam,
     "polycam uncorrected": polycam_raw,
     "stray": stray,
+    "scannerapp": scannerapp,
+    "scannerapp in exr": scannerapp_exr,
     "r3d": r3d,
     "arkitscenes": arkitscenes,
     "scannetpp": scannetpp,

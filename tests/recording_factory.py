@@ -192,6 +192,13 @@ def hololens(folder: Path, walk: np.ndarray) -> Path:
     return folder
 
 
+def write_exr(path: Path, depth_m: np.ndarray) -> None:
+    """One channel of float16."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, {"R": depth_m.astype(np.float16)}).write(str(path))
+
+
 def record3d(folder: Path, walk: np.ndarray) -> Path:
     """Colour of twice the depth's size; the file of frame 1 is missing."""
     stored = []
@@ -200,10 +207,7 @@ def record3d(folder: Path, walk: np.ndarray) -> Path:
         stored.append([*Rotation.from_matrix(gl[:3, :3]).as_quat(), *gl[:3, 3]])
         if k != 1:
             picture(folder / "rgb" / f"{k}.jpg", np.repeat(np.repeat(color_of(k), 2, 0), 2, 1))
-            (folder / "depth").mkdir(exist_ok=True)
-            header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-            channels = {"R": depth_of(pose).astype(np.float16)}
-            OpenEXR.File(header, channels).write(str(folder / "depth" / f"{k}.exr"))
+            write_exr(folder / "depth" / f"{k}.exr", depth_of(pose))
     colour_K = [160, 0, 0, 0, 160, 0, 95.5, 71.5, 1]
     metadata = {"w": 192, "h": 144, "dw": 96, "dh": 72, "K": colour_K, "poses": stored}
     metadata["frameTimestamps"] = [k / 60 for k in range(len(walk))]

@@ -28,7 +28,7 @@ from refused_recordings import edited, refused
 WRITERS = {**made.WRITERS, **phones.WRITERS}
 UPS = {
     "nerfstudio": "z", "nerfstudio of NeRFCapture": "?", "polycam": "y", "polycam uncorrected": "y",
-    "stray": "y", "r3d": "y", "r3d unpacked": "y",
+    "stray": "y", "r3d": "y", "r3d unpacked": "y", "scannerapp": "y", "scannerapp in exr": "y",
     "arkitscenes": "z", "scannetpp": "z", "scannetpp in one stream": "z",
     "colmap": "?", "colmap in text": "?",
 }  # fmt: skip

@@ -22,6 +22,7 @@ from bifusion.datasets.recordings.layouts.polycam import is_polycam, open_polyca
 from bifusion.datasets.recordings.layouts.r3d import is_r3d, open_r3d
 from bifusion.datasets.recordings.layouts.record3d import is_record3d, open_record3d
 from bifusion.datasets.recordings.layouts.replica import is_replica, open_replica
+from bifusion.datasets.recordings.layouts.scannerapp import is_scannerapp, open_scannerapp
 from bifusion.datasets.recordings.layouts.scannet_export import (
     is_scannet_export,
     open_scannet_export,
@@ -109,6 +110,13 @@ LAYOUTS = (
         is_stray,
         open_stray,
         "real odometry, pictures written",
+    ),
+    Layout(
+        "scannerapp",
+        "frame_00000.json depth_00000.png frame_00000.jpg (3D Scanner App's All data)",
+        is_scannerapp,
+        open_scannerapp,
+        "real; .exr: written",
     ),
     Layout(
         "arkitscenes",
