@@ -10,6 +10,7 @@ frame_00000.exr (described by users; metres, as their other apps').
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,5 +123,4 @@ def _size(K: np.ndarray, projection: np.ndarray, path: Path) -> tuple[int, int]:
 
 def _number(found: dict[str, Any], key: str) -> float | None:
     value = found.get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    return float(value) if known else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
