@@ -210,6 +210,8 @@ def test_polycams_that_lack_something(tmp_path):
     assert [recording.frame(k).name for k in (0, 1)] == [cameras[0].stem, cameras[3].stem]
     assert recording.frame(1).time_s == pytest.approx(121 + 1, abs=1e-3)
     assert "not rigid" in recording.notes[0] and "(no depth)" in recording.notes[1]
+    phones.polycam_raw(folder, made.poses(6))
+    assert open_recording(folder).notes[0].startswith("4 of 6 pictures have a corrected camera")
     edited(cameras[0], lambda camera: camera.update(fx="a"))
     refused(folder, "fx, fy, cx, cy, width, height: found .*expected 6 numbers")
     made.picture(folder / "keyframes" / "depth" / "1.png", made.units(made.poses(1)[0], 1000))

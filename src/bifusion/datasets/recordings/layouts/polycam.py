@@ -74,7 +74,13 @@ def open_polycam(folder: Path, options: OpenOptions) -> FileRecording:
         )
         for k, one in posed.items()
     ]  # fmt: skip
-    notes = [] if corrected else ["no corrected cameras: poses as the phone tracked them are read"]
+    taken = len(numbered(keyframes / KINDS[1][0], (".json",)))
+    if not corrected:
+        notes = ["no corrected cameras: poses as the phone tracked them are read"]
+    elif len(posed) < taken:
+        notes = [f"{len(posed)} of {taken} pictures have a corrected camera; the others are left out"]
+    else:
+        notes = []
     return file_recording(
         folder, "polycam", files, np.array([one.cam2world for one in posed.values()]).reshape(-1, 4, 4),
         Cameras(given or Calibration(np.eye(3))), options, declared=Reading(axes="opengl"), up=Y_UP,
