@@ -39,6 +39,13 @@ class Option:
         return tuple(map(str, get_args(self.hint))) if get_origin(self.hint) is Literal else ()
 
     @property
+    def numbers(self) -> type | None:
+        """int or float, of an option that takes any number of these; None for others."""
+        args = get_args(self.hint)
+        several = get_origin(self.hint) is tuple and args[1:] == (Ellipsis,)
+        return _plain(args[0]) if several and _plain(args[0]) in (int, float) else None
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """With the dashes, the form that is false included."""
         parents, dot, name = self.name.rpartition(".")

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TypeVar
 
 import tyro
@@ -99,31 +100,44 @@ def _is_value(option: Option, arg: str) -> bool:
 
 
 def _check_values(args: Sequence[str], options: Sequence[Option], command: str) -> None:
-    """InputError for a value that is no number, or none of a choice; tyro looks at the others."""
+    """InputError for a value that is no number, or none of a choice, and for a list with one; tyro looks
+    at the others."""
     by_name = {f"--{option.name}": option for option in options}
     for place, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         option = by_name.get(name.replace("_", "-"))
-        if not equals:
-            value = "".join(args[place + 1 : place + 2])
-        if option is None or value == "None" or not (expected := _expected(option, value)):
+        if option is None:
             continue
-        found = repr(value) if value else "nothing"
-        raise InputError(
-            f"{command}: {name}: found {found}, expected {expected}{did_you_mean(value, option.choices)}"
-        )
+        following = [value] if equals else _up_to_an_option(args[place + 1 :])
+        for given in following if option.numbers else following[:1] or [""]:
+            if given == "None" or not (expected := _expected(option, given)):
+                continue
+            found = repr(given) if given else "nothing"
+            raise InputError(
+                f"{command}: {name}: found {found}, expected {expected}"
+                f"{did_you_mean(given, option.choices)}"
+            )
+
+
+def _up_to_an_option(args: Sequence[str]) -> list[str]:
+    return list(takewhile(lambda arg: not arg.startswith("--"), args))
 
 
 def _expected(option: Option, value: str) -> str | None:
     """What the value should be; None where it is."""
     if option.choices:
         return None if value in option.choices else f"one of {', '.join(option.choices)}"
-    if option.hint not in (int, float):
+    kind = option.numbers or option.hint
+    if kind not in (int, float):
         return None
     try:
-        option.hint(value)
+        kind(value)
     except ValueError:
-        return "a whole number" if option.hint is int else "a number"
+        expected = "a whole number" if kind is int else "a number"
+        words = [word for word in value.split(",") if word]
+        if option.numbers and len(words) > 1:
+            return f"{expected} each, with blanks between them: --{option.name} {' '.join(words)}"
+        return expected
     return None
 
 

@@ -86,7 +86,8 @@ _CHANGES: dict[str, Callable[[Config], Config]] = {
 
 
 def get_recipe(name: str) -> Config:
-    """A fresh configuration of the recipe `name`; InputError names the one that was meant, or all.
+    """A fresh configuration of the recipe `name`; InputError names the one that was meant, or those
+    that others are made of.
 
     "module:function" runs that function: to be called with what a user asks for, never with what a
     stored run says.
@@ -96,7 +97,6 @@ def get_recipe(name: str) -> Config:
     recipe = RECIPES.get(name) or ABLATIONS.get(name)
     if recipe is None:
         close = did_you_mean(name, [*RECIPES, *ABLATIONS])
-        # the list fills a screen, in which the hint would be lost
         others = "`bifusion train --help` lists all" if close else f"known are {known_recipes()}"
         raise InputError(f"recipe {name!r} is unknown{close}; {others}")
     return recipe()
@@ -125,7 +125,7 @@ def _from_outside(name: str) -> Config:
 def describe_recipes() -> list[tuple[str, str]]:
     """Every recipe that is not made of another one, with what its docstring says first, and how those
     are called that are."""
-    made = [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
+    made = _made()
     rows = [(n, _described(n)) for n in RECIPES if n not in made and not n.endswith("_mini")]
     others = [name for name in made if not name.startswith(tuple(_BIFUSION))]
     arms = ", ".join([*_BASELINE_ARM, *_ARMS])
@@ -142,10 +142,14 @@ def _described(name: str) -> str:
 
 
 def known_recipes() -> str:
-    """All names, those of ablations by their pattern."""
-    removed = ", ".join(measure.name for measure in MEASURES.values() if not measure.adds)
-    added = "".join(f", BASE_{measure.name}" for measure in MEASURES.values() if measure.adds)
+    """The names of those that are not made of another one, and where the others are listed."""
+    names = [name for name in RECIPES if name not in _made()]
     return (
-        f"{', '.join(RECIPES)}; and, with BASE one of {', '.join(_BIFUSION)}, BASE_no_MEASURE{added} "
-        f"(MEASURE: {removed}); or module:function, a recipe of your own"
+        f"{', '.join(names)}, arms of these (`bifusion train --help` lists them), or module:function, a "
+        "recipe of your own"
     )
+
+
+def _made() -> list[str]:
+    """Names of the recipes that are made of another one."""
+    return [name for name in RECIPES if any(name.startswith(f"{base}_") for base in RECIPES)]
