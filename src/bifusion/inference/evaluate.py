@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,25 +80,13 @@ def _evaluate(
     precision: str,
     watch: Watch,
 ) -> dict[str, Any]:
-    run_dir = folder.root
     dtype = autocast_dtype(precision, device)
     model, config = load_model(checkpoint, device)
     model = _Narrow(for_inference(model, dtype), dtype) if dtype is not None else for_inference(model)
-    of_what = []
-    if data is None and config.data.source is None and not config.data.root.is_dir():
-        raise InputError(
-            f"{run_dir}: the data set {config.data.root} of its configuration is not here (a published "
-            "checkpoint comes without); name one to evaluate on, --data or, in Python, data="
-        )
+    target = _target(folder, checkpoint, config, data, None if dtype is None else precision)
     if data is not None:
-        trained_here = (checkpoint / TRAINING_STATE).is_file()
-        if trained_here and data.resolve() != config.data.root.resolve():
-            of_what.append(data.resolve().name)
         config.data.root = data
-    if dtype is not None:
-        of_what.append(precision)
-    target = folder.root / f"evaluation-{'-'.join(of_what)}.json" if of_what else folder.evaluation
-    config.data = with_labels(config.data, of_run=str(run_dir))
+    config.data = with_labels(config.data, of_run=str(folder.root))
     time = trained_epochs(checkpoint, config)
     control = Timeline(config.stages, config.trainer.epochs).at_end(time).control
     views = config.data.max_views or config.trainer.evaluation_views
@@ -117,19 +106,10 @@ def _evaluate(
             right_without=without.right if without is not None else None,
         )
 
-    withheld = run(by_point=True, withhold_views=True) if config.uses_views else None
-    full = run(by_point=True, without=withheld.points if withheld is not None else None)
-    assert full.points is not None, "they were asked for"
-    gate = full.points.gate()
-    flat = gate["mean"] / control.scale if gate is not None and control.scale > 0 else None
+    full, figures = _figures(run, config, control)
     evaluation = {
         "epoch": max(math.ceil(time) - 1, 0),
-        "full": full.metrics,
-        "views_withheld": withheld.metrics if withheld is not None else None,
-        "shuffled_2d": run(shuffle_seed=config.seed).metrics if config.uses_views else None,
-        "flat_gate": run(fixed_alpha=flat).metrics if flat is not None else None,  # a gate is s·α
-        **full.points.by_sight(),
-        "gate": gate,
+        **figures,
         "alignment_by_stage": alignment_by_stage(folder),
     }
     watch.at("writing the evaluation")
@@ -139,6 +119,46 @@ def _evaluate(
         write_json(target, evaluation)  # last: a run that has it counts as evaluated
     group.barrier()
     return evaluation
+
+
+def _target(
+    folder: RunFolder, checkpoint: Path, config: Config, data: Path | None, precision: str | None
+) -> Path:
+    """The file that figures on `data` (None: the run's own) in `precision` (None: float32) go to;
+    InputError where the run's own data are wanted and not there."""
+    if data is None and config.data.source is None and not config.data.root.is_dir():
+        raise InputError(
+            f"{folder.root}: the data set {config.data.root} of its configuration is not here (a "
+            "published checkpoint comes without); name one to evaluate on, --data or, in Python, data="
+        )
+    of_what = []
+    if data is not None:
+        trained_here = (checkpoint / TRAINING_STATE).is_file()
+        if trained_here and data.resolve() != config.data.root.resolve():
+            of_what.append(data.resolve().name)
+    if precision is not None:
+        of_what.append(precision)
+    return folder.root / f"evaluation-{'-'.join(of_what)}.json" if of_what else folder.evaluation
+
+
+def _figures(
+    run: Callable[..., Validation], config: Config, control: FusionControl
+) -> tuple[Validation, dict[str, Any]]:
+    """The validation with views, and all that evaluation.json says of it and of the same without them,
+    with others' 2D features and with the mean gate; `run` validates with changes to `control`."""
+    withheld = run(by_point=True, withhold_views=True) if config.uses_views else None
+    full = run(by_point=True, without=withheld.points if withheld is not None else None)
+    assert full.points is not None, "they were asked for"
+    gate = full.points.gate()
+    flat = gate["mean"] / control.scale if gate is not None and control.scale > 0 else None
+    return full, {
+        "full": full.metrics,
+        "views_withheld": withheld.metrics if withheld is not None else None,
+        "shuffled_2d": run(shuffle_seed=config.seed).metrics if config.uses_views else None,
+        "flat_gate": run(fixed_alpha=flat).metrics if flat is not None else None,  # a gate is s·α
+        **full.points.by_sight(),
+        "gate": gate,
+    }
 
 
 class _Narrow(nn.Module):

@@ -91,7 +91,6 @@ def prepare_scannet(
     if notes is not None:
         notes |= {f"scannetv2_{split}.txt": [note] for split, note in absent_notes(names, lists).items()}
         notes |= {table.path.name: table.notes} if table.notes else {}
-    prepared, failures = Prepared(), {}
 
     def task_of(name: str, split: str) -> Callable[[], Written]:
         images = Path(posed_images) / name if posed_images else None
@@ -101,42 +100,63 @@ def prepare_scannet(
             _prepare_scan, Path(scans) / name, target, scan_table, images, options, scale
         )
 
-    def ended(name: str, split: str, outcome: Written | str) -> str:
-        if isinstance(outcome, str):
-            failures[name, split] = outcome
-            return "failed"
-        lost, said = outcome
-        prepared.written.append(name)
-        if lost:
-            prepared.lost_views[name] = lost
-        if said and notes is not None:
-            notes[name] = list(dict.fromkeys(said))
-        return "written"
-
     def tidy_splits(wanted: set[str]) -> None:
         for split in wanted:
             own = {name for name, of in folders if of == split}
             tidy(Path(out) / split, scene_files, only=None if shard == WHOLE else own)
 
+    ended = _Ended(len(folders), {} if notes is None else notes, done)
     with locked_shard(Path(out), shard):
         tidy_splits({split for _, split in folders})
         there = [f for f in folders if scene_complete(Path(out) / f[1] / f[0]) and not overwrite]
-        prepared.kept += [name for name, _ in there]
-        if done:
-            for number, (name, split) in enumerate(there, start=1):
-                done(f"{split}/{name}", "kept", number, len(folders))
+        for folder in there:
+            ended.kept(*folder)
         wanted = {f: task_of(*f) for f in folders if f not in there}
-        for number, ((name, split), outcome) in enumerate(_outcomes(wanted, jobs), start=len(there) + 1):
-            became = ended(name, split, outcome)
-            if done:
-                done(f"{split}/{name}", became, number, len(folders))
-        tidy_splits({split for _, split in failures})  # what a killed process left
-    if failures:
-        listed = "\n".join(failures[folder] for folder in folders if folder in failures)
+        for folder, outcome in _outcomes(wanted, jobs):
+            ended.tried(*folder, outcome)
+        tidy_splits({split for _, split in ended.failures})  # what a killed process left
+    if ended.failures:
+        listed = "\n".join(ended.failures[folder] for folder in folders if folder in ended.failures)
         raise SomeFailedError(
-            f"{len(failures)} of {len(folders)} scans could not be prepared:\n{listed}"
+            f"{len(ended.failures)} of {len(folders)} scans could not be prepared:\n{listed}"
         )
-    return prepared
+    return ended.prepared
+
+
+@dataclass
+class _Ended:
+    """What became of the scans so far."""
+
+    total: int
+    notes: dict[str, list[str]]
+    done: Done | None
+    prepared: Prepared = field(default_factory=Prepared)
+    failures: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(scan, split) → what is wrong."""
+    number: int = 0
+
+    def kept(self, name: str, split: str) -> None:
+        self.prepared.kept.append(name)
+        self._tell(name, split, "kept")
+
+    def tried(self, name: str, split: str, outcome: Written | str) -> None:
+        """`outcome`: what its task gave, or what is wrong."""
+        if isinstance(outcome, str):
+            self.failures[name, split] = outcome
+            self._tell(name, split, "failed")
+            return
+        lost, said = outcome
+        self.prepared.written.append(name)
+        if lost:
+            self.prepared.lost_views[name] = lost
+        if said:
+            self.notes[name] = list(dict.fromkeys(said))
+        self._tell(name, split, "written")
+
+    def _tell(self, name: str, split: str, became: str) -> None:
+        self.number += 1
+        if self.done:
+            self.done(f"{split}/{name}", became, self.number, self.total)
 
 
 def _outcomes(
