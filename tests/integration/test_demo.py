@@ -1,17 +1,19 @@
 """The whole main job, end to end, in its smallest form: everything `make demo` leaves is there."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from plyfile import PlyData
 from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
-from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo
+from bifusion.studies.demo import DEMO_RECIPES, DemoConfig, run_demo, with_more_seeds
 from bifusion.studies.training_runs import train
 from bifusion.studies.training_runs.plan import plan_runs
 from forked_runs import small_pretraining_rooms, small_rooms, subprocesses
@@ -75,9 +77,18 @@ def test_the_report_links_to_what_each_arm_made_of_the_room(finished):
 
 
 def test_prints_table_places_and_next_commands(finished):
-    text = finished[1]
-    for word in ("report.html", "semantic.ply", "bifusion predict", "bifusion prepare scannet", "mIoU"):
+    (out, text), run = (finished[0].out, finished[1]), "bifusion_small-seed0"
+    for word in ("report.html", "semantic.ply", "bifusion scan --help", "mIoU"):
         assert word in text
+    for command in (f"bifusion predict {out / run} ", f"bifusion demo --out {out} --seeds 0 1 2 "):
+        assert command in text
+
+
+def test_the_next_command_goes_on_with_what_was_asked_for(tmp_path: Path):
+    wanted = DemoConfig(out=tmp_path, seeds=(100,), recipes=("oneformer3d_small", "bifusion_small"))
+    command = with_more_seeds(wanted).removeprefix("bifusion demo ")
+    parsed = tyro.cli(DemoConfig, args=command.split())
+    assert parsed == dataclasses.replace(wanted, seeds=(100, 101, 102))
 
 
 def test_a_second_call_takes_what_is_finished(finished):

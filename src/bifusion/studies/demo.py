@@ -20,6 +20,7 @@ from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.comparison.terminal import print_table
+from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, need_small_tower, plan_runs
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
@@ -187,30 +188,46 @@ def _run_demo(wanted: DemoConfig, console: Console) -> int:
         title=TITLE,
     )
     scene = sorted((first / "val").iterdir())[0]
-    _show_end(wanted.out, complete, report, scene, console)
+    _show_end(wanted, complete, report, scene, console)
     console.print(f"all in {_minutes(started)}")
     return 1 if crashed else 0
 
 
 def _show_end(
-    out: Path, runs: list[PlannedRun], report: ComparisonReport, scene: Path, console: Console
+    wanted: DemoConfig,
+    runs: list[PlannedRun],
+    report: ComparisonReport,
+    scene: Path,
+    console: Console,
 ) -> None:
     """Predicted scan, comparison table, where everything lies, what to try next."""
+    out = wanted.out
     best = next((run for run in runs if run.config.recipe == "bifusion_small"), None)
     print_table(report, console)
+    lines = []
     if best is not None:
         folder = out / "prediction"
         predict_scene(best.folder, scene, folder)
         write_view(folder / "view.html", show_prediction(folder, scene))
-        console.print(
-            f"predicted scan   {folder}/view.html (semantic.ply, instance.ply, instances.json)"
-        )
-    console.print(f"report           {out / 'report.html'} (report.json beside it)")
-    console.print(f"run folders      {out}/*-seed*")
-    console.print("Next:")
-    console.print(f"  bifusion demo --out {out} --seeds 0 1 2     # three seeds: final verdicts")
-    console.print(f"  bifusion predict {out}/bifusion_small-seed0 {scene}     # any scene folder")
-    console.print("  bifusion prepare scannet --help     # your own scans")
+        lines.append(f"predicted scan   {folder}/view.html (semantic.ply, instance.ply, instances.json)")
+    lines += [f"report           {out / 'report.html'} (report.json beside it)"]
+    lines += [f"run folders      {out}/*-seed*", "Next:"]
+    if len(wanted.seeds) < MIN_SEEDS:
+        lines.append(f"  {with_more_seeds(wanted)}     # three seeds: final verdicts")
+    for run in ([best] if best is not None else runs)[:1]:
+        lines.append(f"  bifusion predict {run.folder} {scene}     # any scene folder")
+    lines.append("  bifusion scan --help     # your own scans")
+    for line in lines:
+        console.print(line, soft_wrap=True)  # what is to be copied stays in one piece
+
+
+def with_more_seeds(wanted: DemoConfig) -> str:
+    """The command that goes on to as many seeds as a verdict takes."""
+    seeds = list(wanted.seeds)
+    while len(seeds) < MIN_SEEDS:
+        seeds.append(max(seeds) + 1)
+    recipes = "" if wanted.recipes == DEMO_RECIPES else f" --recipes {' '.join(wanted.recipes)}"
+    return f"bifusion demo --out {wanted.out}{recipes} --seeds {' '.join(map(str, seeds))}"
 
 
 def _minutes(since: float) -> str:
