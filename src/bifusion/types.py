@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bifusion.wording import plural
+
 # ---------------------------------------------------------------------------------- on disk, numpy
 
 
@@ -65,7 +67,7 @@ class Scene:
         annotated = "not annotated" if self.segment is None else "annotated"
         return (
             f"<{type(self).__name__} {self.name}: {len(self.coord):,} points, "
-            f"{len(self.view_names)} views, {annotated}>"
+            f"{plural(len(self.view_names), 'view')}, {annotated}>"
         )
 
 

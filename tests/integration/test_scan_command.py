@@ -163,7 +163,7 @@ def test_prepare_scan_fails_where_an_input_does(
     arguments = ["scan", str(mesh), str(broken), "--out", str(tmp_path / "scenes")]
     assert COMMANDS["prepare"](arguments) == 1
     printed = capsys.readouterr()
-    assert "1 scenes written" in printed.out and "broken.ply" in printed.err
+    assert "1 scene written" in printed.out and "broken.ply" in printed.err
     assert COMMANDS["prepare"]([*arguments[:2], *arguments[3:]]) == 0
     assert "0 scenes written, 1 kept" in capsys.readouterr().out
 

@@ -111,7 +111,7 @@ def bifusion(monkeypatch, capsys):
 def prepare(bifusion, released):
     """Prepares the scan; with words, they must be printed, with a status it must end so."""
 
-    def run(*options: object, says: str = "1 scenes written", status: int = 0) -> str:
+    def run(*options: object, says: str = "1 scene written", status: int = 0) -> str:
         posed = ["--posed-images", released.posed.parent] if released.posed.exists() else []
         places = ("--scans", released.root / "scans", "--labels", released.root / "labels.tsv")
         places += ("--splits", released.root / "splits", "--out", released.root / "out")
@@ -393,13 +393,13 @@ def test_colours_of_another_range_are_not_guessed(factor, bifusion, tmp_path):
 # ------------------------------------------------------------------------------------------- cases
 
 SAID = {
-    "ascii_ply": "1 scenes written",
-    "binary_ok": "1 scenes written",
-    "vertex_index": "1 scenes written",
+    "ascii_ply": "1 scene written",
+    "binary_ok": "1 scene written",
+    "vertex_index": "1 scene written",
     "float_colour": "scaled to 0 … 255",
     "no_faces": "superpoints of the cloud",
-    "png_colour": "1 scenes written",
-    "frames_25k_layout": "1 scenes written",
+    "png_colour": "1 scene written",
+    "frames_25k_layout": "1 scene written",
     "colour_without_depth": "rendered from the mesh",
     "depth_fifths": "by a factor 5: they say 5 times the distance; --depth-scale 5000",
     "exif_turned": "turned as their orientation tag says",
@@ -423,7 +423,7 @@ def test_case(case, cases, tmp_path, bifusion):
     if has_views:
         args += ["--posed-images", folder / "posed"]
     status, printed = bifusion("prepare", "scannet", *args, "--out", tmp_path)
-    assert status == 0 and SAID[case] in printed and "1 scenes written" in printed
+    assert status == 0 and SAID[case] in printed and "1 scene written" in printed
     (scene,) = tmp_path.glob("*/room")
     described = json.loads((scene / "scene.json").read_text())
     assert (described["points"], described["superpoints"]) == (512, 2)

@@ -22,6 +22,7 @@ from bifusion.labels.palette import (
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.storage.files import written_beside
 from bifusion.types import SceneResult
+from bifusion.wording import plural
 
 COORD = np.array([[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3], [5, 5, 5]], dtype=np.float32)
 CHAIR, TABLE = 4, 6
@@ -97,7 +98,7 @@ def test_objects_are_told_apart_from_candidates() -> None:
         (overlapping_result(**third), 1),
     ):
         told = as_segmentation(result, COORD, SCANNET20, []).describe_objects()
-        assert told == f"{objects} objects (3 candidates)"
+        assert told == f"{plural(objects, 'object')} (3 candidates)"
 
 
 def test_scene_without_instances(tmp_path) -> None:

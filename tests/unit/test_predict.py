@@ -109,7 +109,7 @@ def test_predicts_a_ply_file_where_it_lies(offset, tmp_path, monkeypatch, capsys
             main()
     printed = " ".join(capsys.readouterr().out.split())
     assert "hall.ply: colours are stored as float32 from 0 to 1: scaled" in printed
-    assert "1/1 hall: written colours" in printed or "1 scenes written, 0 kept" in printed
+    assert "1/1 hall: written colours" in printed or "1 scene written, 0 kept" in printed
     assert '["r",1]' in (tmp_path / "out" / "view.html").read_text()  # the file's colours
     assert not (tmp_path / "again" / "view.html").exists()
     vertex = PlyData.read(str(tmp_path / "out" / "semantic.ply"))["vertex"]

@@ -10,6 +10,7 @@ import pytest
 
 from bifusion.datasets.shards import Shard
 from bifusion.inference.predict_data import predict_scenes, scenes_below
+from bifusion.wording import plural
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, save_run
 
@@ -52,7 +53,7 @@ def test_one_bad_scene_does_not_stop_the_others(data, run, tmp_path, bifusion):
     lines = called.out.splitlines()
     assert lines[0] == "1/3 one: failed" and lines[1].startswith("2/3 three: ")
     listing = json.loads((tmp_path / "out" / "three" / "instances.json").read_text())
-    assert f" points, {len(listing['segments'])} objects (" in lines[1]
+    assert f" points, {plural(len(listing['segments']), 'object')} (" in lines[1]
     assert "1 scenes could not be predicted" in called.err and "color.npy" in called.err
     assert not (tmp_path / "out" / "one").exists()
 

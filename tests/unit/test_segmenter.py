@@ -15,6 +15,7 @@ from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.types import Scene, SceneResult
+from bifusion.wording import plural
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, bifusion, save_run
 
@@ -59,7 +60,7 @@ def test_arrays_are_as_documented(segmenter, room):
     assert (np.diff(found.scores) <= 0).all() and 0 <= found.instances.max() < instances
     assert np.array_equal(found.mask(1), found.masks[1])
     objects = len(np.unique(found.instances[found.instances >= 0]))
-    told = f"{objects} objects ({instances} candidates)"
+    told = f"{plural(objects, 'object')} ({plural(instances, 'candidate')})"
     assert repr(found) == f"<Segmentation of room: {points:,} points, {told}, {SCANNET20.describe()}>"
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.untrusted.screen import Screen
+from bifusion.wording import plural
 
 if TYPE_CHECKING:
     from bifusion.datasets.check import DataReport, Finding, SceneReport
@@ -62,8 +63,10 @@ def print_report(report: "DataReport", console: Console) -> None:
         console.print(table, markup=False)
     wrong = sum(bool(scene.findings) for scene in report.scenes)
     console.print(
-        f"{len(report.scenes)} scenes, {sum(scene.views for scene in report.scenes)} views: "
-        f"{report.count('error')} errors, {report.count('warning')} warnings in {wrong} scenes",
+        f"{plural(len(report.scenes), 'scene')}, "
+        f"{plural(sum(scene.views for scene in report.scenes), 'view')}: "
+        f"{plural(report.count('error'), 'error')}, {plural(report.count('warning'), 'warning')} in "
+        f"{plural(wrong, 'scene')}",
         highlight=False,
     )
 

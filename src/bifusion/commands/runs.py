@@ -16,6 +16,7 @@ from bifusion.commands.telling import say, tell_failed
 from bifusion.errors import InputError
 from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import Screen
+from bifusion.wording import plural
 
 
 @dataclass
@@ -165,7 +166,7 @@ def _predict_all(wanted: Predict, scenes: dict[str, Path]) -> int:
         show=show if wanted.view else None,
         done=done,
     )
-    say(console, f"{len(predicted.written)} scenes predicted, {len(predicted.kept)} kept")
+    say(console, f"{plural(len(predicted.written), 'scene')} predicted, {len(predicted.kept)} kept")
     return tell_failed(predicted.failed, "scenes could not be predicted")
 
 
@@ -204,7 +205,7 @@ def export_submission(args: list[str]) -> int:
         paths = export_submission(
             _run_of(wanted.run), wanted.split, wanted.out, wanted.task, progress=progress
         )
-    console.print(f"{len(paths)} scenes written to {wanted.out}", highlight=False)
+    console.print(f"{plural(len(paths), 'scene')} written to {wanted.out}", highlight=False)
     return 0
 
 

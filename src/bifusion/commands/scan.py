@@ -17,6 +17,7 @@ from bifusion.commands.help import Help
 from bifusion.commands.telling import say, tell_failed
 from bifusion.errors import InputError
 from bifusion.untrusted.screen import Screen
+from bifusion.wording import plural
 
 if TYPE_CHECKING:
     from bifusion.datasets.scan.options import ScanOptions
@@ -161,7 +162,7 @@ def prepare_scan(args: list[str]) -> int:
         overwrite=wanted.overwrite,
         done=done,
     )
-    say(console, f"{len(prepared.written)} scenes written, {len(prepared.kept)} kept")
+    say(console, f"{plural(len(prepared.written), 'scene')} written, {len(prepared.kept)} kept")
     return tell_failed(prepared.failed, "inputs could not be prepared")
 
 

@@ -19,6 +19,7 @@ from bifusion.commands.scan import prepare_scan
 from bifusion.commands.telling import say
 from bifusion.errors import InputError, listing
 from bifusion.untrusted.screen import Screen
+from bifusion.wording import plural
 
 MOST_NOTES = 20
 
@@ -137,7 +138,7 @@ def _prepare_scannet(args: list[str]) -> int:
         _print_notes(notes, console)
     rate = _rate(len(prepared.written), time.monotonic() - began)
     console.print(
-        f"{len(prepared.written)} scenes written{rate}, {len(prepared.kept)} kept, "
+        f"{plural(len(prepared.written), 'scene')} written{rate}, {len(prepared.kept)} kept, "
         f"{sum(prepared.lost_views.values())} views left out because their pose is lost"
     )
     return 0

@@ -11,6 +11,7 @@ from bifusion.arguments import path_of, place_of
 from bifusion.inference.export import point_segments, write_result
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult
+from bifusion.wording import plural
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,7 @@ class Segmentation:
 
     def describe_objects(self) -> str:
         """As the commands tell what was found: "12 objects (589 candidates)"."""
-        return f"{self.num_objects:,} objects ({len(self.scores):,} candidates)"
+        return f"{plural(self.num_objects, 'object')} ({plural(len(self.scores), 'candidate')})"
 
     def write(self, folder: str | Path) -> list[Path]:
         """semantic.ply, instance.ply and instances.json (export.py) in `folder`, which is made if it is

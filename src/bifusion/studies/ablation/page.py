@@ -7,9 +7,10 @@ from collections.abc import Callable
 from bifusion.studies.ablation.charts import ablation_charts, point_looks
 from bifusion.studies.ablation.report import AblationReport, Cell, RunsSample
 from bifusion.studies.ablation.rules import LEVEL, RIVAL_WORDS
-from bifusion.studies.figures.text import plural, significant
+from bifusion.studies.figures.text import significant
 from bifusion.studies.grids.report import lead, left_out, notice
 from bifusion.studies.page.render import Page, render
+from bifusion.wording import plural
 
 
 def render_ablation(report: AblationReport) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 
 from bifusion.studies.ablation.figures import RunFigures
 from bifusion.studies.ablation.report import Aspect, Finding, Outcome
-from bifusion.studies.figures.text import number, plural, signed
+from bifusion.studies.figures.text import number, signed
+from bifusion.wording import plural
 
 LEVEL = 0.01
 """A sign test below this is no chance."""

@@ -8,8 +8,9 @@ from rich.markup import escape
 from bifusion.studies.ablation.plan import AblationArm
 from bifusion.studies.ablation.report import AblationReport, ArmFinding, Cell
 from bifusion.studies.figures.terminal import plain_table
-from bifusion.studies.figures.text import NONE, number, plural, signed
+from bifusion.studies.figures.text import NONE, number, signed
 from bifusion.studies.grids.report import print_rest
+from bifusion.wording import plural
 
 STYLES = {
     "matters": "bold green",

@@ -14,11 +14,12 @@ from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.generated import SOME_GENERATED
 from bifusion.studies.figures.metrics import Sample, value_at
-from bifusion.studies.figures.text import plural, span
+from bifusion.studies.figures.text import span
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.room_views import RoomViews
 from bifusion.studies.page.style import arm_looks
+from bifusion.wording import plural
 
 GATE_FIGURES = {
     "standard deviation over points": "std",

@@ -12,7 +12,8 @@ from bifusion.studies.comparison.verdicts import indicative, worst
 from bifusion.studies.figures.arms import FIRST_ROLE, MIN_SEEDS, ROLES, Arm, find_role
 from bifusion.studies.figures.fairness import why_more_than_images, why_refused
 from bifusion.studies.figures.metrics import Sample, final_value, latest_value, over_seeds
-from bifusion.studies.figures.text import mean_spread, number, plural, signed
+from bifusion.studies.figures.text import mean_spread, number, signed
+from bifusion.wording import plural
 
 DECISIVE = "without_views"
 """The same network, losses and stages without images: only what images add is compared."""

@@ -22,7 +22,8 @@ from bifusion.studies.figures.metrics import (
     value_at,
 )
 from bifusion.studies.figures.run import Run, StageSpan
-from bifusion.studies.figures.text import mean_spread, number, plural
+from bifusion.studies.figures.text import mean_spread, number
+from bifusion.wording import plural
 
 LIKE_BASELINE = 1.5
 """Gradient norms scatter like the baseline's up to this multiple of its scatter."""

@@ -32,9 +32,9 @@ from bifusion.studies.figures.text import (
     mean_spread,
     millions,
     number,
-    plural,
     significant,
 )
+from bifusion.wording import plural
 
 FEATURES = {
     "f2d_in": "2D from the image tower",

@@ -22,7 +22,8 @@ from bifusion.studies.figures.metrics import (
     update_counts,
 )
 from bifusion.studies.figures.run import Run
-from bifusion.studies.figures.text import mean_spread, number, plural, signed
+from bifusion.studies.figures.text import mean_spread, number, signed
+from bifusion.wording import plural
 
 WORST_FIRST: tuple[Outcome, ...] = (
     "refused",

@@ -7,9 +7,10 @@ from bifusion.studies.dose.charts import PART_LABELS, dose_charts
 from bifusion.studies.dose.report import DoseArm, DoseReport
 from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.figures.text import number, plural, signed
+from bifusion.studies.figures.text import number, signed
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.style import Looks
+from bifusion.wording import plural
 
 
 def render_dose(dose: DoseReport, looks: Looks) -> str:

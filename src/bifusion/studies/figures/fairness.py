@@ -11,7 +11,7 @@ from bifusion.labels.label_set import LabelSet, named_differences, require_same_
 from bifusion.models.parts import without_tower
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
-from bifusion.studies.figures.text import plural
+from bifusion.wording import plural
 
 POINTS = "coord.npy"
 VOXEL_SIZE = ("data", "voxel_size_m")

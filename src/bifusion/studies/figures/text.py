@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 
 from bifusion.studies.figures.metrics import Sample
+from bifusion.wording import plural
 
 NONE = "—"
 """Stands where nothing was measured."""
@@ -48,11 +49,6 @@ def count(value: int) -> str:
 def millions(value: int) -> str:
     """ "17.5 M"; small networks in thousands."""
     return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
-
-
-def plural(value: int, one: str) -> str:
-    """ "1 epoch", "3 epochs"."""
-    return f"{value:,} {one if value == 1 else one + 's'}"
 
 
 def span(values: Collection[int], one: str | None = None) -> str:

@@ -16,8 +16,8 @@ from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.generated import SOME_GENERATED, generated_line
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting
-from bifusion.studies.figures.text import plural
 from bifusion.studies.page.files import StudyReport
+from bifusion.wording import plural
 
 RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
 

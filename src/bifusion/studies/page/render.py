@@ -19,6 +19,7 @@ from bifusion.studies.figures import text
 from bifusion.studies.page.charts import Chart
 from bifusion.studies.page.files import StudyReport
 from bifusion.studies.page.style import Looks
+from bifusion.wording import plural
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for how in (text.number, text.signed, text.significant, text.count, text.duration, text.plural):
+    for how in (text.number, text.signed, text.significant, text.count, text.duration, plural):
         environment.filters[how.__name__] = how
     environment.filters["listing"] = listing
     environment.filters["readable_json"] = lambda value: json.dumps(value, indent=2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from bifusion.studies.figures.text import number, plural
+from bifusion.studies.figures.text import number
 from bifusion.studies.sweep.breaking import GATE_DEAD, GATE_SATURATED, LEAST_GAIN
 from bifusion.studies.sweep.grid import PLAIN
 from bifusion.studies.sweep.plan import Condition, SweepArm
 from bifusion.studies.sweep.report import Breaking, Curve
 from bifusion.studies.sweep.sensitivity import WITHIN, GoodRates
+from bifusion.wording import plural
 
 PERCENT = f"{100 * WITHIN:g} %"
 DEFINITIONS = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bifusion.studies.figures.text import plural
 from bifusion.studies.grids.report import lead, left_out, notice
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.sweep.charts import curve_key, sweep_charts, sweep_looks
 from bifusion.studies.sweep.findings import breaking_text, range_text
 from bifusion.studies.sweep.report import RunOutcome, SweepNotRun, SweepReport
+from bifusion.wording import plural
 
 
 def render_sweep(report: SweepReport) -> str:

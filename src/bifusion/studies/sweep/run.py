@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.errors import InputError
-from bifusion.studies.figures.text import duration, plural
+from bifusion.studies.figures.text import duration
 from bifusion.studies.grids.request import GridRequest
 from bifusion.studies.grids.run import run_grid
 from bifusion.studies.page.files import write_study
@@ -30,6 +30,7 @@ from bifusion.studies.sweep.report import SweepReport
 from bifusion.studies.sweep.terminal import print_sweep
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.timing import seconds_of_runs
+from bifusion.wording import plural
 
 
 @dataclass
