@@ -46,9 +46,6 @@ class OptimConfig:
     clip_deviations: NotNegative = 3.0
     """adaptive: robust standard deviations above the median that are still usual; of norms that
     scatter normally one in 700 is clipped."""
-    clip_updates: bool = False
-    """A weight's rate is divided by the root mean square of g²/v where that exceeds 1: StableAdamW
-    (Wortsman et al. 2023, arXiv 2304.13013, algorithm 2)."""
     schedule: Schedule = "poly"
     """How the rate falls over the run; constant: it does not."""
     poly_power: NotNegative = 0.9
@@ -122,36 +119,7 @@ def make_optimizer(
         of_vectors = config.weight_decay if config.decay_vectors else 0.0
         halves = ((decayed, config.weight_decay), (undecayed, of_vectors))
         parts += [{"params": ps, "weight_decay": decay, "name": name} for ps, decay in halves if ps]
-    if config.clip_updates:
-        single = [{**part, "params": [p]} for part in parts for p in part["params"]]
-        return StableAdamW(single, lr=config.lr, betas=config.betas, eps=config.eps)
     return torch.optim.AdamW(parts, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
-
-
-class StableAdamW(torch.optim.AdamW):
-    """AdamW whose updates are clipped weight by weight; every group holds one."""
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        """AdamW's, with each rate divided by max(1, RMS(g²/v))."""
-        rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            (parameter,) = group["params"]
-            if parameter.grad is not None:
-                group["lr"] = group["lr"] / max(1.0, self._ratio(parameter, group))
-        found = super().step(closure)
-        for group, rate in zip(self.param_groups, rates, strict=True):
-            group["lr"] = rate
-        return found
-
-    def _ratio(self, parameter: nn.Parameter, group: dict) -> float:
-        """Root mean square of g²/v, v as this step leaves it, without its bias."""
-        assert parameter.grad is not None
-        squared, decay, state = parameter.grad.square(), group["betas"][1], self.state[parameter]
-        second = state["exp_avg_sq"] if state else torch.zeros_like(squared)
-        steps = (float(state["step"]) if state else 0.0) + 1
-        second = (decay * second + (1 - decay) * squared) / (1 - decay**steps)
-        return float((squared / second.clamp(min=group["eps"] ** 2)).mean().sqrt())
 
 
 def set_rates(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bifusion.bounds import Count, NotNegative, PositiveFloat, PositiveInt, Processes
+from bifusion.bounds import Count, PositiveFloat, PositiveInt, Processes
 from bifusion.changes import MAY_CHANGE
 from bifusion.config import old_names
 from bifusion.config.guard import GuardConfig
@@ -74,9 +74,6 @@ class TrainerConfig:
     1 is for runs of seconds, of which a checkpoint takes its share."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """What is done about faulty steps."""
-    average_decay: NotNegative = 0.0
-    """The weights at the end are their moving average over the steps, with this decay, the running
-    statistics of BatchNorm with them; 0: those of the last step. Such a run is not resumed."""
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], MAY_CHANGE] = "auto"
     """Kind of device; auto: a GPU where there is one. Another kind rounds otherwise."""
     devices: PositiveInt = 1

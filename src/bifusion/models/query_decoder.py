@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bifusion.bounds import ASCENDING, Layers, MultipleOf, NotNegative, Share, Width
+from bifusion.bounds import ASCENDING, Layers, MultipleOf, Share, Width
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.rows import RowsGELU
 from bifusion.rng import torch_rng
@@ -40,10 +39,6 @@ class DecoderConfig:
     """Predict the IoU of each mask (off in the published ScanNet models)."""
     semantic_head: bool = True
     """Predict the class of each superpoint."""
-    qk_norm: bool = False
-    """LayerNorm on queries and keys of each head before their product (Dehghani et al. 2023)."""
-    layer_scale: NotNegative = 0.0
-    """Where a learned factor of each channel of a block's output starts (CaiT); 0: none."""
     query_share: Annotated[tuple[Share, Share], ASCENDING] = (0.5, 1.0)
     """In training the share of a scene's superpoints that become queries is uniform in this range."""
 
@@ -55,58 +50,12 @@ def twin_decoder(config: DecoderConfig, label_set: LabelSet) -> QueryDecoder:
     return QueryDecoder(common, common.dim, label_set.num_things, label_set.num_classes)
 
 
-class NormedAttention(nn.MultiheadAttention):
-    """Multi-head attention whose queries and keys are normalised head by head."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__(dim, heads, dropout=dropout, batch_first=True)
-        self.q_norm, self.k_norm = (nn.LayerNorm(dim // heads, bias=False) for _ in range(2))
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, query, key, value, attn_mask=None, need_weights=False
-    ):
-        """(Q, dim), (S, dim), (S, dim), (Q, S) bool, True where attention is not allowed."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        projected = (
-            F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
-        q, k, v = (x.view(len(x), self.num_heads, -1).transpose(0, 1) for x in projected)
-        allowed = None if attn_mask is None else ~attn_mask
-        q, k = self.q_norm(q), self.k_norm(k)
-        seen = F.scaled_dot_product_attention(q, k, v, allowed)
-        return self.out_proj(seen.transpose(0, 1).flatten(1)), None
-
-
-class LayerScale(nn.Module):
-    """A learned factor of each channel."""
-
-    def __init__(self, dim: int, start: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-def _attention(dim: int, heads: int, dropout: float, normed: bool) -> nn.MultiheadAttention:
-    if normed:
-        return NormedAttention(dim, heads, dropout)
-    return nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
-
-
-def _scaled(dim: int, start: float) -> nn.Module:
-    return LayerScale(dim, start) if start else nn.Identity()
-
-
 class CrossAttentionLayer(nn.Module):
     """Queries attend to the superpoints of their current masks."""
 
-    def __init__(
-        self, dim: int, heads: int, dropout: float, qk_norm: bool = False, scale: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.attn = _attention(dim, heads, dropout, qk_norm)
-        self.scale = _scaled(dim, scale)
+        self.attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.attn.in_proj_weight)
@@ -115,33 +64,29 @@ class CrossAttentionLayer(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, blocked: Tensor) -> Tensor:
         """(Q, dim) queries, (S, dim) keys, (Q, S) bool, True where attention is not allowed."""
         attended, _ = self.attn(queries, keys, keys, attn_mask=blocked, need_weights=False)
-        return self.norm(queries + self.scale(self.dropout(attended)))
+        return self.norm(queries + self.dropout(attended))
 
 
 class SelfAttentionLayer(nn.Module):
     """The queries of one scene attend to each other."""
 
-    def __init__(
-        self, dim: int, heads: int, dropout: float, qk_norm: bool = False, scale: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.attn = _attention(dim, heads, dropout, qk_norm)
-        self.scale = _scaled(dim, scale)
+        self.attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor) -> Tensor:
         """(Q, dim) to (Q, dim)."""
         attended, _ = self.attn(queries, queries, queries, need_weights=False)
-        return self.norm(queries + self.scale(self.dropout(attended)))
+        return self.norm(queries + self.dropout(attended))
 
 
 class FeedForward(nn.Module):
     """Position-wise network with a residual, normalised afterwards."""
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float, scale: float = 0.0) -> None:
+    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
-        self.scale = _scaled(dim, scale)
         self.net = nn.Sequential(
             nn.Linear(dim, hidden_dim),
             RowsGELU(),
@@ -153,7 +98,7 @@ class FeedForward(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """(Q, dim) to (Q, dim)."""
-        return self.norm(queries + self.scale(self.net(queries)))
+        return self.norm(queries + self.net(queries))
 
 
 @dataclass
@@ -180,12 +125,13 @@ class QueryDecoder(nn.Module):
         dim, depth = config.dim, range(config.num_layers)
         self.input_proj = nn.Sequential(nn.Linear(in_channels, dim), nn.LayerNorm(dim), nn.ReLU())
         self.query_proj = _two_layers(in_channels, dim, dim)
-        sizes = dim, config.heads, config.dropout, config.qk_norm, config.layer_scale
-        self.cross_attn_layers = nn.ModuleList(CrossAttentionLayer(*sizes) for _ in depth)
-        self.self_attn_layers = nn.ModuleList(SelfAttentionLayer(*sizes) for _ in depth)
-        self.ffn_layers = nn.ModuleList(
-            FeedForward(dim, config.ffn_dim, config.dropout, config.layer_scale) for _ in depth
+        self.cross_attn_layers = nn.ModuleList(
+            CrossAttentionLayer(dim, config.heads, config.dropout) for _ in depth
         )
+        self.self_attn_layers = nn.ModuleList(
+            SelfAttentionLayer(dim, config.heads, config.dropout) for _ in depth
+        )
+        self.ffn_layers = nn.ModuleList(FeedForward(dim, config.ffn_dim, config.dropout) for _ in depth)
         self.out_norm = nn.LayerNorm(dim)
         self.out_cls = _two_layers(dim, dim, num_things + 1)
         self.out_score = _two_layers(dim, dim, 1) if config.score_head else None

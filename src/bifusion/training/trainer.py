@@ -124,7 +124,6 @@ class Trainer:
         self.config, self.folder, self.fabric = config, folder, fabric
         self.data = data or data_of(config)
         self.progress = Progress()
-        self.average: dict[str, Any] | None = None
         self.several = fabric.world_size > 1
         self.timeline = Timeline(config.stages, config.trainer.epochs)
         self.dataset = SceneDataset(config.data, "train", config.seed, training=True)
@@ -261,7 +260,6 @@ class Trainer:
             self.watch.at(f"step {progress.step}")
             outcome = self._step(inputs, state)
             self.response.after(outcome, inputs, state, place)
-            self._average()
             self.saving.follow()
             seconds = time.perf_counter() - started
             memory = peak_memory_mb(self.fabric.device)
@@ -288,19 +286,6 @@ class Trainer:
             self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
             raise
         return outcome
-
-    def _average(self) -> None:
-        decay = self.config.trainer.average_decay
-        if not decay:
-            return
-        now = self.model.state_dict()
-        if self.average is None:
-            self.average = {name: value.clone() for name, value in now.items()}
-        for name, value in now.items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
 
     def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
         """Sets what trains and how fast in the next step, which reads `batches`."""
@@ -331,8 +316,6 @@ class Trainer:
         """Validates where due, records the epoch and saves."""
         progress = self.progress
         self.saving.rest()
-        if self.average is not None and progress.epoch + 1 == self.config.trainer.epochs:
-            self.model.load_state_dict(self.average)
         metrics = self._validate() if self._validation_due() else None
         progress.close_epoch(complete=True)
         self.recorder.epoch(self._stage_name(), None if metrics is None else validation_record(metrics))
