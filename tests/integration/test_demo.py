@@ -80,12 +80,16 @@ def test_prints_table_places_and_next_commands(finished):
     (out, text), run = (finished[0].out, finished[1]), "bifusion_small-seed0"
     for word in ("report.html", "semantic.ply", "bifusion scan --help", "mIoU"):
         assert word in text
-    for command in (f"bifusion predict {out / run} ", f"bifusion demo --out {out} --seeds 0 1 2 "):
+    for command in (
+        f"bifusion predict {out / run} ",
+        f"bifusion demo --out {out} --epochs 3 --seeds 0 1 2 ",
+    ):
         assert command in text
 
 
 def test_the_next_command_goes_on_with_what_was_asked_for(tmp_path: Path):
-    wanted = DemoConfig(out=tmp_path, seeds=(100,), recipes=("oneformer3d_small", "bifusion_small"))
+    recipes = ("oneformer3d_small", "bifusion_small")
+    wanted = DemoConfig(out=tmp_path, seeds=(100,), recipes=recipes, epochs=4)
     command = with_more_seeds(wanted).removeprefix("bifusion demo ")
     parsed = tyro.cli(DemoConfig, args=command.split())
     assert parsed == dataclasses.replace(wanted, seeds=(100, 101, 102))

@@ -142,11 +142,14 @@ def _described(name: str) -> str:
 
 
 def known_recipes() -> str:
-    """The names of those that are not made of another one, and where the others are listed."""
+    """The names of those that are not made of another one, where their arms are listed, and what
+    ablations are called."""
     names = [name for name in RECIPES if name not in _made()]
+    removed = ", ".join(measure.name for measure in MEASURES.values() if not measure.adds)
+    added = "".join(f", BASE_{measure.name}" for measure in MEASURES.values() if measure.adds)
     return (
-        f"{', '.join(names)}, arms of these (`bifusion train --help` lists them), or module:function, a "
-        "recipe of your own"
+        f"{', '.join(names)}; their arms (`bifusion train --help` lists them); BASE_no_MEASURE{added} "
+        f"(MEASURE: {removed}); module:function, a recipe of your own"
     )
 
 

@@ -227,7 +227,8 @@ def with_more_seeds(wanted: DemoConfig) -> str:
     while len(seeds) < MIN_SEEDS:
         seeds.append(max(seeds) + 1)
     recipes = "" if wanted.recipes == DEMO_RECIPES else f" --recipes {' '.join(wanted.recipes)}"
-    return f"bifusion demo --out {wanted.out}{recipes} --seeds {' '.join(map(str, seeds))}"
+    epochs = "" if wanted.epochs is None else f" --epochs {wanted.epochs}"
+    return f"bifusion demo --out {wanted.out}{recipes}{epochs} --seeds {' '.join(map(str, seeds))}"
 
 
 def _minutes(since: float) -> str:
