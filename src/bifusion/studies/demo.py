@@ -10,18 +10,26 @@ from pathlib import Path
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
+from bifusion.config.stages import Timeline
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
 from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
+from bifusion.recipes import get_recipe
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
 from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import MIN_SEEDS
-from bifusion.studies.training_runs.plan import PlannedRun, default_jobs, need_small_tower, plan_runs
+from bifusion.studies.training_runs.plan import (
+    PlannedRun,
+    check_runs,
+    default_jobs,
+    need_small_tower,
+    plan_runs,
+)
 from bifusion.studies.training_runs.progress import progress_bar
 from bifusion.studies.training_runs.train import train_runs
 from bifusion.untrusted.files import check_regular
@@ -162,8 +170,11 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
 
 def _run_demo(wanted: DemoConfig, console: Console) -> int:
     started = time.monotonic()
+    for config in map(get_recipe, wanted.recipes):  # refused before rooms are made for it
+        Timeline(config.stages, wanted.epochs or config.trainer.epochs)
     ground = make_ground(wanted, console)
     runs, first = plan_demo(wanted, ground), ground.rooms[wanted.seeds[0]]
+    check_runs(runs)
     if not (first / "audit.json").exists():
         console.print(
             "auditing the rooms: what colour and geometry alone give away, what superpoints can reach"
