@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -83,17 +84,24 @@ def test_prints_table_places_and_next_commands(finished):
         assert word in text
     for command in (
         f"bifusion predict {out / run} ",
-        f"bifusion demo --out {out} --epochs 3 --seeds 0 1 2 ",
+        "the same command with --seeds 0 1 2 ",
     ):
         assert command in text
 
 
 def test_the_next_command_goes_on_with_what_was_asked_for(tmp_path: Path):
-    recipes = ("oneformer3d_small", "bifusion_small")
-    wanted = DemoConfig(out=tmp_path, seeds=(100,), recipes=recipes, epochs=4)
-    command = with_more_seeds(wanted).removeprefix("bifusion demo ")
-    parsed = tyro.cli(DemoConfig, args=command.split())
-    assert parsed == dataclasses.replace(wanted, seeds=(100, 101, 102))
+    wanted = DemoConfig(out=tmp_path / "two words", seeds=(100,), jobs=1)
+    command = shlex.split(with_more_seeds(wanted))
+    assert command[:2] == ["bifusion", "demo"]
+    parsed = tyro.cli(DemoConfig, args=command[2:])
+    assert parsed == DemoConfig(out=tmp_path / "two words", seeds=(100, 101, 102))
+    for other in (
+        {"epochs": 4},
+        {"recipes": ("bifusion_small",)},
+        {"pretraining": TowerPretrainConfig(objective="views")},
+    ):
+        told = with_more_seeds(dataclasses.replace(wanted, **other))
+        assert told == "the same command with --seeds 100 101 102"
 
 
 def test_a_length_that_stages_do_not_fit_is_refused_before_anything_is_made(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,20 +227,23 @@ def _show_end(
     if len(wanted.seeds) < MIN_SEEDS:
         lines.append(f"  {with_more_seeds(wanted)}     # three seeds: final verdicts")
     for run in ([best] if best is not None else runs)[:1]:
-        lines.append(f"  bifusion predict {run.folder} {scene}     # any scene folder")
+        places = shlex.join([str(run.folder), str(scene)])
+        lines.append(f"  bifusion predict {places}     # any scene folder")
     lines.append("  bifusion scan --help     # your own scans")
     for line in lines:
         console.print(line, soft_wrap=True)  # what is to be copied stays in one piece
 
 
 def with_more_seeds(wanted: DemoConfig) -> str:
-    """The command that goes on to as many seeds as a verdict takes."""
+    """How to go on to as many seeds as a verdict takes: the command, where it is the plain one."""
     seeds = list(wanted.seeds)
     while len(seeds) < MIN_SEEDS:
         seeds.append(max(seeds) + 1)
-    recipes = "" if wanted.recipes == DEMO_RECIPES else f" --recipes {' '.join(wanted.recipes)}"
-    epochs = "" if wanted.epochs is None else f" --epochs {wanted.epochs}"
-    return f"bifusion demo --out {wanted.out}{recipes}{epochs} --seeds {' '.join(map(str, seeds))}"
+    asked = f"--seeds {' '.join(map(str, seeds))}"
+    plain = DemoConfig(out=wanted.out, seeds=wanted.seeds, jobs=wanted.jobs)
+    if wanted != plain:  # what else was asked for is asked for again
+        return f"the same command with {asked}"
+    return f"bifusion demo --out {shlex.quote(str(wanted.out))} {asked}"
 
 
 def _minutes(since: float) -> str:
