@@ -21,7 +21,7 @@ COLORS = {
     "staged": "#dd6420",
     "fine_voxels": "#6c6fc4",
     "2d_only": "#a8683c",
-    "gate_half": "#4f8f8b",
+    "gate_half": "#b23645",
     "lifted_rgb": "#6f9c2f",
     "random_tower": "#cf5470",
     "ablation": "#c48a5a",
