@@ -6,57 +6,16 @@ import pytest
 import torch
 
 from bifusion.config.guard import GuardConfig
-from bifusion.config.optim import freeze_outside_stage, set_rates
-from bifusion.runs.run_folder import RunFolder
 from bifusion.step.checks import nonfinite_names
 from bifusion.step.guard import Guard
 from bifusion.step.observe import MovingAverage
-from bifusion.step.outcome import StepInputs
-from bifusion.step.runtime import make_fabric
-from bifusion.training.trainer import Trainer
-from tiny_runs import make_tiny_data, tiny_config
+from step_bench import Bench
+from tiny_runs import make_tiny_data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_tiny_data(tmp_path_factory.mktemp("rooms"), train=2, val=1)
-
-
-class Bench:
-    """A tiny model with its optimiser after one good step, ready for a bad one."""
-
-    def __init__(self, recipe, data, folder, epoch=2.5):
-        config = tiny_config(recipe, data)
-        config.trainer.guard.diagnose = False  # it takes many steps, and has tests of its own
-        self.trainer = Trainer(config, RunFolder(folder), make_fabric(config.trainer))
-        self.model, self.optimizer = self.trainer.model.train(), self.trainer.optimizer
-        self.batch = self.trainer.batches.of_step(0, 0)[0]
-        self.state = self.trainer.timeline.at(epoch)
-        freeze_outside_stage(self.trainer.groups, self.state)
-        self.rates = set_rates(self.optimizer, config.optim, self.trainer.base_rates, self.state, 0, 10)
-        self.trainer.response.keep_healthy(0)
-        assert self.step().event is None
-
-    def step(self, *batches, step=0):
-        inputs = StepInputs(step, 2.5, 0, list(batches) or [self.batch], self.rates)
-        outcome = self.trainer.take_step(inputs, self.state)
-        self.trainer.response.after(outcome, inputs, self.state, (0, 0))
-        return outcome
-
-    def snapshot(self):
-        return (
-            {name: tensor.clone() for name, tensor in self.model.state_dict().items()},
-            copy.deepcopy(self.optimizer.state_dict()),
-        )
-
-    def unchanged_since(self, snapshot):
-        weights, moments = snapshot
-        now = self.optimizer.state_dict()["state"]
-        same_weights = all(t.equal(weights[name]) for name, t in self.model.state_dict().items())
-        same_moments = now.keys() == moments["state"].keys() and all(
-            torch.equal(now[i][key], moments["state"][i][key]) for i in now for key in now[i]
-        )
-        return same_weights and same_moments
 
 
 @pytest.fixture
@@ -317,38 +276,6 @@ def test_a_moving_average_is_never_poisoned():
     for bad in (float("nan"), float("inf"), -float("inf")):
         assert average.update(bad) == 4.0
     assert average.update(2.0) == 3.0
-
-
-@pytest.mark.parametrize("epoch", [0.5, 1.5])
-def test_stages_one_and_two_leave_the_tower_bit_identical(data, tmp_path, epoch):
-    bench = Bench("bifusion_small", data, tmp_path, epoch=epoch)
-    before = {n: p.clone() for n, p in bench.model.tower.named_parameters()}
-    for _ in range(3):
-        bench.step()
-    assert all(p.grad is None and not p.requires_grad for p in bench.model.tower.parameters())
-    assert [n for n, p in bench.model.tower.named_parameters() if not p.equal(before[n])] == []
-    assert all(p not in bench.optimizer.state for p in bench.model.tower.parameters())
-
-
-def test_stage_three_moves_the_end_of_the_tower_alone(data, tmp_path):
-    bench = Bench("bifusion_small", data, tmp_path, epoch=2.5)
-    before = {n: p.clone() for n, p in bench.model.tower.named_parameters()}
-    for _ in range(2):
-        bench.step()
-    changed = {n for n, p in bench.model.tower.named_parameters() if not p.equal(before[n])}
-    assert changed and all(n.startswith(("blocks.2.", "blocks.3.", "conv1_depth.")) for n in changed)
-    assert "conv1_depth.weight" in changed
-
-
-def test_without_views_never_touches_the_two_dimensional_branch(data, tmp_path):
-    bench = Bench("bifusion_small_without_views", data, tmp_path, epoch=2.9)
-    branch = {
-        **dict(bench.model.tower.named_parameters()),
-        **dict(bench.model.fusion.head_2d.named_parameters()),
-    }
-    before = {n: p.clone() for n, p in branch.items()}
-    bench.step()
-    assert all(p.equal(before[n]) for n, p in branch.items())
 
 
 def test_float16_scaler_overflow_is_counted_apart(bench):
