@@ -83,6 +83,10 @@ class Pictures(RecordingInfo):
     def __len__(self) -> int:
         return len(self.frames)
 
+    def has_picture(self, index: int) -> bool:
+        found = self.frames[index]
+        return isinstance(found, InputError) or found.color is not None
+
     def frame(self, index: int) -> Frame:
         found = self.frames[index]
         if isinstance(found, InputError):

@@ -10,18 +10,21 @@ from refused_recordings import edited, refused
 
 
 def test_pictures_that_3d_scanner_app_keeps(tmp_path):
-    """Of every third frame, and those of fast motion are not taken."""
+    """Of every third frame; depth of all, but for those of fast motion."""
     folder = phones.scannerapp(tmp_path / "r", made.poses(7), every=3)
     edited(folder / "frame_00003.json", lambda frame: frame.update(motionQuality=0.79))
     recording = open_recording(tmp_path)
-    assert [recording.frame(k).name for k in range(len(recording))] == ["0", "6"]
-    assert recording.frame(1).time_s == pytest.approx(402896.5 + 0.6)
+    names = [recording.frame(k).name for k in range(len(recording))]
+    assert names == ["0", "1", "2", "4", "5", "6"]
+    assert [recording.has_picture(k) for k in range(6)] == [True, False, False, False, False, True]
+    assert recording.frame(5).time_s == pytest.approx(402896.5 + 0.6)
     assert recording.notes == [
-        "the app kept pictures of 3 of 7 frames, which are read",
-        "1 of 3 pictures were taken in fast motion and are left out",
+        "1 of 7 frames were taken in fast motion and are left out",
+        "4 of 6 frames have no picture: their depth is used, colours and views are the others': 1, 2, "
+        "4 …",
     ]
     edited(folder / "frame_00006.json", lambda frame: frame.update(cameraPoseARFrame=[9] * 16))
-    assert "not rigid" in open_recording(folder).notes[-1]
+    assert "not rigid" in open_recording(folder).notes[1]
 
 
 def test_3d_scanner_apps_that_lack_something(tmp_path):

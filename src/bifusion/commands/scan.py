@@ -59,7 +59,7 @@ class InputOptions:
     voxel_size_m: float = 0.03
     """Of the fusion of a recording's depth."""
     most_frames: int | None = None
-    """Fuse no more frames, evenly spread."""
+    """Fuse no more frames, evenly spread, those with a picture first."""
 
     def scan_options(self, views: int, spacing_m: float | None = None) -> ScanOptions:
         """The same for the functions that make scans."""

@@ -48,13 +48,14 @@ def choose_frames(
     Args:
         points_m: (N, 3) the scan's surface, in the recording's world.
         count: views wanted.
-        most_candidates: frames looked at, evenly spread.
+        most_candidates: frames with a picture looked at, evenly spread.
     Raises:
         InputError: no frame has colour and depth.
     """
     places = torch.from_numpy(thinned(points_m, SPACING_M)).float()
     indices, names, seen, sharp = [], [], [], []
-    for index in evenly(len(recording), most_candidates):
+    pictured = [index for index in range(len(recording)) if recording.has_picture(index)]
+    for index in (pictured[k] for k in evenly(len(pictured), most_candidates)):
         try:
             frame = recording.frame(index)
         except InputError:
@@ -69,9 +70,11 @@ def choose_frames(
     sees = np.stack(seen)
     rows = choose_views(sees, np.array(sharp), count)
     coverage = float(sees[rows].any(axis=0).mean())
+    with_picture = " with a picture" if len(pictured) < len(recording) else ""
     note = (
-        f"{len(rows)} of {len(recording):,} frames are the views; they see {coverage:.0%} of the scan "
-        f"({sees.any(axis=0).mean():.0%} is seen by all {len(indices):,} that were looked at)"
+        f"{len(rows)} of {len(pictured):,} frames{with_picture} are the views; they see {coverage:.0%} "
+        f"of the scan ({sees.any(axis=0).mean():.0%} is seen by all {len(indices):,} that were looked "
+        "at)"
     )
     return Choice([indices[row] for row in rows], [names[row] for row in rows], coverage, [note])
 

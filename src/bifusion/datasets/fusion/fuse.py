@@ -28,9 +28,10 @@ def fuse(
     """The surface that a recording's depth maps measured, in the recording's world.
 
     Frames without depth, and those that cannot be read, are left out; the mesh's notes say how many.
+    Frames without a picture give the surface alone: what no picture shows is grey, and a note says so.
 
     Args:
-        most_frames: use no more, evenly spread; None: all.
+        most_frames: use no more, evenly spread, those with a picture first; None: all.
         progress: called as progress(done, total) after every frame.
 
     Raises:
@@ -42,8 +43,9 @@ def fuse(
     require(isinstance(surface, SurfaceConfig | None), surface, "surface", "a SurfaceConfig")
     most_frames = None if most_frames is None else whole_of(most_frames, "most_frames")
     volume = Volume(config or FusionConfig())
-    chosen = evenly(len(recording), most_frames)
+    chosen = _chosen(recording, most_frames)
     failures: list[str] = []
+    pictured = 0
     for done, frame in enumerate(_read_ahead(recording, chosen), 1):
         if isinstance(frame, InputError):
             failures.append(str(frame))
@@ -51,17 +53,29 @@ def fuse(
             failures.append(f"{frame.name}: has no depth")
         else:
             volume.add(frame)
+            pictured += frame.color is not None
         if progress:
             progress(done, len(chosen))
     if len(failures) == len(chosen):
         raise InputError(f"{recording.name}: no frame can be fused; {_described(failures)}")
     fused = extract_surface(volume, surface)
-    fused.mesh.notes.append(_note(len(chosen) - len(failures), len(recording), volume))
-    if not volume.color.any():
-        fused.mesh.notes.append("no frame has a colour picture: the mesh is grey")
+    fused.mesh.notes.append(_note(len(chosen) - len(failures), pictured, len(recording), volume))
+    fused.mesh.notes += _grey_notes(fused.colored)
     if failures:
         fused.mesh.notes.append(f"{len(failures):,} frames left out: {_described(failures)}")
     return fused
+
+
+def _chosen(recording: Recording, most: int | None) -> Sequence[int]:
+    """At most `most` frames in their order, evenly spread; those with a picture first, as they give
+    colour too."""
+    if most is None or not 1 <= most < len(recording):
+        return evenly(len(recording), most)
+    pictured = [index for index in range(len(recording)) if recording.has_picture(index)]
+    others = sorted({*range(len(recording))} - {*pictured})
+    first = [pictured[k] for k in evenly(len(pictured), most)]
+    left = most - len(first)
+    return sorted([*first, *(others[k] for k in evenly(len(others), left))]) if left else first
 
 
 def evenly(count: int, most: int | None) -> Sequence[int]:
@@ -98,6 +112,21 @@ def _described(failures: list[str]) -> str:
     return "; ".join(failures[:FEW]) + ("; …" if len(failures) > FEW else "")
 
 
-def _note(used: int, there: int, volume: Volume) -> str:
+def _note(used: int, pictured: int, there: int, volume: Volume) -> str:
     size_cm, farthest_m = volume.config.voxel_size_m * 100, volume.config.farthest_m
-    return f"{used:,} of {there:,} frames fused at {size_cm:g} cm, depth up to {farthest_m:g} m"
+    with_picture = f", {pictured:,} of them with a picture" if 0 < pictured < used else ""
+    fused = f"{used:,} of {there:,} frames fused at {size_cm:g} cm"
+    return f"{fused}{with_picture}, depth up to {farthest_m:g} m"
+
+
+def _grey_notes(colored: np.ndarray) -> list[str]:
+    """What to say of vertices, (N,) bool, that no picture shows; their colour is not made up."""
+    if colored.all():
+        return []
+    if not colored.any():
+        return ["no frame has a colour picture: the mesh is grey"]
+    bare = int((~colored).sum())
+    return [
+        f"{bare:,} of {len(colored):,} vertices ({bare / len(colored):.1%}) are on no picture: they are "
+        "grey"
+    ]

@@ -47,7 +47,9 @@ class Surface:
     mesh: Mesh
     """Metres, in the world of the poses."""
     seen: np.ndarray
-    """(N,) int: pictures that measured the voxels at each vertex, the fewer of two."""
+    """(N,) int: depth maps that measured the voxels at each vertex, the fewer of two."""
+    colored: np.ndarray
+    """(N,) bool: a colour picture shows the vertex; the others are grey."""
 
 
 def extract_surface(volume: Volume, config: SurfaceConfig | None = None) -> Surface:
@@ -80,8 +82,9 @@ def extract_surface(volume: Volume, config: SurfaceConfig | None = None) -> Surf
             "are the poses right?"
         )
     low, high, share = _edge_ends(volume, grid)
-    mesh = Mesh(coord=grid * size_m, color=_colors(volume, low, high, share), faces=triangles)
-    return Surface(mesh, np.minimum(*(volume.seen.reshape(-1)[end] for end in (low, high))).astype(int))
+    color, colored = _colors(volume, low, high, share)
+    seen = np.minimum(*(volume.seen.reshape(-1)[end] for end in (low, high))).astype(int)
+    return Surface(Mesh(coord=grid * size_m, color=color, faces=triangles), seen, colored)
 
 
 def _tile_surface(
@@ -185,8 +188,11 @@ def _voxel_numbers(volume: Volume, voxels: np.ndarray) -> np.ndarray:
     return ((rows * SIDE + local[:, 0]) * SIDE + local[:, 1]) * SIDE + local[:, 2]
 
 
-def _colors(volume: Volume, low: np.ndarray, high: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """(N, 3) uint8, between the colours of both voxels; grey where no picture has any."""
+def _colors(
+    volume: Volume, low: np.ndarray, high: np.ndarray, way: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) uint8, between the colours of both voxels; grey where no picture has any, and (N,) bool
+    where one has."""
     total, weights = np.zeros((len(low), 3)), np.zeros(len(low))
     for voxel, share in ((low, 1 - way), (high, way)):
         sums = volume.color.reshape(-1, 4)[voxel]
@@ -195,4 +201,5 @@ def _colors(volume: Volume, low: np.ndarray, high: np.ndarray, way: np.ndarray) 
         total += share[:, None] * sums[:, :3] / np.where(known, sums[:, 3], 1)[:, None]
         weights += share
     mean = total / np.where(weights > 0, weights, 1)[:, None]
-    return np.where(weights[:, None] > 0, np.rint(mean), GREY).astype(np.uint8)
+    colored = weights > 0
+    return np.where(colored[:, None], np.rint(mean), GREY).astype(np.uint8), colored

@@ -166,7 +166,10 @@ def _judge_depth(recording: Recording, sampled: Sampled) -> None:
 
 
 def _lines(recording: Recording, sampled: Sampled, check: RecordingCheck) -> list[str]:
+    pictured = sum(recording.has_picture(index) for index in range(len(recording)))
     lines = [f"{len(recording):,} frames with pose in layout {recording.layout}"]
+    if pictured < len(recording):
+        lines[0] += f", {pictured:,} of them with a picture"
     if check.pairs:
         next_best = min(
             check.otherwise_m[option]

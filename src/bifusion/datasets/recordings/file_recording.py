@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,9 @@ class FileRecording(RecordingInfo):
     def __len__(self) -> int:
         return len(self.files)
 
+    def has_picture(self, index: int) -> bool:
+        return self.files[index].color is not None
+
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         return self.poses.pose(index, shift) @ self._depth_calibration().extrinsic
 
@@ -79,14 +84,26 @@ class FileRecording(RecordingInfo):
             frame.color_camera = self._camera(of, frame.color, index, files.color)
         if files.depth is not None:
             frame.depth_m = self._read_depth(files.depth)
-            if depth_is_color_resized and frame.color is not None:
-                calibration = replace(calibration, size=image_size(frame.color))
+            if depth_is_color_resized:
+                size = self._picture_size if frame.color is None else image_size(frame.color)
+                calibration = replace(calibration, size=size)
             of = self._own(calibration, index)
             frame.depth_camera = self._camera(of, frame.depth_m, index, files.depth)
         if files.confidence is not None:
             frame.confidence = self._read_confidence(files.confidence)
             _check_confidence(frame, files.confidence)
         return frame if color else replace(frame, color=None, color_camera=None)
+
+    @cached_property
+    def _picture_size(self) -> tuple[int, int]:
+        """Width, height of the first picture that can be read, for frames that have none."""
+        for index, files in enumerate(self.files):
+            if files.color is not None:
+                with contextlib.suppress(InputError):  # it is named where its own frame is read
+                    return image_size(
+                        self._read_color(files.color, self._own(self.cameras.color, index))
+                    )
+        raise InputError(f"{self.name}: none of its pictures can be read, whose size its camera is for")
 
     def _read_color(self, path: Path | Part, of: Calibration) -> np.ndarray:
         """Upright by the orientation tag, which only whole files have."""
@@ -155,12 +172,14 @@ def file_recording(
     notes: Sequence[str] = (),
     read_depth: ReadMap | None = None,
     read_confidence: ReadMap | None = None,
+    depth_alone: bool = True,
 ) -> FileRecording:
     """A recording of files and of the poses (V, 4, 4) that were stored for them, in the same order.
 
-    Frames without a usable pose or whose files are missing are left out and counted in the notes.
+    Frames without a usable pose or whose depth is missing are left out and counted in the notes; so are
+    those without a picture if `depth_alone` is of no use, else they are counted.
 
-    Raises InputError: no frame is left.
+    Raises InputError: no frame is left that has a picture.
     """
     reading = options.reading(declared or Reading())
     recording = FileRecording(
@@ -175,26 +194,48 @@ def file_recording(
         read_confidence=read_confidence,
     )
     poses = pose_list(stored, len(files), reading)
-    there = np.array([_lacks(one) is None for one in files], bool).reshape(-1)
+    pictured = np.array([_is_there(one.color) for one in files], bool)
+    there = np.array([_lacks(one) is None for one in files], bool) & (pictured | depth_alone)
     recording.notes += _left_out(files, poses, there)
     kept = np.flatnonzero(poses.tracked & there)
-    if len(kept) == 0:
+    recording.notes += picture_notes([files[row].name for row in kept.tolist()], pictured[kept])
+    if not pictured[kept].any():
         said = "; ".join(recording.notes) or "it lists none"
         raise InputError(
             f"{folder}: no frame with pictures and pose in this {layout} recording ({said})"
         )
-    recording.files = [files[row] for row in kept.tolist()]
+    recording.files = [
+        files[row] if pictured[row] else replace(files[row], color=None) for row in kept.tolist()
+    ]
     recording.poses, recording.offset_m = poses.only(kept), poses.offset_m
     recording.notes += offset_notes(poses.offset_m)
     return recording
 
 
+def picture_notes(names: Sequence[str], pictured: np.ndarray) -> list[str]:
+    """What to say of the frames (V,) that are not `pictured` (V,) but have depth and a pose."""
+    without = [names[row] for row in np.flatnonzero(~pictured).tolist()]
+    if not without:
+        return []
+    if len(without) == len(names):
+        return [f"none of {len(names)} frames has a picture, of which colours come: copy them too"]
+    named = ", ".join(without[:MOST_NAMED]) + " …" * (len(without) > MOST_NAMED)
+    return [
+        f"{len(without)} of {len(names)} frames have no picture: their depth is used, colours and views "
+        f"are the others': {named}"
+    ]
+
+
+def _is_there(part: Path | Part | None) -> bool:
+    return part is not None and (part.is_file() if isinstance(part, Part) else is_file(part))
+
+
 def _lacks(files: FrameFiles) -> str | None:
-    """The file that a frame should have and has not."""
-    if files.depth is None or files.color is None:
-        return "depth" if files.depth is None else "colour"
-    for part in (files.color, files.depth, files.confidence):
-        if part and not (part.is_file() if isinstance(part, Part) else is_file(part)):
+    """The file without which a frame's depth cannot be read."""
+    if files.depth is None:
+        return "depth"
+    for part in (files.depth, files.confidence):
+        if part is not None and not _is_there(part):
             return part.name
     return None
 

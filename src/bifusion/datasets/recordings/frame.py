@@ -84,6 +84,10 @@ class Recording(Protocol):
         """
         ...
 
+    def has_picture(self, index: int) -> bool:
+        """Whether frame `index` has a colour picture, without decoding it; else it has depth alone."""
+        ...
+
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         """(4, 4) float64 pose of the depth camera (the colour camera where there is no depth), without
         decoding a picture; with `shift` by the pose that stands so many rows further on in the
@@ -104,3 +108,7 @@ class RecordingInfo:
     offset_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
     scales: tuple[float, ...] = ()
     mesh: Mesh | None = None
+
+    def has_picture(self, index: int) -> bool:
+        """Of every frame, where a reader says nothing else."""
+        return True

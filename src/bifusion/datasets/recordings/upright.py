@@ -71,6 +71,9 @@ class TurnedRecording(RecordingInfo):
     def __len__(self) -> int:
         return len(self._recording)
 
+    def has_picture(self, index: int) -> bool:
+        return self._recording.has_picture(index)
+
     def frame(self, index: int, color: bool = True) -> Frame:
         return turn_frame(self._recording.frame(index, color), self._turns)
 

@@ -32,7 +32,7 @@ class ScanOptions:
     voxel_size_m: PositiveFloat = 0.03
     """Of the fusion of a recording's depth. Its surface then has a vertex every 2 cm or so."""
     most_frames: PositiveInt | None = None
-    """Frames that are fused, evenly spread; None: all."""
+    """Frames that are fused, evenly spread, those with a picture first; None: all."""
     spacing_m: PositiveFloat = SPACING_M
     """Meshes whose vertices lie much farther apart are given points in between, about so far apart,
     whatever the model's voxels: superpoints have a least number of points, and sparse ones would reach

@@ -71,7 +71,7 @@ def open_colmap(folder: Path, options: OpenOptions) -> FileRecording:
     notes.append(f"depth is rendered from {path.name}: how frames agree says nothing of the poses")
     recording = file_recording(
         folder, "colmap", files, stored, Cameras(Calibration(np.eye(3))), options, declared=DECLARED,
-        depth_scale=1.0, up=mesh.up, notes=[*dict.fromkeys(notes), *mesh.notes],
+        depth_scale=1.0, up=mesh.up, notes=[*dict.fromkeys(notes), *mesh.notes], depth_alone=False,
     )  # fmt: skip
     recording.mesh = mesh
     _check_seen(recording, path)

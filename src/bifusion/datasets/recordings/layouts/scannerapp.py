@@ -58,29 +58,28 @@ def is_scannerapp(folder: Path) -> bool:
 
 
 def open_scannerapp(folder: Path, options: OpenOptions) -> FileRecording:
-    """The frames that have a picture, without those of fast motion."""
+    """The frames with depth, of which the app keeps pictures of every third or so, without those of fast
+    motion."""
     colors = numbered(folder, (".jpg", ".jpeg", ".png"), FRAMES)
     depths, sure = (numbered(folder, (".png",), pattern) for pattern in (DEPTHS, SURE))
     in_metres = not depths
     depths = depths or numbered(folder, (".exr",), FRAMES)
     listed = numbered(folder, (".json",), FRAMES)
-    posed = {k: read_frame(path) for k, path in listed.items() if k in colors}
-    if not posed:
+    if not listed.keys() & colors.keys():
         raise InputError(
             f"{folder}: none of its {len(listed):,} frames has a picture frame_00000.jpg; export 'All "
             "data' again"
         )
+    posed = {k: read_frame(path) for k, path in listed.items()}
     steady = {k: one for k, one in posed.items() if one.steady}
     notes = []
-    if len(posed) < len(listed):
-        notes.append(f"the app kept pictures of {len(posed)} of {len(listed)} frames, which are read")
     if len(steady) < len(posed):
         fast = len(posed) - len(steady)
-        notes.append(f"{fast} of {len(posed)} pictures were taken in fast motion and are left out")
+        notes.append(f"{fast} of {len(posed)} frames were taken in fast motion and are left out")
     given = None if options.intrinsics is None else given_intrinsics(options.intrinsics)
     files = [
         FrameFiles(
-            str(k), colors[k], depths.get(k), sure.get(k), one.time_s,
+            str(k), colors.get(k), depths.get(k), sure.get(k), one.time_s,
             K=one.K if given is None else None, size=one.size,
         )
         for k, one in steady.items()

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from bifusion.datasets.recordings.file_recording import picture_notes
 from bifusion.datasets.recordings.frame import Z_UP, Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
 from bifusion.datasets.recordings.layouts.scannet_export import SCAN
@@ -76,6 +77,9 @@ class SensRecording(RecordingInfo):
     def __len__(self) -> int:
         return len(self.places)
 
+    def has_picture(self, index: int) -> bool:
+        return self.places[index].color_bytes > 0
+
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         return self.poses.pose(index, shift) @ self.depth.extrinsic
 
@@ -87,7 +91,7 @@ class SensRecording(RecordingInfo):
         with open_regular(self.path) as file:
             file.seek(place.color_at)
             picture, depth = file.read(place.color_bytes), file.read(place.depth_bytes)
-        if color:
+        if color and self.has_picture(index):
             frame.color = _decode_color(picture, header, where)
             frame.color_camera = self._camera(self.color, frame.color, index, where)
         raw = _decode_depth(depth, header, where)
@@ -126,14 +130,18 @@ def open_sens(path: Path, options: OpenOptions) -> SensRecording:
             f"{len(places) - len(kept)} of {len(places)} frames with a pose that is not finite or not "
             "rigid (tracking lost) left out"
         )
-    if len(kept) == 0:
-        raise InputError(f"{path}: no frame with a pose ({'; '.join(notes) or 'it has none'})")
+    places = [places[k] for k in kept.tolist()]
+    pictured = np.array([place.color_bytes > 0 for place in places], bool)
+    notes += picture_notes([f"{place.number:06d}" for place in places], pictured)
+    if not pictured.any():
+        said = "; ".join(notes) or "it has none"
+        raise InputError(f"{path}: no frame with a pose and a picture ({said})")
     notes += offset_notes(poses.offset_m)
     color, depth = _calibrations(header, path, options)
     return SensRecording(
         path.stem, "sens", notes, Z_UP if SCAN.search(path.stem) else None, reading,
         options.scale(header.depth_shift), poses.offset_m, path=path, header=header,
-        places=[places[k] for k in kept.tolist()], poses=poses.only(kept), color=color, depth=depth,
+        places=places, poses=poses.only(kept), color=color, depth=depth,
     )  # fmt: skip
 
 

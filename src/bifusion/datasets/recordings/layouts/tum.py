@@ -50,7 +50,7 @@ def is_tum(folder: Path) -> bool:
 
 
 def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
-    """The pairs of colour and depth that have a pose of the same time."""
+    """The pairs of colour and depth, and depth alone, that have a pose of the same time."""
     trajectory = next((folder / name for name in TRAJECTORIES if (folder / name).is_file()), None)
     if trajectory is None:
         raise InputError(
@@ -62,7 +62,9 @@ def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
     at = np.array([time for _, time, _ in pairs])
     row = nearest(times, at)
     stored = np.where((np.abs(times[row] - at) <= MOST_APART_S)[:, None, None], poses[row], np.nan)
-    files = [FrameFiles(color.stem, color, depth, time_s=time) for color, time, depth in pairs]
+    files = [
+        FrameFiles((color or depth).stem, color, depth, time_s=time) for color, time, depth in pairs
+    ]
     cameras, notes = _cameras(folder, options)
     official = _camera_name(folder) is not None
     recording = file_recording(
@@ -74,8 +76,12 @@ def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
     return recording
 
 
-def read_pairs(folder: Path) -> list[tuple[Path, float, Path]]:
-    """Colour picture, its time in seconds, and depth picture of each pair, in the order of the list."""
+def read_pairs(folder: Path) -> list[tuple[Path | None, float, Path]]:
+    """Colour picture, its time in seconds, and depth picture of each pair, in the order of the list.
+
+    Depth that no picture is near comes without one, at its own time; where pairs are listed, they alone
+    count.
+    """
     path = next((folder / name for name in ASSOCIATIONS if (folder / name).is_file()), None)
     if path is not None:
         rows = read_lines(path)
@@ -92,11 +98,16 @@ def read_pairs(folder: Path) -> list[tuple[Path, float, Path]]:
         raise InputError(f"{folder / 'depth.txt'}: lists no picture; copy the recording again")
     depth_times = np.array([time for time, _ in depths])
     row = nearest(depth_times, np.array([time for time, _ in colors]))
-    return [
-        (path, time, depths[k][1])
-        for (time, path), k in zip(colors, row, strict=True)
+    near = [
+        (path, time, k)
+        for (time, path), k in zip(colors, row.tolist(), strict=True)
         if abs(depth_times[k] - time) <= MOST_APART_S
     ]
+    alone = sorted({*range(len(depths))} - {k for _, _, k in near})
+    pairs = [(path, time, depths[k][1]) for path, time, k in near]
+    return sorted(
+        [*pairs, *((None, depths[k][0], depths[k][1]) for k in alone)], key=lambda pair: pair[1]
+    )
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
