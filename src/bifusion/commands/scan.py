@@ -47,7 +47,7 @@ class InputOptions:
     layout: str | None = None
     """Layout of a recording, where it looks like several."""
     intrinsics: str | None = None
-    """fx,fy,cx,cy of a recording's cameras, or a file with them or with a matrix."""
+    """fx,fy,cx,cy, or with ,width,height, of a recording's cameras; or a file with them or a matrix."""
     depth_scale: float | None = None
     """Units of a recording's depth pictures a metre: 1000 for millimetres, 5000 as in TUM's."""
     axes: Axes | None = None

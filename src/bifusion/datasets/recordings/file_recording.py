@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,18 +12,26 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
-from bifusion.datasets.recordings.intrinsics import Calibration
+from bifusion.datasets.recordings.intrinsics import Calibration, Size, of_one_size
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.parts import Part
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
 from bifusion.untrusted.files import is_file
-from bifusion.untrusted.pictures import UPRIGHT, image_size, read_depth_m, read_upright
+from bifusion.untrusted.pictures import (
+    UPRIGHT,
+    image_size,
+    read_color,
+    read_depth_m,
+    read_upright,
+)
 
 ReadMap = Callable[[Path], np.ndarray]
 """(h, w) float32 of a file: metres of depth, or confidence of 0 … 1."""
 MOST_NAMED = 3
+MOST_TRIED = 5
+"""Frames that are asked how large pictures are."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +104,32 @@ class FileRecording(RecordingInfo):
         return frame if color else replace(frame, color=None, color_camera=None)
 
     @cached_property
-    def _picture_size(self) -> tuple[int, int]:
-        """Width, height of the first picture that can be read, for frames that have none."""
-        for index, files in enumerate(self.files):
-            if files.color is not None:
-                with contextlib.suppress(InputError):  # it is named where its own frame is read
-                    return image_size(
-                        self._read_color(files.color, self._own(self.cameras.color, index))
-                    )
+    def _picture_size(self) -> Size:
+        """Of the first picture that can be read, for frames that have none."""
+        for picture in (files.color for files in self.files if files.color is not None):
+            with contextlib.suppress(InputError):  # it is named where its own frame is read
+                return _upright_size(picture)
         raise InputError(f"{self.name}: none of its pictures can be read, whose size its camera is for")
+
+    def _sizes(self) -> tuple[Size, Size] | None:
+        """Of colour and depth of one of the first frames; None: they cannot be read."""
+        pictured = (files for files in self.files if files.color is not None)
+        for files in itertools.islice(pictured, MOST_TRIED):
+            with contextlib.suppress(InputError):  # it is named where the frame itself is read
+                assert files.color is not None and files.depth is not None
+                return _upright_size(files.color), image_size(self._read_depth(files.depth))
+        return None
+
+    def share_camera(self) -> None:
+        """Where one camera is of colour and depth, which are not of one size, finds which of both it is
+        for; a note says so. InputError: it cannot be told (`of_one_size`)."""
+        shared = self.cameras.color
+        if self.cameras.depth is shared and shared.size is None:
+            sizes = self._sizes()
+            if sizes is not None and sizes[0] != sizes[1]:
+                shared, note = of_one_size(shared, *sizes, self.name)
+                self.cameras = replace(self.cameras, color=shared, depth=shared)
+                self.notes.append(note)
 
     def _read_color(self, path: Path | Part, of: Calibration) -> np.ndarray:
         """Upright by the orientation tag, which only whole files have."""
@@ -209,6 +235,7 @@ def file_recording(
     ]
     recording.poses, recording.offset_m = poses.only(kept), poses.offset_m
     recording.notes += offset_notes(poses.offset_m)
+    recording.share_camera()
     return recording
 
 
@@ -224,6 +251,10 @@ def picture_notes(names: Sequence[str], pictured: np.ndarray) -> list[str]:
         f"{len(without)} of {len(names)} frames have no picture: their depth is used, colours and views "
         f"are the others': {named}"
     ]
+
+
+def _upright_size(picture: Path | Part) -> Size:
+    return image_size(picture.read() if isinstance(picture, Part) else read_color(picture))
 
 
 def _is_there(part: Path | Part | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ NAMES = (
     "intrinsic.json", "camera_intrinsic.json", "intrinsics.json",
 )  # fmt: skip
 FORMS = (
-    "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, or Open3D's intrinsic.json; in pixels whose "
-    "top-left centre is (0, 0)"
+    "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, Open3D's intrinsic.json, or fx fy cx cy with the "
+    "width and height they are for; in pixels whose top-left centre is (0, 0)"
 )
+Size = tuple[int, int]
+"""Width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,52 @@ def picture_size(width: float, height: float, where: str) -> tuple[int, int]:
 
 
 def given_intrinsics(given: Path | str | Sequence[float] | np.ndarray) -> Calibration:
-    """What a user gave: four numbers, a matrix, or a file (FORMS)."""
+    """What a user gave: numbers, a matrix, or a file (FORMS)."""
     if isinstance(given, str | Path):
         words = str(given).replace(",", " ").split()
         if Path(given).is_file():
             return read_calibration(Path(given))
-        if len(words) != 4:
+        if len(words) not in (4, 6):
             raise InputError(f"intrinsics: {str(given)!r} is no file; expected {FORMS}")
         try:
             given = [float(word) for word in words]
         except ValueError:
             raise InputError(f"intrinsics: found {given!r}; expected {FORMS}") from None
-    return Calibration(_matrix(np.asarray(given, float), "intrinsics"))
+    return _calibration(np.asarray(given, float), "intrinsics")
+
+
+def of_one_size(camera: Calibration, color: Size, depth: Size, where: str) -> tuple[Calibration, str]:
+    """`camera`, of colour and of depth, with the one of their two sizes in whose middle its principal
+    point lies, as nobody says which it is for; and a note.
+
+    Raises InputError: one size is not the other resized; it may be of both, or is of neither.
+    """
+    sizes = f"colour is {color[0]}×{color[1]} pixels, depth {depth[0]}×{depth[1]}"
+    if abs(color[0] * depth[1] / (color[1] * depth[0]) - 1) > SAME_ASPECT:
+        raise InputError(
+            f"{where}: {sizes}: one is not the other resized, and in this layout depth is registered to "
+            "colour; register it (and crop neither), then export the recording again"
+        )
+    fits = [size for size in (color, depth) if _is_of(camera.K, size)]
+    if len(fits) != 1:
+        (fx, cx), (fy, cy) = (camera.K[axis, [axis, 2]] for axis in (0, 1))
+        found = f"{fx:g} {fy:g} {cx:g} {cy:g}"
+        raise InputError(
+            f"{where}: {sizes}, and the intrinsics {found} may be of {'either' if fits else 'neither'}; "
+            f"give --intrinsics with the width and height they are for: '{found} {color[0]} {color[1]}'"
+        )
+    width, height = fits[0]
+    note = f"{sizes}: one is taken as the other resized, intrinsics as those of {width}×{height}"
+    return replace(camera, size=fits[0]), note
+
+
+def _is_of(K: np.ndarray, size: Size) -> bool:
+    """Whether it can be the camera of pictures of that size."""
+    try:
+        check_intrinsics(K, size, "")
+    except InputError:
+        return False
+    return True
 
 
 def find_intrinsics(folder: Path) -> Calibration | None:
@@ -102,7 +138,7 @@ def read_calibration(path: Path) -> Calibration:
     """A camera from a file: numbers, or a pinhole camera of Open3D."""
     if path.suffix.lower() == ".json":
         return open3d_camera(read_json(path), str(path))
-    return Calibration(_matrix(read_matrix(path), str(path)))
+    return _calibration(read_matrix(path), str(path))
 
 
 def open3d_camera(found: Any, where: str) -> Calibration:
@@ -112,6 +148,14 @@ def open3d_camera(found: Any, where: str) -> Calibration:
     K = json_numbers(found["intrinsic_matrix"], 9, f"{where}: intrinsic_matrix").reshape(3, 3).T
     width, height = json_numbers([found.get("width"), found.get("height")], 2, f"{where}: width, height")
     return Calibration(_matrix(K, where), picture_size(width, height, f"{where}: width, height"))
+
+
+def _calibration(found: np.ndarray, where: str) -> Calibration:
+    if found.size == 6 and max(found.shape) == 6:
+        *camera, width, height = found.ravel().tolist()
+        size = picture_size(width, height, f"{where}: width, height")
+        return Calibration(_matrix(np.array(camera), where), size)
+    return Calibration(_matrix(found, where))
 
 
 def _matrix(found: np.ndarray, where: str) -> np.ndarray:

@@ -18,7 +18,7 @@ class OpenOptions:
     """None: as the layout says."""
 
     intrinsics: Path | str | Sequence[float] | np.ndarray | None = None
-    """fx fy cx cy, a matrix, or a file with either, of both cameras."""
+    """fx fy cx cy, these with width and height, a matrix, or a file with one, of both cameras."""
     depth_scale: float | None = None
     """Units of the depth pictures a metre."""
     axes: Axes | None = None

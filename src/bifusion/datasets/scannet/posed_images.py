@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ class PosedImages:
         return Calibration(self.depth_K, self.depth_size, self.depth_extrinsic)
 
 
-def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedImages:
+def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> PosedImages:
     """The posed images in `folder`, in either layout of export.
 
     - `00000.jpg`, `00000.png` (or `00000.rendered_depth_WxH.png`), `00000.txt`, `intrinsic.txt` and,
@@ -76,7 +76,7 @@ def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedI
     Frames are those that have a pose file, in the order of their numbers.
 
     Args:
-        color_K: (3, 3), the colour camera's intrinsics in place of the folder's.
+        color_camera: in place of the folder's.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
@@ -87,24 +87,25 @@ def find_posed_images(folder: Path, color_K: np.ndarray | None = None) -> PosedI
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
         )
-    depth_file, color_size = _camera_file(folder, DEPTH_CAMERA), None
-    if color_K is None:
+    depth_file = _camera_file(folder, DEPTH_CAMERA)
+    depth_camera = _read_camera(depth_file) if depth_file else None
+    if color_camera is None:
         color_file = _camera_file(folder, COLOR_CAMERA)
         if color_file is None:
             expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")
             raise InputError(
                 f"{expected}: missing; the posed images need the colour camera's intrinsics"
             )
-        color_K, color_size = read_calibration(color_file).K, _size_in_name(color_file)
+        color_camera = _read_camera(color_file)
     return PosedImages(
         folder=folder,
         frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
-        color_K=color_K,
-        depth_K=read_calibration(depth_file).K if depth_file else None,
+        color_K=color_camera.K,
+        depth_K=depth_camera.K if depth_camera else None,
         color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
         depth_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_depth.txt",))),
-        color_size=color_size,
-        depth_size=_size_in_name(depth_file) if depth_file else None,
+        color_size=color_camera.size,
+        depth_size=depth_camera.size if depth_camera else None,
     )
 
 
@@ -180,6 +181,11 @@ def _camera_file(folder: Path, names: tuple[str, ...]) -> Path | None:
             if found:
                 return found[0]
     return None
+
+
+def _read_camera(path: Path) -> Calibration:
+    found = read_calibration(path)
+    return replace(found, size=_size_in_name(path) or found.size)
 
 
 def _size_in_name(path: Path) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,8 @@ def _cameras(found: dict[str, Any], where: str, options: OpenOptions) -> Cameras
         raise InputError(f"{where}: w, h are {width:g}, {height:g}; expected pixels")
     size = (int(width), int(height))
     if options.intrinsics is not None:
-        K = given_intrinsics(options.intrinsics).K
+        given = given_intrinsics(options.intrinsics)
+        camera = replace(given, size=given.size or size)
     else:
-        K = json_numbers(found.get("K"), 9, f"{where}: K").reshape(3, 3).T
-    return Cameras(Calibration(K, size), Calibration(K, size), size)
+        camera = Calibration(json_numbers(found.get("K"), 9, f"{where}: K").reshape(3, 3).T, size)
+    return Cameras(camera, camera, size)

@@ -37,7 +37,7 @@ def open_scannet_export(folder: Path, options: OpenOptions) -> FileRecording:
     Source: ScanNet's SensReader, and OpenMask3D, SAM3D, OpenScene, which ask for this layout.
     """
     given = None if options.intrinsics is None else given_intrinsics(options.intrinsics)
-    images = find_posed_images(folder, None if given is None else given.K)
+    images = find_posed_images(folder, given)
     if all(frame.depth is None for frame in images.frames):
         raise InputError(
             f"{folder}: holds no depth pictures; scans are made of depth: export it, or give the mesh"
