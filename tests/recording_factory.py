@@ -154,6 +154,18 @@ def open3d(folder: Path, walk: np.ndarray) -> Path:
     return folder
 
 
+def redwood(folder: Path, walk: np.ndarray) -> Path:
+    """As Open3D's fountain: each stream with numbers of its own and microseconds, the poses beside."""
+    for k, pose in enumerate(walk):
+        time = 1_228_920 + 33_333 * k
+        picture(folder / "image" / f"{10 + k:07d}-{time:012d}.jpg", color_of(k))
+        picture(folder / "depth" / f"{38 + 4 * k:07d}-{time + 5_742:012d}.png", units(pose, 1000))
+    (folder / "scene").mkdir()
+    (folder / "scene" / "key.log").write_text(log(walk))
+    (folder / "camera_primesense.json").write_text(json.dumps(open3d_camera()))
+    return folder
+
+
 def log(walk: np.ndarray) -> str:
     blocks = [[f"{k} {k} {k + 1}", *(" ".join(map(str, row)) for row in p)] for k, p in enumerate(walk)]
     return "\n".join(line for block in blocks for line in block)
@@ -243,6 +255,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
     "tum": tum,
     "open3d": open3d,
     "open3d json": open3d_json,
+    "open3d of Redwood": redwood,
     "replica": replica,
     "hololens": hololens,
     "record3d": record3d,

@@ -15,9 +15,10 @@ import needs
 import recording_factory as made
 from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.frame import Recording
-from bifusion.datasets.recordings.layouts.tum import nearest, read_pairs, read_trajectory
+from bifusion.datasets.recordings.layouts.tum import read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.pairs import nearest
 from bifusion.datasets.recordings.text_files import inside, read_matrix, read_pose_lines
 from bifusion.errors import InputError
 from refused_recordings import refused
@@ -59,7 +60,7 @@ def test_what_layouts_know_of_up_and_time(tmp_path):
     axes = {kind: "?" if up is None else "xyz"[int(up.argmax())] for kind, up in ups.items()}
     assert axes == {
         "scannet": "z", "sens": "z", "7scenes": "?", "7scenes of 3RScan": "?", "tum": "?", "open3d": "?",
-        "open3d json": "?", "replica": "z", "hololens": "y", "record3d": "y",
+        "open3d json": "?", "open3d of Redwood": "?", "replica": "z", "hololens": "y", "record3d": "y",
     }  # fmt: skip
     old = made.record3d(tmp_path / "old", np.stack([np.diag([1.0, -1, -1, 1])] * 3))
     assert open_recording(old).up is None  # begins at the identity: gravity was not kept

@@ -22,7 +22,6 @@ from bifusion.untrusted.files import is_file
 from bifusion.untrusted.pictures import (
     UPRIGHT,
     image_size,
-    read_color,
     read_depth_m,
     read_upright,
 )
@@ -108,7 +107,7 @@ class FileRecording(RecordingInfo):
         """Of the first picture that can be read, for frames that have none."""
         for picture in (files.color for files in self.files if files.color is not None):
             with contextlib.suppress(InputError):  # it is named where its own frame is read
-                return _upright_size(picture)
+                return image_size(self._read_color(picture, self.cameras.color))
         raise InputError(f"{self.name}: none of its pictures can be read, whose size its camera is for")
 
     def _sizes(self) -> tuple[Size, Size] | None:
@@ -117,7 +116,8 @@ class FileRecording(RecordingInfo):
         for files in itertools.islice(pictured, MOST_TRIED):
             with contextlib.suppress(InputError):  # it is named where the frame itself is read
                 assert files.color is not None and files.depth is not None
-                return _upright_size(files.color), image_size(self._read_depth(files.depth))
+                color = self._read_color(files.color, self.cameras.color)
+                return image_size(color), image_size(self._read_depth(files.depth))
         return None
 
     def share_camera(self) -> None:
@@ -251,10 +251,6 @@ def picture_notes(names: Sequence[str], pictured: np.ndarray) -> list[str]:
         f"{len(without)} of {len(names)} frames have no picture: their depth is used, colours and views "
         f"are the others': {named}"
     ]
-
-
-def _upright_size(picture: Path | Part) -> Size:
-    return image_size(picture.read() if isinstance(picture, Part) else read_color(picture))
 
 
 def _is_there(part: Path | Part | None) -> bool:

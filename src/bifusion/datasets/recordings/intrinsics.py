@@ -21,7 +21,8 @@ MOST_PIXELS = 100_000
 """Of a picture's side."""
 NAMES = (
     "camera-intrinsics.txt", "intrinsics.txt", "intrinsic.txt", "K.txt", "calibration.txt",
-    "intrinsic.json", "camera_intrinsic.json", "intrinsics.json",
+    "intrinsic.json", "camera_intrinsic.json", "intrinsics.json", "camera.json",
+    "camera_primesense.json",
 )  # fmt: skip
 FORMS = (
     "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, Open3D's intrinsic.json, or fx fy cx cy with the "

@@ -73,7 +73,7 @@ LAYOUTS = (
     ),
     Layout(
         "open3d",
-        "color/ depth/ trajectory.log or camera_trajectory.json",
+        "color/ depth/ trajectory.log or camera_trajectory.json (Open3D, Redwood)",
         is_open3d,
         open_open3d,
         "real; .json: written",

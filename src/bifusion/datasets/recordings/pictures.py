@@ -17,6 +17,8 @@ DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
 _NUMBER = re.compile(r"(\d{1,18})(?!.*\d)")
 _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,9})$")
 """A time at the end of a name, as TUM's pictures have: its last run of digits is no number by itself."""
+_MICROSECONDS = re.compile(r"\d{1,9}-(\d{9,15})")
+"""A whole name of Redwood's and SUN3D's: number in its stream and time."""
 
 
 def numbered(folder: Path, endings: Sequence[str], pattern: str = "*") -> dict[int, Path]:
@@ -44,12 +46,25 @@ def _number(stem: str) -> int | None:
     return None if match is None else int(match[1])
 
 
+def name_times_s(stems: Sequence[str]) -> np.ndarray | None:
+    """(n,) seconds that names carry, as 1305031102.175304 or 0000010-000001228920; None: not all do."""
+    found = []
+    for stem in stems:
+        if match := _MICROSECONDS.fullmatch(stem):
+            found.append(int(match[1]) * 1e-6)
+        elif match := _SECONDS.search(stem):
+            found.append(float(f"{match[1]}.{match[2]}"))
+        else:
+            return None
+    return np.array(found)
+
+
 def first_folder(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` that is a folder in `folder`."""
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def one_pose_each(pictures: Sequence[Path], poses: np.ndarray, listed_in: Path) -> None:
+def one_pose_each(pictures: Sequence[object], poses: np.ndarray, listed_in: Path) -> None:
     """InputError unless a list has as many poses as there are pictures, which it does not name."""
     if len(pictures) != len(poses):
         raise InputError(

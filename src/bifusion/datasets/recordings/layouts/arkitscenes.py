@@ -23,8 +23,8 @@ from bifusion.datasets.recordings.file_recording import (
 )
 from bifusion.datasets.recordings.frame import Z_UP
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, picture_size, pinhole
-from bifusion.datasets.recordings.layouts.tum import nearest
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.pairs import nearest
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import as_numbers, read_lines
 from bifusion.errors import InputError

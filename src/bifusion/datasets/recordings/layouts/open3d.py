@@ -1,7 +1,9 @@
 """color/ and depth/ with trajectory.log or camera_trajectory.json: Open3D, Redwood, ICL-NUIM.
 
-Sources: Choi, Zhou & Koltun 2015 (redwood-data.org, format of .log) and Open3D's own
-PinholeCameraTrajectory, whose JSON holds world2cam, its matrices column by column. Depth in millimetres.
+Sources: Choi, Zhou & Koltun 2015 (redwood-data.org, format of .log), Open3D's own
+PinholeCameraTrajectory, whose JSON holds world2cam, its matrices column by column, and the data sets
+that Open3D downloads (bedroom.log, lounge_trajectory.log, livingroom1-traj.txt, scene/key.log). Depth in
+millimetres.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from bifusion.datasets.recordings.intrinsics import (
     pinhole,
 )
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.pairs import Pairs, pair
 from bifusion.datasets.recordings.pictures import (
     COLOR_ENDINGS,
     DEPTH_ENDINGS,
@@ -34,9 +37,16 @@ from bifusion.datasets.recordings.pictures import (
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.datasets.recordings.text_files import as_numbers, json_numbers, read_json, read_lines
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_file, is_leftover, open_regular
 
 COLOR_FOLDERS = ("color", "image", "rgb")
 LOGS = ("trajectory.log", "scene/trajectory.log", "traj.log")
+KEY_LOG = "scene/key.log"
+"""Of those pictures that Open3D's color_map_optimization took."""
+OTHER_LOGS = ("*.log", "*traj*.txt")
+NO_TRAJECTORY = "odometry"
+"""In the names of logs that hold how each frame lies to the one before."""
+PEEKED_BYTES = 2048
 JSONS = ("camera_trajectory.json", "trajectory.json")
 DEFAULT_CAMERA = Calibration(pinhole(525, 525, 319.5, 239.5), (640, 480))
 """Open3D's PrimeSenseDefault, which its programs take where no camera is given."""
@@ -44,30 +54,51 @@ DEFAULT_CAMERA = Calibration(pinhole(525, 525, 319.5, 239.5), (640, 480))
 
 def is_open3d(folder: Path) -> bool:
     pictures = first_folder(folder, COLOR_FOLDERS) is not None and (folder / "depth").is_dir()
-    return pictures and _list_of(folder) is not None
+    return pictures and bool(_lists_of(folder))
 
 
 def open_open3d(folder: Path, options: OpenOptions) -> FileRecording:
-    """Picture k has pose k; where the counts differ, the numbers in the .log name the pictures."""
-    path = _list_of(folder)
+    """Picture k has pose k; where the counts differ, the numbers in the .log name the pictures.
+
+    Of pictures that are paired by their times there may be as many poses as of either stream.
+    """
+    path, *others = _lists_of(folder)
+    if others:
+        names = ", ".join(one.name for one in (path, *others))
+        raise InputError(f"{folder}: which of {names} holds the poses? Name it {LOGS[0]}")
     colors = numbered(first_folder(folder, COLOR_FOLDERS) or folder, COLOR_ENDINGS)
     depths = numbered(folder / "depth", DEPTH_ENDINGS)
-    assert path is not None
     camera, reading = None, Reading()
     if path.suffix == ".json":
         stored, camera = read_trajectory_json(path)
         names, reading = None, Reading(poses="world2cam")
     else:
         names, stored = read_log(path)
-    numbers = list(depths)
-    if names is not None and len(names) != len(numbers) and set(names) <= set(numbers):
-        numbers = names
-    one_pose_each([depths[k] for k in numbers], stored, path)
-    files = [FrameFiles(depths[k].stem, colors.get(k), depths[k]) for k in numbers]
+    pairs = pair(folder, colors, depths)
+    files = _files(pairs, len(stored))
+    if names is not None and len(names) != len(files) and set(names) <= set(depths):
+        of_number = dict(zip(depths, files, strict=True))
+        files = [of_number[k] for k in names]
+    one_pose_each(files, stored, path)
     cameras, notes = _cameras(folder, camera, options)
     return file_recording(
-        folder, "open3d", files, stored, cameras, options, declared=reading, notes=notes
+        folder, "open3d", files, stored, cameras, options, declared=reading, notes=[*pairs.notes, *notes]
     )
+
+
+def _files(pairs: Pairs, poses: int) -> list[FrameFiles]:
+    """Of each depth picture; of each colour picture where names carry times and there are as many poses
+    as of these alone."""
+    times = [None] * len(pairs.depths) if pairs.times_s is None else pairs.times_s.tolist()
+    if pairs.times_s is not None and poses == len(pairs.colors) != len(pairs.depths):
+        return [
+            FrameFiles(color.stem, color, None if k is None else pairs.depths[k])
+            for color, k in zip(pairs.colors, pairs.depth_of, strict=True)
+        ]
+    return [
+        FrameFiles(depth.stem, color, depth, time_s=time)
+        for color, depth, time in zip(pairs.color_of(), pairs.depths, times, strict=True)
+    ]
 
 
 def read_log(path: Path) -> tuple[list[int], np.ndarray]:
@@ -96,8 +127,32 @@ def read_trajectory_json(path: Path) -> tuple[np.ndarray, Calibration | None]:
     return np.stack(poses), None if camera is None else open3d_camera(camera, str(path))
 
 
-def _list_of(folder: Path) -> Path | None:
-    return next((folder / name for name in (*LOGS, *JSONS) if (folder / name).is_file()), None)
+def _lists_of(folder: Path) -> list[Path]:
+    """The poses, under a name of Open3D's programs, else all logs of poses that there are."""
+    known = (folder / name for name in (*LOGS, *JSONS))
+    found = next((path for path in known if path.is_file()), None)
+    if found is not None:
+        return [found]
+    others = {path for form in OTHER_LOGS for path in folder.glob(form) if _is_log(path)}
+    return sorted(others) or [path for path in (folder / KEY_LOG,) if path.is_file()]
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file begins as logs of poses do, with a line of three whole numbers and a 4×4 pose."""
+    if NO_TRAJECTORY in path.name.lower() or is_leftover(path) or not is_file(path):
+        return False
+    with open_regular(path) as file:
+        lines = file.read(PEEKED_BYTES).decode("utf-8", "replace").splitlines()
+    rows = [line.split() for line in lines if line.strip()][:5]
+    whole = len(rows) == 5 and all(word.isdecimal() for word in rows[0])
+    return whole and [len(row) for row in rows] == [3, 4, 4, 4, 4] and _is_last_row(rows[4])
+
+
+def _is_last_row(words: list[str]) -> bool:
+    try:
+        return [float(word) for word in words] == [0, 0, 0, 1]
+    except ValueError:
+        return False
 
 
 def _cameras(

@@ -27,11 +27,11 @@ from bifusion.datasets.recordings.intrinsics import (
     pinhole,
 )
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.pairs import MOST_APART_S, nearest
 from bifusion.datasets.recordings.poses import from_quaternions
 from bifusion.datasets.recordings.text_files import as_numbers, inside, read_lines
 from bifusion.errors import InputError
 
-MOST_APART_S = 0.02
 TUM_SCALE = 5000.0
 SCALES = (5000.0, 1000.0)
 ASSOCIATIONS = ("associations.txt", "associate.txt", "association.txt")
@@ -121,17 +121,6 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path}: has no finite time; copy the recording again")
     numbers = numbers[np.argsort(numbers[:, 0], kind="stable")]
     return numbers[:, 0], from_quaternions(numbers[:, 4:], numbers[:, 1:4])
-
-
-def nearest(sorted_or_not: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(W,) index of the value nearest to each wanted one."""
-    order = np.argsort(sorted_or_not, kind="stable")
-    ordered = sorted_or_not[order]
-    right = np.clip(np.searchsorted(ordered, wanted), 1, max(len(ordered) - 1, 1))
-    left = right - 1
-    right = np.minimum(right, len(ordered) - 1)
-    closer = np.abs(ordered[left] - wanted) <= np.abs(ordered[right] - wanted)
-    return order[np.where(closer, left, right)]
 
 
 def _read_list(path: Path) -> list[tuple[float, Path]]:
