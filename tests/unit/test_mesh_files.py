@@ -1,8 +1,6 @@
 """OBJ and GLB files as programs write them: order of vertices, colours, axes; and files that lie."""
 
 import base64
-import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,10 @@ from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import AXES, axis_of, level_note, up_to_z
 from bifusion.errors import InputError
+from glb_files import TEXTURE, box, glb, textured_glb, with_tree
 
 SQUARE = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (2, 0, 0)]
 """Two squares' worth of corners around a seam."""
-TEXTURE = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
-"""Top left red, top right green, bottom left blue, bottom right yellow."""
 
 
 def refused(path: Path, words: str) -> None:
@@ -122,17 +119,6 @@ def test_obj_files_that_are_none(tmp_path):
     refused(tmp_path / "m.gltf", "is no mesh file that is known.*export it as one .glb")
 
 
-def glb(path: Path, scene: trimesh.Scene | trimesh.Trimesh) -> Path:
-    path.write_bytes(bytes(trimesh.exchange.gltf.export_glb(trimesh.Scene(scene))))
-    return path
-
-
-def box(color: tuple[int, int, int]) -> trimesh.Trimesh:
-    mesh = trimesh.creation.box()
-    mesh.visual.vertex_colors = np.tile((*color, 255), (8, 1))
-    return mesh
-
-
 def test_glb_applies_nodes_and_keeps_the_order(tmp_path):
     mesh, scene = box((255, 0, 0)), trimesh.Scene()
     scene.add_geometry(mesh, transform=trimesh.transformations.translation_matrix((5, 0, 0)))
@@ -146,33 +132,9 @@ def test_glb_vertex_colours_are_linear(tmp_path):
     assert (read_mesh_file(glb(tmp_path / "m.glb", box((55, 55, 55)))).color == 128).all()
 
 
-def textured_glb(path: Path, **material) -> Path:
-    """One triangle whose corners are red, green and blue in its texture."""
-    mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 1, 2]], process=False)
-    image = Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
-    pbr = trimesh.visual.material.PBRMaterial(baseColorTexture=image, **material)
-    uv = [[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]]
-    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=pbr)
-    return glb(path, mesh)
-
-
 def test_glb_texture(tmp_path):
     read = read_mesh_file(textured_glb(tmp_path / "wrong_ending.ply"))
     assert read.color.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-
-
-def with_tree(path: Path, change) -> Path:
-    """The GLB in `path` with another JSON."""
-    data = path.read_bytes()
-    length = struct.unpack("<I", data[12:16])[0]
-    tree = json.loads(data[20 : 20 + length])
-    change(tree)
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    body = struct.pack("<I4s", len(text), b"JSON") + text + data[20 + length :]
-    changed = path.with_name("changed.glb")
-    changed.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body)
-    return changed
 
 
 def test_glb_files_that_are_none(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bifusion.data.checks import check_finite
+from bifusion.datasets.mesh_files.glb_colors import stored_colors
 from bifusion.datasets.mesh_files.textures import (
     Textures,
     linear_to_srgb,
@@ -44,12 +45,14 @@ FAULTS = (
 IMAGES = ("PNG", "JPEG", "MPO", "WEBP")
 """As Pillow calls what glTF and its extensions allow."""
 MOVES_TEXTURES = "KHR_texture_transform"
+OTHER_COLORS = "KHR_materials_pbrSpecularGlossiness"
+"""Materials with colours of their own, which trimesh mixes with the gloss: up to white."""
 SUPPORTED = {
     MOVES_TEXTURES, "KHR_lights_punctual", "KHR_materials_anisotropy", "KHR_materials_clearcoat",
     "KHR_materials_dispersion", "KHR_materials_emissive_strength", "KHR_materials_ior",
-    "KHR_materials_iridescence", "KHR_materials_pbrSpecularGlossiness", "KHR_materials_sheen",
-    "KHR_materials_specular", "KHR_materials_transmission", "KHR_materials_unlit",
-    "KHR_materials_volume", "KHR_xmp_json_ld",
+    "KHR_materials_iridescence", "KHR_materials_sheen", "KHR_materials_specular",
+    "KHR_materials_transmission", "KHR_materials_unlit", "KHR_materials_volume", "KHR_xmp_json_ld",
+    "EXT_texture_webp",
 }  # fmt: skip
 """Extensions that change neither shape nor base colour, or that are dealt with."""
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -66,7 +69,7 @@ def read_glb(path: Path) -> Mesh:
     try:
         _check_tree(path, tree)
         _check_extensions(path, tree)
-        parts, notes = _load(path)
+        parts, notes = _load(path, stored_colors(path, tree))
     except FAULTS as error:
         if isinstance(error, InputError):
             raise
@@ -179,6 +182,11 @@ def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
     materials = tree.get("materials", [])
     primitives = [part for mesh in tree.get("meshes", []) for part in mesh["primitives"]]
     for number in sorted({part["material"] for part in primitives if "material" in part}):
+        if OTHER_COLORS in materials[number].get("extensions", {}):
+            raise InputError(
+                f"{path}: material {number} has its colours in {OTHER_COLORS}, which is not read; "
+                "export it with materials of metallic and roughness"
+            )
         texture = materials[number].get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
         if MOVES_TEXTURES in texture.get("extensions", {}):
             raise InputError(
@@ -192,10 +200,12 @@ def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
             )
 
 
-def _load(path: Path) -> tuple[list[Part], list[str]]:
+def _load(path: Path, stored: list[np.ndarray | None]) -> tuple[list[Part], list[str]]:
+    """`stored`: the colours of each primitive that is read, where they were found."""
     import trimesh
 
     scene = trimesh.load_scene(path, file_type="glb", process=False)
+    own = dict(zip(scene.geometry, stored, strict=True))  # both in the file's order
     parts, notes, textures = [], [], Textures(path)
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
@@ -205,16 +215,19 @@ def _load(path: Path) -> tuple[list[Part], list[str]]:
             faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64)
             if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
                 raise InputError(f"{path}: a face names a vertex that is not there; export it again")
-            parts.append((vertices, faces, _colors(geometry, path, notes, textures)))
+            parts.append((vertices, faces, _colors(geometry, own[name], path, notes, textures)))
     return parts, notes
 
 
-def _colors(geometry: Any, path: Path, notes: list[str], textures: Textures) -> np.ndarray:
+def _colors(
+    geometry: Any, stored: np.ndarray | None, path: Path, notes: list[str], textures: Textures
+) -> np.ndarray:
     """(N, 3) uint8 sRGB base colours: the material's factor, its texture and the vertices' own colours,
     as far as there are any, multiplied in linear light (glTF 2.0, 3.9.2)."""
     count = len(geometry.vertices)
     visual = getattr(geometry, "visual", None)
-    own, material = _own_colors(geometry), getattr(visual, "material", None)
+    own = stored if stored is not None and len(stored) == count else _own_colors(geometry)
+    material = getattr(visual, "material", None)
     factor = getattr(material, "baseColorFactor", None)
     image, uv = getattr(material, "baseColorTexture", None), getattr(visual, "uv", None)
     linear = np.ones((count, 3))
@@ -227,6 +240,10 @@ def _colors(geometry: Any, path: Path, notes: list[str], textures: Textures) -> 
         notes.append("vertices have the colour of the texture at their place")
         if image.format not in (*IMAGES, None):
             raise InputError(f"{path}: a texture is stored as {image.format}; expected PNG or JPEG")
+        if image.mode.startswith(("I", "F")):
+            raise InputError(
+                f"{path}: a texture has one channel of more than 8 bits ({image.mode}); expected colours"
+            )
         picture = textures.get(id(image), lambda: np.array(image.convert("RGB")))
         texels = texture_colors(picture, np.nan_to_num(np.asarray(uv, float)))
         linear *= srgb_to_linear(texels / 255)

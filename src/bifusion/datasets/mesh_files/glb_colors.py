@@ -1,0 +1,92 @@
+"""COLOR_0 of the primitives of a GLB file as it is stored: trimesh makes bytes of it, wrong ones of
+16-bit colours, and 8 linear bits are few in the dark.
+
+Source: Khronos glTF 2.0, 3.6.2 (accessors), 3.7.2.1 (COLOR_0: float, or normalised unsigned byte or
+short).
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.errors import InputError
+from bifusion.untrusted.files import open_regular
+
+POINTS, LINES, TRIANGLES, STRIP = 0, 1, 4, 5
+READ_MODES = (POINTS, LINES, TRIANGLES, STRIP)
+"""Of primitives that trimesh makes a geometry of."""
+TYPES = {5121: "u1", 5123: "<u2", 5126: "<f4"}
+WIDTHS = {"VEC3": 3, "VEC4": 4}
+BRIGHTEST = 2.0
+"""Colours above it are no overexposed ones of 0 … 1."""
+
+
+def stored_colors(path: Path, tree: dict[str, Any]) -> list[np.ndarray | None]:
+    """(N, 3) float64 shares of 1 for each primitive that is read, in the file's order; None where it has
+    no COLOR_0, or one that lies elsewhere than in the file's own numbers.
+
+    Raises InputError: colours beyond 0 … 1.
+    """
+    primitives = [
+        part
+        for mesh in tree.get("meshes", [])
+        for part in mesh["primitives"]
+        if part.get("mode", TRIANGLES) in READ_MODES
+    ]
+    places = [part["attributes"].get("COLOR_0") for part in primitives]
+    if all(place is None for place in places):
+        return [None] * len(primitives)
+    data = _binary(path)
+    return [None if place is None else _shares(path, tree, place, data) for place in places]
+
+
+def _shares(path: Path, tree: dict[str, Any], place: int, data: np.ndarray) -> np.ndarray | None:
+    stored = _stored(tree, place, data)
+    if stored is None:
+        return None
+    color = stored[:, :3]
+    if color.dtype.kind == "u":
+        return color / np.iinfo(color.dtype).max
+    if not np.isfinite(color).all() or color.min(initial=0) < 0 or color.max(initial=0) > BRIGHTEST:
+        raise InputError(
+            f"{path}: vertex colours go from {color.min():g} to {color.max():g}; glTF has them as "
+            "0 … 1: export it again"
+        )
+    return color.astype(np.float64)
+
+
+def _stored(tree: dict[str, Any], place: int, data: np.ndarray) -> np.ndarray | None:
+    """(N, 3 or 4) numbers of an accessor; None where it is no plain one of colours."""
+    accessor = tree["accessors"][place]
+    kind, width = TYPES.get(accessor.get("componentType")), WIDTHS.get(accessor.get("type"))
+    if kind is None or width is None or "sparse" in accessor or "bufferView" not in accessor:
+        return None
+    view = tree["bufferViews"][accessor["bufferView"]]
+    if view.get("buffer", 0) != 0 or "uri" in tree["buffers"][0]:
+        return None
+    row = np.dtype(kind).itemsize * width
+    begin = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+    count, stride = accessor["count"], view.get("byteStride") or row
+    if count == 0:
+        return np.zeros((0, width), kind)
+    if begin < 0 or stride < row or begin + (count - 1) * stride + row > len(data):
+        raise IndexError("COLOR_0 lies outside the file")
+    rows = np.lib.stride_tricks.as_strided(data[begin:], (count, row), (stride, 1), writeable=False)
+    return np.ascontiguousarray(rows).view(kind)
+
+
+def _binary(path: Path) -> np.ndarray:
+    """The bytes of the file's BIN chunk, the second; none where it has no such chunk."""
+    with open_regular(path) as file:
+        file.seek(12)
+        (length,) = struct.unpack("<I4x", file.read(8))
+        file.seek(20 + length)
+        head = file.read(8)
+    if len(head) < 8 or head[4:] != b"BIN\0":
+        return np.zeros(0, np.uint8)
+    whole = np.memmap(path, np.uint8, "r", offset=28 + length)
+    return np.asarray(whole[: struct.unpack("<I4x", head)[0]])

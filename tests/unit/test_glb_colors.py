@@ -1,0 +1,50 @@
+"""Colours of GLB files whose numbers trimesh would make others of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.mesh_files.textures import srgb_to_linear
+from bifusion.errors import InputError
+from glb_files import box, glb, textured_glb, with_stored_colors, with_tree
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_mesh_file(path)
+
+
+@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize("points", [False, True])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_glb_colours_of_more_than_8_bits_keep_their_shades(tmp_path, dtype, points, width):
+    """trimesh takes the lower 8 bits of 16; of floats, 8 linear ones, which part sRGB's dark in 13s."""
+    wanted = (np.arange(24, dtype=np.uint8) * 11).reshape(8, 3)
+    most = 65535 if dtype == "uint16" else 1
+    linear = np.ones((8, width))
+    linear[:, :3] = srgb_to_linear(wanted / 255)
+    stored = np.rint(linear * most) if dtype == "uint16" else linear
+    path = with_stored_colors(
+        glb(tmp_path / "m.glb", box((1, 2, 3))), stored.astype(dtype), points=points
+    )
+    assert np.array_equal(read_mesh_file(path).color, wanted)
+
+
+def test_glb_colours_that_are_no_shares_of_1(tmp_path):
+    path = glb(tmp_path / "m.glb", box((1, 2, 3)))
+    refused(
+        with_stored_colors(path, np.full((8, 3), 200, np.float32)),
+        "go from 200 to 200; glTF has them as 0",
+    )
+
+
+def test_glb_colours_in_gloss_materials_are_refused(tmp_path):
+    """trimesh makes white of them."""
+    path = textured_glb(tmp_path / "m.glb")
+    gloss = {"KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [1, 0, 0, 1]}}
+    changed = with_tree(path, lambda tree: tree["materials"][0].update(extensions=gloss))
+    refused(changed, "material 0 has its colours in KHR_materials_pbrSpecularGlossiness")
