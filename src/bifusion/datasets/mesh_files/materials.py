@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -16,7 +17,9 @@ OPTION_WORDS = {
     "-blendu": 1, "-blendv": 1, "-boost": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3, "-texres": 1,
     "-clamp": 1, "-bm": 1, "-imfchan": 1, "-type": 1, "-colorspace": 1,
 }  # fmt: skip
-"""What may stand before a texture's file, and how many words each takes."""
+"""What may stand before a texture's file, and how many words each takes at most; of those with three
+numbers the second and third may be left out."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass
@@ -60,7 +63,7 @@ def _parse(path: Path) -> dict[str, Material]:
             values = as_numbers([rest.split()], path)[0]
             current.diffuse = np.clip(np.nan_to_num(values), 0, 1) * 255
         elif word.lower() == "map_kd":
-            current.texture = _beside(path, _without_options(rest))
+            current.texture = _beside(path, _without_options(rest, path))
             if not is_file(current.texture):
                 raise InputError(
                     f"{path}: its texture {current.texture.name[:120]} is not beside it; copy it too, "
@@ -69,18 +72,32 @@ def _parse(path: Path) -> dict[str, Material]:
     return materials
 
 
-def _without_options(rest: str) -> str:
-    """The file's name, which may have blanks, behind the options."""
-    words = rest.split(" ")
-    while words and words[0] in OPTION_WORDS:
-        words = words[1 + OPTION_WORDS[words[0]] :]
-    return " ".join(words)
+def _without_options(rest: str, path: Path) -> str:
+    """The file's name, which may have blanks, behind the options. InputError for one that moves it."""
+    while (parts := rest.split(None, 1)) and parts[0] in OPTION_WORDS and len(parts) > 1:
+        option, rest = parts[0], parts[1]
+        for place in range(OPTION_WORDS[option]):
+            word, *after = rest.split(None, 1)
+            if not after or (place and OPTION_WORDS[option] == 3 and not _NUMBER.fullmatch(word)):
+                break
+            if place < 2 and _NUMBER.fullmatch(word) and _moves(option, float(word)):
+                raise InputError(
+                    f"{path}: moves its texture by {option} {word[:20]}, which is not read; export the "
+                    "mesh without, or with vertex colours"
+                )
+            rest = after[0]
+    return rest
+
+
+def _moves(option: str, number: float) -> bool:
+    """Whether an option takes a texture, which repeats, elsewhere in u or v."""
+    return (option == "-o" and number % 1 != 0) or (option == "-s" and number != 1)
 
 
 def _beside(path: Path, name: str) -> Path:
     """The file in `path`'s folder, or below, that is meant by a name from some other machine, for which
     upper and lower case may be one."""
-    parts = PureWindowsPath(name.replace("\0", ""))
+    parts = PureWindowsPath(name.replace("\0", "").strip().strip('"'))
     if parts.is_absolute() or parts.drive or parts.root or ".." in parts.parts:
         parts = PureWindowsPath(parts.name)
     meant = path.parent / Path(*parts.parts)

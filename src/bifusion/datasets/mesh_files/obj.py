@@ -66,7 +66,8 @@ def read_obj(path: Path) -> Mesh:
     counts = np.array(lines.counts, np.int64)
     vertex, uv = _corners(lines, counts, path)
     if table.shape[1] >= 6:
-        columns: Columns = {channel: table[:, 3 + k] for k, channel in enumerate(CHANNELS)}
+        first = 4 if _has_weights(table) else 3
+        columns: Columns = {channel: table[:, first + k] for k, channel in enumerate(CHANNELS)}
         color = read_colors(columns, path, (), notes)
     else:
         color = _texture_colors(path, lines, counts, vertex, uv, len(coord), notes)
@@ -86,7 +87,7 @@ def _read_lines(path: Path) -> _Lines:
     raw = open_regular(path, most_bytes=MOST_BYTES, advice="export it as .ply or .glb")
     with TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
         for line in _whole_lines(file):
-            word, *after = line.split(None, 1)[:2] or [""]
+            word, *after = _uncommented(line).split(None, 1)[:2] or [""]
             rest = after[0].strip() if after else ""
             if word == "v":
                 found.vertex.append(rest)
@@ -126,6 +127,11 @@ def _whole_lines(file: Iterable[str]) -> Iterator[str]:
             yield line
 
 
+def _uncommented(line: str) -> str:
+    """Without the comment behind numbers; names may have a # of their own."""
+    return line.partition("#")[0] if line.lstrip()[:2] in ("v ", "vt", "f ", "v\t", "f\t") else line
+
+
 def _table(lines: list[str], path: Path, what: str, widths: tuple[int, ...]) -> np.ndarray:
     """(N, width) float64 of lines that have equally many numbers."""
     lengths = [len(line.split()) for line in lines]
@@ -139,6 +145,13 @@ def _table(lines: list[str], path: Path, what: str, widths: tuple[int, ...]) -> 
     return _numbers(" ".join(lines), np.float64, f"{path}: a line '{what}'").reshape(-1, width)
 
 
+def _has_weights(table: np.ndarray) -> bool:
+    """Whether (N, 7) are x y z w and colour, as the format has it, and no x y z, colour and alpha."""
+    if table.shape[1] != 7:
+        return False
+    return bool((table[:, 3] == 1).all()) and not bool((table[:, 6] == 1).all())
+
+
 def _numbers(text: str, dtype: type, where: str) -> np.ndarray:
     """(K,) the numbers between the blanks of `text`."""
     try:
@@ -146,7 +159,18 @@ def _numbers(text: str, dtype: type, where: str) -> np.ndarray:
             warnings.simplefilter("error", DeprecationWarning)  # how numpy tells of what is no number
             return np.fromstring(text, dtype, sep=" ")
     except (ValueError, DeprecationWarning):
-        raise InputError(f"{where} holds what is no number; export it again") from None
+        word = next((word for word in text.split() if not _is_number(word)), "")
+        raise InputError(
+            f"{where} holds {word[:40]!r}, expected numbers with points; export it again"
+        ) from None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _corners(lines: _Lines, counts: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
