@@ -247,7 +247,8 @@ def test_ragged_intrinsics_are_named(room):
 
 def test_tensors_and_faces_will_do():
     coord = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]])
-    scene = bifusion.make_scene(coord, torch.full((4, 3), 100), faces=[[0, 1, 2], [0, 2, 3]])
+    color = torch.arange(12).reshape(4, 3) * 20
+    scene = bifusion.make_scene(coord, color, faces=[[0, 1, 2], [0, 2, 3]])
     assert scene.notes == ["normals of the faces"] and np.array_equal(scene.normal[:, 2], np.ones(4))
 
 

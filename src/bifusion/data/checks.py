@@ -179,6 +179,24 @@ def check_finite(coord: np.ndarray, where: str | Path) -> None:
         )
 
 
+def color_note(color: np.ndarray) -> str | None:
+    """What to say of (N, 3) uint8 colours that cannot be a scan's: all one, or shares of 1 without their
+    fractions. None for others."""
+    if len(color) < 2:
+        return None
+    if (color == color[0]).all():
+        return (
+            f"all points have the colour {color[0].tolist()}; expected those of the scan: was it "
+            "exported without?"
+        )
+    if color.max() <= 1:
+        return (
+            "no colour is above 1 of 255; expected those of the scan: multiply colours of 0 … 1 by 255 "
+            "before they become whole numbers"
+        )
+    return None
+
+
 def check_labels(segment: np.ndarray, labels: LabelSet, where: str | Path) -> None:
     """InputError if a semantic label is neither −1 nor a class of the set."""
     if not len(segment) or (segment.min() >= -1 and segment.max() < labels.num_classes):

@@ -313,7 +313,7 @@ def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
         if color.dtype.kind == "f" and -1 <= low < 0 and high <= 1:
             remedy = "colours of −1 … 1: add 1, multiply by 127.5"
         elif color.dtype.kind != "f" and low >= 0 and high <= 65535:
-            remedy = "divide 16-bit colours by 257"
+            remedy = "divide 16-bit colours by 257, of 12 bits by 16, of 10 bits by 4"
         raise InputError(
             f"{where}: holds {color.dtype} from {low} to {high}; expected uint8, or "
             f"numbers of 0 … 255 ({remedy})"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.data.checks import color_note
 from bifusion.data.open_scene import OpenScene
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import (
@@ -51,7 +52,12 @@ def place_mesh(name: str, mesh: Mesh, alignment: np.ndarray, scale: float) -> Pl
     placement = Placement(scale, alignment, far_offset(aligned.points(mesh.coord)))
     coord = placement.points(mesh.coord)
     normal, source = surface_normals(coord, mesh.faces, mesh.normal, alignment[:3, :3])
-    notes = [*mesh.notes, *placement_notes(placement, coord, mesh.spacing * scale)]
+    said = color_note(mesh.color)
+    notes = [
+        *mesh.notes,
+        *([said] if said else []),
+        *placement_notes(placement, coord, mesh.spacing * scale),
+    ]
     if len(mesh.faces) == 0:
         notes.append(f"the file has no faces: superpoints of the cloud, its normals {source}")
     scene = Scene(

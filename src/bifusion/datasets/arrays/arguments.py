@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_finite, check_labels
+from bifusion.data.checks import check_finite, check_labels, color_note
 from bifusion.data.scene_folder import as_bytes
 from bifusion.datasets.placement import extent_note, extent_of, is_too_large, stray_note
 from bifusion.errors import InputError
@@ -33,7 +33,10 @@ def read_colors(color: Any) -> np.ndarray:
     numbers = _numbers(color, "color", (None, 3))
     if not np.isfinite(numbers).all():
         raise InputError("color: holds numbers that are not finite; expected 0 … 255")
-    return as_bytes(numbers, "color")
+    bytes_ = as_bytes(numbers, "color")
+    if bytes_.any() and (note := color_note(bytes_)) and bytes_.max() == 1:
+        warnings.warn(f"color: {note}", stacklevel=4)
+    return bytes_
 
 
 def read_faces(faces: Any) -> np.ndarray:

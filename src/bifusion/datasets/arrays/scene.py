@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.arguments import path_of, text_of
-from bifusion.data.checks import check_scene
+from bifusion.data.checks import check_scene, color_note
 from bifusion.data.open_scene import OpenScene, data_set_of
 from bifusion.data.scene_folder import SEGMENT_FILES, scene_files
 from bifusion.data.scene_folder import write_scene as write_scene_folder
@@ -104,7 +104,10 @@ def make_scene(
         views=by_name,
         labels=None if classes is None else label_set_of(labels),
         offset_m=placement.offset_m,
-        notes=[] if normal is not None else [f"normals {source}"],
+        notes=[
+            *([] if normal is not None else [f"normals {source}"]),
+            *([f"color: {dull}"] if (dull := color_note(bytes_)) else []),
+        ],
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bifusion.data.checks import check_finite
+from bifusion.data.checks import check_finite, color_note
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.datasets.placement import FAR_M, extent_note, stray_note
 from bifusion.errors import InputError
@@ -50,13 +50,10 @@ def coordinates(scene: OpenedScene) -> Iterator[Finding]:
 
 
 def colors(scene: OpenedScene) -> Iterator[Finding]:
-    """Not all the same."""
+    """Not all the same, no shares of 1."""
     color = scene.arrays.get("color")
-    if color is not None and len(color) > 1 and (color == color[0]).all():
-        yield warning(
-            f"{scene.folder / 'color.npy'}: all points have the colour {color[0].tolist()}; expected "
-            "those of the scan: was it exported without?"
-        )
+    if color is not None and (note := color_note(color)):
+        yield warning(f"{scene.folder / 'color.npy'}: {note}")
 
 
 def normals(scene: OpenedScene) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.las_points import decode_apart, read_points
+from bifusion.datasets.ply.colors import FEWER_BITS, is_of_fewer_bits
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 
@@ -78,7 +79,7 @@ def read_las(path: Path) -> Mesh:
     notes: list[str] = []
     unit_m = _unit_m(path, header)
     return Mesh(
-        coord, _eight_bits(color, notes), np.zeros((0, 3), np.int64),
+        coord, _eight_bits(color, path, notes), np.zeros((0, 3), np.int64),
         spacing=float(np.abs(header.scales).max()), up=UP, notes=notes, unit_m=unit_m,
     )  # fmt: skip
 
@@ -147,12 +148,14 @@ def _check_chunks(path: Path) -> None:
         raise InputError(f"{path}: says it has {chunks:,} chunks in {size:,} bytes; copy it again")
 
 
-def _eight_bits(color: np.ndarray, notes: list[str]) -> np.ndarray:
-    """(N, 3) uint8."""
+def _eight_bits(color: np.ndarray, path: Path, notes: list[str]) -> np.ndarray:
+    """(N, 3) uint8. InputError for colours of another number of bits."""
     highest = int(color.max())
     if highest <= 255:
         notes.append(f"colours go up to {highest}: taken as 0 … 255, as many writers store them")
         return color.astype(np.uint8)
+    if is_of_fewer_bits(color.dtype, highest):
+        raise InputError(f"{path}: colours go up to {highest}, {FEWER_BITS}")
     return (color >> 8).astype(np.uint8)
 
 

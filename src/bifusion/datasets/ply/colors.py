@@ -15,6 +15,8 @@ NAMES = (CHANNELS, tuple(f"diffuse_{channel}" for channel in CHANNELS), ("r", "g
 """What writers call them, in the order in which they are looked for."""
 SLIGHTLY_MORE = 1e-3
 """By how much colours of 0 … 1 may exceed 1, from rounding."""
+TWELVE_BITS = 4095
+"""Cameras' own numbers in 16 bits go up to here at most; in 16-bit colours that is nearly black."""
 
 
 def has_colors(columns: Columns) -> bool:
@@ -38,6 +40,8 @@ def read_colors(vertex: Columns, path: Path, comments: Sequence[str], notes: lis
     low, high = color.min(), color.max()
     found = f"colours are stored as {color.dtype} from {low:g} to {high:g}"
     factor = _factor(color, float(low), float(high))
+    if factor is None and is_of_fewer_bits(color.dtype, float(high)):
+        raise InputError(f"{path}: {found}, {FEWER_BITS}")
     if factor is None:
         raise InputError(
             f"{path}: {found}; expected uchar of 0 … 255, ushort of 0 … 65535, or floats of 0 … 1 "
@@ -61,7 +65,16 @@ def _factor(color: np.ndarray, low: float, high: float) -> float | None:
         return 1.0 if 2 < high <= 255 or np.array_equal(color, np.round(color)) and high <= 255 else None
     if high <= 255:
         return 1.0
-    return 255 / 65535 if color.dtype == np.uint16 else None
+    fits = color.dtype == np.uint16 and not is_of_fewer_bits(color.dtype, high)
+    return 255 / 65535 if fits else None
+
+
+FEWER_BITS = "as of 10 or 12 bits in 16; expected 0 … 255 or 0 … 65535: export it with 8 bits a colour"
+
+
+def is_of_fewer_bits(dtype: np.dtype, high: float) -> bool:
+    """Whether 16-bit colours up to `high` use so few of their bits that they are none."""
+    return dtype == np.uint16 and 255 < high <= TWELVE_BITS
 
 
 def _no_color(vertex: Columns, comments: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def read_mesh(path: Path) -> Mesh:
     path = Path(path)
     header = read_header(path)
     elements = read_elements(path, header, ("vertex", "face"))
-    vertex = elements.get("vertex", {})
+    vertex = _in_lower_case(elements.get("vertex", {}))
     coord = stacked(vertex, "xyz")
     if coord is None:
         raise InputError(
@@ -68,7 +68,7 @@ def read_mesh(path: Path) -> Mesh:
     notes: list[str] = []
     farthest = np.abs(coord).max()
     stored_in = np.float64 if header.encoding == "ascii" else coord.dtype
-    face = elements.get("face", {})
+    face = _in_lower_case(elements.get("face", {}))
     faces = _triangles(face, header, len(coord), path, notes)
     if not has_colors(vertex) and has_colors(face) and len(faces):
         color = _of_faces(face, len(coord), path, notes)
@@ -82,6 +82,12 @@ def read_mesh(path: Path) -> Mesh:
         spacing=float(np.spacing(farthest.astype(stored_in))) if coord.dtype.kind == "f" else 1.0,
         notes=notes,
     )
+
+
+def _in_lower_case(columns: Columns) -> Columns:
+    """Columns as most writers spell them; as they are where two would be one."""
+    lower = {name.lower(): column for name, column in columns.items()}
+    return lower if len(lower) == len(columns) else columns
 
 
 def _described(header: Header) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import KDTree
 
+from bifusion.data.checks import color_note
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.orientation.facing import SAMPLES, Facing, cloud_facing, mesh_facing
 from bifusion.datasets.orientation.orient import Orientation, orient, parse_up
@@ -33,6 +34,8 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     mesh = read_mesh_file(path)
     telling.progress("reading", 1, 1)
     telling.add([_counted(mesh), *mesh.notes])
+    if note := color_note(mesh.color):
+        telling.add([note])
     try:
         scale, said = find_scale(mesh.coord, options.scale, mesh.unit_m)
         telling.add([said])

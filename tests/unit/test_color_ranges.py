@@ -1,0 +1,66 @@
+"""Colours that are stored in another range than they seem, and column names in capitals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bifusion
+from bifusion.data.checks import color_note
+from bifusion.datasets.mesh_files.read import read_mesh_file
+from bifusion.datasets.mesh_scene import open_mesh
+from bifusion.datasets.scan.options import ScanOptions
+from bifusion.errors import InputError
+from room_meshes import room_mesh
+
+ROOM = room_mesh(0.2)
+NAMES = ("x", "y", "z", "red", "green", "blue")
+
+
+def ply(path: Path, color: np.ndarray, kind: str, names: tuple[str, ...] = NAMES) -> Path:
+    """A cloud of the room's points, as text, colours of PLY's type `kind`."""
+    types = ("float",) * 3 + (kind,) * 3
+    lines = ["ply", "format ascii 1.0", f"element vertex {len(color)}"]
+    lines += [f"property {of} {name}" for of, name in zip(types, names, strict=True)]
+    rows = zip(ROOM.coord.tolist(), color.tolist(), strict=True)
+    lines += ["end_header", *(" ".join(map(str, (*point, *one))) for point, one in rows), ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_colours_of_12_bits_in_16_are_not_made_nearly_black(tmp_path: Path) -> None:
+    path = ply(tmp_path / "room.ply", ROOM.color.astype(int) * 16, "ushort")
+    with pytest.raises(InputError, match=r"stored as uint16 from \d+ to \d+, as of 10 or 12 bits in 16"):
+        read_mesh_file(path)
+    with pytest.raises(InputError, match="16-bit colours by 257, of 12 bits by 16"):
+        bifusion.make_scene(ROOM.coord, ROOM.color.astype(np.uint16) * 16)
+    whole = read_mesh_file(ply(path, ROOM.color.astype(int) * 257, "ushort"))
+    assert np.array_equal(whole.color, ROOM.color)
+
+
+def test_shares_of_1_that_became_whole_numbers_are_told(tmp_path: Path) -> None:
+    cut = (ROOM.color > 128).astype(np.uint8)
+    scene = open_mesh(ply(tmp_path / "room.ply", cut, "uchar"))
+    assert any("no colour is above 1 of 255" in note for note in scene.notes)
+    with pytest.warns(
+        UserWarning, match="color: no colour is above 1 of 255.*multiply colours of 0 … 1"
+    ):
+        bifusion.make_scene(ROOM.coord, cut)
+
+
+def test_one_colour_for_all_is_told(tmp_path: Path) -> None:
+    white = np.full_like(ROOM.color, 255)
+    words = "all points have the colour [255, 255, 255]; expected those of the scan"
+    path = ply(tmp_path / "room.ply", white, "uchar")
+    told = bifusion.make_scan(path, ScanOptions(up="z")).lines
+    assert any(words in line for line in told)
+    assert any(words in note for note in bifusion.make_scene(ROOM.coord, white).notes)
+    assert color_note(ROOM.color) is None and color_note(white[:1]) is None
+
+
+@pytest.mark.parametrize("names", [("X", "Y", "Z", "Red", "Green", "Blue"), ("x", "y", "z", *"RGB")])
+def test_names_of_columns_in_capitals(tmp_path: Path, names: tuple[str, ...]) -> None:
+    mesh = read_mesh_file(ply(tmp_path / "room.ply", ROOM.color, "uchar", names))
+    assert np.array_equal(mesh.color, ROOM.color) and np.allclose(mesh.coord, ROOM.coord)
