@@ -36,6 +36,8 @@ class MultipleOf:
 ABOVE_ZERO = Bound(lambda number: number > 0, "above 0")
 NOT_NEGATIVE = Bound(lambda number: number >= 0, "0 or more")
 ASCENDING = Bound(lambda pair: pair[0] <= pair[1], "the smaller number first")
+WHOLE = Bound(lambda number: number % 1 == 0, "a whole number")
+"""Of what is annotated as an int."""
 SHARE = Bound(lambda number: 0 <= number <= 1, "from 0 to 1")
 
 
@@ -101,11 +103,13 @@ def _bounded(hint: Any, value: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     if origin is Annotated:
         if not isinstance(value, int | float):
             yield from _bounded(args[0], value)
-        yield value, args[1:]
+        yield value, (args[1:] if args[0] is not int else (*args[1:], WHOLE))
     elif origin in (Union, UnionType):
         yield from _bounded(next(kind for kind in args if kind is not NoneType), value)
     elif isinstance(value, int | float):
         yield value, ()
+    elif not args:
+        return  # a list where a text is expected: whoever reads it says so
     elif isinstance(value, dict):
         for item in value.values():
             yield from _bounded(args[1], item)

@@ -81,6 +81,7 @@ def test_what_is_in_bounds_passes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"part": 1.5}, "part: found 1.5, expected a whole number"),
         ({"whole": 7}, "whole: found 7, expected a multiple of part, 3"),
         ({"maybe": -1}, "maybe: found -1, expected 0 or more"),
         ({"pair": (1.0, 0.0)}, r"pair: found \(1.0, 0.0\), expected the smaller number first"),

@@ -181,7 +181,17 @@ def test_units(size: float, scale: float | None) -> None:
     else:
         found, line = find_scale(coord, None)
         assert found == scale and "--scale" in line
-    assert find_scale(coord, 0.5)[0] == 0.5
+    assert find_scale(coord, 50 / size)[0] == 50 / size
+
+
+def test_a_scale_that_was_turned_round_is_told() -> None:
+    """1000 units a metre given as metres a unit, and the reverse."""
+    room = np.random.default_rng(0).uniform(0, 1, (999, 3)) * (4, 3, 2.5)
+    for scale in (1000.0, 0.001):
+        with pytest.raises(
+            InputError, match=f"by the given scale, {scale:g}, which no scan is; expected"
+        ):
+            find_scale(room, scale)
 
 
 def test_a_scan_that_no_unit_makes_a_room_is_asked_about() -> None:
@@ -283,3 +293,11 @@ def test_bad_inputs_are_named(tmp_path: Path) -> None:
         with pytest.raises(InputError):
             make_scan(glb(tmp_path, rooms.room_mesh(0.2)), ScanOptions(**options))
     assert scan_name(tmp_path / "a.ply") == "a" and scan_name(tmp_path / "rec.2024") == "rec.2024"
+
+
+def test_an_option_that_is_a_list_where_text_is_wanted_is_named() -> None:
+    for options in (ScanOptions(up=[0, 0, 1]), ScanOptions(views=1.5)):  # type: ignore[arg-type]
+        with pytest.raises(
+            InputError, match="^(up: is a list; expected text|views: found 1.5, expected a whole)"
+        ):
+            options.check()

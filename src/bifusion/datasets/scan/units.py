@@ -16,6 +16,8 @@ from bifusion.datasets.placement import (
 from bifusion.errors import InputError
 
 SAY = "--scale gives another"
+LEAST_GIVEN_M = 0.03
+"""Scans may be of less than a room where the user says so."""
 
 
 def find_scale(coord: np.ndarray, given: float | None, stated: float | None = None) -> tuple[float, str]:
@@ -23,11 +25,16 @@ def find_scale(coord: np.ndarray, given: float | None, stated: float | None = No
 
     `given` is the user's, `stated` the file's own.
 
-    Raises InputError: a size that no unit makes a room's; inches, which tall rooms in centimetres
-    resemble.
+    Raises InputError: a size that no unit makes a room's, nor the given one anything; inches, which
+    tall rooms in centimetres resemble.
     """
     low, high = np.percentile(coord, HEIGHTS, axis=0)
     extent = np.sort(high - low)
+    if given is not None and not LEAST_GIVEN_M <= float(extent[2]) * given <= LARGEST_M:
+        raise InputError(
+            f"the scan is {_metres(extent, given)} by the given scale, {given:g}, which no scan is; "
+            "expected metres a unit with --scale, 0.001 for millimetres, no units a metre"
+        )
     if given is not None:
         return given, f"{given:g} m a unit, as given: {_metres(extent, given)}"
     if stated is not None and SMALLEST_M <= float(extent[2]) * stated <= LARGEST_M:
