@@ -12,7 +12,7 @@ from bifusion.data.checks import check_pose
 from bifusion.datasets.recordings.intrinsics import Calibration, read_calibration
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.text_files import read_matrix
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.untrusted.pictures import image_mode
 
 CAMERA_FOLDERS = ("intrinsic", "intrinsics", ".")
@@ -117,6 +117,8 @@ def pose_is_lost(frame: Frame) -> bool:
 def _exported_frames(folder: Path, poses: list[Path]) -> list[Frame]:
     colors = _by_number(folder / "color", COLOR_ENDINGS)
     depths = _by_number(folder / "depth", DEPTH_ENDINGS)
+    if not depths:
+        _check_no_other_depth(folder / "depth")
     return [
         Frame(
             pose.stem,
@@ -126,6 +128,18 @@ def _exported_frames(folder: Path, poses: list[Path]) -> list[Frame]:
         )
         for pose in poses
     ]
+
+
+def _check_no_other_depth(folder: Path) -> None:
+    """InputError for depth in another format: it would be left out, and rendered in its place."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in found if name.partition(".")[0].isdecimal()]
+    if others:
+        raise InputError(
+            f"{folder}: holds {listing(others, 3)}, which are no depth images; expected "
+            f"{' or '.join(DEPTH_ENDINGS)} of 16 bits: convert them, or take the folder away to have "
+            "depth rendered from the mesh"
+        )
 
 
 def _flat_frames(folder: Path, poses: list[Path]) -> list[Frame]:

@@ -1,0 +1,25 @@
+"""Which files of a folder are taken for posed images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bifusion.datasets.scannet.posed_images import find_posed_images
+from bifusion.errors import InputError
+
+
+def test_depth_in_another_format_is_not_passed_over(tmp_path: Path) -> None:
+    """Rendered depth would stand where the sensor's was wanted."""
+    for folder in ("color", "depth", "pose", "intrinsic"):
+        (tmp_path / folder).mkdir()
+    np.savetxt(tmp_path / "pose" / "0.txt", np.eye(4))
+    np.savetxt(tmp_path / "intrinsic" / "intrinsic_color.txt", np.eye(3))
+    assert find_posed_images(tmp_path).frames[0].depth is None
+    np.save(tmp_path / "depth" / "0.npy", np.ones((2, 2)))
+    with pytest.raises(
+        InputError, match=r"depth: holds 0\.npy, which are no depth images; expected .png"
+    ):
+        find_posed_images(tmp_path)
