@@ -34,7 +34,7 @@ from bifusion.runs.describe import describe_run
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.folders import folder_written_beside
 from bifusion.storage.json_files import write_json
-from bifusion.torch_files.files import open_torch_file
+from bifusion.torch_files.files import is_safetensors, open_torch_file
 from bifusion.torch_files.state_dicts import StateDict, find_state_dict, is_averaged, unwrapped
 from bifusion.untrusted.files import check_regular
 
@@ -209,7 +209,7 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
     """
     check_regular(path, missing="there is no such file; give a checkpoint", advice="give a checkpoint")
     with ExitStack() as resources:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             try:
                 tensors = resources.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError, MemoryError) as error:
@@ -224,7 +224,10 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
             places = ", ".join(repr(place) for place in (there.place, *there.others))
             raise InputError(f"{path}: has no weights at {weights!r}; it has some at {places}")
         if found is None:
-            raise InputError(f"{path}: holds no tensors by name; expected a state dict, or a checkpoint")
+            raise InputError(
+                f"{path}: holds no tensors by name; expected a state dict, or a checkpoint with "
+                "one: torch.save(model.state_dict(), FILE), not of the model itself"
+            )
         yield _LazyTensors(found.tensors, file.tensor), taken_notes(found)
 
 

@@ -27,7 +27,7 @@ from bifusion.torch_files.objects import (
     told,
 )
 from bifusion.torch_files.pickle_machine import PickleMachine
-from bifusion.untrusted.files import ZIP_FAULTS, check_regular
+from bifusion.untrusted.files import ZIP_FAULTS, check_regular, open_regular
 
 EXPECTED = "expected what torch.save wrote (.pt, .pth, .ckpt)"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
@@ -37,6 +37,16 @@ _MAX_DEPTH = 64
 _MAX_NAME = 1000
 _MAX_PICKLE_BYTES = 512 << 20
 """Of what describes the tensors, which lie beside it."""
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file's beginning is that of safetensors, whatever its name, as mirrors rename files; the
+    name decides where it is neither that nor what torch.save writes."""
+    with open_regular(path, missing="there is no such file", advice="give a file of weights") as file:
+        start = file.read(9)
+    if start[8:] == b"{":  # behind the length of a JSON header
+        return True
+    return path.suffix.lower() == ".safetensors" and start[:2] != b"PK" and start[:1] != b"\x80"
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bifusion.errors import InputError, listing
-from bifusion.torch_files.files import open_torch_file
+from bifusion.torch_files.files import is_safetensors, open_torch_file
 from bifusion.torch_files.objects import StoredTensor
 from bifusion.torch_files.state_dicts import find_state_dict, is_averaged
 from bifusion.untrusted.files import check_regular
@@ -33,7 +33,7 @@ def is_file(pretrained: str) -> bool:
     """Whether a file is meant, or a folder of them, and no tag, which may be a folder's name too."""
     path = Path(pretrained)
     a_folder = len(path.parts) > 1 and path.is_dir()
-    return path.suffix in FILE_SUFFIXES or pretrained.endswith(INDEX) or a_folder
+    return path.suffix.lower() in FILE_SUFFIXES or pretrained.endswith(INDEX) or a_folder
 
 
 def weights_file(pretrained: str) -> Path:
@@ -82,8 +82,8 @@ class OpenWeights:
 def open_weights(path: Path) -> Iterator[OpenWeights]:
     """InputError, naming the option, for whatever is wrong with the file."""
     try:
-        if path.suffix == ".safetensors":
-            check_regular(path)
+        check_regular(path)
+        if is_safetensors(path):
             with safe_open(path, framework="pt") as file:
                 note = (file.metadata() or {}).get("description", "")
                 yield OpenWeights(list(file.keys()), file.get_tensor, note)

@@ -1,0 +1,78 @@
+"""Files whose names say another thing than their content, folders that are called otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import bifusion
+from bifusion.datasets.check.run import check_data
+from bifusion.errors import InputError
+from bifusion.labels.table import read_table
+from bifusion.models.towers.weight_files import open_weights
+from bifusion.official.import_checkpoint import read_checkpoint
+
+TENSORS = {"visual.conv1.weight": torch.ones(2)}
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.pt", "MODEL.SAFETENSORS", "blob"])
+def test_safetensors_are_known_by_their_beginning(tmp_path: Path, name: str) -> None:
+    save_file(TENSORS, tmp_path / name)
+    with open_weights(tmp_path / name) as weights:
+        assert weights.names == list(TENSORS)
+    with pytest.raises(InputError, match="no network known here; its 1 tensors begin with visual"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_what_torch_saved_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for zipped in (True, False):
+        torch.save(TENSORS, path, _use_new_zipfile_serialization=zipped)
+        with open_weights(path) as weights:
+            assert weights.names == list(TENSORS)
+
+
+def test_a_damaged_file_is_called_what_its_name_says(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"not found, said the server")
+    with (
+        pytest.raises(InputError, match="no readable safetensors"),
+        open_weights(tmp_path / "m.safetensors"),
+    ):
+        pass
+
+
+def test_a_whole_module_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pth")
+    with pytest.raises(
+        InputError, match=r"expected a state dict.*torch\.save\(model\.state_dict\(\), FILE"
+    ):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_splits_of_other_names_are_no_scenes(tmp_path: Path) -> None:
+    """They were called scenes that lack their arrays, to be made by a command that had made them."""
+    scene = tmp_path / "training" / "room"
+    scene.mkdir(parents=True)
+    np.save(scene / "coord.npy", np.zeros((3, 3), np.float32))
+    with pytest.raises(InputError, match="its scenes lie in training; a data set's lie in train/, val/"):
+        check_data(tmp_path, workers=0)
+    assert len(check_data(tmp_path / "training", workers=0).scenes) == 1
+
+
+def test_lines_of_commas_are_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("name,kind\nwall,stuff\n,\nchair,thing\n,\n")
+    labels, _ = read_table(tmp_path / "c.csv", "mine")
+    assert labels.class_names == ("wall", "chair")
+
+
+def test_faces_counted_from_1_are_told(tmp_path: Path) -> None:
+    coord, color = np.eye(3), np.arange(9).reshape(3, 3)
+    with pytest.raises(
+        InputError, match="from 1 to 3; expected 0 to 2, as coord has 3 points; subtract 1"
+    ):
+        bifusion.make_scene(coord, color, faces=[[1, 2, 3]])
+    assert len(bifusion.make_scene(coord, color, faces=[]).coord) == 3
