@@ -270,7 +270,11 @@ def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
         raise InputError(f"{path}: holds numbers that are not finite; expected whole ones, −1 for none")
     converted = array.astype(dtype)
     if whole and not np.array_equal(converted, array):
-        raise InputError(f"{path}: holds {array.dtype} values that do not fit {np.dtype(dtype)}")
+        low, high = array.min(), array.max()
+        raise InputError(
+            f"{path}: holds {array.dtype} values from {low} to {high}, which do not fit "
+            f"{np.dtype(dtype)}; expected whole numbers of that type, −1 for none"
+        )
     if not whole:
         _require_kept(array, converted, path)
     return converted

@@ -27,6 +27,7 @@ def read_table(path: Path, name: str) -> tuple[LabelSet, list[str]]:
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     columns, rows = read_rows(path, delimiter, "expected .csv or .tsv")
+    rows = [(line, row) for line, row in rows if any(row.values())]  # spreadsheets leave lines of commas
     separated = "separated by commas (.csv) or tabs (.tsv)"
     if len(columns) == 1 and (others := [sign for sign in SEPARATORS if sign in columns[0]]):
         found = SEPARATORS[others[0]]

@@ -41,7 +41,7 @@ def read_colors(color: Any) -> np.ndarray:
 
 def read_faces(faces: Any) -> np.ndarray:
     """(F, 3) int64; F is 0 where there are none."""
-    if faces is None:
+    if faces is None or (isinstance(faces, list | tuple) and not faces):
         return np.zeros((0, 3), np.int64)
     numbers = _numbers(faces, "faces", (None, 3), kinds="iu")
     return numbers.astype(np.int64)

@@ -81,8 +81,9 @@ def make_scene(
     check_extent(points)
     if len(triangles) and not (triangles.min() >= 0 and triangles.max() < len(points)):
         raise InputError(
-            f"faces: indices go from {triangles.min()} to {triangles.max()}; coord has {len(points)} "
-            "points"
+            f"faces: indices go from {triangles.min()} to {triangles.max()}; expected 0 to "
+            f"{len(points) - 1}, as coord has {len(points)} points"
+            + ("; subtract 1" if (triangles.min(), triangles.max()) == (1, len(points)) else "")
         )
     placement = Placement(offset_m=far_offset(points))
     placed = placement.points(points)

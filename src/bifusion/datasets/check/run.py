@@ -13,7 +13,7 @@ from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
 from bifusion.datasets.check.processes import Died, run_in_processes
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import LABEL_SETS, get_label_set
@@ -134,6 +134,12 @@ def _scenes(data: Path) -> tuple[Path, list[Path], list[Finding]]:
         return data.resolve().parent.parent, [data], []
     splits = [data / split for split in SPLITS if (data / split).is_dir()]
     folders = [folder for split in splits or [data] for folder in scene_folders(split)]
+    others = [folder.name for folder in folders if not splits and _is_split(folder)]
+    if others:
+        raise InputError(
+            f"{data}: its scenes lie in {listing(others)}; a data set's lie in train/, val/ and test/: "
+            "call them so, or give one of those folders"
+        )
     if not folders:
         raise InputError(
             f"{data}: holds no scene folder; expected some there, or in its train/ and val/ "
@@ -147,6 +153,11 @@ def _scenes(data: Path) -> tuple[Path, list[Path], list[Finding]]:
         for split in lacking
     ]
     return data, folders, found
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether a folder is no scene's, but holds some."""
+    return not (folder / "coord.npy").exists() and any(folder.glob("[!.]*/coord.npy"))
 
 
 def _label_sets(
