@@ -197,6 +197,8 @@ def test_a_scale_that_was_turned_round_is_told() -> None:
 def test_a_scan_that_no_unit_makes_a_room_is_asked_about() -> None:
     with pytest.raises(InputError, match="inches"):
         find_scale(np.random.default_rng(0).uniform(0, 1, (999, 3)) * (160, 150, 100), None)
+    with pytest.raises(InputError, match="inches"):  # a small room, or a cathedral
+        find_scale(np.random.default_rng(0).uniform(0, 1, (999, 3)) * (94, 90, 79), None)
     with pytest.raises(InputError, match="--scale"):
         find_scale(np.random.default_rng(0).uniform(0, 0.1, (999, 3)), None)
 

@@ -26,7 +26,7 @@ def find_scale(coord: np.ndarray, given: float | None, stated: float | None = No
     `given` is the user's, `stated` the file's own.
 
     Raises InputError: a size that no unit makes a room's, nor the given one anything; inches, which
-    tall rooms in centimetres resemble.
+    tall rooms in centimetres resemble, and small ones in metres halls of 30 m and more each way.
     """
     low, high = np.percentile(coord, HEIGHTS, axis=0)
     extent = np.sort(high - low)
@@ -45,13 +45,12 @@ def find_scale(coord: np.ndarray, given: float | None, stated: float | None = No
             "a room out of it, or give metres a unit with --scale"
         )
     longest, shortest = float(extent[2]), float(extent[0])
-    if SMALLEST_M <= longest <= LARGEST_HIGH_M or (longest <= LARGEST_M and shortest <= HIGH_M):
-        if longest >= SMALLEST_M:
-            return 1.0, f"taken to be in metres: {_metres(extent, 1.0)} ({SAY})"
-    elif longest <= LARGEST_M and shortest > LEAST_ROOM_CM:
+    if SMALLEST_M <= longest <= LARGEST_M and shortest <= HIGH_M:
+        return 1.0, f"taken to be in metres: {_metres(extent, 1.0)} ({SAY})"
+    if longest <= LARGEST_M and shortest > LEAST_ROOM_CM:
         unit = UNITS["centimetres"]
         return unit, f"found to be in centimetres: {_metres(extent, unit)} ({SAY})"
-    elif LARGEST_M < longest <= LARGEST_HIGH_M / UNITS["millimetres"]:
+    if LARGEST_M < longest <= LARGEST_HIGH_M / UNITS["millimetres"]:
         unit = UNITS["millimetres"]
         return unit, f"found to be in millimetres: {_metres(extent, unit)} ({SAY})"
     raise InputError(
