@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from bifusion.commands import (
@@ -91,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args:
         print(_help(), file=sys.stderr)
         sys.exit(2)
+    if args[0] in ("--version", "-V"):
+        print(f"bifusion {version('bifusion')}")
+        sys.exit(0)
     if args[0].startswith("-") and wants_help(args):
         print(_help())
         sys.exit(0)

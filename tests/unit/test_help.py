@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.metadata import version
 
 import pytest
 
@@ -55,6 +56,11 @@ def test_examples_are_understood(page, bifusion, monkeypatch):
     monkeypatch.setattr(parsing, "parse", parse_and_stop)
     with pytest.raises(Understood):
         cli.main(shlex.split(example))
+
+
+def test_the_version(bifusion):
+    called = bifusion("--version")
+    assert called.status == 0 and called.out == f"bifusion {version('bifusion')}\n"
 
 
 def test_a_bare_call_lists_the_commands(bifusion):

@@ -15,6 +15,7 @@ from bifusion.errors import InputError
 from bifusion.labels.table import read_table
 from bifusion.models.towers.weight_files import open_weights
 from bifusion.official.import_checkpoint import read_checkpoint
+from bifusion.storage.files import locked
 
 TENSORS = {"visual.conv1.weight": torch.ones(2)}
 
@@ -76,3 +77,17 @@ def test_faces_counted_from_1_are_told(tmp_path: Path) -> None:
     ):
         bifusion.make_scene(coord, color, faces=[[1, 2, 3]])
     assert len(bifusion.make_scene(coord, color, faces=[]).coord) == 3
+
+
+def test_a_mesh_files_scale_and_a_runs_folder_of_another_type(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="scale: found 0.001; expected metres a unit"):
+        bifusion.open_scene(tmp_path / "room.ply", scale="0.001")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"up: found \['z'\]; expected one of"):
+        bifusion.open_scene(tmp_path / "room.ply", up=["z"])  # type: ignore[arg-type]
+    (tmp_path / "taken").write_text("")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "run"):
+        with (
+            pytest.raises(InputError, match="taken.*: is a file, or below one; expected a folder"),
+            locked(folder),
+        ):
+            pass

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.arguments import check_positive
 from bifusion.data.checks import color_note
 from bifusion.data.open_scene import OpenScene
 from bifusion.datasets.mesh_files.read import read_mesh_file
@@ -79,8 +80,8 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
     Raises:
         InputError: a file that cannot be read (`read_mesh_file`).
     """
-    _check_scale(scale)
-    if up not in (None, *AXES):
+    check_positive(scale, "scale", "metres a unit, 0.001 for millimetres")
+    if not (up is None or (isinstance(up, str) and up in AXES)):
         raise InputError(f"up: found {up!r}; expected one of {', '.join(AXES)}")
     mesh = read_mesh_file(path)
     if scale is None:
@@ -101,8 +102,3 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
         offset_m=placed.placement.offset_m,
         notes=placed.notes,
     )
-
-
-def _check_scale(scale: float | None) -> None:
-    if scale is not None and not 0 < scale < float("inf"):
-        raise InputError(f"scale: found {scale}; expected metres a unit, 0.001 for millimetres")

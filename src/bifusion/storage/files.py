@@ -191,7 +191,12 @@ def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator
     `name`: of the lock's file there; processes that share the folder's work have one each. Where the
     file system knows no locks, warns.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{folder}: is a file, or below one; expected a folder: name another"
+        ) from error
     lock = filelock.FileLock(folder / name)
     try:
         lock.acquire(timeout=-1 if wait else LETTING_GO_SECONDS)
