@@ -203,7 +203,7 @@ def open_scene(
     from bifusion.datasets.mesh_scene import open_mesh
 
     path = path_of(path, "path")
-    if is_mesh_file(path):
+    if is_mesh_file(path) or path.is_file():
         if labels is not None:
             raise InputError(
                 f"labels: {path} is a mesh file, which has none; they go with a scene folder"

@@ -44,6 +44,10 @@ def read_mesh_file(path: Path) -> Mesh:
     kind = next((kind for word, kind in BEGINNINGS.items() if beginning.startswith(word)), None)
     kind = kind or path.suffix.lower()
     if kind not in READERS:
-        more = "; export it as one .glb" if kind == ".gltf" else ""
+        more = (
+            "; export it as one .glb"
+            if kind == ".gltf"
+            else "; unpack an archive, export others as .ply"
+        )
         raise InputError(f"{path}: is no mesh file that is known; expected {EXPECTED}{more}")
     return READERS[kind](path)
