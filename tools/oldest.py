@@ -14,7 +14,8 @@ def oldest() -> list[str]:
     wanted = [*project["dependencies"]]
     for extra in EXTRAS:
         wanted += project["optional-dependencies"].get(extra, [])
-    found = (re.fullmatch(r"([\w.\-]+)(?:\[[\w,]+\])?>=([\w.]+)", line) for line in wanted)
+    bound = re.compile(r"([\w.\-]+)(?:\[[\w,]+\])?>=([\w.]+)(?:;.*)?")  # for some platforms or for all
+    found = (bound.fullmatch(line) for line in wanted)
     return sorted({f"{match[1]}=={match[2]}" for match in found if match is not None})
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from trimesh import Trimesh
-from trimesh.ray.ray_pyembree import RayMeshIntersector
+
+from bifusion.datasets.first_hits import first_hits
 
 
 class MeshDepth:
@@ -18,7 +18,7 @@ class MeshDepth:
     def __init__(self, coord: np.ndarray, faces: np.ndarray):
         self._corner = coord[faces[:, 0]]
         self._normal = np.cross(coord[faces[:, 1]] - self._corner, coord[faces[:, 2]] - self._corner)
-        self._embree = RayMeshIntersector(Trimesh(coord, faces, process=False))
+        self._hits = first_hits(coord, faces)
 
     def render(self, K: np.ndarray, cam2world: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """(H, W) float32 metres along the camera's z axis, 0 where the mesh is not hit.
@@ -33,7 +33,7 @@ class MeshDepth:
         ray = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones_like(x)], axis=-1)
         direction = ray.reshape(-1, 3) @ cam2world[:3, :3].T
         origin = np.broadcast_to(cam2world[:3, 3], direction.shape)
-        face = self._embree.intersects_first(origin, direction)
+        face = self._hits.intersects_first(origin, direction)
         normal = self._normal[face]  # -1, no hit, is dropped below
         slope = (direction * normal).sum(axis=1)
         above = ((self._corner[face] - origin) * normal).sum(axis=1)

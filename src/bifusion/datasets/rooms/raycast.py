@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from trimesh import Trimesh
-from trimesh.ray.ray_pyembree import RayMeshIntersector
 
+from bifusion.datasets.first_hits import MISS, first_hits
 from bifusion.datasets.rooms.layout import Layout
-
-MISS = -1
 
 
 @dataclass
@@ -49,8 +46,7 @@ class RayCaster:
         )
         quads = np.arange(len(faces.item))[:, None] * 4
         triangles = (quads + np.array([0, 1, 2, 0, 2, 3])).reshape(-1, 3)
-        mesh = Trimesh(corners.reshape(-1, 3), triangles, process=False)
-        self._embree = RayMeshIntersector(mesh)
+        self._hits = first_hits(corners.reshape(-1, 3), triangles)
 
     def first_hit(self, origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Face hit first (MISS: none) and the ray parameter t of the hit, origin + t · direction.
@@ -60,7 +56,7 @@ class RayCaster:
             direction: (n, 3), any length.
         """
         origin = np.broadcast_to(origin, direction.shape)
-        triangle = self._embree.intersects_first(origin, direction)
+        triangle = self._hits.intersects_first(origin, direction)
         face = np.where(triangle >= 0, triangle // 2, MISS)
         t = plane_distance(self.faces, face, origin, direction)
         return face, np.where(face == MISS, np.inf, t)
