@@ -28,8 +28,12 @@ from bifusion.errors import InputError
 from bifusion.sparse import reference
 from bifusion.sparse.coordinates import DUPLICATE_VOXELS
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.native import _native  # torch is imported first: it brings the OpenMP runtime
-from bifusion.sparse.native.normalisation import batch_norm as batch_norm
+from bifusion.sparse.openmp import share_runtime
+
+share_runtime()  # torch, imported first, has brought it; the engine below needs it
+
+from bifusion.sparse.native import _native  # noqa: E402
+from bifusion.sparse.native.normalisation import batch_norm as batch_norm  # noqa: E402
 
 ISA_VARIABLE = "BIFUSION_ISA"
 """Environment variable that forces an instruction set, read when the engine is loaded."""
