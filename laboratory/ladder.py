@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +30,8 @@ from laboratory.compared import figure, plan_on_ground, spread
 BASELINE, TOP = "oneformer3d_small", "bifusion_small_without_views"
 SEMANTIC_WEIGHT = 0.5
 """OneFormer3D's, on ScanNet200 and at small size."""
+WIDTH = 100
+"""Of the table, in a file too."""
 FIGURES = ("miou", "ap", "agnostic_ap", "other")
 
 
@@ -148,22 +151,21 @@ def _runs(wanted: Arguments, rung: str) -> list[PlannedRun]:
 
 def _show(runs: dict[str, list[PlannedRun]], console: Console) -> None:
     """Each rung's figures, and below each its difference from the rung before, paired by seed."""
-    table = Table("added", "seeds", *(head for name in FIGURES for head in (name, "change")))
+    table = Table("added", "seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in FIGURES:
+        table.add_column(name, no_wrap=True)
     before: dict[int, PlannedRun] = {}
     for rung, of_rung in runs.items():
         mine = {run.config.seed: run for run in of_rung if run.finished}
         pairs = [(mine[seed], before[seed]) for seed in mine if seed in before]
-        cells = [
-            cell
-            for name in FIGURES
-            for cell in (
-                spread(figure(run, name) for run in mine.values()),
-                spread((_change(pair, name) for pair in pairs), signed=True),
-            )
-        ]
+        cells = []
+        for name in FIGURES:
+            there = spread(figure(run, name) for run in mine.values())
+            change = spread((_change(pair, name) for pair in pairs), signed=True)
+            cells.append(f"{there}\n{change}" if pairs else there)
         table.add_row(RUNGS[rung][0], str(len(mine)), *cells)
         before = mine
-    console.print(table)
+    console.print(table, width=WIDTH, crop=False)
 
 
 def _change(pair: tuple[PlannedRun, PlannedRun], name: str) -> float | None:
