@@ -53,6 +53,8 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
     if _is_whole(run):
         say(f"{path.name}: converted earlier, taken from {run}")
         return run
+    with _unwritable_named(path):
+        converted.mkdir(parents=True, exist_ok=True)
     with _unwritable_named(path), locked(converted, wait=True):
         tidy(converted, _written)
         if not _is_whole(run):  # nor made by the process that was waited for
