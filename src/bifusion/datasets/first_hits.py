@@ -5,7 +5,7 @@ Embree's Python package has no wheel for Linux on 64-bit ARM, nor a source distr
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from trimesh import Trimesh
@@ -13,6 +13,7 @@ from trimesh import Trimesh
 MISS = -1
 
 
+@runtime_checkable
 class FirstHits(Protocol):
     """Rays and one mesh."""
 
