@@ -14,7 +14,7 @@ CODE := src tests benchmarks laboratory tools
 # Unit tests that run once more with every argument and result held against its annotation.
 TYPED := $(addprefix tests/unit/test_,$(addsuffix .py,bifusion data_dataset data_images data_scene_folder \
 	data_transforms evaluation export files folders fusion geometry guard labels losses matcher oneformer3d \
-	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints unet))
+	postprocess predict query_decoder robust sparse_conv sparse_kernel_map stages superpoints trained_parts unet))
 
 .PHONY: demo test check types slow format setup tools sanitize bench gpu docs docs-serve wheels oldest notebooks \
 	release-check resume-test replay-test fuzz hostile faults attribution healthy kill-trial soak chaos
