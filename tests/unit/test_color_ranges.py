@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.errors import InputError
+from laser_files import write_las
 from room_meshes import room_mesh
 
 ROOM = room_mesh(0.2)
@@ -38,6 +40,12 @@ def test_colours_of_12_bits_in_16_are_not_made_nearly_black(tmp_path: Path) -> N
         bifusion.make_scene(ROOM.coord, ROOM.color.astype(np.uint16) * 16)
     whole = read_mesh_file(ply(path, ROOM.color.astype(int) * 257, "ushort"))
     assert np.array_equal(whole.color, ROOM.color)
+
+
+def test_las_colours_of_12_bits_are_refused(tmp_path: Path) -> None:
+    path = write_las(tmp_path / "room.las", replace(ROOM, color=np.maximum(ROOM.color, 16)), shift=4)
+    with pytest.raises(InputError, match=r"colours go up to \d+, as of 10 or 12 bits in 16"):
+        read_mesh_file(path)
 
 
 def test_shares_of_1_that_became_whole_numbers_are_told(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def read_colors(color: Any) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise InputError("color: holds numbers that are not finite; expected 0 … 255")
     bytes_ = as_bytes(numbers, "color")
-    if bytes_.any() and (note := color_note(bytes_)) and bytes_.max() == 1:
+    if bytes_.max(initial=0) == 1 and (note := color_note(bytes_)):
         warnings.warn(f"color: {note}", stacklevel=4)
     return bytes_
 
