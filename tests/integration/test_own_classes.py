@@ -106,7 +106,7 @@ def test_evaluate_on_data_of_other_classes(trained, tmp_path):
 
 def test_evaluate_on_data_that_does_not_say_its_classes(trained, tmp_path):
     data = with_other_classes(trained, tmp_path / "data", None)
-    with pytest.raises(InputError, match=r"'rooms7' is not built in, and .* has no labels\.json"):
+    with pytest.raises(InputError, match=r"own, rooms7 \(7 classes.* has no labels\.json.*; copy there"):
         evaluate_run(trained["oneformer3d"], data=data)
 
 

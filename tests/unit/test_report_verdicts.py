@@ -226,19 +226,30 @@ def test_withholding_views_is_fair_where_training_went_without(tmp_path, augment
 
 
 @pytest.mark.parametrize(
-    ("settings", "outcome"),
+    ("count", "settings", "outcome"),
     [
-        ({}, "pass"),
-        ({"gradient_noise": 0.5}, "fail"),
-        ({"nonfinite": {1: 1}}, "fail"),
-        ({"nonfinite": {30: 1}}, "pass"),  # after the stage
-        ({"epochs_done": 2, "state": "running"}, "not judged"),
+        (3, {}, "pass"),
+        (3, {"gradient_noise": 0.5}, "fail"),
+        (1, {}, "indicative pass"),
+        (1, {"gradient_noise": 0.5}, "indicative fail"),
+        (1, {"nonfinite": {1: 1}}, "fail"),
+        (3, {"nonfinite": {30: 1}}, "pass"),  # after the stage
+        (3, {"epochs_done": 2, "state": "running"}, "not judged"),
     ],
 )
-def test_stage_1_is_as_stable_as_the_baseline(tmp_path, settings, outcome):
+def test_stage_1_is_as_stable_as_the_baseline(tmp_path, count, settings, outcome):
     sizes = {"epochs": 48, "steps_per_epoch": 10}
-    arms = arms_of(tmp_path, FakeRun(**sizes, **settings), FakeRun(arm="baseline", **sizes))
-    assert judge_stage_1(arms[1], arms[0]).outcome == outcome
+    rivals = seeds(count, arm="baseline", **sizes)
+    arms = arms_of(tmp_path, *seeds(count, **sizes, **settings), *rivals)
+    verdict = judge_stage_1(arms[1], arms[0])
+    assert verdict.outcome == outcome
+    assert ("(1 seed, fewer than 3.)" in verdict.evidence) == ("indicative" in outcome)
+
+
+def test_stage_1_counts_the_seeds_of_the_fewer(tmp_path):
+    sizes = {"epochs": 48, "steps_per_epoch": 10}
+    arms = arms_of(tmp_path, *seeds(3, **sizes), FakeRun(arm="baseline", **sizes))
+    assert judge_stage_1(arms[1], arms[0]).outcome == "indicative pass"
 
 
 def test_stage_1_waits_for_the_baselines_own(tmp_path):

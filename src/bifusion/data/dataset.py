@@ -102,8 +102,17 @@ def with_labels(config: DataConfig, of_run: str = "the configuration") -> DataCo
 
     A labels.json goes before a built-in `label_set`, which is what recipes come with. Raises
     InputError: a damaged labels.json, no such label set; or, naming the classes that differ, where
-    `config` (of `of_run`) has other classes already than the data set.
+    `config` (of `of_run`) has other classes already than the data set, or classes of its own that a data
+    set without labels.json cannot have.
     """
+    own = config.labels
+    unnamed = config.root.is_dir() and not (config.root / LABELS_FILE).is_file()
+    if unnamed and own is not None and own.name not in LABEL_SETS:
+        raise InputError(
+            f"{of_run} was trained with classes of its own, {own.describe()}, and {config.root} has no "
+            f"{LABELS_FILE}, which would say that its labels count in them; copy there that of the "
+            "data which the model was trained on, if they do"
+        )
     found = labels_of_data(config.root, config.label_set)
     if config.labels is not None:
         advice = "Use data of the classes the model was trained with, or train a recipe anew."

@@ -27,10 +27,10 @@ def labels_of_data(root: Path, name: str) -> LabelSet:
     if path.is_file():
         return read_labels(path)
     if name not in LABEL_SETS:
+        lacks = f"{root} has no {LABELS_FILE}" if Path(root).is_dir() else f"there is no folder {root}"
         raise InputError(
-            f"label set {name!r} is not built in{did_you_mean(name, LABEL_SETS)}, and {root} has no "
-            f"{LABELS_FILE}: name a built-in one ({known_sets()}), or write the data set's own classes "
-            "into that file"
+            f"label set {name!r} is not built in{did_you_mean(name, LABEL_SETS)}, and {lacks}: name a "
+            f"built-in one ({known_sets()}), or write the data set's own classes into its {LABELS_FILE}"
         )
     return LABEL_SETS[name]
 

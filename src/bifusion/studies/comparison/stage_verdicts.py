@@ -76,7 +76,8 @@ def judge_stage_1(arm: Arm, baseline: Arm | None) -> Verdict:
         f" from step to step, the baseline's by {_factor(usual)}: {number(ratio, 2)} times "
         f"(like it: up to {LIKE_BASELINE})."
     )
-    return Verdict("stage 1", arm.key, "pass" if ratio <= LIKE_BASELINE else "fail", evidence, figures)
+    seeds = min(len(scatter.by_seed), len(usual.by_seed))
+    return _verdict("stage 1", arm, ratio <= LIKE_BASELINE, seeds, evidence, figures)
 
 
 def judge_stage_2(arm: Arm) -> Verdict:
@@ -127,10 +128,17 @@ def judge_stage_2(arm: Arm) -> Verdict:
         "shuffled between points: that much the place alone gives away."
     )
     passed = all(rises.values()) and beats_chance and _all_rise(shuffled, own)
-    if len(arm.runs) < MIN_SEEDS:
-        evidence += f" ({plural(len(arm.runs), 'seed')}, fewer than {MIN_SEEDS}.)"
-        return Verdict("stage 2", arm.key, indicative(passed), evidence, figures)
-    return Verdict("stage 2", arm.key, "pass" if passed else "fail", evidence, figures)
+    return _verdict("stage 2", arm, passed, len(arm.runs), evidence, figures)
+
+
+def _verdict(
+    criterion: str, arm: Arm, passed: bool, seeds: int, evidence: str, figures: dict[str, Any]
+) -> Verdict:
+    """What a comparison of means over so many seeds comes to."""
+    if seeds < MIN_SEEDS:
+        evidence += f" ({plural(seeds, 'seed')}, fewer than {MIN_SEEDS}.)"
+        return Verdict(criterion, arm.key, indicative(passed), evidence, figures)
+    return Verdict(criterion, arm.key, "pass" if passed else "fail", evidence, figures)
 
 
 def _nonfinite_in(run: Run, stage: StageSpan) -> int:
