@@ -13,6 +13,7 @@ from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
 from bifusion.datasets.check.processes import Died, run_in_processes
+from bifusion.datasets.check.unseen import shown_classes, unseen_classes
 from bifusion.errors import InputError, listing
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
@@ -47,6 +48,8 @@ class SceneReport:
     views: int = 0
     fingerprint: str | None = None
     """The same for scenes of the same points."""
+    classes: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Those that points have, by label set."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -95,7 +98,11 @@ def check_data(
     data = Path(data)
     named = get_label_set(label_set) if label_set is not None else None
     root, folders, found = _scenes(data)
-    label_sets, of_labels = _label_sets(root, named, folders)
+    own, of_labels = _own_labels(root)
+    if own is None and named is None and not of_labels:
+        of_labels = _unknown_classes(root, folders)
+    sets = [*(LABEL_SETS[name] for name in SEGMENT_FILES), own or named]
+    label_sets = tuple({labels.name: labels for labels in sets if labels is not None}.values())
     if workers is None:
         workers = 0 if len(folders) == 1 else min(os.cpu_count() or 1, len(folders), MOST_WORKERS)
     scenes = [SceneReport(folder) for folder in folders]
@@ -110,6 +117,9 @@ def check_data(
             progress(done, len(folders))
     for number, finding in doubles([(scene.folder, scene.fingerprint) for scene in scenes]):
         scenes[number].findings.append(finding)
+    if own is not None and data.resolve() == root.resolve():
+        train = [scene for scene in scenes if scene.split == "train"]
+        found += unseen_classes(own, data / "train", [scene.classes for scene in train])
     return DataReport(data, scenes, [*found, *of_labels])
 
 
@@ -122,6 +132,7 @@ def check_scene_folder(job: tuple[Path, tuple[LabelSet, ...]]) -> SceneReport:
         points=len(scene.arrays.get("coord", ())),
         views=len(scene.cameras.names) if scene.cameras else 0,
         fingerprint=fingerprint(scene),
+        classes=shown_classes(scene),
         findings=[finding for check in CHECKS for finding in check(scene)],
     )
 
@@ -160,27 +171,27 @@ def _is_split(folder: Path) -> bool:
     return not (folder / "coord.npy").exists() and any(folder.glob("[!.]*/coord.npy"))
 
 
-def _label_sets(
-    root: Path, named: LabelSet | None, folders: list[Path]
-) -> tuple[tuple[LabelSet, ...], list[Finding]]:
-    """Sets whose files scenes may have, and what is wrong with the data set's own."""
-    built_in = [LABEL_SETS[name] for name in SEGMENT_FILES]
+def _own_labels(root: Path) -> tuple[LabelSet | None, list[Finding]]:
+    """The classes that the data set says to be its own, and what is wrong with their file."""
     path = root / LABELS_FILE
-    if path.is_file():
-        try:
-            own = read_labels(path)
-        except InputError as problem:
-            return tuple(built_in), [error(problem)]
-        return tuple({labels.name: labels for labels in (*built_in, own)}.values()), []
-    if named is not None:
-        return tuple({labels.name: labels for labels in (*built_in, named)}.values()), []
+    if not path.is_file():
+        return None, []
+    try:
+        return read_labels(path), []
+    except InputError as problem:
+        return None, [error(problem)]
+
+
+def _unknown_classes(root: Path, folders: list[Path]) -> list[Finding]:
+    """What is to be said of segment.npy where nothing tells its classes."""
     unknown = [folder for folder in folders if (folder / "segment.npy").exists()]
     if not unknown:
-        return tuple(built_in), []
-    return tuple(built_in), [
+        return []
+    return [
         error(
             f"{unknown[0] / 'segment.npy'}: its classes are not known (so in {len(unknown)} scenes); "
-            f"expected {path} with them (`bifusion labels --from TABLE` writes it), or --label-set NAME"
+            f"expected {root / LABELS_FILE} with them (`bifusion labels --from TABLE` writes it), or "
+            "--label-set NAME"
         )
     ]
 
