@@ -22,6 +22,7 @@ from bifusion.datasets.ply.mesh import Mesh
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
 from laser_files import write_e57, write_las
+from pcd_files import write_pcd
 from scene_factory import make_tiny_scene
 
 Write = Callable[[Path], Path]
@@ -115,6 +116,11 @@ def laser(suffix: str) -> Write:
     if suffix == ".e57":
         return lambda folder: write_e57(folder / "cloud.e57", [cloud])
     return lambda folder: write_las(folder / f"cloud{suffix}", cloud)
+
+
+def pcd(data: str, rgb: str = "F") -> Write:
+    """A cloud of PCL: binary, ascii or binary_compressed."""
+    return lambda folder: write_pcd(folder / "cloud.pcd", room(), data, rgb)
 
 
 def scene_folder(folder: Path) -> Path:

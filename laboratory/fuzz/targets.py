@@ -34,6 +34,9 @@ TARGETS: tuple[Target, ...] = (
     Target("mesh .las", samples.laser(".las"), readers.mesh, (MESH,)),
     Target("mesh .laz", samples.laser(".laz"), readers.mesh, (MESH,)),
     Target("mesh .e57", samples.laser(".e57"), readers.mesh, (MESH,)),
+    Target("mesh .pcd ascii", samples.pcd("ascii", "U"), readers.mesh, (MESH, PLY), OWN),
+    Target("mesh .pcd binary", samples.pcd("binary"), readers.mesh, (MESH, PLY), OWN),
+    Target("mesh .pcd compressed", samples.pcd("binary_compressed"), readers.mesh, (MESH,), OWN),
     Target("mesh .glb textured", samples.glb_textured, readers.mesh, (MESH,)),
     *(
         Target(f"recording {kind}", samples.recording(kind), readers.recording, (LAYOUTS,))

@@ -103,7 +103,7 @@ def test_obj_files_that_are_none(tmp_path):
 
     refused(
         tmp_path / "none.obj",
-        "missing; expected a mesh or cloud in .ply, .obj, .glb, .las, .laz or .e57",
+        "missing; expected a mesh or cloud in .ply, .obj, .glb, .las, .laz, .e57 or .pcd",
     )
     refused(written("hello\n"), "has no vertices")
     refused(written("v 0 0 0\nv 1 0\n"), "lines 'v' have 3 and 2 numbers")

@@ -94,10 +94,10 @@ def test_a_mesh_files_scale_and_a_runs_folder_of_another_type(tmp_path: Path) ->
 
 
 def test_a_file_of_another_kind_is_no_missing_scene_folder(tmp_path: Path) -> None:
-    (tmp_path / "room.pcd").write_text("# .PCD v0.7")
-    words = r"room\.pcd: is no mesh file that is known; expected .*; unpack an archive, export"
+    (tmp_path / "room.fbx").write_text("Kaydara FBX")
+    words = r"room\.fbx: is no mesh file that is known; expected .*; unpack an archive, export"
     with pytest.raises(InputError, match=words):
-        bifusion.open_scene(tmp_path / "room.pcd")
+        bifusion.open_scene(tmp_path / "room.fbx")
     renamed = tmp_path / "room.ply.old"
     renamed.write_bytes(b"ply\n")
     with pytest.raises(InputError, match="the header has no line 'end_header'"):

@@ -268,8 +268,8 @@ def test_what_is_no_recording(tmp_path):
         "a.mov": "a video has no poses", "a.bag": "bags hold no poses",
         "a.r3d": "is no readable ZIP archive",
         "a.splat": "Gaussian splats", "a.mkv": "Kinect", "a.zip": "an archive",
-        "a.obj": "`bifusion scan`", "a.gltf": "as one .glb",
-        "a.e57": "`bifusion scan`", "a.pcd": "a kind that is not read; export it as .ply",
+        "a.obj": "`bifusion scan`", "a.gltf": "as one .glb", "a.pcd": "`bifusion scan`",
+        "a.e57": "`bifusion scan`", "a.fbx": "a kind that is not read; export it as .ply",
         "a.xyz": "export it as .ply, .las or .e57", "a.txt": "clouds of text", "a.pts": "clouds of text",
         "a.bin": "is no recording that is known",
     }.items():  # fmt: skip

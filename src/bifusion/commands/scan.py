@@ -92,7 +92,8 @@ class Scan:
     """Label a mesh, a cloud, a recording or a scene folder, whatever frame and unit it is in."""
 
     input: tyro.conf.Positional[Path]
-    """Mesh or cloud (.ply, .obj, .glb, .las, .e57), recording (folder, .sens, .r3d), or scene folder."""
+    """Mesh or cloud (.ply, .obj, .glb, .las, .e57, .pcd), recording (folder, .sens, .r3d), or scene
+    folder."""
     run: Path
     """Run folder (its last checkpoint), checkpoint folder, or a published checkpoint."""
     out: Path
@@ -110,7 +111,7 @@ class PrepareScan:
     """Meshes, clouds and recordings as scene folders, upright and in metres, with superpoints."""
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
-    """Meshes or clouds (.ply, .obj, .glb, .las, .e57) and recordings (folders, .sens, .r3d)."""
+    """Meshes or clouds (.ply, .obj, .glb, .las, .e57, .pcd) and recordings (folders, .sens, .r3d)."""
     out: Path
     """Folder to write: out/NAME of each; those that are there stay."""
     views: int = 12

@@ -8,17 +8,18 @@ from bifusion.datasets.mesh_files.e57 import read_e57
 from bifusion.datasets.mesh_files.glb import MAGIC, read_glb
 from bifusion.datasets.mesh_files.las import read_las
 from bifusion.datasets.mesh_files.obj import read_obj
+from bifusion.datasets.mesh_files.pcd import read_pcd
 from bifusion.datasets.ply.mesh import Mesh, read_mesh
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
 
 READERS = {
     ".ply": read_mesh, ".obj": read_obj, ".glb": read_glb, ".las": read_las, ".laz": read_las,
-    ".e57": read_e57,
+    ".e57": read_e57, ".pcd": read_pcd,
 }  # fmt: skip
 """Ending → reader; what a file begins with counts more."""
-BEGINNINGS = {b"ply": ".ply", MAGIC: ".glb", b"LASF": ".las", b"ASTM": ".e57"}
-EXPECTED = "a mesh or cloud in .ply, .obj, .glb, .las, .laz or .e57"
+BEGINNINGS = {b"ply": ".ply", MAGIC: ".glb", b"LASF": ".las", b"ASTM": ".e57", b"# .P": ".pcd"}
+EXPECTED = "a mesh or cloud in .ply, .obj, .glb, .las, .laz, .e57 or .pcd"
 
 
 def is_mesh_file(path: Path) -> bool:

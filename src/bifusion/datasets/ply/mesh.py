@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def read_mesh(path: Path) -> Mesh:
         coord=coord.astype(np.float64),
         color=color,
         faces=faces,
-        normal=_normals(vertex),
+        normal=unit_normals(vertex, NORMALS),
         spacing=float(np.spacing(farthest.astype(stored_in))) if coord.dtype.kind == "f" else 1.0,
         notes=notes,
     )
@@ -97,9 +98,10 @@ def _described(header: Header) -> str:
     )
 
 
-def _normals(vertex: Columns) -> np.ndarray | None:
-    """The file's normals if it has one of some length for every vertex."""
-    normal = stacked(vertex, NORMALS)
+def unit_normals(vertex: Columns, names: Sequence[str]) -> np.ndarray | None:
+    """(N, 3) float64 normals of an element whose columns `names` hold one of some length for each row;
+    None for others."""
+    normal = stacked(vertex, names)
     if normal is None:
         return None
     normal = normal.astype(np.float64)

@@ -32,8 +32,8 @@ DIRECTIONS = {
     ".splat": SPLAT, ".spz": SPLAT, ".ksplat": SPLAT,
     ".zip": ARCHIVE, ".tar": ARCHIVE, ".gz": ARCHIVE, ".tgz": ARCHIVE, ".7z": ARCHIVE, ".rar": ARCHIVE,
     ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": GLTF,
-    ".las": MESH, ".laz": MESH, ".e57": MESH,
-    ".stl": OTHER_MESH, ".pcd": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
+    ".las": MESH, ".laz": MESH, ".e57": MESH, ".pcd": MESH,
+    ".stl": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
     ".xyz": TEXT_CLOUD, ".pts": TEXT_CLOUD, ".ptx": TEXT_CLOUD, ".asc": TEXT_CLOUD, ".txt": TEXT_CLOUD,
 }  # fmt: skip
 

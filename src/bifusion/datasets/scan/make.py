@@ -35,7 +35,7 @@ def make_scan(
     if not path.exists():
         raise InputError(
             f"{path}: no such file or folder; expected a mesh or cloud (.ply, .obj, .glb, .las, "
-            ".laz, .e57), a recording, or a scene folder"
+            ".laz, .e57, .pcd), a recording, or a scene folder"
         )
     if is_scene(path):
         _refuse_reading_options(path, options)
