@@ -246,6 +246,13 @@ def _unhealthy_trends() -> list[Fault]:
             "it says the same of every voxel and never learns",
         ),
         trend(
+            "one class for all",
+            "class_collapse",
+            states.PoisonedTensor("decoder.out_norm.weight", 0.0, everywhere=True),
+            "queries that are all alike get one class",
+            ("activation.semantic_logits",),
+        ),
+        trend(
             "dying gradient of the 3D path",
             "vanishing_gradient",
             states.ScaledGradient("unet.output_norm", 1e-9),

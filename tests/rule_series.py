@@ -61,6 +61,7 @@ def _outcome(recipe: str, step: int, state: StageState, rng: np.random.Generator
     outcome.grad_norm = _norms(fused, run_2d, seen, state, noisy)
     outcome.fusion = _fusion(run_2d, seen, step, state, noisy)
     outcome.fusion["decoder_in"] = {"rms": noisy(0.9, 0.1), "max": 4.0}
+    outcome.fusion["class_spread"] = None if recipe.startswith("mask3d") else noisy(0.06, 0.2)
     if step % 25 == 0:
         outcome.update_ratio = {p: noisy(2e-3, 0.5) for p, n in outcome.grad_norm.items() if n}
         del outcome.update_ratio["total"]

@@ -21,7 +21,7 @@ GRADIENT_PATHS = {"tower", "conv1", "head_2d", "head_3d", "backbone", "fusion", 
 STEP_KEYS = {
     "step", "epoch", "stage", "scenes", "losses", "weights", "total", "lr", "grad_norm",
     "grad_norm_clipped", "ranges", "cosine", "gate", "seen_share", "seconds", "peak_memory_mb",
-    "event", "scaler_overflow", "decoder_in", "loss_scale", "update_ratio", "conflicts",
+    "event", "scaler_overflow", "decoder_in", "class_spread", "loss_scale", "update_ratio", "conflicts",
     "disagreeing_views", "alarms", "statistics",
 }  # fmt: skip
 

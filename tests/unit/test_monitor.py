@@ -31,6 +31,7 @@ def observed_of(trace, control):
     record = record_of(
         {name: figure.item() for name, figure in figures.items()}, Fused.of(trace), control
     )
+    assert record.pop("class_spread") is None  # no semantic head
     assert record.pop("decoder_in") == pytest.approx({"rms": math.sqrt(12.5), "max": 4.0})
     return record
 

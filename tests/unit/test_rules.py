@@ -211,6 +211,16 @@ def test_features_out_of_range(place, factor):
     assert alarms[0][2] == [f"activation.{place}"] and alarms[0][0] <= LATE + 3
 
 
+def test_one_class_for_all():
+    def collapse(outcome):
+        outcome.fusion["class_spread"] = 5e-4
+
+    ((step, rule, where),) = alarms_of(change=at(LATE, collapse))
+    assert (rule, where) == ("class_collapse", ["activation.semantic_logits"]) and step <= LATE + 5
+    early = alarms_of(change=at(0, collapse))
+    assert [(rule, step) for step, rule, _ in early] == [("class_collapse", 7)]
+
+
 @pytest.mark.parametrize(
     ("figure", "value"), [("alpha_mean", 0.02), ("alpha_mean", 0.95), ("alpha_std", 1e-4)]
 )
@@ -331,6 +341,7 @@ def spoil(outcome: StepOutcome, bad: float) -> None:
         "gate": {"alpha_mean": bad, "alpha_std": bad, "learned": True, "scale": 1.0},
         "seen_share": bad,
         "decoder_in": figures,
+        "class_spread": bad,
     }
 
 

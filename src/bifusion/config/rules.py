@@ -14,7 +14,8 @@ RuleAction = Literal["warn", "skip", "off"]
 SPIKE_RULES = ("loss_spike", "gradient_spike", "statistics_spike")
 RULES = (
     *SPIKE_RULES, "vanishing_gradient", "exploding_gradient", "update_ratio", "gradient_ratio",
-    "feature_range", "conflict", "gate_collapse", "seen_share", "view_agreement", "loss_scale",
+    "feature_range", "conflict", "class_collapse", "gate_collapse", "seen_share", "view_agreement",
+    "loss_scale",
 )  # fmt: skip
 
 
@@ -116,6 +117,13 @@ class RulesConfig:
     """Pairs that are recorded but raise no alarm. Before masks are found BCE asks for the background,
     which is most of a scene, and Dice for the foreground: single cosines lie anywhere between -1 and 1,
     their median down to -0.95 where a rate is so low that masks stay as they began (Plan B)."""
+
+    # -------------------------------------------------------------------------------- prediction
+    class_spread: float = 3e-3
+    """Standard deviation of the semantic logits among a scene's superpoints below which the model says
+    one class for all (healthy: from 0.03 up, naive fusion from 0.01, in the first steps too). Where a
+    rate is ten times too high it falls below within twenty steps, while losses fall on as the classes'
+    shares are learned."""
 
     # ------------------------------------------------------------------------------- fusion, data
     gate_mean: Interval = (0.3, 0.7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,23 @@ def rms_and_max(features: Tensor) -> tuple[Tensor, Tensor]:
     return norm / features.numel() ** 0.5, torch.maximum(lowest.abs(), highest.abs())
 
 
+def class_spread(logits: Sequence[Tensor]) -> Tensor:
+    """() how far the (S_b, C + 1) semantic logits of a scene tell its superpoints apart: their standard
+    deviation over the superpoints, mean over the classes and the scenes."""
+    return torch.stack([one[:, :-1].float().std(dim=0, correction=0).mean() for one in logits]).mean()
+
+
 @torch.no_grad()
 def observe(prediction: Prediction) -> dict[str, Tensor]:
     """Figures of a prediction, () each, for `record_of`: of "decoder_in", the range of the superpoint
-    features that enter the decoder, which every model has, and of the fusion where views saw something.
+    features that enter the decoder, which every model has, `class_spread` where there is a semantic
+    head, and of the fusion where views saw something.
 
     2D features are measured on the voxels that a view sees, 3D features before the heads on all.
     """
     figures = _range("decoder_in", prediction.superpoint_features)
+    if prediction.semantic_logits is not None:
+        figures["class_spread"] = class_spread(prediction.semantic_logits)
     trace = prediction.fusion
     if trace is None or len(trace.seen_rows) == 0:
         return figures
@@ -101,10 +110,11 @@ class Fused:
 def record_of(
     figures: Mapping[str, float], fused: Fused | None, control: FusionControl
 ) -> dict[str, Any]:
-    """ "ranges", "cosine", "gate", "seen_share" and "decoder_in" of a step's record, of the figures that
-    `observe` made, fetched; None where not measurable."""
+    """ "ranges", "cosine", "gate", "seen_share", "decoder_in" and "class_spread" of a step's record, of
+    the figures that `observe` made, fetched; None where not measurable."""
     record: dict[str, Any] = dict.fromkeys(("ranges", "cosine", "gate", "seen_share"))
     record["decoder_in"] = _range_of("decoder_in", figures)
+    record["class_spread"] = figures.get("class_spread")
     if fused is None:
         return record
     record["seen_share"] = fused.seen_share

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import hypot
+from math import hypot, inf
 
 from bifusion.config.rules import RulesConfig
 from bifusion.config.stages import StageState
@@ -201,6 +201,22 @@ def conflicts(
         yield Finding("conflict", where, bad, now, config.conflict_cosine, message)
 
 
+def classes(
+    windows: Windows, config: RulesConfig, outcome: StepOutcome, state: StageState
+) -> Iterator[Finding]:
+    """Whether the semantic head, where there is one, tells superpoints apart."""
+    spread = finite(outcome.fusion.get("class_spread"))
+    if spread is None:
+        return
+    windows.push("class.spread", spread)
+    yield from _outside(
+        "class_collapse", ["activation.semantic_logits"], windows.last("class.spread", config.recent),
+        config.recent, (config.class_spread, inf),
+        "every superpoint is given the same class; lower the learning rate, which may have undone the "
+        "decoder for good",
+    )  # fmt: skip
+
+
 def gate(
     windows: Windows, config: RulesConfig, outcome: StepOutcome, state: StageState
 ) -> Iterator[Finding]:
@@ -258,7 +274,8 @@ def loss_scale(
 
 
 TRENDS: tuple[Trend, ...] = (
-    gradient_paths, gradient_balance, updates, features, conflicts, gate, seen_points, loss_scale,
+    gradient_paths, gradient_balance, updates, features, conflicts, classes, gate, seen_points,
+    loss_scale,
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ DONE = {
     "rollback": "back to the last healthy state",
     "stop": "run stopped",
 }
-UNMEASURED = dict.fromkeys(("ranges", "cosine", "gate", "seen_share", "decoder_in"))
+UNMEASURED = dict.fromkeys(("ranges", "cosine", "gate", "seen_share", "decoder_in", "class_spread"))
 """Figures of a step that met a fault before they could be measured."""
 
 
