@@ -82,6 +82,7 @@ def test_what_begins_otherwise_goes_by_its_ending(tmp_path):
         (("FIELDS x y z rgb", "FIELDS x y z x"), "has a field twice"),
         (("TYPE F F F F", "TYPE F F F"), "FIELDS has 4 names, SIZE, TYPE and COUNT 4, 3 and 4"),
         (("SIZE 4 4 4 4", "SIZE 4 4 4 3"), "field 'rgb' is 1 × F3, unknown"),
+        (("WIDTH 2", "COUNT 1 1 1 00999999999\nWIDTH 2"), "field 'rgb' is 009999999 × F4, unknown"),
         (("WIDTH 2", "WIDTH two"), "WIDTH is 'two'; expected a whole number"),
         (("WIDTH 2", "WIDTH 0"), "says it has no points"),
         (("HEIGHT 1", "HEIGHT 1\nPOINTS 3"), "says it has 3 points, and 2 in WIDTH and HEIGHT"),

@@ -13,8 +13,10 @@ from rich.console import Console
 from bifusion.storage.json_files import to_json
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.sweep.breaking import breaks_of, final_loss
+from bifusion.studies.sweep.findings import where_it_breaks
 from bifusion.studies.sweep.grid import CONDITIONS
 from bifusion.studies.sweep.plan import SweepArm, SweepPlan
+from bifusion.studies.sweep.report import Breaking
 from bifusion.studies.sweep.run import write_sweep
 from bifusion.studies.sweep.sensitivity import (
     capped,
@@ -263,7 +265,28 @@ def test_good_rates_and_sensitivities_follow_from_the_runs(told):
     assert naive.relative_sensitivity.mean == pytest.approx(0.5, abs=0.05)
     assert naive.relative_sensitivity.mean > staged.relative_sensitivity.mean
     compared = next(finding for finding in told[1].findings if "100 times as wide" in finding)
-    assert compared.endswith("; it breaks at 10 times the rate at which naive fusion does.")
+    assert compared.endswith("; it breaks at × 100, naive fusion at × 10 (10 times lower).")
+
+
+@pytest.mark.parametrize(
+    ("staged", "naive", "baseline", "told"),
+    [
+        (14, 1.9, 14, "at × 14, naive fusion at × 1.9 (7.4 times lower), OneFormer3D at the same rate"),
+        (
+            14,
+            None,
+            28,
+            "at × 14, naive fusion nowhere in the rates tried, OneFormer3D at × 28 (2 times higher)",
+        ),
+        (None, 1.9, None, "nowhere in the rates tried, naive fusion at × 1.9, OneFormer3D nowhere"),
+    ],
+)
+def test_where_staged_fusion_breaks_beside_its_rivals(staged, naive, baseline, told):
+    at = {
+        f: Breaking(factor=f, kinds={}, steps=[1], where="") if f else None for f in (14, 1.9, 28, None)
+    }
+    rivals = {"naive fusion": at[naive], "OneFormer3D": at[baseline]}
+    assert where_it_breaks(at[staged], rivals) == f"it breaks {told}"
 
 
 def test_content_is_valid_and_the_page_tells_it_as_text(told):

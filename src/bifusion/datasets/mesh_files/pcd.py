@@ -137,7 +137,9 @@ def _fields(path: Path, said: dict[str, list[str]], data: str) -> tuple[Property
     fields: list[Property] = []
     for number, (name, size, kind, count) in enumerate(zip(names, sizes, kinds, counts, strict=True)):
         stored = TYPES.get(kind.upper() + size)
-        if stored is None or not count.isdecimal() or not 0 < int(count[:5]) <= MOST_FIELDS:
+        if stored is None or not (
+            count.isdecimal() and len(count) < 5 and 0 < int(count) <= MOST_FIELDS
+        ):
             raise InputError(
                 f"{path}: field {name[:80]!r} is {count[:9]} × {kind[:9]}{size[:9]}, unknown"
             )
