@@ -21,7 +21,7 @@ from bifusion.datasets.ply.body import Columns, read_elements, stacked
 from bifusion.datasets.ply.colors import has_colors, read_colors
 from bifusion.datasets.ply.header import Element, Header, Property
 from bifusion.datasets.ply.mesh import Mesh, unit_normals
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import open_regular
 
 MOST_HEADER_BYTES = 1 << 16
@@ -193,7 +193,7 @@ def _unpacked(path: Path, head: _Head) -> Columns:
 
 
 def _named(columns: Columns) -> str:
-    return ", ".join(name for name in columns if not name.startswith("_"))
+    return listing([name[:40] for name in columns if not name.startswith("_")], 12)
 
 
 # ------------------------------------------------------------------------------------------- colours
