@@ -68,9 +68,8 @@ def read_pcd(path: Path) -> Mesh:
         notes.append(
             f"{int((~measured).sum()):,} points without a place left out; labels are of the others"
         )
-        columns = {
-            name: column[measured] for name, column in columns.items() if isinstance(column, np.ndarray)
-        }
+        plain = ((name, one) for name, one in columns.items() if isinstance(one, np.ndarray))
+        columns = Columns((name, one[measured]) for name, one in plain)
         coord = coord[measured]
     check_finite(coord, path)
     stored_in = np.float64 if head.data == "ascii" else coord.dtype

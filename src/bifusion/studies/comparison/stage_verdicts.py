@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bifusion.errors import listing
-from bifusion.studies.comparison.report import Verdict
+from bifusion.studies.comparison.report import Criterion, Verdict
 from bifusion.studies.comparison.verdicts import indicative
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
 from bifusion.studies.figures.metrics import (
@@ -132,7 +132,7 @@ def judge_stage_2(arm: Arm) -> Verdict:
 
 
 def _verdict(
-    criterion: str, arm: Arm, passed: bool, seeds: int, evidence: str, figures: dict[str, Any]
+    criterion: Criterion, arm: Arm, passed: bool, seeds: int, evidence: str, figures: dict[str, Any]
 ) -> Verdict:
     """What a comparison of means over so many seeds comes to."""
     if seeds < MIN_SEEDS:
