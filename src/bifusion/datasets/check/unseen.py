@@ -14,7 +14,9 @@ from bifusion.labels.label_set import LabelSet
 
 def shown_classes(scene: OpenedScene) -> dict[str, frozenset[int]]:
     """The classes that points of a scene have, by label set."""
-    return {labels.name: frozenset(np.unique(segment)) for labels, _, segment in scene.segments()}
+    return {
+        labels.name: frozenset(np.unique(segment).tolist()) for labels, _, segment in scene.segments()
+    }
 
 
 def unseen_classes(
