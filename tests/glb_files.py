@@ -26,10 +26,10 @@ def box(color: tuple[int, int, int]) -> trimesh.Trimesh:
     return mesh
 
 
-def textured_glb(path: Path, **material) -> Path:
-    """One triangle whose corners are red, green and blue in its texture."""
+def textured_glb(path: Path, image: Image.Image | None = None, **material) -> Path:
+    """One triangle whose corners are red, green and blue in its texture, unless another is given."""
     mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 1, 2]], process=False)
-    image = Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
+    image = image or Image.fromarray(TEXTURE).resize((64, 64), Image.Resampling.NEAREST)
     pbr = trimesh.visual.material.PBRMaterial(baseColorTexture=image, **material)
     uv = [[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]]
     mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=pbr)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.mesh_files.textures import srgb_to_linear
@@ -48,3 +49,19 @@ def test_glb_colours_in_gloss_materials_are_refused(tmp_path):
     gloss = {"KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [1, 0, 0, 1]}}
     changed = with_tree(path, lambda tree: tree["materials"][0].update(extensions=gloss))
     refused(changed, "material 0 has its colours in KHR_materials_pbrSpecularGlossiness")
+
+
+def test_glb_textures_of_one_channel_of_16_bits_are_refused(tmp_path):
+    """Pillow cuts them off at 255."""
+    deep = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
+    refused(textured_glb(tmp_path / "m.glb", image=deep), "one channel of more than 8 bits .I;16")
+
+
+def test_glb_triangle_fans_are_refused(tmp_path):
+    """trimesh leaves them out without a word."""
+    path = textured_glb(tmp_path / "m.glb")
+
+    def fan(tree) -> None:
+        tree["meshes"][0]["primitives"][0]["mode"] = 6
+
+    refused(with_tree(path, fan), "triangles as fans, which are not read; export single triangles")

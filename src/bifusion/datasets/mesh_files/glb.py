@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bifusion.data.checks import check_finite
-from bifusion.datasets.mesh_files.glb_colors import stored_colors
+from bifusion.datasets.mesh_files.glb_colors import FAN, stored_colors
 from bifusion.datasets.mesh_files.textures import (
     Textures,
     linear_to_srgb,
@@ -181,6 +181,8 @@ def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
         )
     materials = tree.get("materials", [])
     primitives = [part for mesh in tree.get("meshes", []) for part in mesh["primitives"]]
+    if any(part.get("mode") == FAN for part in primitives):  # trimesh leaves them out
+        raise InputError(f"{path}: has triangles as fans, which are not read; export single triangles")
     for number in sorted({part["material"] for part in primitives if "material" in part}):
         if OTHER_COLORS in materials[number].get("extensions", {}):
             raise InputError(

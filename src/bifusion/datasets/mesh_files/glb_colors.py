@@ -16,7 +16,7 @@ import numpy as np
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
 
-POINTS, LINES, TRIANGLES, STRIP = 0, 1, 4, 5
+POINTS, LINES, TRIANGLES, STRIP, FAN = 0, 1, 4, 5, 6
 READ_MODES = (POINTS, LINES, TRIANGLES, STRIP)
 """Of primitives that trimesh makes a geometry of."""
 TYPES = {5121: "u1", 5123: "<u2", 5126: "<f4"}
