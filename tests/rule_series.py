@@ -8,6 +8,7 @@ from math import hypot
 
 import numpy as np
 
+from bifusion.config.rules import RulesConfig
 from bifusion.config.stages import StageState, Timeline
 from bifusion.models.parts import BY_NAME
 from bifusion.recipes import get_recipe
@@ -113,3 +114,30 @@ def replay(rules: Rules, steps: Iterator[Step], change: Change | None = None) ->
         for alarm in rules.judge(outcome, state) + rules.accept(outcome, state):
             alarms.append((step, alarm))
     return alarms
+
+
+LATE = 280
+"""A step of the last stage, in which all paths train."""
+
+
+def at(step: int, *changes):
+    """A change of single steps from `step` on; each is called with the outcome."""
+
+    def change(now: int, outcome: StepOutcome) -> None:
+        if now >= step:
+            for each in changes:
+                each(outcome)
+
+    return change
+
+
+def once(step: int, change):
+    return lambda now, outcome: change(outcome) if now == step else None
+
+
+def alarms_of(recipe="bifusion_small", change=None, *, steps=320, config=None):
+    rules = Rules(config or RulesConfig())
+    return [
+        (step, alarm.rule, alarm.where)
+        for step, alarm in replay(rules, steps_of(recipe, 0, steps), change)
+    ]
