@@ -5,21 +5,18 @@ import shutil
 import struct
 import zlib
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import needs
 import recording_factory as made
 from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.frame import Recording
-from bifusion.datasets.recordings.layouts.tum import read_pairs, read_trajectory
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pairs import nearest
-from bifusion.datasets.recordings.text_files import inside, read_matrix, read_pose_lines
+from bifusion.datasets.recordings.text_files import inside, read_matrix
 from bifusion.errors import InputError
 from refused_recordings import refused
 
@@ -181,30 +178,6 @@ def test_given_options(tmp_path):
     refused(folder, "expected fx fy cx cy", intrinsics="a b c d")
     refused(folder, "depth_scale: found 0", depth_scale=0)
     refused(folder, "axes: found 'x'; expected one of opencv, opengl", axes="x")
-
-
-def test_depth_scale_of_tum_is_judged(tmp_path):
-    own = open_recording(made.tum(tmp_path / "own", made.poses(), scale=1000))
-    assert own.depth_scale == 1000 and "depth has 1000 units a metre: frames agree" in own.notes[-1]
-    assert open_recording(tmp_path / "own", OpenOptions(depth_scale=5000)).depth_scale == 5000
-    theirs = made.tum(tmp_path / "rgbd_dataset_freiburg3_x", made.poses(), scale=1000)
-    assert open_recording(theirs).depth_scale == 5000  # the name says TUM: the check would object
-
-
-def test_associations_with_depth_first(tmp_path):
-    folder = made.tum(tmp_path, made.poses(3))
-    right = read_pairs(folder)
-    lists = [(folder / name).read_text().splitlines() for name in ("depth.txt", "rgb.txt")]
-    (folder / "associations.txt").write_text("\n".join(map(" ".join, zip(*lists, strict=True))))
-    assert read_pairs(folder) == right
-
-
-def test_cameras_of_tum_are_known_by_name(tmp_path):
-    folder = made.tum(tmp_path / "rgbd_dataset_freiburg2_desk", made.poses(2))
-    (folder / "camera-intrinsics.txt").unlink()
-    recording = open_recording(folder)
-    assert any("freiburg2; its lens distorts" in note for note in recording.notes)
-    refused(shutil.copytree(folder, tmp_path / "other"), "says nothing of its camera; give --intrinsics")
 
 
 def test_lists_that_disagree(tmp_path):
@@ -386,41 +359,3 @@ def test_nearest_times():
     times = np.array([3.0, 1.0, 2.0])
     assert nearest(times, np.array([-5, 1.4, 1.6, 9])).tolist() == [1, 1, 2, 0]
     assert nearest(np.array([7.0]), np.array([1.0, 9.0])).tolist() == [0, 0]
-
-
-def real(name: str) -> Path:
-    folder = needs.folder("BIFUSION_REAL_DATA", "data") / name
-    if not folder.exists():
-        needs.lacking("real_data", folder)
-    return folder
-
-
-@pytest.mark.real_data
-def test_real_lists(tmp_path):
-    pairs = read_pairs(real("recordings/tum_text"))
-    times, poses = read_trajectory(real("recordings/tum_text") / "pose_associateq.txt")
-    assert len(pairs) == len(times) == 573 and np.isfinite(poses).all()
-    assert poses[0, :3, 3].tolist() == [1.3137, 0.8486, 1.5192]
-    refused(real("recordings/realsense_tum_noposes"), "pictures without poses make no scan")
-    poses = read_pose_lines(real("recordings/replica_traj") / "traj.txt")
-    assert len(poses) == 300 and np.abs(poses[:, 2, 0]).max() < 1e-12  # the camera's x axis is level
-    lost = "no frame with pictures and pose .*whose pictures are missing left out: 0 .no depth"
-    refused(real("recordings/record3d_r3d") / "data.r3d", lost)
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("name", "layout", "frames"),
-    [
-        ("rgbd_redkitchen", "7scenes", 25),
-        ("rgbd_open3d5", "open3d", 5),
-        ("scannet/rgbd_scene0000_00", "scannet", 25),
-        ("scannet/posed_images/scene0000_00", "scannet", 2),
-        ("recordings/record3d_exr", "record3d", 15),
-    ],
-)
-def test_real_recordings(name, layout, frames):
-    recording = open_recording(real(name))
-    assert (recording.layout, len(recording)) == (layout, frames)
-    frame = recording.frame(frames - 1)
-    assert frame.color is not None and frame.depth_m is not None and (frame.depth_m > 0).mean() > 0.5

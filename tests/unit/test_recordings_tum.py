@@ -1,0 +1,33 @@
+"""TUM RGB-D's layout: lists, scale of depth, cameras known by name."""
+
+import shutil
+
+import recording_factory as made
+from bifusion.datasets.recordings.layouts.tum import read_pairs
+from bifusion.datasets.recordings.open import open_recording
+from bifusion.datasets.recordings.options import OpenOptions
+from refused_recordings import refused
+
+
+def test_depth_scale_of_tum_is_judged(tmp_path):
+    own = open_recording(made.tum(tmp_path / "own", made.poses(), scale=1000))
+    assert own.depth_scale == 1000 and "depth has 1000 units a metre: frames agree" in own.notes[-1]
+    assert open_recording(tmp_path / "own", OpenOptions(depth_scale=5000)).depth_scale == 5000
+    theirs = made.tum(tmp_path / "rgbd_dataset_freiburg3_x", made.poses(), scale=1000)
+    assert open_recording(theirs).depth_scale == 5000  # the name says TUM: the check would object
+
+
+def test_associations_with_depth_first(tmp_path):
+    folder = made.tum(tmp_path, made.poses(3))
+    right = read_pairs(folder)
+    lists = [(folder / name).read_text().splitlines() for name in ("depth.txt", "rgb.txt")]
+    (folder / "associations.txt").write_text("\n".join(map(" ".join, zip(*lists, strict=True))))
+    assert read_pairs(folder) == right
+
+
+def test_cameras_of_tum_are_known_by_name(tmp_path):
+    folder = made.tum(tmp_path / "rgbd_dataset_freiburg2_desk", made.poses(2))
+    (folder / "camera-intrinsics.txt").unlink()
+    recording = open_recording(folder)
+    assert any("freiburg2; its lens distorts" in note for note in recording.notes)
+    refused(shutil.copytree(folder, tmp_path / "other"), "says nothing of its camera; give --intrinsics")
