@@ -109,9 +109,9 @@ def with_labels(config: DataConfig, of_run: str = "the configuration") -> DataCo
     unnamed = config.root.is_dir() and not (config.root / LABELS_FILE).is_file()
     if unnamed and own is not None and own.name not in LABEL_SETS:
         raise InputError(
-            f"{of_run} was trained with classes of its own, {own.describe()}, and {config.root} has no "
-            f"{LABELS_FILE}, which would say that its labels count in them; copy there that of the "
-            "data which the model was trained on, if they do"
+            f"{of_run} has classes of its own, {own.describe()}, and {config.root} has no "
+            f"{LABELS_FILE}, which would say that its labels count in them; copy there that of the data "
+            "which the model was trained on, if they do"
         )
     found = labels_of_data(config.root, config.label_set)
     if config.labels is not None:

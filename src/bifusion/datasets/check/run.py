@@ -101,7 +101,7 @@ def check_data(
     own, of_labels = _own_labels(root)
     if own is None and named is None and not of_labels:
         of_labels = _unknown_classes(root, folders)
-    sets = [*(LABEL_SETS[name] for name in SEGMENT_FILES), own or named]
+    sets = [*(LABEL_SETS[name] for name in SEGMENT_FILES), own if own is not None else named]
     label_sets = tuple({labels.name: labels for labels in sets if labels is not None}.values())
     if workers is None:
         workers = 0 if len(folders) == 1 else min(os.cpu_count() or 1, len(folders), MOST_WORKERS)

@@ -7,6 +7,8 @@ the three bits are all set.
 
 from __future__ import annotations
 
+from bifusion.datasets.recordings.lz4_block import copy_back
+
 MOST_GAIN = 88
 """A part of three bytes stands for 264 at most."""
 LITERALS = 32
@@ -29,14 +31,8 @@ def unpack_lzf(data: bytes, size: int) -> bytes:
             if length == LONG:
                 length += data[at]
                 at += 1
-            length += LEAST
-            start = len(out) - ((control & 31) << 8 | data[at]) - 1
+            copy_back(out, ((control & 31) << 8 | data[at]) + 1, length + LEAST)
             at += 1
-            if start < 0:
-                raise ValueError("it points before its beginning")
-            piece = out[start : start + length]
-            # What is copied may overlap with what it is appended to.
-            out += piece if len(piece) == length else (piece * (length // len(piece) + 1))[:length]
     except IndexError:
         raise ValueError("it is cut short") from None
     if at != end or len(out) != size:

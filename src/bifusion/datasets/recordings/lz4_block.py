@@ -25,7 +25,7 @@ def unpack_lz4(data: bytes, size: int) -> bytes:
                 break
             distance = data[at] | data[at + 1] << 8
             length, at = _length(data, at + 2, token & 15)
-            _copy(out, distance, length + LEAST_MATCH)
+            copy_back(out, distance, length + LEAST_MATCH)
     except IndexError:
         raise ValueError("it is cut short") from None
     if at != len(data) or len(out) != size:
@@ -43,8 +43,9 @@ def _length(data: bytes, at: int, length: int) -> tuple[int, int]:
     return length, at
 
 
-def _copy(out: bytearray, distance: int, length: int) -> None:
-    """Appends `length` bytes from `distance` back, which may overlap with what is appended."""
+def copy_back(out: bytearray, distance: int, length: int) -> None:
+    """Appends `length` bytes from `distance` back, which may overlap with what is appended. ValueError:
+    nothing lies there."""
     start = len(out) - distance
     if distance == 0 or start < 0:
         raise ValueError("it points before its beginning")
