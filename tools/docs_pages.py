@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bifusion import cli
-from bifusion.bounds import Bound, MultipleOf
+from bifusion.bounds import AtMost, Bound, MultipleOf
 from bifusion.changes import MAY_CHANGE
 from bifusion.commands.help import summary_of
 from bifusion.commands.options import field_texts
@@ -161,7 +161,8 @@ def _words(hint: Any) -> str:
 
 def _bounds(marks: tuple[Any, ...]) -> str:
     said = [mark.expected for mark in marks if isinstance(mark, Bound)]
-    said += [f"a multiple of `{mark.field}`" for mark in marks if isinstance(mark, MultipleOf)]
+    related = (mark for mark in marks if isinstance(mark, MultipleOf | AtMost))
+    said += [mark.expected(f"`{mark.field}`") for mark in related]
     return f"; {', '.join(said)}" if said else ""
 
 

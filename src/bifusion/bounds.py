@@ -32,6 +32,27 @@ class MultipleOf:
 
     field: str
 
+    def fits(self, number: Any, other: Any) -> bool:
+        return other < 1 or number % other == 0
+
+    def expected(self, other: str) -> str:
+        return f"a multiple of {other}"
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """Not above another number of the same dataclass."""
+
+    field: str
+    times: int = 1
+    """So many times the number are not above the other."""
+
+    def fits(self, number: Any, other: Any) -> bool:
+        return self.times * number <= other
+
+    def expected(self, other: str) -> str:
+        return f"at most {other}" if self.times == 1 else f"at most 1/{self.times} of {other}"
+
 
 ABOVE_ZERO = Bound(lambda number: number > 0, "above 0")
 NOT_NEGATIVE = Bound(lambda number: number >= 0, "0 or more")
@@ -82,14 +103,14 @@ def check_bounds(config: Any, path: str = "") -> None:
             if isinstance(number, int | float):
                 _require(math.isfinite(number), where, number, "a finite number")
             for bound in bounds:
-                if isinstance(bound, Bound | MultipleOf):
+                if isinstance(bound, Bound | MultipleOf | AtMost):
                     _require(isinstance(number, Real | list | tuple), where, repr(number), "a number")
                 if isinstance(bound, Bound):
                     _require(bound.fits(number), where, number, bound.expected)
-                elif isinstance(bound, MultipleOf):
-                    divisor, other = getattr(config, bound.field), where.removesuffix(name) + bound.field
-                    expected = f"a multiple of {other}, {divisor}"
-                    _require(divisor < 1 or number % divisor == 0, where, number, expected)
+                elif isinstance(bound, MultipleOf | AtMost):
+                    other, place = getattr(config, bound.field), where.removesuffix(name) + bound.field
+                    expected = f"{bound.expected(place)}, {other}"
+                    _require(bound.fits(number, other), where, number, expected)
         for part in _members(value):
             if dataclasses.is_dataclass(part):
                 check_bounds(part, where)

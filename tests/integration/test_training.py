@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -283,6 +284,18 @@ def test_a_folder_is_never_mixed_up(staged_run, data):
     config.seed = 7
     with pytest.raises(InputError, match="another configuration:\n  seed: then 0, now 7\n"):
         train(config, staged_run, resume=True)
+
+
+def test_a_copy_without_its_records_is_no_empty_folder(staged_run, data, tmp_path):
+    """Checkpoints would be gone on from, whatever is asked for."""
+    shutil.copy(staged_run / "config.json", tmp_path)
+    shutil.copytree(staged_run / "checkpoints", tmp_path / "checkpoints", symlinks=True)
+    config = tiny_config("bifusion_small", data)
+    config.seed = 7
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config, tmp_path)
+    with pytest.raises(InputError, match="another configuration:\n  seed: then 0, now 7\n"):
+        train(config, tmp_path, resume=True)
 
 
 def test_inconsistent_configuration_is_refused(data, tmp_path):

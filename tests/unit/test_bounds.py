@@ -5,7 +5,7 @@ from typing import Annotated
 
 import pytest
 
-from bifusion.bounds import Count, Interval, MultipleOf, PositiveInt, Share, check_bounds
+from bifusion.bounds import AtMost, Count, Interval, MultipleOf, PositiveInt, Share, check_bounds
 from bifusion.config.stages import Ramp, StagePlan
 from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
@@ -57,6 +57,8 @@ class Inner:
 class Outer:
     whole: Annotated[PositiveInt, MultipleOf("part")] = 6
     part: PositiveInt = 3
+    few: Annotated[PositiveInt, AtMost("part")] = 1
+    fewer: Annotated[PositiveInt, AtMost("whole", times=4)] = 1
     maybe: Count | None = None
     pair: Interval = (0.0, 1.0)
     sizes: tuple[PositiveInt, ...] = (1, 2)
@@ -83,6 +85,8 @@ def test_what_is_in_bounds_passes():
     [
         ({"part": 1.5}, "part: found 1.5, expected a whole number"),
         ({"whole": 7}, "whole: found 7, expected a multiple of part, 3"),
+        ({"few": 4}, "few: found 4, expected at most part, 3"),
+        ({"fewer": 2}, "fewer: found 2, expected at most 1/4 of whole, 6"),
         ({"maybe": -1}, "maybe: found -1, expected 0 or more"),
         ({"pair": (1.0, 0.0)}, r"pair: found \(1.0, 0.0\), expected the smaller number first"),
         ({"pair": (float("nan"), 0.0)}, "pair: found nan, expected a finite number"),

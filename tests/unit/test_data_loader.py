@@ -47,15 +47,9 @@ def many(tmp_path):
     return SceneDataset(DataConfig(root=tmp_path, voxel_size_m=0.2), "train", seed=1, training=True)
 
 
-def batches(dataset, *, epoch=0, workers=0, batch_size=2, shuffle=True, skip_batches=0):
+def batches(dataset, *, epoch=0, workers=0, batch_size=2, shuffle=True):
     loader = make_loader(
-        dataset,
-        epoch=epoch,
-        batch_size=batch_size,
-        workers=workers,
-        shuffle=shuffle,
-        seed=1,
-        skip_batches=skip_batches,
+        dataset, epoch=epoch, batch_size=batch_size, workers=workers, shuffle=shuffle, seed=1
     )
     result = list(loader)
     assert len(loader) == len(result)
@@ -88,12 +82,6 @@ def test_workers_change_nothing_over_epochs(dataset):
         assert_same(batches(dataset, epoch=epoch), batches(dataset, epoch=epoch, workers=2))
 
 
-def test_resuming_within_an_epoch(dataset):
-    for workers in (0, 1):
-        assert_same(batches(dataset)[1:], batches(dataset, workers=workers, skip_batches=1))
-    assert batches(dataset, skip_batches=3) == []
-
-
 def test_abandoned_epoch_does_not_leak_into_the_next(dataset):
     loader = make_loader(dataset, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1)
     next(iter(loader))
@@ -119,7 +107,7 @@ def test_global_generator_is_left_alone(dataset, workers):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("option", [{"batch_size": 0}, {"workers": -1}, {"skip_batches": -1}])
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"workers": -1}])
 def test_options_out_of_range(dataset, option):
     with pytest.raises(InputError, match=f"{next(iter(option))}: found"):
         batches(dataset, **option)

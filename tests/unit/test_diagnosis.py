@@ -185,6 +185,57 @@ def test_a_spike_of_one_scene_is_its_fault(step):
     assert found.scenes == ["roomtrain1"]
 
 
+def _spike_at(step: TinyStep, rule: str, place: str) -> Fault:
+    """The fault that a guard makes of the step as it is, measured and dropped."""
+    outcome = step.stepper.measure(step.inputs, step.state)
+    step.stepper.discard()
+    phase = "buffers" if rule == "statistics_spike" else "gradient"
+    heights = outcome.heights(rule, [place])
+    return Fault(phase, [place], ["roomtrain0", "roomtrain1"], rule=rule, heights=heights)
+
+
+def test_a_spike_that_only_running_statistics_show_is_found_in_its_scene(step):
+    for _ in range(4):  # running variances near their values
+        assert step.stepper(step.inputs, step.state).event is None
+    healthy, norm = _healthy(step), next(
+        name
+        for name, module in step.stepper.model.module.named_modules()
+        if getattr(module, "running_var", None) is not None
+    )  # fmt: skip
+    _enlarge(step.inputs.batches[0], 1, 1e3)
+    fault = _spike_at(step, "statistics_spike", f"buffers.{norm}")
+    assert fault.heights[f"buffers.{norm}"] > 10
+    reference = [step.batch([2, 3])]
+    found = diagnose(step.stepper, step.inputs, step.state, fault, healthy, reference)
+    assert (found.verdict, found.scenes) == ("data", ["roomtrain1"]), found.explanation
+
+
+def test_a_spike_of_one_path_that_the_total_hides_is_found_in_its_scene(step):
+    model, names = step.stepper.model.module, []
+    healthy, usual = _healthy(step), step.stepper.measure(step.inputs, step.state).grad_norm
+    step.stepper.discard()
+    handles = [model.register_forward_pre_hook(lambda module, args: names.__setitem__(0, args[0].names))]
+    names.append([])
+    handles += [
+        parameter.register_hook(lambda gradient: gradient * 20 if "roomtrain1" in names[0] else None)
+        for parameter in model.unet.parameters()
+    ]
+    fault = _spike_at(step, "gradient_spike", "gradient.backbone")
+    assert fault.heights["gradient.backbone"] > 5 * usual["backbone"]
+    found = diagnose(step.stepper, step.inputs, step.state, fault, healthy, [step.batch([2, 3])])
+    for handle in handles:
+        handle.remove()
+    assert (found.verdict, found.scenes) == ("data", ["roomtrain1"]), found.explanation
+
+
+def test_a_spike_that_does_not_come_back_is_told(step):
+    healthy = _healthy(step)
+    fault = _spike_at(step, "gradient_spike", "gradient.total")
+    fault.heights = {place: 1000 * height for place, height in fault.heights.items()}
+    found = diagnose(step.stepper, step.inputs, step.state, fault, healthy, [step.batch([2, 3])])
+    assert found.verdict == "unclear" and "did not come back" in found.explanation
+
+
 @contextmanager
 def _failing_at_run(step: TinyStep, number: int) -> Iterator[None]:
     compute, runs = step.stepper.compute, 0

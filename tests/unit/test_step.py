@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
+from bifusion.step.checks import border_activations
 from bifusion.step.events import Alarm, Fault
+from bifusion.training.recorder import Progress
 from equality import same
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config
@@ -40,6 +42,27 @@ def test_computing_and_discarding_leaves_no_trace(step):
     assert same(before, state_of(step.stepper))
     assert all(p.grad is None for p in step.stepper.model.parameters())
     assert step.stepper.compute(step.inputs, step.state) == first
+
+
+def test_what_a_fault_leaves_of_a_steps_losses_is_not_counted(step):
+    """Two batches, the second bad: the sums of the first alone are no step's losses."""
+    progress, good = Progress(), step.inputs.batches[0]
+    step.inputs.batches = [good, copy.deepcopy(good)]
+    whole = step.stepper(step.inputs, step.state)
+    progress.count_step(whole, 2, 1.0)
+    step.inputs.batches[1].voxel_feats[0] = float("nan")
+    step.inputs.step += 1
+    cut = step.stepper(step.inputs, step.state)
+    assert cut.event.phase == "input" and cut.total is None and cut.losses == {}
+    progress.count_step(cut, 2, 1.0)
+    assert progress.sums == {**whole.losses, "total": whole.total} and progress.epoch_skipped == 1
+
+
+def test_borders_are_looked_at_where_views_see_alone(step):
+    prediction = step.stepper.model(step.inputs.batches[0], step.state.control)
+    activations, trace = border_activations(prediction), prediction.fusion
+    assert len(trace.seen_f2d) < len(trace.seen)
+    assert activations["f2d"] == [trace.seen_f2d] and activations["f2d_in"] == [trace.seen_f2d_in]
 
 
 def test_a_step_does_not_depend_on_the_generators_state(step):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from bifusion.config.run import TrainerConfig
-from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.bifusion import BiFusion
 from bifusion.models.build import build_model
@@ -219,12 +218,6 @@ def test_switch(tmp_path, mode, device, expected) -> None:
     assert (model.tower.cache is not None) == expected
     if expected:
         assert model.tower.cache.folder == tmp_path / "runs" / ".tower-cache"
-
-
-def test_size_must_be_positive(tmp_path) -> None:
-    model = build_model(tiny_config("bifusion_small", tmp_path).model, 0, SCANNET20)
-    with pytest.raises(InputError, match="tower_cache_gb"):
-        attach_view_cache(model, TrainerConfig(tower_cache_gb=0), tmp_path, torch.device("cpu"))
 
 
 # ----------------------------------------------------------------------------------------- training

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
-from bifusion.bounds import Count, Decay, NotNegative, PositiveFloat, PositiveInt, Share
+from bifusion.bounds import AtMost, Count, Decay, NotNegative, PositiveFloat, PositiveInt, Share
 from bifusion.config.stages import StageState, find_pattern
 from bifusion.models.parts import is_of_tower, tower_block
 
@@ -41,7 +41,7 @@ class OptimConfig:
     only until that is known; off: gradients are taken as they are."""
     clip_window: PositiveInt = 100
     """adaptive: taken steps that say what is usual."""
-    clip_history: PositiveInt = 10
+    clip_history: Annotated[PositiveInt, AtMost("clip_window")] = 10
     """adaptive: fewer taken steps than this say nothing yet."""
     clip_deviations: NotNegative = 3.0
     """adaptive: robust standard deviations above the median that are still usual; of norms that

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from bifusion.bounds import Count, Interval, PositiveInt
+from bifusion.bounds import AtMost, Count, Interval, PositiveInt
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 
@@ -34,14 +34,15 @@ class RulesConfig:
     statistics_spike, which are judged before the optimiser acts, "skip": nothing of the step is kept."""
 
     # ------------------------------------------------------------------------------- how to look
-    window: PositiveInt = 64
+    window: Annotated[PositiveInt, AtMost("reach")] = 64
     """Steps whose median is the usual: some epochs of a small set, short beside any schedule."""
     reach: PositiveInt = 200
     """Steps over which the worst value so far is known; Mask3D's gradient norm has a heavy tail (a
-    hundred times the usual, once in some hundred steps) that a median and MAD do not tell."""
-    min_history: PositiveInt = 20
+    hundred times the usual, once in some hundred steps) that a median and MAD do not tell. Nothing
+    that was longer ago is remembered."""
+    min_history: Annotated[PositiveInt, AtMost("window")] = 20
     """Steps before a usual is trusted; until then the caps alone judge."""
-    recent: PositiveInt = 8
+    recent: Annotated[PositiveInt, AtMost("reach", times=4)] = 8
     """Trends are judged by the median of so many steps: five odd ones are needed to raise an alarm."""
     calm: PositiveInt = 20
     """Looks in order until a trend's alarm has cleared and can be raised again."""
@@ -131,7 +132,7 @@ class RulesConfig:
     gate_spread: float = 2e-3
     """Standard deviation of α among the seen points below which the gate tells no point from another
     (healthy: 0.01 after 15 steps, 0.1 later) …"""
-    gate_patience: int = 100
+    gate_patience: Annotated[Count, AtMost("reach")] = 100
     """… after so many steps of learning: it starts at 0.5 everywhere. Less, once it had a spread."""
     seen_drop: float = 0.5
     """The share of seen points has fallen below this part of its usual. View dropout hides single

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from bifusion.bounds import PositiveFloat, Share
+from bifusion.bounds import AtMost, PositiveFloat, Share
 from bifusion.errors import InputError
 from bifusion.types import FusionControl
 
@@ -25,7 +25,7 @@ class Ramp:
 
     value: float
     """What is reached."""
-    begin: Share = 0.0
+    begin: Annotated[Share, AtMost("end")] = 0.0
     """Fraction of the stage, in [0, 1], until which the value of the stage before holds."""
     end: Share = 0.25
     """Fraction of the stage, in [begin, 1], from which `value` holds; 0: at once."""

@@ -36,7 +36,6 @@ def make_loader(
     workers: int,
     shuffle: bool,
     seed: int,
-    skip_batches: int = 0,
 ) -> EpochLoader:
     """The batches of `epoch`; `len()` counts those it will give.
 
@@ -47,16 +46,11 @@ def make_loader(
         workers: processes that load; 0 loads in this process. The batches are the same.
         shuffle: order drawn from (seed, "order", epoch), else by name.
         seed: run seed of the order.
-        skip_batches: leave out this many at the start, for resuming within an epoch.
     Raises:
         InputError: an option out of range; while iterating, as it arose in a worker.
         WorkerEndedError: while iterating, a worker process that came to an end.
     """
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("skip_batches", skip_batches, 0),
-    ):
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise InputError(f"{name}: found {value}; expected at least {least}")
     order = list(range(len(dataset)))
@@ -66,7 +60,7 @@ def make_loader(
         [(index, epoch) for index in order[start : start + batch_size]]
         for start in range(0, len(order), batch_size)
     ]
-    return EpochLoader(dataset, batches[skip_batches:], workers)
+    return EpochLoader(dataset, batches, workers)
 
 
 class EpochLoader:

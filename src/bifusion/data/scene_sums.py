@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bifusion.errors import InputError
-from bifusion.storage.checksums import sum_of
+from bifusion.storage.checksums import is_sum, sum_of
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.files import is_file
 from bifusion.untrusted.json_text import read_json
@@ -66,7 +66,7 @@ def read_sums(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     sums = read_json(path, advice=AGAIN)
-    if not isinstance(sums, dict) or not all(map(_is_sum, sums.values())):
+    if not isinstance(sums, dict) or not all(map(is_sum, sums.values())):
         raise InputError(f"{path}: holds no sums; {AGAIN}")
     return sums
 
@@ -116,11 +116,6 @@ def read_state(folder: Path, name: str) -> FileState:
     if name != VIEWS:
         return _read(folder / name)
     return _together({str(file.relative_to(folder)): _read(file) for file in _images(folder)})
-
-
-def _is_sum(value: Any) -> bool:
-    fields = value if isinstance(value, dict) else {}
-    return type(fields.get("bytes")) is int and isinstance(fields.get("sha256"), str)
 
 
 def _current_sums(folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from bifusion.config.stages import StageState
@@ -18,8 +17,8 @@ from bifusion.step.step import Stepper
 from bifusion.types import Batch
 
 SPIKE_SHARE = 0.5
-"""A run whose figure reaches this part of the spike's counts as one that has the spike too. A step's
-figure is a mean over its scenes: of one scene alone, a guilty one's is larger than the step's."""
+"""A run that reaches this part of one of the spike's figures counts as one that has the spike too. A
+step's figure is a mean over its scenes: of one scene alone, a guilty one's is larger than the step's."""
 
 
 @dataclass
@@ -51,16 +50,12 @@ class Experiments:
 
     def __init__(self, stepper: Stepper, inputs: StepInputs, state: StageState, fault: Fault):
         self.stepper, self.inputs, self.state, self.fault = stepper, inputs, state, fault
-        self._spike: float | None = None
-        """Height of the spike; None for faults that are not finite."""
+        self._heights = dict(fault.heights)
+        """Of the spike; {} for faults that are not finite."""
 
     def again(self, tracer: Tracer | None = None) -> Attempt:
         """The step as it was."""
-        attempt = self._attempt(self.inputs.batches, tracer)
-        if not self.fault.nonfinite and attempt.rerun is not None:
-            self._spike = self._height(attempt.rerun.outcome)
-            attempt.fails, attempt.place = True, self.fault.rule
-        return attempt
+        return self._attempt(self.inputs.batches, tracer)
 
     def in_float32(self) -> Attempt:
         """Without autocast."""
@@ -120,18 +115,21 @@ class Experiments:
             return Attempt(fails=None, error=f"{type(error).__name__}: {error}")
         outcome = rerun.outcome
         if outcome.event is None and not outcome.scaler_overflow:
-            height = self._height(outcome)
-            spikes = self._spike is not None and height >= SPIKE_SHARE * self._spike
+            spikes = self._has_spike(outcome)
             return Attempt(spikes, self.fault.rule if spikes else None, rerun=rerun)
         place = tracer.origin.module if tracer.origin is not None else None
         if place is None and outcome.event is not None:
             place = next(iter(rerun.bad_buffers), outcome.event.where[0])
         return Attempt(True, place, tracer.origin, rerun)
 
-    def _height(self, outcome: StepOutcome) -> float:
-        """The figure in which the spike stands out; infinite where there is none to compare."""
-        figure = outcome.total if self.fault.rule == "loss_spike" else outcome.grad_norm.get("total")
-        return math.inf if figure is None else figure
+    def _has_spike(self, outcome: StepOutcome) -> bool:
+        """Whether a figure that made the spike is as high again."""
+        if self.fault.nonfinite:
+            return False
+        found = outcome.heights(self.fault.rule, self.fault.where)
+        if not self._heights:  # a bundle of a former version: the step as it was is run first
+            self._heights = found
+        return any(found[place] >= SPIKE_SHARE * high for place, high in self._heights.items())
 
 
 def without_scenes(batches: list[Batch], scenes: list[str]) -> list[Batch]:

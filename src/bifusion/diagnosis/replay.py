@@ -24,14 +24,13 @@ from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.runs.run_data import MOST_THREADS
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.runtime import deterministic, make_fabric
 from bifusion.step.step import Stepper
 from bifusion.untrusted.screen import Screen
 
-MOST_THREADS = 512
-"""More than any one machine has cores; as many would be started."""
 WIDTH = 130
 """Columns of the table of modules, on narrower terminals too."""
 

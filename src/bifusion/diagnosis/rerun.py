@@ -168,7 +168,10 @@ class _Watched:
 
 
 def _add_borders(digest: Fingerprint, model: nn.Module, args: Any, prediction: Any) -> None:
-    for name, parts in border_activations(prediction).items():
+    borders = border_activations(prediction)
+    if prediction.fusion is not None:  # of all voxels, as in the bundles of former versions
+        borders |= {"f2d_in": [prediction.fusion.f2d_in], "f2d": [prediction.fusion.f2d]}
+    for name, parts in borders.items():
         whole = torch.cat([part.flatten() for part in parts]) if name.endswith("logits") else parts[0]
         digest.add(f"activation.{name}", whole)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ from bifusion.storage.checksums import (
     WrittenFile,
     check_sum,
     forget_cached,
+    is_sum,
     write_summed,
 )
 from bifusion.storage.files import flush, hard_link
@@ -45,6 +46,8 @@ CONFIG = "config.json"
 SUMS = "sums.json"
 SUMMED = (WEIGHTS, TRAINING_STATE, HEALTHY)
 FILES = (TRAINING_STATE, HEALTHY, CONFIG, SUMS, WEIGHTS)
+TIME = "epochs"
+"""Key, in the header of the weights, of the epochs after which they were saved."""
 NAMED = 5
 """Of what is wrong, in a message."""
 LAST, PREVIOUS = "last", "previous"
@@ -81,7 +84,8 @@ def save_checkpoint(
     needed = sum(tensor.nbytes for tensor in _tensors([weights, training_state]))
     folder = _free_name(checkpoints, step)
     with folder_written_beside(folder, checkpoint_files, needed=needed) as beside:
-        content = safetensors.torch.save(weights)
+        time = None if training_state is None else {TIME: repr(float(training_state["time"]))}
+        content = safetensors.torch.save(weights, time)
         sums = {WEIGHTS: write_summed(beside / WEIGHTS, lambda file: file.write(content))}
         if training_state is not None:
             sums[TRAINING_STATE] = write_summed(
@@ -160,9 +164,10 @@ def trained_epochs(checkpoint: Path, config: Config) -> float:
 
     A checkpoint folder without training state, an imported one, counts as one of the end of its run.
     """
-    if (checkpoint / TRAINING_STATE).is_file():
-        return load_training_state(checkpoint)["time"]
-    return config.trainer.epochs
+    time = _time_with_weights(checkpoint / WEIGHTS)
+    if time is None and (checkpoint / TRAINING_STATE).is_file():  # of a former version
+        time = load_training_state(checkpoint)["time"]
+    return config.trainer.epochs if time is None else time
 
 
 def checkpoint_files(folder: Path) -> list[str]:
@@ -180,6 +185,17 @@ def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
     for path in checkpoints.glob("step-*"):
         if path.resolve() not in linked:
             remove_folder(path, checkpoint_files)
+
+
+def _time_with_weights(path: Path) -> float | None:
+    """What the header of the weights says; the training state, which is twice as large, has it too."""
+    check_regular(path, advice=TRAIN_AGAIN)
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get(TIME)
+        return None if said is None else float(said)
+    except (SafetensorError, OSError, MemoryError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -213,7 +229,7 @@ def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
     if not path.is_file():
         return None
     sums = read_json(path, advice=TRAIN_AGAIN)
-    if not isinstance(sums, dict) or not all(map(_is_sum, sums.values())):
+    if not isinstance(sums, dict) or not all(map(is_sum, sums.values())):
         raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
     if unknown := sorted(set(sums) - set(FILES)):
         raise InputError(
@@ -226,14 +242,6 @@ def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
             f"{path}: has no checksum of {lacking}, which nothing vouches for; {TRAIN_AGAIN}"
         )
     return sums
-
-
-def _is_sum(found: Any) -> bool:
-    return (
-        isinstance(found, dict)
-        and type(found.get("bytes")) is int
-        and isinstance(found.get("sha256"), str)
-    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -36,6 +36,7 @@ SPLITS = ("train", "val")
 PACKAGES = ("bifusion", "torch", "lightning-fabric", "open_clip_torch", "numpy")
 """Software whose version decides, to the bit, what is learned."""
 MOST_THREADS = 512
+"""More than any one machine has cores; as many would be started."""
 NAMED = 3
 """Files named in a line."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,11 @@ class RunStatus:
     summary: str | None = None
     """Of a run stopped by its guard: what, where, which scenes, the verdict, what to try."""
 
+    @property
+    def is_over(self) -> bool:
+        """It came to its end, or its guard ended it."""
+        return self.state in ("completed", "guard_stopped")
+
 
 class RunFolder:
     """Paths and writers of one run folder."""
@@ -96,20 +101,24 @@ class RunFolder:
 
     def read_lines(self, path: Path) -> list[dict[str, Any]]:
         """Complete records of a .jsonl file; a last line that a crash cut short is left out."""
+        return list(self._records(path))
+
+    def _records(self, path: Path) -> Iterator[dict[str, Any]]:
+        """One at a time: those of a long training fill a gigabyte."""
         if not path.exists():
-            return []
+            return
         content = read_bytes(path, most_bytes=MOST_BYTES, advice=RESTORE)
         whole = content.rpartition(b"\n")[0]  # a line cut short may end within a character
-        lines = _decode(whole, path).split("\n") if whole else []
-        records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-        for number, record in enumerate(records, 1):
+        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+            where = f"{path}, line {number}"
+            record = _parse(_decode(line, where), where)
             if "epoch" not in record:
-                raise InputError(f'{path}, line {number}: has no "epoch"; {RESTORE}')
-        return [old_names.RECORD.updated(record) for record in records]
+                raise InputError(f'{where}: has no "epoch"; {RESTORE}')
+            yield old_names.RECORD.updated(record)
 
     def keep_lines_before(self, path: Path, key: str, limit: int) -> None:
         """Drops records with record[key] >= limit: steps that a resumed run is going to repeat."""
-        kept = [record for record in self.read_lines(path) if record[key] < limit]
+        kept = (record for record in self._records(path) if record[key] < limit)
         write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def read_status(self) -> RunStatus | None:
@@ -148,7 +157,7 @@ class RunFolder:
         }
 
 
-def _decode(content: bytes, path: Path) -> str:
+def _decode(content: bytes, path: Path | str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -17,7 +17,6 @@ from bifusion.runs.run_folder import RunFolder, RunStatus
 
 EPOCHS = "trainer.epochs"
 NAMED_CHANGES = 20
-FINISHED = ("completed", "guard_stopped")
 
 
 def check_same_run(
@@ -113,7 +112,7 @@ def _changes(folder: RunFolder, wanted: Config, now: RunData) -> list[str]:
     if then is None:
         return _changed_names(folder, wanted, now)
     status = folder.read_status()
-    ended = status is not None and status.state in FINISHED and not is_to_go_on(folder, wanted)
+    ended = status is not None and status.is_over and not is_to_go_on(folder, wanted)
     return [*scene_changes(then, now), *([] if ended else version_changes(then, now))]
 
 

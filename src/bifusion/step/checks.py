@@ -68,8 +68,13 @@ def border_activations(prediction: Prediction) -> dict[str, list[Tensor]]:
     if prediction.semantic_logits is not None:
         activations["semantic_logits"] = prediction.semantic_logits
     if fusion is not None:
-        names = ("f2d_in", "f3d_in", "f2d", "f3d", "alpha")
-        activations |= {name: [getattr(fusion, name)] for name in names}
+        activations |= {
+            "f2d_in": [fusion.seen_f2d_in],
+            "f3d_in": [fusion.f3d_in],
+            "f2d": [fusion.seen_f2d],
+            "f3d": [fusion.f3d],
+            "alpha": [fusion.alpha],
+        }
     return activations
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 Phase = Literal["input", "activation", "buffers", "matching", "loss", "gradient", "optimizer"]
@@ -24,6 +24,8 @@ class Fault:
     """Scenes it may come from: those whose data are bad, else all of the batch that failed."""
     rule: str = NONFINITE
     """"nonfinite", or the rule of `rules.py` whose action is "skip", such as "loss_spike"."""
+    heights: dict[str, float] = field(default_factory=dict)
+    """Of a spike: the figures that stand out, by place, as in `where`; of a loss its total."""
     action: Action = "skip"
     """What followed, besides that the step was not taken."""
     diagnosis: dict[str, Any] | None = None
@@ -39,6 +41,8 @@ class Fault:
     def record(self) -> dict[str, Any]:
         """The fault as a step's record shows it; its rule is the event's "kind"."""
         fields = asdict(self)
+        if not self.heights:
+            del fields["heights"]
         return {"kind": fields.pop("rule"), **fields}
 
 

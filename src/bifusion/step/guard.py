@@ -41,7 +41,7 @@ class GuardCounts:
     in_a_row: int = 0
     """Faults since the last step that was taken, or the last rollback."""
     ramp_from: int | None = None
-    """The step after which the run went back last; None: never, or the ramp is over."""
+    """The step after which the run went back last; None: never."""
 
 
 class Guard:
@@ -63,7 +63,8 @@ class Guard:
                 outcome.alarms.append(alarm)
             elif outcome.event is None:
                 phase = SPIKE_PHASES[alarm.rule]
-                outcome.event = Fault(phase, alarm.where, alarm.scenes, rule=alarm.rule)
+                heights = outcome.heights(alarm.rule, alarm.where)
+                outcome.event = Fault(phase, alarm.where, alarm.scenes, rule=alarm.rule, heights=heights)
 
     def passed(self, outcome: StepOutcome, state: StageState) -> None:
         """The step was faultless and was taken: the rules take its figures in."""

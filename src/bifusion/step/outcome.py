@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,11 +34,12 @@ class StepOutcome:
     losses: dict[str, float] = field(default_factory=dict)
     """Unweighted terms."""
     total: float | None = None
+    """Weighted; None where a fault was met before it was whole."""
     grad_norm: dict[str, float | None] = field(default_factory=dict)
     """By gradient path, before clipping."""
     grad_norm_clipped: float | None = None
     fusion: dict[str, Any] = field(default_factory=dict)
-    """`monitor.observe` of the last batch."""
+    """`observe.record_of` the last batch."""
     event: Fault | None = None
     scaler_overflow: bool = False
     loss_scale: float | None = None
@@ -54,3 +56,17 @@ class StepOutcome:
     """Views whose colour and depth do not fit the scene's geometry."""
     alarms: list[Alarm] = field(default_factory=list)
     """Warnings of this step."""
+
+    def heights(self, rule: str, where: list[str]) -> dict[str, float]:
+        """The figures in which a spike of `rule` at `where` stands out, by place; infinite where there
+        is none, as of a gradient that did not come to be."""
+        if rule == "loss_spike":
+            return {"loss.total": _or_infinite(self.total)}
+        if rule == "statistics_spike":
+            return {place: self.statistics.get(place.removeprefix("buffers."), 1.0) for place in where}
+        norms = {place: self.grad_norm.get(place.removeprefix("gradient.")) for place in where}
+        return {place: _or_infinite(norm) for place, norm in norms.items()}
+
+
+def _or_infinite(figure: float | None) -> float:
+    return math.inf if figure is None else figure

@@ -95,6 +95,8 @@ class StepWatch:
         outcome.event = processes.agree(self._tell_forward(outcome, control))
         if outcome.event is not None:
             outcome.total = None
+            if len(self.inputs.batches) > 1:  # some of them alone were looked at
+                outcome.losses = {}
         else:
             outcome.event = processes.agree(self._tell_gradients(outcome))
         if not self.inputs.batches[-1].counts:  # what others have measured on these scenes

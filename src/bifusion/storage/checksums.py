@@ -75,6 +75,12 @@ def check_sum(path: Path, expected: dict[str, Any], *, advice: str) -> None:
         raise InputError(f"{path}: is not as it was saved (its checksum differs); {advice}")
 
 
+def is_sum(value: Any) -> bool:
+    """Whether a value that was read has a checksum's two fields."""
+    fields = value if isinstance(value, dict) else {}
+    return type(fields.get("bytes")) is int and isinstance(fields.get("sha256"), str)
+
+
 def sum_of(path: Path) -> dict[str, Any]:
     """{"bytes", "sha256"} of a file as it is."""
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}

@@ -32,21 +32,25 @@ def check_data(dataset: SceneDataset, config: Config) -> None:
     """
     scenes, labels = dataset.scenes, config.labels
     what = segment_file(labels) if isinstance(scenes, SceneFolders) else "segment"
-    annotated = [name for name in scenes.names if scenes.has_labels(name)]
-    if not annotated:
+    # Scenes from outside are made to be asked: one that answers is enough.
+    if not any(scenes.has_labels(n) and scenes.has_labelled_points(n) for n in scenes.names):
+        annotated = sum(map(scenes.has_labels, scenes.names))
+        if not annotated:
+            raise InputError(
+                f"{scenes.place}: no scene has {what}, the labels of {labels.describe()}; prepare "
+                "the scenes with annotation, or choose the label set they have (--data.label-set, or "
+                f"labels.json in {config.data.root})"
+            )
         raise InputError(
-            f"{scenes.place}: no scene has {what}, the labels of {labels.describe()}; prepare "
-            "the scenes with annotation, or choose the label set they have (--data.label-set, or "
-            f"labels.json in {config.data.root})"
-        )
-    if not any(scenes.has_labelled_points(name) for name in annotated):
-        raise InputError(
-            f"{scenes.place}: {what} labels no point in any of its {len(annotated)} scenes, -1 is "
+            f"{scenes.place}: {what} labels no point in any of its {annotated} scenes, -1 is "
             f"unlabelled; expected classes 0 … {labels.num_classes - 1} of {labels.name}"
         )
-    has_views = any(scenes.has_views(name) for name in scenes.names)
-    if config.uses_views and not (has_views and config.data.max_views):
-        found = "no scene has views" if not has_views else "data.max_views is 0"
+    if not config.uses_views:
+        return
+    found = None if any(map(scenes.has_views, scenes.names)) else "no scene has views"
+    if not config.data.max_views:
+        found = found or "data.max_views is 0"
+    if found:
         raise InputError(
             f"{scenes.place}: {found}, but {config.name} is trained with images; prepare the scenes "
             "with views (--posed-images), or train the recipe that ends in _without_views"
@@ -97,7 +101,8 @@ def check_folder(
 
     `accept`: scenes and versions may be others. `read`: every byte of the data is, and damage refused.
     """
-    if not folder.steps.exists():
+    saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
+    if not (folder.steps.exists() or saved):  # a copy may have left the records out
         return data_of(config, read=read)
     if not resume:
         raise InputError(
@@ -108,7 +113,6 @@ def check_folder(
     advice = "Resume it as it began, on the same scenes, or choose another folder (--out)."
     now = data_of(config, read=read)
     accepted = check_same_run(folder, started, config, advice=advice, accept=accept, now=now)
-    saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
     if not saved and _was_saved(folder, started):
         raise InputError(
             f"{folder.checkpoints} is empty, though the run was saved: restore it from a copy, or train "

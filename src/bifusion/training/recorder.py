@@ -62,8 +62,10 @@ class Progress:
         self.epoch_skipped += fault is not None
         self.epoch_rollbacks += fault is not None and fault.action == "rollback"
         self.epoch_warnings += len(outcome.alarms)
+        if outcome.total is None:  # what losses there are belong to no whole step
+            return
         for term, value in {**outcome.losses, "total": outcome.total}.items():
-            if value is not None and math.isfinite(value):
+            if math.isfinite(value):
                 self.sums[term] = self.sums.get(term, 0.0) + value
                 self.counts[term] = self.counts.get(term, 0) + 1
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from bifusion.config.run import TrainerConfig
-from bifusion.errors import InputError
 from bifusion.models.model import Model
 from bifusion.models.towers.view_cache import ViewCache
 
@@ -20,17 +19,9 @@ def attach_view_cache(model: Model, trainer: TrainerConfig, run_dir: Path, devic
     The tower uses it only while nothing of it is trained: in the stages before enhancement, for
     training and validation alike. Entries are found by content, so a view whose image were augmented
     would be computed like any other.
-
-    Raises:
-        InputError: a size that is not positive.
     """
     wanted = trainer.tower_cache == "on" or (trainer.tower_cache == "auto" and device.type == "cpu")
     if not wanted:
         return
-    if trainer.tower_cache_gb <= 0:
-        raise InputError(
-            f"trainer.tower_cache_gb is {trainer.tower_cache_gb}; expected more than 0, or "
-            "--trainer.tower-cache off"
-        )
     folder = trainer.tower_cache_dir or run_dir.absolute().parent / FOLDER
     model.keep_views(ViewCache(folder, int(trainer.tower_cache_gb * 2**30)))

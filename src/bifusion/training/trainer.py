@@ -64,8 +64,6 @@ from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.validation import count_share, validation_loader, validation_record
 from bifusion.types import Batch
 
-FINISHED = ("completed", "guard_stopped")
-
 
 def train(
     config: Config,
@@ -108,7 +106,7 @@ def _train(
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> RunStatus:
     status = folder.read_status() if resume else None
-    if status is not None and status.state in FINISHED and not is_to_go_on(folder, config):
+    if status is not None and status.is_over and not is_to_go_on(folder, config):
         return status
     fabric = make_fabric(config.trainer)
     require_agreement(lambda: starting_facts(config, data), "start")

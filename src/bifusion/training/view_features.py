@@ -67,6 +67,8 @@ class _Done:
     computed: int = 0
     found: int = 0
     wrong: str | None = None
+    stored: int = 0
+    """Bytes added to the cache."""
     full: bool = False
 
 
@@ -104,7 +106,7 @@ def keep_features(
     ]
     jobs = shard.of(jobs)
     _tower(text, folder.absolute(), limit)  # refused here, before any process starts
-    kept = KeptFeatures()
+    kept, size = KeptFeatures(), bytes_under(folder)
     for done, (number, result) in enumerate(run_in_processes(_keep_scene, jobs, workers)):
         if isinstance(result, Died):
             result = _Done(wrong=f"its process died (exit code {result.exitcode})")
@@ -114,7 +116,10 @@ def keep_features(
         kept.scenes += result.wrong is None
         if progress is not None:
             progress(done + 1, len(jobs))
-        if result.full or bytes_under(folder) >= ALMOST * limit:
+        size += result.stored
+        if size >= ALMOST * limit:  # unless other towers' have made room
+            size = bytes_under(folder)
+        if result.full or size >= ALMOST * limit:
             kept.full = True
             break
     return kept
@@ -153,7 +158,7 @@ def _keep_scene(job: _Job) -> _Done:
     data = _all_views(config)
     cache = tower.cache
     assert cache is not None
-    misses, hits, wrong = cache.misses, cache.hits, None
+    misses, hits, stored, wrong = cache.misses, cache.hits, cache.stored, None
     try:
         scenes = open_scenes(data, job.split, annotated=False)
         repeatable = deterministic(config.trainer.deterministic, fabric.device)
@@ -167,4 +172,4 @@ def _keep_scene(job: _Job) -> _Done:
                     tower.encode_views([fabric.to_device(view.to_batch_view(0))])
     except InputError as error:
         wrong = str(error)
-    return _Done(cache.misses - misses, cache.hits - hits, wrong, cache.full)
+    return _Done(cache.misses - misses, cache.hits - hits, wrong, cache.stored - stored, cache.full)

@@ -42,6 +42,8 @@ class ViewCache:
         self.folder, self.limit_bytes = Path(folder), limit_bytes
         self.hits = self.misses = 0
         """Views found, and views computed."""
+        self.stored = 0
+        """Bytes of the entries that were added."""
         self.full = False
         self._size: int | None = None
         """Bytes of all entries, as far as this process knows; None before the first look."""
@@ -75,6 +77,7 @@ class ViewCache:
             return
         try:
             write_tensors(path, {ENTRY: features.cpu().contiguous()})
+            self.stored += size
         except OSError as error:
             self.full = True
             warnings.warn(

@@ -20,8 +20,6 @@ from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.same_run import is_to_go_on
 
-FINISHED = ("completed", "guard_stopped")
-
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -35,7 +33,7 @@ class PlannedRun:
         """Trained to its end (or stopped by its guard) and evaluated."""
         folder = RunFolder(self.folder)
         status = folder.read_status()
-        ended = status is not None and status.state in FINISHED
+        ended = status is not None and status.is_over
         return ended and folder.is_evaluated and not is_to_go_on(folder, self.config)
 
 
