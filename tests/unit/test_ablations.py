@@ -22,6 +22,7 @@ from tiny_runs import make_tiny_data, tiny_config
 BASE = "bifusion_small"
 CHANGED = {
     "head_norm": {"model"},
+    "layer_scale": {"model"},
     "isolation": {"stages"},
     "gradient_scale": {"stages"},
     "gate_ramp": {"stages"},

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -17,6 +19,32 @@ def small_decoder(config: DecoderConfig = SMALL) -> QueryDecoder:
 
 def batch_with(*superpoints_per_scene: int):
     return batch_of_superpoints([torch.arange(n) for n in superpoints_per_scene])
+
+
+# ------------------------------------------------------------------------------------- layer scale
+
+
+def test_a_layer_scale_of_one_is_the_decoder_without():
+    """Its factors are not drawn: all other weights are the same."""
+    plain, scaled = small_decoder(), small_decoder(dataclasses.replace(SMALL, layer_scale=1.0))
+    features, batch = torch.randn(5, 6), batch_with(5)
+    found, wanted = (d.eval()(features, batch).layers[-1].mask_logits[0] for d in (scaled, plain))
+    assert torch.equal(found, wanted)
+    extra = scaled.state_dict().keys() - plain.state_dict().keys()
+    assert len(extra) == 3 * SMALL.num_layers and all(name.endswith("scale.gamma") for name in extra)
+
+
+def test_with_a_small_layer_scale_a_block_is_nearly_its_norm():
+    decoder = small_decoder(dataclasses.replace(SMALL, layer_scale=1e-4))
+    queries = torch.randn(5, 16)
+    for layer, arguments in (
+        (decoder.cross_attn_layers[0], (torch.randn(7, 16), torch.zeros(5, 7, dtype=torch.bool))),
+        (decoder.self_attn_layers[0], ()),
+        (decoder.ffn_layers[0], ()),
+    ):
+        torch.testing.assert_close(layer(queries, *arguments), layer.norm(queries), atol=1e-3, rtol=0)
+        layer(queries, *arguments).square().sum().backward()
+        assert layer.scale.gamma.grad.abs().min() > 0
 
 
 # ----------------------------------------------------------------------------------------- pooling

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from bifusion.bounds import ASCENDING, Layers, MultipleOf, Share, Width
+from bifusion.bounds import ASCENDING, Layers, MultipleOf, NotNegative, Share, Width
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.rows import RowsGELU
 from bifusion.rng import torch_rng
@@ -39,6 +39,9 @@ class DecoderConfig:
     """Predict the IoU of each mask (off in the published ScanNet models)."""
     semantic_head: bool = True
     """Predict the class of each superpoint."""
+    layer_scale: NotNegative = 0.0
+    """Where the learned factor of each channel of a block's output starts (`LayerScale`); 0: there is
+    none, as in the published models."""
     query_share: Annotated[tuple[Share, Share], ASCENDING] = (0.5, 1.0)
     """In training the share of a scene's superpoints that become queries is uniform in this range."""
 
@@ -50,12 +53,30 @@ def twin_decoder(config: DecoderConfig, label_set: LabelSet) -> QueryDecoder:
     return QueryDecoder(common, common.dim, label_set.num_things, label_set.num_classes)
 
 
+class LayerScale(nn.Module):
+    """A learned factor of each channel of a block's output: started small, every block begins near the
+    identity (Touvron et al., "Going deeper with Image Transformers", ICCV 2021, eq. 4)."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(Q, dim) to (Q, dim)."""
+        return x * self.gamma
+
+
+def _layer_scale(dim: int, start: float) -> nn.Module:
+    return LayerScale(dim, start) if start else nn.Identity()
+
+
 class CrossAttentionLayer(nn.Module):
     """Queries attend to the superpoints of their current masks."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, layer_scale: float) -> None:
         super().__init__()
         self.attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.scale = _layer_scale(dim, layer_scale)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.attn.in_proj_weight)
@@ -64,29 +85,31 @@ class CrossAttentionLayer(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, blocked: Tensor) -> Tensor:
         """(Q, dim) queries, (S, dim) keys, (Q, S) bool, True where attention is not allowed."""
         attended, _ = self.attn(queries, keys, keys, attn_mask=blocked, need_weights=False)
-        return self.norm(queries + self.dropout(attended))
+        return self.norm(queries + self.scale(self.dropout(attended)))
 
 
 class SelfAttentionLayer(nn.Module):
     """The queries of one scene attend to each other."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, layer_scale: float) -> None:
         super().__init__()
         self.attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.scale = _layer_scale(dim, layer_scale)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor) -> Tensor:
         """(Q, dim) to (Q, dim)."""
         attended, _ = self.attn(queries, queries, queries, need_weights=False)
-        return self.norm(queries + self.dropout(attended))
+        return self.norm(queries + self.scale(self.dropout(attended)))
 
 
 class FeedForward(nn.Module):
     """Position-wise network with a residual, normalised afterwards."""
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, hidden_dim: int, dropout: float, layer_scale: float) -> None:
         super().__init__()
+        self.scale = _layer_scale(dim, layer_scale)
         self.net = nn.Sequential(
             nn.Linear(dim, hidden_dim),
             RowsGELU(),
@@ -98,7 +121,7 @@ class FeedForward(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """(Q, dim) to (Q, dim)."""
-        return self.norm(queries + self.net(queries))
+        return self.norm(queries + self.scale(self.net(queries)))
 
 
 @dataclass
@@ -123,15 +146,16 @@ class QueryDecoder(nn.Module):
         super().__init__()
         self.config = config
         dim, depth = config.dim, range(config.num_layers)
+        block = (config.dropout, config.layer_scale)
         self.input_proj = nn.Sequential(nn.Linear(in_channels, dim), nn.LayerNorm(dim), nn.ReLU())
         self.query_proj = _two_layers(in_channels, dim, dim)
         self.cross_attn_layers = nn.ModuleList(
-            CrossAttentionLayer(dim, config.heads, config.dropout) for _ in depth
+            CrossAttentionLayer(dim, config.heads, *block) for _ in depth
         )
         self.self_attn_layers = nn.ModuleList(
-            SelfAttentionLayer(dim, config.heads, config.dropout) for _ in depth
+            SelfAttentionLayer(dim, config.heads, *block) for _ in depth
         )
-        self.ffn_layers = nn.ModuleList(FeedForward(dim, config.ffn_dim, config.dropout) for _ in depth)
+        self.ffn_layers = nn.ModuleList(FeedForward(dim, config.ffn_dim, *block) for _ in depth)
         self.out_norm = nn.LayerNorm(dim)
         self.out_cls = _two_layers(dim, dim, num_things + 1)
         self.out_score = _two_layers(dim, dim, 1) if config.score_head else None

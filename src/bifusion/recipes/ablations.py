@@ -54,6 +54,16 @@ def _fusion(**changes: Any) -> Callable[[Config], dict[str, Any]]:
     return change
 
 
+LAYER_SCALE = 0.1
+"""As in "Going deeper with Image Transformers" for networks of few layers."""
+
+
+def _layer_scale(base: Config) -> dict[str, Any]:
+    model = bifusion_model(base)
+    decoder = dataclasses.replace(model.decoder, layer_scale=LAYER_SCALE)
+    return {"model": dataclasses.replace(model, decoder=decoder)}
+
+
 def _not_built(fusion: FusionConfig) -> set[str]:
     """Parameter groups that the fusion has none of."""
     has_predictor = fusion.alignment and fusion.alignment_predictor
@@ -188,6 +198,13 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         Measure(
             "head_norm", "LayerNorm of the heads", "raw ranges meet", _fusion(head_norm=False)
+        ),
+        Measure(
+            "layer_scale",
+            "LayerScale of the decoder",
+            "blocks of the decoder begin near the identity",
+            _layer_scale,
+            adds=True,
         ),
         Measure(
             "isolation",
