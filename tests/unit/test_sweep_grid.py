@@ -30,11 +30,11 @@ def test_the_default_grid_is_whole(tmp_path):
 
 
 def test_a_condition_changes_what_it_says_and_nothing_else(tmp_path):
-    plan, runs = plan_sweep(wanted(tmp_path, grid=("lr=2",), seeds=(1,)))
+    keys = [key for key in CONDITIONS if key != "fp16"]
+    grid = ("lr=2", f"condition={','.join(keys)}")
+    plan, runs = plan_sweep(wanted(tmp_path, grid=grid, seeds=(1,)))
     by_folder = {run.folder: run.config for run in runs}
-    of = {
-        key: by_folder[plan.folders["bifusion_tiny", key, 2.0, 1]] for key in CONDITIONS if key != "fp16"
-    }
+    of = {key: by_folder[plan.folders["bifusion_tiny", key, 2.0, 1]] for key in keys}
     plain = of["plain"]
     assert plain.seed == 1 and plain.optim.lr == pytest.approx(2 * plan.arms[-1].lr)
     guard = plain.trainer.guard
@@ -48,7 +48,9 @@ def test_a_condition_changes_what_it_says_and_nothing_else(tmp_path):
     assert of["batch4"].trainer.batch_size == 4 * plain.trainer.batch_size
     of["batch4"].trainer.batch_size = plain.trainer.batch_size
     of["range100"].model.fusion = plain.model.fusion
-    assert of["batch4"] == plain == of["range100"]
+    assert of["layer_scale"].model.decoder.layer_scale > 0
+    of["layer_scale"].model.decoder.layer_scale = 0.0
+    assert of["batch4"] == plain == of["range100"] == of["layer_scale"]
 
 
 def test_a_narrowed_grid_says_what_is_left_out(tmp_path):
