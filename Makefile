@@ -74,7 +74,7 @@ format: tools
 
 # the site in build/site, from what is here alone; a warning is an error
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo build/site/index.html
 
 docs-serve: $(DOCS)

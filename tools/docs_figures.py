@@ -1,14 +1,19 @@
-"""Figures of the documentation, drawn from what the code itself says: the three stages over a run."""
+"""Figures of the documentation, drawn from what the code itself says: the three stages over a run.
+
+python tools/docs_figures.py     # writes docs/pictures/stages.svg; a test says when that is due
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bifusion.config.stages import StageState, Timeline
 from bifusion.recipes import get_recipe
 
 RECIPE = "bifusion_scannet20"
+STAGES = Path(__file__).parents[1] / "docs/pictures/stages.svg"
 WIDTH, PANEL, GAP, LEFT, RIGHT, TOP = 760, 130, 46, 46, 150, 44
 COLORS = ("#3b5bdb", "#e8590c", "#2b8a3e", "#862e9c", "#c92a2a", "#0b7285")
 STEPS_AN_EPOCH = 8
@@ -131,3 +136,7 @@ def _line(points: Sequence[tuple[float, float]], bottom: int, color: str, timeli
 
 def _x(epoch: float, timeline: Timeline) -> float:
     return LEFT + epoch / timeline.epochs * (WIDTH - LEFT - RIGHT)
+
+
+if __name__ == "__main__":
+    STAGES.write_text(stages_svg(), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Pages of the documentation that are made of the code: configuration fields, commands, figures.
+"""Pages of the documentation that are made of the code: configuration fields, commands.
 
-A hook of mkdocs (mkdocs.yml): it adds the pages when the site is built, so that they cannot fall behind.
+A hook of mkdocs (mkdocs.yml): it adds them when the site is built, so that they cannot fall behind, and
+files from outside docs/ with them. Links lead where GitHub has a file; the hook turns them to pages.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import contextlib
 import dataclasses
 import io
 import os
+import posixpath
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -25,9 +26,21 @@ from bifusion.config.run import MODEL_KINDS, Config
 from bifusion.models.model import ModelConfig, ResultsConfig
 from bifusion.recipes import RECIPES
 
-sys.path.insert(0, str(Path(__file__).parent))  # a hook is run by its path
-from docs_figures import stages_svg  # noqa: E402
-
+ROOT = Path(__file__).parents[1]
+INCLUDED = {
+    "RECIPES.md": "reference/recipes.md",
+    "CONVENTIONS.md": "reference/conventions.md",
+    "CONTRIBUTING.md": "reference/contributing.md",
+    "CHANGELOG.md": "reference/changelog.md",
+}
+"""Files outside docs/ that are pages of the site."""
+ON_SITE = {
+    **INCLUDED,
+    "src/bifusion/config": "reference/configuration.md",
+    "src/bifusion/config/guard.py": "reference/configuration.md#GuardConfig",
+    "src/bifusion/config/rules.py": "reference/configuration.md#RulesConfig",
+}
+"""What a link leads to on GitHub, by its path from the project's root → where the site has it."""
 RESULTS = tuple(kind.results_config for kind in MODEL_KINDS.values())
 STANDS_FOR = {ModelConfig: tuple(MODEL_KINDS.values()), ResultsConfig: tuple(dict.fromkeys(RESULTS))}
 """A field of a general type holds one of these."""
@@ -44,9 +57,25 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs for each page: a mean and its deviation stay on one line."""
-    return re.sub(r"(\d) ± (\d)", "\\1\u00a0±\u00a0\\2", markdown)
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Called by mkdocs for each page: a mean and its deviation stay on one line, links lead to pages."""
+    return re.sub(r"(\d) ± (\d)", "\\1\u00a0±\u00a0\\2", linked(markdown, page.file.src_uri))
+
+
+def linked(markdown: str, name: str) -> str:
+    """The text of the page `name` (its path within docs/), its links turned to pages of the site."""
+    files = {place: path for path, place in INCLUDED.items()}
+    folder = posixpath.dirname(files.get(name, f"docs/{name}"))
+
+    def turned(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, link["path"]))
+        if path not in ON_SITE and not path.startswith("docs/"):
+            return link[0]
+        place, _, part = ON_SITE.get(path, path.removeprefix("docs/")).partition("#")
+        anchor = link["anchor"] or (f"#{part}" if part else "")
+        return f"]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{anchor})"
+
+    return re.sub(r"\]\((?P<path>[^\s()#:]+)(?P<anchor>#[^\s()]+)?\)", turned, markdown)
 
 
 def pages() -> dict[str, str]:
@@ -54,7 +83,7 @@ def pages() -> dict[str, str]:
     return {
         "reference/configuration.md": configuration_page(),
         "reference/commands.md": commands_page(),
-        "pictures/stages.svg": stages_svg(),
+        **{place: (ROOT / path).read_text(encoding="utf-8") for path, place in INCLUDED.items()},
     }
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
-import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,20 +16,17 @@ import bifusion
 from bifusion.cli import COMMANDS
 from bifusion.recipes import RECIPES
 from documents import ROOT
+from load_tool import load_tool
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[str, str]:
-    path = ROOT / "tools/docs_pages.py"
-    spec = importlib.util.spec_from_file_location("docs_pages", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-    return module.pages()
+def hook() -> ModuleType:
+    return load_tool("docs_pages")
+
+
+@pytest.fixture(scope="module")
+def pages(hook: ModuleType) -> dict[str, str]:
+    return hook.pages()
 
 
 def _dataclasses_of(value: Any) -> Iterator[Any]:
@@ -87,8 +83,35 @@ def test_every_public_name_is_in_the_reference():
     assert set(dir(bifusion)) - {"__version__"} <= shown
 
 
-def test_the_stages_are_drawn_from_the_recipe(pages: dict[str, str]):
-    drawn = ElementTree.fromstring(pages["pictures/stages.svg"])
+def test_links_lead_to_pages_of_the_site(hook: ModuleType):
+    for name, text, expected in (
+        ("compared.md", "[x](../RECIPES.md#real-frames)", "[x](reference/recipes.md#real-frames)"),
+        ("compared.md", "[x](numbers.md#the-picture)", "[x](numbers.md#the-picture)"),
+        ("reference/python.md", "[x](../../CONVENTIONS.md)", "[x](conventions.md)"),
+        ("reference/recipes.md", "[x](docs/dose.md#a)", "[x](../dose.md#a)"),
+        ("reference/recipes.md", "[x](CHANGELOG.md)", "[x](changelog.md)"),
+        (
+            "stability.md",
+            "[x](../src/bifusion/config/guard.py)",
+            "[x](reference/configuration.md#GuardConfig)",
+        ),
+        ("zh/start.md", "[x](../scans.md#a), `a[0](b)`", "[x](../scans.md#a), `a[0](b)`"),
+        ("start.md", "[x](https://a.org/docs/b.md), [y](#c)", "[x](https://a.org/docs/b.md), [y](#c)"),
+    ):
+        assert hook.linked(text, name) == expected
+
+
+def test_a_warning_stops_the_site():
+    """`--quiet` would have mkdocs count no warnings, and so pass over dead links."""
+    (line,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert "--strict" in line and "-q" not in line
+
+
+def test_the_stages_are_drawn_from_the_recipe():
+    figures = load_tool("docs_figures")
+    text = figures.STAGES.read_text(encoding="utf-8")
+    assert text == figures.stages_svg(), "python tools/docs_figures.py"
+    drawn = ElementTree.fromstring(text)
     texts = [element.text or "" for element in drawn.iter() if element.tag.endswith("text")]
     assert {"1 stability", "2 alignment", "3 enhancement", "epoch 21", "epoch 61"} <= set(texts)
     assert len([element for element in drawn.iter() if element.tag.endswith("polyline")]) == 11
@@ -108,7 +131,4 @@ def test_the_version_stands_in_one_place_and_others_follow():
 
 def test_readme_can_be_read():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
-    for name in ("README.md", "README.zh-CN.md"):
-        for place in re.findall(r"\]\(([\w./-]+)", (ROOT / name).read_text(encoding="utf-8")):
-            assert (ROOT / place).exists(), f"{name}: {place}"
     assert (ROOT / "docs/pictures/room.png").stat().st_size <= 150_000
