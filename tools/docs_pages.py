@@ -234,7 +234,7 @@ def commands_page() -> str:
         "What `bifusion COMMAND --help` prints: the options that people use. `--help-all` lists every "
         "one. Exit status: 0 done, 1 some of several could not be done, 2 bad input (one line says "
         "what), 4 the guard stopped the run, 5 another process of the run failed, 130 interrupted and "
-        "saved.\n",
+        "saved, 141 nobody reads its output on.\n",
     ]
     for title, commands in cli.GROUPS.items():
         parts.append(f"## {title.capitalize()}\n")

@@ -3,16 +3,18 @@
 Bad input (InputError) is printed without a traceback, exit status 2; a comparison in which a run
 crashed, and a preparation of which an input is bad, leave with status 1 after the others are done;
 a run that its guard stopped, a result, with 4; one of several processes that ends because of another one
-with 5; Ctrl-C with 130, everything saved.
+with 5; Ctrl-C with 130, everything saved; a command whose output nobody reads on (`| head`) with 141.
 """
 
 import atexit
+import os
+import select
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TextIO
 
 from bifusion.commands import (
     check,
@@ -33,6 +35,7 @@ from bifusion.errors import InputError, SomeFailedError
 from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
 from bifusion.untrusted.names import shown
+from bifusion.untrusted.screen import UNREAD_EXIT
 
 Command = Callable[[list[str]], int]
 GROUPS: dict[str, dict[str, Command]] = {
@@ -88,7 +91,46 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments; None: those of the process.
     """
     warnings.formatwarning = _format_warning
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            _call(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # not left to Python's end, which complains
+                _flush(stream)
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not unread:
+            raise  # of another pipe
+        for stream in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(UNREAD_EXIT)
+
+
+def _flush(stream: TextIO) -> None:
+    """BrokenPipeError where its reader has gone; of what else is wrong Python tells as it ends."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError):
+        pass
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the stream's reader has gone."""
+    try:
+        _flush(stream)
+        poll = select.poll()  # where nothing is kept to be written, flushing tells nothing
+        poll.register(stream.fileno(), 0)
+        return any(told & select.POLLERR for _, told in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream without a file
+        return False
+
+
+def _call(args: list[str]) -> None:
+    """Calls a command and leaves with its exit status."""
     if not args:
         print(_help(), file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,8 @@
 """What the command line says to bad input: file or argument, found, expected, what to do; status 2."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bifusion.cli import COMMANDS
+from bifusion.cli import COMMANDS, main
 from bifusion.config.run import save_config
 from bifusion.errors import InputError
-from bifusion.recipes import RECIPES
+from bifusion.recipes import RECIPES, get_recipe
 from bifusion.studies.training_runs.plan import plan_runs
 from bifusion.studies.training_runs.train import train_runs
 
@@ -113,3 +115,54 @@ def test_configuration_of_another_run_is_not_overwritten(tmp_path: Path):
     (other,) = plan_runs(["oneformer3d_small"], [0], tmp_path, tmp_path / "out", epochs=4)
     with pytest.raises(InputError, match="another configuration:\n  trainer.epochs: then 3, now 4"):
         train_runs([other], jobs=1, console=Console(quiet=True), report=lambda: None)
+
+
+UNREAD = "from bifusion.untrusted.screen import Screen; Screen().print('a line')"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "bifusion", "labels"],
+        ["-m", "bifusion", "demo", "--help-all"],
+        ["-m", "bifusion", "--version"],
+        ["-u", "-m", "bifusion", "labels", "s3dis"],
+        ["-c", UNREAD],
+    ],
+    ids=" ".join,
+)
+def test_output_that_nobody_reads_on_ends_a_command_in_silence(program: list[str], monkeypatch):
+    """As `bifusion labels | head -1` has it: with the status of a program that SIGPIPE ends."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, *program], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_no_end_of_reading(monkeypatch):
+    def broken(args: list[str]) -> int:
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setitem(COMMANDS, "check", broken)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        main(["check"])
+
+
+def test_who_names_a_run_in_place_of_a_recipe_is_told_how_it_goes_on(bifusion, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_config(get_recipe("mask3d_tiny"), tmp_path / "runs/first/config.json")
+    called = bifusion("train", "runs/first", "--resume")
+    assert called.status == 2 and called.err.count("\n") == 1
+    told = "bifusion train runs/first/config.json --out runs/first --resume"
+    assert (
+        f"is a run's folder, expected a recipe or a configuration: `{told}` goes on with it"
+        in called.err
+    )
+    shown = bifusion(*shlex.split(told)[1:], "--print-config")
+    assert json.loads(shown.out)["recipe"] == "mask3d_tiny"

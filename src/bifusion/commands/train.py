@@ -89,7 +89,15 @@ def _base(recipe: str) -> "Config":
     from bifusion.config.run import load_config
     from bifusion.recipes import get_recipe
 
-    return load_config(Path(recipe)) if recipe.endswith(".json") else get_recipe(recipe)
+    if recipe.endswith(".json"):
+        return load_config(Path(recipe))
+    stored = Path(recipe) / "config.json"
+    if stored.is_file():
+        raise InputError(
+            f"{recipe} is a run's folder, expected a recipe or a configuration: `bifusion train "
+            f"{stored} --out {recipe} --resume` goes on with it"
+        )
+    return get_recipe(recipe)
 
 
 def _train_options(base: "Config") -> type[Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
 from bifusion.untrusted.names import shown
+
+UNREAD_EXIT = 141
+"""Status of a command whose output nobody reads on, as after `| head`: that of one that SIGPIPE ends."""
 
 
 class Screen(Console):
@@ -18,3 +22,8 @@ class Screen(Console):
 
     def out(self, *objects: Any, **options: Any) -> None:
         super().out(*map(shown, objects), **options)
+
+    def on_broken_pipe(self) -> NoReturn:
+        with suppress(SystemExit):  # rich leaves with 1, as if something had failed
+            super().on_broken_pipe()
+        raise SystemExit(UNREAD_EXIT)
