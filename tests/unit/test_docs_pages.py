@@ -123,6 +123,14 @@ def test_every_page_is_in_the_navigation():
     assert found <= listed
 
 
+def test_the_order_of_packages_is_that_which_is_held():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    layers = [re.findall(r"\w+", layer) for layer in contract["layers"]]
+    page = (ROOT / "docs/reference/code.md").read_text(encoding="utf-8")
+    assert re.findall(r"^  (\w+)(?:/|\.py) ", page, re.M) == [name for layer in layers for name in layer]
+
+
 def test_the_version_stands_in_one_place_and_others_follow():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
