@@ -16,8 +16,8 @@ from bifusion.cli import main
 from bifusion.data.scene_folder import read_offset
 from bifusion.errors import InputError
 from bifusion.inference.export import INSTANCES_SCHEMA
-from bifusion.inference.predict import predict_mesh, predict_scene
-from bifusion.inference.segmenter import dataset_of, trained_control
+from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter, dataset_of, trained_control
 from bifusion.sparse.backends import backend_for
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, bifusion, save_run
@@ -144,19 +144,20 @@ def test_predicts_other_mesh_files(ending, tmp_path, monkeypatch, capsys) -> Non
 def test_case_ply_to_predict(cases, tmp_path) -> None:
     mesh = cases / "binary_ok" / "scans" / "room" / "room_vh_clean_2.ply"
     run = save_run(tmp_path / "run", baseline())
-    paths, notes = predict_mesh(run, mesh, tmp_path / "out", device="cpu")
-    assert notes == [] and len(PlyData.read(str(paths[0]))["vertex"].data) == 512
+    segmentation = Segmenter(run, device="cpu").predict(mesh)
+    paths = segmentation.write(tmp_path / "out")
+    assert segmentation.notes == [] and len(PlyData.read(str(paths[0]))["vertex"].data) == 512
 
 
 def test_ply_files_that_cannot_be_predicted(tmp_path) -> None:
     run = save_run(tmp_path / "run", baseline())
     with pytest.raises(InputError, match="no.ply: missing"):
-        predict_mesh(run, tmp_path / "no.ply", tmp_path / "out", device="cpu")
+        predict_scene(run, tmp_path / "no.ply", tmp_path / "out", device="cpu")
     write_cloud(tmp_path / "hall.ply", np.zeros((3, 3)))
     with pytest.raises(InputError, match="scale: found 0"):
-        predict_mesh(run, tmp_path / "hall.ply", tmp_path / "out", scale=0)
+        Segmenter(run).predict(tmp_path / "hall.ply", scale=0)
     with pytest.raises(InputError, match="no checkpoint"):
-        predict_mesh(tmp_path, tmp_path / "hall.ply", tmp_path / "out")
+        predict_scene(tmp_path, tmp_path / "hall.ply", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

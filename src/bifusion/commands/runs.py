@@ -102,8 +102,8 @@ def predict(args: list[str]) -> int:
     """Segment a scene, a mesh, or a folder of scenes: PLY files, instances, a page."""
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.inference.device import keep_freed_memory
-    from bifusion.inference.predict import predict_mesh, predict_scene
     from bifusion.inference.predict_data import scenes_below
+    from bifusion.inference.segmenter import Segmenter
     from bifusion.viewer.page import write_view
     from bifusion.viewer.prediction import show_result
 
@@ -115,25 +115,16 @@ def predict(args: list[str]) -> int:
         return _predict_all(wanted, scenes)
     if wanted.shard is not None:
         raise InputError(f"shard: {wanted.scene} is one scene; expected a folder of scene folders")
-    is_mesh = is_mesh_file(wanted.scene) or wanted.scene.is_file()
-    if not is_mesh:
-        check_unplaced(wanted.scene, wanted.scale, wanted.up)
-    run = _run_of(wanted.run)
-    if is_mesh:
-        paths, notes = predict_mesh(
-            run,
-            wanted.scene,
-            wanted.out,
-            scale=wanted.scale,
-            up=wanted.up,
-            precision=wanted.precision,
-        )
-    else:
-        paths, notes = predict_scene(run, wanted.scene, wanted.out, precision=wanted.precision), []
+    if not is_mesh_file(wanted.scene) and not wanted.scene.is_file():
+        check_unplaced(wanted.scene, wanted.scale, wanted.up)  # before a checkpoint is converted
+    segmentation = Segmenter(_run_of(wanted.run), precision=wanted.precision).predict(
+        wanted.scene, scale=wanted.scale, up=wanted.up
+    )
+    paths = segmentation.write(wanted.out)
     if wanted.view:
         paths = [*paths, wanted.out / "view.html"]
         write_view(paths[-1], show_result(wanted.out, wanted.scene))
-    for line in (*(f"{wanted.scene.name}: {note}" for note in notes), *paths):
+    for line in (*(f"{wanted.scene.name}: {note}" for note in segmentation.notes), *paths):
         print(shown(line))
     return 0
 

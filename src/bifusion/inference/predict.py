@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from bifusion.datasets.placement import Up
 from bifusion.inference.segmenter import Segmenter
 
 
@@ -34,23 +33,3 @@ def predict_scene(
         InputError: no checkpoint in `run`, or a scene folder that cannot be read.
     """
     return Segmenter(run, device=device, precision=precision).predict(Path(scene_folder)).write(out_dir)
-
-
-def predict_mesh(
-    run: Path,
-    mesh: Path,
-    out_dir: Path,
-    *,
-    scale: float | None = None,
-    up: Up | None = None,
-    device: torch.device | str | None = None,
-    precision: str | None = None,
-) -> tuple[list[Path], list[str]]:
-    """As `predict_scene` of a mesh or cloud file (`open_mesh`); nothing else is left behind.
-
-    Returns the paths, and what the user should know of how the file was understood.
-
-    Raises InputError as `predict_scene` and `open_mesh`.
-    """
-    segmentation = Segmenter(run, device=device, precision=precision).predict(mesh, scale=scale, up=up)
-    return segmentation.write(out_dir), segmentation.notes
