@@ -53,7 +53,14 @@ def fake_plan(root, write):
                 fake = write(arm.recipe, index, seed)
                 folder = fake.write(inside) if fake else inside / f"seed{seed}"
                 folders[arm.recipe, point.key, seed] = folder
-    return AblationPlan("staged_small", ARMS, POINTS, SEEDS, folders, (GridPoint.at(1, 30, "32-true"),))
+    return AblationPlan(
+        base="staged_small",
+        arms=ARMS,
+        points=POINTS,
+        seeds=SEEDS,
+        folders=folders,
+        points_left_out=(GridPoint.at(1, 30, "32-true"),),
+    )
 
 
 def fake(recipe, point, seed):
@@ -317,7 +324,7 @@ def test_alarms_are_counted_as_raised(tmp_path):
     ]
     lines[5]["event"] = {"kind": "loss_spike", "action": "skip"}
     (folder / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run, _ = measure_run(folder)
+    run = measure_run(folder)
     assert run.figures["spikes"] == 2 and run.figures["warnings"] == 4
     assert run.figures["unsteady"] == 1, "a gate that collapses is no matter of stability"
     assert run.figures["raw_nonfinite"] == 0

@@ -83,7 +83,9 @@ def ablation(root):
     runs = {arm: FakeRun(epochs=3, miou=miou) for arm, miou in (("base", 0.5), (recipe, 0.4))}
     folders = {(arm, point.key, 0): run.write(root / run.arm / arm[:4]) for arm, run in runs.items()}
     left_out = f"left out {HOSTILE}"
-    plan = AblationPlan("base", arms, (point,), (0,), folders, arms_left_out=(left_out,))
+    plan = AblationPlan(
+        base="base", arms=arms, points=(point,), seeds=(0,), folders=folders, arms_left_out=(left_out,)
+    )
     write_ablation(plan, root, title=f"title {HOSTILE}")
     return "ablation", [*names, point.label, left_out, f"title {HOSTILE}"], ["label", "precision"]
 
@@ -109,7 +111,15 @@ def sweep(root):
         (recipe, "plain", factor, 0): FakeRun(epochs=3).write(root / f"{factor:g}") for factor in factors
     }
     names = {"arms_left_out": (left_out,), "crashed": (f"crashed {HOSTILE}",)}
-    plan = SweepPlan("base", (arm,), factors, (condition,), (0,), folders, **names)
+    plan = SweepPlan(
+        base="base",
+        arms=(arm,),
+        factors=factors,
+        conditions=(condition,),
+        seeds=(0,),
+        folders=folders,
+        **names,
+    )
     write_sweep(plan, root, title=f"title {HOSTILE}")
     shown = [recipe, label, meaning, left_out, condition.label, f"title {HOSTILE}"]
     return "sweep", shown, ["label"]

@@ -219,7 +219,16 @@ def fake_plan(root, write=fake, conditions=(PLAIN,)):
                     if run and run.miou == 0.1 and factor == 100:
                         rewrite(folder, "steps.jsonl", lambda r: r["losses"].update(semantic=3.0))
                     folders[arm.key, condition.key, factor, seed] = folder
-    return SweepPlan("staged_small", ARMS, RATES, conditions, SEEDS, folders, (0.5,), ("2D × 10",))
+    return SweepPlan(
+        base="staged_small",
+        arms=ARMS,
+        factors=RATES,
+        conditions=conditions,
+        seeds=SEEDS,
+        folders=folders,
+        factors_left_out=(0.5,),
+        conditions_left_out=("2D × 10",),
+    )
 
 
 @pytest.fixture(scope="module")

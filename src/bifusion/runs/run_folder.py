@@ -17,6 +17,8 @@ from bifusion.untrusted.files import read_bytes
 from bifusion.untrusted.json_text import parse_json
 
 State = Literal["running", "completed", "guard_stopped", "interrupted"]
+OVER = ("completed", "guard_stopped")
+"""States of a run that came to its end, or that its guard ended."""
 GUARD_STOPPED_EXIT = 4
 """Exit status of a process whose run its guard stopped: a result, not a crash."""
 RESTORE = "restore the file or start a new run"
@@ -64,7 +66,7 @@ class RunStatus:
     @property
     def is_over(self) -> bool:
         """It came to its end, or its guard ended it."""
-        return self.state in ("completed", "guard_stopped")
+        return self.state in OVER
 
 
 class RunFolder:

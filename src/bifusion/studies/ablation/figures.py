@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from bifusion.runs.run_folder import OVER
 from bifusion.storage.json_schema import field_docs
 from bifusion.studies.ablation.report import CellFigures, RunsSample
 from bifusion.studies.figures.alarms import SPIKE_RULES, UNSTEADY_RULES, alarms_of
@@ -19,8 +20,8 @@ from bifusion.studies.figures.metrics import (
     series,
     update_counts,
 )
-from bifusion.studies.figures.run import Run, load_run
-from bifusion.studies.grids.report import RunState
+from bifusion.studies.figures.run import Run
+from bifusion.studies.grids.runs import RunState, grid_state, load_begun, without_records
 
 FIGURES = field_docs(CellFigures)
 """Figure of a run → what it is."""
@@ -28,10 +29,9 @@ FIGURES = field_docs(CellFigures)
 
 @dataclass(frozen=True)
 class RunFigures:
-    """One run; a figure that was not measured is NaN."""
+    """One run (`ToldRun`); a figure that was not measured is NaN."""
 
     state: RunState
-    """As in status.json; "crashed" or "not started" where there is no result."""
     reason: str | None
     """Why its guard stopped it."""
     steps: int
@@ -39,11 +39,12 @@ class RunFigures:
     rollbacks: int
     figures: dict[str, float]
     """By the names of `FIGURES`."""
+    run: Run | None = None
 
     @property
     def ended(self) -> bool:
         """It has a result: trained to its end, or stopped by its guard."""
-        return self.state in ("completed", "guard_stopped", "crashed")
+        return self.state in (*OVER, "crashed")
 
     @property
     def broke(self) -> bool:
@@ -54,12 +55,12 @@ class RunFigures:
 NO_RUN = RunFigures("not started", None, 0, 0, 0, dict.fromkeys(FIGURES, math.nan))
 
 
-def measure_run(folder: Path, *, crashed: bool = False) -> tuple[RunFigures, Run | None]:
-    """The figures of the run in `folder` so far, and the run without its records; InputError for a
-    damaged folder."""
-    if not (folder / "config.json").exists():
-        return RunFigures("crashed" if crashed else "not started", None, 0, 0, 0, NO_RUN.figures), None
-    run = load_run(folder)
+def measure_run(folder: Path, *, crashed: bool = False) -> RunFigures:
+    """The figures of the run in `folder` so far; InputError for a damaged folder."""
+    run = load_begun(folder)
+    state = grid_state(run, crashed)
+    if run is None:
+        return replace(NO_RUN, state=state)
     counts = update_counts(run)
     alarms = alarms_of(run)
     figures = {
@@ -74,12 +75,8 @@ def measure_run(folder: Path, *, crashed: bool = False) -> tuple[RunFigures, Run
         "miou": final_value(run, "full", "miou"),
         "ap": final_value(run, "full", "ap"),
     }
-    state: RunState = "crashed" if crashed else "running"
-    if run.state in ("completed", "guard_stopped") and run.evaluation is not None:
-        state = run.state
-    rollbacks = int(run.status.get("rollbacks") or 0)
-    told = RunFigures(state, run.stop_reason, len(run.steps), counts.skipped, rollbacks, figures)
-    return told, run
+    rollbacks, bare = int(run.status.get("rollbacks") or 0), without_records(run)
+    return RunFigures(state, run.stop_reason, len(run.steps), counts.skipped, rollbacks, figures, bare)
 
 
 def over_runs(by_seed: dict[int, float]) -> RunsSample:

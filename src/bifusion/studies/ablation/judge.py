@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from bifusion.studies.ablation import rules
 from bifusion.studies.ablation.figures import FIGURES, NO_RUN, RunFigures, measure_run, over_runs
@@ -21,41 +19,22 @@ from bifusion.studies.ablation.report import (
     CellFigures,
 )
 from bifusion.studies.figures.generated import generated
-from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import setting_of
 from bifusion.studies.grids.report import refused_of, without_result
+from bifusion.studies.grids.runs import Measured
 
 Figures = Mapping[tuple[str, str, int], RunFigures]
 """(recipe, key of the point, seed) → figures of the run."""
 
 
-@dataclass
-class Measured:
-    """Figures of runs that have ended, which need not be read again while the others train."""
-
-    ended: dict[Path, tuple[RunFigures, Run | None]] = field(default_factory=dict)
-
-    def of(self, folder: Path, crashed: bool) -> tuple[RunFigures, Run | None]:
-        """Figures of the run in `folder`, and the run without its records."""
-        if folder in self.ended:
-            return self.ended[folder]
-        figures, run = measure_run(folder, crashed=crashed)
-        if run is not None:
-            run = replace(run, steps=[], epoch_records=[], evaluation=None)
-        if figures.state in ("completed", "guard_stopped"):
-            self.ended[folder] = figures, run
-        return figures, run
-
-
-def judge_ablation(plan: AblationPlan, title: str, measured: Measured) -> AblationReport:
+def judge_ablation(plan: AblationPlan, title: str, measured: Measured[RunFigures]) -> AblationReport:
     """The report of the runs of `plan` so far. `measured` keeps what was read from one call to the
     next. InputError for a damaged run folder."""
-    crashed = set(plan.crashed)
-    read = {folder: measured.of(folder, folder.name in crashed) for folder in plan.folders.values()}
-    figures = {where: read[folder][0] for where, folder in plan.folders.items()}
-    runs = [run for _, run in read.values() if run is not None]
+    figures = measured.of(plan, lambda _, folder, crashed: measure_run(folder, crashed=crashed))
+    read = {folder: figures[place] for place, folder in plan.folders.items()}
+    runs = [told.run for told in read.values() if told.run is not None]
     refused = refused_of(runs)
-    states = [(folder.name, told.state) for folder, (told, _) in read.items()]
+    states = [(folder.name, told.state) for folder, told in read.items()]
     counts = Counter(state for _, state in states)
     return AblationReport(
         title=title,

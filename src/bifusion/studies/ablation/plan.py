@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bifusion.studies.grids.plan import GridPlan
+
 Role = Literal["staged", "removed", "added", "rival"]
 
 
@@ -55,20 +57,14 @@ class AblationArm:
     range."""
 
 
-@dataclass(frozen=True)
-class AblationPlan:
+@dataclass(frozen=True, kw_only=True)
+class AblationPlan(GridPlan):
     """What is to be run: every arm at every point with every seed; and what is left out of it."""
 
-    base: str
     arms: tuple[AblationArm, ...]
     """The staged recipe first."""
     points: tuple[GridPoint, ...]
-    seeds: tuple[int, ...]
     folders: Mapping[tuple[str, str, int], Path]
     """(recipe, key of the point, seed) → run folder; one folder may stand at several points."""
     points_left_out: tuple[GridPoint, ...] = ()
     """Of the default grid."""
-    arms_left_out: tuple[str, ...] = ()
-    """Recipes."""
-    crashed: tuple[str, ...] = ()
-    """Names of run folders without a result."""

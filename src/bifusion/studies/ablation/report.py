@@ -8,7 +8,8 @@ from typing import Literal
 from bifusion.storage.json_schema import Count
 from bifusion.studies.ablation.plan import AblationArm, GridPoint
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.grids.report import GridReport, NotRun, RunState
+from bifusion.studies.grids.report import GridReport, NotRun
+from bifusion.studies.grids.runs import RunState
 
 Aspect = Literal["stability", "accuracy"]
 Outcome = Literal["matters", "harms", "does not show", "too few pairs"]

@@ -16,7 +16,8 @@ from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import bifusion_model
-from bifusion.studies.ablation.judge import Measured, judge_ablation
+from bifusion.studies.ablation.figures import RunFigures
+from bifusion.studies.ablation.judge import judge_ablation
 from bifusion.studies.ablation.page import render_ablation
 from bifusion.studies.ablation.plan import AblationArm, AblationPlan, GridPoint
 from bifusion.studies.ablation.report import AblationReport
@@ -30,6 +31,7 @@ from bifusion.studies.grids.request import (
     keys_asked_for,
 )
 from bifusion.studies.grids.run import run_grid
+from bifusion.studies.grids.runs import Measured
 from bifusion.studies.page.files import write_study
 from bifusion.studies.training_runs.plan import PlannedRun
 
@@ -85,7 +87,7 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
 
 
 def write_ablation(
-    plan: AblationPlan, out: Path, *, title: str, measured: Measured | None = None
+    plan: AblationPlan, out: Path, *, title: str, measured: Measured[RunFigures] | None = None
 ) -> AblationReport:
     """Judges what there is so far, writes ablation.json, its schema and ablation.html to `out`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,8 +17,6 @@ from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting
 from bifusion.studies.page.files import StudyReport
 from bifusion.wording import plural
-
-RunState = Literal["completed", "guard_stopped", "running", "not started", "crashed"]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from bifusion.runs.run_folder import OVER
 from bifusion.storage.json_schema import field_docs
 from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.metrics import over_seeds
-from bifusion.studies.figures.run import Run, load_run
+from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import setting_of
-from bifusion.studies.grids.report import RunState, refused_of, without_result
+from bifusion.studies.grids.report import refused_of, without_result
+from bifusion.studies.grids.runs import Measured, RunState, grid_state, load_begun, without_records
 from bifusion.studies.sweep import sensitivity as estimate
 from bifusion.studies.sweep.breaking import breaks_of, final_loss
 from bifusion.studies.sweep.findings import DEFINITIONS, findings
@@ -30,60 +32,41 @@ from bifusion.studies.sweep.report import (
 )
 from bifusion.studies.sweep.signals import Signals, signals_of
 
-ENDED = ("completed", "guard_stopped")
-
 
 @dataclass(frozen=True)
 class SweptRun:
-    """What one run folder tells so far."""
+    """What one run folder tells so far (`ToldRun`)."""
 
     name: str
     state: RunState
     signals: Signals | None
     """None before its first step."""
     run: Run | None
-    """Without its records."""
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDED
-
-
-@dataclass
-class Measured:
-    """Runs that have ended, which need not be read again while the others train."""
-
-    ended: dict[Path, SweptRun] = field(default_factory=dict)
-
-    def of(self, folder: Path, arm: SweepArm, crashed: bool) -> SweptRun:
-        """The run in `folder`, its loss by the arm's weights; InputError for a damaged folder."""
-        if folder not in self.ended:
-            swept = read_run(folder, arm.loss_weights, crashed)
-            if not swept.ended:
-                return swept
-            self.ended[folder] = swept
-        return self.ended[folder]
+        return self.state in OVER
 
 
 def read_run(folder: Path, weights: Mapping[str, float], crashed: bool) -> SweptRun:
-    """The run in `folder` so far."""
-    if not (folder / "config.json").exists():
-        return SweptRun(folder.name, "crashed" if crashed else "not started", None, None)
-    run = load_run(folder)
-    state: RunState = "crashed" if crashed else "running"
-    if run.state in ENDED and run.evaluation is not None:
-        state = run.state
-    bare = replace(run, steps=[], epoch_records=[], evaluation=None)
-    return SweptRun(folder.name, state, signals_of(run, weights) if run.steps else None, bare)
+    """The run in `folder` so far, its loss by these weights; InputError for a damaged folder."""
+    run = load_begun(folder)
+    state = grid_state(run, crashed)
+    if run is None:
+        return SweptRun(folder.name, state, None, None)
+    signals = signals_of(run, weights) if run.steps else None
+    return SweptRun(folder.name, state, signals, without_records(run))
 
 
-def judge_sweep(plan: SweepPlan, title: str, measured: Measured) -> SweepReport:
-    """The report of the runs of `plan` so far. InputError for a damaged run folder."""
-    arms, crashed = {arm.key: arm for arm in plan.arms}, set(plan.crashed)
-    swept = {
-        place: measured.of(folder, arms[place[0]], folder.name in crashed)
-        for place, folder in plan.folders.items()
-    }
+def judge_sweep(plan: SweepPlan, title: str, measured: Measured[SweptRun]) -> SweepReport:
+    """The report of the runs of `plan` so far. `measured` keeps what was read from one call to the
+    next. InputError for a damaged run folder."""
+    arms = {arm.key: arm for arm in plan.arms}
+
+    def read(place: Place, folder: Path, crashed: bool) -> SweptRun:
+        return read_run(folder, arms[place[0]].loss_weights, crashed)
+
+    swept = measured.of(plan, read)
     states = [(run.name, run.state) for run in swept.values()]
     counts = Counter(state for _, state in states)
     runs = [run.run for run in swept.values() if run.run is not None]
@@ -96,7 +79,7 @@ def judge_sweep(plan: SweepPlan, title: str, measured: Measured) -> SweepReport:
     refused = refused_of(runs)
     return SweepReport(
         title=title,
-        complete=all(state in (*ENDED, "crashed") for _, state in states),
+        complete=all(state in (*OVER, "crashed") for _, state in states),
         **generated(runs),
         base=plan.base,
         seeds=list(plan.seeds),

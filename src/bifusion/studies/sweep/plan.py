@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bifusion.studies.grids.plan import GridPlan
+
 Place = tuple[str, str, float, int]
 """(recipe, key of the condition, factor on the rate, seed)."""
 
@@ -39,22 +41,16 @@ class Condition:
     """What differs from the first condition; a phrase."""
 
 
-@dataclass(frozen=True)
-class SweepPlan:
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan(GridPlan):
     """What is to be run, and what is left out of the whole grid."""
 
-    base: str
     arms: tuple[SweepArm, ...]
     factors: tuple[float, ...]
     """On every arm's own rate, ascending."""
     conditions: tuple[Condition, ...]
-    seeds: tuple[int, ...]
     folders: Mapping[Place, Path]
     """Run folders; an arm that a condition does not concern has none in it."""
     factors_left_out: tuple[float, ...] = ()
     conditions_left_out: tuple[str, ...] = ()
     """Labels."""
-    arms_left_out: tuple[str, ...] = ()
-    """Recipes."""
-    crashed: tuple[str, ...] = ()
-    """Names of run folders without a result."""

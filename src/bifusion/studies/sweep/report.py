@@ -7,7 +7,8 @@ from typing import Literal
 
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.grids.report import GridReport, NotRun, RunState
+from bifusion.studies.grids.report import GridReport, NotRun
+from bifusion.studies.grids.runs import RunState
 from bifusion.studies.sweep.breaking import Break
 from bifusion.studies.sweep.plan import Condition, SweepArm
 from bifusion.studies.sweep.sensitivity import GoodRates

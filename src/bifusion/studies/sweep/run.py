@@ -14,6 +14,7 @@ from bifusion.errors import InputError
 from bifusion.studies.figures.text import duration
 from bifusion.studies.grids.request import GridRequest
 from bifusion.studies.grids.run import run_grid
+from bifusion.studies.grids.runs import Measured
 from bifusion.studies.page.files import write_study
 from bifusion.studies.sweep.grid import (
     COMPARED,
@@ -23,7 +24,7 @@ from bifusion.studies.sweep.grid import (
     parse_grid,
     sweep_arms,
 )
-from bifusion.studies.sweep.judge import Measured, judge_sweep
+from bifusion.studies.sweep.judge import SweptRun, judge_sweep
 from bifusion.studies.sweep.page import render_sweep
 from bifusion.studies.sweep.plan import Condition, Place, SweepArm, SweepPlan
 from bifusion.studies.sweep.report import SweepReport
@@ -80,7 +81,7 @@ def _tell_time(plan: SweepPlan, runs: Sequence[PlannedRun], jobs: int, console: 
 
 
 def write_sweep(
-    plan: SweepPlan, out: Path, *, title: str, measured: Measured | None = None
+    plan: SweepPlan, out: Path, *, title: str, measured: Measured[SweptRun] | None = None
 ) -> SweepReport:
     """Judges what there is so far, writes sweep.json, its schema and sweep.html to `out`.
 
