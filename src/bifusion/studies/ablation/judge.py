@@ -5,8 +5,8 @@ What was not run is told too. May be judged again and again while the runs train
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 from bifusion.studies.ablation import rules
 from bifusion.studies.ablation.figures import FIGURES, NO_RUN, RunFigures, measure_run, over_runs
@@ -18,9 +18,7 @@ from bifusion.studies.ablation.report import (
     Cell,
     CellFigures,
 )
-from bifusion.studies.figures.generated import generated
-from bifusion.studies.figures.setting import setting_of
-from bifusion.studies.grids.report import refused_of, without_result
+from bifusion.studies.grids.report import grid_fields
 from bifusion.studies.grids.runs import Measured
 
 Figures = Mapping[tuple[str, str, int], RunFigures]
@@ -31,29 +29,15 @@ def judge_ablation(plan: AblationPlan, title: str, measured: Measured[RunFigures
     """The report of the runs of `plan` so far. `measured` keeps what was read from one call to the
     next. InputError for a damaged run folder."""
     figures = measured.of(plan, lambda _, folder, crashed: measure_run(folder, crashed=crashed))
-    read = {folder: figures[place] for place, folder in plan.folders.items()}
-    runs = [told.run for told in read.values() if told.run is not None]
-    refused = refused_of(runs)
-    states = [(folder.name, told.state) for folder, told in read.items()]
-    counts = Counter(state for _, state in states)
+    left_out = [point.label for point in plan.points_left_out]
+    fields = grid_fields(plan, title, figures, partial(AblationNotRun, points=left_out))
+    refused = fields["refused"]
     return AblationReport(
-        title=title,
-        complete=all(told.ended for told in figures.values()),
-        **generated(runs),
-        base=plan.base,
-        seeds=list(plan.seeds),
-        setting=setting_of(runs),
+        **fields,
         points=list(plan.points),
         arms=list(plan.arms),
-        not_run=AblationNotRun(
-            points=[point.label for point in plan.points_left_out],
-            arms=list(plan.arms_left_out),
-            **without_result(states),
-        ),
-        runs=dict(sorted(counts.items())),
         figures=FIGURES,
         rule=list(rules.RULE),
-        refused=refused,
         findings=[_finding(arm, plan, figures, refused) for arm in plan.arms if arm.role != "staged"],
         cells=[_cell(arm, point, plan, figures, refused) for point in plan.points for arm in plan.arms],
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,9 +14,11 @@ from bifusion.errors import listing
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.fairness import why_refused
-from bifusion.studies.figures.generated import SOME_GENERATED, generated_line
+from bifusion.studies.figures.generated import SOME_GENERATED, generated, generated_line
 from bifusion.studies.figures.run import Run
-from bifusion.studies.figures.setting import Setting
+from bifusion.studies.figures.setting import Setting, setting_of
+from bifusion.studies.grids.plan import GridPlan
+from bifusion.studies.grids.runs import ToldRun
 from bifusion.studies.page.files import StudyReport
 from bifusion.wording import plural
 
@@ -60,15 +64,32 @@ class GridReport(StudyReport):
 # ---------------------------------------------------------------------------------------- judging
 
 
-def without_result(states: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Fields of `NotRun`: of (name, state) of run folders, those that wait and those that crashed."""
+def grid_fields(
+    plan: GridPlan, title: str, told: Mapping[Any, ToldRun], not_run: Callable[..., NotRun]
+) -> dict[str, Any]:
+    """The fields of every `GridReport`, all but `figures`.
+
+    `told`: place in the grid → its run. `not_run` makes the study's own `NotRun`.
+    """
+    read = {plan.folders[place]: run for place, run in told.items()}
+    runs = [run.run for run in read.values() if run.run is not None]
+    named = sorted((folder.name, run.state) for folder, run in read.items())
+    waiting = [name for name, state in named if state in ("running", "not started")]
+    crashed = [name for name, state in named if state == "crashed"]
     return {
-        "waiting": sorted(name for name, state in states if state in ("running", "not started")),
-        "crashed": sorted(name for name, state in states if state == "crashed"),
+        "title": title,
+        "complete": not waiting,
+        **generated(runs),
+        "base": plan.base,
+        "seeds": list(plan.seeds),
+        "setting": setting_of(runs),
+        "not_run": not_run(arms=list(plan.arms_left_out), waiting=waiting, crashed=crashed),
+        "runs": dict(sorted(Counter(state for _, state in named).items())),
+        "refused": _refused(runs),
     }
 
 
-def refused_of(runs: Iterable[Run]) -> str | None:
+def _refused(runs: Iterable[Run]) -> str | None:
     """Why accuracies must not be compared, from one run of each recipe; None where they may."""
     first: dict[str, Run] = {}
     for run in runs:

@@ -6,15 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bifusion.runs.run_folder import OVER
 from bifusion.storage.json_schema import field_docs
-from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.metrics import over_seeds
 from bifusion.studies.figures.run import Run
-from bifusion.studies.figures.setting import setting_of
-from bifusion.studies.grids.report import refused_of, without_result
+from bifusion.studies.grids.report import grid_fields
 from bifusion.studies.grids.runs import Measured, RunState, grid_state, load_begun, without_records
 from bifusion.studies.sweep import sensitivity as estimate
 from bifusion.studies.sweep.breaking import breaks_of, final_loss
@@ -67,37 +66,26 @@ def judge_sweep(plan: SweepPlan, title: str, measured: Measured[SweptRun]) -> Sw
         return read_run(folder, arms[place[0]].loss_weights, crashed)
 
     swept = measured.of(plan, read)
-    states = [(run.name, run.state) for run in swept.values()]
-    counts = Counter(state for _, state in states)
-    runs = [run.run for run in swept.values() if run.run is not None]
     curves = [
         _curve(arm, condition, plan, swept)
         for condition in plan.conditions
         for arm in plan.arms
         if any(place[:2] == (arm.key, condition.key) for place in plan.folders)
     ]
-    refused = refused_of(runs)
+    not_run = partial(
+        SweepNotRun,
+        factors=list(plan.factors_left_out),
+        conditions=list(plan.conditions_left_out),
+    )
+    fields = grid_fields(plan, title, swept, not_run)
     return SweepReport(
-        title=title,
-        complete=all(state in (*OVER, "crashed") for _, state in states),
-        **generated(runs),
-        base=plan.base,
-        seeds=list(plan.seeds),
-        setting=setting_of(runs),
+        **fields,
         factors=list(plan.factors),
         conditions=list(plan.conditions),
         arms=list(plan.arms),
-        not_run=SweepNotRun(
-            factors=list(plan.factors_left_out),
-            conditions=list(plan.conditions_left_out),
-            arms=list(plan.arms_left_out),
-            **without_result(states),
-        ),
-        runs=dict(sorted(counts.items())),
         figures=field_docs(RateFigures),
         definitions=list(DEFINITIONS),
-        refused=refused,
-        findings=findings(curves, arms, plan.conditions) if refused is None else [],
+        findings=findings(curves, arms, plan.conditions) if fields["refused"] is None else [],
         curves=curves,
     )
 
