@@ -8,8 +8,7 @@ from bifusion.studies.ablation.charts import ablation_charts, point_looks
 from bifusion.studies.ablation.report import AblationReport, Cell, RunsSample
 from bifusion.studies.ablation.rules import LEVEL, RIVAL_WORDS
 from bifusion.studies.figures.text import significant
-from bifusion.studies.grids.report import lead, left_out, notice
-from bifusion.studies.page.render import Page, render
+from bifusion.studies.grids.page import render_grid
 from bifusion.wording import plural
 
 
@@ -19,7 +18,7 @@ def render_ablation(report: AblationReport) -> str:
     charts = ablation_charts(report, looks)
     arms = {arm.key: arm for arm in report.arms}
     points = "; ".join(report.not_run.points)
-    grid = [f"Points of the default grid: {points}."] if points else []
+    removed = sum(arm.role == "removed" for arm in report.arms)
     sections = {
         "findings": "What matters",
         "rule": "The rule",
@@ -29,21 +28,18 @@ def render_ablation(report: AblationReport) -> str:
         "arms": "Arms",
         "reading": "How to read this",
     }
-    page = Page(
-        kind="BiFusion ablation",
-        name="ablation",
-        synthetic=report.synthetic,
-        partly_synthetic=report.partly_synthetic,
-        lead=_lead(report),
-        notice=notice(report, grid),
-        sections=[(anchor, name) for anchor, name in sections.items() if name],
+    return render_grid(
+        "ablation",
+        "BiFusion ablation",
+        report,
+        arms_and_points=(
+            f"{report.base} with each of {plural(removed, 'stabilising measure')} removed in turn, and "
+            f"its rivals, at {plural(len(report.points), 'point')} of a grid fixed beforehand"
+        ),
+        of_the_grid=[f"Points of the default grid: {points}."] if points else [],
+        sections=sections,
         looks=looks,
         charts=charts,
-    )
-    return render(
-        "ablation/page.html.jinja",
-        page,
-        report,
         level=LEVEL,
         measures=[finding for finding in report.findings if arms[finding.arm].role != "rival"],
         rivals=[finding for finding in report.findings if arms[finding.arm].role == "rival"],
@@ -53,16 +49,6 @@ def render_ablation(report: AblationReport) -> str:
         ended=_ended,
         span=_span,
         factor=_factor,
-        left_out=left_out(report.not_run, grid),
-    )
-
-
-def _lead(report: AblationReport) -> str:
-    removed = sum(arm.role == "removed" for arm in report.arms)
-    return lead(
-        report,
-        f"{report.base} with each of {plural(removed, 'stabilising measure')} removed in turn, and "
-        f"its rivals, at {plural(len(report.points), 'point')} of a grid fixed beforehand",
     )
 
 

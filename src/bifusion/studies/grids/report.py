@@ -1,20 +1,19 @@
-"""What the reports of studies over a grid have in common, and how page and terminal tell it."""
+"""What the reports of studies over a grid have in common, and how the terminal tells it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from bifusion.errors import listing
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.fairness import why_refused
-from bifusion.studies.figures.generated import SOME_GENERATED, generated, generated_line
+from bifusion.studies.figures.generated import generated, generated_line
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting, setting_of
 from bifusion.studies.grids.plan import GridPlan
@@ -99,44 +98,6 @@ def _refused(runs: Iterable[Run]) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------- telling
-
-
-def lead(report: GridReport, arms_and_points: str) -> str:
-    """The first sentence of a page: what was run on what."""
-    text = f"{arms_and_points}, {plural(len(report.seeds), 'seed')} each"
-    setting, kind = report.setting, "generated room" if report.synthetic else "scene"
-    if setting is None:
-        return text + "."
-    scenes = plural(setting.train_scenes, kind)
-    if report.partly_synthetic:
-        scenes += SOME_GENERATED
-    return f"{text}: {plural(setting.epochs, 'epoch')} on {scenes}, validated on {setting.val_scenes}."
-
-
-def notice(report: GridReport, of_the_grid: Sequence[str]) -> str:
-    """What a reader must know before the figures; empty if nothing. `of_the_grid`: as in `left_out`."""
-    notices = []
-    if not report.complete:
-        notices.append("Runs are still to be trained: figures and verdicts are those so far.")
-    if of_the_grid or report.not_run.arms:
-        notices.append("The grid was narrowed; what was left out stands under “Not run”.")
-    if report.refused:
-        notices.append(f"Accuracies are not compared: {report.refused}")
-    if crashed := report.not_run.crashed:
-        notices.append(f"Crashed, and therefore without a result: {listing(crashed, 8)}.")
-    return " ".join(notices)
-
-
-def left_out(left: NotRun, of_the_grid: Sequence[str]) -> list[str]:
-    """What was not run, a sentence each, first those on what is left out `of_the_grid`."""
-    lines = list(of_the_grid)
-    if left.arms:
-        lines.append(f"Arms: {', '.join(left.arms)}.")
-    if left.waiting:
-        lines.append(f"{plural(len(left.waiting), 'run')} not ended: {listing(left.waiting, 12)}.")
-    if left.crashed:
-        lines.append(f"Crashed: {listing(left.crashed, 12)}.")
-    return lines or ["Nothing: the whole grid was run."]
 
 
 def print_rest(report: GridReport, console: Console) -> None:

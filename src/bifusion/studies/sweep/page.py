@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bifusion.studies.grids.report import lead, left_out, notice
-from bifusion.studies.page.render import Page, render
+from bifusion.studies.grids.page import render_grid
 from bifusion.studies.sweep.charts import curve_key, sweep_charts, sweep_looks
 from bifusion.studies.sweep.findings import breaking_text, range_text
 from bifusion.studies.sweep.report import RunOutcome, SweepNotRun, SweepReport
@@ -15,7 +14,6 @@ def render_sweep(report: SweepReport) -> str:
     looks = sweep_looks(report)
     charts = sweep_charts(report, looks)
     shown = {chart.section for chart in charts}
-    grid = _left_of_the_grid(report.not_run)
     sections = {
         "findings": "What came out",
         "curves": "Curves" if "Curves" in shown else "",
@@ -25,27 +23,24 @@ def render_sweep(report: SweepReport) -> str:
         "not-run": "Not run",
         "arms": "Arms and conditions",
     }
-    page = Page(
-        kind="BiFusion sweep of learning rates",
-        name="sweep",
-        synthetic=report.synthetic,
-        partly_synthetic=report.partly_synthetic,
-        lead=_lead(report),
-        notice=notice(report, grid),
-        sections=[(anchor, name) for anchor, name in sections.items() if name],
+    return render_grid(
+        "sweep",
+        "BiFusion sweep of learning rates",
+        report,
+        arms_and_points=(
+            f"{plural(len(report.arms), 'arm')} of {report.base} at "
+            f"{plural(len(report.factors), 'rate')} from × {report.factors[0]:g} to "
+            f"× {report.factors[-1]:g} of each recipe’s own"
+        ),
+        of_the_grid=_left_of_the_grid(report.not_run),
+        sections=sections,
         looks=looks,
         charts=charts,
-    )
-    return render(
-        "sweep/page.html.jinja",
-        page,
-        report,
         labels={curve_key(curve): looks[curve_key(curve)].label for curve in report.curves},
         key_of=curve_key,
         range_text=range_text,
         breaking_text=breaking_text,
         told=_told,
-        left_out=left_out(report.not_run, grid),
     )
 
 
@@ -60,14 +55,6 @@ def _told(run: RunOutcome) -> str:
     if later:
         text += ", then " + ", ".join(f"{b.kind} ({b.step})" for b in later)
     return text
-
-
-def _lead(report: SweepReport) -> str:
-    return lead(
-        report,
-        f"{plural(len(report.arms), 'arm')} of {report.base} at {plural(len(report.factors), 'rate')} "
-        f"from × {report.factors[0]:g} to × {report.factors[-1]:g} of each recipe’s own",
-    )
 
 
 def _left_of_the_grid(left: SweepNotRun) -> list[str]:
