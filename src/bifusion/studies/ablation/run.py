@@ -3,10 +3,10 @@ settings. Plan, train, judge, show."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -69,7 +69,6 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     recipe, grid or folder that does not fit.
     """
     plan, runs = plan_ablation(wanted)
-    title, measured = f"What stabilises {wanted.base}", Measured()
 
     def announce(jobs: int) -> None:
         console.print(
@@ -77,12 +76,10 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
             f"{len(plan.seeds)} seeds"
         )
 
-    def write(crashed: tuple[str, ...]) -> AblationReport:
-        told = dataclasses.replace(plan, crashed=crashed)
-        return write_ablation(told, wanted.out, title=title, measured=measured)
-
+    title = f"What stabilises {wanted.base}"
+    write = partial(write_ablation, out=wanted.out, title=title, measured=Measured())
     return run_grid(
-        "ablation", wanted, runs, console, announce=announce, write=write, show=print_ablation
+        "ablation", wanted, (plan, runs), console, announce=announce, write=write, show=print_ablation
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -49,16 +49,15 @@ def run_sweep(wanted: SweepConfig, console: Console) -> int:
     recipe, grid or folder that does not fit.
     """
     plan, runs = plan_sweep(wanted)
-    title, measured = f"Learning rates of {wanted.base}", Measured()
 
     def announce(jobs: int) -> None:
         _tell_time(plan, runs, jobs, console)
 
-    def write(crashed: tuple[str, ...]) -> SweepReport:
-        told = dataclasses.replace(plan, crashed=crashed)
-        return write_sweep(told, wanted.out, title=title, measured=measured)
-
-    return run_grid("sweep", wanted, runs, console, announce=announce, write=write, show=print_sweep)
+    title = f"Learning rates of {wanted.base}"
+    write = partial(write_sweep, out=wanted.out, title=title, measured=Measured())
+    return run_grid(
+        "sweep", wanted, (plan, runs), console, announce=announce, write=write, show=print_sweep
+    )
 
 
 def _tell_time(plan: SweepPlan, runs: Sequence[PlannedRun], jobs: int, console: Console) -> None:
