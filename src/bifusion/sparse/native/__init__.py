@@ -22,12 +22,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from bifusion.errors import InputError
 from bifusion.sparse import reference
 from bifusion.sparse.coordinates import DUPLICATE_VOXELS
 from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.mapped_conv import Conv
 from bifusion.sparse.openmp import share_runtime
 
 share_runtime()  # torch, imported first, has brought it; the engine below needs it
@@ -108,8 +108,8 @@ def index_voxels(coords: Tensor) -> HashIndex:
 def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out); differentiable once."""
     if weight.dtype not in (torch.float32, torch.float64):  # a model cast to a narrower type as a whole
-        return _Conv.apply(feats.float(), weight.float(), kernel_map).to(weight.dtype)
-    return _Conv.apply(feats, weight, kernel_map)
+        return conv(feats.float(), weight.float(), kernel_map).to(weight.dtype)
+    return Conv.apply(feats, weight, kernel_map, _convolve, _weight_gradient)
 
 
 def conv_finished(
@@ -168,37 +168,6 @@ def _convolve_bfloat16(
         relu,
     )
     return out
-
-
-class _Conv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-        ctx.save_for_backward(feats, weight)
-        ctx.kernel_map = kernel_map
-        # Held until backward: the way from a map to the one it was transposed from is weak.
-        ctx.transposed = kernel_map.transposed if _needs_transposed(ctx, kernel_map) else None
-        return _convolve(feats, weight, kernel_map)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        feats, weight = ctx.saved_tensors
-        grad_feats = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            back = weight.transpose(1, 2)
-            if ctx.transposed is None:  # mirrored offsets on the same map spare a second plan
-                grad_feats = _convolve(grad, back.flip(0), ctx.kernel_map)
-            else:
-                grad_feats = _convolve(grad, back, ctx.transposed)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(feats, grad, ctx.kernel_map)
-        return grad_feats, grad_weight, None
-
-
-def _needs_transposed(ctx, kernel_map: KernelMap) -> bool:
-    return ctx.needs_input_grad[0] and kernel_map.center is None
 
 
 def _convolve(

@@ -13,13 +13,15 @@ atomics: forward and both gradients are bit-deterministic, on any chip alike. Di
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
+from bifusion.sparse.mapped_conv import Conv
 from bifusion.sparse.precision import dot_precision
 from bifusion.sparse.triton import probe
 from bifusion.sparse.triton.index import SortedIndex
@@ -42,7 +44,10 @@ def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """(M_out, C_out) in the dtype of feats (M_in, C_in); weight (K, C_in, C_out) may be wider."""
     if feats.dtype == torch.float64:
         return reference.conv(feats, weight, kernel_map)
-    return _Conv.apply(feats, weight, kernel_map)
+    precision = dot_precision()  # the backward's too, whatever is asked for by then
+    convolve_so = partial(convolve, precision=precision)
+    gradient_so = partial(weight_gradient, precision=precision)
+    return Conv.apply(feats, weight, kernel_map, convolve_so, gradient_so)
 
 
 def conv_finished(
@@ -58,33 +63,3 @@ def conv_finished(
         return reference.conv_finished(feats, weight, kernel_map, bias, residual, relu)
     finish = {"bias": bias, "residual": residual, "relu": relu}
     return convolve(feats, weight, kernel_map, dot_precision(), **finish)
-
-
-class _Conv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-        ctx.save_for_backward(feats, weight)
-        ctx.kernel_map, ctx.precision = kernel_map, dot_precision()
-        # Held until backward: the way from a map to the one it was transposed from is weak.
-        mirrored = kernel_map.center is not None
-        ctx.transposed = kernel_map.transposed if ctx.needs_input_grad[0] and not mirrored else None
-        return convolve(feats, weight, kernel_map, ctx.precision)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        feats, weight = ctx.saved_tensors
-        grad_feats = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            back = weight.transpose(1, 2)
-            if ctx.transposed is None:  # mirrored offsets on the same map spare a second plan
-                back, way_back = back.flip(0), ctx.kernel_map
-            else:
-                way_back = ctx.transposed
-            grad_feats = convolve(grad, back, way_back, ctx.precision)
-        if ctx.needs_input_grad[1]:
-            total = weight_gradient(feats, grad, ctx.kernel_map, ctx.precision)
-            grad_weight = total.to(weight.dtype)
-        return grad_feats, grad_weight, None
