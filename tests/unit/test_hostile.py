@@ -35,7 +35,6 @@ OWN_FILES = {
     "commands.labels": "whether the file that would be replaced says the same",
     "datasets.mesh_files.las_points": "what its own process, under a limit of memory, has decoded",
     "datasets.rooms.audit": "what it has just written",
-    "models.towers.timm_weights": "whether a package is the one that is known, by its sum",
     "sparse.openmp": "what the system says of its own process",
     "step.observe": "what the system says of its own process",
     "studies.page.render": "the package's own styles",

@@ -15,6 +15,7 @@ from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
 from bifusion.inference.segmenter import Segmenter
 from bifusion.runs.checkpoint import WEIGHTS, find_checkpoint
+from bifusion.storage.checksums import sha256_of
 from bifusion.storage.folders import folder_written_beside, tidy
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
@@ -87,7 +88,7 @@ def predict_scenes(
     mine = dict(shard.of(list(scenes.items())))
     predicted = PredictedScenes()
     with locked_shard(out, shard):
-        weights = _digest(find_checkpoint(run) / WEIGHTS)
+        weights = sha256_of(find_checkpoint(run) / WEIGHTS)
         _tidy(out, mine)
         wanted = overwrite or not all(prediction_files(out / name) for name in mine)
         segmenter = Segmenter(run, device=device, precision=precision) if wanted else None
@@ -153,11 +154,6 @@ def _require_same(folder: Path, made_of: dict[str, str]) -> None:
                 f"{folder}: is there already, of {other}; nothing was changed. "
                 "--overwrite predicts it again, another --out leaves it"
             )
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _scene_digest(scene: Path) -> str:

@@ -23,7 +23,7 @@ from bifusion.official.stores import check_name, open_store
 from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS, check_intact, find_checkpoint
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.cache import cache_folder
-from bifusion.storage.checksums import check_sum
+from bifusion.storage.checksums import check_sum, sum_of
 from bifusion.storage.files import locked
 from bifusion.storage.folders import folder_written_beside, tidy
 from bifusion.storage.json_files import write_json
@@ -76,7 +76,7 @@ def _fill(folder: Path, run: Path, checkpoint: Path, name: str, licence: str) ->
     evaluation = _read(run / EVALUATION)
     write_json(folder / DESCRIPTION, described)
     write_json(folder / EVALUATION, evaluation)
-    write_json(folder / SUMS, {file: _sum(folder / file) for file in SHARED})
+    write_json(folder / SUMS, {file: sum_of(folder / file) for file in SHARED})
     shared = Shared(name, licence, config, described, evaluation, _read(run.parent / "report.json"))
     (folder / CARD).write_text(model_card(shared, run.name), encoding="utf-8")
 
@@ -104,12 +104,6 @@ def _without_paths(config: Config) -> Config:
         named = dataclasses.replace(tower, pretrained=Path(given).name)
         changed.model = dataclasses.replace(changed.model, tower=named)
     return changed
-
-
-def _sum(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def pulled(path: Path, say: Callable[[str], None] = _logger.info) -> Path:

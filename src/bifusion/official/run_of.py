@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from bifusion.official.hub import is_shared, pulled
 from bifusion.official.import_checkpoint import fill_run_folder, read_checkpoint
 from bifusion.runs.checkpoint import CONFIG, LAST, WEIGHTS
 from bifusion.storage.cache import VARIABLE, cache_folder
+from bifusion.storage.checksums import sha256_of
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.folders import folder_written_beside, tidy
 
@@ -46,10 +46,8 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
     _refuse_scene(path)
     if not path.is_file() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         return path
-    with open(path, "rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
     converted = cache_folder() / "checkpoints"
-    run = converted / f"{content[:DIGITS]}-{CONVERSION}"
+    run = converted / f"{sha256_of(path)[:DIGITS]}-{CONVERSION}"
     if _is_whole(run):
         say(f"{path.name}: converted earlier, taken from {run}")
         return run

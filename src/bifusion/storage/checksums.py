@@ -71,7 +71,7 @@ def check_sum(path: Path, expected: dict[str, Any], *, advice: str) -> None:
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise InputError(f"{path}: has {size:,} bytes instead of {expected['bytes']:,}; {advice}")
-    if _sha256(path) != expected["sha256"]:
+    if sha256_of(path) != expected["sha256"]:
         raise InputError(f"{path}: is not as it was saved (its checksum differs); {advice}")
 
 
@@ -81,9 +81,15 @@ def is_sum(value: Any) -> bool:
     return type(fields.get("bytes")) is int and isinstance(fields.get("sha256"), str)
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sum_of(path: Path) -> dict[str, Any]:
     """{"bytes", "sha256"} of a file as it is."""
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def forget_cached(path: Path) -> None:
@@ -92,8 +98,3 @@ def forget_cached(path: Path) -> None:
         return
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from bifusion.models.towers.weight_files import (
     open_weights,
     weights_file,
 )
+from bifusion.storage.checksums import sha256_of
 from bifusion.storage.hub import cached_file, require_hub
 from bifusion.torch_files.state_dicts import unwrapped
 
@@ -113,7 +113,7 @@ def _packaged(pretrained: str) -> Path:
             "--model.tower.pretrained None"
         )
     path = Path(found.origin).parent / inside
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
+    if not path.is_file() or sha256_of(path) != _LITE0_SHA256:
         raise InputError(
             f"tower.pretrained: {path} is not the file that {LITE0} 0.1.0 brings; install it again"
         )
