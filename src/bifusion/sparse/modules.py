@@ -59,8 +59,8 @@ class SubmanifoldConv3d(_Conv3d):
         return x.replace(self._conv(x.feats, kernel_map, residual, relu))
 
 
-class StridedConv3d(_Conv3d):
-    """Convolution onto voxels `stride` times larger: floor(coord / stride) of the input's."""
+class _Conv3dBetweenLevels(_Conv3d):
+    """Between voxels and others `stride` times larger."""
 
     def __init__(
         self,
@@ -72,6 +72,10 @@ class StridedConv3d(_Conv3d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias)
         self.stride = stride
+
+
+class StridedConv3d(_Conv3dBetweenLevels):
+    """Convolution onto voxels `stride` times larger: floor(coord / stride) of the input's."""
 
     def forward(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
@@ -80,23 +84,12 @@ class StridedConv3d(_Conv3d):
         return x.at(x.stride * self.stride, self._conv(x.feats, kernel_map, residual, relu))
 
 
-class InverseConv3d(_Conv3d):
+class InverseConv3d(_Conv3dBetweenLevels):
     """Convolution back onto the finer voxels that a StridedConv3d of the same sizes came from.
 
     spconv's SparseInverseConv3d, and MinkowskiEngine's transposed convolution onto known voxels:
     fine voxel f meets coarse voxel c under the offset with f = c·stride + offset.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 2,
-        stride: int = 2,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, bias)
-        self.stride = stride
 
     def forward(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
