@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bifusion.losses.terms import LOSS_TERMS, LossTerm
 from bifusion.models.parts import BY_NAME
+from bifusion.runs.run_folder import StageSpan
 from bifusion.studies.comparison.curves import (
     MEAN_GATE,
     Draw,
@@ -19,7 +20,6 @@ from bifusion.studies.comparison.curves import (
 )
 from bifusion.studies.comparison.verdicts import GATE_RANGE
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
-from bifusion.studies.figures.run import StageSpan
 from bifusion.studies.page.charts import HEIGHT, Chart, Trace, plain, wanted_range
 from bifusion.studies.page.style import Looks
 

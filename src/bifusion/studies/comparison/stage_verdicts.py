@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bifusion.errors import listing
+from bifusion.runs.run_folder import StageSpan
 from bifusion.studies.comparison.report import Criterion, Verdict
 from bifusion.studies.comparison.verdicts import indicative
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
@@ -21,7 +22,7 @@ from bifusion.studies.figures.metrics import (
     steps_in_epochs,
     value_at,
 )
-from bifusion.studies.figures.run import Run, StageSpan
+from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.text import mean_spread, number
 from bifusion.wording import plural
 

@@ -17,7 +17,7 @@ from bifusion.labels.files import label_set_from_json
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
 from bifusion.runs.run_data import RunData, read_data
-from bifusion.runs.run_folder import is_of_before
+from bifusion.runs.run_folder import StageSpan, is_of_before
 from bifusion.studies.figures.shapes import CONFIG, EPOCH, EVALUATION, STATUS, STEP, check_shape
 from bifusion.untrusted.files import check_inside, read_bytes
 from bifusion.untrusted.json_text import parse_json
@@ -46,15 +46,6 @@ CONFIG_KEYS: Mapping[str, type] = {
 STEP_KEYS: Mapping[str, type] = {"step": int, "epoch": int, "losses": dict, "grad_norm": dict}
 READ = ("config.json", "status.json", "steps.jsonl", "epochs.jsonl", "evaluation.json", "data.json")
 EPOCH_KEYS: Mapping[str, type] = {"epoch": int, "train": dict}
-
-
-@dataclass(frozen=True)
-class StageSpan:
-    """A training stage: epochs [first_epoch, end_epoch), counted from 0."""
-
-    name: str
-    first_epoch: int
-    end_epoch: int
 
 
 @dataclass(frozen=True)
