@@ -21,7 +21,7 @@ from rich.table import Table
 from bifusion.recipes import get_recipe
 from bifusion.studies.comparison.run import report_so_far
 from bifusion.studies.demo import DemoConfig, make_ground, plan_demo
-from bifusion.studies.figures.metrics import UpdateCounts, update_counts
+from bifusion.studies.figures.metrics import update_counts
 from bifusion.studies.figures.run import Run, load_run
 from bifusion.studies.training_runs.plan import default_jobs
 from bifusion.studies.training_runs.train import train_runs
@@ -47,7 +47,7 @@ def problems_of(run: Run) -> list[str]:
     counts = update_counts(run)
     found = {
         "the run did not end by itself": run.state != "completed",
-        f"{counts.nonfinite} non-finite steps": counts.nonfinite > 0,
+        f"{counts.raw_nonfinite} non-finite steps": counts.raw_nonfinite > 0,
         f"{counts.skipped} skipped steps": counts.skipped > 0,
         f"{counts.rollbacks} rollbacks": counts.rollbacks > 0,
         f"{counts.warnings} warnings": counts.warnings > WARNINGS,
@@ -72,15 +72,15 @@ def report(runs: Sequence[Run], console: Console) -> None:
     table = Table("recipe", "seeds", *counted, "warned (seed:step)")
     for recipe in Counter(run.recipe for run in runs):
         mine = [run for run in runs if run.recipe == recipe]
-        counts: list[UpdateCounts] = [update_counts(run) for run in mine]
+        counts = update_counts(*mine)
         table.add_row(
             recipe,
             " ".join(str(run.seed) for run in mine),
-            str(sum(c.attempted for c in counts)),
-            str(sum(c.nonfinite for c in counts)),
-            str(sum(c.skipped for c in counts)),
-            str(sum(c.rollbacks for c in counts)),
-            " ".join(str(c.warnings) for c in counts),
+            str(sum(len(run.steps) for run in mine)),
+            str(counts.raw_nonfinite),
+            str(counts.skipped),
+            str(counts.rollbacks),
+            " ".join(str(update_counts(run).warnings) for run in mine),
             escape(rules_of(mine)),
         )
     console.print(table)

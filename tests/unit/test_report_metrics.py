@@ -30,7 +30,7 @@ def test_epochs_are_judged_on_the_steps_before_the_guard(tmp_path):
     run = load_run(FakeRun(epochs=6, nonfinite={2: 1}).write(tmp_path))
     assert finite_epochs(run) == [True, True, False, True, True, True]
     counts = update_counts(run)
-    assert (counts.nonfinite, counts.skipped, counts.attempted) == (1, 1, 48)
+    assert (counts.raw_nonfinite, counts.skipped, len(run.steps)) == (1, 1, 48)
 
 
 def test_a_step_counts_as_non_finite_even_where_no_event_was_written(tmp_path):
@@ -44,13 +44,13 @@ def test_scaler_overflows_are_counted_apart(tmp_path):
     run.steps[10].update(scaler_overflow=True, total=None)
     assert finite_epochs(run) == [True, True, True]
     assert update_counts(run).scaler_overflows == 1
-    assert update_counts(run).nonfinite == 0
+    assert update_counts(run).raw_nonfinite == 0
 
 
 def test_rollbacks_and_warnings_stand_beside_the_raw_steps(tmp_path):
     """Of the steps where the status was never written, as in a run that was killed."""
     told = update_counts(load_run(FakeRun(rollbacks=2, warnings=3).write(tmp_path)))
-    assert (told.nonfinite, told.rollbacks, told.warnings) == (0, 2, 3)
+    assert (told.raw_nonfinite, told.rollbacks, told.warnings) == (0, 2, 3)
     run = load_run(FakeRun(arm="naive", epochs=3, nonfinite={1: 2}).write(tmp_path))
     run.status.clear()
     bad = [step for step in run.steps if step["event"]]
@@ -58,7 +58,8 @@ def test_rollbacks_and_warnings_stand_beside_the_raw_steps(tmp_path):
     run.steps[0]["event"] = bad[0]["event"] | {"kind": "loss_spike"}
     run.steps[0]["alarms"] = [{"rule": "update_ratio"}]
     counts = update_counts(run)
-    assert (counts.nonfinite, counts.skipped, counts.rollbacks, counts.warnings) == (2, 3, 1, 1)
+    assert (counts.raw_nonfinite, counts.skipped, counts.rollbacks, counts.warnings) == (2, 3, 1, 1)
+    assert update_counts(run, run).skipped == 6
 
 
 def test_a_spike_is_found_and_noise_is_none():

@@ -64,7 +64,7 @@ def measure_run(folder: Path, *, crashed: bool = False) -> RunFigures:
     counts = update_counts(run)
     alarms = alarms_of(run)
     figures = {
-        "raw_nonfinite": float(counts.nonfinite),
+        "raw_nonfinite": float(counts.raw_nonfinite),
         "spikes": float(sum(rule in SPIKE_RULES for rule in alarms)),
         "unsteady": float(sum(rule in UNSTEADY_RULES for rule in alarms)),
         "warnings": float(len(alarms)),

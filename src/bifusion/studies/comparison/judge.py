@@ -92,7 +92,6 @@ def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
 
 
 def _arm_entry(arm: Arm) -> ArmEntry:
-    counts = [update_counts(run) for run in arm.runs]
     run = arm.first
     figures = {
         field.name: arm.over_seeds(lambda r, key=field.name: latest_value(r, key))
@@ -110,11 +109,7 @@ def _arm_entry(arm: Arm) -> ArmEntry:
         epochs=run.epochs,
         epochs_done=min(r.epochs_done for r in arm.runs),
         figures=Results(**figures),
-        raw_nonfinite=sum(c.nonfinite for c in counts),
-        skipped=sum(c.skipped for c in counts),
-        rollbacks=sum(c.rollbacks for c in counts),
-        warnings=sum(c.warnings for c in counts),
-        scaler_overflows=sum(c.scaler_overflows for c in counts),
+        **asdict(update_counts(*arm.runs)),
         parameters=run.parameters.get("total", sum(part_counts(run).values())),
         seconds=arm.over_seeds(training_seconds),
         stages=[Stage(**asdict(stage)) for stage in run.stages],
@@ -122,7 +117,6 @@ def _arm_entry(arm: Arm) -> ArmEntry:
 
 
 def _run_entry(run: Run, arm: Arm) -> RunEntry:
-    counts = update_counts(run)
     return RunEntry(
         name=run.folder.name,
         arm=arm.key,
@@ -133,12 +127,8 @@ def _run_entry(run: Run, arm: Arm) -> RunEntry:
         accepted_changes=run.accepted_changes,
         epochs=run.epochs,
         epochs_done=run.epochs_done,
-        steps=counts.attempted,
-        raw_nonfinite=counts.nonfinite,
-        skipped=counts.skipped,
-        rollbacks=counts.rollbacks,
-        warnings=counts.warnings,
-        scaler_overflows=counts.scaler_overflows,
+        steps=len(run.steps),
+        **asdict(update_counts(run)),
         finite_epochs_in_a_row=longest_row(finite_epochs(run))[0],
         loss_spikes=int(spikes(series(run.steps, "total")).sum()),
         gradient_spikes=int(spikes(series(run.steps, "grad_norm", "total")).sum()),

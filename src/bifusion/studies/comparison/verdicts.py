@@ -7,6 +7,7 @@ A verdict must not be able to fool its reader: it is judged on raw figures, carr
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def _run_stability(run: Run) -> tuple[Outcome, str, dict[str, Any]]:
     counts = update_counts(run)
     evidence = (
         f"longest row of finite epochs {row} of {len(flags)}; "
-        f"{plural(counts.nonfinite, 'raw non-finite step')} in {counts.attempted:,}, "
+        f"{plural(counts.raw_nonfinite, 'raw non-finite step')} in {len(run.steps):,}, "
         f"{counts.skipped} skipped"
     )
     if counts.rollbacks:
@@ -96,18 +97,14 @@ def _run_stability(run: Run) -> tuple[Outcome, str, dict[str, Any]]:
     elif run.state != "completed":
         doing = "still training" if run.state == "running" else "interrupted"
         evidence += f"; {doing}, {run.epochs} epochs planned"
-    outcome = _stability_outcome(run, row, len(flags), clean=counts.nonfinite == 0)
+    outcome = _stability_outcome(run, row, len(flags), clean=counts.raw_nonfinite == 0)
     if "indicative" in outcome:
         evidence += f"; the criterion asks for {STABLE_EPOCHS} in a row"
     figures = {
         "finite_epochs_in_a_row": row,
         "first_of_row": start,
         "epochs": len(flags),
-        "raw_nonfinite": counts.nonfinite,
-        "skipped": counts.skipped,
-        "rollbacks": counts.rollbacks,
-        "warnings": counts.warnings,
-        "scaler_overflows": counts.scaler_overflows,
+        **asdict(counts),
         "state": run.state,
     }
     return outcome, evidence + ".", figures

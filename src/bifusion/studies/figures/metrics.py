@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -87,10 +87,9 @@ def _is_nonfinite(step: Record) -> bool:
 
 @dataclass(frozen=True)
 class UpdateCounts:
-    """What became of the optimiser steps attempted."""
+    """What became of the optimiser steps attempted, by the names of a report's fields."""
 
-    attempted: int
-    nonfinite: int
+    raw_nonfinite: int
     skipped: int
     """Not taken because of any fault."""
     rollbacks: int
@@ -98,16 +97,21 @@ class UpdateCounts:
     scaler_overflows: int
 
 
-def update_counts(run: Run) -> UpdateCounts:
-    """Counts over the whole run."""
+def update_counts(*runs: Run) -> UpdateCounts:
+    """Counts over all of these runs, each whole."""
+    counts = [_counts(run) for run in runs]
+    names = [field.name for field in fields(UpdateCounts)]
+    return UpdateCounts(*(sum(getattr(one, name) for one in counts) for name in names))
+
+
+def _counts(run: Run) -> UpdateCounts:
     raw = int(nonfinite_steps(run).sum())
     events = [step["event"] for step in run.steps if step.get("event")]
     rollbacks = sum(event.get("action") == "rollback" for event in events)
     warnings = sum(len(step.get("alarms") or []) for step in run.steps)
     told = run.status
     return UpdateCounts(
-        attempted=len(run.steps),
-        nonfinite=max(raw, int(told.get("raw_nonfinite") or 0)),
+        raw_nonfinite=max(raw, int(told.get("raw_nonfinite") or 0)),
         skipped=max(len(events), int(told.get("skipped") or 0)),
         rollbacks=max(rollbacks, int(told.get("rollbacks") or 0)),
         warnings=max(warnings, int(told.get("warnings") or 0)),

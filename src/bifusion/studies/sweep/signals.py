@@ -48,7 +48,7 @@ def signals_of(run: Run, weights: Mapping[str, float]) -> Signals:
         one_class=_validations(run),
         stopped=run.state == "guard_stopped",
         alarms=dict(sorted(Counter(alarms_of(run)).items())),
-        raw_nonfinite=update_counts(run).nonfinite,
+        raw_nonfinite=update_counts(run).raw_nonfinite,
         miou=final_value(run, "full", "miou"),
         ap=final_value(run, "full", "ap"),
         gate=final_value(run, "full", "fusion_2d_ratio"),
