@@ -260,15 +260,13 @@ def find(
 def _config(recipe: str | PathLike | Config) -> Config:
     """A configuration of one's own to change."""
     from bifusion.config.run import Config, load_config
-    from bifusion.recipes import get_recipe
+    from bifusion.recipes import config_of
 
     if isinstance(recipe, Config):
         return copy.deepcopy(recipe)
-    if isinstance(recipe, str) and not recipe.endswith(".json"):
-        return get_recipe(recipe)
     expected = "a recipe's name, the path of a config.json or a configuration"
     require(isinstance(recipe, str | os.PathLike), recipe, "recipe", expected)
-    return load_config(Path(recipe))
+    return config_of(recipe) if isinstance(recipe, str) else load_config(Path(recipe))
 
 
 def _several(given: Any) -> tuple[Any, ...]:

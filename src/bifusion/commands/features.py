@@ -42,17 +42,15 @@ class PrepareFeatures:
 
 def prepare_features(args: list[str]) -> int:
     """Features of all views of a data set, computed once for all runs; it goes on where it was."""
-    from bifusion.config.run import load_config
     from bifusion.datasets.shards import asked_shard
-    from bifusion.recipes import get_recipe
+    from bifusion.recipes import config_of
     from bifusion.studies.training_runs.plan import give_weights
     from bifusion.studies.training_runs.progress import progress_bar
     from bifusion.training.view_features import keep_features
 
     told = Help("prepare features bifusion_scannet20_dinov2 --data data/scannet --jobs 4 --threads 2")
     wanted = parsing.parse(PrepareFeatures, args, "prepare features", told)
-    is_file = wanted.recipe.endswith(".json")
-    config = load_config(Path(wanted.recipe)) if is_file else get_recipe(wanted.recipe)
+    config = config_of(wanted.recipe)
     config.data.root = wanted.data
     if wanted.tower_weights is not None:
         give_weights([config], wanted.tower_weights)

@@ -86,18 +86,15 @@ def _recipe(args: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _base(recipe: str) -> "Config":
-    from bifusion.config.run import load_config
-    from bifusion.recipes import get_recipe
+    from bifusion.recipes import config_of
 
-    if recipe.endswith(".json"):
-        return load_config(Path(recipe))
     stored = Path(recipe) / "config.json"
     if stored.is_file():
         raise InputError(
             f"{recipe} is a run's folder, expected a recipe or a configuration: `bifusion train "
             f"{stored} --out {recipe} --resume` goes on with it"
         )
-    return get_recipe(recipe)
+    return config_of(recipe)
 
 
 def _train_options(base: "Config") -> type[Any]:

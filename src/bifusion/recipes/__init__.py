@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from bifusion import plugins
 from bifusion.arguments import text_of
-from bifusion.config.run import Config
+from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError
 from bifusion.recipes import bifusion, controls, mask3d, mini, oneformer3d, tiny, towers
 from bifusion.recipes.ablations import MEASURES
@@ -100,6 +101,11 @@ def get_recipe(name: str) -> Config:
         others = "`bifusion train --help` lists all" if close else f"known are {known_recipes()}"
         raise InputError(f"recipe {name!r} is unknown{close}; {others}")
     return recipe()
+
+
+def config_of(name: str) -> Config:
+    """The configuration that is asked for by a recipe's name or by the path of a config.json."""
+    return load_config(Path(name)) if name.endswith(".json") else get_recipe(name)
 
 
 def _from_outside(name: str) -> Config:
