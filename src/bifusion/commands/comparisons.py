@@ -97,13 +97,9 @@ def _over_a_grid(wanted: Compare, option: str, what: str) -> dict[str, Any]:
         raise InputError(f"--runs does not go with {option}: it reports on the runs of its own grid")
     own = {"base": wanted.base, "out": wanted.out, "seeds": wanted.seeds}
     return {
-        "data": wanted.data,
+        **_shared(wanted),
         "arms": wanted.recipes,
         "grid": wanted.grid,
-        "epochs": wanted.epochs,
-        "tower_weights": wanted.tower_weights,
-        "jobs": wanted.jobs,
-        "accept_changes": wanted.accept_changes,
         **{name: value for name, value in own.items() if value is not None},
     }
 
@@ -114,17 +110,19 @@ def _compare(wanted: Compare, console: Console) -> int:
     if wanted.grid:
         raise InputError("--grid goes with --ablate and --sweep")
     comparison = ComparisonConfig(
+        **_shared(wanted),
         recipes=wanted.recipes,
-        data=wanted.data,
         out=wanted.out or Path("runs/compare"),
         seeds=wanted.seeds if wanted.seeds is not None else (0,),
-        epochs=wanted.epochs,
-        tower_weights=wanted.tower_weights,
-        jobs=wanted.jobs,
         runs=wanted.runs,
-        accept_changes=wanted.accept_changes,
     )
     return run_comparison(comparison, console)
+
+
+def _shared(wanted: Compare) -> dict[str, Any]:
+    """Fields of the request for a comparison and for a study over a grid."""
+    names = ("data", "epochs", "tower_weights", "jobs", "accept_changes")
+    return {name: getattr(wanted, name) for name in names}
 
 
 def dose(args: list[str]) -> int:
