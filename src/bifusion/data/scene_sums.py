@@ -74,9 +74,7 @@ def read_sums(folder: Path) -> dict[str, dict[str, Any]]:
 def files_without_sum(folder: Path) -> list[str]:
     """Arrays and images of a scene folder that its sums.json does not list, and so vouches for none of.
     InputError as `read_sums`."""
-    names = [name for name in ARRAYS if (folder / name).is_file()]
-    images = [str(file.relative_to(folder)) for file in _images(folder)]
-    return sorted({*names, *images} - read_sums(folder).keys())
+    return sorted(_files(folder).keys() - read_sums(folder).keys())
 
 
 def scene_files_state(folder: Path) -> dict[str, FileState]:
@@ -87,19 +85,14 @@ def scene_files_state(folder: Path) -> dict[str, FileState]:
     """
     sums, path = read_sums(folder), folder / SUMS
     since = path.stat().st_mtime_ns if path.is_file() else 0
-    found = {name: folder / name for name in ARRAYS if (folder / name).is_file()}
-    states = {name: _state(file, sums.get(name), since) for name, file in found.items()}
-    views = {str(file.relative_to(folder)): file for file in _images(folder)}
-    if views:
-        states[VIEWS] = _together({name: _state(views[name], sums.get(name), since) for name in views})
-    return states
+    return _by_entry(
+        {name: _state(file, sums.get(name), since) for name, file in _files(folder).items()}
+    )
 
 
 def read_scene_files(folder: Path) -> dict[str, FileState]:
     """The same, every byte read. InputError, naming the files, where they are not what was summed up."""
-    names = [name for name in ARRAYS if (folder / name).is_file()]
-    images = [str(file.relative_to(folder)) for file in _images(folder)]
-    states = {name: _read(folder / name) for name in (*names, *images)}
+    states = {name: _read(file) for name, file in _files(folder).items()}
     wrong = [
         f"{name} is {'not what was written' if name in states else 'not there'}"
         for name, sum_ in read_sums(folder).items()
@@ -107,8 +100,7 @@ def read_scene_files(folder: Path) -> dict[str, FileState]:
     ]
     if wrong:
         raise InputError(f"{folder}: {', '.join(wrong)}; copy or prepare the scene again")
-    together = {VIEWS: _together({name: states.pop(name) for name in images})} if images else {}
-    return states | together
+    return _by_entry(states)
 
 
 def read_state(folder: Path, name: str) -> FileState:
@@ -126,6 +118,13 @@ def _current_sums(folder: Path) -> dict[str, dict[str, Any]]:
     return {n: s for n, s in there.items() if _state(folder / n, s, since).sha256 is not None}
 
 
+def _files(folder: Path) -> dict[str, Path]:
+    """Arrays and images of a scene folder, by the names that sums.json has for them."""
+    arrays = (folder / name for name in ARRAYS)
+    files = (*(file for file in arrays if file.is_file()), *_images(folder))
+    return {str(file.relative_to(folder)): file for file in files}
+
+
 def _images(folder: Path) -> list[Path]:
     views = folder / VIEWS
     return (
@@ -141,6 +140,13 @@ def _state(file: Path, sum_: Mapping[str, Any] | None, since_ns: int) -> FileSta
 
 def _read(file: Path) -> FileState:
     return FileState(**sum_of(file), modified_ns=file.stat().st_mtime_ns)
+
+
+def _by_entry(states: Mapping[str, FileState]) -> dict[str, FileState]:
+    """States of `_files`, those of all views together."""
+    arrays = {name: state for name, state in states.items() if name in ARRAYS}
+    views = {name: state for name, state in states.items() if name not in ARRAYS}
+    return arrays | ({VIEWS: _together(views)} if views else {})
 
 
 def _together(states: Mapping[str, FileState]) -> FileState:
