@@ -17,9 +17,6 @@ from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes import get_recipe
 
-RECIPES = ("bifusion_small", "oneformer3d_small", "mask3d_small")
-"""What is broken: the product's model and its two rivals."""
-
 ROOMS = RoomsConfig(
     train_rooms=4,
     val_rooms=1,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bifusion.config.run import Config
 from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
@@ -161,12 +160,7 @@ def all_arms(base: str) -> tuple[AblationArm, ...]:
 
 def _rival(recipe: str, what: str) -> AblationArm:
     config = get_recipe(recipe)
-    return AblationArm(recipe, recipe, ROLES[config.arm], "rival", what, has_range(config))
-
-
-def has_range(config: Config) -> bool:
-    """Whether lifted image features enter a 2D head of this configuration."""
-    return config.uses_views
+    return AblationArm(recipe, recipe, ROLES[config.arm], "rival", what, config.uses_views)
 
 
 # -------------------------------------------------------------------------------------- the grid
