@@ -15,7 +15,7 @@ import numpy as np
 
 from bifusion.labels.palette import distinct_color
 from bifusion.viewer.packed_faces import MOST_FACES, PackedFaces, fewer_faces, pack_faces
-from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView, ShownWord
+from bifusion.viewer.shown_scan import ShownScan, ShownSegmentation, ShownView, ShownWord
 
 POSITION_STEPS = 2**16 - 1
 """A coordinate is one of so many steps of the scan's box: 0.15 mm in a room of 10 m."""
@@ -104,13 +104,13 @@ def _coded(column: np.ndarray) -> bytes:
     return planes.reshape(-1, column.itemsize).T.tobytes()
 
 
-def _ranks(part: Segmentation) -> np.ndarray:
+def _ranks(part: ShownSegmentation) -> np.ndarray:
     """(N,) 0 where there is no object, else its place in `part.objects` + 1."""
     ids = np.array([one.id for one in part.objects], dtype=np.int64)
     return np.where(part.instance < 0, 0, np.searchsorted(ids, part.instance) + 1)
 
 
-def _objects(part: Segmentation, origin: np.ndarray) -> dict[str, Any]:
+def _objects(part: ShownSegmentation, origin: np.ndarray) -> dict[str, Any]:
     return {
         "objects": [
             {

@@ -18,7 +18,7 @@ from bifusion.errors import InputError
 from bifusion.labels.palette import distinct_color
 from bifusion.untrusted.json_text import read_json
 from bifusion.viewer.scene import show_scene
-from bifusion.viewer.shown_scan import Segmentation, ShownClass, ShownScan, segmentation
+from bifusion.viewer.shown_scan import ShownClass, ShownScan, ShownSegmentation, segmentation
 
 LISTING, CLOUDS = "instances.json", ("semantic.ply", "instance.ply")
 WHOLE = ("red", "green", "blue", "label", "instance")
@@ -98,7 +98,7 @@ def show_prediction(folder: Path, scene: Path | None = None, mesh: Mesh | None =
 def _segmentation(
     shown: ShownScan, semantic: np.ndarray, instance: Vertices, scores: dict[int, float],
     num_classes: int, folder: Path,
-) -> Segmentation:  # fmt: skip
+) -> ShownSegmentation:  # fmt: skip
     if len(semantic) != len(shown.coord):
         raise InputError(
             f"{folder}: the prediction is of {len(semantic)} points, scene {shown.name} has "

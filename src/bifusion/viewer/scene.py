@@ -25,7 +25,13 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import View
 from bifusion.untrusted.pictures import image_size
-from bifusion.viewer.shown_scan import Segmentation, ShownScan, ShownView, segmentation, shown_classes
+from bifusion.viewer.shown_scan import (
+    ShownScan,
+    ShownSegmentation,
+    ShownView,
+    segmentation,
+    shown_classes,
+)
 
 MOST_VIEWS = 64
 """Views that are shown and counted; of more, so many, evenly spaced."""
@@ -67,7 +73,7 @@ def show_scene(folder: Path, class_names: Sequence[str] | None = None) -> ShownS
 
 def _show_annotation(
     folder: Path, class_names: Sequence[str] | None, coord: np.ndarray
-) -> tuple[LabelSet | None, Segmentation | None, tuple[str, ...]]:
+) -> tuple[LabelSet | None, ShownSegmentation | None, tuple[str, ...]]:
     """Its classes and what it says, of the label set that was asked for; None where it has none."""
     try:
         there = _labels_of(folder)
@@ -90,7 +96,7 @@ def _labels_of(folder: Path) -> list[LabelSet]:
     return [labels for labels in sets if (folder / segment_file(labels)).exists()]
 
 
-def _annotation(folder: Path, labels: LabelSet, coord: np.ndarray) -> Segmentation:
+def _annotation(folder: Path, labels: LabelSet, coord: np.ndarray) -> ShownSegmentation:
     segment, instance = load_labels(folder, labels, len(coord))
     read = find_annotation(folder.parent.parent, labels)
     where = folder / segment_file(labels)

@@ -40,7 +40,7 @@ class ShownObject:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class ShownSegmentation:
     """Classes and objects of all points: predicted, or annotated."""
 
     semantic: np.ndarray
@@ -102,8 +102,8 @@ class ShownScan:
     color: np.ndarray | None
     """(N, 3) uint8 RGB."""
     classes: tuple[ShownClass, ...] = ()
-    predicted: Segmentation | None = None
-    annotated: Segmentation | None = None
+    predicted: ShownSegmentation | None = None
+    annotated: ShownSegmentation | None = None
     seen: np.ndarray | None = None
     """(N,) number of `views` that see the point."""
     views: tuple[ShownView, ...] = ()
@@ -124,7 +124,7 @@ class ShownScan:
             "part": self.part,
         }
         for name in ("predicted", "annotated"):
-            part: Segmentation | None = getattr(self, name)
+            part: ShownSegmentation | None = getattr(self, name)
             if part is not None:
                 arrays |= {f"{name} classes": part.semantic, f"{name} objects": part.instance}
         for name, array in arrays.items():
@@ -162,7 +162,7 @@ def segmentation(
     *,
     labels_of_objects: np.ndarray | None = None,
     scores: Mapping[int, float] | None = None,
-) -> Segmentation:
+) -> ShownSegmentation:
     """The objects that (N,) `instance` numbers, each with box, points and class.
 
     Args:
@@ -174,7 +174,7 @@ def segmentation(
     order = inside[np.argsort(instance[inside], kind="stable")]
     ids, starts, counts = np.unique(instance[order], return_index=True, return_counts=True)
     if len(ids) == 0:
-        return Segmentation(semantic, instance, ())
+        return ShownSegmentation(semantic, instance, ())
     low = np.minimum.reduceat(coord[order], starts, axis=0).tolist()
     high = np.maximum.reduceat(coord[order], starts, axis=0).tolist()
     runs = np.split(source[order], starts[1:])
@@ -188,4 +188,4 @@ def segmentation(
             ids.tolist(), runs, counts.tolist(), low, high, strict=True
         )
     ]  # fmt: skip
-    return Segmentation(semantic, instance, tuple(objects))
+    return ShownSegmentation(semantic, instance, tuple(objects))
