@@ -88,16 +88,11 @@ def tower_patch_size(architecture: str) -> int:
 
 @torch.no_grad()
 def scene_register_neurons(
-    views: Sequence[BatchView],
-    count: int,
-    architecture: str = TOWER,
-    weights: str | Path | None = None,
-    *,
-    device: torch.device | str | None = None,
+    views: Sequence[BatchView], count: int, architecture: str, weights: str | Path | None
 ) -> list[Neuron]:
     """The `count` neurons of a tower that make the outliers of these views (clip_registers.py), for
     `load_word_tower`. InputError as there, and where no view has an outlier."""
-    device = usable_device(device)
+    device = usable_device(None)
     with _named_as_here():
         tower = _image_tower(architecture, _weights_file(architecture, weights)).to(device)
         seen = (move_tensors(view, device) for view in views)

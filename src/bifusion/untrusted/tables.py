@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bifusion.errors import InputError
-from bifusion.untrusted.files import ADVICE, read_text
+from bifusion.untrusted.files import read_text
 
 Row = dict[str | Any, Any]
 """Column → text; None → the texts beyond the last column, and None for those that a line lacks."""
 
 
-def read_rows(
-    path: Path, delimiter: str, advice: str = ADVICE
-) -> tuple[list[str], list[tuple[int, Row]]]:
+def read_rows(path: Path, delimiter: str, advice: str) -> tuple[list[str], list[tuple[int, Row]]]:
     """The columns of the table in `path`, and each row with the number of its line.
 
     InputError as `files.read_text`, and for a field that is longer than any text in a table.

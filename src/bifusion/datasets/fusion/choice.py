@@ -113,14 +113,14 @@ def choose_views(seen: np.ndarray, sharp: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def places_seen(frame: Frame, places_m: Tensor, config: LiftingConfig | None = None) -> Tensor:
+def places_seen(frame: Frame, places_m: Tensor) -> Tensor:
     """(M,) bool: the place (M, 3) is on the colour picture and is what the depth camera measured."""
     assert frame.color_camera is not None and frame.depth_camera is not None
     world2cam, K = _matrices(frame.color_camera.cam2world, frame.color_camera.K)
     pixel, z = project(places_m, world2cam, K)
     world2cam, K = _matrices(frame.depth_camera.cam2world, frame.depth_camera.K)
     depth_m = torch.from_numpy(np.ascontiguousarray(frame.depth_m, np.float32))
-    measured = agrees_with_depth(places_m, depth_m, world2cam, K, config or LiftingConfig())
+    measured = agrees_with_depth(places_m, depth_m, world2cam, K, LiftingConfig())
     return inside_image(pixel, z, *frame.color_camera.size) & measured
 
 

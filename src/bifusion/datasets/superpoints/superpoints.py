@@ -40,7 +40,6 @@ def graph_superpoints(
     faces: np.ndarray | None = None,
     edges: np.ndarray | None = None,
     neighbors: int = 8,
-    color_weight: float = 1.0,
     kthresh: float = KTHRESH,
     min_points: int = SEG_MIN_VERTS,
 ) -> np.ndarray:
@@ -52,7 +51,7 @@ def graph_superpoints(
     Args:
         coord: (N, 3) metres.
         normal: (N, 3) unit normals; None needs `faces`: mean of the adjacent faces' unit normals.
-        color: (N, 3) 0 … 255, adds color_weight · |Δcolour / 255|² to an edge's weight; None: no colour.
+        color: (N, 3) 0 … 255, adds |Δcolour / 255|² to an edge's weight; None: no colour.
         faces: (F, 3) vertex indices.
         edges: (E, 2) point indices.
         kthresh: the paper's k: a component of size n joins over w ≤ (its largest inner edge) + k / n.
@@ -75,7 +74,7 @@ def graph_superpoints(
         difference = (
             color[edges[:, 0]].astype(np.float32) - color[edges[:, 1]].astype(np.float32)
         ) / 255
-        weight = weight + color_weight * (difference * difference).sum(axis=1)
+        weight = weight + (difference * difference).sum(axis=1)
     order = np.argsort(weight, kind="stable")
     forest = _Forest(len(coord))
     _segment(forest, edges[order], weight[order], kthresh)

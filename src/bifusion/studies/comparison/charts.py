@@ -80,9 +80,7 @@ def _plans(arms: list[Arm]) -> list[Plan]:
             "unit",
             GATE_RANGE,
         ),
-        Plan(
-            "Fusion", "α over seen points: mean ± spread", gate_draw("alpha_mean", "alpha_std"), "unit"
-        ),
+        Plan("Fusion", "α over seen points: mean ± spread", gate_draw, "unit"),
         Plan("Fusion", "s, the scale of the gate", step_draw(["gate", "scale"], raw=False), "unit"),
         Plan("Fusion", "Share of 2D in the fused features", step_draw(["gate", "share_2d"]), "unit"),
         Plan("Fusion", "Cosine of 2D and 3D features", step_draw(["cosine"])),

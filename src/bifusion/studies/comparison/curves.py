@@ -112,27 +112,23 @@ def pair_draw(solid: str, dotted: str) -> Draw:
     return lambda arm, look: [trace for draw in draws for trace in draw(arm, look)]
 
 
-def gate_draw(mean_key: str, spread_key: str) -> Draw:
+def gate_draw(arm: Arm, look: Look) -> list[Trace]:
     """Mean of the gate with a band of ± one standard deviation over the seen points."""
-
-    def draw(arm: Arm, look: Look) -> list[Trace]:
-        traces = []
-        for run in arm.runs:
-            x, mean = epoch_axis(run), series(run.steps, "gate", mean_key)
-            keep = np.isfinite(mean)
-            if not keep.any():
-                continue
-            x, mean = x[keep], mean[keep]
-            spread = np.nan_to_num(series(run.steps, "gate", spread_key)[keep])
-            (low_x, low), (_, high) = smooth(x, mean - spread), smooth(x, mean + spread)
-            band = (np.concatenate([low_x, low_x[::-1]]), np.concatenate([low, high[::-1]]))
-            fill = {"fill": "toself", "fillcolor": look.color, "opacity": 0.15, "line": {"width": 0}}
-            traces.append(_trace(arm, run, band, hoverinfo="skip", **fill))
-            line = {"color": look.color, "width": 2, "dash": look.dash}
-            traces.append(_trace(arm, run, downsample(x, mean), line=line))
-        return traces
-
-    return draw
+    traces = []
+    for run in arm.runs:
+        x, mean = epoch_axis(run), series(run.steps, "gate", "alpha_mean")
+        keep = np.isfinite(mean)
+        if not keep.any():
+            continue
+        x, mean = x[keep], mean[keep]
+        spread = np.nan_to_num(series(run.steps, "gate", "alpha_std")[keep])
+        (low_x, low), (_, high) = smooth(x, mean - spread), smooth(x, mean + spread)
+        band = (np.concatenate([low_x, low_x[::-1]]), np.concatenate([low, high[::-1]]))
+        fill = {"fill": "toself", "fillcolor": look.color, "opacity": 0.15, "line": {"width": 0}}
+        traces.append(_trace(arm, run, band, hoverinfo="skip", **fill))
+        line = {"color": look.color, "width": 2, "dash": look.dash}
+        traces.append(_trace(arm, run, downsample(x, mean), line=line))
+    return traces
 
 
 def validation_draw(key: str) -> Draw:

@@ -169,7 +169,7 @@ def _parameters(arm: Arm) -> Cell:
 
 
 def _optimisation_risk(arm: Arm, baseline: Arm | None) -> str:
-    reached = [epoch for run in arm.runs if (epoch := _epochs_to_reach(run, 0.9)) is not None]
+    reached = [epoch for run in arm.runs if (epoch := _epochs_to_reach(run)) is not None]
     texts = []
     if baseline is not None and arm is not baseline and baseline.first.parameters.get("total"):
         times = arm.first.parameters.get("total", 0) / baseline.first.parameters["total"]
@@ -182,14 +182,12 @@ def _optimisation_risk(arm: Arm, baseline: Arm | None) -> str:
     return ", ".join(texts)
 
 
-def _epochs_to_reach(run: Run, share: float) -> int | None:
-    """Epochs until validation mIoU first was `share` of the last one."""
+def _epochs_to_reach(run: Run) -> int | None:
+    """Epochs until validation mIoU first was 90 % of the last one."""
     curve = [(r["epoch"], value_at(r, "val", "miou")) for r in run.epoch_records]
     curve = [(epoch, miou) for epoch, miou in curve if math.isfinite(miou)]
     return (
-        next((epoch + 1 for epoch, miou in curve if miou >= share * curve[-1][1]), None)
-        if curve
-        else None
+        next((epoch + 1 for epoch, miou in curve if miou >= 0.9 * curve[-1][1]), None) if curve else None
     )
 
 

@@ -24,6 +24,8 @@ SPIKE_RATIO = 2.0
 """… and above this multiple of the median, so that a flat curve's tiny wiggles are none."""
 SPIKE_HISTORY = 10
 """Fewer finite values than this before a step: nothing is called a spike."""
+SCATTER_WINDOW = 25
+"""Steps of the running median that a scatter is around."""
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation → standard deviation of a normal distribution."""
 
@@ -181,7 +183,7 @@ def _row_medians(rows: np.ndarray) -> np.ndarray:
     return np.where(count > 0, (low + high) / 2, np.nan)
 
 
-def log_scatter(values: np.ndarray, window: int = 25) -> float:
+def log_scatter(values: np.ndarray) -> float:
     """Scatter of log10(values) around its running median, as a standard deviation; NaN under 10 values.
 
     The spread of gradient norms from step to step: 0.1 means ±26 %. A slow trend, such as losses that
@@ -191,7 +193,7 @@ def log_scatter(values: np.ndarray, window: int = 25) -> float:
     if len(positive) < SPIKE_HISTORY:
         return math.nan
     logs = np.log10(positive)
-    rest = logs - running_median(logs, window)
+    rest = logs - running_median(logs, SCATTER_WINDOW)
     return MAD_TO_SIGMA * float(np.median(np.abs(rest)))
 
 

@@ -250,9 +250,9 @@ def splat(position: np.ndarray, color: np.ndarray, camera: Camera) -> np.ndarray
     return rgba
 
 
-def fill_holes(owner: np.ndarray, rounds: int = 3) -> np.ndarray:
+def fill_holes(owner: np.ndarray) -> np.ndarray:
     """(H, W) in which an empty pixel (-1) between two filled ones takes the owner of one of them."""
-    for _ in range(rounds):
+    for _ in range(3):
         padded = np.pad(owner, 1, constant_values=-1)
         left, right = padded[1:-1, :-2], padded[1:-1, 2:]
         above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
@@ -261,8 +261,9 @@ def fill_holes(owner: np.ndarray, rounds: int = 3) -> np.ndarray:
     return owner
 
 
-def eye_dome(depth: np.ndarray, strength: float = 2.2, reach: int = 2) -> np.ndarray:
+def eye_dome(depth: np.ndarray) -> np.ndarray:
     """(H, W) brightness in (0, 1]: lower where neighbours lie nearer to the viewer (metres)."""
+    reach = 2  # pixels
     padded = np.pad(depth, reach, constant_values=np.inf)
     rows, columns = depth.shape
     behind = np.zeros_like(depth)
@@ -272,4 +273,4 @@ def eye_dome(depth: np.ndarray, strength: float = 2.2, reach: int = 2) -> np.nda
         both = finite & np.isfinite(neighbour)
         gap = np.where(both, depth, 0) - np.where(both, neighbour, 0)
         behind += np.clip(gap - 0.03, 0, 0.25)
-    return np.exp(-strength * behind)
+    return np.exp(-2.2 * behind)

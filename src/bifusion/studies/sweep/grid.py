@@ -63,12 +63,9 @@ def _layer_scale(config: Config) -> None:
     bifusion_model(config).decoder.layer_scale = LAYER_SCALE
 
 
-def _batch(times: int) -> Callable[[Config], None]:
-    def change(config: Config) -> None:
-        _usual(config)
-        config.trainer.batch_size *= times
-
-    return change
+def _batch4(config: Config) -> None:
+    _usual(config)
+    config.trainer.batch_size *= 4
 
 
 PLAIN = Condition("plain", "float32, no guard", "every arm at its own settings")
@@ -86,7 +83,7 @@ CONDITIONS: dict[str, tuple[Condition, Callable[[Config], None]]] = {
             Condition("layer_scale", "LayerScale", "blocks of the decoder begin near the identity"),
             _layer_scale,
         ),
-        (Condition("batch4", "batch × 4", "four times the batch, a quarter of the steps"), _batch(4)),
+        (Condition("batch4", "batch × 4", "four times the batch, a quarter of the steps"), _batch4),
     )
 }
 """Key → condition, and what it changes in a configuration."""
