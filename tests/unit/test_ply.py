@@ -297,7 +297,11 @@ def test_values_that_are_none(tmp_path):
     )
     refused(text_file(path, rows().replace(b"128", b"300", 1)), "green has the value 300; .* 0 … 255")
     refused(text_file(path, rows() + b"1 2\n"), "declares 30 numbers, the file has 32")
-    refused(text_file(path, rows().replace(b"0.5", b"nan", 1)), "1 of 5 points have a coordinate")
+    lost = rows().replace(b"0.5", b"nan", 1)
+    faces = "element face 1\nproperty list uchar int vertex_indices\n"
+    refused(text_file(path, lost + b"3 0 1 2\n", more=faces), "1 of 5 points have a coordinate")
+    nowhere = rows(np.full((5, 3), np.nan))
+    refused(text_file(path, nowhere), "no point with a finite place")
     refused(text_file(path, b"", count="0"), "holds no vertex")
     refused(written(path, vertices(), face_table([[0, 1, 5]])), "names vertex 5, but there are 5")
     refused(written(path, vertices(), face_table([[0, 1, -1]])), "names vertex -1, but there are 5")
@@ -335,3 +339,37 @@ def test_colours_of_faces_are_those_of_their_vertices(kind, red, tmp_path):
     mesh = read_mesh(tmp_path / "m.ply")
     assert mesh.color.tolist() == [[128, 0, 0], [255, 0, 0], [128, 0, 0], [0, 0, 0], [128, 128, 128]]
     assert mesh.notes[-1] == "colours are of the faces: vertices have the mean of theirs"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_cloud_has_points_that_were_not_measured(encoding, tmp_path):
+    cloud = vertices(extra=("quality",))
+    cloud.data["y"][1], cloud.data["z"][3] = np.nan, np.inf
+    mesh = read_mesh(written(tmp_path / "m.ply", cloud, encoding=encoding))
+    assert np.array_equal(mesh.coord, COORD[[0, 2, 4]]) and np.array_equal(mesh.color, COLOR[[0, 2, 4]])
+    assert mesh.notes == ["2 points without a place left out; labels are of the others"]
+
+
+def packed_cloud(path: Path, kind: str, encoding: str, name: str = "rgb", alpha: int = 0) -> Path:
+    """COLOR as PCL packs it, its four bytes said to be of type `kind`."""
+    red, green, blue = COLOR.astype(np.uint32).T
+    table = np.zeros(len(COORD), [*((axis, "f4") for axis in "xyz"), (name, kind)])
+    for column, axis in enumerate("xyz"):
+        table[axis] = COORD[:, column]
+    table[name] = (np.uint32(alpha << 24) | red << 16 | green << 8 | blue).view(kind)
+    return written(path, PlyElement.describe(table, "vertex"), encoding=encoding)
+
+
+@pytest.mark.parametrize("name", ["rgb", "rgba"])
+@pytest.mark.parametrize("kind", ["u4", "i4", "f4"])
+@pytest.mark.parametrize(
+    ("encoding", "alpha"), [("ascii", 0), ("little", 0), ("little", 255), ("big", 255)]
+)
+def test_colours_that_pcl_has_packed(encoding, alpha, kind, name, tmp_path):
+    mesh = read_mesh(packed_cloud(tmp_path / "m.ply", kind, encoding, name, alpha))
+    assert np.array_equal(mesh.color, COLOR) and mesh.color.dtype == np.uint8 and not mesh.notes
+
+
+def test_floats_that_pack_no_colours(tmp_path):
+    path = packed_cloud(tmp_path / "m.ply", "f4", "little", alpha=63)
+    refused(path, "numbers from .* whose bytes are none; export it with red, green and blue")

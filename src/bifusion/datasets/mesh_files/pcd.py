@@ -8,7 +8,6 @@ that it did not measure are NaN. Points lie in the file's frame; VIEWPOINT says 
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.lzf import MOST_GAIN, unpack_lzf
 from bifusion.datasets.ply.body import Columns, read_elements, stacked
-from bifusion.datasets.ply.colors import has_colors, read_colors
+from bifusion.datasets.ply.colors import PACKED, has_colors, read_colors
 from bifusion.datasets.ply.header import Element, Header, Property
+from bifusion.datasets.ply.measured import measured_points
 from bifusion.datasets.ply.mesh import Mesh, unit_normals
 from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import open_regular
@@ -27,7 +27,6 @@ from bifusion.untrusted.files import open_regular
 MOST_HEADER_BYTES = 1 << 16
 MOST_POINTS = 200_000_000
 MOST_FIELDS = 1000
-PACKED = ("rgb", "rgba")
 NORMALS = ("normal_x", "normal_y", "normal_z")
 TYPES = {
     "F4": "f4", "F8": "f8", "U1": "u1", "U2": "u2", "U4": "u4", "U8": "u8",
@@ -60,17 +59,8 @@ def read_pcd(path: Path) -> Mesh:
     coord = stacked(columns, "xyz")
     if coord is None:
         raise InputError(f"{path}: has no x, y, z; its fields are {_named(columns)}")
-    measured = np.isfinite(coord).all(axis=1)
-    if not measured.any():
-        raise InputError(f"{path}: holds no point with a finite place; expected at least one")
     notes: list[str] = []
-    if not measured.all():
-        notes.append(
-            f"{int((~measured).sum()):,} points without a place left out; labels are of the others"
-        )
-        plain = ((name, one) for name, one in columns.items() if isinstance(one, np.ndarray))
-        columns = Columns((name, one[measured]) for name, one in plain)
-        coord = coord[measured]
+    columns, coord = measured_points(columns, coord, path, notes)
     check_finite(coord, path)
     stored_in = np.float64 if head.data == "ascii" else coord.dtype
     return Mesh(
@@ -200,32 +190,9 @@ def _named(columns: Columns) -> str:
 
 def _colors(columns: Columns, path: Path, notes: list[str]) -> np.ndarray:
     """(N, 3) uint8 RGB."""
-    packed = next((columns[name] for name in PACKED if name in columns), None)
-    if isinstance(packed, np.ndarray):
-        bits = packed if packed.dtype == np.uint32 else _bits(packed, path)
-        return np.stack([bits >> 16 & 255, bits >> 8 & 255, bits & 255], axis=1).astype(np.uint8)
     if has_colors(columns):
         return read_colors(columns, path, (), notes)
     raise InputError(
         f"{path}: its points have {_named(columns)}: no colours (rgb), which the networks need; export "
         "the scan with colours"
     )
-
-
-def _bits(written: np.ndarray, path: Path) -> np.ndarray:
-    """(N,) uint32 four bytes of a colour, from the numbers that a text has for them.
-
-    Older writers print the float that has these bytes, others the whole number.
-    """
-    finite = np.isfinite(written)
-    low, high = (float(written.min()), float(written.max())) if finite.all() else (math.nan, math.nan)
-    if (written == np.floor(written)).all() and low >= -(2**31) and high < 2**32:
-        return (written.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
-    with np.errstate(over="ignore"):
-        bits = written.astype(np.float32).view(np.uint32)
-    if not finite.all() or not np.isin(bits >> 24, (0, 255)).all():
-        raise InputError(
-            f"{path}: its colours are written as numbers from {low:g} to {high:g}, whose bytes are "
-            "none; export it as binary"
-        )
-    return bits

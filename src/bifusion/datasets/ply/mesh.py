@@ -12,6 +12,7 @@ from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
 from bifusion.datasets.ply.colors import has_colors, read_colors
 from bifusion.datasets.ply.header import Header, read_header
+from bifusion.datasets.ply.measured import measured_points
 from bifusion.errors import InputError
 
 INDEX_NAMES = ("vertex_indices", "vertex_index")
@@ -48,11 +49,12 @@ def read_mesh(path: Path) -> Mesh:
     """The mesh or cloud in `path`: ascii or binary of either byte order, any number type.
 
     Polygons become fans of triangles, right for convex ones. Colours are 0 … 255, or 0 … 1 where they
-    are stored as such (`read_colors`).
+    are stored as such (`read_colors`). Points of a cloud that were not measured are left out, which is
+    said.
 
     Raises:
-        InputError: no readable PLY file, vertices without position or colour, a coordinate that is not
-            finite, a face that names a vertex which is not there.
+        InputError: no readable PLY file, vertices without position or colour, a mesh with a coordinate
+            that is not finite, a face that names a vertex which is not there.
     """
     path = Path(path)
     header = read_header(path)
@@ -65,12 +67,14 @@ def read_mesh(path: Path) -> Mesh:
         )
     if len(coord) == 0:
         raise InputError(f"{path}: holds no vertex; expected at least one")
-    check_finite(coord, path)
     notes: list[str] = []
-    farthest = np.abs(coord).max()
-    stored_in = np.float64 if header.encoding == "ascii" else coord.dtype
     face = _in_lower_case(elements.get("face", {}))
     faces = _triangles(face, header, len(coord), path, notes)
+    if not len(faces):
+        vertex, coord = measured_points(vertex, coord, path, notes)
+    check_finite(coord, path)
+    farthest = np.abs(coord).max()
+    stored_in = np.float64 if header.encoding == "ascii" else coord.dtype
     if not has_colors(vertex) and has_colors(face) and len(faces):
         color = _of_faces(face, len(coord), path, notes)
     else:
