@@ -71,3 +71,73 @@ def test_a_texture_that_is_moved_is_refused(tmp_path: Path, moved: str) -> None:
     """Its colours would be those of other places."""
     with pytest.raises(InputError, match=r"m\.mtl: moves its texture by -[so] \S+, which is not read"):
         read_mesh_file(textured(tmp_path, f"{moved} a t.png"))
+
+
+BROWN = (10, 20, 30)
+
+
+def in_encoding(folder: Path, encoding: str, library: str, material: str, texture: str) -> Path:
+    """A triangle whose OBJ and MTL have their names in `encoding`; the files' own names are as given."""
+    Image.fromarray(np.full((4, 4, 3), BROWN, np.uint8)).save(folder / texture)
+    (folder / library).write_bytes(f"newmtl {material}\nmap_Kd {texture}\n".encode(encoding))
+    head = f"# {material}\nmtllib {library}\n" + "".join(f"v {p}\n" for p in CORNERS)
+    text = f"{head}vt 0.5 0.5\nusemtl {material}\nf 1/1 2/1 3/1\n"
+    (folder / "m.obj").write_bytes(text.encode(encoding))
+    return folder / "m.obj"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "library", "material", "texture"),
+    [
+        ("gbk", "房间.mtl", "材质", "纹理.png"),
+        ("gbk", "m.mtl", "乗", "a t.png"),  # its second byte is a backslash
+        ("latin-1", "Räume.mtl", "Wände", "Böden.png"),
+        ("cp1252", "m.mtl", "Wände – außen", "Türen – außen.png"),
+        ("shift_jis", "部屋.mtl", "表", "壁 表.png"),
+        ("utf-8", "房间.mtl", "Wände", "纹理.png"),
+    ],
+)
+def test_names_in_the_encoding_of_their_writer(
+    encoding: str, library: str, material: str, texture: str, tmp_path: Path
+) -> None:
+    path = in_encoding(tmp_path, encoding, library, material, texture)
+    assert (read_mesh_file(path).color == BROWN).all()
+
+
+def test_files_whose_own_names_are_in_that_encoding(tmp_path: Path) -> None:
+    """As archives unpack them that say nothing of theirs."""
+    path = in_encoding(tmp_path, "gbk", "房间.mtl", "材质", "纹理.png")
+    for name in ("房间.mtl", "纹理.png"):
+        (tmp_path / name).rename(tmp_path / name.encode("gbk").decode("utf-8", "surrogateescape"))
+    assert (read_mesh_file(path).color == BROWN).all()
+
+
+def test_a_file_that_is_missing_is_named_readably(tmp_path: Path) -> None:
+    path = in_encoding(tmp_path, "gbk", "房间.mtl", "材质", "纹理.png")
+    (tmp_path / "纹理.png").unlink()
+    with pytest.raises(
+        InputError, match=r"房间\.mtl: its texture 纹理\.png or .*\.png is not beside it"
+    ):
+        read_mesh_file(path)
+    (tmp_path / "房间.mtl").unlink()
+    with pytest.raises(InputError, match=r"its materials 房间\.mtl or .*\.mtl are not beside it"):
+        read_mesh_file(path)
+
+
+@pytest.mark.parametrize("rest", ["map_Kd ", "map_Kd gone.png", "map_Kd -s 2 2 1 a t.png"])
+def test_materials_that_no_face_has_are_not_asked_for_a_texture(rest: str, tmp_path: Path) -> None:
+    path = textured(tmp_path, "a t.png")
+    library = tmp_path / "m.mtl"
+    library.write_text(f"{library.read_text()}newmtl leftover\n{rest}\n")
+    path.write_text(path.read_text() + "usemtl leftover\n")
+    assert (read_mesh_file(path).color == BROWN).all()
+
+
+def test_no_name_is_no_texture(tmp_path: Path) -> None:
+    path = textured(tmp_path, "")
+    (tmp_path / "m.mtl").write_text("newmtl m\nKd 1 0 0\nmap_Kd \n")
+    assert (read_mesh_file(path).color == (255, 0, 0)).all()
+
+
+def test_a_texture_named_as_in_an_address(tmp_path: Path) -> None:
+    assert (read_mesh_file(textured(tmp_path, "a%20t.png")).color == BROWN).all()

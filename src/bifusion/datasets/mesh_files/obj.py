@@ -7,28 +7,28 @@ colour behind a vertex' position that MeshLab and scanner apps write.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
 from bifusion.data.checks import check_finite
-from bifusion.datasets.mesh_files.materials import Material, read_materials
-from bifusion.datasets.mesh_files.textures import Textures, mean_over_corners, texture_colors
-from bifusion.datasets.ply.body import Columns
+from bifusion.datasets.mesh_files.obj_colors import Corners, material_colors, read_looks
 from bifusion.datasets.ply.colors import CHANNELS, read_colors
 from bifusion.datasets.ply.mesh import Mesh, fans
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
-from bifusion.untrusted.pictures import read_color
 
 MOST_BYTES = 2 << 30
 MOST_MATERIALS, MOST_LIBRARIES = 4096, 64
-NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"
+
+
+_NON_ASCII_END = re.compile("[\udc80-\udcff]\\\\\n$")
+"""A backslash behind a byte that is no ASCII: the second byte of a letter in GBK, as names have them."""
 
 
 @dataclass
@@ -64,28 +64,41 @@ def read_obj(path: Path) -> Mesh:
     check_finite(coord, path)
     notes: list[str] = []
     counts = np.array(lines.counts, np.int64)
-    vertex, uv = _corners(lines, counts, path)
+    corners = _corners(lines, counts, path)
     if table.shape[1] >= 6:
         first = 4 if _has_weights(table) else 3
-        columns: Columns = {channel: table[:, first + k] for k, channel in enumerate(CHANNELS)}
-        color = read_colors(columns, path, (), notes)
+        columns = {channel: table[:, first + k] for k, channel in enumerate(CHANNELS)}
+        color = read_colors({**columns}, path, (), notes)
     else:
-        color = _texture_colors(path, lines, counts, vertex, uv, len(coord), notes)
-    first, second, third = fans(counts).T
+        color = _of_materials(path, lines, corners, len(coord), notes)
     return Mesh(
         coord=coord,
         color=color,
-        faces=np.stack([vertex[first], vertex[second], vertex[third]], axis=1),
+        faces=corners.vertex[fans(counts)],
         spacing=float(np.spacing(np.abs(coord).max())),
         notes=notes,
     )
+
+
+def _of_materials(
+    path: Path, lines: _Lines, corners: Corners, count: int, notes: list[str]
+) -> np.ndarray:
+    """(count, 3) uint8 RGB of the vertices, from the materials of their faces."""
+    used = np.isin(np.arange(len(lines.names)), corners.look)
+    looks = read_looks(path, list(lines.libraries), lines.names, used)
+    table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv else np.zeros((0, 2))
+    color, seen = material_colors(path, looks, corners, table, count)
+    notes.append("vertices have the colour of the texture at their place")
+    if not seen.all():
+        notes.append(f"{int((~seen).sum()):,} of {count:,} vertices are on no textured face: grey")
+    return color
 
 
 def _read_lines(path: Path) -> _Lines:
     found, current = _Lines(), -1
     numbers: dict[str, int] = {}
     raw = open_regular(path, most_bytes=MOST_BYTES, advice="export it as .ply or .glb")
-    with TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
+    with TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as file:
         for line in _whole_lines(file):
             word, *after = _uncommented(line).split(None, 1)[:2] or [""]
             rest = after[0].strip() if after else ""
@@ -118,7 +131,7 @@ def _whole_lines(file: Iterable[str]) -> Iterator[str]:
     """Lines, those joined that a backslash at the end of one continues."""
     begun: list[str] = []
     for line in file:
-        if line.endswith("\\\n") and not line.startswith("#"):
+        if line.endswith("\\\n") and not line.startswith("#") and not _NON_ASCII_END.search(line):
             begun.append(line[:-2])
         elif begun:
             yield " ".join([*begun, line])
@@ -173,8 +186,8 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _corners(lines: _Lines, counts: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) vertex and texture point of every corner of every face, from 0; −1 for no texture point."""
+def _corners(lines: _Lines, counts: np.ndarray, path: Path) -> Corners:
+    """Of all faces, `counts` corners each. InputError: one names what is not there."""
     number = np.zeros((len(lines.corners), 2), np.int64)
     slashes = [corner.count("/") for corner in lines.corners]
     for count in set(slashes):
@@ -194,53 +207,4 @@ def _corners(lines: _Lines, counts: np.ndarray, path: Path) -> tuple[np.ndarray,
             f"{path}: a face names corner {corner[:40]!r}, but there are {most[0]:,} vertices and "
             f"{most[1]:,} texture points, numbered from 1; export it again"
         )
-    return number[:, 0], number[:, 1]
-
-
-def _texture_colors(
-    path: Path,
-    lines: _Lines,
-    counts: np.ndarray,
-    vertex: np.ndarray,
-    uv: np.ndarray,
-    count: int,
-    notes: list[str],
-) -> np.ndarray:
-    """(count, 3) uint8 RGB of the vertices, from the materials of their faces."""
-    materials, textures = read_materials(path, list(lines.libraries)), Textures(path)
-    if not materials:
-        raise InputError(f"{path}: has no colours and no materials (mtllib); {NO_COLOUR}")
-    table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv else np.zeros((0, 2))
-    of_corner = np.repeat(np.array(lines.material, np.int64), counts)
-    color = np.zeros((len(vertex), 3))
-    known = np.zeros(len(vertex), bool)
-    by_material = np.argsort(of_corner, kind="stable")
-    begin = np.searchsorted(of_corner[by_material], np.arange(len(lines.names) + 1))
-    for number, name in enumerate(lines.names):
-        corners = by_material[begin[number] : begin[number + 1]]
-        material = materials.get(name)
-        if material is not None and len(corners):
-            known[corners], color[corners] = _material_colors(material, table, uv[corners], textures)
-    if not known.any():
-        raise InputError(f"{path}: its faces have no texture and no colours; {NO_COLOUR}")
-    colors, seen = mean_over_corners(vertex[known], color[known], count)
-    notes.append("vertices have the colour of the texture at their place")
-    if not seen.all():
-        notes.append(f"{int((~seen).sum()):,} of {count:,} vertices are on no textured face: grey")
-    return colors
-
-
-def _material_colors(
-    material: Material, table: np.ndarray, uv: np.ndarray, textures: Textures
-) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) bool whether a corner has a colour, and (K, 3) of 0 … 255."""
-    if material.texture is None:
-        plain = np.zeros(3) if material.diffuse is None else material.diffuse
-        return np.full(len(uv), material.diffuse is not None), np.tile(plain, (len(uv), 1))
-    known = uv >= 0
-    color = np.zeros((len(uv), 3))
-    if known.any() and table.shape[1] >= 2:
-        at = np.nan_to_num(table[uv[known], :2], nan=0.0, posinf=0.0, neginf=0.0)
-        image = textures.get(material.texture, partial(read_color, material.texture))
-        color[known] = texture_colors(image, at)
-    return known & (table.shape[1] >= 2), color
+    return Corners(number[:, 0], number[:, 1], np.repeat(np.array(lines.material, np.int64), counts))

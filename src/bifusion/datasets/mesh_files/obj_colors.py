@@ -1,0 +1,90 @@
+"""Colours that the materials of an OBJ file give its faces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bifusion.datasets.mesh_files.materials import read_materials
+from bifusion.datasets.mesh_files.textures import Textures, mean_over_corners, texture_colors
+from bifusion.errors import InputError
+from bifusion.untrusted.pictures import read_color
+
+NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the faces of a material look like; as nothing, where it has neither."""
+
+    texture: Path | None = None
+    plain: np.ndarray | None = None
+    """(3,) of 0 … 255."""
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The corners of all faces, one after another."""
+
+    vertex: np.ndarray
+    """(K,) int64."""
+    uv: np.ndarray
+    """(K,) int64 number of its texture point, −1 none."""
+    look: np.ndarray
+    """(K,) int64 number of its face's material, −1 none."""
+
+
+def read_looks(
+    path: Path, libraries: Sequence[str], names: Sequence[str], used: np.ndarray
+) -> list[Look]:
+    """Of each material that an OBJ file names; of those in no face, (N,) bool `used`, nothing is asked.
+
+    Raises InputError: no library, or one that is not there, or the texture of a material in use.
+    """
+    materials = read_materials(path, libraries)
+    if not materials:
+        raise InputError(f"{path}: has no colours and no materials (mtllib); {NO_COLOUR}")
+    meant = [
+        materials.get(name) if of_faces else None for name, of_faces in zip(names, used, strict=True)
+    ]
+    return [Look() if one is None else Look(one.texture_file(), one.diffuse) for one in meant]
+
+
+def material_colors(
+    path: Path, looks: Sequence[Look], corners: Corners, table: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 3) uint8 RGB of the vertices, means over the corners at each, and (count,) bool whether
+    there are any with a colour: the others are grey.
+
+    Args:
+        table: (V, 1 … 3) texture points.
+    Raises:
+        InputError: no corner has a colour, or a texture cannot be read.
+    """
+    textures = Textures(path)
+    color = np.zeros((len(corners.vertex), 3))
+    known = np.zeros(len(color), bool)
+    by_look = np.argsort(corners.look, kind="stable")
+    begin = np.searchsorted(corners.look[by_look], np.arange(len(looks) + 1))
+    for number, look in enumerate(looks):
+        rows = by_look[begin[number] : begin[number + 1]]
+        if look.texture is not None:
+            rows = rows[corners.uv[rows] >= 0]
+            if not len(rows) or table.shape[1] < 2:
+                continue
+            at = np.nan_to_num(table[corners.uv[rows], :2], nan=0.0, posinf=0.0, neginf=0.0)
+            color[rows] = texture_colors(
+                textures.get(look.texture, partial(read_color, look.texture)), at
+            )
+        elif look.plain is not None:
+            color[rows] = look.plain
+        else:
+            continue
+        known[rows] = True
+    if not known.any():
+        raise InputError(f"{path}: its faces have no texture and no colours; {NO_COLOUR}")
+    return mean_over_corners(corners.vertex[known], color[known], count)
