@@ -141,3 +141,48 @@ def test_no_name_is_no_texture(tmp_path: Path) -> None:
 
 def test_a_texture_named_as_in_an_address(tmp_path: Path) -> None:
     assert (read_mesh_file(textured(tmp_path, "a%20t.png")).color == BROWN).all()
+
+
+def with_rows(path: Path, *rows: str) -> Path:
+    """The OBJ in `path` with other lines of vertices."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("v ")]
+    path.write_text("\n".join([lines[0], *(f"v {row}" for row in rows), *lines[1:], ""]))
+    return path
+
+
+def test_vertex_colours_that_are_all_one_hide_no_texture(tmp_path: Path) -> None:
+    rows = [f"{p} 1 1 1" for p in (*CORNERS, "1 1 0")]
+    path = with_rows(textured(tmp_path, "a t.png"), *rows)
+    mesh = read_mesh_file(path)
+    assert mesh.color.tolist() == [list(BROWN)] * 3 + [[255] * 3]  # the fourth is in no face
+    assert mesh.notes == [
+        "all vertices have the colour [255, 255, 255]: the texture's are taken instead"
+    ]
+    (tmp_path / "a t.png").unlink()
+    with pytest.raises(InputError, match=r"its texture a t\.png is not beside it"):
+        read_mesh_file(path)
+    (tmp_path / "m.mtl").write_text("newmtl m\nKd 1 0 0\n")
+    assert (read_mesh_file(path).color == 255).all()
+
+
+def test_vertex_colours_of_a_scan_count_more_than_a_texture(tmp_path: Path) -> None:
+    rows = [f"{p} {c}" for p, c in zip(CORNERS, SHARES, strict=True)]
+    mesh = read_mesh_file(with_rows(textured(tmp_path, "gone.png"), *rows))
+    assert np.array_equal(mesh.color, COLORS)
+
+
+def test_vertices_without_a_colour_have_their_materials(tmp_path: Path) -> None:
+    rows = [*CORNERS[:2], f"{CORNERS[2]} 0 0 1"]
+    mesh = read_mesh_file(with_rows(textured(tmp_path, "a t.png"), *rows))
+    assert mesh.coord.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert mesh.color.tolist() == [list(BROWN), list(BROWN), [0, 0, 255]]
+    assert "2 of 3 vertices have no colour of their own: theirs is that of their faces" in mesh.notes[-1]
+
+
+def test_vertices_that_nothing_gives_a_colour_are_counted(tmp_path: Path) -> None:
+    rows = [CORNERS[0], f"{CORNERS[1]} 1 0 0", f"{CORNERS[2]} 0 0 1"]
+    with pytest.raises(InputError, match=r"1 of 3 vertices have no colour \(the first is vertex 1\)"):
+        read_mesh_file(written(tmp_path, rows))
+    path = with_rows(textured(tmp_path, "a t.png"), *rows, "1 1 0", "2 1 0")
+    with pytest.raises(InputError, match=r"2 of 5 vertices have no colour \(the first is vertex 4\)"):
+        read_mesh_file(path)

@@ -17,14 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.checks import check_finite
-from bifusion.datasets.mesh_files.obj_colors import Corners, material_colors, read_looks
+from bifusion.datasets.mesh_files.obj_colors import NO_COLOUR, Corners, Look, material_colors, read_looks
 from bifusion.datasets.ply.colors import CHANNELS, read_colors
-from bifusion.datasets.ply.mesh import Mesh, fans
+from bifusion.datasets.ply.mesh import GREY, Mesh, fans
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
 
 MOST_BYTES = 2 << 30
 MOST_MATERIALS, MOST_LIBRARIES = 4096, 64
+PLAIN, COLORED = (3, 4), (6, 7)
+"""Numbers of a vertex without and with a colour, and perhaps a weight or an alpha."""
+NO_MATERIALS = "has no colours and no materials (mtllib)"
 
 
 _NON_ASCII_END = re.compile("[\udc80-\udcff]\\\\\n$")
@@ -59,18 +62,12 @@ def read_obj(path: Path) -> Mesh:
     lines = _read_lines(path)
     if not lines.vertex:
         raise InputError(f"{path}: has no vertices (lines 'v x y z'); export it as OBJ again")
-    table = _table(lines.vertex, path, "v", (3, 4, 6, 7))
-    coord = table[:, :3]
+    coord, own, stored = _vertices(lines.vertex, path)
     check_finite(coord, path)
-    notes: list[str] = []
     counts = np.array(lines.counts, np.int64)
     corners = _corners(lines, counts, path)
-    if table.shape[1] >= 6:
-        first = 4 if _has_weights(table) else 3
-        columns = {channel: table[:, first + k] for k, channel in enumerate(CHANNELS)}
-        color = read_colors({**columns}, path, (), notes)
-    else:
-        color = _of_materials(path, lines, corners, len(coord), notes)
+    notes: list[str] = []
+    color = _colors(path, lines, corners, own, stored, notes)
     return Mesh(
         coord=coord,
         color=color,
@@ -80,18 +77,82 @@ def read_obj(path: Path) -> Mesh:
     )
 
 
-def _of_materials(
-    path: Path, lines: _Lines, corners: Corners, count: int, notes: list[str]
+def _vertices(lines: list[str], path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, 3) coordinates, (N,) bool which vertices have a colour of their own, and these (K, 3) as they
+    are stored."""
+    own = np.array([len(line.split()) for line in lines]) >= min(COLORED)
+    if own.all() or not own.any():
+        table = _table(lines, path, "v", PLAIN + COLORED)
+        return table[:, :3], own, _stored_colors(table)
+    colored = _table([lines[row] for row in np.flatnonzero(own).tolist()], path, "v", COLORED)
+    coord = np.empty((len(lines), 3))
+    coord[own] = colored[:, :3]
+    coord[~own] = _table([lines[row] for row in np.flatnonzero(~own).tolist()], path, "v", PLAIN)[:, :3]
+    return coord, own, _stored_colors(colored)
+
+
+def _colors(
+    path: Path, lines: _Lines, corners: Corners, own: np.ndarray, stored: np.ndarray, notes: list[str]
 ) -> np.ndarray:
-    """(count, 3) uint8 RGB of the vertices, from the materials of their faces."""
-    used = np.isin(np.arange(len(lines.names)), corners.look)
-    looks = read_looks(path, list(lines.libraries), lines.names, used)
-    table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv else np.zeros((0, 2))
-    color, seen = material_colors(path, looks, corners, table, count)
+    """(N, 3) uint8 RGB of the vertices: their own, (K, 3) as `stored`, or their faces' materials'.
+
+    The materials' are for vertices without one of their own, and for all where these are all the same
+    and a texture lies beside them, as programs write it that know no vertex colours.
+    """
+    color, said = np.full((len(own), 3), GREY, np.uint8), list[str]()
+    if len(stored):
+        columns = {channel: stored[:, k] for k, channel in enumerate(CHANNELS)}
+        color[own] = read_colors({**columns}, path, (), said)
+    looks: list[Look] = []
+    if lines.libraries and not (own.all() and (color != color[0]).any()):
+        used = np.isin(np.arange(len(lines.names)), corners.look)
+        looks = read_looks(path, list(lines.libraries), lines.names, used)
+    table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv and looks else np.zeros((0, 2))
+    if own.all() and not any(look.texture for look in looks):
+        notes += said
+        return color
+    found, seen = material_colors(path, looks, corners, table, len(own))
+    if own.any():
+        notes += [] if own.all() else said
+        return _beside_own(path, color, own, found, seen, notes)
+    if not seen.any():
+        what = "its faces have no texture and no colours" if lines.libraries else NO_MATERIALS
+        raise InputError(f"{path}: {what}; {NO_COLOUR}")
     notes.append("vertices have the colour of the texture at their place")
     if not seen.all():
-        notes.append(f"{int((~seen).sum()):,} of {count:,} vertices are on no textured face: grey")
-    return color
+        notes.append(f"{int((~seen).sum()):,} of {len(own):,} vertices are on no textured face: grey")
+    return found
+
+
+def _beside_own(
+    path: Path, color: np.ndarray, own: np.ndarray, found: np.ndarray, seen: np.ndarray, notes: list[str]
+) -> np.ndarray:
+    """(N, 3) uint8 of vertices' own colours `color` and those `found` of materials. InputError where a
+    vertex has neither."""
+    bare = ~own
+    if bare.any():
+        without = int((bare & ~seen).sum())
+        if without:
+            raise InputError(
+                f"{path}: {without:,} of {len(own):,} vertices have no colour (the first is vertex "
+                f"{int((bare & ~seen).argmax()) + 1}), others have; expected one behind each vertex, or "
+                "a material's: export it with colours at all vertices"
+            )
+        notes.append(
+            f"{int(bare.sum()):,} of {len(own):,} vertices have no colour of their own: theirs is that "
+            "of their faces' materials"
+        )
+        return np.where(own[:, None], color, found)
+    notes.append(f"all vertices have the colour {color[0].tolist()}: the texture's are taken instead")
+    return np.where(seen[:, None], found, color)
+
+
+def _stored_colors(table: np.ndarray) -> np.ndarray:
+    """(K, 3) colours behind the coordinates; (0, 3) where there are none."""
+    if table.shape[1] < min(COLORED):
+        return np.zeros((0, 3))
+    first = 4 if _has_weights(table) else 3
+    return table[:, first : first + 3]
 
 
 def _read_lines(path: Path) -> _Lines:

@@ -11,7 +11,6 @@ import numpy as np
 
 from bifusion.datasets.mesh_files.materials import read_materials
 from bifusion.datasets.mesh_files.textures import Textures, mean_over_corners, texture_colors
-from bifusion.errors import InputError
 from bifusion.untrusted.pictures import read_color
 
 NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"
@@ -43,11 +42,9 @@ def read_looks(
 ) -> list[Look]:
     """Of each material that an OBJ file names; of those in no face, (N,) bool `used`, nothing is asked.
 
-    Raises InputError: no library, or one that is not there, or the texture of a material in use.
+    Raises InputError: a library that is not there, or the texture of a material in use.
     """
     materials = read_materials(path, libraries)
-    if not materials:
-        raise InputError(f"{path}: has no colours and no materials (mtllib); {NO_COLOUR}")
     meant = [
         materials.get(name) if of_faces else None for name, of_faces in zip(names, used, strict=True)
     ]
@@ -60,10 +57,7 @@ def material_colors(
     """(count, 3) uint8 RGB of the vertices, means over the corners at each, and (count,) bool whether
     there are any with a colour: the others are grey.
 
-    Args:
-        table: (V, 1 … 3) texture points.
-    Raises:
-        InputError: no corner has a colour, or a texture cannot be read.
+    `table`: (V, 1 … 3) texture points. Raises InputError: a texture cannot be read.
     """
     textures = Textures(path)
     color = np.zeros((len(corners.vertex), 3))
@@ -85,6 +79,4 @@ def material_colors(
         else:
             continue
         known[rows] = True
-    if not known.any():
-        raise InputError(f"{path}: its faces have no texture and no colours; {NO_COLOUR}")
     return mean_over_corners(corners.vertex[known], color[known], count)
