@@ -16,18 +16,12 @@ import numpy as np
 from PIL import Image
 
 from bifusion.data.checks import check_finite
-from bifusion.datasets.mesh_files.glb_colors import FAN, stored_colors
-from bifusion.datasets.mesh_files.textures import (
-    Textures,
-    linear_to_srgb,
-    srgb_to_linear,
-    texture_colors,
-)
+from bifusion.datasets.mesh_files.glb_colors import FAN
+from bifusion.datasets.mesh_files.glb_parts import load_parts
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 from bifusion.untrusted.files import MOST_TEXT_BYTES, check_regular, open_regular
 from bifusion.untrusted.json_text import parse_json
-from bifusion.untrusted.pictures import MOST_PIXELS
 
 MAGIC = b"glTF"
 MOST_BYTES = 2 << 30
@@ -42,8 +36,6 @@ FAULTS = (
     ZeroDivisionError, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What trimesh and Pillow raise on files that are no glTF."""
-IMAGES = ("PNG", "JPEG", "MPO", "WEBP")
-"""As Pillow calls what glTF and its extensions allow."""
 MOVES_TEXTURES = "KHR_texture_transform"
 OTHER_COLORS = "KHR_materials_pbrSpecularGlossiness"
 """Materials with colours of their own, which trimesh mixes with the gloss: up to white."""
@@ -55,8 +47,6 @@ SUPPORTED = {
     "EXT_texture_webp",
 }  # fmt: skip
 """Extensions that change neither shape nor base colour, or that are dealt with."""
-Part = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Vertices (N, 3), faces (F, 3), colours (N, 3) uint8."""
 
 
 def read_glb(path: Path) -> Mesh:
@@ -66,23 +56,24 @@ def read_glb(path: Path) -> Mesh:
     Raises InputError: no readable GLB file, data in other files, no mesh, no colours.
     """
     tree = _tree(path)
+    notes: list[str] = []
     try:
         _check_tree(path, tree)
         _check_extensions(path, tree)
-        parts, notes = _load(path, stored_colors(path, tree))
+        parts = load_parts(path, tree, notes)
     except FAULTS as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as glTF ({error}); export it again") from None
     if not parts:
         raise InputError(f"{path}: holds no mesh with vertices; export the scan as GLB again")
-    first = np.cumsum([0, *(len(part[0]) for part in parts)])
-    coord = np.concatenate([part[0] for part in parts])
+    first = np.cumsum([0, *(len(part.coord) for part in parts)])
+    coord = np.concatenate([part.coord for part in parts])
     check_finite(coord, path)
     return Mesh(
         coord=coord,
-        color=np.concatenate([part[2] for part in parts]),
-        faces=np.concatenate([part[1] + at for part, at in zip(parts, first, strict=False)]),
+        color=np.concatenate([part.color for part in parts]),
+        faces=np.concatenate([part.faces + at for part, at in zip(parts, first, strict=False)]),
         spacing=float(np.spacing(np.float32(np.abs(coord).max()))),
         notes=list(dict.fromkeys(notes)),
         up=UP,
@@ -200,81 +191,3 @@ def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
                 f"{path}: material {number} takes its texture's places from TEXCOORD_"
                 f"{str(texture['texCoord'])[:20]}, and TEXCOORD_0 is read; export it with one set"
             )
-
-
-def _load(path: Path, stored: list[np.ndarray | None]) -> tuple[list[Part], list[str]]:
-    """`stored`: the colours of each primitive that is read, where they were found."""
-    import trimesh
-
-    scene = trimesh.load_scene(path, file_type="glb", process=False)
-    own = dict(zip(scene.geometry, stored, strict=True))  # both in the file's order
-    parts, notes, textures = [], [], Textures(path)
-    for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        geometry = scene.geometry[name]
-        if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud) and len(geometry.vertices):
-            vertices = np.asarray(geometry.vertices, float) @ transform[:3, :3].T + transform[:3, 3]
-            faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64)
-            if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
-                raise InputError(f"{path}: a face names a vertex that is not there; export it again")
-            parts.append((vertices, faces, _colors(geometry, own[name], path, notes, textures)))
-    return parts, notes
-
-
-def _colors(
-    geometry: Any, stored: np.ndarray | None, path: Path, notes: list[str], textures: Textures
-) -> np.ndarray:
-    """(N, 3) uint8 sRGB base colours: the material's factor, its texture and the vertices' own colours,
-    as far as there are any, multiplied in linear light (glTF 2.0, 3.9.2)."""
-    count = len(geometry.vertices)
-    visual = getattr(geometry, "visual", None)
-    own = stored if stored is not None and len(stored) == count else _own_colors(geometry)
-    material = getattr(visual, "material", None)
-    factor = getattr(material, "baseColorFactor", None)
-    image, uv = getattr(material, "baseColorTexture", None), getattr(visual, "uv", None)
-    linear = np.ones((count, 3))
-    if own is not None:
-        notes.append("vertex colours taken as linear, as glTF has them")
-        linear *= _shares(own[:, :3])
-    if image is not None and uv is not None and len(uv) == count:
-        if image.width * image.height > MOST_PIXELS:
-            raise InputError(f"{path}: a texture is {image.width}×{image.height} pixels; reduce it")
-        notes.append("vertices have the colour of the texture at their place")
-        if image.format not in (*IMAGES, None):
-            raise InputError(f"{path}: a texture is stored as {image.format}; expected PNG or JPEG")
-        if image.mode.startswith(("I", "F")):
-            raise InputError(
-                f"{path}: a texture has one channel of more than 8 bits ({image.mode}); expected colours"
-            )
-        picture = textures.get(id(image), lambda: np.array(image.convert("RGB")))
-        texels = texture_colors(picture, np.nan_to_num(np.asarray(uv, float)))
-        linear *= srgb_to_linear(texels / 255)
-    elif own is None:
-        if factor is None:
-            raise InputError(f"{path}: a mesh has no colours; export it with vertex colours or texture")
-        notes.append("a mesh without texture has the one colour of its material")
-    if factor is not None:
-        linear *= _shares(np.asarray(factor)[:3])
-    return _bytes(linear_to_srgb(linear))
-
-
-def _own_colors(geometry: Any) -> np.ndarray | None:
-    """(N, 3 or 4) COLOR_0 of the vertices, as trimesh has it; None where there is none."""
-    visual = getattr(geometry, "visual", None)
-    own = getattr(geometry, "colors", None) if visual is None else None
-    if visual is not None and visual.kind == "vertex":
-        own = visual.vertex_colors
-    elif visual is not None and visual.kind == "texture":
-        own = visual.vertex_attributes.get("color")
-    return np.asarray(own) if own is not None and len(own) == len(geometry.vertices) else None
-
-
-def _shares(color: np.ndarray) -> np.ndarray:
-    """Colours as shares of 1, whatever type they are stored in."""
-    if color.dtype.kind in "iu":
-        return color / np.iinfo(color.dtype).max
-    return color.astype(float)
-
-
-def _bytes(color: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(np.nan_to_num(color) * 255), 0, 255).astype(np.uint8)

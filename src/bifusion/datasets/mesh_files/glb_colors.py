@@ -25,18 +25,19 @@ BRIGHTEST = 2.0
 """Colours above it are no overexposed ones of 0 … 1."""
 
 
+def read_primitives(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that trimesh makes a geometry of, in the file's order."""
+    primitives = (part for mesh in tree.get("meshes", []) for part in mesh["primitives"])
+    return [part for part in primitives if part.get("mode", TRIANGLES) in READ_MODES]
+
+
 def stored_colors(path: Path, tree: dict[str, Any]) -> list[np.ndarray | None]:
     """(N, 3) float64 shares of 1 for each primitive that is read, in the file's order; None where it has
     no COLOR_0, or one that lies elsewhere than in the file's own numbers.
 
     Raises InputError: colours beyond 0 … 1.
     """
-    primitives = [
-        part
-        for mesh in tree.get("meshes", [])
-        for part in mesh["primitives"]
-        if part.get("mode", TRIANGLES) in READ_MODES
-    ]
+    primitives = read_primitives(tree)
     places = [part["attributes"].get("COLOR_0") for part in primitives]
     if all(place is None for place in places):
         return [None] * len(primitives)

@@ -1,0 +1,209 @@
+"""Meshes and clouds of a GLB file, placed by their nodes and coloured by their materials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bifusion.datasets.mesh_files.glb_colors import read_primitives, stored_colors
+from bifusion.datasets.mesh_files.textures import (
+    Textures,
+    linear_to_srgb,
+    mean_over_corners,
+    srgb_to_linear,
+    texture_colors,
+)
+from bifusion.errors import InputError
+from bifusion.untrusted.pictures import MOST_PIXELS
+
+IMAGES = ("PNG", "JPEG", "MPO", "WEBP")
+"""As Pillow calls what glTF and its extensions allow."""
+
+
+@dataclass
+class Part:
+    """Vertices that one accessor has, in the scene's frame, with the faces of all primitives on them."""
+
+    coord: np.ndarray
+    """(N, 3) float64."""
+    color: np.ndarray
+    """(N, 3) uint8."""
+    faces: np.ndarray
+    """(F, 3) int64."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A primitive's base colour: the product, in linear light, of what there is (glTF 2.0, 3.9.2)."""
+
+    factor: np.ndarray | None
+    """(3,) of its material."""
+    own: np.ndarray | None
+    """(N, 3) COLOR_0 of its vertices, as shares of 1."""
+    uv: np.ndarray | None
+    """(N, 2) places of its vertices in its texture, where it has one."""
+    picture: Callable[[], np.ndarray]
+    """(H, W, 3) uint8 of its texture."""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing gives it a colour: it has that of glTF's default material, white."""
+        return self.factor is None and self.own is None and self.uv is None
+
+    def colors(self, rows: np.ndarray) -> np.ndarray:
+        """(K, 3) uint8 sRGB of some vertices."""
+        linear = np.ones((len(rows), 3))
+        if self.uv is not None:
+            linear = srgb_to_linear(texture_colors(self.picture(), self.uv[rows]) / 255)
+        if self.factor is not None:
+            linear *= self.factor
+        if self.own is not None:
+            linear *= self.own[rows]
+        return np.clip(np.rint(np.nan_to_num(linear_to_srgb(linear)) * 255), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Primitive:
+    """A primitive where a node has placed it."""
+
+    coord: np.ndarray
+    faces: np.ndarray
+    look: _Look
+
+    @property
+    def vertices(self) -> np.ndarray:
+        """(K,) those of its faces; of a cloud all."""
+        return np.unique(self.faces) if len(self.faces) else np.arange(len(self.coord))
+
+
+def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]:
+    """What the file's scene shows, in the order of its meshes.
+
+    Primitives that share their vertices, as those of one mesh in several materials do, become one part:
+    its vertices have the colours of the primitives whose faces use them.
+
+    Raises InputError: a face that names what is not there, a texture that is not read, no colours.
+    """
+    import trimesh
+
+    scene = trimesh.load_scene(path, file_type="glb", process=False)
+    primitives = zip(read_primitives(tree), stored_colors(path, tree), strict=True)
+    known = dict(zip(scene.geometry, primitives, strict=True))  # both in the file's order
+    looks: dict[str, _Look] = {}
+    textures = Textures(path)
+    shared: dict[tuple[Any, ...], list[_Primitive]] = {}
+    place_in_file = {name: number for number, name in enumerate(scene.geometry)}
+    placements: list[tuple[np.ndarray, Any]] = [scene.graph[node] for node in scene.graph.nodes_geometry]
+    for transform, name in sorted(placements, key=lambda placement: place_in_file[placement[1]]):
+        geometry, (primitive, stored) = scene.geometry[name], known[name]
+        if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud) and len(geometry.vertices):
+            if name not in looks:
+                looks[name] = _look(
+                    path, geometry, _declares_texture(tree, primitive), stored, notes, textures
+                )
+            place = primitive["attributes"]["POSITION"], *transform.ravel().tolist()
+            placed = shared.setdefault(place, [])
+            turned = np.asarray(geometry.vertices, float) @ transform[:3, :3].T + transform[:3, 3]
+            coord = placed[0].coord if placed else turned
+            faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64)
+            if faces.size and not 0 <= faces.min() <= faces.max() < len(coord):
+                raise InputError(f"{path}: a face names a vertex that is not there; export it again")
+            placed.append(_Primitive(coord, faces, looks[name]))
+    white = sum(look.is_default for look in looks.values())
+    if white and white == len(looks):
+        raise InputError(f"{path}: no mesh has colours; export it with vertex colours or texture")
+    if white:
+        notes.append(f"{white:,} of {len(looks):,} meshes have no colour: white, as is glTF's default")
+    return [_part(placed, notes) for placed in shared.values()]
+
+
+def _part(placed: list[_Primitive], notes: list[str]) -> Part:
+    """Primitives on the same vertices as one."""
+    first, *others = placed
+    used = [one.vertices for one in placed] if others else [np.arange(len(first.coord))]
+    colors = [one.look.colors(rows) for one, rows in zip(placed, used, strict=True)]
+    count = len(first.coord)
+    color, seen = mean_over_corners(np.concatenate(used), np.concatenate(colors), count)
+    if not seen.all():
+        notes.append(f"{int((~seen).sum()):,} of {count:,} vertices of a mesh are on no face: grey")
+    return Part(first.coord, color, np.concatenate([one.faces for one in placed]))
+
+
+def _declares_texture(tree: dict[str, Any], primitive: dict[str, Any]) -> bool:
+    material = tree["materials"][primitive["material"]] if "material" in primitive else {}
+    return "baseColorTexture" in material.get("pbrMetallicRoughness", {})
+
+
+def _look(
+    path: Path,
+    geometry: Any,
+    declared: bool,
+    stored: np.ndarray | None,
+    notes: list[str],
+    textures: Textures,
+) -> _Look:
+    """`declared`: whether the material has a texture; `stored`: COLOR_0, where it was found."""
+    count = len(geometry.vertices)
+    visual = getattr(geometry, "visual", None)
+    material = getattr(visual, "material", None)
+    factor: Any = getattr(material, "baseColorFactor", None)
+    image: Any = getattr(material, "baseColorTexture", None)
+    own = stored if stored is not None and len(stored) == count else _own_colors(geometry)
+    if declared and image is None:
+        raise InputError(f"{path}: a texture is no picture that is read; export it with PNG or JPEG")
+    uv = getattr(visual, "uv", None) if image is not None else None
+    if uv is not None and len(uv) == count:
+        _check_image(path, image)
+        uv = np.nan_to_num(np.asarray(uv, float))
+        notes.append("vertices have the colour of the texture at their place")
+    else:
+        uv = None
+    if own is not None:
+        notes.append("vertex colours taken as linear, as glTF has them")
+    elif uv is None and factor is not None:
+        notes.append("a mesh without texture has the one colour of its material")
+    return _Look(
+        None if factor is None else _shares(np.asarray(factor)[:3]),
+        None if own is None else _shares(own[:, :3]),
+        uv,
+        partial(textures.get, id(image), partial(_decoded, image)),
+    )
+
+
+def _decoded(image: Any) -> np.ndarray:
+    return np.array(image.convert("RGB"))
+
+
+def _check_image(path: Path, image: Any) -> None:
+    """InputError for pictures that glTF does not allow, or too large ones."""
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"{path}: a texture is {image.width}×{image.height} pixels; reduce it")
+    if image.format not in (*IMAGES, None):
+        raise InputError(f"{path}: a texture is stored as {image.format}; expected PNG or JPEG")
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"{path}: a texture has one channel of more than 8 bits ({image.mode}); expected colours"
+        )
+
+
+def _own_colors(geometry: Any) -> np.ndarray | None:
+    """(N, 3 or 4) COLOR_0 of the vertices, as trimesh has it; None where there is none."""
+    visual = getattr(geometry, "visual", None)
+    own = getattr(geometry, "colors", None) if visual is None else None
+    if visual is not None and visual.kind == "vertex":
+        own = visual.vertex_colors
+    elif visual is not None and visual.kind == "texture":
+        own = visual.vertex_attributes.get("color")
+    return np.asarray(own) if own is not None and len(own) == len(geometry.vertices) else None
+
+
+def _shares(color: np.ndarray) -> np.ndarray:
+    """Colours as shares of 1, whatever type they are stored in."""
+    if color.dtype.kind in "iu":
+        return color / np.iinfo(color.dtype).max
+    return color.astype(float)
