@@ -19,6 +19,7 @@ from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.glb_colors import FAN
 from bifusion.datasets.mesh_files.glb_parts import load_parts
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.ply.surface_colors import joined
 from bifusion.errors import InputError
 from bifusion.untrusted.files import MOST_TEXT_BYTES, check_regular, open_regular
 from bifusion.untrusted.json_text import parse_json
@@ -75,6 +76,7 @@ def read_glb(path: Path) -> Mesh:
         color=np.concatenate([part.color for part in parts]),
         faces=np.concatenate([part.faces + at for part, at in zip(parts, first, strict=False)]),
         spacing=float(np.spacing(np.float32(np.abs(coord).max()))),
+        surface=joined([part.surface for part in parts]),
         notes=list(dict.fromkeys(notes)),
         up=UP,
     )

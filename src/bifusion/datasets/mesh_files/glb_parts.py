@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from bifusion.datasets.mesh_files.textures import (
     srgb_to_linear,
     texture_colors,
 )
+from bifusion.datasets.ply.surface_colors import SurfaceColors
 from bifusion.errors import InputError
 from bifusion.untrusted.pictures import MOST_PIXELS
 
@@ -35,9 +34,11 @@ class Part:
     """(N, 3) uint8."""
     faces: np.ndarray
     """(F, 3) int64."""
+    surface: SurfaceColors
+    """Between the vertices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Look:
     """A primitive's base colour: the product, in linear light, of what there is (glTF 2.0, 3.9.2)."""
 
@@ -46,24 +47,40 @@ class _Look:
     own: np.ndarray | None
     """(N, 3) COLOR_0 of its vertices, as shares of 1."""
     uv: np.ndarray | None
-    """(N, 2) places of its vertices in its texture, where it has one."""
-    picture: Callable[[], np.ndarray]
-    """(H, W, 3) uint8 of its texture."""
+    """(N, 2) float32 places of its vertices in its texture, where it has one."""
+    image: Any
+    """Its texture, as Pillow has it."""
 
     @property
     def is_default(self) -> bool:
         """Whether nothing gives it a colour: it has that of glTF's default material, white."""
         return self.factor is None and self.own is None and self.uv is None
 
-    def colors(self, rows: np.ndarray) -> np.ndarray:
+    @property
+    def is_smooth(self) -> bool:
+        """Whether vertices of different colours tell what is between them, as no texture does."""
+        return self.own is not None and bool((self.own != self.own[0]).any())
+
+    def of_vertices(self, rows: np.ndarray, textures: Textures) -> np.ndarray:
         """(K, 3) uint8 sRGB of some vertices."""
-        linear = np.ones((len(rows), 3))
-        if self.uv is not None:
-            linear = srgb_to_linear(texture_colors(self.picture(), self.uv[rows]) / 255)
-        if self.factor is not None:
-            linear *= self.factor
-        if self.own is not None:
-            linear *= self.own[rows]
+        own = 1.0 if self.own is None else self.own[rows]
+        if self.uv is None:
+            return self._colors(np.ones((len(rows), 3)), own)
+        picture = textures.get(id(self.image), self._decoded)
+        return self._colors(srgb_to_linear(texture_colors(picture, self.uv[rows]) / 255), own)
+
+    def at(self, uv: np.ndarray) -> np.ndarray:
+        """(K, 3) uint8 sRGB at places (K, 2) in its texture, of one that is not smooth."""
+        own = 1.0 if self.own is None else self.own[0]
+        if self.uv is None:
+            return self._colors(np.ones((len(uv), 3)), own)
+        return self._colors(srgb_to_linear(texture_colors(self._decoded(), uv) / 255), own)
+
+    def _decoded(self) -> np.ndarray:
+        return np.array(self.image.convert("RGB"))
+
+    def _colors(self, texture: np.ndarray, own: np.ndarray | float) -> np.ndarray:
+        linear = texture * own * (1.0 if self.factor is None else self.factor)
         return np.clip(np.rint(np.nan_to_num(linear_to_srgb(linear)) * 255), 0, 255).astype(np.uint8)
 
 
@@ -103,9 +120,7 @@ def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]
         geometry, (primitive, stored) = scene.geometry[name], known[name]
         if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud) and len(geometry.vertices):
             if name not in looks:
-                looks[name] = _look(
-                    path, geometry, _declares_texture(tree, primitive), stored, notes, textures
-                )
+                looks[name] = _look(path, geometry, _declares_texture(tree, primitive), stored, notes)
             place = primitive["attributes"]["POSITION"], *transform.ravel().tolist()
             placed = shared.setdefault(place, [])
             turned = np.asarray(geometry.vertices, float) @ transform[:3, :3].T + transform[:3, 3]
@@ -119,19 +134,35 @@ def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]
         raise InputError(f"{path}: no mesh has colours; export it with vertex colours or texture")
     if white:
         notes.append(f"{white:,} of {len(looks):,} meshes have no colour: white, as is glTF's default")
-    return [_part(placed, notes) for placed in shared.values()]
+    return [_part(placed, textures, notes) for placed in shared.values()]
 
 
-def _part(placed: list[_Primitive], notes: list[str]) -> Part:
+def _part(placed: list[_Primitive], textures: Textures, notes: list[str]) -> Part:
     """Primitives on the same vertices as one."""
     first, *others = placed
     used = [one.vertices for one in placed] if others else [np.arange(len(first.coord))]
-    colors = [one.look.colors(rows) for one, rows in zip(placed, used, strict=True)]
+    colors = [one.look.of_vertices(rows, textures) for one, rows in zip(placed, used, strict=True)]
     count = len(first.coord)
     color, seen = mean_over_corners(np.concatenate(used), np.concatenate(colors), count)
     if not seen.all():
         notes.append(f"{int((~seen).sum()):,} of {count:,} vertices of a mesh are on no face: grey")
-    return Part(first.coord, color, np.concatenate([one.faces for one in placed]))
+    faces = np.concatenate([one.faces for one in placed])
+    return Part(first.coord, color, faces, _surface(placed))
+
+
+def _surface(placed: list[_Primitive]) -> SurfaceColors:
+    nowhere = np.zeros(2, np.float32)
+    uv = [
+        np.broadcast_to(nowhere, (len(one.faces), 3, 2))
+        if one.look.uv is None
+        else one.look.uv[one.faces]
+        for one in placed
+    ]
+    number = [-1 if one.look.is_smooth else at for at, one in enumerate(placed)]
+    look = np.repeat(np.array(number, np.int32), [len(one.faces) for one in placed])
+    return SurfaceColors(
+        np.concatenate(uv) if len(uv) > 1 else uv[0], look, [one.look.at for one in placed]
+    )
 
 
 def _declares_texture(tree: dict[str, Any], primitive: dict[str, Any]) -> bool:
@@ -145,7 +176,6 @@ def _look(
     declared: bool,
     stored: np.ndarray | None,
     notes: list[str],
-    textures: Textures,
 ) -> _Look:
     """`declared`: whether the material has a texture; `stored`: COLOR_0, where it was found."""
     count = len(geometry.vertices)
@@ -159,7 +189,7 @@ def _look(
     uv = getattr(visual, "uv", None) if image is not None else None
     if uv is not None and len(uv) == count:
         _check_image(path, image)
-        uv = np.nan_to_num(np.asarray(uv, float))
+        uv = np.nan_to_num(np.asarray(uv, np.float32))
         notes.append("vertices have the colour of the texture at their place")
     else:
         uv = None
@@ -171,12 +201,8 @@ def _look(
         None if factor is None else _shares(np.asarray(factor)[:3]),
         None if own is None else _shares(own[:, :3]),
         uv,
-        partial(textures.get, id(image), partial(_decoded, image)),
+        image,
     )
-
-
-def _decoded(image: Any) -> np.ndarray:
-    return np.array(image.convert("RGB"))
 
 
 def _check_image(path: Path, image: Any) -> None:

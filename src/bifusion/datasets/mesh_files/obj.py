@@ -17,9 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.checks import check_finite
-from bifusion.datasets.mesh_files.obj_colors import NO_COLOUR, Corners, Look, material_colors, read_looks
+from bifusion.datasets.mesh_files.obj_colors import (
+    NO_COLOUR,
+    Corners,
+    Look,
+    material_colors,
+    read_looks,
+    surface_colors,
+)
 from bifusion.datasets.ply.colors import CHANNELS, read_colors
 from bifusion.datasets.ply.mesh import GREY, Mesh, fans
+from bifusion.datasets.ply.surface_colors import SurfaceColors
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
 
@@ -67,12 +75,14 @@ def read_obj(path: Path) -> Mesh:
     counts = np.array(lines.counts, np.int64)
     corners = _corners(lines, counts, path)
     notes: list[str] = []
-    color = _colors(path, lines, corners, own, stored, notes)
+    places = fans(counts)
+    color, surface = _colors(path, lines, corners, places, own, stored, notes)
     return Mesh(
         coord=coord,
         color=color,
-        faces=corners.vertex[fans(counts)],
+        faces=corners.vertex[places],
         spacing=float(np.spacing(np.abs(coord).max())),
+        surface=surface,
         notes=notes,
     )
 
@@ -92,9 +102,16 @@ def _vertices(lines: list[str], path: Path) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _colors(
-    path: Path, lines: _Lines, corners: Corners, own: np.ndarray, stored: np.ndarray, notes: list[str]
-) -> np.ndarray:
-    """(N, 3) uint8 RGB of the vertices: their own, (K, 3) as `stored`, or their faces' materials'.
+    path: Path,
+    lines: _Lines,
+    corners: Corners,
+    places: np.ndarray,
+    own: np.ndarray,
+    stored: np.ndarray,
+    notes: list[str],
+) -> tuple[np.ndarray, SurfaceColors | None]:
+    """(N, 3) uint8 RGB of the vertices: their own, (K, 3) as `stored`, or their faces' materials', and
+    what these have between them, in triangles of corners at (F, 3) `places`.
 
     The materials' are for vertices without one of their own, and for all where these are all the same
     and a texture lies beside them, as programs write it that know no vertex colours.
@@ -110,18 +127,22 @@ def _colors(
     table = _table(lines.uv, path, "vt", (1, 2, 3)) if lines.uv and looks else np.zeros((0, 2))
     if own.all() and not any(look.texture for look in looks):
         notes += said
-        return color
+        return color, None
     found, seen = material_colors(path, looks, corners, table, len(own))
     if own.any():
         notes += [] if own.all() else said
-        return _beside_own(path, color, own, found, seen, notes)
+        color = _beside_own(path, color, own, found, seen, notes)
+        surface = surface_colors(looks, corners, table, places)
+        if not own.all():
+            surface.look[own[corners.vertex[places]].any(axis=1)] = -1
+        return color, surface
     if not seen.any():
         what = "its faces have no texture and no colours" if lines.libraries else NO_MATERIALS
         raise InputError(f"{path}: {what}; {NO_COLOUR}")
     notes.append("vertices have the colour of the texture at their place")
     if not seen.all():
         notes.append(f"{int((~seen).sum()):,} of {len(own):,} vertices are on no textured face: grey")
-    return found
+    return found, surface_colors(looks, corners, table, places)
 
 
 def _beside_own(

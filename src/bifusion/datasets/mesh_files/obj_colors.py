@@ -11,6 +11,7 @@ import numpy as np
 
 from bifusion.datasets.mesh_files.materials import read_materials
 from bifusion.datasets.mesh_files.textures import Textures, mean_over_corners, texture_colors
+from bifusion.datasets.ply.surface_colors import SurfaceColors
 from bifusion.untrusted.pictures import read_color
 
 NO_COLOUR = "the networks need colours, export it with vertex colours or with its texture"
@@ -80,3 +81,34 @@ def material_colors(
             continue
         known[rows] = True
     return mean_over_corners(corners.vertex[known], color[known], count)
+
+
+def surface_colors(
+    looks: Sequence[Look], corners: Corners, table: np.ndarray, places: np.ndarray
+) -> SurfaceColors:
+    """What the materials have between the vertices.
+
+    `places`: (F, 3) places of the triangles' corners among all `corners`.
+    """
+    look, number = corners.look[places[:, 0]], corners.uv[places]
+    textured = np.array([one.texture is not None for one in looks])[look] & (look >= 0)
+    plain = np.array([one.texture is None and one.plain is not None for one in looks])[look] & (
+        look >= 0
+    )
+    uv = np.zeros((*places.shape, 2), np.float32)
+    if table.shape[1] >= 2:
+        uv[textured] = table[number[textured], :2]
+        textured &= (number >= 0).all(axis=1) & np.isfinite(uv).all(axis=(1, 2))
+    else:
+        textured[:] = False
+    return SurfaceColors(
+        uv, np.where(textured | plain, look, -1).astype(np.int32), [partial(_at, one) for one in looks]
+    )
+
+
+def _at(look: Look, uv: np.ndarray) -> np.ndarray:
+    """(K, 3) uint8 of a material at (K, 2) places in its texture."""
+    if look.texture is not None:
+        return np.rint(texture_colors(read_color(look.texture), uv)).astype(np.uint8)
+    plain = np.zeros(3) if look.plain is None else np.rint(look.plain)
+    return np.broadcast_to(plain.astype(np.uint8), (len(uv), 3))

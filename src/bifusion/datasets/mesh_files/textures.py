@@ -10,6 +10,8 @@ import numpy as np
 from bifusion.errors import InputError
 
 GREY = 128
+MOST_ROWS = 1 << 20
+"""Places that are looked up at a time."""
 MOST_TEXELS = 1 << 30
 """Of all textures that are decoded for a mesh; those of a scan have 8192² each at most."""
 
@@ -38,6 +40,14 @@ def texture_colors(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
 
     (0, 0) is the picture's bottom-left corner, (1, 1) its top-right; beyond them it repeats.
     """
+    color = np.empty((len(uv), 3))
+    for begin in range(0, len(uv), MOST_ROWS):
+        rows = slice(begin, begin + MOST_ROWS)
+        color[rows] = _bilinear(image, uv[rows])
+    return color
+
+
+def _bilinear(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     inside = np.where((uv >= 0) & (uv <= 1), uv, uv - np.floor(uv))
     x = np.clip(inside[:, 0] * width - 0.5, 0, width - 1)

@@ -13,6 +13,7 @@ from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
 from bifusion.datasets.ply.colors import has_colors, read_colors
 from bifusion.datasets.ply.header import Header, read_header
 from bifusion.datasets.ply.measured import measured_points
+from bifusion.datasets.ply.surface_colors import SurfaceColors
 from bifusion.errors import InputError
 
 INDEX_NAMES = ("vertex_indices", "vertex_index")
@@ -41,6 +42,8 @@ class Mesh:
     """(3,) unit vector, which way is up where the format says so."""
     unit_m: float | None = None
     """Metres a unit of length, where the file says so."""
+    surface: SurfaceColors | None = None
+    """Colours between its vertices, where the file says more of them than the vertices' own."""
     notes: list[str] = field(default_factory=list)
     """What was understood from the values, or left out, for the user to know."""
 

@@ -121,14 +121,20 @@ def _drawn_facing(near_m: np.ndarray) -> Facing:
 
 
 def sampled(mesh: Mesh, spacing: float, telling: Telling) -> Mesh:
-    """The mesh, with points in between where its triangles are large; a line says so."""
+    """The mesh, with points in between where its triangles are large; a line says so. The mesh lets its
+    `surface` go, which holds pictures: nothing asks for it again."""
     coarse = coarseness(mesh, spacing)
     if coarse <= COARSE:
+        mesh.surface = None
         return mesh
     surface = subdivided(mesh, spacing)
+    colored = (
+        "" if mesh.surface is None else ", the others in the colour of its texture or material there"
+    )
+    mesh.surface = None
     line = (
         f"its triangles are {coarse:.1f} times as large as those of usual scans: the model gets "
-        f"{len(surface.coord):,} points of its surface, its vertices among them"
+        f"{len(surface.coord):,} points of its surface, its vertices among them{colored}"
     )
     telling.add([line])
     return surface

@@ -36,10 +36,12 @@ def coarseness(mesh: Mesh, spacing: float) -> float:
 def subdivided(mesh: Mesh, spacing: float) -> Mesh:
     """The mesh with edges of at most LONGEST · spacing (its unit), or with MOST_POINTS points.
 
-    New points lie halfway on edges and have the mean colour of their ends. Edges out to stray points
+    New points lie halfway on edges. They have the colour that the texture of a triangle at the edge has
+    there, or where there is none the mean of the ends'. Edges out to stray points
     stay: what they span is no surface, and would get more points than the room.
     """
     coord, color, faces = mesh.coord, mesh.color, mesh.faces
+    whole, lies_in = np.arange(len(faces), dtype=np.int32), [np.zeros(0, np.int32)]  # of the mesh's own
     stray = np.flatnonzero(stray_points(coord))
     limit = LONGEST * spacing
     for _ in range(MOST_ROUNDS):
@@ -55,7 +57,16 @@ def subdivided(mesh: Mesh, spacing: float) -> Mesh:
         halfway = (color[ends[:, 0]].astype(np.uint16) + color[ends[:, 1]] + 1) // 2
         coord = np.concatenate([coord, (coord[ends[:, 0]] + coord[ends[:, 1]]) / 2])
         color = np.concatenate([color, halfway.astype(np.uint8)])
-        faces = _split(faces, middle[place])
+        halved = middle[place]
+        lies_in.append(np.zeros(new, np.int32))
+        piece, edge = np.nonzero(halved >= 0)
+        lies_in[-1][halved[piece, edge] - (len(coord) - new)] = whole[piece]
+        faces, parent = _split(faces, halved)
+        whole = whole[parent]
+    if mesh.surface is not None:
+        added, face = slice(len(mesh.coord), None), np.concatenate(lies_in)
+        seen, found = mesh.surface.colors(mesh.coord, mesh.faces, face, coord[added])
+        color[added] = np.where(seen[:, None], found, color[added])
     return Mesh(coord, color, faces, spacing=mesh.spacing, up=mesh.up)
 
 
@@ -67,8 +78,9 @@ def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([key // count, key % count], axis=1), place.reshape(-1, 3)
 
 
-def _split(faces: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Triangles of which edge k, from corner k to the next, gets the vertex `middle[:, k]`, −1 none."""
+def _split(faces: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles of which edge k, from corner k to the next, gets the vertex `middle[:, k]`, −1 none; and
+    which of `faces` each is a piece of."""
     halved = middle >= 0
     count = halved.sum(axis=1)
     # Turned so that one halved edge is the first, and of two the other is the second.
@@ -76,11 +88,12 @@ def _split(faces: np.ndarray, middle: np.ndarray) -> np.ndarray:
     turn = (first[:, None] + np.arange(3)) % 3
     (a, b, c), (m, n, o) = (np.take_along_axis(one, turn, axis=1).T for one in (faces, middle))
     one, two, three = (count == number for number in (1, 2, 3))
-    parts = [faces[count == 0]]
+    parts, parents = [faces[count == 0]], [np.flatnonzero(count == 0)]
     for chosen, triangles in (
         (one, ((a, m, c), (m, b, c))),
         (two, ((m, b, n), (a, m, n), (a, n, c))),
         (three, ((a, m, o), (m, b, n), (o, n, c), (m, n, o))),
     ):
         parts += [np.stack([corner[chosen] for corner in triangle], axis=1) for triangle in triangles]
-    return np.concatenate(parts)
+        parents += [np.flatnonzero(chosen)] * len(triangles)
+    return np.concatenate(parts), np.concatenate(parents)
