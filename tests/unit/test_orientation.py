@@ -177,6 +177,27 @@ def test_faces_wound_the_other_way_round_do_not_turn_a_room_over(room: Facing) -
         orient(Facing(closed.point, -closed.normal, closed.area, signed=True))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_normals_of_any_sign_lay_no_room_on_its_side(room: Facing, seed: int) -> None:
+    """A closed room, the normals of each plane of one sign, as estimates without orientation leave them,
+    or parts of a mesh that are wound at random."""
+    closed = with_ceiling(room)
+    offset = np.rint(np.abs((closed.point * closed.normal).sum(axis=1)) / 0.1)
+    plane = np.unique([np.abs(closed.normal).argmax(axis=1), offset], axis=1, return_inverse=True)[1]
+    by_part = numpy_rng(seed, "parts").choice([-1.0, 1.0], plane.max() + 1)[plane]
+    by_direction = np.sign(closed.normal @ numpy_rng(seed, "sign").normal(size=3))
+    for sign in (by_part, by_direction):
+        rotation = random_turns(seed, "turn")[0]
+        normal = closed.normal * sign[:, None]
+        told = Facing(closed.point, normal, closed.area, signed=True).turned(rotation)
+        try:
+            found = orient(told)
+        except InputError as asked:
+            assert "--up" in str(asked)
+        else:
+            assert_upright(rotation, found.rotation)
+
+
 def with_ceiling(room: Facing) -> Facing:
     """The room with its lowest plane once more, above."""
     floor = room.point[:, 2] < 0.05

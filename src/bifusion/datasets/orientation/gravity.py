@@ -93,10 +93,11 @@ def _level_to(
 
 def up_of_planes(facing: Facing, axes: np.ndarray) -> Estimate | Unclear:
     """Up by the surfaces alone, among `axes` (A, 3)."""
+    planes = [(_Level(facing, fine), fine) for fine in (refined(axis, facing) for axis in axes)]
+    signed = facing.signed and all(level.faces_inward() for level, _ in planes)
     found = []
-    for axis in axes:
-        fine = refined(axis, facing)
-        evidence = _evidence(facing, fine)
+    for level, fine in planes:
+        evidence = level.evidence(signed)
         found.append((abs(evidence), evidence, fine))
     found.sort(key=lambda one: -one[0])
     strength, evidence, axis = found[0]
@@ -107,21 +108,35 @@ def up_of_planes(facing: Facing, axes: np.ndarray) -> Estimate | Unclear:
     return Estimate(axis * np.sign(evidence), "its floor and what stands on it")
 
 
-def _evidence(facing: Facing, axis: np.ndarray) -> float:
-    """−1 … 1: how much speaks for `axis` as up, below 0 for its opposite; 0: nothing, or both do."""
-    cosine, height = facing.normal @ axis, facing.point @ axis
-    low, high = np.percentile(height, ENDS)
-    level = np.abs(cosine) > LEVEL
-    bottom, top = level & (height < low + END_M), level & (height > high - END_M)
-    area = facing.area
-    votes = [_balance(area[bottom], area[top])]
-    inward, outward = (area[bottom & (sign * cosine > 0)].sum() + area[top & (sign * cosine < 0)].sum()
-                       for sign in (1, -1))  # fmt: skip
-    if facing.signed and inward > outward:  # else the faces are wound the other way round
-        inner = level & (height > low + INNER_M) & (height < high - INNER_M)
-        votes.append(_balance(area[inner & (cosine > 0)], area[inner & (cosine < 0)]))
-    strongest = max(votes, key=abs)
-    return 0.0 if any(vote * strongest < -(CLEAR**2) for vote in votes) else strongest
+class _Level:
+    """The pieces of a scan's surface that are square to an axis: at its two ends, and between them."""
+
+    def __init__(self, facing: Facing, axis: np.ndarray):
+        cosine, height = facing.normal @ axis, facing.point @ axis
+        low, high = np.percentile(height, ENDS)
+        level = np.abs(cosine) > LEVEL
+        self._area, self._along = facing.area, cosine > 0
+        self._bottom, self._top = level & (height < low + END_M), level & (height > high - END_M)
+        self._inner = level & (height > low + INNER_M) & (height < high - INNER_M)
+
+    def faces_inward(self) -> bool:
+        """Whether normals are signed as those of a room seen from within: those of each end by itself,
+        as normals without orientation have any sign, one for all of a plane."""
+        ends = (self._facing(self._bottom), -self._facing(self._top))
+        return all(inward == 0 or inward > CLEAR for inward in ends)
+
+    def evidence(self, signed: bool) -> float:
+        """−1 … 1: how much speaks for the axis as up, below 0 for its opposite; 0: nothing, or both
+        do. `signed`: whether normals tell tops from undersides."""
+        votes = [_balance(self._area[self._bottom], self._area[self._top])]
+        if signed:
+            votes.append(self._facing(self._inner))
+        strongest = max(votes, key=abs)
+        return 0.0 if any(vote * strongest < -(CLEAR**2) for vote in votes) else strongest
+
+    def _facing(self, pieces: np.ndarray) -> float:
+        """−1 … 1, how much more area of `pieces` (S,) faces along the axis than against it."""
+        return _balance(self._area[pieces & self._along], self._area[pieces & ~self._along])
 
 
 def _balance(first: np.ndarray, second: np.ndarray) -> float:
