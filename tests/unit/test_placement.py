@@ -22,6 +22,11 @@ def test_a_room_in_another_unit_is_told_with_what_makes_metres_of_it(unit: str, 
     assert said is not None and f"in {unit}" in said and f"--scale {UNITS[unit]:g} makes metres" in said
 
 
+def test_a_flat_in_centimetres_is_not_taken_for_millimetres() -> None:
+    said = note(room(2.6, length=14.0) * 100)
+    assert said is not None and "in centimetres (14 m then); --scale 0.01 makes metres" in said
+
+
 @pytest.mark.parametrize("coord_m", [room(2.4), room(4.5), room(2.5, length=80.0), room(20.0, 60.0)])
 def test_nothing_is_said_of_metres(coord_m: np.ndarray) -> None:
     assert note(coord_m) is None

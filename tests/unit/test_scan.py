@@ -184,6 +184,34 @@ def test_units(size: float, scale: float | None) -> None:
     assert find_scale(coord, 50 / size)[0] == 50 / size
 
 
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [
+        ((1400, 900, 260), 0.01),  # a flat; in millimetres it would be 26 cm high
+        ((900, 260, 1400), 0.01),
+        ((2900, 1200, 240), 0.01),
+        ((14_000, 9000, 2600), 0.001),
+        ((2200, 1900, 1500), 0.001),  # a bathroom
+        ((4000, 300, 2500), None),  # a wall in millimetres, or a storey of 40 m by 25 m
+        ((4000, 3000, 200), None),  # a floor
+        ((4000, 3000, 1000), None),  # a hall, or the lower half of a room
+        ((2000, 1600, 500), None),  # a bed, or a hall
+        ((1181, 787, 157), None),  # a storey in inches
+        ((551, 354, 102), None),
+        ((46, 30, 8.5), 1.0),  # feet are told by a note
+    ],
+)
+def test_the_height_tells_centimetres_from_millimetres(
+    size: tuple[float, float, float], scale: float | None
+) -> None:
+    coord = np.random.default_rng(0).uniform(0, 1, (5000, 3)) * size
+    if scale is not None:
+        assert find_scale(coord, None)[0] == scale
+        return
+    with pytest.raises(InputError, match=r"--scale"):
+        find_scale(coord, None)
+
+
 def test_a_scale_that_was_turned_round_is_told() -> None:
     """1000 units a metre given as metres a unit, and the reverse."""
     room = np.random.default_rng(0).uniform(0, 1, (999, 3)) * (4, 3, 2.5)

@@ -18,6 +18,9 @@ LARGEST_M, LARGEST_HIGH_M, HIGH_M = 1000.0, 100.0, 30.0
 SMALLEST_M = 0.3
 LEAST_ROOM_CM = 140.0
 """A room is higher than so many centimetres, and lower than so many inches."""
+LEAST_ROOM_MM = 1400.0
+"""What has a shorter side is no room in millimetres."""
+LONGEST_CM = 10_000.0
 HALL_M = (6.0, 14.0)
 """Heights of halls; rooms of 2 to 4 m have them in feet."""
 HEIGHTS = (0.5, 99.5)
@@ -191,7 +194,8 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
     extent = extent_of(coord_m)
     longest = float(extent.max())
     if longest > LARGEST_M:
-        unit = "millimetres"
+        flat = longest <= LONGEST_CM and LEAST_ROOM_CM < extent.min() < LEAST_ROOM_MM
+        unit = "centimetres" if flat else "millimetres"
     elif is_too_large(extent):
         unit = "centimetres" if extent[2] > LEAST_ROOM_CM else "inches"
     elif len(coord_m) > 1 and longest < SMALLEST_M:
