@@ -9,9 +9,11 @@ import trimesh
 from PIL import Image
 
 import needs
+import room_meshes as rooms
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import AXES, axis_of, level_note, up_to_z
+from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 from glb_files import TEXTURE, box, glb, textured_glb, with_tree
 
@@ -251,6 +253,46 @@ def test_a_mesh_that_lies_on_its_side_is_told():
     assert "--up y" in (level_note(flat.vertices, flat.faces) or "")
     flat = trimesh.creation.box((4, 4, 0.5))
     assert level_note(flat.vertices, flat.faces) is None
+
+
+@pytest.mark.parametrize("kind", ["mesh", "cloud"])
+def test_a_file_with_y_up_is_told_as_it_is_opened(kind, tmp_path):
+    """By its floor, although more of its surface is square to z, as walls are."""
+    room = rooms.room_mesh(0.1)
+    faces = room.faces if kind == "mesh" else room.faces[:0]
+    y_up = Mesh(room.coord @ rooms.Y_UP.T, room.color, faces)
+    (note,) = up_notes(open_mesh(rooms.write_ply(tmp_path / "y.ply", y_up)))
+    assert note.endswith("y points up rather than z; if so, --up y")
+    assert up_notes(open_mesh(tmp_path / "y.ply", up="y")) == []
+    upright = rooms.write_ply(tmp_path / "z.ply", Mesh(room.coord, room.color, faces))
+    assert up_notes(open_mesh(upright)) == []
+
+
+def test_a_glb_with_z_up_is_told(tmp_path):
+    (note,) = up_notes(open_mesh(rooms.write_glb(tmp_path / "room.glb", rooms.room_mesh(0.1))))
+    assert note.endswith("z points up rather than y; if so, --up z")
+
+
+def test_faces_without_area_tell_no_up(tmp_path):
+    room = rooms.room_mesh(0.1)
+    flat = Mesh(room.coord @ rooms.Y_UP.T, room.color, room.faces[:, [0, 0, 1]])
+    (note,) = up_notes(open_mesh(rooms.write_ply(tmp_path / "flat.ply", flat)))
+    assert note.endswith("if so, --up y")  # its points do
+
+
+def up_notes(scene):
+    return [note for note in scene.notes if "points up" in note]
+
+
+@pytest.mark.parametrize("write", [rooms.write_ply, rooms.write_glb])
+def test_a_file_larger_than_any_building_is_refused(write, tmp_path):
+    room = rooms.room_mesh(0.2)
+    path = write(
+        tmp_path / f"room.{write.__name__[-3:]}", Mesh(room.coord * 1000, room.color, room.faces)
+    )
+    with pytest.raises(InputError, match=r"room.*: the scan is .* m across.*--scale \(in Python scale="):
+        open_mesh(path)
+    assert np.ptp(open_mesh(path, scale=0.001).coord, axis=0).max() < 10
 
 
 @pytest.mark.real_data

@@ -13,15 +13,20 @@ from bifusion.data.open_scene import OpenScene
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import (
     AXES,
+    LARGEST_M,
     Placement,
     Up,
     axis_of,
+    extent_note,
+    extent_of,
     far_offset,
+    is_too_large,
     level_note,
     placement_notes,
     up_to_z,
 )
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.scene_notes import mesh_up_note
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.errors import InputError
@@ -78,21 +83,23 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
         scale: metres a unit of the file; None: as it says, 1 where it says nothing.
         up: which of the file's axes points up; None: y in glTF, z in all others.
     Raises:
-        InputError: a file that cannot be read (`read_mesh_file`).
+        InputError: a file that cannot be read (`read_mesh_file`), or, without `scale`, is larger than
+            any building.
     """
     check_positive(scale, "scale", "metres a unit, 0.001 for millimetres")
     if not (up is None or (isinstance(up, str) and up in AXES)):
         raise InputError(f"up: found {up!r}; expected one of {', '.join(AXES)}")
     mesh = read_mesh_file(path)
+    upward = up or ("z" if mesh.up is None else axis_of(mesh.up))
     if scale is None:
         scale = mesh.unit_m or 1.0
+        _check_extent(path, mesh, Placement(scale, up_to_z(upward)))
         if scale != 1:
             mesh.notes.append(f"{scale:g} m a unit, as the file says")
-    upward = up or ("z" if mesh.up is None else axis_of(mesh.up))
     placed = place_mesh(path.stem, mesh, up_to_z(upward), scale)
     if upward != "z":
         placed.notes.append(f"{upward} was taken to point up: turned so that z does")
-    if up is None and mesh.up is None and (note := level_note(mesh.coord, mesh.faces)):
+    if up is None and (note := _up_note(mesh, scale, upward)):
         placed.notes.append(note)
     scene = placed.scene
     scene.superpoint = surface_superpoints(scene.coord, scene.normal, placed.faces)
@@ -102,3 +109,19 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
         offset_m=placed.placement.offset_m,
         notes=placed.notes,
     )
+
+
+def _check_extent(path: Path, mesh: Mesh, placement: Placement) -> None:
+    """InputError where the unit that is taken makes the mesh larger than any building; that which a
+    file states may be of one that is only unlikely."""
+    coord_m = placement.points(mesh.coord)
+    extent = extent_of(coord_m)
+    if is_too_large(extent) if mesh.unit_m is None else extent.max() > LARGEST_M:
+        note = extent_note(coord_m, lambda factor: f"scale {placement.scale * factor:g}")
+        raise InputError(f"{path}: {note}; give metres a unit with --scale (in Python scale=)")
+
+
+def _up_note(mesh: Mesh, scale: float, upward: Up) -> str | None:
+    """What to say where nobody says which axis is up, and the surface shows another than is taken."""
+    note = mesh_up_note(mesh.coord * scale, mesh.faces, mesh.normal, upward)
+    return note or (level_note(mesh.coord, mesh.faces) if mesh.up is None else None)

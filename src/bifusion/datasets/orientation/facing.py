@@ -38,13 +38,14 @@ class Facing:
         return Facing(self.point @ rotation.T, self.normal @ rotation.T, self.area, self.signed)
 
 
-def mesh_facing(coord: np.ndarray, faces: np.ndarray) -> Facing:
+def mesh_facing(coord: np.ndarray, faces: np.ndarray, samples: int = SAMPLES) -> Facing:
     """Pieces of a mesh's faces, drawn by area; their winding says which way they face. Faces that
     reach out to stray points (`stray_points`) are not looked at.
 
     Args:
         coord: (N, 3) metres.
         faces: (F, 3) vertex indices.
+        samples: pieces that are drawn.
     Raises:
         InputError: no face has an area.
     """
@@ -56,10 +57,10 @@ def mesh_facing(coord: np.ndarray, faces: np.ndarray) -> Facing:
         raise InputError(
             f"orientation: none of the {len(faces):,} faces has an area; export the mesh again"
         )
-    drawn = numpy_rng(0, "facing").choice(len(faces), SAMPLES, p=area / area.sum())
+    drawn = numpy_rng(0, "facing").choice(len(faces), samples, p=area / area.sum())
     normal = cross[drawn] / area[drawn, None]
     point = (a[drawn] + b[drawn] + c[drawn]) / 3
-    return Facing(point, normal, np.full(SAMPLES, 1 / SAMPLES), signed=True)
+    return Facing(point, normal, np.full(samples, 1 / samples), signed=True)
 
 
 def cloud_facing(coord: np.ndarray, normal: np.ndarray, signed: bool) -> Facing:
