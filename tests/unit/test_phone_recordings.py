@@ -35,6 +35,14 @@ UPS = {
 
 SURE = [kind for kind in phones.WRITERS if kind.split()[0] not in ("nerfstudio", "scannetpp", "colmap")]
 
+
+@pytest.mark.parametrize("model", ["PINHOLE", "pinhole", "Simple_Radial"])
+def test_camera_models_are_read_in_any_case(model, tmp_path):
+    place = phones.nerfstudio(tmp_path / "r", made.poses(2))
+    edited(place / "transforms.json", lambda found: found.update(camera_model=model))
+    assert len(open_recording(place)) == 2
+
+
 CHANGES = int(os.environ.get("BIFUSION_CHANGES", "10"))
 """Changed files of each layout."""
 DEPTHS = {
@@ -145,6 +153,7 @@ def test_transforms_that_say_something_else(tmp_path):
         (lambda t: t["frames"][0].update(depth_file_path="d.npy"), "names depth d.npy; expected"),
         (lambda t: t["frames"][1].update(transform_matrix=[[1]]), "frame 1: has no transform_matrix"),
         (lambda t: t.update(camera_model="OPENCV_FISHEYE"), "'OPENCV_FISHEYE', and pinhole cameras"),
+        (lambda t: t.update(camera_model="fisheye"), "'fisheye', and pinhole cameras"),
         (lambda t: t.update(k1=0.3), "lens moves pixels by up to 2., which is not undone here"),
         (lambda t: t.update(k4=3), "lens moves pixels by up to 36, which is not undone here"),
         (lambda t: t.pop("camera_model") and t.update(is_fisheye=True), "says is_fisheye, and pinhole"),

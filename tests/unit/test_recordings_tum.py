@@ -2,6 +2,8 @@
 
 import shutil
 
+import numpy as np
+
 import recording_factory as made
 from bifusion.datasets.recordings.layouts.tum import read_pairs
 from bifusion.datasets.recordings.open import open_recording
@@ -23,6 +25,20 @@ def test_associations_with_depth_first(tmp_path):
     lists = [(folder / name).read_text().splitlines() for name in ("depth.txt", "rgb.txt")]
     (folder / "associations.txt").write_text("\n".join(map(" ".join, zip(*lists, strict=True))))
     assert read_pairs(folder) == right
+
+
+def test_trajectories_of_rtabmap_and_orb_slam(tmp_path):
+    folder = made.tum(tmp_path, made.poses(3))
+    right = [open_recording(folder).cam2world(k) for k in range(3)]
+    theirs = folder / "groundtruth.txt"
+    rows = [line for line in theirs.read_text().splitlines() if not line.startswith("#")]
+    theirs.write_text("\n".join(["#timestamp x y z qx qy qz qw id", *(f"{row} 7" for row in rows)]))
+    theirs = theirs.rename(folder / "KeyFrameTrajectory.txt")
+    assert np.allclose([open_recording(folder).cam2world(k) for k in range(3)], right)
+    theirs.write_text("\n".join([rows[0], *(f"{row} 7" for row in rows[1:])]))
+    refused(folder, r"KeyFrameTrajectory.txt: has lines of 8, 9 columns; expected time, tx ty tz")
+    theirs.write_text("")
+    refused(folder, "has lines of no columns")
 
 
 def test_cameras_of_tum_are_known_by_name(tmp_path):

@@ -94,10 +94,10 @@ def _files(
     where = f"{path}: frame {number}"
     size = _size(frame, where)
     K = _intrinsics(frame, size, where)
-    model = frame.get("camera_model", "OPENCV")
-    if model not in (*PINHOLES, *BENDING):
+    model = str(frame.get("camera_model", "OPENCV"))
+    if model.upper() not in (*PINHOLES, *BENDING):  # some converters write "pinhole"
         raise InputError(
-            f"{where}: has camera_model {str(model)[:40]!r}, and pinhole cameras are read; undistort "
+            f"{where}: has camera_model {model[:40]!r}, and pinhole cameras are read; undistort "
             "the pictures first"
         )
     other = [key for key in OTHER_LENSES if frame.get(key)]

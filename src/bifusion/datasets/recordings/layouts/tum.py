@@ -35,7 +35,9 @@ from bifusion.errors import InputError
 TUM_SCALE = 5000.0
 SCALES = (5000.0, 1000.0)
 ASSOCIATIONS = ("associations.txt", "associate.txt", "association.txt")
-TRAJECTORIES = ("groundtruth.txt", "CameraTrajectory.txt", "trajectory.txt")
+TRAJECTORIES = ("groundtruth.txt", "CameraTrajectory.txt", "KeyFrameTrajectory.txt", "trajectory.txt")
+COLUMNS = (8, 9)
+"""Of a trajectory: a time and a pose, and of RTAB-Map's "RGBD-SLAM + ID" the number of a node."""
 CAMERAS = {
     "freiburg1": (517.3, 516.5, 318.6, 255.3),
     "freiburg2": (520.9, 521.0, 325.1, 249.7),
@@ -111,16 +113,21 @@ def read_pairs(folder: Path) -> list[tuple[Path | None, float, Path]]:
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times (P,) and poses (P, 4, 4), by time, of lines `time tx ty tz qx qy qz qw`."""
+    """Times (P,) and poses (P, 4, 4), by time, of lines `time tx ty tz qx qy qz qw`, all
+    of them with a number behind it or none."""
     rows = read_lines(path)
-    if not rows or any(len(row) != 8 for row in rows):
-        raise InputError(f"{path}: expected lines of time, tx ty tz, qx qy qz qw, and at least one")
+    columns = {len(row) for row in rows}
+    if len(columns) != 1 or not columns <= {*COLUMNS}:
+        raise InputError(
+            f"{path}: has lines of {', '.join(map(str, sorted(columns))) or 'no'} columns; expected "
+            "time, tx ty tz, qx qy qz qw in all lines, and at least one (RTAB-Map: export RGBD-SLAM)"
+        )
     numbers = as_numbers(rows, path)
     numbers = numbers[np.isfinite(numbers[:, 0])]
     if len(numbers) == 0:
         raise InputError(f"{path}: has no finite time; copy the recording again")
     numbers = numbers[np.argsort(numbers[:, 0], kind="stable")]
-    return numbers[:, 0], from_quaternions(numbers[:, 4:], numbers[:, 1:4])
+    return numbers[:, 0], from_quaternions(numbers[:, 4:8], numbers[:, 1:4])
 
 
 def _read_list(path: Path) -> list[tuple[float, Path]]:
