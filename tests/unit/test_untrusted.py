@@ -203,6 +203,21 @@ def test_pictures_of_endless_size(side, tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("largest", [65535, 10_000, 4095, 300])
+@pytest.mark.parametrize("magic", ["P5", "P2"])
+def test_depth_of_a_pgm_is_as_its_file_has_it(largest, magic, tmp_path):
+    """Whatever largest value it states, which Pillow stretches to 65535."""
+    values = np.arange(largest - 256, largest).reshape(16, 16)
+    values[0, 0] = 0
+    rows = values.astype(">u2").tobytes() if magic == "P5" else " ".join(map(str, values.flat)).encode()
+    path = tmp_path / "0.pgm"
+    path.write_bytes(f"{magic} # a sensor's\n16 16\n# largest\n{largest}\n".encode() + rows)
+    assert np.array_equal(np.rint(read_depth_m(path) * 1000), values)
+    path.write_bytes(f"{magic}\n#{'-' * 5000}\n16 16 {largest}\n".encode() + rows)
+    with pytest.raises(InputError, match=r"0.pgm: its header states no largest value within 4096 bytes"):
+        read_depth_m(path)
+
+
 def test_pictures_that_would_start_programs(tmp_path):
     path = tmp_path / "0.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -30,6 +31,10 @@ PILLOW_ERRORS = (
     AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError,
 )  # fmt: skip
 """What Pillow raises on files that are no pictures, or damaged ones."""
+PGM_HEADER = re.compile(rb"P[25]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
+"""Width, height and largest value, with comments between them."""
+MOST_HEADER = 4096
+"""Bytes of a PGM in which its header must end: comments may be of any length."""
 UPRIGHT = 1
 """The orientation tag of pictures that are stored as they are to be seen."""
 
@@ -82,7 +87,7 @@ def _orientation(image: Image.Image, where: str | Path) -> int:
 
 
 def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray:
-    """(H, W) float32 metres of a uint16 PNG (of millimetres), 0 where nothing was measured.
+    """(H, W) float32 metres of a uint16 PNG or PGM (of millimetres), 0 where nothing was measured.
 
     65535, which some Kinect exports write for "no reading", counts as not measured too.
     """
@@ -102,7 +107,22 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
             "see it, without the tag"
         )
     raw = np.array(image)
+    if image.format == "PPM":
+        raw = _unstretched(raw, path)
     return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(units_per_metre)
+
+
+def _unstretched(raw: np.ndarray, path: Path) -> np.ndarray:
+    """Values (H, W) as a PGM has them: Pillow stretches them from its largest value to 65535. Exact, as
+    the stretched values are farther apart than they were."""
+    with open_regular(path) as file:
+        found = PGM_HEADER.match(file.read(MOST_HEADER))
+    if not found:
+        raise InputError(
+            f"{path}: its header states no largest value within {MOST_HEADER} bytes; store depth as a "
+            "16-bit PNG, or without comments"
+        )
+    return np.rint(raw * (int(found[3]) / 65535))
 
 
 def _decode_file(path: Path) -> Image.Image:
