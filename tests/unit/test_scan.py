@@ -19,6 +19,7 @@ from bifusion.data.scene_folder import read_offset
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import Placement, placement_notes
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.make import make_scan, open_made, refuse_views, scan_name
 from bifusion.datasets.scan.options import ScanOptions
@@ -307,6 +308,35 @@ def test_views_are_asked_of_recordings_alone(tmp_path: Path, capsys: pytest.Capt
     assert "--views goes with recordings" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "names"),
+    [
+        ("mesh", ScanOptions(voxel_size_m=0.005, most_frames=2), "--voxel-size-m, --most-frames"),
+        (
+            "mesh",
+            ScanOptions(opening=OpenOptions(depth_scale=5000, poses="world2cam")),
+            "--depth-scale, ",
+        ),
+        ("scene", ScanOptions(up="z", most_frames=2, spacing_m=0.1), "--up, --most-frames, --spacing-m"),
+        ("scene", ScanOptions(opening=OpenOptions(intrinsics=np.eye(3))), "--intrinsics"),
+        ("recording", ScanOptions(scale=0.001), "--scale"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    kind: str, options: ScanOptions, names: str, tmp_path: Path
+) -> None:
+    path = tmp_path / kind
+    if kind == "mesh":
+        path = rooms.write_ply(tmp_path / "mesh.ply", rooms.room_mesh(0.4))
+    elif kind == "scene":
+        path.mkdir()
+        (path / "coord.npy").touch()
+    else:
+        made_recordings.seven_scenes(path, made_recordings.poses(3))
+    with pytest.raises(InputError, match=f"{path}: is a {kind}.*: {names}.* would do nothing for it"):
+        make_scan(path, options)
+
+
 def test_bad_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         make_scan(tmp_path / "nothing", ScanOptions())
@@ -317,7 +347,9 @@ def test_bad_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no poses"):
         make_scan(tmp_path / "film.mp4", ScanOptions())
     (tmp_path / "coord.npy").write_bytes(b"")
-    with pytest.raises(InputError, match="up, scale, layout .* a scene folder is in metres"):
+    with pytest.raises(
+        InputError, match="a scene folder, which is in metres, z up.*: --scale would do nothing"
+    ):
         make_scan(tmp_path, ScanOptions(scale=0.001))
     for options in ({"up": "north"}, {"scale": -1.0}, {"views": -1}):
         with pytest.raises(InputError):

@@ -14,7 +14,7 @@ from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.mesh_scan import scan_mesh
-from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.options import MESH, RECORDING, SCENE, ScanOptions, refuse_without_effect
 from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
@@ -38,11 +38,12 @@ def make_scan(
             ".laz, .e57, .pcd), a recording, or a scene folder"
         )
     if is_scene(path):
-        _refuse_reading_options(path, options)
+        refuse_without_effect(path, options, SCENE)
         return open_made(path, telling)
     if is_mesh_file(path) and options.layout is None:
-        _refuse_recording_options(path, options)
+        refuse_without_effect(path, options, MESH)
         return scan_mesh(path, options, telling)
+    refuse_without_effect(path, options, RECORDING)
     return scan_recording(path, options, telling)
 
 
@@ -85,20 +86,3 @@ def open_made(folder: Path, telling: Telling) -> MadeScan:
     opened = OpenScene(**vars(scene), views=views, offset_m=offset_m)
     placement = Placement(offset_m=offset_m)
     return MadeScan("scene", opened, mesh, coord, placement, folder.name, list(telling.lines))
-
-
-def _refuse_reading_options(path: Path, options: ScanOptions) -> None:
-    given = (options.up, options.scale, options.layout) != (None, None, None)
-    if given or options.opening != type(options.opening)():
-        raise InputError(
-            f"{path}: is no mesh file or recording; up, scale, layout and how depth and poses are read "
-            "go with those: a scene folder is in metres, z up"
-        )
-
-
-def _refuse_recording_options(path: Path, options: ScanOptions) -> None:
-    if options.opening != type(options.opening)():
-        raise InputError(
-            f"{path}: is a mesh or cloud; --intrinsics, --depth-scale, --axes, --poses and "
-            "--pose-shift go with recordings"
-        )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bifusion.arguments import check_positive, require, text_of
 from bifusion.bounds import Count, PositiveFloat, PositiveInt, check_bounds
 from bifusion.datasets.orientation.orient import parse_up
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.errors import InputError
 
 SPACING_M = 0.044
 """Distance of neighbouring points of ScanNet's meshes, on which published models of 2 cm were trained
@@ -47,3 +52,42 @@ class ScanOptions:
         if self.up is not None:
             parse_up(text_of(self.up, "up", "text like y, -z or 0,0.9,0.1"))
         check_positive(self.scale, "scale", "metres a unit, 0.001 for millimetres")
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """What options do for inputs of a kind."""
+
+    what: str
+    """It, in words that say why some options do nothing for it."""
+    heeded: tuple[str, ...]
+    """Fields of `ScanOptions` and of `OpenOptions` that have an effect."""
+
+
+SCENE = InputKind("a scene folder, which is in metres, z up, and fused already", ())
+MESH = InputKind("a mesh or cloud, which has no frames", ("up", "scale", "spacing_m"))
+RECORDING = InputKind(
+    "a recording, whose poses are in metres and whose depth has --depth-scale",
+    tuple({field.name for field in (*fields(ScanOptions), *fields(OpenOptions))} - {"scale"}),
+)
+
+
+def refuse_without_effect(path: Path, options: ScanOptions, kind: InputKind) -> None:
+    """InputError where something is asked of `path` that does nothing for its kind. The number of views
+    is the model's where the user says none, so `refuse_views` is asked about it."""
+    given = [*changed(options, ScanOptions()), *changed(options.opening, OpenOptions())]
+    idle = [name for name, _ in given if name not in (*kind.heeded, "views")]
+    if idle:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise InputError(f"{path}: is {kind.what}: {names} would do nothing for it; leave that out")
+
+
+def changed(options: Any, default: Any) -> list[tuple[str, str]]:
+    """Names and values, as text, of fields that are not the default's, nested options left out."""
+    found = []
+    for field_ in fields(default):
+        value = getattr(options, field_.name)
+        text = str(value.tolist() if isinstance(value, np.ndarray) else value)
+        if field_.name != "opening" and text != str(getattr(default, field_.name)):
+            found.append((field_.name, text))
+    return found

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from bifusion.arguments import path_of
 from bifusion.data.scene_folder import read_description, scene_complete, scene_files
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.make import checked_options, is_scene, make_scan, scan_name
-from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.options import ScanOptions, changed
 from bifusion.datasets.scan.processes import Outcome, in_processes
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
@@ -125,19 +122,9 @@ def _shard(inputs: dict[str, Path], shard: Shard) -> dict[str, Path]:
 
 def _made_of(path: Path, options: ScanOptions) -> str:
     """The end of a scene's source: its input, and the options that were given."""
-    given = [*_given(options, ScanOptions()), *_given(options.opening, OpenOptions())]
-    return f"; made of {path.resolve()}" + (f" with {', '.join(given)}" if given else "")
-
-
-def _given(options: Any, default: Any) -> list[str]:
-    """Names and values that are not the default's."""
-    found = []
-    for field_ in fields(default):
-        value = getattr(options, field_.name)
-        text = str(value.tolist() if isinstance(value, np.ndarray) else value)
-        if field_.name != "opening" and text != str(getattr(default, field_.name)):
-            found.append(f"{field_.name} {text}")
-    return found
+    given = [*changed(options, ScanOptions()), *changed(options.opening, OpenOptions())]
+    said = ", ".join(f"{name} {text}" for name, text in given)
+    return f"; made of {path.resolve()}" + (f" with {said}" if said else "")
 
 
 def _another(folder: Path, path: Path, options: ScanOptions) -> str | None:

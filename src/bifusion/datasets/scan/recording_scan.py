@@ -38,11 +38,6 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
 
     Raises InputError: as `open_recording`, `check_recording` and `fuse`; an upright that cannot be told.
     """
-    if options.scale is not None:
-        raise InputError(
-            f"{path}: --scale goes with meshes; a recording's poses are in metres, and its depth has "
-            "--depth-scale"
-        )
     recording = open_recording(path, options.opening, layout=options.layout)
     telling.add(check_recording(recording).lines)
     try:
