@@ -22,15 +22,23 @@ def config(tmp_path, **settings):
 def test_the_default_plan_holds_every_arm_and_the_whole_grid(tmp_path):
     plan, runs = plan_ablation(config(tmp_path))
     recipes = [arm.recipe for arm in plan.arms]
-    assert recipes[0] == "bifusion_tiny" and len(recipes) == len(set(recipes)) == 28
-    for name in ("no_head_norm", "no_film", "adaptive_clipping", "naive", "plan_a", "plan_b"):
+    assert recipes[0] == "bifusion_tiny" and len(recipes) == len(set(recipes)) == 29
+    for name in (
+        "no_head_norm",
+        "no_film",
+        "adaptive_clipping",
+        "layer_scale",
+        "naive",
+        "plan_a",
+        "plan_b",
+    ):
         assert f"bifusion_tiny_{name}" in recipes
     assert {"bifusion_tiny_without_views", "bifusion_tiny_baseline", "mask3d_tiny"} <= set(recipes)
     assert len(plan.points) == 8 and plan.seeds == (0, 1, 2)
     assert not plan.points_left_out and not plan.arms_left_out
     # Four arms have no 2D head: one run for both ranges.
-    assert len(runs) == 3 * (24 * 8 + 4 * 4)
-    assert len(plan.folders) == 3 * 28 * 8 and set(plan.folders.values()) == {r.folder for r in runs}
+    assert len(runs) == 3 * (25 * 8 + 4 * 4)
+    assert len(plan.folders) == 3 * 29 * 8 and set(plan.folders.values()) == {r.folder for r in runs}
 
 
 def test_a_point_sets_rate_range_and_precision_and_nothing_else(tmp_path):
@@ -52,7 +60,7 @@ def test_a_narrowed_grid_says_what_is_left_out(tmp_path):
         config(tmp_path, grid=("lr=1", "precision=32-true"), arms=("mask3d_tiny",), seeds=(4,))
     )
     assert [point.key for point in plan.points] == ["lr1-range1-32-true", "lr1-range30-32-true"]
-    assert len(plan.points_left_out) == 6 and len(plan.arms_left_out) == 26
+    assert len(plan.points_left_out) == 6 and len(plan.arms_left_out) == 27
     assert [run.folder.name for run in runs] == [
         "bifusion_tiny-lr1-range1-32-true-seed4",
         "mask3d_tiny-lr1-32-true-seed4",

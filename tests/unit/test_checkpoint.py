@@ -57,11 +57,14 @@ def test_round_trip_in_evaluation_mode(tmp_path, config):
     assert load_training_state(find_checkpoint(tmp_path)) == {"step": 1, "time": 0.0}
 
 
-def test_when_it_was_saved_is_known_from_the_weights_alone(tmp_path, config):
+def test_when_it_was_saved_is_known_from_the_weights_alone(tmp_path, config, monkeypatch):
     save(tmp_path / "checkpoints", config, state={"step": 1, "time": 2.5})
     checkpoint = find_checkpoint(tmp_path)
-    (checkpoint / "training.pt").write_bytes(b"of no use for a prediction")
+    monkeypatch.setattr("bifusion.runs.checkpoint.load_training_state", None)  # it is not read
     assert trained_epochs(checkpoint, config) == 2.5
+    (checkpoint / "training.pt").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="training.pt: has 7 bytes instead of"):
+        trained_epochs(checkpoint, config)
     (checkpoint / "training.pt").unlink()
     assert trained_epochs(checkpoint, config) == 2.5
 

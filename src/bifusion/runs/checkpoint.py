@@ -164,10 +164,13 @@ def trained_epochs(checkpoint: Path, config: Config) -> float:
 
     A checkpoint folder without training state, an imported one, counts as one of the end of its run.
     """
-    time = _time_with_weights(checkpoint / WEIGHTS)
-    if time is None and (checkpoint / TRAINING_STATE).is_file():  # of a former version
-        time = load_training_state(checkpoint)["time"]
-    return config.trainer.epochs if time is None else time
+    time, state = _time_with_weights(checkpoint / WEIGHTS), checkpoint / TRAINING_STATE
+    if not state.is_file():
+        return config.trainer.epochs if time is None else time
+    if time is None:  # of a former version
+        return load_training_state(checkpoint)["time"]
+    _check_sum(state)  # not needed here, but damage is better told before it spreads
+    return time
 
 
 def checkpoint_files(folder: Path) -> list[str]:
