@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, TextIO
+from typing import Any
 
 from bifusion.commands import (
     check,
@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             _call(list(sys.argv[1:] if argv is None else argv))
         finally:
-            for stream in (sys.stdout, sys.stderr):  # not left to Python's end, which complains
+            for stream in _streams():  # not left to Python's end, which complains
                 _flush(stream)
     except BrokenPipeError:
-        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        unread = [stream for stream in _streams() if _is_unread(stream)]
         if not unread:
             raise  # of another pipe
         for stream in unread:
@@ -106,7 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(UNREAD_EXIT)
 
 
-def _flush(stream: TextIO) -> None:
+def _streams() -> list[Any]:
+    """Standard output and error, those that are open."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _flush(stream: Any) -> None:
     """BrokenPipeError where its reader has gone; of what else is wrong Python tells as it ends."""
     try:
         stream.flush()
@@ -116,7 +121,7 @@ def _flush(stream: TextIO) -> None:
         pass
 
 
-def _is_unread(stream: TextIO) -> bool:
+def _is_unread(stream: Any) -> bool:
     """Whether the stream's reader has gone."""
     try:
         _flush(stream)

@@ -145,6 +145,13 @@ def test_output_that_nobody_reads_on_ends_a_command_in_silence(program: list[str
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_output_that_was_closed_from_the_start_ends_nothing():
+    """As `bifusion labels >&-` has it: Python has no stream then."""
+    command = shlex.join([sys.executable, "-m", "bifusion", "--version"])
+    done = subprocess.run(f"{command} >&-", shell=True, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_pipe_that_breaks_is_no_end_of_reading(monkeypatch):
     def broken(args: list[str]) -> int:
         raise BrokenPipeError("of a worker")
