@@ -12,7 +12,9 @@ from PIL import Image
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.ply.surface_colors import SurfaceColors, barycentric
+from bifusion.datasets.scan.make import make_scan
 from bifusion.datasets.scan.mesh_scan import sampled
+from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.subdivide import subdivided
 from bifusion.datasets.scan.telling import Telling
 from glb_files import glb
@@ -60,6 +62,11 @@ def test_points_in_between_have_the_texture_at_their_place(write, tmp_path: Path
     assert (surface.color[inside] == RED).all() and (surface.color[outside] == GREY).all()
     assert "the others in the colour of its texture or material there" in telling.lines[0]
     assert mesh.surface is None  # let go, with its pictures
+
+
+def test_corners_of_one_colour_are_not_taken_for_a_scan_of_one(tmp_path: Path) -> None:
+    told = make_scan(wall_obj(tmp_path), ScanOptions(up="z")).lines
+    assert not any("all points have the colour" in line for line in told)
 
 
 def test_fine_meshes_let_their_textures_go(tmp_path: Path) -> None:

@@ -34,8 +34,6 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
     mesh = read_mesh_file(path)
     telling.progress("reading", 1, 1)
     telling.add([_counted(mesh), *mesh.notes])
-    if note := color_note(mesh.color):
-        telling.add([note])
     try:
         scale, said = find_scale(mesh.coord, options.scale, mesh.unit_m)
         telling.add([said])
@@ -45,6 +43,8 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
         raise InputError(f"{path}: {error}") from None
     telling.add(orientation.notes)
     surface = sampled(mesh, options.spacing_m / scale, telling)
+    if note := color_note(surface.color):
+        telling.add([note])
     placement = place(mesh, orientation, scale)
     coord_m = placement.points(surface.coord)
     telling.add(placement_notes(placement, coord_m, mesh.spacing * scale))
