@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
@@ -25,7 +24,6 @@ from bifusion.runs.checkpoint import (
     find_checkpoint,
     load_training_state,
     save_checkpoint,
-    trained_epochs,
 )
 from bifusion.runs.resume_point import find_resume_point, settle
 from bifusion.runs.run_folder import RunFolder
@@ -55,31 +53,6 @@ def test_round_trip_in_evaluation_mode(tmp_path, config):
     assert loaded_config == config and not model.training
     assert all(t.equal(model.state_dict()[n]) for n, t in saved.state_dict().items())
     assert load_training_state(find_checkpoint(tmp_path)) == {"step": 1, "time": 0.0}
-
-
-def test_when_it_was_saved_is_known_from_the_weights_alone(tmp_path, config, monkeypatch):
-    save(tmp_path / "checkpoints", config, state={"step": 1, "time": 2.5})
-    checkpoint = find_checkpoint(tmp_path)
-    monkeypatch.setattr("bifusion.runs.checkpoint.load_training_state", None)  # it is not read
-    assert trained_epochs(checkpoint, config) == 2.5
-    (checkpoint / "training.pt").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="training.pt: has 7 bytes instead of"):
-        trained_epochs(checkpoint, config)
-    (checkpoint / "training.pt").unlink()
-    assert trained_epochs(checkpoint, config) == 2.5
-
-
-def test_a_checkpoint_of_a_former_version_says_it_in_its_training_state(tmp_path, config):
-    model = save(tmp_path / "checkpoints", config, state={"step": 1, "time": 2.5})
-    checkpoint = find_checkpoint(tmp_path)
-    (checkpoint / "sums.json").unlink()
-    save_file(model.state_dict(), checkpoint / "model.safetensors")
-    assert trained_epochs(checkpoint, config) == 2.5
-    (checkpoint / "training.pt").unlink()
-    assert trained_epochs(checkpoint, config) == config.trainer.epochs
-    save_file(model.state_dict(), checkpoint / "model.safetensors", {"epochs": "many"})
-    with pytest.raises(InputError, match="model.safetensors: cannot be read"):
-        trained_epochs(checkpoint, config)
 
 
 @pytest.mark.parametrize("recipe", ["bifusion_tiny", "bifusion_tiny_lifted_rgb"])
