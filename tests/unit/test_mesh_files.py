@@ -180,19 +180,48 @@ def test_glb_colours_are_multiplied(tmp_path):
     assert (read_mesh_file(plain).color == (128, 255, 255)).all()
 
 
+@pytest.mark.parametrize(
+    ("by", "corners"),
+    [
+        ({}, "red green blue"),
+        ({"scale": [1, 1], "offset": [0, 0], "rotation": 0}, "red green blue"),
+        ({"offset": [0.5, 0]}, "green red yellow"),
+        ({"offset": [0, 0.5]}, "blue yellow red"),
+        ({"scale": [3, 1]}, "green red yellow"),
+        ({"rotation": np.pi / 2}, "blue red yellow"),
+        ({"scale": [1, 3], "rotation": np.pi / 2, "offset": [0, 0.5]}, "green yellow red"),
+    ],
+)
+def test_glb_moved_textures(tmp_path, by, corners):
+    """KHR_texture_transform: scaled, turned about the top left corner, then shifted."""
+    path = with_tree(textured_glb(tmp_path / "m.glb"), lambda tree: move_texture(tree, by))
+    names = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+    read = read_mesh_file(path)
+    assert [tuple(color) for color in read.color.tolist()] == [names[name] for name in corners.split()]
+    inside = read.surface.colors(read.coord, read.faces, np.zeros(3, int), read.coord)
+    assert inside[0].all() and np.array_equal(inside[1], read.color)
+
+
+@pytest.mark.parametrize("by", [{"scale": [1]}, {"rotation": "half"}, {"offset": [float("nan"), 0]}])
+def test_glb_textures_moved_by_no_numbers(tmp_path, by):
+    path = textured_glb(tmp_path / "m.glb")
+    refused(with_tree(path, lambda tree: move_texture(tree, by)), "KHR_texture_transform|glTF|JSON")
+
+
+def move_texture(tree: dict, by: dict) -> None:
+    texture = tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
+    texture["extensions"] = {"KHR_texture_transform": by}
+
+
 def test_glb_extensions(tmp_path):
     path = textured_glb(tmp_path / "m.glb")
-
-    def moved(tree) -> None:
-        texture = tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
-        texture["extensions"] = {"KHR_texture_transform": {"scale": [2, 2]}}
-
-    refused(with_tree(path, moved), "material 0 by KHR_texture_transform")
 
     def second(tree) -> None:
         tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
 
     refused(with_tree(path, second), "material 0 takes its texture's places from TEXCOORD_1")
+    other = with_tree(path, lambda tree: move_texture(tree, {"texCoord": 1}))
+    refused(other, "material 0 takes its texture's places from TEXCOORD_1")
     required = ["KHR_materials_unlit", "EXT_meshopt_compression"]
     changed = with_tree(path, lambda tree: tree.update(extensionsRequired=required))
     refused(changed, "requires EXT_meshopt_compression, which is not read")

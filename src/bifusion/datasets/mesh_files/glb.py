@@ -17,7 +17,7 @@ from PIL import Image
 
 from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.glb_colors import FAN
-from bifusion.datasets.mesh_files.glb_parts import load_parts
+from bifusion.datasets.mesh_files.glb_parts import MOVES_TEXTURES, load_parts
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.ply.surface_colors import joined
 from bifusion.errors import InputError
@@ -37,7 +37,6 @@ FAULTS = (
     ZeroDivisionError, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What trimesh and Pillow raise on files that are no glTF."""
-MOVES_TEXTURES = "KHR_texture_transform"
 OTHER_COLORS = "KHR_materials_pbrSpecularGlossiness"
 """Materials with colours of their own, which trimesh mixes with the gloss: up to white."""
 SUPPORTED = {
@@ -183,13 +182,10 @@ def _check_extensions(path: Path, tree: dict[str, Any]) -> None:
                 "export it with materials of metallic and roughness"
             )
         texture = materials[number].get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
-        if MOVES_TEXTURES in texture.get("extensions", {}):
-            raise InputError(
-                f"{path}: moves the texture of material {number} by {MOVES_TEXTURES}, which is not "
-                "read; export it without"
-            )
-        if texture.get("texCoord", 0) != 0:
+        moved = texture.get("extensions", {}).get(MOVES_TEXTURES, {})
+        places = moved.get("texCoord", texture.get("texCoord", 0))
+        if places != 0:
             raise InputError(
                 f"{path}: material {number} takes its texture's places from TEXCOORD_"
-                f"{str(texture['texCoord'])[:20]}, and TEXCOORD_0 is read; export it with one set"
+                f"{str(places)[:20]}, and TEXCOORD_0 is read; export it with one set"
             )

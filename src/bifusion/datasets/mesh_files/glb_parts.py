@@ -22,6 +22,7 @@ from bifusion.untrusted.pictures import MOST_PIXELS
 
 IMAGES = ("PNG", "JPEG", "MPO", "WEBP")
 """As Pillow calls what glTF and its extensions allow."""
+MOVES_TEXTURES = "KHR_texture_transform"
 
 
 @dataclass
@@ -120,7 +121,7 @@ def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]
         geometry, (primitive, stored) = scene.geometry[name], known[name]
         if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud) and len(geometry.vertices):
             if name not in looks:
-                looks[name] = _look(path, geometry, _declares_texture(tree, primitive), stored, notes)
+                looks[name] = _look(path, geometry, _base_texture(tree, primitive), stored, notes)
             place = primitive["attributes"]["POSITION"], *transform.ravel().tolist()
             placed = shared.setdefault(place, [])
             turned = np.asarray(geometry.vertices, float) @ transform[:3, :3].T + transform[:3, 3]
@@ -165,31 +166,33 @@ def _surface(placed: list[_Primitive]) -> SurfaceColors:
     )
 
 
-def _declares_texture(tree: dict[str, Any], primitive: dict[str, Any]) -> bool:
+def _base_texture(tree: dict[str, Any], primitive: dict[str, Any]) -> dict[str, Any] | None:
     material = tree["materials"][primitive["material"]] if "material" in primitive else {}
-    return "baseColorTexture" in material.get("pbrMetallicRoughness", {})
+    return material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
 
 
 def _look(
     path: Path,
     geometry: Any,
-    declared: bool,
+    texture: dict[str, Any] | None,
     stored: np.ndarray | None,
     notes: list[str],
 ) -> _Look:
-    """`declared`: whether the material has a texture; `stored`: COLOR_0, where it was found."""
+    """`texture`: its material's, where it has one; `stored`: COLOR_0, where it was found."""
     count = len(geometry.vertices)
     visual = getattr(geometry, "visual", None)
     material = getattr(visual, "material", None)
     factor: Any = getattr(material, "baseColorFactor", None)
     image: Any = getattr(material, "baseColorTexture", None)
     own = stored if stored is not None and len(stored) == count else _own_colors(geometry)
-    if declared and image is None:
+    if texture is not None and image is None:
         raise InputError(f"{path}: a texture is no picture that is read; export it with PNG or JPEG")
     uv = getattr(visual, "uv", None) if image is not None else None
     if uv is not None and len(uv) == count:
         _check_image(path, image)
-        uv = np.nan_to_num(np.asarray(uv, np.float32))
+        moved = (texture or {}).get("extensions", {}).get(MOVES_TEXTURES)
+        uv = np.asarray(uv, float) if moved is None else _moved(path, np.asarray(uv, float), moved)
+        uv = np.nan_to_num(uv.astype(np.float32))
         notes.append("vertices have the colour of the texture at their place")
     else:
         uv = None
@@ -203,6 +206,22 @@ def _look(
         uv,
         image,
     )
+
+
+def _moved(path: Path, uv: np.ndarray, by: dict[str, Any]) -> np.ndarray:
+    """(N, 2) places, v upwards, scaled, turned and shifted as KHR_texture_transform says of those with v
+    downwards: turned counter-clockwise as one looks at the picture. InputError for other numbers."""
+    rows = [by.get("scale", [1, 1]), by.get("offset", [0, 0]), [by.get("rotation", 0), 0]]
+    numbers = np.array(rows, float)
+    if numbers.shape != (3, 2) or not np.isfinite(numbers).all():
+        raise InputError(
+            f"{path}: {MOVES_TEXTURES} moves a texture by {str(by)[:80]}; expected two numbers "
+            "of scale, two of offset and one of rotation: export it again"
+        )
+    scale, offset, (angle, _) = numbers
+    u, v = (uv * (1, -1) + (0, 1)).T * scale[:, None]
+    turned = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
+    return (np.stack(turned, axis=1) + offset) * (1, -1) + (0, 1)
 
 
 def _check_image(path: Path, image: Any) -> None:
