@@ -38,6 +38,14 @@ def stripes(pretrained: str | None) -> ImageTower:
     return tower
 
 
+class Rated(Stripes):
+    """Reads values of a tensor as it is made, as towers with drop path rates do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.rates = torch.linspace(0, 0.1, 2).tolist()
+
+
 class Forgetful(Stripes):
     """A mistake: a parameter that no group has."""
 
@@ -57,6 +65,10 @@ class WrongMaps(Stripes):
 
     def encode_views(self, views: Sequence[BatchView]) -> list[Tensor]:
         return [features.permute(2, 0, 1) for features in super().encode_views(views)]
+
+
+def rated(pretrained: str | None) -> ImageTower:
+    return Rated(8)
 
 
 def forgetful(pretrained: str | None) -> ImageTower:

@@ -19,9 +19,11 @@ from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
-from bifusion.models.towers.outside import outside_tower
+from bifusion.models.towers.outside import OutsideTowerConfig, outside_tower
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
+from bifusion.runs.checkpoint import save_checkpoint
+from bifusion.runs.trained_model import load_model
 from bifusion.studies.ablation.run import AblationConfig, plan_ablation
 from bifusion.studies.training_runs.plan import plan_runs
 from outside_rooms import make_own_rooms
@@ -167,6 +169,17 @@ def test_a_loss_term_must_return_a_scalar_and_have_a_name_of_its_own(allowed):
 def test_a_wrong_tower_is_told(function, message, allowed):
     with pytest.raises(InputError, match=message):
         outside_tower(f"my_rooms.towers:{function}", None)
+
+
+def test_a_tower_that_reads_values_as_it_is_made_is_loaded(allowed, tmp_path):
+    config = get_recipe("my_rooms.recipes:small")
+    config.model.tower = OutsideTowerConfig("my_rooms.towers:rated")
+    model = build_model(config.model, 1, config.labels)
+    save_checkpoint(tmp_path, model, config, None, step=1, links=["last"])
+    loaded, _ = load_model(tmp_path / "last")
+    assert loaded.tower.rates == pytest.approx([0, 0.1])
+    wanted, found = model.state_dict(), loaded.state_dict()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
 @pytest.mark.parametrize(

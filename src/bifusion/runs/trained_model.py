@@ -25,15 +25,17 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     config = load_config(folder / CONFIG)
     check_config(config)
     stored = load_checked_weights(folder)
-    with torch.device("meta"):  # neither drawn nor kept twice: each tensor is that of the file
+    # On the meta device nothing is drawn, and each tensor is kept once, that of the file. But somebody
+    # else's tower may read values as it is made, of which there are none.
+    outside = isinstance(config.model.image_tower, OutsideTowerConfig)
+    with torch.device("cpu" if outside else "meta"):
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     wanted = model.state_dict()
     check_same_tensors(wanted, stored, folder / WEIGHTS)
     # copies, as the file is only mapped: whoever overwrites it would change the model
     own = {name: t.to(device, wanted[name].dtype, copy=True) for name, t in stored.items()}
-    model.load_state_dict(own, assign=True)
-    if isinstance(config.model.image_tower, OutsideTowerConfig) or not _is_whole(model):
-        # somebody else's tower has tensors besides, of which the meta device gives but the shapes
+    model.load_state_dict(own, assign=not outside)
+    if not _is_whole(model):  # it has tensors besides, of which the meta device gave but the shapes
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
         model.load_state_dict(own)
     return model.to(device).eval(), config
