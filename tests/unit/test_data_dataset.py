@@ -1,7 +1,9 @@
 """Voxels, targets and samples: brute-force comparisons and the named edge cases."""
 
 import dataclasses
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,6 +290,15 @@ def test_augmentation_can_be_switched_off(root):
     assert np.array_equal(trained.voxel_coords, plain.voxel_coords) and len(trained.views) == len(
         plain.views
     )
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_scenes_that_are_kept_hold_no_file_open(root):
+    dataset = SceneDataset(config(root), "train", seed=0, training=True)
+    kept = [dataset.sample(index, 0) for index in range(len(dataset))]
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert len(dataset.cache.entries) >= len(kept) == 2
+    assert not [path for path in opened if path.startswith(str(root.resolve()))]
 
 
 def test_cache_is_bounded_and_drops_the_least_recently_used():

@@ -131,8 +131,7 @@ class SceneData:
     """What does not change from epoch to epoch, as the cache keeps it."""
 
     scene: Scene
-    superpoint: np.ndarray
-    """(N,) int64, 0 … S−1 without gaps."""
+    """In memory; superpoints int64, 0 … S−1 without gaps; without normals, which nobody reads."""
     targets: SuperpointLabels
     truth: SceneTruth
 
@@ -286,7 +285,7 @@ def build_sample(
         voxel_feats=voxels.mean(feats),
         voxel_position_m=voxels.mean(scene.coord),
         point_to_voxel=voxels.point_to_voxel,
-        point_to_superpoint=data.superpoint,
+        point_to_superpoint=scene.superpoint,
         num_superpoints=len(data.targets.semantic),
         bounds_m=np.stack([scene.coord.min(axis=0), scene.coord.max(axis=0)]),
         seed=derive_seed(stream.seed, stream.epoch, stream.scene),
@@ -322,7 +321,15 @@ def _load_data(
     )
     targets = superpoint_labels(segment, instance, superpoint, count, labels)
     arrays = (scene.coord, scene.color, superpoint, segment, instance, targets.masks)
-    data = SceneData(scene, superpoint, targets, SceneTruth(scene.name, segment, instance))
+    # without what is still a memory map: each is an open file, of which a process may have 1,024
+    scene = dataclasses.replace(
+        scene,
+        superpoint=superpoint,
+        segment=None if scene.segment is None else segment,
+        instance=None if scene.instance is None else instance,
+        normal=None,
+    )
+    data = SceneData(scene, targets, SceneTruth(scene.name, segment, instance))
     return data, sum(array.nbytes for array in arrays)
 
 
