@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from bifusion.config.run import TrainerConfig
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.bifusion import BiFusion
 from bifusion.models.build import build_model
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
+from bifusion.models.towers.code_of import code_of
+from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.view_cache import ViewCache, tower_key, view_key
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.training.tower_cache import attach_view_cache
@@ -132,6 +138,45 @@ def test_numbers_that_no_tensor_shows_are_part_of_the_key() -> None:
     other.load_state_dict(frozen_tower().state_dict())
     assert tower_key(other, "") != tower_key(frozen_tower(), "")
     assert tower_key(frozen_tower(), "float32") != tower_key(frozen_tower(), "bfloat16")
+
+
+class Shifted(DenseTower):
+    """A tower from outside, whose mean no checkpoint stores."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.out_channels, self.patch = 3, 16
+        self.scale = nn.Parameter(torch.ones(3), requires_grad=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+
+    def forward(self, images: Tensor, depth_m: Tensor) -> Tensor:
+        return F.avg_pool2d(images - self.mean, 16).permute(0, 2, 3, 1) * self.scale
+
+
+def test_a_tensor_that_is_not_stored_is_part_of_the_key(tmp_path) -> None:
+    maps = []
+    for mean in (0.0, 0.5):
+        tower = Shifted(mean)
+        tower.keep_views(ViewCache(tmp_path, GB))
+        maps += tower.encode_views([view(0)])
+    assert torch.allclose(maps[0] - 0.5, maps[1], atol=1e-6)
+
+
+def test_code_from_outside_is_part_of_the_key(tmp_path, monkeypatch) -> None:
+    """Edited between two runs; what it imports counts too, installed code by its version."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "edited"
+    package.mkdir()
+    tower = "import torch\nfrom edited import pooling\nclass Tower(torch.nn.Identity):\n    layer = {}\n"
+    keys = set()
+    for layer, size in ((1, 1), (2, 1), (2, 2), (2, 2)):
+        (package / "tower.py").write_text(tower.format(layer))
+        (package / "pooling.py").write_text(f"SIZE = {size}\n")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "edited"]:
+            monkeypatch.delitem(sys.modules, name)
+        keys.add(tower_key(importlib.import_module("edited.tower").Tower(), ""))
+    assert len(keys) == 3
+    assert code_of(timm.layers.Mlp(4)) == f"timm {timm.__version__}"
 
 
 def map_bytes(tower: ClipEncoder) -> int:

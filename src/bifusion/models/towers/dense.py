@@ -18,8 +18,8 @@ class DenseTower(ImageTower):
     """Has a `forward`: images (V, 3, H, W) in [0, 1] and depth (V, 1, H, W) in metres, 0 where none, to
     maps (V, H / patch, W / patch, out_channels).
 
-    Whatever its maps depend on must be in its tensors or in how it prints (`extra_repr`): by these its
-    entries in a cache are found.
+    Whatever its maps depend on must be in its tensors, in how it prints (`extra_repr`), or in the code
+    of its classes and what that imports: by these its entries in a cache are found.
     """
 
     patch: int

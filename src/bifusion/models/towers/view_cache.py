@@ -1,9 +1,9 @@
 """Features of a frozen image tower, computed once for each view and kept on disk.
 
 An entry is found by what it was computed from, never by a name: the tower's tensors and numbers, the
-arithmetic (torch version, device, threads, precision), and the very pixels and depths that enter. A
-changed weight or image therefore finds nothing and is computed; what is found is bit for bit what
-computing would give.
+code of a tower from outside (`code_of.py`), the arithmetic (torch version, device, threads, precision),
+and the very pixels and depths that enter. A changed weight, line of code or image therefore finds
+nothing and is computed; what is found is bit for bit what computing would give.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bifusion.models.towers.code_of import code_of
 from bifusion.storage.files import write_tensors
 from bifusion.types import BatchView
 
@@ -111,9 +112,10 @@ class ViewCache:
 
 
 def tower_key(tower: nn.Module, arithmetic: str) -> str:
-    """Hash of the tower's modules and numbers (as they print), its tensors, and the arithmetic."""
-    digest = hashlib.sha256(f"{arithmetic}\n{tower}".encode())
-    for name, tensor in sorted(tower.state_dict().items()):
+    """Hash of the tower's modules and numbers (as they print), its tensors, those that no checkpoint
+    stores among them, its code, and the arithmetic."""
+    digest = hashlib.sha256(f"{arithmetic}\n{tower}\n{code_of(tower)}".encode())
+    for name, tensor in sorted([*tower.named_parameters(), *tower.named_buffers()]):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_content(tensor))
     return digest.hexdigest()[:KEY_DIGITS]
