@@ -1,10 +1,12 @@
 """Code from outside the package: what is imported, for whom, and what is said of what is wrong."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from bifusion.config.plain import from_plain
 from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import DataConfig, open_scenes
+from bifusion.data.images import encoder_view
+from bifusion.data.scene_source import OutsideScenes
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
@@ -211,6 +215,54 @@ def test_scenes_from_outside(tmp_path, allowed):
     bare = open_scenes(data, "train", annotated=False)
     assert bare.scene(scene.name).segment is None and bare.scene(scene.name).instance is None
     assert not bare.has_labels(scene.name) and not bare.has_labelled_points(scene.name)
+
+
+def test_views_from_outside_come_in_the_types_of_ours(tmp_path, allowed):
+    make_own_rooms(tmp_path, train=1, val=1)
+    data = DataConfig(root=tmp_path, source="my_rooms.data:scenes", max_views=2)
+    scenes = OutsideScenes("my_rooms.data:scenes", tmp_path, "train", read_views=True)
+    (name,) = scenes.names
+    first, *_ = scenes.scene(name).view_names
+    view = scenes.view(name, first)
+    wanted = encoder_view(view, data.image_size, data.patch_size, data.depth_size).to_batch_view(0)
+    flipped = np.ascontiguousarray(view.depth_m[::-1])[::-1].astype(np.float64)
+    given = dataclasses.replace(view, depth_m=flipped, color_K=view.color_K.tolist())
+    scenes._scenes.view = lambda *_: given
+    found = scenes.view(name, first)
+    batch = encoder_view(found, data.image_size, data.patch_size, data.depth_size).to_batch_view(0)
+    for part in ("depth_m", "image_depth_m", "K", "image"):
+        assert torch.equal(getattr(batch, part), getattr(wanted, part)), part
+    assert batch.depth_m.dtype == batch.image_depth_m.dtype == torch.float32
+    for depth, message in (
+        (
+            (1000 * view.depth_m).astype(np.uint16),
+            "view .*: depth_m holds uint16; expected float metres",
+        ),
+        (torch.from_numpy(view.depth_m), "view .*: depth_m is a Tensor; expected a numpy array"),
+    ):
+        given = dataclasses.replace(view, depth_m=depth)
+        with pytest.raises(InputError, match=message):
+            scenes.view(name, first)
+
+
+@pytest.mark.parametrize(
+    ("array", "change", "message"),
+    [
+        ("coord", lambda coord: coord + np.array([5e5, 5e6, 0]), "coord holds float64 up to 5,000,0"),
+        ("coord", lambda coord: coord.astype(str), "coord holds <U.*; expected numbers"),
+        ("segment", lambda segment: segment + 0.5, "segment holds float64; expected whole numbers"),
+        ("instance", lambda instance: instance.astype(float), "instance holds float64"),
+        ("superpoint", lambda ids: ids.astype(float), "superpoint holds float64"),
+    ],
+)
+def test_arrays_from_outside_of_other_kinds_are_told(array, change, message, tmp_path, allowed):
+    make_own_rooms(tmp_path, train=1, val=1)
+    scenes = OutsideScenes("my_rooms.data:scenes", tmp_path, "train", read_views=True)
+    scene = scenes.scene(scenes.names[0])
+    wrong = dataclasses.replace(scene, **{array: change(getattr(scene, array))})
+    scenes._scenes.scene = lambda name: wrong
+    with pytest.raises(InputError, match=message):
+        scenes.scene(scene.name)
 
 
 @pytest.mark.parametrize(

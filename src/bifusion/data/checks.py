@@ -129,6 +129,9 @@ def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) ->
 
 def check_view(view: View, where: str | Path) -> None:
     """Everything that makes a view usable: image types, depth, intrinsics, rigid poses."""
+    for name, image in (("color", view.color), ("depth_m", view.depth_m)):
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"{where}: {name} is a {type(image).__name__}; expected a numpy array")
     if view.color.ndim != 3 or view.color.shape[2] != 3 or view.color.dtype != np.uint8:
         raise InputError(
             f"{where}: colour image is {view.color.dtype} {view.color.shape}; expected uint8 (H, W, 3)"
@@ -136,6 +139,11 @@ def check_view(view: View, where: str | Path) -> None:
     if view.depth_m.ndim != 2 or view.depth_m.size == 0:
         raise InputError(
             f"{where}: view has no depth (shape {view.depth_m.shape}); expected (H, W) metres"
+        )
+    if view.depth_m.dtype.kind != "f":
+        raise InputError(
+            f"{where}: depth_m holds {view.depth_m.dtype}; expected float metres: divide by the units a "
+            "metre, 1000 for millimetres"
         )
     if not np.isfinite(view.depth_m).all() or view.depth_m.min() < 0:
         raise InputError(f"{where}: depth must be finite and ≥ 0 metres (0 where nothing was measured)")

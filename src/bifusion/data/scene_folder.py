@@ -275,25 +275,28 @@ def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
             f"{path}: holds {array.dtype} values from {low} to {high}, which do not fit "
             f"{np.dtype(dtype)}; expected whole numbers of that type, −1 for none"
         )
-    if not whole:
-        _require_kept(array, converted, path)
+    if not whole and (note := float32_note(array, converted)):
+        remedy = "and write it into scene.json as offset_m: what is predicted gets it back"
+        raise InputError(f"{path}: {note}, {remedy}")
     return converted
 
 
-def _require_kept(array: np.ndarray, converted: np.ndarray, path: Path) -> None:
-    """InputError where float32 moves coordinates, as it does those of map projections."""
+def float32_note(coord: np.ndarray, converted: np.ndarray) -> str | None:
+    """What to say of (N, 3) metres that float32 (`converted`) moves, as it does those of map
+    projections; None where it does not."""
     with np.errstate(invalid="ignore"):  # what is not finite is told by name elsewhere
-        moved = np.abs(converted.astype(np.float64) - array) > KEPT_M
+        moved = np.abs(converted.astype(np.float64) - coord) > KEPT_M
     if not moved.any():
-        return
-    low, high = np.percentile(array, (5, 95), axis=0)  # whatever stray points there are
-    furthest = float(np.abs(array[moved]).max())
-    if np.abs(low + high).max() / 2 > (high - low).max():  # not only large, as in millimetres
-        raise InputError(
-            f"{path}: holds {array.dtype} up to {furthest:,.0f} from zero, where float32 has steps of "
-            f"{np.spacing(np.float32(furthest)):.2g}; subtract an offset of whole metres from points "
-            "and poses, and write it into scene.json as offset_m: what is predicted gets it back"
-        )
+        return None
+    low, high = np.percentile(coord, (5, 95), axis=0)  # whatever stray points there are
+    if np.abs(low + high).max() / 2 <= (high - low).max():  # only large, as in millimetres
+        return None
+    furthest = float(np.abs(coord[moved]).max())
+    return (
+        f"holds {coord.dtype} up to {furthest:,.0f} from zero, where float32 has steps of "
+        f"{np.spacing(np.float32(furthest)):.2g}; subtract an offset of whole metres from points and "
+        "poses"
+    )
 
 
 def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:

@@ -12,7 +12,13 @@ import numpy as np
 from bifusion import plugins
 from bifusion.data.checks import check_scene, check_view
 from bifusion.data.open_scene import OpenScene
-from bifusion.data.scene_folder import load_labels, load_scene, scene_folders, segment_file
+from bifusion.data.scene_folder import (
+    float32_note,
+    load_labels,
+    load_scene,
+    scene_folders,
+    segment_file,
+)
 from bifusion.data.view_files import load_view
 from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet
@@ -132,8 +138,7 @@ class OutsideScenes:
         found, where = self._scenes.view(scene, view), f"{self.place}: scene {scene}, view {view}"
         if not isinstance(found, View):
             raise InputError(f"{where} is a {type(found).__name__}; expected a bifusion.types.View")
-        check_view(found, where)
-        return dataclasses.replace(found, name=view)
+        return _checked_view(found, view, where)
 
     def where(self, name: str, array: str) -> str:
         """What errors call an array of the scene `name`."""
@@ -184,31 +189,54 @@ class OneScene:
 
     def view(self, scene: str, view: str) -> View:
         """The view. InputError for whatever is wrong with it."""
-        found = self._views[view]
-        check_view(found, f"scene {scene}, view {view}")
-        return dataclasses.replace(found, name=view)
+        return _checked_view(self._views[view], view, f"scene {scene}, view {view}")
 
     def where(self, name: str, array: str) -> str:
         """What errors call an array of the scene."""
         return f"scene {name}, {array}"
 
 
+_KINDS = {
+    "coord": "iuf", "color": "iuf", "superpoint": "iu", "segment": "iu", "instance": "iu", "normal": "f",
+}  # fmt: skip
+"""Kinds of numbers (numpy's letters) that a scene's arrays may be of."""
+
+
 def _checked(scene: Scene, where: str) -> Scene:
     """`scene` in the types of ours; InputError for whatever is wrong with it."""
-    arrays = {n: getattr(scene, n) for n in ("coord", "color", "superpoint")}
-    optional = {n: getattr(scene, n) for n in ("normal", "segment", "instance")}
-    for name, array in (arrays | {n: a for n, a in optional.items() if a is not None}).items():
+    optional = [name for name in ("segment", "instance", "normal") if getattr(scene, name) is not None]
+    for name in ("coord", "color", "superpoint", *optional):
+        array = getattr(scene, name)
         if not isinstance(array, np.ndarray):
             raise InputError(
                 f"{where}: {name} is a {type(array).__name__}; expected a numpy array "
                 "(bifusion.make_scene takes anything that numpy does, and computes superpoints)"
             )
+        if array.dtype.kind not in _KINDS[name]:
+            what = "numbers" if "f" in _KINDS[name] else "whole numbers"
+            raise InputError(f"{where}: {name} holds {array.dtype}; expected {what}")
     if scene.color.dtype != np.uint8:
         raise InputError(f"{where}: color holds {scene.color.dtype}; expected uint8")
     check_scene(scene, where)
+    coord = scene.coord.astype(np.float32)
+    if note := float32_note(scene.coord, coord):
+        raise InputError(f"{where}: coord {note} (bifusion.make_scene does, and gives it back)")
     return dataclasses.replace(
         scene,
-        coord=scene.coord.astype(np.float32),
+        coord=coord,
         superpoint=scene.superpoint.astype(np.int32),
         view_names=list(scene.view_names),
+    )
+
+
+def _checked_view(view: View, name: str, where: str) -> View:
+    """`view` in the types of ours, each array in one piece, as torch wants it; InputError for whatever
+    is wrong with it."""
+    check_view(view, where)
+    cameras = ("color_K", "depth_K", "color_cam2world", "depth_cam2world")
+    return View(
+        name,
+        np.ascontiguousarray(view.color),
+        np.ascontiguousarray(view.depth_m, np.float32),
+        *(np.asarray(getattr(view, camera), np.float64) for camera in cameras),
     )

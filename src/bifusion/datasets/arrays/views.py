@@ -98,11 +98,6 @@ def _check_view(view: View) -> None:
     """As `check_view`, that it can be stored by its name, and that depth is in metres."""
     check_view_name(view.name)
     where = f"views: view {view.name}"
-    if np.asarray(view.depth_m).dtype.kind != "f":
-        raise InputError(
-            f"{where}: depth_m holds {np.asarray(view.depth_m).dtype}; expected float metres: divide by "
-            "the units a metre, 1000 for millimetres"
-        )
     check_view(view, where)
     measured = view.depth_m[view.depth_m > 0]
     middle = float(np.median(measured)) if measured.size else DEPTH_M[0]
