@@ -62,7 +62,7 @@ RGB = ("red", "green", "blue")
 
 def test_code_from_outside_that_the_documentation_shows_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
-    (block,) = [block.text for block in blocks("docs/outside.md") if block.language == "python"]
+    block = next(block.text for block in blocks("docs/outside.md") if block.language == "python")
     shown: dict = {}
     exec(block, shown)
     config = shown["small"]()

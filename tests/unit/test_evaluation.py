@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from bifusion.errors import InputError
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.instance import average_precision, count_overlaps
 from bifusion.evaluation.panoptic import PanopticQuality
@@ -293,3 +295,38 @@ def test_label_set_without_stuff_has_no_figures_of_stuff() -> None:
     figures = metric.compute()
     assert figures["pq"] == figures["pq_things"] == figures["pq_dagger"] == 1.0
     assert math.isnan(figures["pq_stuff"]) and math.isnan(figures["rq_stuff"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masks": np.eye(2, 10, dtype=bool)}, r"masks: bool .*shape \(2, 2\); numpy.packbits"),
+        ({"masks": np.eye(2, 10, dtype=np.uint8)}, r"masks: uint8 of shape \(2, 10\)"),
+        ({"labels": np.array([-1, 1])}, "instance 0 has the label -1; expected a thing.*: one of 1, 2"),
+        ({"labels": np.array([1, 0])}, "instance 1 has the label 0"),
+        ({"labels": [1, 2]}, "labels: is a list; expected a numpy array"),
+        ({"scores": np.ones((2, 1))}, r"scores: float64 of shape \(2, 1\); expected .* \(2,\)"),
+        ({"semantic": np.full(10, 0.7)}, "semantic: float64 .*expected whole numbers"),
+        ({"panoptic_semantic": np.zeros(10, int)}, "expected both panoptic_semantic and"),
+    ],
+)
+def test_a_result_of_another_layout_is_told(changes, message) -> None:
+    given = dataclasses.replace(result(10, [(FIRST, 1, 0.9), (SECOND, 1, 0.8)]), **changes)
+    evaluator = Evaluator(LABELS, min_region=1)
+    with pytest.raises(InputError, match=f"result of scene room: {message}"):
+        evaluator.add(given, CHAIRS)
+    assert evaluator.num_scenes == 0
+
+
+@pytest.mark.parametrize(
+    ("semantic", "message"),
+    [
+        (CHAIRS.semantic + 2, r"labels go from 2 to 3; expected -1 \(unlabelled\) to 2 \(table\)"),
+        (CHAIRS.semantic + 0.5, "float64 of shape .*expected whole numbers"),
+        (CHAIRS.semantic[:, None], r"int64 of shape \(10, 1\); expected"),
+    ],
+)
+def test_annotation_of_another_layout_is_told(semantic, message) -> None:
+    given = SceneTruth("room", semantic, CHAIRS.instance)
+    with pytest.raises(InputError, match=f"annotation of scene room: semantic: {message}"):
+        Evaluator(LABELS).add(result(10, [(FIRST, 1, 0.9)]), given)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.errors import InputError
-from bifusion.labels.label_set import LabelSet
 from bifusion.types import Scene, View
 
 ROTATION_TOLERANCE = 1e-3
@@ -203,17 +202,3 @@ def color_note(color: np.ndarray) -> str | None:
             "before they become whole numbers"
         )
     return None
-
-
-def check_labels(segment: np.ndarray, labels: LabelSet, where: str | Path) -> None:
-    """InputError if a semantic label is neither −1 nor a class of the set."""
-    if not len(segment) or (segment.min() >= -1 and segment.max() < labels.num_classes):
-        return
-    outside = segment[(segment < -1) | (segment >= labels.num_classes)]
-    last = labels.num_classes - 1
-    raise InputError(
-        f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
-        f"(unlabelled) to {last} ({labels.class_names[last]}), positions in {labels.describe()}; "
-        f"{len(outside)} of {len(segment)} points have others (first: {int(outside[0])}); map them to "
-        "positions first"
-    )

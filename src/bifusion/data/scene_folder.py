@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_labels, check_scene
+from bifusion.data.checks import check_scene
 from bifusion.data.scene_sums import SUMS, write_sums
 from bifusion.data.view_files import load_cameras, read_cameras, write_views
 from bifusion.errors import InputError
-from bifusion.labels.label_set import LabelSet
+from bifusion.labels.label_set import LabelSet, check_labels
 from bifusion.storage.files import write_array
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View

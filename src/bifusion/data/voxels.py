@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from bifusion.data.checks import check_labels
 from bifusion.errors import InputError
-from bifusion.labels.label_set import LabelSet
+from bifusion.labels.label_set import LabelSet, check_labels
 
 Origin = Literal["min", "world"]
 MAX_EXTENT = 2**20

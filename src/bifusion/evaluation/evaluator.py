@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.evaluation.accepted import check_result, check_truth
 from bifusion.evaluation.instance import (
     AnnotatedInstances,
     InstanceAP,
@@ -108,14 +109,13 @@ class Evaluator:
         """Count one scene; nothing of its point arrays is kept. Returns how its instances are covered.
 
         Raises:
-            ValueError: result and truth differ in their number of points, or this result has a
-                semantic or panoptic part and earlier ones had not (or the other way round).
+            InputError: arrays of other shapes or types than `SceneResult` and `SceneTruth` say, a class
+                that is none, an instance of stuff.
+            ValueError: this result has a semantic or panoptic part and earlier ones had not (or the
+                other way round).
         """
-        if len(truth.semantic) != result.num_points or len(truth.instance) != result.num_points:
-            raise ValueError(
-                f"scene {result.name}: the result has {result.num_points} points, "
-                f"the annotation {len(truth.semantic)} classes and {len(truth.instance)} instances"
-            )
+        check_result(result, self.label_set)
+        check_truth(truth, result.num_points, self.label_set)
         self._add_semantic(result, truth)
         self._add_panoptic(result, truth)
         covered = self._add_instances(result, truth)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -170,6 +171,20 @@ def require_same_classes(
             f"{of_one} has the classes of {one.describe()}, {of_other} those of {other.describe()}: "
             f"{found}. {advice}"
         )
+
+
+def check_labels(segment: np.ndarray, labels: LabelSet, where: str | Path) -> None:
+    """InputError if a semantic label is neither −1 nor a class of the set."""
+    if not len(segment) or (segment.min() >= -1 and segment.max() < labels.num_classes):
+        return
+    outside = segment[(segment < -1) | (segment >= labels.num_classes)]
+    last = labels.num_classes - 1
+    raise InputError(
+        f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
+        f"(unlabelled) to {last} ({labels.class_names[last]}), positions in {labels.describe()}; "
+        f"{len(outside)} of {len(segment)} points have others (first: {int(outside[0])}); map them to "
+        "positions first"
+    )
 
 
 def _require_places(stuff: set[int], number: int) -> None:

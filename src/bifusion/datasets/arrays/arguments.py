@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_finite, check_labels, color_note
+from bifusion.data.checks import check_finite, color_note
 from bifusion.data.scene_folder import as_bytes
 from bifusion.datasets.placement import extent_note, extent_of, is_too_large, stray_note
 from bifusion.errors import InputError
-from bifusion.labels.label_set import LabelSet
+from bifusion.labels.label_set import LabelSet, check_labels
 from bifusion.labels.sets import get_label_set
 
 UNIT_TOLERANCE = 0.01

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bifusion.data.annotation import LabelledScene, look_at_scene
-from bifusion.data.checks import check_labels
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.errors import InputError
+from bifusion.labels.label_set import check_labels
 
 
 def classes(scene: OpenedScene) -> Iterator[Finding]:
