@@ -26,12 +26,14 @@ from bifusion.runs.trained_model import load_model
 from bifusion.sparse.precision import float32_products
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
+from bifusion.torch_defaults import as_torch_starts
 from bifusion.training.processes import group
 from bifusion.training.processes.watch import Watch
 from bifusion.training.validation import Validation, validate, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction
 
 
+@as_torch_starts()
 def evaluate_run(
     run_dir: Path,
     *,

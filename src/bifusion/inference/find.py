@@ -30,6 +30,7 @@ from bifusion.inference.scene_warning import warn_of_views
 from bifusion.inference.word_tower import WordTower
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.towers.clip_text import check_words
+from bifusion.torch_defaults import as_torch_starts
 from bifusion.types import Batch
 
 Progress = Callable[[int, int], None]
@@ -48,6 +49,7 @@ class FindOptions:
     """Side of the voxels that features are lifted to."""
 
 
+@as_torch_starts()
 def find_words(
     scene: OpenScene,
     words: Sequence[str],

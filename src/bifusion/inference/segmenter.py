@@ -35,6 +35,7 @@ from bifusion.models.folding import for_inference
 from bifusion.runs.checkpoint import find_checkpoint, trained_epochs
 from bifusion.runs.trained_model import load_model
 from bifusion.sparse.precision import float32_products
+from bifusion.torch_defaults import as_torch_starts
 from bifusion.types import Batch, FusionControl, Prediction, Scene, SceneResult
 
 SceneLike = str | Path | Scene | Mapping[str, Any]
@@ -64,6 +65,7 @@ class Segmenter:
         dtype (torch.dtype | None): what products are computed in; None: float32, as weights are.
     """
 
+    @as_torch_starts()
     def __init__(
         self,
         run: str | Path,
@@ -96,6 +98,7 @@ class Segmenter:
             f"<Segmenter of {self.config.name} on {self.device}, {products}, {self.labels.describe()}>"
         )
 
+    @as_torch_starts()
     def predict(
         self, scene: SceneLike, *, scale: float | None = None, up: Up | None = None
     ) -> Segmentation:

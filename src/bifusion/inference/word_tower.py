@@ -17,6 +17,7 @@ from bifusion.models.towers.clip_architecture import image_tower_size
 from bifusion.models.towers.clip_registers import Neuron, find_register_neurons
 from bifusion.models.towers.clip_text import TextTower
 from bifusion.models.towers.clip_weights import locate_weights
+from bifusion.torch_defaults import as_torch_starts
 from bifusion.types import BatchView, move_tensors
 
 Form = Literal["self_attention", "values"]
@@ -49,6 +50,7 @@ class WordTower:
         return self.image.class_embedding.device
 
 
+@as_torch_starts()
 def load_word_tower(
     architecture: str = TOWER,
     weights: str | Path | None = None,

@@ -43,6 +43,7 @@ from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.runtime import as_launched, deterministic, make_fabric, on_any_process
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
+from bifusion.torch_defaults import as_torch_trains
 from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
@@ -65,6 +66,7 @@ from bifusion.training.validation import count_share, validation_loader, validat
 from bifusion.types import Batch
 
 
+@as_torch_trains()
 def train(
     config: Config,
     run_dir: Path,
