@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import nullcontext
 
 import pytest
 import torch
 
 from bifusion.cuda import CUBLAS_WORKSPACE
+from bifusion.errors import InputError
 from bifusion.step import step as steps
 from bifusion.step.runtime import deterministic
+from bifusion.training.trainer import train
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -45,6 +48,25 @@ def test_a_workspace_set_by_the_user_stays(monkeypatch):
     monkeypatch.setenv(CUBLAS_WORKSPACE[0], ":16:8")
     with deterministic(True, torch.device("cuda")):
         assert os.environ[CUBLAS_WORKSPACE[0]] == ":16:8"
+
+
+def test_two_runs_at_once_in_a_process_are_refused(tmp_path):
+    """They would draw each other's random numbers."""
+    config, told = tiny_config("oneformer3d_small", make_tiny_data(tmp_path, train=2, val=1)), []
+
+    def another(_record):
+        with pytest.raises(InputError, match="another run trains in this process") as error:
+            train(config, tmp_path / "second")
+        told.append(error)
+
+    def in_a_thread(record):
+        thread = threading.Thread(target=another, args=(record,))
+        thread.start()
+        thread.join()
+
+    train(config, tmp_path / "first", on_epoch=in_a_thread)
+    assert len(told) == config.trainer.epochs and not (tmp_path / "second").exists()
+    assert train(config, tmp_path / "second").state == "completed"
 
 
 def test_a_step_multiplies_as_its_configuration_says(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -136,6 +137,24 @@ def _device_type(trainer: TrainerConfig) -> str:
         return "cpu"
     accelerator = torch.accelerator.current_accelerator()  # where there is none, torch 2.6 raises
     return "cpu" if accelerator is None else accelerator.type
+
+
+_TRAINING = threading.Lock()
+
+
+@contextmanager
+def alone_in_process() -> Iterator[None]:
+    """InputError where another thread of this process is in such a block: runs would draw each other's
+    random numbers and end each other's settings, and none would repeat."""
+    if not _TRAINING.acquire(blocking=False):
+        raise InputError(
+            "train: another run trains in this process; runs share torch's random numbers and settings, "
+            "so let them follow each other, or give each a process (bifusion.compare, jobs=2)"
+        )
+    try:
+        yield
+    finally:
+        _TRAINING.release()
 
 
 @contextmanager

@@ -40,7 +40,13 @@ from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
 from bifusion.step.outcome import StepInputs, StepOutcome
-from bifusion.step.runtime import as_launched, deterministic, make_fabric, on_any_process
+from bifusion.step.runtime import (
+    alone_in_process,
+    as_launched,
+    deterministic,
+    make_fabric,
+    on_any_process,
+)
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import write_json
 from bifusion.torch_defaults import as_torch_trains
@@ -87,8 +93,8 @@ def train(
 
     Raises:
         InputError: the data has other classes than `config`; the folder holds another run, another
-            process trains in it, or none of its checkpoints is intact; bad data or a dead data worker
-            (then the run is saved first).
+            process trains in it, this process trains another run, or none of its checkpoints is
+            intact; bad data or a dead data worker (then the run is saved first).
         DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
     """
     config = check_config(config)
@@ -112,7 +118,7 @@ def _train(
         return status
     fabric = make_fabric(config.trainer)
     require_agreement(lambda: starting_facts(config, data), "start")
-    with deterministic(config.trainer.deterministic, fabric.device):
+    with alone_in_process(), deterministic(config.trainer.deterministic, fabric.device):
         return Trainer(config, folder, fabric, data).run(on_epoch)
 
 
