@@ -83,5 +83,35 @@ def wrong_maps(pretrained: str | None) -> ImageTower:
     return WrongMaps(8)
 
 
+class Normed(Stripes):
+    """A mistake: statistics of a batch."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.block = nn.Sequential(self.block, nn.BatchNorm2d(channels))
+
+
+class Dropping(Stripes):
+    """A mistake: random numbers, though nothing is trained."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.block = nn.Sequential(self.block, nn.Dropout(0.5))
+
+
+class Columns(Stripes):
+    """A mistake: columns first."""
+
+    def encode_views(self, views: Sequence[BatchView]) -> list[Tensor]:
+        return [features.transpose(0, 1) for features in super().encode_views(views)]
+
+
+class Still(Normed):
+    """Put right: BatchNorm keeps the statistics it came with."""
+
+    def train(self, mode: bool = True) -> "Still":
+        return super().train(False)
+
+
 def no_tower(pretrained: str | None) -> nn.Module:
     return nn.Identity()

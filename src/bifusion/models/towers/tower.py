@@ -101,10 +101,19 @@ class TowerConfig(ABC):
 
 
 def check_maps(maps: Sequence[Tensor], views: Sequence[BatchView], tower: ImageTower) -> None:
-    """InputError, naming the tower, unless there is one (h, w, out_channels) map a view."""
+    """InputError, naming the tower, unless there is one (h, w, out_channels) map a view, none of them
+    upright of an image that is broad, or the other way round."""
     shapes = [tuple(features.shape) for features in maps]
     if len(shapes) != len(views) or any(len(s) != 3 or s[2] != tower.out_channels for s in shapes):
         raise InputError(
             f"{FIELD}: {tower.describe()!r} made maps of shapes {shapes} of {len(views)} views; "
             f"expected one a view, each (h, w, {tower.out_channels})"
         )
+    for view, shape in zip(views, shapes, strict=True):
+        height, width = view.image.shape[-2:]
+        if (height - width) * (shape[0] - shape[1]) < 0:
+            raise InputError(
+                f"{FIELD}: {tower.describe()!r} made a map of {shape[0]} rows and {shape[1]} columns of "
+                f"an image of {height} rows and {width} columns; expected (h, w, {tower.out_channels}), "
+                "rows first"
+            )
