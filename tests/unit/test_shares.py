@@ -111,6 +111,30 @@ def test_the_mean_over_processes_is_that_of_one_batch(config, shares):
         torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_mean_over_the_batches_of_a_step_is_that_of_one_batch(config):
+    """Of scenes that each have a match and a label, in batches of like size."""
+    criterion, (prediction, batch) = Criterion(config, SCANNET20), whole_case()
+    wanted = criterion(*part_of(prediction, batch, [0, 2, 4]))
+    parts = [part_of(prediction, batch, [scene]) for scene in (0, 2, 4)]
+    found = [criterion(p, dataclasses.replace(b, step_scenes=(1, 1, 1))) for p, b in parts]
+    for name in wanted.keys() - {"alignment"}:  # a mean over voxels
+        mean = sum(terms[name].item() for terms in found) / len(found)
+        assert mean == pytest.approx(wanted[name].item(), rel=1e-5), name
+
+
+def test_the_batches_of_a_step_on_several_processes_are_those_of_one_batch():
+    config = CriterionConfig(official_dice_scaling=True)
+    criterion, (prediction, batch) = Criterion(config, SCANNET20), whole_case()
+    wanted = criterion(*part_of(prediction, batch, [0, 2, 4, 0]))["mask_dice"].item()
+    total = 0.0
+    for scenes in ([0, 2], [4, 0]):
+        parts = [part_of(prediction, batch, [scene]) for scene in scenes]
+        parts = [(p, dataclasses.replace(b, step_scenes=(1, 1))) for p, b in parts]
+        total += terms_of_processes(criterion, parts)["mask_dice"].item() / 2
+    assert total == pytest.approx(wanted)
+
+
 def test_means_of_processes_alone_would_be_another_loss():
     """What the factors are for: a scene without instances takes half the weight of the other's masks."""
     criterion, (prediction, batch) = Criterion(CriterionConfig(), SCANNET20), whole_case()

@@ -58,6 +58,18 @@ def test_what_a_fault_leaves_of_a_steps_losses_is_not_counted(step):
     assert progress.sums == {**whole.losses, "total": whole.total} and progress.epoch_skipped == 1
 
 
+def test_mask_losses_that_are_summed_are_summed_over_the_steps_batches(data):
+    config = tiny_config("bifusion_small", data)
+    config.criterion.sum_over_scenes = True
+    step = tiny_step(config)
+    one = step.stepper.compute(step.inputs, step.state)
+    step.stepper.discard()
+    step.inputs.batches *= 2
+    two = step.stepper.compute(step.inputs, step.state)
+    assert two.losses["mask_bce"] == pytest.approx(2 * one.losses["mask_bce"], rel=1e-5)
+    assert two.losses["semantic"] == pytest.approx(one.losses["semantic"], rel=1e-5)
+
+
 def test_borders_are_looked_at_where_views_see_alone(step):
     prediction = step.stepper.model(step.inputs.batches[0], step.state.control)
     activations, trace = border_activations(prediction), prediction.fusion

@@ -23,10 +23,12 @@ class CriterionConfig:
     """The score head learns only from matched masks whose IoU is above this."""
     official_dice_scaling: bool = False
     """Scale the Dice term as the official code does: by 4 / B in every layer, and in the last one by
-    B again. Its weights were chosen for B = 4; off, the term does not depend on the batch size."""
+    B again. Its weights were chosen for B = 4; off, the term does not depend on the batch size. Batches
+    that make one step together count as one."""
     sum_over_scenes: bool = False
     """Add the mask terms of the scenes of a batch up, as Mask3D's criterion does (its weights were
-    chosen for B = 5); off, their mean over the scenes that have a match."""
+    chosen for B = 5), and of all batches that make one step; off, their mean over the scenes that have a
+    match."""
     over_outputs: Literal["sum", "mean"] = "sum"
     """How a term that is computed at every output of the decoder becomes one number. The published
     weights were chosen for the sum; with the mean a weight does not depend on the decoder's depth."""
@@ -60,13 +62,21 @@ class LossContext:
     """Which entry of `Prediction.layers` this is about."""
     matched: list[Matched]
     """One entry a scene."""
+    step_scenes: tuple[int, ...]
+    """Scenes that count of each of the batches whose mean loss makes the step."""
 
     @property
-    def scenes_that_count(self) -> int:
-        """Divisor of the mask terms: the scenes with a match, at least 1; 1 where scenes are summed."""
+    def scenes_that_count(self) -> float:
+        """Divisor of the mask terms: the scenes with a match, at least 1. Where scenes are summed what
+        makes a sum of the mean over the step's batches: 1 for a single one."""
         if self.config.sum_over_scenes:
-            return 1
+            return 1 / len(self.step_scenes)
         return max(sum(len(matched.queries) > 0 for matched in self.matched), 1)
+
+    @property
+    def batch_size(self) -> int:
+        """Scenes of the step: what the official codes, which know no smaller batches, call B."""
+        return max(sum(self.step_scenes), 1)
 
 
 def annotation(batch: Batch) -> list[Targets]:

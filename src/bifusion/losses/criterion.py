@@ -83,7 +83,8 @@ class Criterion:
                 masks = annotation(batch)[b].masks.index_select(0, instances).float()
                 matched.append(Matched(queries, instances, logits, masks))
             numbers = (self.num_things, self.num_classes)
-            contexts.append(LossContext(self.config, *numbers, index, matched))
+            scenes = batch.step_scenes or (len(batch.names),)
+            contexts.append(LossContext(self.config, *numbers, index, matched, scenes))
         return contexts
 
     def match(self, prediction: Prediction, batch: Batch, indices: Sequence[int]) -> list[list[Match]]:

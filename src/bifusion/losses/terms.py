@@ -82,7 +82,7 @@ def mask_dice(prediction: Prediction, batch: Batch, context: LossContext) -> Ten
     loss = torch.stack(losses).sum() / context.scenes_that_count
     if context.config.official_dice_scaling:
         last = context.output == len(prediction.layers) - 1
-        loss = loss * OFFICIAL_BATCH_SIZE / (1 if last else len(context.matched))
+        loss = loss * OFFICIAL_BATCH_SIZE / (1 if last else context.batch_size)
     return loss
 
 
@@ -102,7 +102,7 @@ def score(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:
 
 def _dice_counts(prediction: Prediction, batch: Batch, context: LossContext) -> list[Count]:
     scaled = context.config.official_dice_scaling and context.output < len(prediction.layers) - 1
-    return mask_scenes(prediction, batch, context) + [len(batch.names)] * scaled
+    return mask_scenes(prediction, batch, context) + [context.batch_size] * scaled
 
 
 def semantic(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:

@@ -7,6 +7,7 @@ that a step can be run again; `act` takes the step or drops it.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,10 +104,11 @@ class Stepper:
         watch = StepWatch(inputs, self._statistics, self._loss_scale())
         try:
             with float32_products(self._matmul, self.fabric.device):
+                scenes = tuple(len(batch.names) * batch.counts for batch in inputs.batches)
                 for place, batch in enumerate(inputs.batches, start=1):
                     watch.batch(batch)
                     self.processes.stay()
-                    here = batch.to(self.fabric.device)
+                    here = replace(batch.to(self.fabric.device), step_scenes=scenes)
                     total = self._loss(here, inputs, state, watch, model, criterion)
                     self.processes.backward(total, last=place == len(inputs.batches))
                 self.processes.finish()
