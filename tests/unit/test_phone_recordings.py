@@ -16,6 +16,7 @@ from bifusion.data.images import resize_intrinsics
 from bifusion.datasets.recordings.check import check_recording
 from bifusion.datasets.recordings.layouts import r3d
 from bifusion.datasets.recordings.layouts.stray import read_columns
+from bifusion.datasets.recordings.lens import check_lens
 from bifusion.datasets.recordings.lzfse import unpack
 from bifusion.datasets.recordings.open import LAYOUTS, open_recording
 from bifusion.datasets.recordings.options import OpenOptions
@@ -176,6 +177,17 @@ def test_transforms_that_say_something_else(tmp_path):
     colmaps = [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]]
     edited(path, lambda t: t.update(applied_transform=colmaps))
     assert open_recording(folder).up is None  # follows no gravity
+
+
+def test_a_lens_is_looked_at_everywhere():
+    """At the corners, where r² is 0.64, the two terms cancel to half a pixel."""
+    K, size = np.array([[500, 0, 319.5], [0, 500, 239.5], [0, 0, 1.0]]), (640, 480)
+    for k1, k2, moved in ((0.3, -0.47, 14), (-0.2, 0.31, 10)):
+        with pytest.raises(InputError, match=f"moves pixels by up to {moved}, which is not undone"):
+            check_lens(K, size, (k1, k2, 0, 0), "x")
+    note = "the lens moves pixels by up to 4.7, which is not undone"
+    assert check_lens(K, size, (0.1, -0.157, 0, 0), "x") == note
+    assert check_lens(K, size, (0.01, -0.0157, 0, 0), "x") is None
 
 
 def test_scaled_poses_and_names_without_ending(tmp_path):

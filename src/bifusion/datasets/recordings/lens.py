@@ -19,6 +19,8 @@ MOST = 0.01
 """Share of the width by which a lens may move a pixel; beyond it labels land on neighbouring things."""
 LEAST_PX = 0.5
 """What nobody notices."""
+PLACES = 65
+"""Along each side of a picture at which a lens is looked at."""
 
 
 def check_lens(
@@ -34,8 +36,9 @@ def check_lens(
         InputError: it moves pixels by more than MOST of the width, or no number.
     """
     k1, k2, p1, p2, k3, k4 = (*coefficients, 0.0, 0.0)[:6]
-    corner = np.array([[0, 0], [size[0], 0], [0, size[1]], [size[0], size[1]]]) - 0.5
-    x, y = ((corner - K[:2, 2]) / (K[0, 0], K[1, 1])).T
+    # everywhere, not at the corners alone: terms of unlike sign may cancel there
+    column, row = (np.linspace(-0.5, length - 0.5, PLACES) for length in size)
+    x, y = np.meshgrid((column - K[0, 2]) / K[0, 0], (row - K[1, 2]) / K[1, 1])
     with np.errstate(over="ignore", invalid="ignore"):
         r2 = x * x + y * y
         radial = k1 * r2 + k2 * r2**2 + k3 * r2**3 + k4 * r2**4
