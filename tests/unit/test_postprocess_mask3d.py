@@ -33,6 +33,11 @@ def chained(points: np.ndarray, radius: float) -> np.ndarray:
     return labels
 
 
+def test_clusters_very_far_apart() -> None:
+    points = np.array([[0.0, 0, 0], [1e6, 1e6, 1e6], [0.08, 0, 0]])
+    assert distance_clusters(points, 0.1).tolist() == [0, 1, 0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.floats(0.05, 1.5), st.integers(0, 10_000))
 def test_clusters_are_those_of_the_definition(number: int, radius: float, seed: int):

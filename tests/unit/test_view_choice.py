@@ -113,6 +113,12 @@ def test_thinned_points_are_some_of_the_points() -> None:
     assert 300 < len(thin) <= 9**3 and (points[:, None] == thin[:5]).all(axis=2).any(axis=0).all()
 
 
+def test_points_very_far_apart_are_thinned() -> None:
+    """A mesh with a stray vertex: all cells in between are more than an integer counts."""
+    points = np.array([[0.0, 0, 0], [0.02, 0, 0], [1e6, 1e6, 1e6], [0.3, 0, 0]])
+    assert thinned(points, 0.1).tolist() == points[[0, 2, 3]].tolist()
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

@@ -7,6 +7,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from bifusion.occupied_cells import occupied_cells
+
 CELLS_IN_RADIUS = 4
 """Cells are radius / 4 wide: their diagonal (0.43 of the radius) makes the points of one neighbours."""
 
@@ -21,9 +23,8 @@ def distance_clusters(points: np.ndarray, radius: float) -> np.ndarray:
     """
     if len(points) == 0:
         return np.zeros(0, np.int64)
-    cells = np.floor((points - points.min(axis=0)) * (CELLS_IN_RADIUS / radius)).astype(np.int64)
-    flat = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0) + 1))
-    _, first, cell_of_point = np.unique(flat, return_index=True, return_inverse=True)
+    cell_of_point = occupied_cells(points, radius / CELLS_IN_RADIUS)
+    first = np.unique(cell_of_point, return_index=True)[1]
     representatives = KDTree(points[first])
     cell_cluster = _components(representatives.query_pairs(radius, output_type="ndarray"), len(first))
     # a point is no further from its cell's representative than the cell's diagonal

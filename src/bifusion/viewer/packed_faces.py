@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bifusion.occupied_cells import occupied_cells
+
 MOST_FACES = 400_000
 """Of a page: software draws so many in portions without a frame of half a second, and they are about
 2 MB. A scan with more of them is shown in a coarser form."""
@@ -62,10 +64,7 @@ def fewer_faces(coord: np.ndarray, faces: np.ndarray, most: int) -> np.ndarray:
 def _clustered(coord: np.ndarray, faces: np.ndarray, edge: float) -> np.ndarray:
     used = np.unique(faces)
     points = coord[used]
-    cluster = np.zeros(len(points), np.int64)
-    for column in np.floor((points - points.min(axis=0)) / edge).astype(np.int64).T:
-        # Numbered anew after each axis: cells of a scan with stray points are too many to count.
-        cluster = np.unique(cluster * (column.max() + 1) + column, return_inverse=True)[1].reshape(-1)
+    cluster = occupied_cells(points, edge)
     count = np.bincount(cluster)
     sums = [np.bincount(cluster, column) for column in points.T]
     off = np.linalg.norm(points - (np.array(sums) / count).T[cluster], axis=1)

@@ -13,6 +13,7 @@ from bifusion.datasets.fusion.fuse import evenly
 from bifusion.datasets.recordings.frame import Frame, Recording
 from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, agrees_with_depth, inside_image, project
+from bifusion.occupied_cells import occupied_cells
 
 SMALL_WIDTH = 320
 """Pixels to which a picture is reduced before its sharpness is measured, so that noise counts little."""
@@ -143,7 +144,5 @@ def sharpness(color: np.ndarray) -> float:
 
 def thinned(points_m: np.ndarray, spacing_m: float) -> np.ndarray:
     """(M, 3) one of the points in each cube of that edge, the first."""
-    cubes = np.floor((points_m - points_m.min(axis=0)) / spacing_m).astype(np.int64)
-    shape = cubes.max(axis=0) + 1
-    key = np.ravel_multi_index(tuple(cubes.T), tuple(shape))
-    return points_m[np.sort(np.unique(key, return_index=True)[1])]
+    first = np.unique(occupied_cells(points_m, spacing_m), return_index=True)[1]
+    return points_m[np.sort(first)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.occupied_cells import occupied_cells
 
 DENSE = 2.0
 """Points a cell from which on a cloud is thinned."""
@@ -26,7 +27,7 @@ class Thinned:
 
 def thinned_cloud(cloud: Mesh, spacing: float) -> Thinned | None:
     """A cloud with one point a cell of half of `spacing`, in its unit; None: it is no denser."""
-    cell = _cells(cloud.coord, spacing / CELLS_A_SPACING)
+    cell = occupied_cells(cloud.coord, spacing / CELLS_A_SPACING)
     count = np.bincount(cell)
     if len(cell) < DENSE * len(count):
         return None
@@ -38,15 +39,6 @@ def thinned_cloud(cloud: Mesh, spacing: float) -> Thinned | None:
     color = np.rint(_means(cloud.color, cell, count)).astype(np.uint8)
     coord = _means(cloud.coord, cell, count)
     return Thinned(Mesh(coord, color, cloud.faces, normal, up=cloud.up), cell)
-
-
-def _cells(coord: np.ndarray, edge: float) -> np.ndarray:
-    """(N,) which of the occupied cubes of that edge each of (N, 3) points lies in, counted from 0."""
-    cell = np.zeros(len(coord), np.int64)
-    for column in np.floor((coord - coord.min(axis=0)) / edge).astype(np.int64).T:
-        # Numbered anew after each axis: cells of a cloud with stray points are too many to count.
-        cell = np.unique(cell * (column.max() + 1) + column, return_inverse=True)[1].reshape(-1)
-    return cell
 
 
 def _means(values: np.ndarray, cell: np.ndarray, count: np.ndarray) -> np.ndarray:
