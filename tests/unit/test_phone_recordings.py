@@ -220,6 +220,12 @@ def test_an_angle_of_view_is_a_focal_length(tmp_path):
     edited(folder / "transforms.json", change)
     frame = open_recording(folder).frame(1)
     assert frame.color_camera is not None and np.allclose(frame.color_camera.K, phones.COLOR_K)
+    edited(
+        folder / "transforms.json",
+        lambda found: found["frames"][-1].update(camera_angle_y=2 * np.arctan(72 / 150)),
+    )
+    frame = open_recording(folder).frame(1)  # pixels that are no squares
+    assert frame.color_camera is not None and np.allclose(np.diag(frame.color_camera.K), (160, 150, 1))
 
 
 def test_polycams_that_lack_something(tmp_path):

@@ -130,17 +130,24 @@ def _size(frame: dict[str, Any], where: str) -> tuple[int, int]:
 
 
 def _intrinsics(frame: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
-    """(3, 3), the centre of the first pixel at 0; focal lengths may be stated as an angle of view."""
-    fx = frame.get("fl_x")
-    if fx is None and "camera_angle_x" in frame:
-        (angle,) = json_numbers([frame["camera_angle_x"]], 1, f"{where}: camera_angle_x")
-        fx = size[0] / 2 / np.tan(angle / 2) if 0 < angle < np.pi else None
-    fy = frame.get("fl_y", fx)
+    """(3, 3), the centre of the first pixel at 0; focal lengths may be stated as angles of view, and one
+    for both axes."""
+    fx, fy = (_focal(frame, axis, length, where) for axis, length in zip("xy", size, strict=True))
+    fy = fx if fy is None else fy
     center = [frame.get("cx", size[0] / 2), frame.get("cy", size[1] / 2)]
     fx, fy, cx, cy = json_numbers([fx, fy, *center], 4, f"{where}: fl_x, fl_y, cx, cy")
     if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
         raise InputError(f"{where}: fl_x, fl_y: found {fx:g}, {fy:g}; expected focal lengths in pixels")
     return pinhole(fx, fy, cx - CORNER, cy - CORNER)
+
+
+def _focal(frame: dict[str, Any], axis: str, length: int, where: str) -> Any:
+    """What the frame says of the focal length along an axis, as it is or as an angle; None: nothing."""
+    stated, key = frame.get(f"fl_{axis}"), f"camera_angle_{axis}"
+    if stated is not None or key not in frame:
+        return stated
+    (angle,) = json_numbers([frame[key]], 1, f"{where}: {key}")
+    return length / 2 / np.tan(angle / 2) if 0 < angle < np.pi else None
 
 
 def _pose(frame: dict[str, Any], where: str) -> np.ndarray:
