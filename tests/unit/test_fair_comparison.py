@@ -15,7 +15,7 @@ from bifusion.studies.figures.arms import find_role, group_runs
 from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.run import load_run
 from run_factory import FakeRun
-from verdict_arms import arms_of, performance, set_in_config
+from verdict_arms import arms_of, performance, rivals, seeds, set_in_config
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,38 @@ def test_mask3d_competes_on_ap_although_its_network_is_another(tmp_path):
     arms = group_runs([load_run(one), load_run(other)])
     verdict = judge_performance(find_role(arms, "mask3d"), arms)
     assert verdict.outcome != "refused" and "AP" in verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "named"),
+    [
+        (("optim", "lr"), (0.001, 0.01), "optim.lr (0.001, 0.01)"),
+        (("stages", "stages"), ([{"share": 1.0}], [{"share": 2.0}]), "stages.stages.1.share (1.0, 2.0)"),
+        (("model", "fusion", "dim"), (96, 48), "model.fusion.dim (96, 48)"),
+        (("trainer", "precision"), ("32-true", "16-mixed"), "trainer.precision ('32-true', '16-mixed')"),
+        (
+            ("model", "tower", "pretrained"),
+            ("a/clip.pt", None),
+            "model.tower.pretrained ('a/clip.pt', None)",
+        ),
+        (("model", "tower", "pretrained"), ("a/clip.pt", "b/clip.pt"), None),
+        (("data", "root"), ("rooms0", "rooms1"), None),
+        (("trainer", "workers"), (0, 4), None),
+        (("seed",), (0, 1), None),
+        (("optim", "new"), (1.0, None), None),
+    ],
+)
+def test_runs_of_one_name_are_seeds_of_one_configuration(tmp_path, keys, values, named):
+    """Else a mean ± spread "over 3 seeds" would be over three learning rates."""
+    folders = [fake.write(tmp_path) for fake in [*seeds(), *rivals()]]
+    for folder, value in zip(folders, (values[0], values[0], values[1]), strict=False):
+        if keys[-1] != "new" or value is not None:  # a version that knew less
+            set_in_config(folder, value, *keys)
+    report = judge_comparison(group_runs([load_run(f) for f in folders]), audit=None, title="mixed")
+    found = {v.criterion: v for v in report.verdicts if v.arm == "staged"}
+    assert found.pop("stability").outcome == "pass"
+    assert {v.outcome for v in found.values()} == ({"pass"} if named is None else {"refused"})
+    if named is not None:
+        pair = "staged-seed0 and staged-seed2 differ in more than their seed"
+        assert {f"{pair}, in {named}: no seeds of one arm."} == {v.evidence for v in found.values()}
+        assert named in (report.scenes_refused or "")

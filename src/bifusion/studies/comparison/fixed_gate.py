@@ -19,7 +19,7 @@ def beside_fixed_gate(verdict: Verdict, arm: Arm, arms: list[Arm]) -> Verdict:
 
     Told of the arm the comparison is about, where its gate was judged.
     """
-    if arm.role != FIRST_ROLE or verdict.outcome == "not judged":
+    if arm.role != FIRST_ROLE or verdict.outcome in ("not judged", "refused"):
         return verdict
     evidence, figures = _found(arm, arms)
     return dataclasses.replace(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import PurePath
 from typing import Any
 
+from bifusion.changes import changeable
 from bifusion.datasets.check.doubles import room_of
 from bifusion.errors import listing
 from bifusion.labels.label_set import LabelSet, named_differences, require_same_classes
 from bifusion.models.parts import without_tower
+from bifusion.recipes import get_recipe
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.run import Run
+from bifusion.untrusted.names import brief
 from bifusion.wording import plural
 
 POINTS = "coord.npy"
@@ -36,6 +41,11 @@ SHARED_WITHOUT_VIEWS = (
 """What BiFusion trained without views shares with the arm it is the decisive rival of."""
 SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
 """What makes two networks the same size; Mask3D is another network by nature."""
+OF_A_SEED = ("seed", "recipe", "data.labels")
+"""Settings in which seeds of an arm may differ, besides those that may change while a run goes on; of
+its classes the names are compared."""
+WEIGHTS = "model.tower.pretrained"
+"""Where the image tower's weights lie: the last part of it says which they are."""
 
 
 def require_one_set(sets: Sequence[tuple[str, LabelSet]]) -> None:
@@ -48,7 +58,11 @@ def require_one_set(sets: Sequence[tuple[str, LabelSet]]) -> None:
 
 
 def why_refused(arms: list[Arm]) -> str | None:
-    """Why results of `arms` must not be compared, or None: leaking scenes, unequal data or length."""
+    """Why results of `arms` must not be compared, or None: an arm that is none, leaking scenes, unequal
+    data or length."""
+    mixed = (why_not_one(arm) for arm in arms)
+    if reason := next((reason for reason in mixed if reason is not None), None):
+        return reason
     runs = [run for arm in arms for run in arm.runs]
     train = {room_of(scene) for run in runs for scene in run.train_scenes}
     validation = {scene for run in runs for scene in run.val_scenes}
@@ -74,6 +88,41 @@ def why_refused(arms: list[Arm]) -> str | None:
                 pair = f"{other.folder.name} and {run.folder.name}"
                 return f"{pair} differ in {listing(unequal)}: no fair comparison."
     return None
+
+
+def why_not_one(arm: Arm) -> str | None:
+    """Why the runs of `arm`, which share a name, are not one configuration with several seeds, or None.
+
+    Mean and spread over other learning rates or networks are of nothing. As far as runs record them."""
+    for run in arm.runs[1:]:
+        unequal = list(_apart(arm.first.settings, run.settings))
+        if unequal:
+            pair = f"{arm.first.folder.name} and {run.folder.name}"
+            return (
+                f"{pair} differ in more than their seed, in {listing(unequal, 4)}: no seeds of one arm."
+            )
+    return None
+
+
+def _apart(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """The settings that differ and may not between seeds, as "optim.lr (0.001, 0.01)"."""
+    if path in _of_a_seed():
+        return
+    if path == WEIGHTS and isinstance(one, str) and isinstance(other, str):
+        one, other = PurePath(one).name, PurePath(other).name
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = (dict(enumerate(value, start=1)) for value in (one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one:
+            if key in other:
+                yield from _apart(one[key], other[key], f"{path}.{key}" if path else str(key))
+    elif one != other:
+        yield f"{path} ({brief(one)}, {brief(other)})"
+
+
+@cache
+def _of_a_seed() -> frozenset[str]:
+    return frozenset((*OF_A_SEED, *changeable(get_recipe("oneformer3d_small"))))
 
 
 def _copies(run: Run) -> list[str]:
