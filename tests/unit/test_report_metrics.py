@@ -1,9 +1,12 @@
 """Derived figures: what a guard skipped still counts, spikes are found and survive thinning."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from bifusion.studies.comparison.curves import downsample
+from bifusion.studies.comparison.curves import downsample, smooth
+from bifusion.studies.figures import metrics
 from bifusion.studies.figures.metrics import (
     epoch_axis,
     finite_epochs,
@@ -137,3 +140,26 @@ def test_missing_and_null_figures_are_nan():
 def test_spread_over_seeds_needs_two():
     assert np.isnan(over_seeds({0: 1.0, 1: np.nan}).spread)
     assert over_seeds({0: 1.0, 1: 3.0}).spread == pytest.approx(2**0.5)
+
+
+def test_curves_of_very_long_runs_take_little_memory():
+    """Windows of a thirtieth of 100,000 steps, all at once, would be 2.7 GB a curve."""
+    values = np.exp(0.1 * np.random.default_rng(0).normal(size=100_000))
+    values[[7, 50_000]] = np.nan, 1e6
+    tracemalloc.start()
+    x, median = smooth(np.arange(100_000.0), values)
+    found = np.flatnonzero(spikes(values))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
+    assert len(x) == len(median) == 160 and np.abs(median - 1).max() < 0.2
+    assert found.tolist() == [50_000]
+
+
+def test_medians_of_some_rows_at_a_time_are_those_of_all(monkeypatch):
+    values = np.random.default_rng(0).normal(size=83)
+    whole, found = running_median(values, 9), spikes(np.exp(5 * values), window=13)
+    monkeypatch.setattr(metrics, "MOST_AT_ONCE", 40)
+    assert np.array_equal(running_median(values, 9), whole)
+    assert np.array_equal(running_median(values, 9, 4), whole[::4])
+    assert found.any() and np.array_equal(spikes(np.exp(5 * values), window=13), found)

@@ -68,8 +68,8 @@ def smooth(x: np.ndarray, y: np.ndarray) -> Curve:
     """The running median of a curve at about `SMOOTH_POINTS` places, drawn only where the curve is."""
     window = max(3, len(y) // 30) | 1
     stride = max(1, len(y) // SMOOTH_POINTS)
-    median = np.where(np.isfinite(y), running_median(y, window), np.nan)
-    return x[::stride], median[::stride]
+    median = running_median(y, window, stride)
+    return x[::stride], np.where(np.isfinite(y[::stride]), median, np.nan)
 
 
 def step_draw(keys: list[str], *, raw: bool = True, dash: str | None = None) -> Draw:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,6 +25,8 @@ SPIKE_RATIO = 2.0
 """… and above this multiple of the median, so that a flat curve's tiny wiggles are none."""
 SPIKE_HISTORY = 10
 """Fewer finite values than this before a step: nothing is called a spike."""
+MOST_AT_ONCE = 1 << 21
+"""Numbers of windows that are sorted at a time: those of 100,000 steps would not fit into memory."""
 SCATTER_WINDOW = 25
 """Steps of the running median that a scatter is around."""
 MAD_TO_SIGMA = 1.4826
@@ -156,21 +159,32 @@ def spikes(values: np.ndarray, window: int = SPIKE_WINDOW) -> np.ndarray:
     if len(finite) <= SPIKE_HISTORY:
         return found
     padded = np.concatenate([np.full(window, np.nan), finite[:-1]])
-    past = np.lib.stride_tricks.sliding_window_view(padded, window)  # row i: the values before i
-    median = _row_medians(past)
-    mad = MAD_TO_SIGMA * _row_medians(np.abs(past - median[:, None]))
-    high = (finite > median + SPIKE_MADS * mad) & (finite > SPIKE_RATIO * np.abs(median))
-    high[:SPIKE_HISTORY] = False
-    found[index] = high
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)  # row i: the values before i
+    for rows in _some_rows(windows):
+        past, told = windows[rows], finite[rows]
+        median = _row_medians(past)
+        mad = MAD_TO_SIGMA * _row_medians(np.abs(past - median[:, None]))
+        found[index[rows]] = (told > median + SPIKE_MADS * mad) & (told > SPIKE_RATIO * np.abs(median))
+    found[index[:SPIKE_HISTORY]] = False
     return found
 
 
-def running_median(values: np.ndarray, window: int) -> np.ndarray:
-    """(n,) centred median over `window` values (odd), NaN left out, shorter at the ends."""
+def running_median(values: np.ndarray, window: int, every: int = 1) -> np.ndarray:
+    """(n,) centred median over `window` values (odd), NaN left out, shorter at the ends; of each
+    `every`-th value alone, (⌈n / every⌉,)."""
     half = window // 2
     padded = np.pad(np.asarray(values, dtype=np.float64), half, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
-    return _row_medians(windows)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)[::every]
+    medians = np.full(len(windows), np.nan)
+    for rows in _some_rows(windows):
+        medians[rows] = _row_medians(windows[rows])
+    return medians
+
+
+def _some_rows(windows: np.ndarray) -> Iterator[slice]:
+    """All rows of windows, `MOST_AT_ONCE` of their numbers at a time."""
+    step = max(1, MOST_AT_ONCE // windows.shape[1])
+    return (slice(start, start + step) for start in range(0, len(windows), step))
 
 
 def _row_medians(rows: np.ndarray) -> np.ndarray:
