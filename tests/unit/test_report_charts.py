@@ -1,5 +1,7 @@
 """The curves of the report: what is drawn of them, and what is left out."""
 
+import json
+
 import numpy as np
 
 from bifusion.studies.comparison.charts import all_charts
@@ -12,6 +14,17 @@ from run_factory import FakeRun
 
 def chart_called(title, arms):
     return next(chart for chart in all_charts(arms, arm_looks(arms)) if chart.title == title)
+
+
+def test_arms_of_one_role_look_all_different(tmp_path):
+    runs = []
+    for number in range(9):
+        folder = FakeRun(epochs=2).write(tmp_path / str(number))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"name": f"mine{number}"}))
+        runs.append(load_run(folder))
+    looks = arm_looks(group_runs(runs)).values()
+    assert len({(look.color, look.dash) for look in looks}) == 9
 
 
 def test_non_finite_steps_and_stages_are_marked_in_the_curves(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from bifusion.studies.figures.arms import Arm
 
@@ -63,12 +64,11 @@ Looks = Mapping[str, Look]
 
 
 def arm_looks(arms: Sequence[Arm]) -> dict[str, Look]:
-    """Looks of the arms of a comparison; where a role occurs twice, each has a colour of its own."""
-    return {
-        arm.key: Look(
-            arm.label,
-            COLORS.get(arm.key, OTHER_COLORS[index % len(OTHER_COLORS)]),
-            DASHES.get(arm.role, "solid"),
-        )
-        for index, arm in enumerate(arms)
-    }
+    """Looks of the arms of a comparison; where a role occurs twice or is from outside, each has a
+    colour, or a dash, of its own."""
+    others = cycle((color, dash) for dash in ("solid", *DASH_ARRAYS) for color in OTHER_COLORS)
+    looks = {}
+    for arm in arms:
+        named = (COLORS[arm.key], DASHES.get(arm.role, "solid")) if arm.key in COLORS else next(others)
+        looks[arm.key] = Look(arm.label, *named)
+    return looks
