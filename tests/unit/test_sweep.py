@@ -262,6 +262,24 @@ def test_an_arm_that_does_best_with_its_gate_dead_has_broken_there(tmp_path):
     assert staged.breaking.kinds == {"gate dead": 2}
 
 
+def test_the_earliest_break_is_told_with_its_own_place(tmp_path):
+    def earlier(arm, factor, seed):
+        run = fake(arm, factor, seed)
+        stopped = run.state == "guard_stopped" and seed == 1
+        return dataclasses.replace(run, nonfinite={2: 1}, epochs_done=2) if stopped else run
+
+    plan = fake_plan(tmp_path, earlier)
+    for (arm, _, factor, seed), folder in plan.folders.items():
+        if (arm, seed) == ("naive_small", 1) and factor > 1:
+            rewrite(
+                folder,
+                "steps.jsonl",
+                lambda r: r["event"] and r["event"].update(where=["gradient.gate"]),
+            )
+    naive = curve_of(write_sweep(plan, tmp_path, title=""), "naive_small")
+    assert naive.breaking.steps == [24, 16] and "gradient.gate" in naive.breaking.where
+
+
 def test_good_rates_and_sensitivities_follow_from_the_runs(told):
     naive, staged = (curve_of(told[1], arm.key) for arm in ARMS)
     assert (naive.good.low, naive.good.high) == (1, 1) and staged.good.span == pytest.approx(100)
@@ -274,6 +292,9 @@ def test_good_rates_and_sensitivities_follow_from_the_runs(told):
     assert naive.relative_sensitivity.mean == pytest.approx(0.5, abs=0.05)
     assert naive.relative_sensitivity.mean > staged.relative_sensitivity.mean
     compared = next(finding for finding in told[1].findings if "100 times as wide" in finding)
+    assert "100 times as wide in the rates tried; " in compared  # the lowest rate is a good one
+    for good in (staged.good, naive.good):
+        assert f", {good.best_miou:.3f}, " in compared
     assert compared.endswith("; it breaks at × 100, naive fusion at × 10 (10 times lower).")
 
 

@@ -87,12 +87,16 @@ def _staged_and_naive(
     if not (math.isfinite(staged.good.span) and math.isfinite(naive.good.span)):
         return None
     times = staged.good.span / naive.good.span
+    edges = [edge for one in (staged.good, naive.good) for edge in (one.low_is_edge, one.high_is_edge)]
+    wide = f"{times:.3g} times as wide" if times != 1 else "as wide"
     rivals = {"naive fusion": naive.breaking}
     if baseline is not None:
         rivals[arms[baseline.arm].label] = baseline.breaking
     return (
-        f"{condition.label}: staged fusion is within {PERCENT} of its best {range_text(staged.good)}, "
-        f"naive {range_text(naive.good)}: {f'{times:.3g} times as wide' if times != 1 else 'as wide'}; "
+        f"{condition.label}: staged fusion is within {PERCENT} of its best, "
+        f"{number(staged.good.best_miou)}, {range_text(staged.good)}, naive of its own, "
+        f"{number(naive.good.best_miou)}, {range_text(naive.good)}: "
+        f"{wide}{' in the rates tried' * any(edges)}; "
         f"{where_it_breaks(staged.breaking, rivals)}."
     )
 

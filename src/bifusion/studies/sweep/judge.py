@@ -202,5 +202,6 @@ def _breaking(rates: Sequence[Rate]) -> Breaking | None:
         broken = [run.breaks[0] for run in ended if run.breaks and run.verdict != "too slow"]
         if 2 * len(broken) > len(ended):
             kinds: Counter[str] = Counter(b.kind for b in broken)
-            return Breaking(rate.factor, dict(kinds), [b.step for b in broken], broken[0].where)
+            first = min(broken, key=lambda one: one.step)
+            return Breaking(rate.factor, dict(kinds), [b.step for b in broken], first.where)
     return None

@@ -80,7 +80,7 @@ class Breaking:
     steps: list[Count]
     """From which step on, seed by seed."""
     where: str
-    """Paths and module, gate, loss or class, of the first seed that broke."""
+    """Paths and module, gate, loss or class, of the seed that broke first."""
 
 
 @dataclass(frozen=True)
