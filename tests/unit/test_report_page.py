@@ -229,6 +229,27 @@ def test_a_guard_stopped_run_is_a_result(tmp_path):
     assert "stopped by its guard in epoch 3" in (tmp_path / "report.html").read_text()
 
 
+def test_what_a_stopped_seed_reached_is_no_end_result(tmp_path):
+    """It is evaluated where it stopped: the mean that holds it says so, and is not the best."""
+    end = {"state": "guard_stopped", "epochs_done": 3, "evaluated": True, "miou": 0.9}
+    naive = [FakeRun(arm="naive", epochs=8, seed=seed, **end if seed else {}) for seed in range(3)]
+    rivals = [FakeRun(arm=arm, epochs=8) for arm in ("baseline", "staged")]
+    report = write_report([run.write(tmp_path) for run in (*naive, *rivals)], tmp_path)
+    page = (tmp_path / "report.html").read_text().split('id="results"')[1].split("</section>")[0]
+    assert "<small>2 of 3 seeds stopped by their guard</small>" in page
+    best = re.findall(r'<td class="n best">([^<]*)', page)
+    assert best == ["0.660", "0.396", "0.528", "0.594", "0.462"]  # of the staged arm
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_table(report, console)
+    assert "2 of 3 seeds stopped by their guard" in " ".join(console.export_text().split())
+
+
+def test_no_mean_is_marked_as_the_best_of_what_must_not_be_compared(tmp_path):
+    folders = [FakeRun(arm="baseline", epochs=8).write(tmp_path), FakeRun(epochs=9).write(tmp_path)]
+    assert write_report(folders, tmp_path).scenes_refused
+    assert 'class="n best"' not in (tmp_path / "report.html").read_text()
+
+
 def test_no_runs_and_no_audit_are_told(tmp_path):
     with pytest.raises(InputError, match="no run folder"):
         write_report([], tmp_path)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from bifusion.errors import listing
 from bifusion.studies.comparison.audit import fact_cards, probe_table
 from bifusion.studies.comparison.charts import all_charts, stages_from
 from bifusion.studies.comparison.gate_charts import SECTION as GATE_SECTION
 from bifusion.studies.comparison.gate_charts import gate_charts
-from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
+from bifusion.studies.comparison.report import ComparisonReport
+from bifusion.studies.comparison.standing import standing
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.generated import SOME_GENERATED
 from bifusion.studies.figures.metrics import Sample, value_at
@@ -19,7 +19,6 @@ from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.room_views import RoomViews
 from bifusion.studies.page.style import arm_looks
-from bifusion.wording import plural
 
 GATE_FIGURES = {
     "standard deviation over points": "std",
@@ -85,8 +84,8 @@ def render_page(report: ComparisonReport, arms: list[Arm], views: RoomViews) -> 
         judged=[entries[key] for key in dict.fromkeys(verdict.arm for verdict in report.verdicts)],
         staged=[entries[v.arm] for v in report.verdicts if v.criterion == "stage 1"],
         verdicts={(verdict.arm, verdict.criterion): verdict for verdict in report.verdicts},
-        standing=_standing,
-        best={key: _best(getattr(arm.figures, key).mean for arm in report.arms) for key in RESULTS},
+        standing=standing,
+        best={key: _best(report, key) for key in RESULTS},
         stages_of=staged.label if staged else None,
         curve_sections=list(dict.fromkeys(chart.section for chart in curves)),
         gate_section=GATE_SECTION,
@@ -146,19 +145,9 @@ def _gate_rows(report: ComparisonReport) -> dict[str, dict[str, Sample]]:
     return rows
 
 
-def _standing(arm: ArmEntry) -> str:
-    """Where an arm stands, in a few words."""
-    stopped = arm.states.count("guard_stopped")
-    if stopped and len(arm.states) > 1:
-        return f"{stopped} of {len(arm.states)} seeds stopped by their guard"
-    if stopped:
-        return f"stopped by its guard in epoch {arm.epochs_done}"
-    if arm.final:
-        return f"{plural(arm.epochs_done, 'epoch')}, {plural(len(arm.seeds), 'seed')}"
-    return f"so far: epoch {arm.epochs_done} of {arm.epochs}"
-
-
-def _best(values: Iterable[float]) -> float | None:
-    """The largest, where it says anything."""
-    known = [value for value in values if math.isfinite(value)]
-    return max(known) if len(set(known)) > 1 else None
+def _best(report: ComparisonReport, figure: str) -> float | None:
+    """The largest mean of arms that came to their end; None where it says nothing: of one alone, and of
+    arms that must not be compared."""
+    means = [getattr(arm.figures, figure).mean for arm in report.arms if arm.ended]
+    known = {mean for mean in means if math.isfinite(mean)}
+    return max(known) if len(known) > 1 and report.scenes_refused is None else None

@@ -116,6 +116,11 @@ class ArmEntry(FaultCounts):
     stages: list[Stage]
     """Training stages."""
 
+    @property
+    def ended(self) -> bool:
+        """Every seed was trained to its end and evaluated."""
+        return self.final and set(self.states) == {"completed"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunEntry(FaultCounts):

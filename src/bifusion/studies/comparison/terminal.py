@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bifusion.studies.comparison.report import ArmEntry, ComparisonReport
+from bifusion.studies.comparison.report import ComparisonReport
+from bifusion.studies.comparison.standing import standing
 from bifusion.studies.figures.generated import generated_line
 from bifusion.studies.figures.metrics import value_at
 from bifusion.studies.figures.terminal import plain_table, sample_lines
@@ -49,7 +50,7 @@ def _results(report: ComparisonReport, *, wide: bool) -> Table:
     for arm in report.arms:
         label = escape(arm.label) + (" [dim](control)[/dim]" if arm.control else "")
         table.add_row(
-            label if arm.final else f"{label} [dim]({_progress(arm)})[/dim]",
+            label if arm.ended else f"{label} [dim]({standing(arm)})[/dim]",
             *(sample_lines(getattr(arm.figures, key)) for key in figures),
             f"{arm.raw_nonfinite} ({arm.skipped}, {arm.rollbacks})",
             *([millions(arm.parameters)] if wide else []),
@@ -60,12 +61,6 @@ def _results(report: ComparisonReport, *, wide: bool) -> Table:
         reached = (number(value_at(oracle, key)) for key in figures)
         table.add_row("superpoint oracle", *reached, style="dim")
     return table
-
-
-def _progress(arm: ArmEntry) -> str:
-    if "guard_stopped" in arm.states:
-        return f"stopped by its guard in epoch {arm.epochs_done}"
-    return f"epoch {arm.epochs_done} of {arm.epochs}"
 
 
 def _verdicts(report: ComparisonReport) -> Table:
