@@ -244,6 +244,21 @@ def test_what_a_stopped_seed_reached_is_no_end_result(tmp_path):
     assert "2 of 3 seeds stopped by their guard" in " ".join(console.export_text().split())
 
 
+def test_an_audit_of_one_seeds_rooms_is_not_taken_for_that_of_all(tmp_path):
+    (tmp_path / "audit.json").write_text(json.dumps(AUDIT))
+
+    def told(rooms):
+        scenes = [{"train_scenes": [f"{room}-train"], "val_scenes": [room]} for room in rooms]
+        runs = [FakeRun(epochs=2, seed=seed, **own) for seed, own in enumerate(scenes)]
+        folders = [run.write(tmp_path / "-".join(rooms)) for run in runs]
+        return write_report(folders, tmp_path, audit=tmp_path / "audit.json").cautions
+
+    assert told(["a", "a"]) == []
+    assert told(["a", "b"]) == [
+        "Superpoint oracle and audit are of one of the 2 data sets that the runs saw."
+    ]
+
+
 def test_no_mean_is_marked_as_the_best_of_what_must_not_be_compared(tmp_path):
     folders = [FakeRun(arm="baseline", epochs=8).write(tmp_path), FakeRun(epochs=9).write(tmp_path)]
     assert write_report(folders, tmp_path).scenes_refused

@@ -24,6 +24,7 @@ from bifusion.studies.comparison.stage_verdicts import judge_stages
 from bifusion.studies.comparison.study_table import study_table
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
+from bifusion.studies.figures.cautions import cautions
 from bifusion.studies.figures.fairness import require_one_set, why_refused
 from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.metrics import (
@@ -50,6 +51,7 @@ def judge_comparison(
     return ComparisonReport(
         title=title,
         complete=not crashed and all(arm.finished for arm in arms),
+        cautions=[*cautions(run for arm in arms for run in arm.runs), *_audited_in_part(arms, audit)],
         crashed=list(crashed),
         **generated((run for arm in arms for run in arm.runs), audited=audit is not None),
         scenes_refused=_refusals(arms, verdicts),
@@ -89,6 +91,14 @@ def _refusals(arms: list[Arm], verdicts: list[Verdict]) -> str | None:
     if not reasons and (reason := why_refused(arms)):
         reasons[reason] = ["the models among each other"]
     return " ".join(f"{listing(who, 8)}: {why}" for why, who in reasons.items()) or None
+
+
+def _audited_in_part(arms: list[Arm], audit: Record | None) -> list[str]:
+    """That the audit is of other scenes than most runs saw, where each seed has rooms of its own."""
+    rooms = {frozenset((*run.train_scenes, *run.val_scenes)) for arm in arms for run in arm.runs}
+    if audit is None or len(rooms) == 1:
+        return []
+    return [f"Superpoint oracle and audit are of one of the {len(rooms)} data sets that the runs saw."]
 
 
 def _arm_entry(arm: Arm) -> ArmEntry:

@@ -128,7 +128,7 @@ def _notice(report: ComparisonReport) -> str:
         notices.append(f"Crashed, and therefore without a result: {listing(report.crashed, 8)}.")
     if report.scenes_refused:
         notices.append(f"Performance is not judged for {report.scenes_refused}")
-    return " ".join(notices)
+    return " ".join([*notices, *report.cautions])
 
 
 def _gate_rows(report: ComparisonReport) -> dict[str, dict[str, Sample]]:

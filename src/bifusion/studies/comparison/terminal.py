@@ -37,6 +37,8 @@ def print_table(report: ComparisonReport, console: Console) -> None:
         console.print(f"[yellow]Performance refused[/yellow]: {escape(report.scenes_refused)}")
     if report.crashed:
         console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(report.crashed))}.")
+    for caution in report.cautions:
+        console.print(escape(caution))
     if line := generated_line(report.synthetic, report.partly_synthetic):
         console.print(line)
     if not report.complete:

@@ -24,6 +24,7 @@ from bifusion.studies.dose.report import (
     RoomsAudit,
 )
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role, group_runs
+from bifusion.studies.figures.cautions import cautions
 from bifusion.studies.figures.classes import texture_iou
 from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.gate import gate_of, texture_gate
@@ -85,6 +86,7 @@ def judge_dose(knob: Knob, measured: list[MeasuredLevel], title: str) -> DoseRep
     return DoseReport(
         title=title,
         complete=all(level.complete for level in measured),
+        cautions=cautions(run for level in measured for arm in level.arms for run in arm.runs),
         knob=knob,
         reference=next((arm.key for arm in arms if arm.role == REFERENCE), None),
         arms=[

@@ -84,4 +84,5 @@ def _notice(dose: DoseReport) -> str:
     if not dose.complete:
         notices.append("Runs are still to be trained or evaluated: figures are those so far.")
     refused = {e.refused for level in dose.levels for e in level.arms.values() if e.refused}
-    return " ".join([*notices, *(f"A gain is left out: {reason}" for reason in sorted(refused))])
+    left_out = [f"A gain is left out: {reason}" for reason in sorted(refused)]
+    return " ".join([*notices, *left_out, *dose.cautions])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bifusion.studies.dose.report import DoseReport, LevelEntry
@@ -29,6 +30,8 @@ def print_dose(dose: DoseReport, console: Console) -> None:
     console.print(rooms)
     if any(level.expected_zero for level in dose.levels):
         console.print(f"At {dose.knob.name} {dose.knob.zero_at:g} the expected gain is zero.")
+    for caution in dose.cautions:
+        console.print(escape(caution))
     console.print("All figures are of generated (synthetic) rooms.")
 
 

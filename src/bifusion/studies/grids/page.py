@@ -74,7 +74,7 @@ def _notice(report: GridReport, of_the_grid: Sequence[str]) -> str:
         notices.append(f"Accuracies are not compared: {report.refused}")
     if crashed := report.not_run.crashed:
         notices.append(f"Crashed, and therefore without a result: {listing(crashed, 8)}.")
-    return " ".join(notices)
+    return " ".join([*notices, *report.cautions])
 
 
 def _left_out(left: NotRun, of_the_grid: Sequence[str]) -> list[str]:

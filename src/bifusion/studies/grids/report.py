@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.arms import Arm
+from bifusion.studies.figures.cautions import cautions
 from bifusion.studies.figures.fairness import why_refused
 from bifusion.studies.figures.generated import generated, generated_line
 from bifusion.studies.figures.run import Run
@@ -78,6 +79,7 @@ def grid_fields(
     return {
         "title": title,
         "complete": not waiting,
+        "cautions": cautions(runs),
         **generated(runs),
         "base": plan.base,
         "seeds": list(plan.seeds),
@@ -107,6 +109,8 @@ def print_rest(report: GridReport, console: Console) -> None:
         console.print(f"[yellow]Accuracies not compared[/yellow]: {escape(report.refused)}")
     if left.crashed:
         console.print(f"[yellow]Crashed[/yellow]: {escape('; '.join(left.crashed))}.")
+    for caution in report.cautions:
+        console.print(escape(caution))
     if line := generated_line(report.synthetic, report.partly_synthetic):
         console.print(line)
     if not report.complete:

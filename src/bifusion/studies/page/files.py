@@ -27,6 +27,9 @@ class StudyReport:
     """When it was written, ISO 8601, UTC."""
     complete: bool
     """Every planned run ended and was evaluated, or was stopped by its guard; none crashed."""
+    cautions: list[str]
+    """Where runs were not made all alike, a sentence each: versions of the software, changes that were
+    accepted while they trained."""
 
 
 def write_study(out: Path, name: str, kind: str, report: StudyReport, html: str) -> None:

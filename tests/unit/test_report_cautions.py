@@ -1,0 +1,66 @@
+"""Runs that were not made all alike: every study's page says so."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from bifusion.studies.comparison.run import write_report
+from bifusion.studies.comparison.terminal import print_table
+from bifusion.studies.dose.judge import Level
+from bifusion.studies.dose.report import Knob
+from bifusion.studies.dose.run import write_dose
+from bifusion.studies.dose.terminal import print_dose
+from bifusion.studies.sweep.plan import Condition, SweepArm, SweepPlan
+from bifusion.studies.sweep.run import write_sweep
+from bifusion.studies.sweep.terminal import print_sweep
+from run_factory import FakeRun
+
+VERSIONS = "Not all runs were trained by the same versions: torch 2.14.1 and 2.9.0."
+CHANGED = "1 run went on after scenes or software had changed, which was accepted: staged-seed0."
+
+
+def comparison(folders, out):
+    return "report", write_report(folders, out, room_views=False), print_table
+
+
+def dose(folders, out):
+    level = Level(0.0, out / "knob-0", tuple(folders), out / "audit.json")
+    return "dose", write_dose(Knob("knob", "Knob", "", "."), [level], out, title="dose"), print_dose
+
+
+def sweep(folders, out):
+    arms = tuple(SweepArm(f.name, role, f.name, 1.0, {}) for f, role in zip(folders, "ab", strict=True))
+    plan = SweepPlan(
+        base="base",
+        arms=arms,
+        factors=(1.0,),
+        conditions=(Condition("plain", "plain", "."),),
+        seeds=(0,),
+        folders={(folder.name, "plain", 1.0, 0): folder for folder in folders},
+    )
+    return "sweep", write_sweep(plan, out, title="sweep"), print_sweep
+
+
+@pytest.mark.parametrize("study", [comparison, dose, sweep])
+def test_versions_and_accepted_changes_are_told(study, tmp_path):
+    folders = [FakeRun(arm=arm, epochs=3).write(tmp_path) for arm in ("staged", "without_views")]
+
+    def told():
+        name, report, show = study(folders, tmp_path / "out")
+        console = Console(width=300, record=True, file=io.StringIO())
+        show(report, console)
+        page = (tmp_path / "out" / f"{name}.html").read_text()
+        return report.cautions, page.split("<main")[0], console.export_text()
+
+    assert told()[0] == []
+    config = json.loads((folders[1] / "config.json").read_text())
+    config["versions"]["torch"] = "2.9.0"
+    (folders[1] / "config.json").write_text(json.dumps(config))
+    data = {"root": ".", "scenes": {}, "threads": 1, "versions": {}, "accepted": [["val/a: is gone"]]}
+    (folders[0] / "data.json").write_text(json.dumps(data))
+    cautions, page, terminal = told()
+    assert cautions == [VERSIONS, CHANGED]
+    for sentence in cautions:
+        assert sentence in page and sentence in terminal
