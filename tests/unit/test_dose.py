@@ -121,6 +121,12 @@ def test_one_seed_has_no_spread(tmp_path):
     assert "+0.100, 1 seed." in (tmp_path / "dose.html").read_text()
 
 
+def test_the_first_sentence_counts_the_seeds_of_every_arm(tmp_path):
+    runs = [*pairs((0.1, 0.1)), FakeRun(seed=2, epochs=2)]
+    write_dose(TEXTURE, [fake_level(tmp_path, 1.0, runs)], tmp_path, title="")
+    assert "2 to 3 seeds each, on generated rooms" in (tmp_path / "dose.html").read_text()
+
+
 def test_what_is_not_there_yet_is_left_open(tmp_path):
     running = pairs((0.1,), state="running", epochs_done=1)
     level = fake_level(tmp_path, 0.0, running, planned=(tmp_path / "not-started",))

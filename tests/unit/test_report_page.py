@@ -259,6 +259,16 @@ def test_an_audit_of_one_seeds_rooms_is_not_taken_for_that_of_all(tmp_path):
     ]
 
 
+def test_what_the_study_tells_of_the_gate_is_over_all_seeds(tmp_path):
+    folders = [FakeRun(epochs=4, seed=seed).write(tmp_path) for seed in range(2)]
+    *steps, last = (folders[0] / "steps.jsonl").read_text().splitlines()
+    ended = json.loads(last)
+    ended["gate"]["scale"] = 0.5
+    (folders[0] / "steps.jsonl").write_text("\n".join([*steps, json.dumps(ended)]) + "\n")
+    rows = {row.dimension: row for row in write_report(folders, tmp_path / "out").study_table}
+    assert ("s, last step", "0.75") in rows["Fusion"].cells["staged"]
+
+
 def test_no_mean_is_marked_as_the_best_of_what_must_not_be_compared(tmp_path):
     folders = [FakeRun(arm="baseline", epochs=8).write(tmp_path), FakeRun(epochs=9).write(tmp_path)]
     assert write_report(folders, tmp_path).scenes_refused

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def _parameters(arm: Arm) -> Cell:
 
 
 def _optimisation_risk(arm: Arm, baseline: Arm | None) -> str:
-    reached = [epoch for run in arm.runs if (epoch := _epochs_to_reach(run)) is not None]
+    reached = [epochs for run in arm.runs if (epochs := _epochs_to_reach(run)) is not None]
     texts = []
     if baseline is not None and arm is not baseline and baseline.first.parameters.get("total"):
         times = arm.first.parameters.get("total", 0) / baseline.first.parameters["total"]
@@ -178,16 +179,19 @@ def _optimisation_risk(arm: Arm, baseline: Arm | None) -> str:
         if math.isfinite(pace):
             texts.append(f"{pace:.1f} × its time a step")
     if reached:
-        texts.append(f"90 % of its last mIoU after {number(float(np.mean(reached)), 0)} epochs")
+        early, late = (number(float(np.mean(ends)), 0) for ends in zip(*reached, strict=True))
+        texts.append(f"90 % of its last mIoU between epochs {early} and {late}")
     return ", ".join(texts)
 
 
-def _epochs_to_reach(run: Run) -> int | None:
-    """Epochs until validation mIoU first was 90 % of the last one."""
-    curve = [(r["epoch"], value_at(r, "val", "miou")) for r in run.epoch_records]
-    curve = [(epoch, miou) for epoch, miou in curve if math.isfinite(miou)]
-    return (
-        next((epoch + 1 for epoch, miou in curve if miou >= 0.9 * curve[-1][1]), None) if curve else None
+def _epochs_to_reach(run: Run) -> tuple[int, int] | None:
+    """Epochs done at the last validation before mIoU first was 90 % of its last, and at that one: none
+    was made in between."""
+    curve = [(r["epoch"] + 1, value_at(r, "val", "miou")) for r in run.epoch_records]
+    curve = [(0, -math.inf), *((epochs, miou) for epochs, miou in curve if math.isfinite(miou))]
+    enough = 0.9 * curve[-1][1]
+    return next(
+        ((before, epochs) for (before, _), (epochs, miou) in pairwise(curve) if miou >= enough), None
     )
 
 
@@ -246,11 +250,12 @@ def _fusion(arm: Arm) -> Cell:
     cell: Cell = [("type", kind or "none")]
     gates = [gate for r in arm.runs if (gate := _last_gate(r))]
     if gates:
-        mean, spread = (
-            float(np.mean([value_at(g, key) for g in gates])) for key in ("alpha_mean", "alpha_std")
+        mean, spread, scale = (
+            float(np.mean([value_at(g, key) for g in gates]))
+            for key in ("alpha_mean", "alpha_std", "scale")
         )
         cell.append(("α over seen points, last step", f"{number(mean)} ± {number(spread)}"))
-        cell.append(("s, last step", number(value_at(gates[0], "scale"), 2)))
+        cell.append(("s, last step", number(scale, 2)))
     ratio = arm.over_seeds(lambda r: final_value(r, "full", "fusion_2d_ratio"))
     share = arm.over_seeds(lambda r: final_value(r, "full", "share_2d"))
     if ratio.by_seed:

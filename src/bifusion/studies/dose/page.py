@@ -7,7 +7,7 @@ from bifusion.studies.dose.charts import PART_LABELS, dose_charts
 from bifusion.studies.dose.report import DoseArm, DoseReport
 from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.figures.metrics import Sample
-from bifusion.studies.figures.text import number, signed
+from bifusion.studies.figures.text import number, signed, span
 from bifusion.studies.page.render import Page, render
 from bifusion.studies.page.style import Looks
 from bifusion.wording import plural
@@ -72,10 +72,10 @@ def _gain_text(sample: Sample) -> str:
 def _lead(dose: DoseReport) -> str:
     labels = [arm.label for arm in dose.gaining]
     values = ", ".join(f"{level.value:g}" for level in dose.levels)
-    seeds = max((len(e.states) for level in dose.levels for e in level.arms.values()), default=0)
+    seeds = [len(entry.states) for level in dose.levels for entry in level.arms.values()] or [0]
     return (
         f"What images add to {listing(labels) or 'a model'} as {dose.knob.label.lower()} takes "
-        f"the values {values}: {plural(seeds, 'seed')} each, on generated rooms."
+        f"the values {values}: {span(seeds, 'seed')} each, on generated rooms."
     )
 
 

@@ -13,8 +13,8 @@ NONE = "—"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Fixed digits, "—" for NaN."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else NONE
+    """Fixed digits, a true minus, "—" for NaN."""
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else NONE
 
 
 def signed(value: float) -> str:
