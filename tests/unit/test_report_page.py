@@ -5,6 +5,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -16,7 +17,7 @@ from rich.console import Console
 from bifusion.errors import InputError
 from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.json_files import embed_json, to_json
-from bifusion.studies.comparison.run import audit_of, write_report
+from bifusion.studies.comparison.run import ComparisonConfig, audit_of, run_comparison, write_report
 from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.page.pictures import Camera, fill_holes, view_axes, visible_part
 from run_factory import AUDIT, CLASSES, FakeRun
@@ -273,6 +274,26 @@ def test_no_mean_is_marked_as_the_best_of_what_must_not_be_compared(tmp_path):
     folders = [FakeRun(arm="baseline", epochs=8).write(tmp_path), FakeRun(epochs=9).write(tmp_path)]
     assert write_report(folders, tmp_path).scenes_refused
     assert 'class="n best"' not in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_can_be_read_without_seeing_or_a_mouse(compared):
+    page = compared[2]
+    charts = re.findall(r'<div class="plot"([^>]*)>', page)
+    assert charts and all('role="img" aria-label="' in attributes for attributes in charts)
+    assert page.count('class="scroll"') == page.count('class="scroll" tabindex="0"') > 0
+    assert "<noscript>" in page
+
+
+def test_where_a_report_lies_is_told_as_it_is_called(tmp_path, monkeypatch):
+    """Words in brackets are styles to rich, and a folder named by "." has a name too."""
+    run, out = FakeRun(epochs=2).write(tmp_path), tmp_path / "runs [bold] of today"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    console = Console(width=300, record=True, file=io.StringIO())
+    for folder in (out, Path()):
+        assert run_comparison(ComparisonConfig(out=folder, runs=(run,)), console) == 0
+        assert json.loads((out / "report.json").read_text())["title"] == out.name
+    assert f"report: {out / 'report.html'}" in console.export_text()
 
 
 def test_no_runs_and_no_audit_are_told(tmp_path):

@@ -94,7 +94,7 @@ def run_pretraining(wanted: PretrainTower, console: Console) -> None:
     """Makes the rooms where needed and writes the tower's weights, unless they are there already."""
     if wanted.out.exists():
         _check_objective(wanted)
-        console.print(f"image tower: {wanted.out} is there, taken as it is")
+        console.print(f"image tower: {wanted.out} is there, taken as it is", markup=False)
         return
     with progress_bar("rooms to pretrain the image tower", console) as progress:
         make_rooms(wanted.rooms, RoomsConfig.for_pretraining(wanted.num_rooms), progress)
@@ -231,7 +231,7 @@ def _show_end(
         lines.append(f"  bifusion predict {places}     # any scene folder")
     lines.append("  bifusion scan --help     # your own scans")
     for line in lines:
-        console.print(line, soft_wrap=True)  # what is to be copied stays in one piece
+        console.print(line, soft_wrap=True, markup=False)  # what is to be copied stays in one piece
 
 
 def with_more_seeds(wanted: DemoConfig) -> str:

@@ -56,7 +56,7 @@ def run_comparison(wanted: ComparisonConfig, console: Console) -> int:
     crashed)."""
     report = compare_runs(wanted, console)
     print_table(report, console)
-    console.print(f"report: {wanted.out / 'report.html'}")
+    console.print(f"report: {wanted.out / 'report.html'}", markup=False)
     return 1 if report.crashed else 0
 
 
@@ -74,7 +74,7 @@ def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport
 def _compare(
     wanted: ComparisonConfig, planned: Sequence[PlannedRun], console: Console
 ) -> ComparisonReport:
-    title, crashed = wanted.out.name, []
+    title, crashed = wanted.out.resolve().name, []
     if planned:
         crashed = train_runs(
             planned,

@@ -155,8 +155,8 @@ def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Con
         crashed += _train_level(level, wanted, console)
         dose = write_dose(knob, told, wanted.out, title=title)
     print_dose(dose, console)
-    console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)")
-    console.print(f"each value          {wanted.out}/{wanted.knob}-*/report.html")
+    console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)", markup=False)
+    console.print(f"each value          {wanted.out}/{wanted.knob}-*/report.html", markup=False)
     return 1 if crashed else 0
 
 

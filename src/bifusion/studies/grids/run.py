@@ -63,5 +63,5 @@ def run_grid(
             accept_changes=wanted.accept_changes,
         )
         show(write(replace(plan, crashed=tuple(crashed))), console)
-    console.print(f"{name}: {wanted.out / f'{name}.html'} ({name}.json beside it)")
+    console.print(f"{name}: {wanted.out / f'{name}.html'} ({name}.json beside it)", markup=False)
     return 1 if crashed else 0

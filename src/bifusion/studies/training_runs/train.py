@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from bifusion.config.run import load_config, save_config
 from bifusion.errors import InputError
@@ -186,7 +187,7 @@ def _own_gpu(slot: int) -> dict[str, str]:
 
 def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
     for run in runs[:NAMED_RUNS]:
-        console.print(f"{run.folder.name}: finished before, taken as it is")
+        console.print(f"{run.folder.name}: finished before, taken as it is", markup=False)
     if len(runs) > NAMED_RUNS:
         console.print(f"{len(runs) - NAMED_RUNS} more finished before, taken as they are")
 
@@ -213,8 +214,8 @@ def _tell_crashed(folders: Sequence[Path], console: Console) -> None:
     for folder in folders:
         by_end.setdefault(_end(folder / "log.txt"), []).append(folder)
     for end, of in by_end.items():
-        names = ", ".join(folder.name for folder in of)
-        console.print(f"[red]{names} crashed[/red]; the end of {of[0] / 'log.txt'}:")
+        names, log = ", ".join(folder.name for folder in of), escape(str(of[0] / "log.txt"))
+        console.print(f"[red]{escape(names)} crashed[/red]; the end of {log}:")
         console.print(end, markup=False, highlight=False)
 
 
