@@ -4,6 +4,7 @@ A process of `multiprocessing` holds one end of a pipe whose other end its paren
 was started; one of `subprocess` gets such a pipe as its standard input (`lifeline`). The system closes
 the parent's end when the parent is gone, and the child ends as if killed too: nothing that the product
 writes suffers by that. Linux kills it at once; elsewhere a thread does, as soon as Python lets it run.
+How a process came to an end is said here too.
 """
 
 from __future__ import annotations
@@ -63,6 +64,15 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def how_it_ended(code: int) -> str:
+    """ "was killed by SIGKILL", "ended with status 1": what an exit code says, the negative number of a
+    signal where one ended the process."""
+    if code >= 0:
+        return f"ended with status {code}"
+    named = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {named.get(-code, f'signal {-code}')}"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from PIL import Image
 from bifusion import cli
 from bifusion.data.scene_folder import load_scene
 from bifusion.datasets.check import check_data
-from bifusion.datasets.check.processes import Died, run_in_processes
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.labels.sets import SCANNET20
 from scene_factory import make_tiny_scene
 

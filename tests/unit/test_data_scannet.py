@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import needs
 from bifusion.data.scene_folder import load_scene
 from bifusion.data.view_files import load_view
+from bifusion.datasets.processes import Died
 from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.datasets.shards import Shard
@@ -237,6 +239,15 @@ def share_of_vertices_on_the_depth_map(scene, view):
     inside = ((pixels >= 0) & (pixels < view.depth_m.shape[::-1])).all(axis=1)
     depth = view.depth_m[pixels[inside, 1], pixels[inside, 0]]
     return (np.abs(depth - points[inside, 2]) < 0.02).mean()
+
+
+def test_a_scan_whose_process_is_killed_is_named(released, monkeypatch):
+    monkeypatch.setattr(
+        "bifusion.datasets.scannet.prepare.run_in_processes",
+        lambda work, jobs, workers: [(0, Died(-signal.SIGKILL))],
+    )
+    with pytest.raises(InputError, match=f"scan {NAME} of train: its process was killed by SIGKILL"):
+        prepare(released)
 
 
 def test_several_processes_write_what_one_writes(released):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bifusion.lifetime import Parent, lifeline, under_lifeline
+from bifusion.lifetime import Parent, how_it_ended, lifeline, under_lifeline
 from left_processes import left_running, of_session
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
@@ -70,6 +70,20 @@ def test_a_program_under_a_lifeline_is_what_it_would_be_without(tmp_path):
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (3, "['a', '--b']\n", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "ended with status 0"),
+        (2, "ended with status 2"),
+        (-signal.SIGKILL, "was killed by SIGKILL"),
+        (-(signal.SIGRTMIN + 1), f"was killed by signal {signal.SIGRTMIN + 1}"),
+    ],
+)
+def test_how_a_process_came_to_an_end(code, words):
+    """A signal without a name of its own is none that Python's list of them has."""
+    assert how_it_ended(code) == words
 
 
 def test_who_was_not_started_by_another_is_told():

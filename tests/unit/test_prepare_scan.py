@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 
 import room_meshes as rooms
 from bifusion.data.scene_folder import scene_complete
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.prepare import prepare_scan, prepare_scans
-from bifusion.datasets.scan.processes import in_processes
 from bifusion.datasets.shards import Shard, locked_shard, parse_shard
 from bifusion.errors import InputError
 
@@ -61,16 +62,17 @@ def test_prepare_keeps_no_scene_of_another_input(tmp_path: Path) -> None:
         prepare_scans([first], out, ScanOptions(), jobs=0)
 
 
+def called(task: Callable[[], object]) -> object:
+    return task()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_happens_to_one_process_happens_to_no_other(jobs: int) -> None:
-    tasks = {
-        "dead": partial(signal.raise_signal, signal.SIGKILL),
-        "crashed": partial(int, "no number"),
-        "alive": partial(list, ["fine"]),
-    }
-    outcomes = dict(in_processes(tasks, jobs))  # pyright: ignore[reportArgumentType]
-    assert outcomes["alive"] == ["fine"] and "killed by signal 9" in outcomes["dead"]
-    assert "ended with 1, by an error of the software" in outcomes["crashed"]
+    dead, crashed = partial(signal.raise_signal, signal.SIGKILL), partial(int, "no number")
+    outcomes = dict(run_in_processes(called, [dead, crashed, partial(list, ["fine"])], jobs))
+    assert outcomes == {0: Died(-signal.SIGKILL), 1: Died(1), 2: ["fine"]}
+    assert str(outcomes[0]) == "was killed by SIGKILL, as for want of memory"
+    assert "ended with status 1, by an error of the software" in str(outcomes[1])
 
 
 def test_shards() -> None:

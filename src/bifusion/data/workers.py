@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from bifusion.errors import InputError
-from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of
+from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of, how_it_ended
 
 WARNING = getattr(signal, "SIGUSR1", None)
 """That a job's time is nearly up; schedulers send it to all processes of the job."""
@@ -192,7 +192,6 @@ def _first_dead(workers: list[BaseProcess]) -> int | None:
 
 def _obituary(workers: list[BaseProcess], dead: int, scenes: list[str]) -> str:
     code = workers[dead].exitcode or 0
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     cause, memory = "", "give it fewer workers (--trainer.workers) or a smaller --data.cache-mb"
     advice = f"if it happens again, {memory}"
     if code == -signal.SIGKILL:
@@ -200,7 +199,7 @@ def _obituary(workers: list[BaseProcess], dead: int, scenes: list[str]) -> str:
     elif code == -signal.SIGBUS:
         cause, advice = ", as when shared memory runs out", "enlarge /dev/shm, or --trainer.workers 0"
     return (
-        f"data worker {dead + 1} of {len(workers)} (process {workers[dead].pid}) {ended}{cause}; it had "
-        f"{', '.join(scenes) or 'nothing'} to load. Repeat the command (a run: with --resume, in Python "
-        f"resume=True); {advice}"
+        f"data worker {dead + 1} of {len(workers)} (process {workers[dead].pid}) "
+        f"{how_it_ended(code)}{cause}; it had {', '.join(scenes) or 'nothing'} to load. Repeat the "
+        f"command (a run: with --resume, in Python resume=True); {advice}"
     )

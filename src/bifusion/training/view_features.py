@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.data.dataset import DataConfig, open_scenes, with_labels
 from bifusion.data.images import encoder_view
-from bifusion.datasets.check.processes import Died, run_in_processes
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.datasets.shards import WHOLE, Shard
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
@@ -109,7 +109,7 @@ def keep_features(
     kept, size = KeptFeatures(), bytes_under(folder)
     for done, (number, result) in enumerate(run_in_processes(_keep_scene, jobs, workers)):
         if isinstance(result, Died):
-            result = _Done(wrong=f"its process died (exit code {result.exitcode})")
+            result = _Done(wrong=f"its process {result}")
         kept.computed, kept.found = kept.computed + result.computed, kept.found + result.found
         if result.wrong is not None:
             kept.wrong[f"{jobs[number].split}/{jobs[number].scene}"] = result.wrong

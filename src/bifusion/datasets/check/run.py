@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from bifusion.data.scene_folder import SEGMENT_FILES, scene_folders
 from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
-from bifusion.datasets.check.processes import Died, run_in_processes
 from bifusion.datasets.check.unseen import shown_classes, unseen_classes
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.errors import InputError, listing
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
@@ -110,7 +109,12 @@ def check_data(
     results = run_in_processes(check_scene_folder, jobs, workers)
     for done, (number, result) in enumerate(results, start=1):
         if isinstance(result, Died):
-            scenes[number].findings.append(error(_obituary(folders[number], result)))
+            scenes[number].findings.append(
+                error(
+                    f"{folders[number]}: the process that checked it {result}; look for a file that is "
+                    "far too large, or give fewer --workers if memory ran out"
+                )
+            )
         else:
             scenes[number] = result
         if progress:
@@ -194,12 +198,3 @@ def _unknown_classes(root: Path, folders: list[Path]) -> list[Finding]:
             "--label-set NAME"
         )
     ]
-
-
-def _obituary(folder: Path, died: Died) -> str:
-    code = died.exitcode
-    how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended, status {code}"
-    return (
-        f"{folder}: the process that checked it {how}; look for a file that is far too large, or give "
-        "fewer --workers if memory ran out"
-    )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bifusion.arguments import path_of
 from bifusion.data.scene_folder import read_description, scene_complete, scene_files
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.scan.make import checked_options, is_scene, make_scan, scan_name
 from bifusion.datasets.scan.options import ScanOptions, changed
-from bifusion.datasets.scan.processes import Outcome, in_processes
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
-from bifusion.errors import InputError
+from bifusion.errors import FAILURES, InputError, failure
 from bifusion.storage.folders import check_replaceable, tidy
 
 
@@ -87,17 +86,27 @@ def prepare_scans(
                 prepared.kept.append(name)
             else:
                 prepared.failed[name] = why
-        tasks = {
-            name: functools.partial(prepare_scan, path, out / name, options)
-            for name, path in mine.items()
-            if name not in there
-        }
-        for name, outcome in in_processes(tasks, jobs):
-            _sort_in(prepared, name, outcome)
+        tried = [(path, out / name, options) for name, path in mine.items() if name not in there]
+        for number, outcome in run_in_processes(_tried, tried, jobs):
+            name = tried[number][1].name
+            if isinstance(outcome, Died):
+                prepared.failed[name] = f"its process {outcome}; nothing of it was left"
+            elif isinstance(outcome, str):
+                prepared.failed[name] = outcome
+            else:
+                prepared.written[name] = outcome
             if done:
                 done(prepared, len(mine))
         tidy(out, scene_files, only=set(prepared.failed))  # what a killed process left
     return prepared
+
+
+def _tried(job: tuple[Path, Path, ScanOptions]) -> list[str] | str:
+    """What `prepare_scan` says of its arguments, or what is wrong."""
+    try:
+        return prepare_scan(*job)
+    except FAILURES as error:
+        return failure(error, job[1].name)
 
 
 def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
@@ -140,10 +149,3 @@ def _another(folder: Path, path: Path, options: ScanOptions) -> str | None:
         f"{folder}: is there already, {source}; asked for is one{asked[1:]}. Nothing was changed; "
         "--overwrite writes it again, another --out leaves it"
     )
-
-
-def _sort_in(prepared: PreparedScans, name: str, outcome: Outcome) -> None:
-    if isinstance(outcome, str):
-        prepared.failed[name] = outcome
-    else:
-        prepared.written[name] = outcome

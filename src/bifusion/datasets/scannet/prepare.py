@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
-from bifusion.datasets.scan.processes import in_processes
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
 from bifusion.datasets.scannet.splits import absent_notes, read_lists, scan_names, splits_of_scans
@@ -92,13 +91,10 @@ def prepare_scannet(
         notes |= {f"scannetv2_{split}.txt": [note] for split, note in absent_notes(names, lists).items()}
         notes |= {table.path.name: table.notes} if table.notes else {}
 
-    def task_of(name: str, split: str) -> Callable[[], Written]:
+    def job_of(name: str, split: str) -> _Job:
         images = Path(posed_images) / name if posed_images else None
         scan_table = None if split == "test" else table
-        target = Path(out) / split / name
-        return functools.partial(
-            _prepare_scan, Path(scans) / name, target, scan_table, images, options, scale
-        )
+        return _Job(Path(scans) / name, Path(out) / split / name, scan_table, images, options, scale)
 
     def tidy_splits(wanted: set[str]) -> None:
         for split in wanted:
@@ -111,9 +107,11 @@ def prepare_scannet(
         there = [f for f in folders if scene_complete(Path(out) / f[1] / f[0]) and not overwrite]
         for folder in there:
             ended.kept(*folder)
-        wanted = {f: task_of(*f) for f in folders if f not in there}
-        for folder, outcome in _outcomes(wanted, jobs):
-            ended.tried(*folder, outcome)
+        wanted = [f for f in folders if f not in there]
+        workers = min(jobs, len(wanted))
+        tried = run_in_processes(_tried, [job_of(*f) for f in wanted], workers if workers > 1 else 0)
+        for number, outcome in tried:
+            ended.tried(*wanted[number], outcome)
         tidy_splits({split for _, split in ended.failures})  # what a killed process left
     if ended.failures:
         listed = "\n".join(ended.failures[folder] for folder in folders if folder in ended.failures)
@@ -139,8 +137,10 @@ class _Ended:
         self.prepared.kept.append(name)
         self._tell(name, split, "kept")
 
-    def tried(self, name: str, split: str, outcome: Written | str) -> None:
-        """`outcome`: what its task gave, or what is wrong."""
+    def tried(self, name: str, split: str, outcome: Written | str | Died) -> None:
+        """`outcome`: what `_prepare_scan` gave, or what is wrong."""
+        if isinstance(outcome, Died):
+            outcome = f"{_called(name, split)}: its process {outcome}; nothing of it was left"
         if isinstance(outcome, str):
             self.failures[name, split] = outcome
             self._tell(name, split, "failed")
@@ -159,43 +159,43 @@ class _Ended:
             self.done(f"{split}/{name}", became, self.number, self.total)
 
 
-def _outcomes(
-    tasks: Mapping[tuple[str, str], Callable[[], Written]], jobs: int
-) -> Iterator[tuple[tuple[str, str], Written | str]]:
-    """(scan, split) and what its task gave, or what is wrong, as they end."""
-    if min(jobs, len(tasks)) > 1:
-        by_text = {f"scan {name} of {split}": (name, split) for name, split in tasks}
-        named = {text: tasks[folder] for text, folder in by_text.items()}
-        for text, outcome in in_processes(named, jobs):
-            yield by_text[text], outcome
-        return
-    for folder, task in tasks.items():
-        try:
-            yield folder, task()
-        except FAILURES as error:
-            yield folder, failure(error, f"scan {folder[0]} of {folder[1]}")
+@dataclass(frozen=True)
+class _Job:
+    """A scan, the scene folder that it becomes, and how."""
+
+    scan: Path
+    target: Path
+    table: LabelTable | None
+    images: Path | None
+    options: ViewOptions
+    scale: float
 
 
-def _prepare_scan(
-    folder: Path,
-    target: Path,
-    table: LabelTable | None,
-    image_folder: Path | None,
-    options: ViewOptions,
-    scale: float,
-) -> Written:
+def _called(name: str, split: str) -> str:
+    return f"scan {name} of {split}"
+
+
+def _tried(job: _Job) -> Written | str:
+    """What `_prepare_scan` gives, or what is wrong."""
+    try:
+        return _prepare_scan(job)
+    except FAILURES as error:
+        return failure(error, _called(job.target.name, job.target.parent.name))
+
+
+def _prepare_scan(job: _Job) -> Written:
     """Write one scene folder."""
-    check_replaceable(target, scene_files)
-    scan = read_scan(folder, table, scale=scale)
+    check_replaceable(job.target, scene_files)
+    scan = read_scan(job.scan, job.table, scale=job.scale)
     views, lost = (), 0
-    if image_folder is not None:
-        images = find_posed_images(image_folder)
-        wanted = images.frames[:: options.frame_skip]
+    if job.images is not None:
+        images = find_posed_images(job.images)
+        wanted = images.frames[:: job.options.frame_skip]
         tracked = [frame for frame in wanted if not pose_is_lost(frame)]
         lost = len(wanted) - len(tracked)
-        views = iterate_views(images, tracked, scan, options)
+        views = iterate_views(images, tracked, scan, job.options)
     write_scene(
-        target,
+        job.target,
         scan.scene,
         segments={get_label_set(name): segment for name, segment in scan.segments.items()},
         views=views,

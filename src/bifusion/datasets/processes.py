@@ -10,6 +10,7 @@ from multiprocessing import connection, get_context, resource_tracker
 from typing import Any, TypeVar
 
 from bifusion.data.workers import heed_the_parent_alone
+from bifusion.lifetime import how_it_ended
 
 GRACE_SECONDS = 5.0
 Job = TypeVar("Job")
@@ -20,8 +21,17 @@ Result = TypeVar("Result")
 class Died:
     """A process ended in the middle of a job."""
 
-    exitcode: int | None
+    exitcode: int
     """Negative where a signal ended it."""
+
+    def __str__(self) -> str:
+        """What befell it, as a sentence on the process goes on."""
+        cause = (
+            "as for want of memory"
+            if self.exitcode < 0
+            else "by an error of the software that its traceback tells"
+        )
+        return f"{how_it_ended(self.exitcode)}, {cause}"
 
 
 @dataclass
@@ -104,7 +114,7 @@ def _taken(worker: _Worker) -> tuple[int, Any]:
         return worker.job, worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join(GRACE_SECONDS)
-        return worker.job, Died(worker.process.exitcode)
+        return worker.job, Died(worker.process.exitcode or 0)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
