@@ -9,6 +9,7 @@ replay and of recipes from outside.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -99,5 +100,6 @@ def _command(arguments: list[str], log: Path, environment: Mapping[str, str], fo
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the server's may be blocked
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
     cli.main(arguments)

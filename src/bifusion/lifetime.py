@@ -4,7 +4,7 @@ A process of `multiprocessing` holds one end of a pipe whose other end its paren
 was started; one of `subprocess` gets such a pipe as its standard input (`lifeline`). The system closes
 the parent's end when the parent is gone, and the child ends as if killed too: nothing that the product
 writes suffers by that. Linux kills it at once; elsewhere a thread does, as soon as Python lets it run.
-How a process came to an end is said here too.
+How a process came to an end is said here too, and Ctrl-C kept from one that only starts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 
 try:
     import fcntl
@@ -73,6 +74,21 @@ def how_it_ended(code: int) -> str:
         return f"ended with status {code}"
     named = {number.value: number.name for number in signal.Signals}
     return f"was killed by {named.get(-code, f'signal {-code}')}"
+
+
+@contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """A process or fork server that is started in the block never gets a terminal's Ctrl-C, not even as
+    it imports, nor do forks of that server unless they let it through; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # started with the first process, it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -92,6 +92,34 @@ def test_who_was_not_started_by_another_is_told():
 
 
 @needs_proc
+def test_ctrl_c_while_a_fork_server_imports_is_its_callers_alone(tmp_path):
+    """Which takes seconds, and is what the first run of many waits for."""
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\nprint('imports', flush=True)\ntime.sleep(3)"
+    )
+    (tmp_path / "program.py").write_text(
+        "from pathlib import Path\n"
+        "from bifusion.studies.training_runs import forked\n"
+        "if __name__ == '__main__':\n"
+        "    forked.PRELOADED[:] = ['slow_to_import']\n"
+        "    try:\n"
+        "        forked.start_forked(Path('run.json'), Path(), 1, {})\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "program.py"], cwd=tmp_path, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        assert running.stdout.readline() == "imports\n"
+        os.killpg(running.pid, signal.SIGINT)
+        said = running.communicate(timeout=SECONDS)
+    assert said == ("interrupted\n", "")
+
+
+@needs_proc
 def test_rooms_being_made_end_with_the_command(tmp_path):
     """`prepare synthetic` killed: its workers, each as large as Python with all it imports, end."""
     script = tmp_path / "rooms.py"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection, get_context
 from typing import Any, TypeVar
 
 from bifusion.data.workers import heed_the_parent_alone
-from bifusion.lifetime import how_it_ended
+from bifusion.lifetime import ctrl_c_blocked, how_it_ended
 
 GRACE_SECONDS = 5.0
 Job = TypeVar("Job")
@@ -81,25 +80,10 @@ def _started(work: Callable) -> _Worker:
     context = get_context("spawn")  # a fork of a process that already runs torch's threads can hang
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(work, theirs), daemon=True)
-    with _ctrl_c_blocked():
+    with ctrl_c_blocked():
         process.start()
     theirs.close()
     return _Worker(process, ours)
-
-
-@contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """A process that is started in the block never gets a terminal's Ctrl-C, not even as it imports;
-    this one gets it after the block."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # started with the first process, it would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _give(worker: _Worker, number: int, jobs: Sequence) -> None:

@@ -20,7 +20,7 @@ import torch
 from bifusion.config.run import load_config
 from bifusion.errors import InputError
 from bifusion.inference.train_and_evaluate import train_and_evaluate
-from bifusion.lifetime import end_with_parent
+from bifusion.lifetime import ctrl_c_blocked, end_with_parent
 from bifusion.runs.run_folder import RunFolder
 
 PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
@@ -79,7 +79,8 @@ def start_forked(
     context.set_forkserver_preload(PRELOADED)
     arguments = (config_file, folder, threads, environment, accept_changes)
     process = context.Process(target=_run, args=arguments, name=folder.name)
-    process.start()
+    with ctrl_c_blocked():  # the first one waits for the server's imports
+        process.start()
     return ForkedRun(process)
 
 
@@ -92,6 +93,7 @@ def _run(
     with open(folder / "log.txt", "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(threads)
     try:
         config = load_config(config_file)
