@@ -15,7 +15,7 @@ from huggingface_hub import errors
 import bifusion as package
 import untrained_runs
 from bifusion.errors import InputError
-from bifusion.official.hub import CARD, push
+from bifusion.official.hub import CARD, pulled, push
 from bifusion.official.stores import VARIABLE, HubStore
 from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS
 from bifusion.runs.run_folder import RunStatus
@@ -94,6 +94,22 @@ def test_a_new_push_is_what_is_loaded_next(hub: Path, run: Path, tmp_path: Path)
     config.seed = 5
     push(untrained_runs.save_run(tmp_path / "other", config), NAME, licence="other")
     assert (first.config.seed, package.load(f"hf://{NAME}").config.seed) == (0, 5)
+
+
+def test_what_is_half_gone_from_the_cache_is_fetched_again(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    fetched = pulled(Path("hf:") / NAME)
+    (fetched / "checkpoints" / "last" / WEIGHTS).unlink()
+    assert pulled(Path("hf:") / NAME) == fetched
+    package.load(fetched)
+
+
+def test_a_cache_that_cannot_be_written_is_named(hub: Path, run: Path, tmp_path: Path, monkeypatch):
+    push(run, NAME, licence="other")
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv(CACHE, str(tmp_path / "taken"))
+    with pytest.raises(InputError, match=f"taken: the cache cannot be written .*{CACHE}"):
+        package.load(f"hf://{NAME}")
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CONFIG])

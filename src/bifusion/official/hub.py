@@ -13,19 +13,18 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bifusion.config.run import Config, load_config, save_config
 from bifusion.errors import InputError
+from bifusion.official.cached_runs import cached_run
 from bifusion.official.model_card import Shared, model_card
 from bifusion.official.stores import check_name, open_store
 from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS, check_intact, find_checkpoint
 from bifusion.runs.run_folder import RunFolder
-from bifusion.storage.cache import cache_folder
 from bifusion.storage.checksums import check_sum, sum_of
-from bifusion.storage.files import locked
-from bifusion.storage.folders import folder_written_beside, tidy
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
 
@@ -124,30 +123,23 @@ def pulled(path: Path, say: Callable[[str], None] = _logger.info) -> Path:
             f"hf://{name}: was not stored by `bifusion push`: {SUMS} does not list its files"
         )
     version = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:DIGITS]
-    shared = cache_folder() / "hub"
-    run = shared / f"{name.replace('/', '--')}-{version}"
-    with locked(shared, wait=True):
-        tidy(shared, _written)
-        if not (run / "checkpoints/last" / CONFIG).is_file():
-            for file in sums.keys() & set(SHARED):
-                check_sum(stored / file, sums[file], advice=FETCH_AGAIN)
-            with folder_written_beside(run, _written) as beside:
-                _lay_out(stored, beside)
+    run, _ = cached_run(
+        "hub",
+        f"{name.replace('/', '--')}-{version}",
+        partial(_lay_out, stored, sums),
+        reading=stored,
+    )
     say(f"hf://{name}: {run}")
     return run
 
 
-def _lay_out(stored: Path, run: Path) -> None:
-    """A run folder with one checkpoint, of stored files."""
+def _lay_out(stored: Path, sums: dict[str, Any], run: Path) -> None:
+    """A run folder with one checkpoint, of stored files that have the checksums `sums`."""
+    for file in sums.keys() & set(SHARED):
+        check_sum(stored / file, sums[file], advice=FETCH_AGAIN)
     checkpoint = run / "checkpoints/last"
     checkpoint.mkdir(parents=True)
     for file in (WEIGHTS, CONFIG):
         shutil.copyfile(stored / file, checkpoint / file)
     if (stored / CARD).is_file():
         shutil.copyfile(stored / CARD, run / CARD)
-
-
-def _written(folder: Path) -> list[str]:
-    """Nothing in the cache is a user's own."""
-    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(str(path.relative_to(folder)) for path in files)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.errors import InputError
+from bifusion.official.cached_runs import cached_run
 from bifusion.official.hub import is_shared, pulled
 from bifusion.official.import_checkpoint import fill_run_folder, read_checkpoint
-from bifusion.runs.checkpoint import CONFIG, LAST, WEIGHTS
-from bifusion.storage.cache import VARIABLE, cache_folder
+from bifusion.runs.checkpoint import CONFIG, WEIGHTS
 from bifusion.storage.checksums import sha256_of
-from bifusion.storage.files import DiskFullError, locked
-from bifusion.storage.folders import folder_written_beside, tidy
 
 DIGITS = 32
 """Of the checksum in a folder's name."""
@@ -46,18 +44,12 @@ def run_of(path: str | Path, say: Callable[[str], None] = _logger.info) -> Path:
     _refuse_scene(path)
     if not path.is_file() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         return path
-    converted = cache_folder() / "checkpoints"
-    run = converted / f"{sha256_of(path)[:DIGITS]}-{CONVERSION}"
-    if _is_whole(run):
+    name = f"{sha256_of(path)[:DIGITS]}-{CONVERSION}"
+    run, kind = cached_run("checkpoints", name, partial(_convert, path), reading=path)
+    if kind is None:
         say(f"{path.name}: converted earlier, taken from {run}")
-        return run
-    with _unwritable_named(path):
-        converted.mkdir(parents=True, exist_ok=True)
-    with _unwritable_named(path), locked(converted, wait=True):
-        tidy(converted, _written)
-        if not _is_whole(run):  # nor made by the process that was waited for
-            kind = _convert(path, run)
-            say(f"{path.name}: {kind}, converted into {run}, where the next call finds it")
+    else:
+        say(f"{path.name}: {kind}, converted into {run}, where the next call finds it")
     return run
 
 
@@ -73,6 +65,7 @@ def _refuse_scene(path: Path) -> None:
 
 
 def _convert(path: Path, run: Path) -> str:
+    """Fills the new folder `run`; returns what the file is."""
     """Writes the run folder, whole or not at all; says what the file is."""
     imported = read_checkpoint(path)
     if not imported.conversion.complete:
@@ -81,31 +74,5 @@ def _convert(path: Path, run: Path) -> str:
             + "\n  ".join(imported.conversion.problems())
             + f"\n`bifusion import-checkpoint {path} RUN --partial` takes what fits; give RUN then"
         )
-    with folder_written_beside(run, _written) as beside:  # a half-gone one gives way
-        fill_run_folder(imported, beside)
+    fill_run_folder(imported, run)
     return "; ".join([imported.kind, *imported.notes])
-
-
-def _is_whole(run: Path) -> bool:
-    checkpoint = run / "checkpoints" / LAST
-    return all((checkpoint / name).is_file() for name in (WEIGHTS, CONFIG))
-
-
-@contextmanager
-def _unwritable_named(path: Path) -> Iterator[None]:
-    """InputError for a cache that cannot be written; what `path` itself meets is its own."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, DiskFullError) or error.filename == str(path):
-            raise
-        raise InputError(
-            f"{cache_folder()}: the cache cannot be written ({error.strerror or error}); "
-            f"{VARIABLE}=FOLDER in the environment names another folder for it"
-        ) from error
-
-
-def _written(folder: Path) -> list[str]:
-    """Nothing in the cache is a user's own."""
-    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(str(path.relative_to(folder)) for path in files)
