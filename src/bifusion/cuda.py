@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """cuBLAS repeats itself to the bit with a workspace of fixed size alone. Some versions of torch refuse
@@ -46,5 +46,5 @@ def _why_unusable() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        return first_line(error).rstrip(".")
     return "it does not answer"

@@ -29,6 +29,8 @@ class SomeFailedError(InputError):
 
 FAILURES = (InputError, OSError, MemoryError)
 """What one bad input of many may raise; the others are not stopped by it."""
+QUOTED_LETTERS = 200
+"""Of another library's words within ours."""
 
 
 def failure(error: BaseException, what: object) -> str:
@@ -37,6 +39,11 @@ def failure(error: BaseException, what: object) -> str:
         return str(error)
     reason = "it takes more memory than there is" if isinstance(error, MemoryError) else error
     return f"{what}: {reason}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, for use within another one's words; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:QUOTED_LETTERS]
 
 
 def listing(items: Iterable[str], limit: int = 6) -> str:

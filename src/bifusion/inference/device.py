@@ -7,7 +7,7 @@ import os
 import torch
 
 from bifusion import cuda
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 from bifusion.sparse.backends import backend_for
 
 AUTOCAST: dict[str, torch.dtype | None] = {
@@ -34,9 +34,9 @@ def usable_device(device: torch.device | str | None) -> torch.device:
         found = torch.device(device)
         torch.zeros(1, device=found)  # a name that torch knows may be of a device that is not here
     except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch without CUDA
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"device: {device!r} cannot be used ({reason}); expected cpu, or cuda where there is a GPU"
+            f"device: {device!r} cannot be used ({first_line(error)}); expected cpu, or cuda where "
+            "there is a GPU"
         ) from error
     return found
 

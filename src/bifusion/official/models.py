@@ -1,7 +1,7 @@
 """Weights of the published models in our names and layouts.
 
 Official names are those of `ckpt["state_dict"]`. Which tensor of ours comes from which official one
-is said in `official_names.py`, how it is stored there in `official_layouts.py`.
+is said in `names.py`, how it is stored there in `layouts.py`.
 """
 
 from __future__ import annotations

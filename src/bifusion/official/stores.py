@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 from bifusion.spelling import did_you_mean
 from bifusion.storage.folders import folder_written_beside
 from bifusion.storage.hub import transport_error
@@ -122,13 +122,9 @@ def _told(name: str) -> Iterator[None]:
             "HF_ENDPOINT another address?"
         ) from error
     except errors.HfHubHTTPError as error:
-        raise InputError(f"hf://{name}: the hub refused it: {_first_line(error)}") from error
+        raise InputError(f"hf://{name}: the hub refused it: {first_line(error)}") from error
     except transport_error() as error:
         raise InputError(
-            f"hf://{name}: the hub cannot be reached ({_first_line(error)}); try again with network, or "
+            f"hf://{name}: the hub cannot be reached ({first_line(error)}); try again with network, or "
             f"share by a folder: {VARIABLE}=FOLDER"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

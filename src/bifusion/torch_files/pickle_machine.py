@@ -13,6 +13,7 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any, cast
 
+from bifusion.errors import first_line
 from bifusion.torch_files.objects import (
     Global,
     Inert,
@@ -63,7 +64,7 @@ class PickleMachine:
                 self._step(opcode.name, arg)
             (result,) = self._stack
         except (ValueError, IndexError, KeyError) as error:
-            raise MalformedFileError(f"a damaged pickle ({_first_line(error)})") from error
+            raise MalformedFileError(f"a damaged pickle ({first_line(error)})") from error
         return result
 
     def _step(self, name: str, arg: Any) -> None:
@@ -228,7 +229,3 @@ _ACTIONS: dict[str, Callable[[PickleMachine], None]] = {
     "BUILD": PickleMachine._build,
     "BINPERSID": PickleMachine._persistent,
 }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

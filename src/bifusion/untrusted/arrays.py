@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 from bifusion.untrusted.files import ADVICE, MISSING, ZIP_FAULTS, ZIP_METHODS, open_regular
 
 MOST_BYTES = 1 << 30
@@ -131,9 +131,7 @@ def _read_header(file: BytesIO | BinaryIO, size: int) -> _Header:
             raise _Malformed(f"an array of format version {major}")
         shape, fortran, dtype = _READERS[major](file)
     except _HEADER_ERRORS as error:
-        raise _Malformed(
-            str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        ) from None
+        raise _Malformed(first_line(error)) from None
     header = _Header(shape, fortran, dtype, file.tell())
     plain = dtype.kind in "biufUS" and dtype.subdtype is None
     if not plain or len(shape) > 32 or any(type(n) is not int or n < 0 for n in shape):

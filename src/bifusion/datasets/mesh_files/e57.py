@@ -14,7 +14,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.mesh import Mesh
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 
 UP = np.array([0.0, 0.0, 1.0])
 MOST_POINTS = 200_000_000
@@ -48,8 +48,7 @@ def read_e57(path: Path) -> Mesh:
         pye57.libe57.E57Exception, ValueError, RuntimeError, KeyError, IndexError, TypeError,
         AttributeError, OverflowError, OSError, MemoryError,
     ) as error:  # fmt: skip
-        said = str(error).splitlines()[0][:200] if str(error) else "damaged"
-        raise InputError(f"{path}: cannot be read as E57 ({said}); copy it again") from None
+        raise InputError(f"{path}: cannot be read as E57 ({first_line(error)}); copy it again") from None
     if not parts:
         lack = "no colours, which the networks need" if bare else "no points"
         raise InputError(f"{path}: its scans have {lack}; export them with colours")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 from bifusion.models.towers.clip_names import (
     TRANSFORMERS,
     TowerNames,
@@ -27,7 +27,6 @@ from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
     OpenWeights,
-    first_line,
     is_file,
     open_weights,
     weights_file,

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, first_line
 from bifusion.models.towers.efficientnet_names import MARK, timm_names
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
     check_file,
-    first_line,
     is_file,
     open_weights,
     weights_file,

@@ -64,11 +64,6 @@ def check_file(pretrained: str | None) -> None:
         weights_file(pretrained)
 
 
-def first_line(error: Exception) -> str:
-    """What an error says first, for use within another one's words."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
 @dataclass(frozen=True)
 class OpenWeights:
     """Names of an open file's tensors, a function that reads one, and the file's description."""
