@@ -10,6 +10,7 @@ Small networks differ from the published ones in numbers only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,9 +126,11 @@ class PreActivationBlock(nn.Module):
         return self.conv2(self.conv1(x), residual=self.shortcut(x).feats)
 
 
-def _pre_activation_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
+def _blocks(
+    block: Callable[[int, int], nn.Module], in_channels: int, out_channels: int, count: int
+) -> nn.Sequential:
     widths = [in_channels] + [out_channels] * count
-    return nn.Sequential(*(PreActivationBlock(widths[i], widths[i + 1]) for i in range(count)))
+    return nn.Sequential(*(block(widths[i], widths[i + 1]) for i in range(count)))
 
 
 class ResidualUNet(nn.Module):
@@ -144,7 +147,7 @@ class ResidualUNet(nn.Module):
         self.spconv_min_grid = config.spconv_min_grid
         self.input_conv = SubmanifoldConv3d(config.in_channels, planes[0], 3)
         self.encoder = nn.ModuleList(
-            _pre_activation_blocks(p, p, n) for p, n in zip(planes, blocks, strict=True)
+            _blocks(PreActivationBlock, p, p, n) for p, n in zip(planes, blocks, strict=True)
         )
         self.down = nn.ModuleList(
             NormReluConv(StridedConv3d(planes[i], planes[i + 1])) for i in range(levels - 1)
@@ -153,7 +156,7 @@ class ResidualUNet(nn.Module):
             NormReluConv(InverseConv3d(planes[i + 1], planes[i])) for i in range(levels - 1)
         )
         self.decoder = nn.ModuleList(
-            _pre_activation_blocks(2 * planes[i], planes[i], blocks[i]) for i in range(levels - 1)
+            _blocks(PreActivationBlock, 2 * planes[i], planes[i], blocks[i]) for i in range(levels - 1)
         )
         self.output_norm = _residual_norm(planes[0])
 
@@ -221,11 +224,6 @@ class BasicBlock(nn.Module):
         return self.conv2(hidden, residual=self.shortcut(x).feats, relu=True)
 
 
-def _basic_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    widths = [in_channels] + [out_channels] * count
-    return nn.Sequential(*(BasicBlock(widths[i], widths[i + 1]) for i in range(count)))
-
-
 class Res16UNet(nn.Module):
     """MinkowskiNet's residual U-Net. Lists are in the order in which a scene passes them.
 
@@ -249,13 +247,13 @@ class Res16UNet(nn.Module):
         for planes, count in zip(down_planes, down_blocks, strict=True):
             skip_planes.append(width)
             self.down.append(ConvNorm(StridedConv3d(width, width), _MOMENTUM))
-            self.encoder.append(_basic_blocks(width, planes, count))
+            self.encoder.append(_blocks(BasicBlock, width, planes, count))
             width = planes
 
         self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
         for planes, count, skip in zip(up_planes, up_blocks, reversed(skip_planes), strict=True):
             self.up.append(ConvNorm(InverseConv3d(width, planes), _MOMENTUM))
-            self.decoder.append(_basic_blocks(planes + skip, planes, count))
+            self.decoder.append(_blocks(BasicBlock, planes + skip, planes, count))
             width = planes
 
         # In the official state dict and parameter count, but no OneFormer3D or Mask3D forward uses it:

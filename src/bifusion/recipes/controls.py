@@ -20,21 +20,21 @@ FINE_VOXEL_M = 0.03
 def only_2d(base: Config) -> Config:
     """α = 1: where a view sees a voxel, the decoder gets the 2D head's features alone (with s ramping
     as in `base`), and 3D features only where none does."""
-    stages = tuple(
-        dataclasses.replace(stage, fixed_alpha=1.0, fixed_alpha_until=1.0)
-        for stage in base.stages.stages
-    )
-    return variant(base, "2d_only", stages=StagePlan(stages))
+    return _with_alpha(base, 1.0, "2d_only")
 
 
 def gate_half(base: Config) -> Config:
     """α = 0.5 throughout, wherever a view sees a voxel and as soon as the 2D branch runs (with s ramping
     as in `base`): what is left of a gate that learns nothing."""
+    return _with_alpha(base, 0.5, "gate_half")
+
+
+def _with_alpha(base: Config, alpha: float, name: str) -> Config:
     stages = tuple(
-        dataclasses.replace(stage, fixed_alpha=0.5, fixed_alpha_until=1.0)
+        dataclasses.replace(stage, fixed_alpha=alpha, fixed_alpha_until=1.0)
         for stage in base.stages.stages
     )
-    return variant(base, "gate_half", stages=StagePlan(stages))
+    return variant(base, name, stages=StagePlan(stages))
 
 
 def lifted_rgb(base: Config) -> Config:

@@ -149,9 +149,7 @@ class Rules:
             if value is not None and weight != 0:
                 past = [row.get(term, 0.0) for row in self._losses[-self.config.window :]]
                 rise[term] = weight * (value - (median(past) if past else 0.0))
-        largest = max(rise.values(), default=0.0)
-        terms = sorted((t for t in rise if rise[t] > 0.5 * largest), key=lambda t: -rise[t])
-        return [f"loss.{term}" for term in terms] or ["loss.total"]
+        return [f"loss.{term}" for term in _larger_part(rise)]
 
     def _gradient_spike(self, outcome: StepOutcome, state: StageState) -> Iterator[Finding]:
         config, norm = self.config, finite(outcome.grad_norm.get("total"))
@@ -219,9 +217,7 @@ class Rules:
             if norm is not None:
                 past = self._windows.last(f"gradient.{path}", self.config.window)
                 rise[path] = norm - (exp(median(past)) * weights if past else 0.0)
-        largest = max(rise.values(), default=0.0)
-        paths = sorted((p for p in rise if rise[p] > 0.5 * largest), key=lambda p: -rise[p])
-        return [f"gradient.{path}" for path in paths] or ["gradient.total"]
+        return [f"gradient.{path}" for path in _larger_part(rise)]
 
     def _take_in(self, outcome: StepOutcome, state: StageState) -> None:
         """The figures that spikes are judged by."""
@@ -259,6 +255,13 @@ class Rules:
             )
             for scene, views in fresh.items()
         ]
+
+
+def _larger_part(rise: dict[str, float]) -> list[str]:
+    """Those that rose by more than half of the largest rise, largest first; "total" where none did."""
+    enough = 0.5 * max(rise.values(), default=0.0)
+    above = sorted((name for name in rise if rise[name] > enough), key=lambda name: -rise[name])
+    return above or ["total"]
 
 
 def _weighted(terms: dict[str, float], weights: dict[str, float]) -> float:

@@ -101,12 +101,17 @@ def draw_window(config: CropConfig, rng: torch.Generator) -> Window:
 def sample_image(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(3, len(y), len(x)) in [0, 1]: a uint8 image at columns x and rows y, bilinear; mirrored at
     its border."""
-    height, width = image.shape[-2:]
-    grid_x, grid_y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
-    grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)[None]
+    grid = sampling_grid(image, x, y)
     return F.grid_sample(
         image[None].float() / 255, grid, padding_mode="reflection", align_corners=False
     )[0]
+
+
+def sampling_grid(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(1, len(y), len(x), 2) where columns x and rows y of an image are, as `grid_sample` takes them."""
+    height, width = image.shape[-2:]
+    grid_x, grid_y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
+    return torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)[None]
 
 
 def shown_regions(grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from bifusion.datasets.rooms.pretraining.crops import (
     draw_window,
     recoloured,
     sample_image,
+    sampling_grid,
 )
 from bifusion.geometry import LiftingConfig, find_sightings
 
@@ -171,7 +172,5 @@ def _common(
 def _sample_depth(depth_m: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(1, len(y), len(x)) metres: nearest pixels, as between two depths there may be nothing; 0 beyond
     the border."""
-    height, width = depth_m.shape[-2:]
-    grid_x, grid_y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
-    grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)[None]
+    grid = sampling_grid(depth_m, x, y)
     return F.grid_sample(depth_m[None], grid, mode="nearest", align_corners=False)[0]
