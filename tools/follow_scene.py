@@ -2,7 +2,8 @@
 
 Follows one validation through the code as it runs and prints the package's files in the order in which a
 function of theirs is first called, each with that function: what a new reader opens to trace one scene.
-Building the model comes before and is not followed; the network is as it is drawn from its seed.
+Building the model and loading the backend of sparse operations, once a process, come before and are not
+followed; the network is as it is drawn from its seed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 import bifusion
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import with_labels
 from bifusion.models.build import build_model
 from bifusion.recipes import get_recipe
+from bifusion.sparse.backends import backend_for
 from bifusion.training.validation import validate, validation_loader
 
 PACKAGE = f"{Path(bifusion.__file__).parent}/"
@@ -40,6 +44,7 @@ def follow(recipe: str, data: Path) -> dict[str, str]:
     config.trainer.workers = 0
     control = Timeline(config.stages, config.trainer.epochs).at_end(float(config.trainer.epochs)).control
     model = build_model(config.model, config.seed, config.labels)
+    backend_for(torch.device("cpu"))
     files: dict[str, str] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:
