@@ -8,7 +8,7 @@ import pytest
 from bifusion.errors import InputError
 from bifusion.labels.files import label_set_to_json
 from bifusion.labels.sets import LABEL_SETS
-from bifusion.studies.comparison.judge import judge_comparison
+from bifusion.studies.comparison.judge import judge_all, judge_comparison
 from bifusion.studies.comparison.performance import judge_performance
 from bifusion.studies.comparison.run import write_report
 from bifusion.studies.figures.arms import find_role, group_runs
@@ -27,6 +27,18 @@ def test_overlapping_scenes_are_refused(tmp_path, train, val):
     verdict = performance(tmp_path, *fakes)
     assert verdict.outcome == "refused"
     assert f"1 scene used both in training and in validation ({val})" in verdict.evidence
+
+
+def test_nothing_is_judged_by_scenes_that_were_trained_on(tmp_path):
+    """Neither what views are worth nor how 2D and 3D agree; stability looks at no validation."""
+    leaking, fair = (
+        {v.criterion: v for v in judge_all(arms_of(tmp_path / name, FakeRun(train_scenes=[name])))}
+        for name in ("val00", "train00")
+    )
+    refused = {criterion for criterion, verdict in leaking.items() if verdict.outcome == "refused"}
+    assert refused == {"performance", "fusion", "stage 2", "stage 3"}
+    assert "(val00)" in leaking["fusion"].evidence and "(val00)" in leaking["stage 2"].evidence
+    assert {fair[criterion].outcome for criterion in ("fusion", "stage 2")} == {"indicative pass"}
 
 
 @pytest.mark.parametrize(("trained", "refused"), [("a", True), ("b", False), (None, False)])
@@ -58,6 +70,33 @@ def test_unequal_data_or_length_is_refused(tmp_path, settings, named):
     verdict = performance(tmp_path, FakeRun(), FakeRun(arm="baseline", **settings))
     assert verdict.outcome == "refused"
     assert named in verdict.evidence
+
+
+@pytest.mark.parametrize(("one", "other"), [(4, 4), (4, 1), (4, None)])
+def test_as_many_epochs_of_other_batches_are_another_length(tmp_path, one, other):
+    """So they are where processes or accumulated batches make the difference."""
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "baseline")]
+    for folder, scenes in zip(folders, (one, other), strict=True):
+        described = json.loads((folder / "config.json").read_text())
+        if scenes is not None:  # as in runs of earlier versions
+            described["processes"] = {"processes": 1, "scenes_a_step": scenes}
+        (folder / "config.json").write_text(json.dumps(described))
+    told = why_refused(group_runs([load_run(folder) for folder in folders]))
+    assert told is None if other != 1 else "differ in scenes a step (1 and 4): no fair" in (told or "")
+
+
+def test_who_starts_from_a_checkpoint_is_compared_with_those_who_do(tmp_path):
+    def told(root, *starts):
+        folders = [FakeRun(arm=arm).write(root) for arm in ("staged", "baseline", "without_views")]
+        for folder, start in zip(folders, starts, strict=True):
+            set_in_config(folder, start, "trainer", "init")
+        arms = group_runs([load_run(folder) for folder in folders])
+        return judge_performance(find_role(arms, "staged"), arms)
+
+    assert told(tmp_path / "all", "a/net.pth", "b/net.pth", "net.pth").outcome == "indicative pass"
+    refused = told(tmp_path / "one", "a/net.pth", None, None)
+    assert refused.outcome == "refused"
+    assert "what their 3D networks start from (net.pth and random weights)" in refused.evidence
 
 
 def test_unfairness_is_told_where_no_verdict_asks_for_it(tmp_path):
@@ -163,6 +202,7 @@ def test_only_the_settings_that_differ_are_named(tmp_path):
             [{"share": 1.0, "trains": {"decoder": 1.0}, "weights": {"semantic": 0.5}}],
             "stages.stages.1.weights.semantic (1.0, 0.5)",
         ),
+        (("trainer", "precision"), "bf16-mixed", "trainer.precision (32-true, bf16-mixed)"),
         (("model", "tower"), {"architecture": "ViT-B-16"}, None),  # nothing is seen of it
     ],
 )
@@ -174,6 +214,7 @@ def test_the_decisive_rival_differs_in_images_alone(tmp_path, keys, value, named
         set_in_config(folder, [stage | {"run_2d": bool(tower)}], "stages", "stages")
         set_in_config(folder, {"dim": 128}, "model", "decoder")
         set_in_config(folder, {"lr": 1.0, "rates": tower}, "optim")
+        set_in_config(folder, "32-true", "trainer", "precision")
     set_in_config(folders[2], value, *keys)
     arms = group_runs([load_run(folder) for folder in folders])
     verdict = judge_performance(find_role(arms, "staged"), arms)

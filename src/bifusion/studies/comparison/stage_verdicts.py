@@ -12,7 +12,7 @@ from bifusion.runs.run_folder import StageSpan
 from bifusion.studies.comparison.report import Criterion, Verdict
 from bifusion.studies.comparison.verdicts import indicative
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
-from bifusion.studies.figures.fairness import why_not_one
+from bifusion.studies.figures.fairness import why_leaking, why_not_one
 from bifusion.studies.figures.metrics import (
     Sample,
     final_value,
@@ -93,8 +93,8 @@ def judge_stage_2(arm: Arm) -> Verdict:
     """
     if not arm.first.views_used:
         return Verdict("stage 2", arm.key, "not judged", "Trained without views: nothing to align.", {})
-    if mixed := why_not_one(arm):
-        return Verdict("stage 2", arm.key, "refused", mixed, {})
+    if unfair := why_not_one(arm) or why_leaking(arm.runs):
+        return Verdict("stage 2", arm.key, "refused", unfair, {})
     name = arm.first.stages[1].name
     samples = {
         (figure, moment): arm.over_seeds(

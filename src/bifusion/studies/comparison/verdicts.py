@@ -15,7 +15,7 @@ import numpy as np
 from bifusion.errors import listing
 from bifusion.studies.comparison.report import Outcome, Verdict
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
-from bifusion.studies.figures.fairness import why_not_one
+from bifusion.studies.figures.fairness import why_leaking, why_not_one
 from bifusion.studies.figures.metrics import (
     final_value,
     finite_epochs,
@@ -135,8 +135,8 @@ def judge_fusion(arm: Arm) -> Verdict:
     reason = _why_no_fusion(arm)
     if reason:
         return Verdict("fusion", arm.key, "not judged", reason, {})
-    if mixed := why_not_one(arm):
-        return Verdict("fusion", arm.key, "refused", mixed, {})
+    if unfair := why_not_one(arm) or why_leaking(arm.runs):
+        return Verdict("fusion", arm.key, "refused", unfair, {})
     ratio = arm.over_seeds(lambda run: final_value(run, "full", "fusion_2d_ratio"))
     miou = arm.over_seeds(lambda run: final_value(run, "full", "miou"))
     cost = arm.over_seeds(lambda run: _miou_cost(run, "views_withheld"))

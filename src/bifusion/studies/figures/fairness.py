@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from bifusion.changes import changeable
@@ -37,6 +37,7 @@ SHARED_WITHOUT_VIEWS = (
     ("criterion",),
     STAGES,
     OPTIMISER,
+    ("trainer", "precision"),
 )
 """What BiFusion trained without views shares with the arm it is the decisive rival of."""
 SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
@@ -46,6 +47,8 @@ OF_A_SEED = ("seed", "recipe", "data.labels")
 its classes the names are compared."""
 WEIGHTS = "model.tower.pretrained"
 """Where the image tower's weights lie: the last part of it says which they are."""
+INIT = ("trainer", "init")
+"""Checkpoint that the 3D network starts from."""
 
 
 def require_one_set(sets: Sequence[tuple[str, LabelSet]]) -> None:
@@ -57,13 +60,9 @@ def require_one_set(sets: Sequence[tuple[str, LabelSet]]) -> None:
         )
 
 
-def why_refused(arms: list[Arm]) -> str | None:
-    """Why results of `arms` must not be compared, or None: an arm that is none, leaking scenes, unequal
-    data or length."""
-    mixed = (why_not_one(arm) for arm in arms)
-    if reason := next((reason for reason in mixed if reason is not None), None):
-        return reason
-    runs = [run for arm in arms for run in arm.runs]
+def why_leaking(runs: Sequence[Run]) -> str | None:
+    """Why figures on the validation scenes of `runs` say nothing about new scenes, or None: some are
+    scenes of training."""
     train = {room_of(scene) for run in runs for scene in run.train_scenes}
     validation = {scene for run in runs for scene in run.val_scenes}
     shared = sorted(scene for scene in validation if room_of(scene) in train)
@@ -78,6 +77,16 @@ def why_refused(arms: list[Arm]) -> str | None:
             f"{plural(len(copies), 'scene')} of training in validation under another name "
             f"({listing(list(copies), 3)}): figures on them say nothing about new scenes."
         )
+    return None
+
+
+def why_refused(arms: list[Arm]) -> str | None:
+    """Why results of `arms` must not be compared, or None: an arm that is none, leaking scenes, unequal
+    data or length."""
+    runs = [run for arm in arms for run in arm.runs]
+    unfair = next(filter(None, map(why_not_one, arms)), None) or why_leaking(runs)
+    if unfair:
+        return unfair
     first = runs[0]
     first_of_seed: dict[int, Run] = {}
     for run in runs:
@@ -219,6 +228,12 @@ def _unequal(one: Run, other: Run) -> list[str]:
         found.append(f"label set ({one.label_set}, {other.label_set}: {classes})")
     if one.epochs != other.epochs:
         found.append(f"length ({one.epochs} and {other.epochs} epochs)")
+    a_step = [(run.config.get("processes") or {}).get("scenes_a_step") for run in (one, other)]
+    if None not in a_step and a_step[0] != a_step[1]:  # as many epochs are another number of steps
+        found.append(f"scenes a step ({a_step[0]} and {a_step[1]})")
+    starts = [_start(run) for run in (one, other)]
+    if starts[0] != starts[1]:
+        found.append(f"what their 3D networks start from ({starts[0]} and {starts[1]})")
     another_network = "mask3d" in (one.model_kind, other.model_kind)
     for keys in SHARED_SETTINGS + (() if another_network else SHARED_NETWORK):
         if keys == VOXEL_SIZE and FINE in (one.arm, other.arm):
@@ -227,6 +242,12 @@ def _unequal(one: Run, other: Run) -> list[str]:
         if mine is not None and theirs is not None:
             found += _differences(".".join(keys), mine, theirs)
     return found
+
+
+def _start(run: Run) -> str:
+    """Name of the checkpoint that a run's 3D network starts from; where it lies may differ."""
+    init = _setting(run, INIT)
+    return "random weights" if init is None else Path(str(init)).name
 
 
 def _setting(run: Run, keys: tuple[str, ...]) -> Any:
