@@ -9,6 +9,8 @@ import threading
 import pytest
 
 import bifusion.storage.files as files
+import untrained_runs
+from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
 from bifusion.errors import InputError
 from bifusion.storage.files import locked, locked_beside, write_text
 from prepare_inputs import KINDS
@@ -164,30 +166,59 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["scan", "scannet", "synthetic"])
+@pytest.mark.parametrize("kind", [*KINDS])
 def test_two_that_write_the_same_data_set_are_kept_apart(tmp_path, monkeypatch, bifusion, kind):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "LETTING_GO_SECONDS", 0.0)
     prepared = KINDS[kind](tmp_path)
+    before = all_but_locks(tmp_path)
     with locked(tmp_path / "out"):
         called = bifusion("prepare", *prepared.arguments)
     assert called.status == 2 and "another process is writing here" in called.err
+    assert all_but_locks(tmp_path) == before
+
+
+def test_superpoints_of_a_scene_keep_others_from_the_folder_that_holds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LETTING_GO_SECONDS", 0.0)
+    scene = make_tiny_scene(tmp_path / "train" / "room")
+    with locked(scene.parent), pytest.raises(InputError, match="train: another process is writing"):
+        prepare_superpoints([scene])
+    prepare_superpoints([scene, scene.parent])
+    assert not [name for name in names(scene) if name.startswith(".")]
+
+
+DATA = ("--data", "data", "--out", "out")
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "lock"),
     [
-        ("compare", "oneformer3d_small", "--data", "data", "--out", "out"),
-        ("compare", "--ablate", "--base", "bifusion_tiny", "--data", "data", "--out", "out"),
-        ("demo", "--out", "out"),
-        ("dose", "--knob", "cover", "--values", "0.5", "--out", "out"),
+        (("train", "oneformer3d_small", "--data.root", "data", "--out", "out"), locked),
+        (("compare", "oneformer3d_small", *DATA), locked),
+        (("compare", "--ablate", "--base", "bifusion_tiny", *DATA), locked),
+        (("compare", "--sweep", "lr", *DATA), locked),
+        (("demo", "--out", "out"), locked),
+        (("dose", "--knob", "cover", "--values", "0.5", "--out", "out"), locked),
+        (("scan", "room.ply", "--run", "run", "--out", "out"), locked_beside),
+        (("export-submission", "run", "data/val", "--out", "out", "--task", "semantic"), locked_beside),
     ],
-    ids=lambda arguments: " ".join(arguments[:2]),
+    ids=lambda given: " ".join(given[:2]) if isinstance(given, tuple) else "",
 )
-def test_two_studies_in_one_folder_are_kept_apart(tmp_path, monkeypatch, bifusion, arguments):
+def test_two_that_write_the_same_folder_are_kept_apart(tmp_path, monkeypatch, bifusion, arguments, lock):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "LETTING_GO_SECONDS", 0.0)
     make_tiny_data(tmp_path / "data", train=1, val=1)
-    with locked(tmp_path / "out"):
+    untrained_runs.save_run(tmp_path / "run", untrained_runs.baseline())
+    for name in ("room.ply", "out/report.json"):
+        write_text(tmp_path / name, "of the first")
+    before = all_but_locks(tmp_path)
+    with lock(tmp_path / "out"):
         called = bifusion(*arguments)
     assert called.status == 2 and "another process is writing here" in called.err
+    assert all_but_locks(tmp_path) == before
+
+
+def all_but_locks(folder):
+    """Content of all files, by path; the locks' own files hold nothing."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}

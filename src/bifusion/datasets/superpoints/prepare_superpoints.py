@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bifusion.data.scene_sums import SUMS, forget_sum, read_sums, record_sum
 from bifusion.datasets.placement import extent_note, far_offset
 from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.scannet.scan import read_segments
+from bifusion.datasets.shards import WHOLE, locked_shard
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.superpoints import CLOUD_NEIGHBORS, graph_superpoints
 from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
@@ -45,10 +47,29 @@ def prepare_superpoints(
     Returns:
         How many scenes took their superpoints from each of SOURCES.
     Raises:
-        InputError: no scene.
+        InputError: no scene; another process prepares one of the folders.
         SomeFailedError: after all others are done, what is wrong with each that failed.
     """
     scenes = [scene for folder in folders for scene in find_scenes(Path(folder))]
+    with ExitStack() as held:
+        for root in dict.fromkeys(_locked_for(Path(folder)) for folder in folders):
+            held.enter_context(locked_shard(root, WHOLE))
+        return _prepare(scenes, scans, overwrite, progress)
+
+
+def _locked_for(folder: Path) -> Path:
+    """The folder that other commands are kept from: the one that was named, or, of a scene, the one that
+    holds it."""
+    folder = folder.resolve()
+    return folder.parent if (folder / "coord.npy").exists() else folder
+
+
+def _prepare(
+    scenes: Sequence[Path],
+    scans: Path | None,
+    overwrite: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Counter[str]:
     sources, failures = Counter[str](), []
     for done, scene in enumerate(scenes, start=1):
         try:
