@@ -193,6 +193,24 @@ def test_every_dimension_of_the_study_is_measured(compared):
     assert staged["CLIP"]["trained in enhancement"] == "block0"
 
 
+def test_how_far_a_step_moves_the_image_tower_is_told(tmp_path):
+    """Of the steps that measured it, in the stage that trains it; a tower that is frozen has no such."""
+    folder = FakeRun(epochs=6).write(tmp_path)
+    path, moved = folder / "steps.jsonl", {"conv1": [2e-6, 6e-6], "tower": [3e-5, 5e-5]}
+    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    last = [step for step in steps if step["stage"] == "enhancement"][:2]
+    for place, step in enumerate(last):
+        step["update_ratio"] = {"backbone": 1e-3} | {name: of[place] for name, of in moved.items()}
+    steps[0]["update_ratio"] = {"backbone": 1e-3}
+    path.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    frozen = FakeRun(arm="without_views", epochs=6).write(tmp_path)
+    rows = {row.dimension: row for row in write_report([folder, frozen], tmp_path).study_table}
+    staged, without = (dict(rows["CLIP"].cells[arm]) for arm in ("staged", "without_views"))
+    assert staged["a step moves conv1 by"] == "median 4.00e-06, max 6.00e-06 of its norm"
+    assert staged["a step moves the rest by"] == "median 4.00e-05, max 5.00e-05 of its norm"
+    assert not [what for what in without if what.startswith("a step moves")]
+
+
 def test_what_is_too_early_to_be_a_spike_is_told_with_its_size(tmp_path):
     """The largest gradients of a run are often those of its first steps."""
     folder = FakeRun(epochs=4, spike_at=3).write(tmp_path)

@@ -43,6 +43,8 @@ FEATURES = {
     "f2d": "2D after head and FiLM",
     "f3d": "3D after head and FiLM",
 }
+TOWER_PATHS = {"conv1": "conv1", "tower": "the rest"}
+"""Gradient paths of the image tower → what the table calls them."""
 
 
 def study_table(arms: list[Arm]) -> list[Dimension]:
@@ -214,7 +216,17 @@ def _clip(arm: Arm) -> Cell:
         if len(moving)
         else "none"
     )
-    return [*cell, ("conv1's gradient", text)]
+    moves = [(f"a step moves {what} by", _moves(arm, path)) for path, what in TOWER_PATHS.items()]
+    return [*cell, ("conv1's gradient", text), *((what, told) for what, told in moves if told)]
+
+
+def _moves(arm: Arm, path: str) -> str:
+    """‖Δw‖ / ‖w‖ of a path in the steps that measured it and trained it; empty where none did."""
+    ratios = series(_steps(arm), "update_ratio", path)
+    moving = ratios[ratios > 0]
+    if not len(moving):
+        return ""
+    return f"median {significant(median_of(moving))}, max {significant(largest_of(moving))} of its norm"
 
 
 def _trained_tower_groups(run: Run, first_epoch: int, end_epoch: int) -> str:

@@ -28,6 +28,7 @@ STEP = {
     "stage": TEXT, "scenes": [TEXT], "losses": NUMBERS, "weights": NUMBERS, "total": NUMBER,
     "lr": NUMBERS, "grad_norm": NUMBERS, "grad_norm_clipped": NUMBER, "cosine": NUMBER, "gate": NUMBERS,
     "ranges": RANGES, "seen_share": NUMBER, "seconds": NUMBER, "peak_memory_mb": NUMBER,
+    "update_ratio": NUMBERS,
     "event": {"kind": TEXT, "phase": TEXT, "where": [TEXT], "action": TEXT},
     "alarms": [{"rule": TEXT, "where": [TEXT], "message": TEXT}],
 }  # fmt: skip
@@ -58,10 +59,10 @@ PLAN = {"trains": {}, "weights": {}, "fixed_alpha": NUMBER, "fixed_alpha_until":
 CONFIG = {
     "parameters": {EACH: COUNT}, "train_scenes": [TEXT], "val_scenes": [TEXT], "sources": [TEXT],
     "class_names": [TEXT], "fusion_type": TEXT, "tower": TEXT, "versions": {EACH: TEXT},
-    "feature_dims": NUMBERS,
+    "feature_dims": NUMBERS, "processes": {"scenes_a_step": NUMBER},
     "config": {
         "data": {"augment": {}}, "model": MODEL, "stages": {"stages": [PLAN]},
-        "trainer": {}, "optim": {},
+        "trainer": {"init": TEXT}, "optim": {},
     },
 }  # fmt: skip
 
