@@ -13,7 +13,7 @@ from bifusion.losses.criterion import Criterion
 from bifusion.models.build import build_model
 from bifusion.step.step import weighted_total
 from bifusion.types import FusionControl
-from tiny_runs import make_tiny_data, tiny_config
+from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 
 BANNED = ("IndexBackward", "IndexPutBackward", "PutBackward", "GridSampler", "MaskedSelect", "Take")
 
@@ -36,9 +36,11 @@ def data(tmp_path_factory):
     return make_tiny_data(tmp_path_factory.mktemp("rooms"), train=2, val=1)
 
 
-@pytest.mark.parametrize("recipe", ["oneformer3d_small", "bifusion_small", "bifusion_small_naive"])
+@pytest.mark.parametrize(
+    "recipe", ["oneformer3d_small", "mask3d_small", "bifusion_small", "bifusion_small_naive"]
+)
 def test_no_banned_operation_on_the_training_path(data, recipe):
-    config = tiny_config(recipe, data)
+    config = tiny_mask3d(data) if recipe == "mask3d_small" else tiny_config(recipe, data)
     dataset = SceneDataset(config.data, "train", config.seed, training=True)
     batch = collate([dataset.sample(index, epoch=0) for index in range(len(dataset))])
     model = build_model(config.model, config.seed, config.labels).train()
@@ -46,7 +48,7 @@ def test_no_banned_operation_on_the_training_path(data, recipe):
     terms = Criterion(config.criterion, config.labels)(prediction, batch)
     nodes = backward_nodes(weighted_total(terms, dict.fromkeys(terms, 1.0)))
     assert len(nodes) > 10
-    if recipe != "oneformer3d_small":
+    if config.uses_views:
         assert any("EmbeddingBag" in name for name in nodes), "the lifting is part of the graph"
     assert [name for name in nodes if name.split("0")[0].startswith(BANNED)] == []
 

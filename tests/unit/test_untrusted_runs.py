@@ -17,7 +17,7 @@ from bifusion.errors import InputError
 from bifusion.inference.segmenter import Segmenter
 from bifusion.runs.checkpoint import check_intact
 from bifusion.runs.trained_model import load_model
-from bifusion.studies.figures.run import load_run
+from bifusion.studies.comparison.run import write_report
 from run_factory import FakeRun
 
 
@@ -129,14 +129,21 @@ def test_label_rows_that_cannot_be_read_are_said(tmp_path):
     assert note.startswith("3 rows without category") and "line 3, 4, 5" in note
 
 
-def test_a_report_reads_nothing_outside_its_runs(tmp_path):
-    folder = FakeRun(epochs=4).write(tmp_path)
-    load_run(folder)
-    secret = tmp_path / "secret.json"
-    (folder / "evaluation.json").rename(secret)
-    (folder / "evaluation.json").symlink_to(secret)
-    with pytest.raises(InputError, match="evaluation.json: leads out of"):
-        load_run(folder)
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "status.json", "steps.jsonl", "epochs.jsonl", "evaluation.json", "data.json",
+     "predictions/val00.npz", "predictions"],
+)  # fmt: skip
+def test_a_report_reads_nothing_outside_its_runs(tmp_path, name):
+    folder = FakeRun(epochs=4, predictions=True).write(tmp_path)
+    data = {"root": "rooms", "scenes": {}, "threads": 1, "versions": {}}
+    (folder / "data.json").write_text(json.dumps(data))
+    write_report([folder], tmp_path / "out")
+    secret = tmp_path / "secret"
+    (folder / name).rename(secret)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(InputError, match="leads out of"):
+        write_report([folder], tmp_path / "out")
 
 
 def test_a_tower_that_is_there_and_is_none(tmp_path, bifusion):
