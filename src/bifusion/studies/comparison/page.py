@@ -14,7 +14,6 @@ from bifusion.studies.comparison.standing import standing
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.generated import SOME_GENERATED
 from bifusion.studies.figures.metrics import Sample, value_at
-from bifusion.studies.figures.run import Record
 from bifusion.studies.figures.text import span
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
