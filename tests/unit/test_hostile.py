@@ -35,6 +35,7 @@ OWN_FILES = {
     "commands.labels": "whether the file that would be replaced says the same",
     "datasets.mesh_files.las_points": "what its own process, under a limit of memory, has decoded",
     "datasets.rooms.audit": "what it has just written",
+    "models.towers.code_of": "modules that its own process has imported",
     "sparse.openmp": "what the system says of its own process",
     "step.observe": "what the system says of its own process",
     "studies.page.render": "the package's own styles",
