@@ -304,7 +304,11 @@ def test_label_set_without_stuff_has_no_figures_of_stuff() -> None:
         ({"masks": np.eye(2, 10, dtype=np.uint8)}, r"masks: uint8 of shape \(2, 10\)"),
         ({"labels": np.array([-1, 1])}, "instance 0 has the label -1; expected a thing.*: one of 1, 2"),
         ({"labels": np.array([1, 0])}, "instance 1 has the label 0"),
-        ({"labels": [1, 2]}, "labels: is a list; expected a numpy array"),
+        pytest.param(
+            {"labels": [1, 2]},
+            "labels: is a list; expected a numpy array",
+            marks=pytest.mark.wrong_types,
+        ),
         ({"scores": np.ones((2, 1))}, r"scores: float64 of shape \(2, 1\); expected .* \(2,\)"),
         ({"semantic": np.full(10, 0.7)}, "semantic: float64 .*expected whole numbers"),
         ({"panoptic_semantic": np.zeros(10, int)}, "expected both panoptic_semantic and"),
