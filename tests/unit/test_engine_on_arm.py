@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def emulated(engine: Path, folder: Path) -> dict[str, float]:
     """Case → largest difference over the largest value, of the kernels in `engine`."""
     program = folder / "check"
-    sources = [PROGRAM, engine / "kernels_neon.cpp", engine / "kernel_map.cpp"]
+    sources = [PROGRAM, engine / "kernels_neon.cpp", engine / "kernel_map.cpp", engine / "shares.cpp"]
     compiler = [f"{ARM}g++", *FLAGS, "-DCHECKED=neon", f"-I{engine}"]
     subprocess.run([*compiler, *map(str, sources), "-o", str(program)], check=True)
     command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(program)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +14,26 @@ from bifusion.sparse.kernel_map import KernelMap
 Operation = Callable[[Tensor, Tensor, KernelMap], Tensor]
 
 
+def turned(weight: Tensor, mirrored: bool) -> Tensor:
+    """(K, C_out, C_in) of weight (K, C_in, C_out), `mirrored`: with the offset across the centre."""
+    back = weight.transpose(1, 2)
+    return back.flip(0) if mirrored else back
+
+
+class Operations(NamedTuple):
+    """An engine's, none of them recorded."""
+
+    convolve: Operation
+    """Of feats, weight, kernel map."""
+    weight_gradient: Operation
+    """Of feats, gradient of what came out, kernel map."""
+    turned: Callable[[Tensor, bool], Tensor] = turned
+
+
 class Conv(torch.autograd.Function):
     """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out); differentiable once.
 
-    `convolve(feats, weight, kernel_map)` and `weight_gradient(feats, grad, kernel_map)` are an
-    engine's, neither recorded. A diagnosis names the operation by this class: conv.
+    A diagnosis names the operation by this class: conv.
     """
 
     @staticmethod
@@ -26,29 +42,26 @@ class Conv(torch.autograd.Function):
         feats: Tensor,
         weight: Tensor,
         kernel_map: KernelMap,
-        convolve: Operation,
-        weight_gradient: Operation,
+        operations: Operations,
     ) -> Tensor:
         ctx.save_for_backward(feats, weight)
-        ctx.kernel_map, ctx.convolve, ctx.weight_gradient = kernel_map, convolve, weight_gradient
+        ctx.kernel_map, ctx.operations = kernel_map, operations
         # Held until backward: the way from a map to the one it was transposed from is weak.
         mirrored = kernel_map.center is not None
         ctx.transposed = kernel_map.transposed if ctx.needs_input_grad[0] and not mirrored else None
-        return convolve(feats, weight, kernel_map)
+        return operations.convolve(feats, weight, kernel_map)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         feats, weight = ctx.saved_tensors
-        grad_feats = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            back = weight.transpose(1, 2)
-            if ctx.transposed is None:  # mirrored offsets on the same map spare a second plan
-                grad_feats = ctx.convolve(grad, back.flip(0), ctx.kernel_map)
-            else:
-                grad_feats = ctx.convolve(grad, back, ctx.transposed)
+        operations, grad_feats, grad_weight = ctx.operations, None, None
+        if ctx.needs_input_grad[0]:  # mirrored offsets on the same map spare a second plan
+            mirrored = ctx.transposed is None
+            back = ctx.kernel_map if mirrored else ctx.transposed
+            grad_feats = operations.convolve(grad, operations.turned(weight, mirrored), back)
         if ctx.needs_input_grad[1]:
-            grad_weight = ctx.weight_gradient(feats, grad, ctx.kernel_map).to(weight.dtype)
-        return grad_feats, grad_weight, None, None, None
+            grad_weight = operations.weight_gradient(feats, grad, ctx.kernel_map).to(weight.dtype)
+        return grad_feats, grad_weight, None, None

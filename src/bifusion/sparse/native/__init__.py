@@ -4,7 +4,11 @@
 the input are read where they lie, and several output rows × up to six vectors of channels are summed
 in registers, so that it runs at the speed of a dense matrix product. Float32 and float64; like the
 plain backend it is differentiable once and computes in float32 under autocast. Results do not depend
-on the number of threads, but for the weight gradient, which is the same for the same number.
+on the number of threads.
+
+Where the processor has AMX's tiles (Intel, from Sapphire Rapids on), layers with work enough multiply
+float32 on them, each number as three of bfloat16 (tiles.h): as exact as in vectors or more, 1.2 to 2
+times as fast, and other in the last bits. Smaller layers give the same bits on every x86 processor.
 
 In use, a convolution may have its operands rounded to bfloat16 (`narrowed`) where the processor
 multiplies them faster: on AMX's tiles (Intel, from Sapphire Rapids on), in AVX512-BF16's vectors (AMD,
@@ -27,7 +31,7 @@ from bifusion.errors import InputError
 from bifusion.sparse import reference
 from bifusion.sparse.coordinates import DUPLICATE_VOXELS
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.mapped_conv import Conv
+from bifusion.sparse.mapped_conv import Conv, Operations
 from bifusion.sparse.openmp import share_runtime
 
 share_runtime()  # torch, imported first, has brought it; the engine below needs it
@@ -40,7 +44,8 @@ ISA_VARIABLE = "BIFUSION_ISA"
 
 _BLOCK_ROWS = 512
 """Output rows of a block: their outputs and one offset's weights fit a 2 MB cache."""
-_MIN_BLOCKS_PER_THREAD = 4
+_BLOCKS, _FEWEST_ROWS = 32, 16
+"""Blocks to have at least, for the threads to share, unless they had fewer rows than that."""
 _PLAN = "native"
 
 follows_autocast = False
@@ -109,7 +114,7 @@ def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """(M_out, C_out) of feats (M_in, C_in) and weight (K, C_in, C_out); differentiable once."""
     if weight.dtype not in (torch.float32, torch.float64):  # a model cast to a narrower type as a whole
         return conv(feats.float(), weight.float(), kernel_map).to(weight.dtype)
-    return Conv.apply(feats, weight, kernel_map, _convolve, _weight_gradient)
+    return Conv.apply(feats, weight, kernel_map, _OPERATIONS)
 
 
 def conv_finished(
@@ -202,14 +207,24 @@ def _weight_gradient(feats: Tensor, grad: Tensor, kernel_map: KernelMap) -> Tens
     padding = _padding(columns, grad.dtype)
     if padding:
         grad = torch.nn.functional.pad(grad, (0, padding))
-    threads = torch.get_num_threads()
-    parts = min(threads, max(1, kernel_map.num_outputs // _BLOCK_ROWS))
-    partials = feats.new_zeros(parts, kernel_map.volume, feats.shape[1], columns + padding)
+    gradient = feats.new_zeros(kernel_map.volume, feats.shape[1], columns + padding)
     _native.weight_gradient(
-        plan_of(kernel_map), feats.detach().contiguous(), grad.detach().contiguous(), partials, threads
+        plan_of(kernel_map),
+        feats.detach().contiguous(),
+        grad.detach().contiguous(),
+        gradient,
+        torch.get_num_threads(),
     )
-    total = partials[0] if parts == 1 else partials.sum(0)
-    return total[..., :columns].contiguous() if padding else total
+    return gradient[..., :columns].contiguous() if padding else gradient
+
+
+def _turned(weight: Tensor, mirrored: bool) -> Tensor:
+    back = weight.new_empty(weight.shape[0], weight.shape[2], weight.shape[1])
+    _native.turn_weight(weight.detach().contiguous(), mirrored, back, torch.get_num_threads())
+    return back
+
+
+_OPERATIONS = Operations(_convolve, _weight_gradient, _turned)
 
 
 def _padding(columns: int, dtype: torch.dtype) -> int:
@@ -219,14 +234,15 @@ def _padding(columns: int, dtype: torch.dtype) -> int:
 
 def plan_of(kernel_map: KernelMap) -> _native.PairPlan:
     """The map's pairs in the order in which the kernels want them; built once a map."""
-    threads = torch.get_num_threads()
-    key = (_PLAN, threads)
-    if key not in kernel_map.plans:
-        even_share = -(-kernel_map.num_outputs // (threads * _MIN_BLOCKS_PER_THREAD))
-        block_rows = max(16, min(_BLOCK_ROWS, even_share))
+    if _PLAN not in kernel_map.plans:
+        even_share = kernel_map.num_outputs // _BLOCKS
+        block_rows = max(_FEWEST_ROWS, min(_BLOCK_ROWS, even_share))
         neighbors = kernel_map.neighbors.contiguous()
-        kernel_map.plans[key] = _native.make_plan(neighbors, kernel_map.num_inputs, block_rows, threads)
-    return kernel_map.plans[key]
+        threads = torch.get_num_threads()
+        kernel_map.plans[_PLAN] = _native.make_plan(
+            neighbors, kernel_map.num_inputs, block_rows, threads
+        )
+    return kernel_map.plans[_PLAN]
 
 
 def _int32(coords: Tensor) -> Tensor:

@@ -39,10 +39,10 @@ struct Kernels {
     // cout must be a multiple of `lanes`. Every output row is written by one thread, in plan order.
     void (*convolve)(const Plan&, const Real* in, int64_t cin, const Real* weight, int64_t cout,
                      const Finish<Real>& finish, Real* out, int threads);
-    // partial[p][k] += in[pair_in]^T * out_grad[pair_out] over every parts-th block, so that each part has one
-    // thread to itself and its own order; partial (parts, offsets, cin, cout), zeroed by the caller.
+    // gradient[k] += in[pair_in]^T * out_grad[pair_out] of the offset's pairs, in plan order; gradient
+    // (offsets, cin, cout), cout a multiple of `lanes`.
     void (*weight_gradient)(const Plan&, const Real* in, int64_t cin, const Real* out_grad, int64_t cout,
-                            Real* partial, int64_t parts, int threads);
+                            Real* gradient, int threads);
     // Of each channel of x (rows, channels): mean and sum of squared deviations, summed in blocks whose
     // sums are merged in double, in an order that does not depend on the threads.
     void (*moments)(const Real* x, int64_t rows, int64_t channels, double* mean, double* squares, int threads);
@@ -85,7 +85,13 @@ namespace bfloat16 {
 using Bfloat16 = uint16_t;  // its bits
 using Convolve = void (*)(const Plan&, const float* in, int64_t cin, const Bfloat16* weight, int64_t cout,
                           const Finish<float>& finish, float* out, int threads);
-extern const Convolve convolve_on_tiles, convolve_in_vectors;
+extern const Convolve convolve_in_vectors;
 }  // namespace bfloat16
+
+// On AMX's tiles; what has little work, and all but convolution, is avx512's.
+namespace tiles {
+extern const Kernels<float> single_precision;
+extern const bfloat16::Convolve convolve_bfloat16;
+}  // namespace tiles
 
 }  // namespace bifusion

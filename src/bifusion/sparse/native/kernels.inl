@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "shares.h"
 
 namespace bifusion::BIFUSION_ISA {
 namespace {
@@ -159,30 +160,32 @@ void convolve(const Plan& plan, const Real* in, int64_t cin, const Real* weight,
 }
 
 template <typename Real>
-void weight_gradient(const Plan& plan, const Real* in, int64_t cin, const Real* out_grad, int64_t cout,
-                     Real* partial, int64_t parts, int threads) {
+void weight_gradient(const Plan& plan, const Real* in, int64_t cin, const Real* out_grad, int64_t cout, Real* gradient,
+                     int threads) {
+    constexpr int64_t STEP = 4 * rows_for(MAX_COLUMNS);
+    const auto shares = share_out(plan, cin, STEP, threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int64_t part = 0; part < parts; ++part) {
+    for (size_t thread = 0; thread < shares.size(); ++thread) {
         std::vector<const Real*> a, g;
-        Real* mine = partial + part * plan.offsets * cin * cout;
-        for (int64_t block = part; block < plan.blocks; block += parts) {
-            for (int64_t k = 0; k < plan.offsets; ++k) {
-                const int64_t first = plan.start[block * plan.offsets + k];
-                const int64_t pairs = plan.start[block * plan.offsets + k + 1] - first;
-                if (pairs == 0) continue;
+        for (int64_t block = 0; block < plan.blocks; ++block)
+            for (const Share& share : shares[thread]) {
+                const int64_t* start = plan.start + block * plan.offsets + share.offset;
+                const int64_t pairs = start[1] - start[0];
                 a.resize(pairs);
                 g.resize(pairs);
                 for (int64_t p = 0; p < pairs; ++p) {
-                    a[p] = in + plan.pair_in[first + p] * cin;
-                    g[p] = out_grad + plan.pair_out[first + p] * cout;
+                    a[p] = in + plan.pair_in[start[0] + p] * cin;
+                    g[p] = out_grad + plan.pair_out[start[0] + p] * cout;
+                    prefetch_row(a[p], cin);
+                    prefetch_row(g[p], cout);
                 }
+                Real* weights = gradient + (share.offset * cin + share.first_row) * cout;
                 for_column_runs(Lanes<Real>::count, 0, cout, [&](auto run, int64_t column) {
                     constexpr int V = decltype(run)::value;
-                    outer_rows<Real, rows_for(V), V>(a.data(), 0, cin, g.data(), column, mine + k * cin * cout + column,
-                                                     cout, pairs);
+                    outer_rows<Real, rows_for(V), V>(a.data(), share.first_row, share.rows, g.data(), column,
+                                                     weights + column, cout, pairs);
                 });
             }
-        }
     }
 }
 

@@ -10,10 +10,12 @@
 
 #if defined(__GLIBC__)
 #include <malloc.h>
+#include <sys/mman.h>
 #endif
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -140,16 +142,36 @@ void convolve_bfloat16(const PairPlan& plan, Array<const float, 2> in, Array<con
 
 template <typename Real>
 void weight_gradient(const PairPlan& plan, Array<const Real, 2> in, Array<const Real, 2> out_grad,
-                     Array<Real, 4> partial, int threads) {
+                     Array<Real, 3> gradient, int threads) {
     check((int64_t)in.shape(0) == plan.in_rows, "in: not as many rows as the plan has inputs");
     check((int64_t)out_grad.shape(0) == plan.out_rows, "out_grad: not as many rows as the plan has outputs");
-    check((int64_t)partial.shape(1) == plan.offsets, "partial: not as many offsets as the plan has");
-    check(in.shape(1) == partial.shape(2) && out_grad.shape(1) == partial.shape(3),
-          "channels of in, out_grad, partial differ");
+    check((int64_t)gradient.shape(0) == plan.offsets, "gradient: not as many offsets as the plan has");
+    check(in.shape(1) == gradient.shape(1) && out_grad.shape(1) == gradient.shape(2),
+          "channels of in, out_grad, gradient differ");
     check(out_grad.shape(1) % kernels<Real>().lanes == 0, "out_grad: columns must be a multiple of the lanes");
     nb::gil_scoped_release release;
     kernels<Real>().weight_gradient(plan.view(), in.data(), in.shape(1), out_grad.data(), out_grad.shape(1),
-                                    partial.data(), partial.shape(0), team(threads));
+                                    gradient.data(), team(threads));
+}
+
+// out[k] = weight[k]^T, or that of the offset across the centre.
+template <typename Real>
+void turn_weight(Array<const Real, 3> weight, bool mirrored, Array<Real, 3> out, int threads) {
+    const int64_t offsets = weight.shape(0), rows = weight.shape(1), columns = weight.shape(2);
+    check((int64_t)out.shape(0) == offsets && (int64_t)out.shape(1) == columns && (int64_t)out.shape(2) == rows,
+          "out: expected the weight's shape turned");
+    nb::gil_scoped_release release;
+    constexpr int64_t STEP = 16;  // rows and columns of a piece that stays in cache
+#pragma omp parallel for num_threads(team(threads)) schedule(static)
+    for (int64_t offset = 0; offset < offsets; ++offset) {
+        const Real* from = weight.data() + (mirrored ? offsets - 1 - offset : offset) * rows * columns;
+        Real* to = out.data() + offset * rows * columns;
+        for (int64_t row = 0; row < rows; row += STEP)
+            for (int64_t column = 0; column < columns; column += STEP)
+                for (int64_t c = column; c < std::min(columns, column + STEP); ++c)
+                    for (int64_t r = row; r < std::min(rows, row + STEP); ++r)
+                        to[c * rows + r] = from[r * columns + c];
+    }
 }
 
 template <typename Real>
@@ -204,11 +226,20 @@ double peak_rate(int64_t rounds, int threads) {
 }
 
 // Arrays above 32 MB come from the heap too and stay in it when they are freed, up to 2 GB at its end: the
-// C library otherwise maps and unmaps each, and the first touch of a page costs as much as using it.
-// False where the C library is another.
+// C library otherwise maps and unmaps each, and the first touch of a page costs as much as using it. The
+// system is asked to make these 2 GB, of which nothing is taken before it is used, of large pages. False
+// where the C library is another.
 bool keep_freed_memory() {
 #if defined(__GLIBC__)
-    return mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+    constexpr int KEPT = std::numeric_limits<int>::max();
+    if (!mallopt(M_MMAP_MAX, 0) || !mallopt(M_TRIM_THRESHOLD, KEPT)) return false;
+    constexpr uintptr_t LARGE_PAGE = 1 << 21;
+    if (void* end = std::malloc(KEPT - LARGE_PAGE)) {
+        const uintptr_t first = ((uintptr_t)end + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+        madvise((void*)first, KEPT / LARGE_PAGE * LARGE_PAGE - 2 * LARGE_PAGE, MADV_HUGEPAGE);
+        std::free(end);
+    }
+    return true;
 #else
     return false;
 #endif
@@ -231,7 +262,8 @@ void define_kernels(nb::module_& m) {
     m.def("convolve", &convolve<Real>, "plan"_a, "in_"_a.noconvert(), "weight"_a.noconvert(), "out"_a.noconvert(),
           "threads"_a, "bias"_a.noconvert() = nb::none(), "residual"_a.noconvert() = nb::none(), "relu"_a = false);
     m.def("weight_gradient", &weight_gradient<Real>, "plan"_a, "in_"_a.noconvert(), "out_grad"_a.noconvert(),
-          "partial"_a.noconvert(), "threads"_a);
+          "gradient"_a.noconvert(), "threads"_a);
+    m.def("turn_weight", &turn_weight<Real>, "weight"_a.noconvert(), "mirrored"_a, "out"_a.noconvert(), "threads"_a);
     m.def("moments", &moments<Real>, "x"_a.noconvert(), "mean"_a.noconvert(), "squares"_a.noconvert(), "threads"_a);
     m.def("normalise", &normalise<Real>, "x"_a.noconvert(), "norm"_a.noconvert(), "residual"_a.noconvert().none(),
           "relu"_a, "out"_a.noconvert(), "threads"_a);

@@ -56,8 +56,8 @@ std::vector<InstructionSet> supported_sets() {
             sets.insert(faster ? sets.begin() : sets.end(),
                         {"avx512_bf16", set.single_precision, set.double_precision, bfloat16::convolve_in_vectors});
             if (has_amx_bf16() && system_knows_tiles())
-                sets.insert(sets.begin(), {"amx_bf16", set.single_precision, set.double_precision,
-                                           bfloat16::convolve_on_tiles, true});
+                sets.insert(sets.begin(), {"amx_bf16", &tiles::single_precision, set.double_precision,
+                                           tiles::convolve_bfloat16, true});
         }
 #endif
     }

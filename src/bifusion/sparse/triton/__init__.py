@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.mapped_conv import Conv
+from bifusion.sparse.mapped_conv import Conv, Operations
 from bifusion.sparse.precision import dot_precision
 from bifusion.sparse.triton import probe
 from bifusion.sparse.triton.index import SortedIndex
@@ -47,7 +47,7 @@ def conv(feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     precision = dot_precision()  # the backward's too, whatever is asked for by then
     convolve_so = partial(convolve, precision=precision)
     gradient_so = partial(weight_gradient, precision=precision)
-    return Conv.apply(feats, weight, kernel_map, convolve_so, gradient_so)
+    return Conv.apply(feats, weight, kernel_map, Operations(convolve_so, gradient_so))
 
 
 def conv_finished(
