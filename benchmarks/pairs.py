@@ -18,13 +18,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.__main__ import LAYER_VOXELS, OUT
 from benchmarks.operations import gflop_of
 from benchmarks.scenes import real_dataset, real_voxels, room_voxels
 from benchmarks.timing import clock, limits, machine
-from benchmarks.unets import KINDS
+from benchmarks.unets import KINDS, Kind
 from bifusion.models.folding import for_inference
 from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse import native, reference
@@ -81,21 +81,35 @@ def compare(one: Callable[[], object], other: Callable[[], object], rounds: int)
 
 def bench_norms(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
     """A U-Net forward and backward, in training mode: the engine's norms against torch's."""
-    records = []
-    for kind in KINDS:
-        torch.manual_seed(0)
-        unet = build_unet(UNetConfig(kind=kind)).train()
-        maps = KernelMaps(coords)
-        feats = torch.randn(len(coords), UNetConfig(kind=kind).in_channels)
-        upstream = torch.randn(len(coords), unet.out_channels)
+    return [
+        {"unet": kind, **compare(now, _plain(now), rounds)}
+        for kind, now in ((kind, _step_of(kind, coords)) for kind in KINDS)
+    ]
 
-        def step(unet: nn.Module, x: SparseTensor, upstream: Tensor) -> None:
-            unet.zero_grad()
-            unet(x).backward(upstream)
 
-        now = partial(step, unet, SparseTensor(feats, coords, maps=maps), upstream)
-        records.append({"unet": kind, **compare(now, _plain(now), rounds)})
-    return records
+def bench_tiles(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """The same in float32 on AMX's tiles, against AVX-512's vectors; nothing without AMX."""
+    if not native.describe().startswith("native C++ engine (amx"):
+        return []
+    return [
+        {"unet": kind, **compare(now, _in_vectors(now), rounds)}
+        for kind, now in ((kind, _step_of(kind, coords)) for kind in KINDS)
+    ]
+
+
+def _step_of(kind: Kind, coords: Tensor) -> Callable[[], object]:
+    """Forward and backward of a U-Net in training mode, kernel maps not counted."""
+    torch.manual_seed(0)
+    unet = build_unet(UNetConfig(kind=kind)).train()
+    feats = torch.randn(len(coords), UNetConfig(kind=kind).in_channels)
+    upstream = torch.randn(len(coords), unet.out_channels)
+    x = SparseTensor(feats, coords, maps=KernelMaps(coords))
+
+    def step() -> None:
+        unet.zero_grad()
+        unet(x).backward(upstream)
+
+    return step
 
 
 def bench_norm_layers(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
@@ -162,7 +176,17 @@ def _plain(run: Callable[[], object]) -> Callable[[], object]:
     return plain
 
 
+def _in_vectors(run: Callable[[], object]) -> Callable[[], object]:
+    def in_vectors() -> None:
+        native.use_isa("avx512")
+        run()
+        native.use_isa("amx_bf16")
+
+    return in_vectors
+
+
 PARTS = {
+    "tiles": bench_tiles,
     "norm-layers": bench_norm_layers,
     "norms": bench_norms,
     "inference": bench_inference,
