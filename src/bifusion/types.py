@@ -22,10 +22,12 @@ from torch import Tensor
 
 from bifusion.wording import plural
 
+# What holds arrays is equal to itself alone: arrays have no single answer to ==.
+
 # ---------------------------------------------------------------------------------- on disk, numpy
 
 
-@dataclass
+@dataclass(eq=False)
 class View:
     """One posed RGB-D image of a scene. Colour and depth cameras may differ."""
 
@@ -44,7 +46,7 @@ class View:
     """(4, 4) float64 rigid transform, depth camera to scene frame."""
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Scene:
     """One scan as stored in a scene folder; arrays may be read-only memory maps."""
 
@@ -71,7 +73,7 @@ class Scene:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class SceneTruth:
     """Annotation of one scene at its points, for the evaluators."""
 
@@ -82,7 +84,7 @@ class SceneTruth:
     """(N,) int, instance id, -1 none (walls and floors have none)."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SceneResult:
     """What a model says about one scene, at its points, after post-processing."""
 
@@ -109,7 +111,7 @@ class SceneResult:
 # ------------------------------------------------------------------------------- in a batch, torch
 
 
-@dataclass
+@dataclass(eq=False)
 class Targets:
     """Annotation of one scene, on its superpoints (S_b of them)."""
 
@@ -135,7 +137,7 @@ class DisagreeingView:
     """What it is and what to check, in words that name the view."""
 
 
-@dataclass
+@dataclass(eq=False)
 class BatchView:
     """One view of a batch, resized for the image encoder; `K` belongs to the resized image."""
 
@@ -160,7 +162,7 @@ class BatchView:
     """What contradicts the scene's geometry; None: nothing does, or nobody looked."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """B scenes, concatenated; voxels, points and superpoints of scene b lie in one run, in order."""
 
@@ -252,7 +254,7 @@ class FusionControl:
     """Sanity check: permute the lifted 2D features among the seen points of each scene."""
 
 
-@dataclass
+@dataclass(eq=False)
 class FusionTrace:
     """What happened at the fusion, for losses, monitor and evaluation. M voxels; graph attached."""
 

@@ -137,6 +137,14 @@ def test_duplicate_costs_precision_when_it_outranks_another_instance() -> None:
     assert evaluate(result(10, masks), CHAIRS)["ap50"] == pytest.approx((2 / 3 + 1 / 2 + 1 + 1) / 4)
 
 
+def test_a_score_that_is_no_number_is_less_than_any_other() -> None:
+    """False positives of a model that has diverged, and the better of two masks of one instance."""
+    for stray in ([8, 9], FIRST):
+        found = [(FIRST, 1, 0.9), (SECOND, 1, 0.5)]
+        broken, least = result(10, [*found, (stray, 1, NAN)]), result(10, [*found, (stray, 1, 0.1)])
+        assert evaluate(broken, CHAIRS)["ap"] == evaluate(least, CHAIRS)["ap"]
+
+
 def test_prediction_on_void_is_ignored_and_on_another_class_is_not() -> None:
     table = truth([1] * 4 + [2] * 4 + [-1] * 4, [0] * 4 + [1] * 4 + [-1] * 4)
     right = (FIRST, 1, 0.5)

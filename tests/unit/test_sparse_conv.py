@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import needs
+from bifusion.errors import InputError
 from bifusion.sparse import kernel_map as kernel_map_module
 from bifusion.sparse.functional import sparse_conv
 from bifusion.sparse.modules import InverseConv3d, StridedConv3d, SubmanifoldConv3d
@@ -115,6 +116,16 @@ def test_inverse_equals_dense_transposed(case: str, kernel_size: int) -> None:
     whole = F.conv_transpose3d(dense, kernel, stride=2, output_padding=1 if kernel_size < 2 else 0)
     whole = F.pad(whole[:, :, reach:, reach:, reach:], (0, 2) * 3)
     assert_same(fine.feats, from_dense(whole, x.coords, 4), [coarse.feats, conv.weight])
+
+
+def test_voxels_that_come_from_no_finer_ones_are_refused_by_name() -> None:
+    x = tensor_of(next(iter(CASES.values())))
+    for steps, stride in (([], 2), ([2], 4), ([2, 2], 3)):
+        coarse = x.replace(x.feats.float())
+        for step in steps:
+            coarse = StridedConv3d(3, 3, 2, step)(coarse)
+        with pytest.raises(InputError, match=rf"^x: found voxels of stride {2 ** len(steps)}, and none"):
+            InverseConv3d(3, 3, 2, stride)(coarse)
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])

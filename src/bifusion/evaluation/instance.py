@@ -97,7 +97,7 @@ def match_scene(
         truth_sizes: (G,) points of each annotated instance.
         mask_sizes: (P,) points of each prediction.
         void: (P,) points of each prediction without an annotated instance.
-        scores: (P,) confidence.
+        scores: (P,) confidence; NaN, as of a model that has diverged: less than any other.
         min_region: points below which masks and instances do not count.
     """
     kept = mask_sizes >= min_region
@@ -109,7 +109,9 @@ def match_scene(
     pairs = np.argwhere(large_iou > OVERLAPS.min())
     return SceneMatches(
         num_truths=int((~small).sum()),
-        scores=scores[kept].astype(np.float64),
+        scores=np.nan_to_num(
+            scores[kept].astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf
+        ),
         best_iou=iou.max(axis=1, initial=0.0),
         ignored_share=ratio_or_nan(ignored, mask_sizes),
         pairs=pairs,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bifusion.errors import InputError
 from bifusion.sparse.backends import backend_for
 from bifusion.sparse.functional import compute_dtype, sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
@@ -88,13 +89,20 @@ class InverseConv3d(_Conv3dBetweenLevels):
     """Convolution back onto the finer voxels that a StridedConv3d of the same sizes came from.
 
     spconv's SparseInverseConv3d, and MinkowskiEngine's transposed convolution onto known voxels:
-    fine voxel f meets coarse voxel c under the offset with f = c·stride + offset.
+    fine voxel f meets coarse voxel c under the offset with f = c·stride + offset. InputError for voxels
+    that come from no finer ones.
     """
 
     def forward(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> SparseTensor:
         fine = x.stride // self.stride
+        if not x.maps.knows(fine) or fine * self.stride != x.stride:
+            raise InputError(
+                f"x: found voxels of stride {x.stride}, and none of stride {x.stride / self.stride:g} that "
+                f"they come from; an InverseConv3d with stride {self.stride} takes what a StridedConv3d of "
+                "the same stride made, or layers behind it"
+            )
         kernel_map = x.maps.strided(fine, self.kernel_size, self.stride).transposed
         return x.at(fine, self._conv(x.feats, kernel_map, residual, relu))
 

@@ -73,6 +73,10 @@ class KernelMaps:
         anew."""
         self._maps.pop(("submanifold", stride, kernel_size, 1), None)
 
+    def knows(self, stride: int) -> bool:
+        """Whether there are voxels of this stride: the input's, or those that a strided map made."""
+        return stride in self._coords
+
     def strided(self, stride: int, kernel_size: int, step: int) -> KernelMap:
         """Map from level `stride` to level `stride * step`, whose coordinates it creates if new."""
         key = ("strided", stride, kernel_size, step)

@@ -1,7 +1,7 @@
 // The gradient of a sparse convolution's weights in float32 on AMX's tiles, in three parts.
 //
 // Pairs are what is summed over, so that the input's rows have to be turned: a tile's row is a channel of 32
-// pairs. The gradients of an offset stay in tiles over all pairs of a batch; meanwhile the next is gathered.
+// pairs. The gradients of an offset stay in tiles over all pairs of a batch.
 #include <algorithm>
 #include <vector>
 
@@ -48,14 +48,14 @@ struct Matrix {
     const float* values;
     int64_t channels;
     int64_t panels() const { return channels / COLUMNS; }
+    const float* row(int32_t number) const { return values + number * channels; }
 
     // Rows are pairs, the second sixteen beside the first; Turned: channels. Zeros behind `count` rows.
     template <bool Turned>
     void gather(const int32_t* rows, int64_t count, int64_t panel, Line* out) const {
         __m512i low[16], high[16];
         const auto load = [&](int64_t row) {
-            return row < count ? _mm512_loadu_si512(values + rows[row] * channels + panel * COLUMNS)
-                               : _mm512_setzero_si512();
+            return row < count ? _mm512_loadu_si512(this->row(rows[row]) + panel * COLUMNS) : _mm512_setzero_si512();
         };
         for (int64_t row = 0; row < 16; ++row) low[row] = load(row);
         for (int64_t row = 0; row < 16; ++row) high[row] = load(16 + row);
@@ -64,69 +64,47 @@ struct Matrix {
     }
 };
 
-// Pairs of one share.
-struct Batch {
-    Share share;
-    int64_t first, count;
-    int64_t groups() const { return (count + GROUP - 1) / GROUP; }
-    int64_t panels() const { return share.rows / COLUMNS; }
+// Of an offset, from blocks that go together as far as their rows stay in cache: it has few pairs in one, and
+// its weights are fetched and stored for each batch.
+struct Pairs {
+    std::vector<int32_t> in, out;
+
+    void collect(const Plan& plan, int64_t offset, int64_t block, int64_t end) {
+        in.clear();
+        out.clear();
+        for (; block < end; ++block) {
+            const int64_t* start = plan.start + block * plan.offsets + offset;
+            in.insert(in.end(), plan.pair_in + start[0], plan.pair_in + start[1]);
+            out.insert(out.end(), plan.pair_out + start[0], plan.pair_out + start[1]);
+        }
+    }
 };
 
-// The pairs of a batch on their way into tiles by group, panel, part; a panel of a group at a time.
-struct Gather {
-    Matrix in, out_grad;
-    const int32_t *pair_in, *pair_out, *end;  // all pairs'
-    Batch batch{};
-    Line *a = nullptr, *b = nullptr;
-    int64_t every = 1, turn = 0, pair = 0, panel = 0;
+struct Nothing {
+    void some() {}
+};
 
-    void begin(const Batch& of, Line* to_a, Line* to_b) {
-        batch = of, a = to_a, b = to_b, pair = 0;
-        every = std::max<int64_t>(
-            1, products_of(PARTS) * batch.panels() * out_grad.panels() / 4 / (batch.panels() + out_grad.panels()));
-    }
-    void one() {
-        const int32_t *rows_in = pair_in + batch.first + pair, *rows_out = pair_out + batch.first + pair;
-        if (panel == 0) ask_for(rows_in + GROUP, rows_out + GROUP);
-        const int64_t count = std::min(GROUP, batch.count - pair), group = pair / GROUP, panels = batch.panels();
-        if (panel < panels)
-            in.gather<true>(rows_in, count, batch.share.first_row / COLUMNS + panel,
+// weights (rows, cout) += a^T b of the pairs from `first` on, `count` of them; a and b hold a batch's tiles by group,
+// panel, part.
+void add_batch(const Matrix& in, const Matrix& out_grad, const Share& share, const Pairs& pairs, int64_t first,
+               int64_t count, Line* a, Line* b, float* weights) {
+    const int64_t panels = share.rows / COLUMNS, cout = out_grad.channels, out_panels = cout / COLUMNS;
+    const int64_t groups = (count + GROUP - 1) / GROUP, bytes = cout * sizeof(float);
+    for (int64_t group = 0; group < groups; ++group) {
+        const int64_t pair = first + group * GROUP, here = std::min(GROUP, count - group * GROUP);
+        const int64_t after = std::min<int64_t>(pairs.in.size(), pair + 2 * GROUP);
+        for (int64_t later = pair + GROUP; later < after; ++later) {
+            prefetch(in.row(pairs.in[later]) + share.first_row, share.rows);
+            prefetch(out_grad.row(pairs.out[later]), cout);
+        }
+        for (int64_t panel = 0; panel < panels; ++panel)
+            in.gather<true>(pairs.in.data() + pair, here, share.first_row / COLUMNS + panel,
                             a + (group * panels + panel) * PANEL);
-        else
-            out_grad.gather<false>(rows_out, count, panel - panels,
-                                   b + (group * out_grad.panels() + panel - panels) * PANEL);
-        if (++panel == panels + out_grad.panels()) panel = 0, pair += GROUP;
+        for (int64_t panel = 0; panel < out_panels; ++panel)
+            out_grad.gather<false>(pairs.out.data() + pair, here, panel, b + (group * out_panels + panel) * PANEL);
     }
-    void ask_for(const int32_t* rows_in, const int32_t* rows_out) const {
-        for (int64_t i = 0; i < GROUP && rows_in + i < end; ++i) {
-            prefetch(in.values + rows_in[i] * in.channels + batch.share.first_row, batch.share.rows);
-            prefetch(out_grad.values + rows_out[i] * out_grad.channels, out_grad.channels);
-        }
-    }
-    void some() {
-        if (++turn % every == 0 && pair < batch.count) one();
-    }
-    void all() {
-        while (pair < batch.count) one();
-        tiles_are_stored();
-    }
-};
-
-std::vector<Batch> list_batches(const Plan& plan, const std::vector<Share>& shares) {
-    std::vector<Batch> batches;
-    for (int64_t block = 0; block < plan.blocks; ++block)
-        for (const Share& share : shares) {
-            const int64_t* start = plan.start + block * plan.offsets + share.offset;
-            for (int64_t first = start[0]; first < start[1]; first += BATCH)
-                batches.push_back({share, first, std::min(BATCH, start[1] - first)});
-        }
-    return batches;
-}
-
-// weights (share's rows, cout) += a^T b of a batch.
-void add_batch(const Batch& batch, const Line* a, const Line* b, float* weights, Gather& beside) {
-    const int64_t panels = batch.panels(), cout = beside.out_grad.channels, out_panels = cout / COLUMNS;
-    const int64_t bytes = cout * sizeof(float);
+    tiles_are_stored();
+    Nothing nothing;
     for (int64_t row = 0; row < panels; row += 2)
         for (int64_t column = 0; column < out_panels; column += 2) {
             float *upper = weights + (row * cout + column) * COLUMNS, *lower = upper + COLUMNS * cout;
@@ -134,9 +112,9 @@ void add_batch(const Batch& batch, const Line* a, const Line* b, float* weights,
             _tile_loadd(1, upper + COLUMNS, bytes);
             _tile_loadd(2, lower, bytes);
             _tile_loadd(3, lower + COLUMNS, bytes);
-            for (int64_t group = 0; group < batch.groups(); ++group)
+            for (int64_t group = 0; group < groups; ++group)
                 add_product<PARTS, true, true>(a + (group * panels + row) * PANEL, PANEL,
-                                               b + (group * out_panels + column) * PANEL, PANEL, beside);
+                                               b + (group * out_panels + column) * PANEL, PANEL, nothing);
             _tile_stored(0, upper, bytes);
             _tile_stored(1, upper + COLUMNS, bytes);
             _tile_stored(2, lower, bytes);
@@ -146,23 +124,19 @@ void add_batch(const Batch& batch, const Line* a, const Line* b, float* weights,
 
 void sum_up(const Plan& plan, const std::vector<Share>& shares, const Matrix& in, const Matrix& out_grad,
             float* gradient) {
-    constexpr int64_t GROUPS = BATCH / GROUP;
-    const int64_t a_lines = GROUPS * in.panels() * PANEL, b_lines = GROUPS * out_grad.panels() * PANEL;
-    Lines a(2 * a_lines), b(2 * b_lines);
-    const std::vector<Batch> batches = list_batches(plan, shares);
-    const int32_t* end = plan.pair_in + plan.start[plan.blocks * plan.offsets];
-    Gather gather{in, out_grad, plan.pair_in, plan.pair_out, end};
+    constexpr int64_t CACHED = 1 << 18;  // numbers
+    const int64_t together = std::max<int64_t>(1, CACHED / ((in.channels + out_grad.channels) * plan.block_rows));
+    Lines a(BATCH / GROUP * in.panels() * PANEL), b(BATCH / GROUP * out_grad.panels() * PANEL);
+    Pairs pairs;
     const Tiles configured;
-    for (size_t next = 0; next <= batches.size(); ++next) {
-        gather.all();
-        const Line *ready_a = gather.a, *ready_b = gather.b;
-        if (next < batches.size())
-            gather.begin(batches[next], a.data() + next % 2 * a_lines, b.data() + next % 2 * b_lines);
-        if (next == 0) continue;
-        const Batch& batch = batches[next - 1];
-        const int64_t first = batch.share.offset * in.channels + batch.share.first_row;
-        add_batch(batch, ready_a, ready_b, gradient + first * out_grad.channels, gather);
-    }
+    for (int64_t block = 0; block < plan.blocks; block += together)
+        for (const Share& share : shares) {
+            float* weights = gradient + (share.offset * in.channels + share.first_row) * out_grad.channels;
+            pairs.collect(plan, share.offset, block, std::min(plan.blocks, block + together));
+            const int64_t all = pairs.in.size();
+            for (int64_t first = 0; first < all; first += BATCH)
+                add_batch(in, out_grad, share, pairs, first, std::min(BATCH, all - first), a.data(), b.data(), weights);
+        }
 }
 
 }  // namespace
