@@ -99,9 +99,9 @@ class InverseConv3d(_Conv3dBetweenLevels):
         fine = x.stride // self.stride
         if not x.maps.knows(fine) or fine * self.stride != x.stride:
             raise InputError(
-                f"x: found voxels of stride {x.stride}, and none of stride {x.stride / self.stride:g} that "
-                f"they come from; an InverseConv3d with stride {self.stride} takes what a StridedConv3d of "
-                "the same stride made, or layers behind it"
+                f"x: found voxels of stride {x.stride}, and none of stride "
+                f"{x.stride / self.stride:g} that they come from; an InverseConv3d with stride "
+                f"{self.stride} takes what a StridedConv3d of the same stride made"
             )
         kernel_map = x.maps.strided(fine, self.kernel_size, self.stride).transposed
         return x.at(fine, self._conv(x.feats, kernel_map, residual, relu))
