@@ -14,7 +14,7 @@ from pathlib import Path
 
 BUILD = Path("build/sanitize")
 MODULE = "bifusion.sparse.native._native"
-TESTS = [f"tests/unit/test_sparse_{name}.py" for name in ("native", "conv", "bfloat16")]
+TESTS = [f"tests/unit/test_sparse_{name}.py" for name in ("native", "conv", "bfloat16", "tiles")]
 
 
 def build() -> None:
