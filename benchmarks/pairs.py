@@ -81,19 +81,18 @@ def compare(one: Callable[[], object], other: Callable[[], object], rounds: int)
 
 def bench_norms(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
     """A U-Net forward and backward, in training mode: the engine's norms against torch's."""
-    return [
-        {"unet": kind, **compare(now, _plain(now), rounds)}
-        for kind, now in ((kind, _step_of(kind, coords)) for kind in KINDS)
-    ]
+    steps = {kind: _step_of(kind, coords) for kind in KINDS}
+    return [{"unet": kind, **compare(step, _plain(step), rounds)} for kind, step in steps.items()]
 
 
 def bench_tiles(coords: Tensor, rounds: int) -> list[dict[str, Any]]:
     """The same in float32 on AMX's tiles, against AVX-512's vectors; nothing without AMX."""
-    if not native.describe().startswith("native C++ engine (amx"):
+    if "amx_bf16" not in native.available_isas():
         return []
+    steps = {kind: _step_of(kind, coords) for kind in KINDS}
     return [
-        {"unet": kind, **compare(now, _in_vectors(now), rounds)}
-        for kind, now in ((kind, _step_of(kind, coords)) for kind in KINDS)
+        {"unet": kind, **compare(_on("amx_bf16", step), _on("avx512", step), rounds)}
+        for kind, step in steps.items()
     ]
 
 
@@ -176,21 +175,20 @@ def _plain(run: Callable[[], object]) -> Callable[[], object]:
     return plain
 
 
-def _in_vectors(run: Callable[[], object]) -> Callable[[], object]:
-    def in_vectors() -> None:
-        native.use_isa("avx512")
+def _on(isa: str, run: Callable[[], object]) -> Callable[[], object]:
+    def on_isa() -> None:
+        native.use_isa(isa)
         run()
-        native.use_isa("amx_bf16")
 
-    return in_vectors
+    return on_isa
 
 
 PARTS = {
-    "tiles": bench_tiles,
     "norm-layers": bench_norm_layers,
     "norms": bench_norms,
     "inference": bench_inference,
     "bfloat16": bench_bfloat16,
+    "tiles": bench_tiles,
 }
 
 

@@ -7,8 +7,8 @@ plain backend it is differentiable once and computes in float32 under autocast. 
 on the number of threads.
 
 Where the processor has AMX's tiles (Intel, from Sapphire Rapids on), layers with work enough multiply
-float32 on them, each number as three of bfloat16 (tiles.h): as exact as in vectors or more, 1.2 to 2
-times as fast, and other in the last bits. Smaller layers give the same bits on every x86 processor.
+float32 on them, each number as three of bfloat16 (tiles.h): faster than in vectors, as exact or more,
+and other in the last bits. Smaller layers give the same bits on every x86 processor.
 
 In use, a convolution may have its operands rounded to bfloat16 (`narrowed`) where the processor
 multiplies them faster: on AMX's tiles (Intel, from Sapphire Rapids on), in AVX512-BF16's vectors (AMD,
