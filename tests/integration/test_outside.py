@@ -1,5 +1,6 @@
-"""A run made of a user's own package: recipe, loss term, image tower and scenes, from training to
-prediction; and what becomes of its folder in the hands of somebody who has not named that package."""
+"""A run made of a user's own package: recipe, loss term, image tower, 3D network, gate and scenes, from
+training to prediction; and what becomes of its folder in the hands of somebody who has not named that
+package."""
 
 import json
 import os
@@ -53,6 +54,7 @@ def test_what_came_from_outside_took_part(run):
     assert all(0 < step["losses"]["confident"] <= 0.25 for step in steps)
     assert all(step["weights"]["confident"] == 0.2 for step in steps)
     assert steps[-1]["grad_norm"]["tower"] > 0 and steps[-1]["seen_share"] > 0
+    assert steps[-1]["grad_norm"]["backbone"] > 0 and steps[-1]["gate"]["learned"]
     described = json.loads((run / "config.json").read_text())
     assert described["tower"] == "stripes, from scratch"
     assert described["sources"] == ["my_rooms.data:scenes"]
@@ -88,7 +90,8 @@ def test_an_interrupted_run_goes_on_to_the_bit(run, rooms, tmp_path):
     options = ["--data.root", str(rooms), "--out", str(out), "--resume"]
     assert cli.COMMANDS["train"]([RECIPE, *options]) == 0
     whole, resumed = load_model(run)[0].state_dict(), load_model(out)[0].state_dict()
-    assert any(name.startswith("tower.") for name in whole)
+    for part in ("tower.block.", "unet.second.", "fusion.gate.linear."):
+        assert any(name.startswith(part) for name in whole), part
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

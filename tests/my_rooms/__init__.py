@@ -1,1 +1,2 @@
-"""A user's own package, outside BiFusion: a recipe, a loss term, an image tower, scenes."""
+"""A user's own package, outside BiFusion: a recipe, a loss term, an image tower, a 3D network, a gate,
+scenes."""

@@ -11,7 +11,7 @@ from bifusion.recipes import get_recipe
 
 
 def small() -> Config:
-    """`bifusion_tiny` on own scenes, with an own tower and an own loss term."""
+    """`bifusion_tiny` on own scenes, with a tower, a 3D network, a gate and a loss term of one's own."""
     config = get_recipe("bifusion_tiny")
     config.model.tower = OutsideTowerConfig("my_rooms.towers:stripes")
     config.data.source = "my_rooms.data:scenes"
@@ -26,7 +26,10 @@ def small() -> Config:
         for stage in config.stages.stages
     ]
     config.stages = StagePlan(tuple(stages))
-    return _tinier(config)
+    config = _tinier(config)
+    config.model.unet = UNetConfig(kind="outside", function="my_rooms.networks:two_layers")
+    config.model.fusion.gate_function = "my_rooms.networks:with_place"
+    return config
 
 
 def plain() -> Config:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bifusion import plugins
+from bifusion.errors import InputError
 from bifusion.geometry import Sightings
 from bifusion.models.fusion import (
     FiLM,
@@ -73,9 +75,23 @@ def test_film_modulates_each_branch_by_its_own_voxels_code() -> None:
 
 def test_gate_starts_at_one_half_and_excitation_at_one() -> None:
     features = torch.randn(7, 32)
-    assert torch.equal(LiteFusionGate(SMALL)(features, -features), torch.full((7,), 0.5))
+    gate = LiteFusionGate(SMALL)
+    assert torch.equal(gate(features, -features, torch.randn(7, CODE_CHANNELS)), torch.full((7,), 0.5))
     factors = SqueezeExcitation(32)(features, torch.zeros(7, dtype=torch.int64), 1)
     assert torch.equal(factors, torch.ones(7, 32))
+
+
+def test_a_gate_of_ones_own_gets_the_features_and_places_of_the_seen_voxels(monkeypatch) -> None:
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    module = fusion(dataclasses.replace(SMALL, gate_function="my_rooms.networks:with_place"))
+    given = inputs()
+    _, trace = module(**given, control=FusionControl())
+    f3d, code = trace.f3d[given["seen"]], given["code"][given["seen"]]
+    assert module.gate is not None
+    assert torch.equal(trace.alpha[given["seen"]], module.gate(trace.seen_f2d, f3d, code))
+    assert trace.learned and module.parameter_groups()["gate"][0] is module.gate.linear.weight
+    with pytest.raises(InputError, match="with model.fusion.fusion_type 'simple' nothing asks a gate"):
+        FusionConfig(fusion_type="simple", gate_function="my_rooms.networks:with_place")
 
 
 def test_excitation_squeezes_each_scene_apart() -> None:

@@ -21,15 +21,22 @@ from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
+from bifusion.models.backbone import outside_backbone
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
+from bifusion.models.gate import outside_gate
+from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.towers.outside import OutsideTowerConfig, outside_tower
+from bifusion.models.unet import UNetConfig
 from bifusion.recipes import get_recipe
+from bifusion.recipes.bifusion import bifusion_small
+from bifusion.recipes.oneformer3d import oneformer3d_small
 from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import save_checkpoint
 from bifusion.runs.trained_model import load_model
 from bifusion.studies.ablation.run import AblationConfig, plan_ablation
 from bifusion.studies.training_runs.plan import plan_runs
+from my_rooms.networks import TwoLayers
 from outside_rooms import make_own_rooms
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -173,6 +180,50 @@ def test_a_loss_term_must_return_a_scalar_and_have_a_name_of_its_own(allowed):
 def test_a_wrong_tower_is_told(function, message, allowed):
     with pytest.raises(InputError, match=message):
         outside_tower(f"my_rooms.towers:{function}", None)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: outside_gate("my_rooms.networks:no_gate", 8),
+            "model.fusion.gate_function: my_rooms.networks:no_gate returned a Linear, expected a .*Gate",
+        ),
+        (
+            lambda: outside_backbone("my_rooms.networks:no_network", 6),
+            "model.unet.function: my_rooms.networks:no_network returned a Linear, expected a .*Backbone",
+        ),
+        (
+            lambda: outside_backbone("my_rooms.networks:no_channels", 6),
+            "returned a Backbone whose out_channels is None, expected a number above 0",
+        ),
+        (
+            lambda: UNetConfig(kind="outside"),
+            "unet.function: found none, expected module:function",
+        ),
+        (
+            lambda: UNetConfig(function="my_rooms.networks:two_layers"),
+            "unet.kind 'residual' calls none; leave it out, or set 'outside'",
+        ),
+        (
+            lambda: Mask3DConfig(UNetConfig(kind="outside", function="my_rooms.networks:two_layers")),
+            "found 'outside'; Mask3D reads the feature pyramid of 'res16'",
+        ),
+    ],
+)
+def test_a_wrong_network_or_gate_is_told(make, message, allowed):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("arm", [oneformer3d_small, bifusion_small])
+def test_all_models_but_mask3d_take_a_network_of_ones_own(arm, allowed):
+    config = arm()
+    config.model.unet = UNetConfig(kind="outside", function="my_rooms.networks:two_layers")
+    model = build_model(config.model, 1, config.labels)
+    assert isinstance(model.unet, TwoLayers)
+    again = build_model(config.model, 1, config.labels)
+    assert torch.equal(model.unet.first.weight, again.unet.first.weight)
 
 
 def test_a_tower_that_reads_values_as_it_is_made_is_loaded(allowed, tmp_path):

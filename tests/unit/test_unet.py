@@ -136,7 +136,9 @@ def test_spconv_grid_refuses_negative_coordinates() -> None:
     ("fields", "message"),
     [
         pytest.param(
-            {"kind": "resnet"}, "expected 'residual' or 'res16'", marks=pytest.mark.wrong_types
+            {"kind": "resnet"},
+            "expected 'residual', 'res16' or 'outside'",
+            marks=pytest.mark.wrong_types,
         ),
         ({"planes": (8, 8), "blocks": (1,)}, "as many blocks"),
         ({"planes": (8, 0)}, "all positive"),

@@ -19,6 +19,7 @@ from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.kinds import AnyTowerConfig
+from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.models.towers.tower import ImageTower, TowerConfig, check_maps
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.models.training_views import TrainingViewsConfig, used_sightings
@@ -68,6 +69,11 @@ class BiFusionConfig(ModelConfig):
 
     def with_tower(self, tower: TowerConfig) -> BiFusionConfig:
         return dataclasses.replace(self, tower=tower)
+
+    @property
+    def has_outside_part(self) -> bool:
+        outside = isinstance(self.tower, OutsideTowerConfig) or bool(self.fusion.gate_function)
+        return outside or super().has_outside_part
 
     @property
     def occlusion(self) -> LiftingConfig:

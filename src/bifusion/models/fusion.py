@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion.bounds import PositiveFloat, Width
+from bifusion.errors import InputError
+from bifusion.models.gate import FUNCTION, Gate, outside_gate
 from bifusion.models.geometric_code import CODE_CHANNELS
 from bifusion.models.rows import RowsGELU, by_blocks, goes_by_blocks
 from bifusion.rng import torch_rng
@@ -47,6 +49,9 @@ class FusionConfig:
     """Width of FiLM's inner layer."""
     gate_hidden: Width = 64
     """Width of the gate's inner layer."""
+    gate_function: str = ""
+    """A gate of your own in the place of LiteFusionGate: "module:function", of a package that you have
+    named as trusted (`plugins.py`), which takes `dim` and returns a `Gate` (models/gate.py)."""
     squeeze_excitation: bool = True
     """Weigh the fused channels."""
     alignment: bool = True
@@ -60,6 +65,13 @@ class FusionConfig:
     l2_normalize: bool = False
     """One L2 normalisation after fusion. Off: the heads' LayerNorms already fix the scale, and unit
     length would shrink the decoder's input by √dim."""
+
+    def __post_init__(self) -> None:
+        if self.gate_function and self.fusion_type != "gate":
+            raise InputError(
+                f"{FUNCTION}: found {self.gate_function!r}, but with model.fusion.fusion_type "
+                f"{self.fusion_type!r} nothing asks a gate; leave it out, or set 'gate'"
+            )
 
 
 def feature_head(in_channels: int, config: FusionConfig) -> nn.Sequential:
@@ -113,7 +125,7 @@ def _modulated(features: Tensor, hidden: Tensor, last: nn.Linear) -> Tensor:
     return (1 + gamma) * features + beta
 
 
-class LiteFusionGate(nn.Module):
+class LiteFusionGate(Gate):
     """α = σ(MLP([f2d ‖ f3d])), one number a voxel, 0.5 at the start."""
 
     def __init__(self, config: FusionConfig) -> None:
@@ -121,8 +133,8 @@ class LiteFusionGate(nn.Module):
         channels = 2 * config.dim, config.gate_hidden, 1
         self.mlp = _small_mlp(*channels, RowsGELU(), silent=config.silent_start)
 
-    def forward(self, f2d: Tensor, f3d: Tensor) -> Tensor:
-        """(K, D) and (K, D) to (K,) in [0, 1]."""
+    def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor) -> Tensor:
+        """By features alone."""
         return self.mlp(torch.cat([f2d, f3d], dim=1)).sigmoid()[:, 0]
 
 
@@ -162,7 +174,8 @@ class Fusion(nn.Module):
         if config.film:
             self.film = FiLM(config)
         if config.fusion_type == "gate":
-            self.gate = LiteFusionGate(config)
+            own = config.gate_function
+            self.gate = outside_gate(own, config.dim) if own else LiteFusionGate(config)
         if config.squeeze_excitation:
             self.excitation = SqueezeExcitation(config.dim, silent=config.silent_start)
         if config.alignment and config.alignment_predictor:
@@ -235,7 +248,7 @@ class Fusion(nn.Module):
             if self.film is not None:
                 f2d, f3d = self.film(f2d, f3d, code, rows)
         f3d_seen = f3d.index_select(0, rows)
-        alpha = self._alpha(f2d, f3d_seen, control)
+        alpha = self._alpha(f2d, f3d_seen, code, rows, control)
         gate = (control.scale * alpha)[:, None]
         mixed = gate * f2d + (1 - gate) * f3d_seen
         if self.excitation is not None and control.scale > 0:
@@ -268,13 +281,15 @@ class Fusion(nn.Module):
         f3d = self.head_3d(f3d_in)
         return f3d if self.film is None else _modulated(f3d, self.film.hidden(code), self.film.for_3d)
 
-    def _alpha(self, f2d: Tensor, f3d: Tensor, control: FusionControl) -> Tensor:
+    def _alpha(
+        self, f2d: Tensor, f3d: Tensor, code: Tensor, rows: Tensor, control: FusionControl
+    ) -> Tensor:
         """(K,) in [0, 1]: fixed by the stage, learned, or 0.5."""
         if control.fixed_alpha is not None:
             return f2d.new_full((len(f2d),), control.fixed_alpha)
         if self.gate is None:
             return f2d.new_full((len(f2d),), 0.5)
-        return self.gate(f2d, f3d)
+        return self.gate(f2d, f3d, code.index_select(0, rows))
 
     def _alignment_pairs(self, f2d: Tensor, f3d: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What 2D says about 3D, against 3D as it is.

@@ -94,6 +94,11 @@ class ModelConfig(ABC):
         return self
 
     @property
+    def has_outside_part(self) -> bool:
+        """A function of somebody else's package makes a part of it."""
+        return self.unet.kind == "outside"
+
+    @property
     def occlusion(self) -> LiftingConfig:
         """When a point counts as seen by a view, also in figures of models that read none."""
         return LiftingConfig()

@@ -4,6 +4,7 @@
 convolution and output norm of `oneformer3d.py`): pre-activation residual blocks.
 `res16`: MinkowskiNet Res16UNet34C (`mink_unet.py` of OneFormer3D, `res16unet.py` of Mask3D), used by
 OneFormer3D for ScanNet200 and by Mask3D: post-activation residual blocks.
+`outside`: somebody else's function makes the network.
 
 Small networks differ from the published ones in numbers only.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bifusion.bounds import Kernel, Layers, OptionalWidth, Width
 from bifusion.errors import InputError
+from bifusion.models.backbone import Backbone, outside_backbone
 from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
 
@@ -32,8 +34,12 @@ MOST_LEVELS = 32
 class UNetConfig:
     """Sizes of a sparse U-Net; the defaults are the published ones of each kind."""
 
-    kind: Literal["residual", "res16"] = "residual"
-    """residual: OneFormer3D's for ScanNet; res16: Res16UNet34C, as in Mask3D."""
+    kind: Literal["residual", "res16", "outside"] = "residual"
+    """residual: OneFormer3D's for ScanNet; res16: Res16UNet34C, as in Mask3D; outside: that of
+    `function`, for which of what follows `in_channels` alone has a meaning."""
+    function: str = ""
+    """outside only: "module:function", of a package that you have named as trusted (`plugins.py`), which
+    takes `in_channels` and returns a `Backbone` (models/backbone.py)."""
     in_channels: Width = 6
     """Input features of a voxel. Published: 6 (colour, position) for residual, 3 (colour) for res16."""
     planes: tuple[Width, ...] = ()
@@ -55,8 +61,19 @@ class UNetConfig:
     has no coarser voxel. Needs coordinates that start at 0."""
 
     def __post_init__(self) -> None:
+        if self.kind == "outside":
+            if not self.function:
+                raise InputError("unet.function: found none, expected module:function for 'outside'")
+            return
         if self.kind not in _PUBLISHED_PLANES:
-            raise InputError(f"unet.kind: found {self.kind!r}, expected 'residual' or 'res16'")
+            raise InputError(
+                f"unet.kind: found {self.kind!r}, expected 'residual', 'res16' or 'outside'"
+            )
+        if self.function:
+            raise InputError(
+                f"unet.function: found {self.function!r}, but unet.kind {self.kind!r} calls none; leave "
+                "it out, or set 'outside'"
+            )
         self.planes = tuple(self.planes) or _PUBLISHED_PLANES[self.kind]
         if not self.blocks:
             published = _PUBLISHED_BLOCKS[self.kind]
@@ -77,8 +94,11 @@ class UNetConfig:
             )
 
 
-def build_unet(config: UNetConfig) -> ResidualUNet | Res16UNet:
-    """The network of `config`: module(SparseTensor (M, in_channels)) → (M, module.out_channels)."""
+def build_unet(config: UNetConfig) -> Backbone:
+    """The network of `config`, drawn from the global generator. InputError: a function from outside that
+    makes none."""
+    if config.kind == "outside":
+        return outside_backbone(config.function, config.in_channels)
     return ResidualUNet(config) if config.kind == "residual" else Res16UNet(config)
 
 
@@ -133,7 +153,7 @@ def _blocks(
     return nn.Sequential(*(block(widths[i], widths[i + 1]) for i in range(count)))
 
 
-class ResidualUNet(nn.Module):
+class ResidualUNet(Backbone):
     """OneFormer3D's U-Net for ScanNet. Lists are indexed by level, finest first.
 
     forward takes a SparseTensor (M, in_channels) of stride 1 and returns (M, planes[0]), ≥ 0.
@@ -224,7 +244,7 @@ class BasicBlock(nn.Module):
         return self.conv2(hidden, residual=self.shortcut(x).feats, relu=True)
 
 
-class Res16UNet(nn.Module):
+class Res16UNet(Backbone):
     """MinkowskiNet's residual U-Net. Lists are in the order in which a scene passes them.
 
     forward takes a SparseTensor (M, in_channels) of stride 1 and returns (M, planes[-1]), ≥ 0.

@@ -237,7 +237,7 @@ def naive(base: Config) -> Config:
 def plan_a(base: Config) -> Config:
     """S7: no CLIP, simple fusion, semantic loss only, "as simple as the baseline"."""
     model = bifusion_model(base)
-    fusion = dataclasses.replace(model.fusion, fusion_type="simple")
+    fusion = dataclasses.replace(model.fusion, fusion_type="simple", gate_function="")
     model = dataclasses.replace(model, tower=None, fusion=fusion)
     stage = Stage(
         name="plan_a", share=1.0, trains={"*": at_once(1.0)}, weights={"semantic": at_once(1.0)}

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError, listing
 from bifusion.models.build import build_model
-from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import CONFIG, NAMED, WEIGHTS, find_checkpoint, load_checked_weights
 
@@ -26,8 +25,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     check_config(config)
     stored = load_checked_weights(folder)
     # On the meta device nothing is drawn, and each tensor is kept once, that of the file. But somebody
-    # else's tower may read values as it is made, of which there are none.
-    outside = isinstance(config.model.image_tower, OutsideTowerConfig)
+    # else's part may read values as it is made, of which there are none.
+    outside = config.model.has_outside_part
     with torch.device("cpu" if outside else "meta"):
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     wanted = model.state_dict()

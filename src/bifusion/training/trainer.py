@@ -54,7 +54,7 @@ from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
 from bifusion.training.memory import measured, room_for_update
-from bifusion.training.own_tower import check_own_tower
+from bifusion.training.own_parts import check_own_parts
 from bifusion.training.preconditions import (
     check_data,
     check_devices,
@@ -145,7 +145,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(self.batches_per_epoch / config.trainer.accumulate)
 
         self.model = build_model(config.model, config.seed, config.labels)
-        check_own_tower(self.model, config, fabric.device)
+        check_own_parts(self.model, config, fabric.device)
         attach_view_cache(self.model, config.trainer, folder.root, fabric.device)
         self.groups = self.model.parameter_groups()
         factor = config.trainer.rate_factor

@@ -1,0 +1,36 @@
+"""What a gate answers, the study's (`fusion.py`) or one from outside the package.
+
+Letters in shapes: K voxels that a view sees, D channels of both paths.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bifusion import plugins
+from bifusion.errors import InputError
+
+FUNCTION = "model.fusion.gate_function"
+
+
+class Gate(nn.Module):
+    """α of each voxel, base of all gates: what is fused is α f2d + (1 - α) f3d, α scaled by the stage.
+
+    Its parameters train as the group "gate"; it may have none.
+    """
+
+    def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor) -> Tensor:
+        """α (K,) in [0, 1] of both paths' features (K, D), after FiLM, and the geometric code (K, 64) of
+        `models/geometric_code.py`. K may be 0, as where no view sees anything."""
+        raise NotImplementedError
+
+
+def outside_gate(name: str, dim: int) -> Gate:
+    """The gate that the function `name`, "module:function" of a package that you have named as trusted
+    (`plugins.py`), makes for features of `dim` channels. Raises InputError where it makes none."""
+    gate = plugins.load(name, FUNCTION)(dim)
+    if not isinstance(gate, Gate):
+        raise InputError(
+            f"{FUNCTION}: {name} returned a {type(gate).__name__}, expected a bifusion.models.gate.Gate"
+        )
+    return gate
