@@ -12,8 +12,10 @@ from bifusion.labels.sets import SCANNET20
 from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.postprocess_mask3d import (
     Mask3DPostprocessConfig,
+    SceneVoxels,
     postprocess_mask3d,
     select_masks,
+    split_mask,
 )
 from bifusion.types import LayerPrediction, Prediction
 from small_batches import batch_of_superpoints
@@ -67,6 +69,8 @@ def test_no_points_no_clusters():
 POSITION = np.array([[x, 0.0, 0.0] for x in (0.0, 0.1, 0.2, 3.0, 3.1, 6.0)])
 SUPERPOINT = np.array([0, 0, 1, 2, 2, 3])
 """Superpoints 0 and 1 lie together, 2 is 2.8 m away, 3 is nowhere near."""
+SCENE = SceneVoxels.of(POSITION, np.arange(6), SUPERPOINT)
+"""One point a voxel."""
 
 
 def logits_of(rows: list[list[float]], classes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +83,7 @@ def logits_of(rows: list[list[float]], classes: list[int]) -> tuple[torch.Tensor
 def test_parts_apart_become_instances_of_the_same_class():
     class_logits, mask_logits = logits_of([[2.0, 2.0, 1.0, -1.0]], [4])
     masks, labels, scores = select_masks(
-        class_logits, mask_logits, POSITION, SUPERPOINT, Mask3DPostprocessConfig(top_k=2)
+        class_logits, mask_logits, SCENE, Mask3DPostprocessConfig(top_k=2)
     )
     assert masks.tolist() == [[True, True, False, False], [False, False, True, False]]
     assert labels.tolist() == [4, 4]
@@ -90,7 +94,7 @@ def test_parts_apart_become_instances_of_the_same_class():
 def test_without_splitting_the_mask_stays_whole():
     class_logits, mask_logits = logits_of([[2.0, 2.0, 1.0, -1.0]], [4])
     config = Mask3DPostprocessConfig(top_k=1, split_masks=False)
-    masks, _, scores = select_masks(class_logits, mask_logits, POSITION, SUPERPOINT, config)
+    masks, _, scores = select_masks(class_logits, mask_logits, SCENE, config)
     assert masks.tolist() == [[True, True, True, False]]
     two, one = torch.sigmoid(torch.tensor([2.0, 1.0])).tolist()
     np.testing.assert_allclose(scores, [(3 * two + 2 * one) / 5], rtol=1e-5)  # weighted by voxels
@@ -102,8 +106,7 @@ def test_top_k_counts_parts_times_classes_before_the_mask_score():
     masks, labels, scores = select_masks(
         class_logits,
         torch.tensor([[3.0, -1.0, -1.0, -1.0]]),
-        POSITION,
-        SUPERPOINT,
+        SCENE,
         Mask3DPostprocessConfig(top_k=2),
     )
     assert labels.tolist() == [3, 7] and len(masks) == 2
@@ -115,16 +118,50 @@ def test_superpoint_that_straddles_parts_goes_to_the_larger_share():
     superpoint = np.array([0, 0, 0, 1])
     class_logits, mask_logits = logits_of([[1.0, 1.0]], [0])
     masks, _, _ = select_masks(
-        class_logits, mask_logits, position, superpoint, Mask3DPostprocessConfig(top_k=2)
+        class_logits,
+        mask_logits,
+        SceneVoxels.of(position, np.arange(4), superpoint),
+        Mask3DPostprocessConfig(top_k=2),
     )
     assert sorted(masks.tolist()) == [[False, True], [True, False]]
 
 
+def test_a_superpoint_that_owns_no_voxel_goes_with_its_points():
+    """Superpoint 1 has but a second point of superpoint 0's last voxel."""
+    position = np.array([[0.0, 0, 0], [5.0, 0, 0], [5.1, 0, 0]])
+    scene = SceneVoxels.of(position, np.array([0, 1, 2, 2]), np.array([2, 0, 0, 1]))
+    assert scene.owner.tolist() == [2, 0, 0]
+    parts = split_mask(np.array([True, False, True]), scene, Mask3DPostprocessConfig())
+    assert [part.tolist() for part, _ in parts] == [[False, False, True], [True, True, False]]
+    assert [voxels.tolist() for _, voxels in parts] == [[0, 0, 1], [2, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("splits", [True, False])
+def test_masks_are_those_of_the_official_steps(seed: int, splits: bool):
+    """Voxel by voxel: its superpoint's mask, cut into clusters; each point takes its voxel's value, a
+    superpoint what more than half of its points have (`get_full_res_mask`)."""
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(0, 6, (40, 3)) * [1, 1, 0.2]
+    voxel = np.concatenate([np.arange(40), rng.integers(0, 40, 60)])
+    superpoint = rng.integers(0, 12, 100)
+    scene = SceneVoxels.of(position, voxel, superpoint)
+    config = Mask3DPostprocessConfig(split_masks=splits)
+    inside = rng.uniform(size=12) < 0.4
+    of_voxel = inside[[superpoint[np.flatnonzero(voxel == v)[0]] for v in range(40)]]
+    cluster = np.full(40, -1)
+    cluster[of_voxel] = chained(position[of_voxel], config.dbscan_eps_m) if splits else 0
+    expected = []
+    for part in range(cluster.max() + 1):
+        of_point = (cluster == part)[voxel]
+        expected.append([of_point[superpoint == s].mean() > 0.5 for s in range(12)])
+    found = [part.tolist() for part, _ in split_mask(inside, scene, config)]
+    assert found == expected and len(found) > (1 if splits else 0)
+
+
 def test_scene_without_any_mask_has_no_instances():
     class_logits, mask_logits = logits_of([[-1.0, -1.0, -1.0, -1.0]], [4])
-    masks, labels, scores = select_masks(
-        class_logits, mask_logits, POSITION, SUPERPOINT, Mask3DPostprocessConfig()
-    )
+    masks, labels, scores = select_masks(class_logits, mask_logits, SCENE, Mask3DPostprocessConfig())
     assert masks.shape == (0, 4) and len(labels) == len(scores) == 0
 
 

@@ -17,7 +17,6 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.model import ResultsConfig
 from bifusion.models.postprocess import pack_point_masks
-from bifusion.models.pyramid_geometry import superpoint_of_voxel
 from bifusion.types import Batch, Prediction, SceneResult
 
 
@@ -36,6 +35,29 @@ class Mask3DPostprocessConfig(ResultsConfig):
         return postprocess_mask3d(prediction, batch, label_set, self)
 
 
+@dataclass(frozen=True)
+class SceneVoxels:
+    """The M voxels of a scene, and the P pairs of a voxel and a superpoint with points in common."""
+
+    position_m: np.ndarray
+    """(M, 3)."""
+    owner: np.ndarray
+    """(M,) superpoint of a voxel's first point. A superpoint may own none."""
+    pair_voxel: np.ndarray
+    pair_superpoint: np.ndarray
+    pair_points: np.ndarray
+    """(P,) each; of the last one the number of points in common."""
+
+    @classmethod
+    def of(cls, position_m: np.ndarray, voxel: np.ndarray, superpoint: np.ndarray) -> SceneVoxels:
+        """`voxel` and `superpoint` (N,) of each point; every voxel has one."""
+        owner = np.empty(len(position_m), np.int64)
+        owner[voxel[::-1]] = superpoint[::-1]  # of points in one voxel the first is written last
+        superpoints = int(superpoint.max(initial=-1)) + 1
+        pairs, points = np.unique(voxel * superpoints + superpoint, return_counts=True)
+        return cls(position_m, owner, *np.divmod(pairs, max(superpoints, 1)), points)
+
+
 @torch.no_grad()
 def postprocess_mask3d(
     prediction: Prediction, batch: Batch, label_set: LabelSet, config: Mask3DPostprocessConfig
@@ -43,24 +65,23 @@ def postprocess_mask3d(
     """One `SceneResult` a scene from the last decoder output of a prediction in evaluation mode.
 
     A mask is where its logit is above 0. Parts of it are found among its voxels; a superpoint, all
-    points of it, belongs to the part that holds more than half of its voxels.
+    points of it, belongs to the part in whose voxels more than half of its points lie.
     """
     layer = prediction.layers[-1]
     positions = batch.voxel_position_m.split(batch.voxels_per_scene)
-    owners = superpoint_of_voxel(batch).split(batch.voxels_per_scene)
     points = batch.point_to_superpoint.split(batch.points_per_scene)
+    voxels = batch.point_to_voxel.split(batch.points_per_scene)
     things = np.array(label_set.thing_classes, dtype=np.int16)
-    results, first = [], 0
+    results, first, first_voxel = [], 0, 0
     for b, name in enumerate(batch.names):
-        masks, labels, scores = select_masks(
-            layer.class_logits[b].float(),
-            layer.mask_logits[b].float(),
-            positions[b].cpu().numpy(),
-            (owners[b] - first).cpu().numpy(),
-            config,
-        )
         superpoint_of_point = points[b] - first
+        of_points = torch.stack([voxels[b] - first_voxel, superpoint_of_point]).cpu().numpy()
+        scene = SceneVoxels.of(positions[b].cpu().numpy(), *of_points)
+        masks, labels, scores = select_masks(
+            layer.class_logits[b].float(), layer.mask_logits[b].float(), scene, config
+        )
         first += batch.superpoints_per_scene[b]
+        first_voxel += batch.voxels_per_scene[b]
         there = torch.from_numpy(masks).to(superpoint_of_point.device, non_blocking=True)
         results.append(
             SceneResult(
@@ -77,21 +98,20 @@ def postprocess_mask3d(
 def select_masks(
     class_logits: Tensor,
     mask_logits: Tensor,
-    position_m: np.ndarray,
-    owner: np.ndarray,
+    scene: SceneVoxels,
     config: Mask3DPostprocessConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Instances of one scene: (P, S) bool masks, (P,) thing labels, (P,) float32 scores, descending.
 
-    `class_logits` (Q, T+1), `mask_logits` (Q, S), `position_m` (M, 3), `owner` (M,) superpoint of
-    each voxel. Scores are class probability times the mean mask probability over the voxels of the part.
+    `class_logits` (Q, T+1), `mask_logits` (Q, S). Scores are class probability times the mean mask
+    probability over the voxels of the part.
     """
     probabilities = class_logits.softmax(dim=1)[:, :-1].cpu()
     mask_logits = mask_logits.cpu()  # all that follows is done on the host
     soft = mask_logits.sigmoid().numpy()
     queries, masks, quality = [], [], []
     for query, inside in enumerate((mask_logits > 0).numpy()):
-        for part, voxels_in_part in split_mask(inside, position_m, owner, config):
+        for part, voxels_in_part in split_mask(inside, scene, config):
             queries.append(query)
             masks.append(part)
             quality.append(soft[query] @ voxels_in_part / (voxels_in_part.sum() + 1e-6))
@@ -108,21 +128,25 @@ def select_masks(
 
 
 def split_mask(
-    inside: np.ndarray,
-    position_m: np.ndarray,
-    owner: np.ndarray,
-    config: Mask3DPostprocessConfig,
+    inside: np.ndarray, scene: SceneVoxels, config: Mask3DPostprocessConfig
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Parts of a mask `inside` (S,): of each its superpoints (S,) bool and its voxels in each (S,)."""
-    voxels = np.flatnonzero(inside[owner])
+    voxels = np.flatnonzero(inside[scene.owner])
     if len(voxels) == 0:
         return []
     cluster = np.zeros(len(voxels), np.int64)
     if config.split_masks:
-        cluster = distance_clusters(position_m[voxels], config.dbscan_eps_m)
-    parts = int(cluster.max()) + 1
-    key = cluster * len(inside) + owner[voxels]
-    counts = np.bincount(key, minlength=parts * len(inside)).reshape(parts, len(inside))
-    if parts == 1:
-        return [(inside, counts[0])]
-    return [(2 * row > counts.sum(axis=0), row) for row in counts]
+        cluster = distance_clusters(scene.position_m[voxels], config.dbscan_eps_m)
+    parts, superpoints = int(cluster.max()) + 1, len(inside)
+    part_of_voxel = np.full(len(scene.owner), -1)
+    part_of_voxel[voxels] = cluster
+
+    def count(part: np.ndarray, superpoint: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        key = (part * superpoints + superpoint)[part >= 0]
+        weights = None if weights is None else weights[part >= 0]
+        return np.bincount(key, weights, parts * superpoints).reshape(parts, superpoints)
+
+    in_voxels = count(cluster, scene.owner[voxels], None)
+    in_points = count(part_of_voxel[scene.pair_voxel], scene.pair_superpoint, scene.pair_points)
+    of_superpoint = np.bincount(scene.pair_superpoint, scene.pair_points, superpoints)
+    return list(zip(2 * in_points > of_superpoint, in_voxels, strict=True))
