@@ -16,6 +16,7 @@ from bifusion.data.transforms import (
     jitter_color,
     subvoxel_shift_m,
 )
+from bifusion.errors import InputError
 from scene_factory import make_tiny_scene
 
 STILL = AugmentConfig(
@@ -139,6 +140,25 @@ def test_elastic_distortion_is_smooth_and_of_the_stated_size():
         elastic_distortion(np.concatenate([corners, coord + step]), config, stream())[2:] - coord - step
     )
     assert np.abs(there - here).max() < 0.05
+
+
+def test_points_too_far_apart_for_a_grid_of_noise_are_told_before_it_is_made():
+    config = dataclasses.replace(STILL, elastic_probability=1.0, elastic_m=((0.12, 0.8),))
+    coord = np.array([[0, 0, 0], [3, 3, 3], [300, 200, 250]], np.float32)
+    told = (
+        r"found points over 300 × 200 × 250 m, too many knots \(1,\d+,\d+,\d+, .* of 0.12 m; take stray"
+    )
+    with pytest.raises(InputError, match=told):
+        elastic_distortion(coord, config, stream())
+
+
+def test_the_scene_whose_points_are_too_far_apart_is_named(root, monkeypatch):
+    monkeypatch.setattr("bifusion.data.transforms.MOST_KNOTS", 100)
+    augment = dataclasses.replace(STILL, elastic_probability=1.0)
+    with pytest.raises(InputError, match="^room: coord: found points over"):
+        SceneDataset(DataConfig(root=root, augment=augment), "train", seed=0, training=True).sample(
+            0, epoch=0
+        )
 
 
 def test_single_point_and_flat_scenes_survive_elastic_distortion():

@@ -262,11 +262,16 @@ def build_sample(
     """Voxelise one scene, augmented where `augment` is given. Pixels stay with the original points."""
     scene = data.scene
     rigid = coord = scene.coord
-    color = scene.color.astype(np.float32)
-    if augment:
-        rigid = augment_coord(scene.coord, augment, stream)
-        coord = elastic_distortion(rigid, augment, stream)
-        color = jitter_color(scene.color, augment, stream)
+    color, shift = scene.color.astype(np.float32), None
+    try:
+        if augment:
+            rigid = augment_coord(scene.coord, augment, stream)
+            coord = elastic_distortion(rigid, augment, stream)
+            color = jitter_color(scene.color, augment, stream)
+            shift = subvoxel_shift_m(augment, config.voxel_size_m, stream)
+        voxels = voxelize(coord, config.voxel_size_m, config.origin, shift)
+    except InputError as error:
+        raise InputError(f"{scene.name}: {error}") from None
     feats = (color - np.asarray(config.color_mean, np.float32)) / np.asarray(
         config.color_std, np.float32
     )
@@ -274,11 +279,6 @@ def build_sample(
         feats = np.concatenate(
             [feats, rigid - rigid.mean(axis=0, dtype=np.float64).astype(np.float32)], axis=1
         )
-    shift = subvoxel_shift_m(augment, config.voxel_size_m, stream) if augment else None
-    try:
-        voxels = voxelize(coord, config.voxel_size_m, config.origin, shift)
-    except InputError as error:
-        raise InputError(f"{scene.name}: {error}") from None
     return Sample(
         name=scene.name,
         voxel_coords=voxels.coords,

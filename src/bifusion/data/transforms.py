@@ -14,7 +14,11 @@ import numpy as np
 from scipy import ndimage
 
 from bifusion.bounds import ASCENDING, NotNegative, PositiveFloat, Share
+from bifusion.errors import InputError
 from bifusion.rng import numpy_rng
+
+MOST_KNOTS = 2**28
+"""Of a grid of noise; their three float32 take 3.2 GB."""
 
 
 @dataclass
@@ -116,12 +120,20 @@ def smooth_noise(coord: np.ndarray, granularity_m: float, rng: np.random.Generat
     """(N, 3) noise, trilinear between knots 2·granularity apart of twice box-blurred white noise.
 
     As OneFormer3D's `ElasticTransfrom` (from PointGroup), on a grid that starts at the scene's
-    smallest coordinate rather than lying symmetrically about the origin.
+    smallest coordinate rather than lying symmetrically about the origin. Raises InputError for points so
+    far apart that the grid would take gigabytes.
     """
     margin = 2  # the blur reaches two knots far, and takes the outside as zero
     low = coord.min(axis=0)
     position = (coord - low) / (2 * granularity_m) + margin
     shape = np.ceil(position.max(axis=0)).astype(int) + margin + 1
+    if math.prod(shape.tolist()) > MOST_KNOTS:
+        span = " × ".join(f"{length:.0f}" for length in coord.max(axis=0) - low)
+        raise InputError(
+            f"coord: found points over {span} m, too many knots ({math.prod(shape.tolist()):,}, at most "
+            f"{MOST_KNOTS:,}) for an elastic distortion of {granularity_m:g} m; take stray points out, "
+            "divide the scene, or leave the distortion out: --data.augment.elastic-probability 0"
+        )
     noise = rng.standard_normal((3, *shape), dtype=np.float32)
     for _ in range(2):
         for axis in (1, 2, 3):
