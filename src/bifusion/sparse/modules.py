@@ -49,11 +49,13 @@ class _Conv3d(nn.Module):
 
 
 class SubmanifoldConv3d(_Conv3d):
-    """Convolution whose output voxels are its input voxels. Kernel size 1 is a linear layer."""
+    """Convolution whose output voxels are its input voxels: (in_channels, out_channels, kernel_size,
+    bias=False). Kernel size 1 is a linear layer."""
 
     def forward(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> SparseTensor:
+        """Features (M, out_channels) of `x`'s voxels, + residual (M, out_channels), then ReLU."""
         if self.kernel_size == 1 and self.narrowed is None:
             return x.replace(finished(_linear(x.feats, self.weight[0], self.bias), None, residual, relu))
         kernel_map = x.maps.submanifold(x.stride, self.kernel_size)
@@ -76,17 +78,20 @@ class _Conv3dBetweenLevels(_Conv3d):
 
 
 class StridedConv3d(_Conv3dBetweenLevels):
-    """Convolution onto voxels `stride` times larger: floor(coord / stride) of the input's."""
+    """Convolution onto voxels `stride` times larger, floor(coord / stride) of the input's:
+    (in_channels, out_channels, kernel_size=2, stride=2, bias=False)."""
 
     def forward(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> SparseTensor:
+        """Features of the larger voxels, + residual of theirs, then ReLU."""
         kernel_map = x.maps.strided(x.stride, self.kernel_size, self.stride)
         return x.at(x.stride * self.stride, self._conv(x.feats, kernel_map, residual, relu))
 
 
 class InverseConv3d(_Conv3dBetweenLevels):
-    """Convolution back onto the finer voxels that a StridedConv3d of the same sizes came from.
+    """Convolution back onto the finer voxels that a StridedConv3d of the same sizes came from:
+    (in_channels, out_channels, kernel_size=2, stride=2, bias=False).
 
     spconv's SparseInverseConv3d, and MinkowskiEngine's transposed convolution onto known voxels:
     fine voxel f meets coarse voxel c under the offset with f = c·stride + offset. InputError for voxels
@@ -96,6 +101,7 @@ class InverseConv3d(_Conv3dBetweenLevels):
     def forward(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> SparseTensor:
+        """Features of the finer voxels, + residual of theirs, then ReLU."""
         fine = x.stride // self.stride
         if not x.maps.knows(fine) or fine * self.stride != x.stride:
             raise InputError(
