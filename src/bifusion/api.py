@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bifusion.inference.word_tower import WordTower
     from bifusion.labels.label_set import LabelSet
     from bifusion.studies.comparison.report import ComparisonReport
+    from bifusion.training.trainer import OnEpoch
 
 PathLike = str | os.PathLike[str]
 
@@ -68,6 +69,7 @@ def train(
     tower_weights: PathLike | None = None,
     resume: bool = False,
     accept_changes: bool = False,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainedRun:
     """Trains one run, evaluates its last checkpoint, and returns both and the run's folder.
 
@@ -85,13 +87,18 @@ def train(
             configuration names; where it names none, from random ones, as a line of output then says.
         resume: go on from the folder's last checkpoint, if there is one.
         accept_changes: go on though scenes or versions of the software have changed; reports say what.
+        on_epoch: gets the record of each epoch, a dict as in epochs.jsonl ("epoch", "stage", "train":
+            mean loss by term, "val": figures, or None where it was not validated, …), once the epoch is
+            saved: for searches of settings, notebooks, trackers.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved, `resume=True` goes on.
+        Whatever `on_epoch` raises, which ends the run; it is saved, `resume=True` goes on.
     """
     from bifusion.inference.train_and_evaluate import train_and_evaluate
     from bifusion.studies.training_runs.plan import give_weights
 
+    require(on_epoch is None or callable(on_epoch), on_epoch, "on_epoch", "a function of a record")
     config = _config(recipe)
     config.data.root = config.data.root if data is None else path_of(data, "data")
     config.trainer.epochs = config.trainer.epochs if epochs is None else whole_of(epochs, "epochs")
@@ -100,7 +107,9 @@ def train(
         if config.tower_for_weights is None:
             raise InputError(f"tower_weights: {config.name} has no image tower that takes weights")
         give_weights([config], path_of(tower_weights, "tower_weights"))
-    run = train_and_evaluate(config, path_of(out, "out"), resume=resume, accept_changes=accept_changes)
+    run = train_and_evaluate(
+        config, path_of(out, "out"), resume=resume, accept_changes=accept_changes, on_epoch=on_epoch
+    )
     if run.status.state == "interrupted":
         raise KeyboardInterrupt(f"{run.folder}: saved; resume=True goes on")
     return run

@@ -323,6 +323,27 @@ def test_a_full_disk_ends_the_run_which_then_goes_on(
     assert list(tool.differences(run, reference)) == []
 
 
+def test_what_on_epoch_raises_ends_a_run_that_goes_on(tool, reference, data, tmp_path):
+    class PrunedError(Exception):
+        pass
+
+    def prune(record):
+        saved.append((record, (run / "checkpoints" / "last").resolve().name))
+        if record["epoch"] == 1:
+            raise PrunedError
+
+    run, saved = tmp_path / "run", []
+    with pytest.raises(PrunedError):
+        train(config_of(data), run, on_epoch=prune)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("interrupted", "on_epoch raised an error")
+    steps_of_one = len(read(run / "steps.jsonl")) // 2
+    assert [name for _, name in saved] == [f"step-{steps_of_one * k:08d}" for k in (1, 2)]
+    assert [record for record, _ in saved] == [json.loads(line) for line in read(run / "epochs.jsonl")]
+    assert train(config_of(data), run, resume=True).state == "completed"
+    assert list(tool.differences(run, reference)) == []
+
+
 def test_a_damaged_last_checkpoint_costs_what_came_after_the_one_before(
     tool, reference, data, tmp_path, caplog
 ):

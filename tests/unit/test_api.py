@@ -115,6 +115,10 @@ def test_an_interrupted_run_does_not_look_like_a_trained_one(tmp_path, monkeypat
         (lambda out: bifusion.train(SMALL, out=out, epochs=2.5), "epochs: found 2.5, expected a whole"),
         (lambda out: bifusion.train(SMALL, out=out, seed="0"), "seed: found '0', expected a whole"),
         (lambda out: bifusion.train(SMALL, out=out, tower_weights="w.pt"), "has no image tower that"),
+        (
+            lambda out: bifusion.train(SMALL, out=out, on_epoch=3),
+            "on_epoch: is a int; expected a function",
+        ),
         (lambda out: bifusion.compare(SMALL, out=out, seeds="0"), "seeds: found '0', expected a whole"),
         (lambda out: bifusion.compare(SMALL, out=out, seeds=[0.5]), "seeds: found 0.5, expected a"),
         (lambda out: bifusion.compare(SMALL, out=out, jobs=None), "jobs: found None, expected a whole"),

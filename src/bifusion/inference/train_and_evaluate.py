@@ -11,7 +11,7 @@ from bifusion.config.run import Config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.run_folder import RunStatus
 from bifusion.training.processes import group
-from bifusion.training.trainer import train
+from bifusion.training.trainer import OnEpoch, train
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,18 @@ def train_and_evaluate(
     resume: bool = False,
     accept_changes: bool = False,
     verify_data: bool = False,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainedRun:
     """Trains `config` into `folder` (see `train`) and evaluates its last checkpoint, unless a signal
     interrupted it: then `resume` goes on."""
-    status = train(config, folder, resume=resume, accept_changes=accept_changes, verify_data=verify_data)
+    status = train(
+        config,
+        folder,
+        resume=resume,
+        accept_changes=accept_changes,
+        verify_data=verify_data,
+        on_epoch=on_epoch,
+    )
     evaluation = None
     if status.state != "interrupted":
         with group.joined():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,12 +96,11 @@ class Recorder:
         display: Display,
         *,
         active: bool,
-        on_epoch: Callable[[dict[str, Any]], None] | None,
         logger: Logger | None = None,
     ):
         """`logger`: gets the curves that TensorBoard gets, too, and is closed at the end."""
         self.folder, self.name, self.progress, self.display = folder, name, progress, display
-        self.active, self.on_epoch, self._logger = active, on_epoch, logger
+        self.active, self._logger = active, logger
 
     def __enter__(self) -> Recorder:
         """Drops the records of steps that a resumed run is going to repeat."""
@@ -163,8 +161,9 @@ class Recorder:
         self._draw("loss", {**outcome.losses, "total": outcome.total})
         self._draw("gradient", outcome.grad_norm)
 
-    def epoch(self, stage: str, val: dict[str, Any] | None) -> None:
-        """Records the epoch in progress; `val` is its validation, if one was made."""
+    def epoch(self, stage: str, val: dict[str, Any] | None) -> dict[str, Any]:
+        """Records the epoch in progress and returns the record; `val` is its validation, if one was
+        made."""
         progress = self.progress
         record = {
             "epoch": progress.epoch,
@@ -182,8 +181,7 @@ class Recorder:
             self.folder.append(self.folder.epochs, record)
             figures = ("miou", "ap", "ap50", "pq", "fusion_2d_ratio")
             self._draw("val", {key: (val or {}).get(key) for key in figures})
-        if self.on_epoch is not None:
-            self.on_epoch(record)
+        return record
 
     def status(
         self,

@@ -48,7 +48,7 @@ from bifusion.step.runtime import (
     on_any_process,
 )
 from bifusion.storage.files import DiskFullError, locked
-from bifusion.storage.json_files import write_json
+from bifusion.storage.json_files import to_json, write_json
 from bifusion.torch_defaults import as_torch_trains
 from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
@@ -72,6 +72,9 @@ from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.validation import count_share, validation_loader, validation_record
 from bifusion.types import Batch
 
+OnEpoch = Callable[[dict[str, Any]], None]
+"""What gets the record of each epoch, as it stands in epochs.jsonl."""
+
 
 @as_torch_trains()
 def train(
@@ -81,14 +84,15 @@ def train(
     resume: bool = False,
     accept_changes: bool = False,
     verify_data: bool = False,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> RunStatus:
     """Trains `config` into `run_dir` and returns how it ended.
 
     `resume` goes on from the folder's last checkpoint (from the start if none was saved), with another
     configuration as far as `check_same_run` allows; a run that is finished is left as it is, unless
     more epochs are wanted. Scenes and versions must be those it began with; `accept_changes` records
-    what is not. `verify_data` reads every file of the data first. `on_epoch` gets every epoch's record.
+    what is not. `verify_data` reads every file of the data first. `on_epoch` gets every epoch's record
+    once the epoch is saved; what it raises ends the run, which goes on with `resume`.
     SIGINT and SIGTERM save and leave with state "interrupted", at once but for the moment in which
     weights change or are saved.
 
@@ -112,7 +116,7 @@ def _train(
     folder: RunFolder,
     data: RunData,
     resume: bool,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
+    on_epoch: OnEpoch | None,
 ) -> RunStatus:
     status = folder.read_status() if resume else None
     if status is not None and status.is_over and not is_to_go_on(folder, config):
@@ -166,13 +170,14 @@ class Trainer:
         )
         self.saving = Saving(config, folder, self.take_step, self.response, healthy_file)
 
-    def run(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> RunStatus:
+    def run(self, on_epoch: OnEpoch | None = None) -> RunStatus:
         """Trains from the last checkpoint, or the start, to the end, a stop or an interruption."""
+        self.on_epoch = on_epoch
         lock = locked(self.folder.root) if self.fabric.is_global_zero else nullcontext()
         with self.watch, lock:
-            return self._run(on_epoch)
+            return self._run()
 
-    def _run(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> RunStatus:
+    def _run(self) -> RunStatus:
         self.progress = self.saving.take_up()
         here = partial(model_facts, self.model, asdict(self.progress))
         require_agreement(here, "state to go on from")
@@ -184,9 +189,7 @@ class Trainer:
             write_data(self.folder.root, self.data)
         display = Display(name, self.config.trainer.epochs, self.steps_per_epoch, quiet=not first)
         logger = open_logger(self.config, self.folder.root) if first else None
-        recorder = Recorder(
-            self.folder, name, self.progress, display, active=first, on_epoch=on_epoch, logger=logger
-        )
+        recorder = Recorder(self.folder, name, self.progress, display, active=first, logger=logger)
         with recorder as self.recorder, self.stop:
             tower = f"; {description['tower']}" if description["tower"] else ""
             size = f"{description['parameters']['total']:,} parameters"
@@ -315,8 +318,9 @@ class Trainer:
     def _guard_stopped(self, fault: Fault) -> RunStatus:
         """Ends a run whose faults do not end."""
         self.progress.close_epoch(complete=False)
-        self.recorder.epoch(self._stage_name(), val=None)
+        record = self.recorder.epoch(self._stage_name(), val=None)
         self._save([LAST])
+        self._tell(record)
         reason, summary = stop_reason(fault, self.guard), self.response.summary(fault)
         return self.recorder.status("guard_stopped", self.guard.counts, reason, summary)
 
@@ -326,7 +330,8 @@ class Trainer:
         self.saving.rest()
         metrics = self._validate() if self._validation_due() else None
         progress.close_epoch(complete=True)
-        self.recorder.epoch(self._stage_name(), None if metrics is None else validation_record(metrics))
+        val = None if metrics is None else validation_record(metrics)
+        record = self.recorder.epoch(self._stage_name(), val)
         links = [LAST]
         if metrics is not None:
             if self.config.uses_views and metrics["seen_share"] is not None:
@@ -340,6 +345,18 @@ class Trainer:
         if metrics is not None or progress.epoch % self.config.trainer.save_epochs == 0:
             self._save(links)
         self.recorder.status("running", self.guard.counts)
+        self._tell(record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        """Gives an epoch's record to `on_epoch`; where that raises the run is saved first."""
+        done = self.on_epoch is None
+        try:
+            if self.on_epoch is not None:
+                self.on_epoch(to_json(record))
+            done = True
+        finally:
+            if not done and not self.several:
+                self._leave("on_epoch raised an error", told=False)
 
     def _validation_due(self) -> bool:
         done = self.progress.epoch + 1
