@@ -196,3 +196,17 @@ def test_a_budget_of_frames_is_spread_evenly() -> None:
 def test_depth_alone_gives_a_grey_mesh() -> None:
     surface = fuse(Pictures([replace(frame, color=None) for frame in ball()[:3]]))
     assert (surface.mesh.color == 128).all() and "the mesh is grey" in surface.mesh.notes[1]
+
+
+@pytest.mark.parametrize("depth_m", [1.0, 0.96, 1.005])
+def test_a_wall_that_lies_in_the_voxels_own_planes(depth_m: float) -> None:
+    """Distances are exactly 0 there, as of rendered depth and a first pose of no turn."""
+    K = np.array([[100.0, 0, 79.5], [0, 100, 59.5], [0, 0, 1]])
+    camera = Camera(K, (120, 160), np.eye(4))
+    flat = np.full((120, 160), depth_m, np.float32)
+    mesh = fuse(Pictures([Frame("0", depth_m=flat, depth_camera=camera)])).mesh
+    assert mesh.coord[:, 2] == pytest.approx(depth_m, abs=1e-6)
+    corner = mesh.coord[mesh.faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    seen_m2 = (159 / 100 * depth_m) * (119 / 100 * depth_m)
+    assert -normal[:, 2].sum() / 2 == pytest.approx(seen_m2, rel=0.05)  # whole, towards the camera

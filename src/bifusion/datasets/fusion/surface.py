@@ -96,7 +96,8 @@ def _tile_surface(
     for axis in range(3):
         known = _pairs(np.logical_and, known, axis)
         low, high = _pairs(np.minimum, low, axis), _pairs(np.maximum, high, axis)
-    cube = known & (low < 0) & (high >= 0)
+    # A corner right on the surface counts as behind it, as scikit-image has it.
+    cube = known & (low <= 0) & (high > 0)
     if not cube.any():
         return None
     mask = np.pad(cube, ((1, 0),) * 3)  # scikit-image asks at a cube's last corner
