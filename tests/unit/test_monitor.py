@@ -1,7 +1,10 @@
 """The monitor's figures against numbers worked out by hand."""
 
+import ctypes
 import math
+import sys
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,3 +160,17 @@ def test_the_most_memory_of_a_process_is_its_own():
     del taken
     with get_context("fork").Pool(1) as fork:
         assert fork.apply(most_resident_mb) < most_resident_mb() - 200
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of processes are Linux's")
+def test_a_process_may_have_a_name_that_is_no_text():
+    """That of a script is cut after 15 bytes, wherever in a letter that is."""
+    system, set_name = ctypes.CDLL(None), 15
+    before = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+    system.prctl(set_name, "a训练脚本房间.py".encode())
+    try:
+        with pytest.raises(UnicodeDecodeError):
+            Path("/proc/self/comm").read_text(encoding="utf-8")
+        assert most_resident_mb() > 1
+    finally:
+        system.prctl(set_name, before)

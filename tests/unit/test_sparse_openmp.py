@@ -1,14 +1,18 @@
 """The engine finds torch's OpenMP runtime where torch keeps it to itself, as on 64-bit ARM."""
 
+import mmap
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import needs
 
 if not sys.platform.startswith("linux"):
     needs.lacking("proc", "/proc/self/maps")
 needs.module("engine", "bifusion.sparse.native")
+from bifusion.sparse import openmp  # noqa: E402
 
 KEPT = """
 import ctypes
@@ -52,3 +56,13 @@ def test_a_runtime_that_is_there_for_all_is_left_alone() -> None:
         "openmp.share_runtime()"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_files_with_names_in_another_encoding_are_mapped_too(tmp_path: Path) -> None:
+    """As those of a virtual environment in a folder that was named under GB 18030."""
+    path = os.fsencode(tmp_path) + "/房间".encode("gb18030")
+    with open(path, "wb") as file:
+        file.write(bytes(mmap.PAGESIZE))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert path in Path("/proc/self/maps").read_bytes()
+        assert all(Path(runtime).is_file() for runtime in openmp._loaded())

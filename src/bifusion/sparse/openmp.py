@@ -34,7 +34,7 @@ def share_runtime() -> None:
 def _loaded() -> list[str]:
     """OpenMP runtimes in this process, those that lie with torch first."""
     try:
-        maps = Path("/proc/self/maps").read_text()
+        maps = os.fsdecode(Path("/proc/self/maps").read_bytes())  # names of files in any encoding
     except OSError:
         return []
     files = {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/" in line}

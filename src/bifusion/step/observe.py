@@ -152,8 +152,9 @@ def most_resident_mb() -> float:
     that started it.
     """
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
+    # Bytes: the name of the process, cut after 15 of them, may end within a letter.
+    for line in status.read_bytes().splitlines() if status.exists() else ():
+        if line.startswith(b"VmHWM:"):
             return int(line.split()[1]) / 2**10
     if resource is None:
         return float("nan")

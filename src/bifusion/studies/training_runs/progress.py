@@ -121,7 +121,7 @@ def _new_epochs(row: _Row) -> list[dict]:
     before its end, or from the beginning, has dropped some of them."""
     config = row.folder / "config.json"
     if row.epochs is None and config.exists():
-        row.epochs = json.loads(config.read_text())["epochs"]
+        row.epochs = json.loads(config.read_text(encoding="utf-8"))["epochs"]
     path = row.folder / "epochs.jsonl"
     if not path.exists():
         return []
