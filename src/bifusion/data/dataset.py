@@ -46,6 +46,7 @@ from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
 from bifusion.types import Scene, SceneTruth
+from bifusion.untrusted.names import require_text
 
 
 @dataclass
@@ -187,7 +188,8 @@ class SceneDataset:
         training: augment, drop views, and make targets; else fill `truths` instead of augmenting.
         annotated: False: labels are not looked at, whatever they are.
     Raises:
-        InputError: no such folder, no scene in it, a source that cannot be had.
+        InputError: no such folder, no scene in it, a scene's name that is no text, a source that cannot
+            be had.
     """
 
     def __init__(
@@ -196,6 +198,9 @@ class SceneDataset:
         self.config, self.split, self.seed, self.training = config, split, seed, training
         self.scenes = open_scenes(config, split, annotated=annotated)
         self.names = self.scenes.names
+        if annotated:  # all are trained or counted on; else the one that is asked for alone matters
+            for name in self.names:
+                require_text(name, f"{self.scenes.place}: scene")
         self.cache, self.disagreements = Cache(config.cache_mb * 2**20), Disagreements()
         # Scenes from outside are numbered as `types.Scene` says.
         ours = isinstance(self.scenes, SceneFolders)
@@ -238,6 +243,7 @@ def scene_sample(
     Raises:
         InputError: whatever is wrong with its arrays or with the views chosen from it.
     """
+    require_text(name, "scene")
     kept, found = cache or Cache(0), disagreements or Disagreements()
     data: SceneData = kept.get(name, lambda: _load_data(scenes, name, config, annotation))
     augment = config.augment if training and config.augment.enabled else None

@@ -28,6 +28,7 @@ from bifusion.types import Scene, View
 from bifusion.untrusted.arrays import load_npy
 from bifusion.untrusted.files import is_leftover
 from bifusion.untrusted.json_text import read_json
+from bifusion.untrusted.names import require_text
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 """Files with the semantic classes of the two sets that Pointcept's ScanNet folders hold side by side."""
@@ -136,9 +137,11 @@ def write_scene(
     Raises:
         InputError: arrays that disagree, coordinates that are not finite, labels out of range,
             superpoint ids with gaps, a view that fails `check_view`; a folder at this place that was
-            not written here.
+            not written here; a name that is no text.
     """
     folder = Path(folder)
+    require_text(folder.name, "scene")
+    require_text(source, "source")
     check_scene(scene, folder)
     arrays = {
         "coord": scene.coord.astype(np.float32),

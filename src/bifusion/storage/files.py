@@ -64,9 +64,10 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text as `written_beside` does."""
+    """Writes UTF-8 text as `written_beside` does. InputError where a name in it is none."""
+    data = _encoded(text, path)
     with written_beside(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(data)
 
 
 def write_tensors(
@@ -97,8 +98,9 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line to a file. Raises DiskFullError, and then leaves the file as it was."""
-    data = line.encode() + b"\n"
+    """Adds a line to a file. Raises DiskFullError, and then leaves the file as it was; InputError for a
+    name in it that is no UTF-8."""
+    data = _encoded(line, path) + b"\n"
     with full_disk_named(path), open(path, "ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
@@ -107,6 +109,18 @@ def append_line(path: Path, line: str) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def _encoded(text: str, path: Path) -> bytes:
+    """UTF-8; InputError for what the bytes of a file's name become that are none."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.end + 20]
+        raise InputError(
+            f"{path}: is to hold {around!r}, a name that is no text in UTF-8, as archives of other "
+            "systems leave it; rename that file or folder"
+        ) from None
 
 
 def flush(path: Path) -> None:

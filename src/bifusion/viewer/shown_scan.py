@@ -13,6 +13,7 @@ import numpy as np
 from bifusion.errors import InputError
 from bifusion.labels.label_set import Color, LabelSet
 from bifusion.labels.palette import class_palette
+from bifusion.untrusted.names import require_text
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ class ShownScan:
     """What the reader of the page should know, a sentence each."""
 
     def __post_init__(self) -> None:
-        """InputError: arrays or triangles of other points, a coordinate that is not finite."""
+        """InputError: arrays or triangles of other points, a coordinate that is not finite, a name that
+        is no text."""
+        require_text(self.name, "scan")
         count = len(self.coord)
         arrays: dict[str, np.ndarray | None] = {
             "color": self.color,

@@ -10,6 +10,7 @@ from bifusion.data.checks import check_finite, color_note
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.datasets.placement import FAR_M, extent_note, stray_note
 from bifusion.errors import InputError
+from bifusion.untrusted.names import require_text
 
 FEW_POINTS = 500
 LENGTH_TOLERANCE = 0.05
@@ -19,8 +20,12 @@ MIXED = 0.25
 
 
 def files(scene: OpenedScene) -> Iterator[Finding]:
-    """Arrays, cameras and scene.json that cannot be read."""
+    """Arrays, cameras and scene.json that cannot be read, and a name that is no text."""
     yield from scene.unread
+    try:
+        require_text(scene.folder.resolve().name, "scene")
+    except InputError as problem:
+        yield error(problem)
 
 
 def coordinates(scene: OpenedScene) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
 from bifusion.errors import InputError
+from bifusion.untrusted.names import require_text
 
 
 def make_scan(
@@ -37,6 +38,7 @@ def make_scan(
             f"{path}: no such file or folder; expected a mesh or cloud (.ply, .obj, .glb, .las, "
             ".laz, .e57, .pcd), a recording, or a scene folder"
         )
+    require_text(scan_name(path), "scan")
     if is_scene(path):
         refuse_without_effect(path, options, SCENE)
         return open_made(path, telling)

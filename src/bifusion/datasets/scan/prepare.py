@@ -16,6 +16,7 @@ from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
 from bifusion.storage.folders import check_replaceable, tidy
+from bifusion.untrusted.names import require_text
 
 
 @dataclass
@@ -41,6 +42,8 @@ def prepare_scan(
     options = checked_options(options)
     if is_scene(path):
         raise InputError(f"{path}: is a scene folder already; expected a mesh, a cloud or a recording")
+    require_text(str(path.resolve()), "input")  # which scene.json says that it was made of
+    require_text(folder.name, "scene")
     check_replaceable(folder, scene_files)
     made = make_scan(path, options, telling)
     made.source += _made_of(path, options)
