@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -21,7 +23,7 @@ from bifusion.models.build import build_model
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.code_of import code_of
 from bifusion.models.towers.dense import DenseTower
-from bifusion.models.towers.view_cache import ViewCache, tower_key, view_key
+from bifusion.models.towers.view_cache import ViewCache, bytes_under, tower_key, view_key
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.trainer import train
@@ -203,6 +205,29 @@ def test_entries_of_other_towers_make_room(tmp_path) -> None:
     (only,) = (tmp_path / "cache").iterdir()
     assert len(list(only.iterdir())) == 3
     assert tower.cache.misses == 3
+
+
+def test_others_may_make_room_at_the_same_time(tmp_path, monkeypatch) -> None:
+    """Runs side by side share the folder, and who wants the room may delete it at any time."""
+    of_other = ViewCache(tmp_path, GB)
+    other, tower = frozen_tower(1), frozen_tower()
+    for number in range(2):
+        of_other.get(other, view(number), lambda: torch.zeros(1000))
+    stat = Path.stat
+
+    def too_late(path: Path, **options: Any) -> os.stat_result:
+        if tmp_path in path.parents:
+            shutil.rmtree(tmp_path / path.relative_to(tmp_path).parts[0], ignore_errors=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", too_late)
+    assert bytes_under(tmp_path) == 0
+    monkeypatch.undo()
+    of_other.get(other, view(0), lambda: torch.zeros(1000))
+    late = ViewCache(tmp_path, 5000)
+    assert late._make_room(100, tmp_path / "own")  # it has looked, and one entry is there
+    monkeypatch.setattr(Path, "stat", too_late)
+    assert late.get(tower, view(0), lambda: torch.zeros(1000)).shape == (1000,)
 
 
 def test_what_others_keep_in_the_folder_makes_no_room(tmp_path) -> None:

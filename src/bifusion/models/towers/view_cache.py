@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 
@@ -90,8 +91,9 @@ class ViewCache:
         """Whether an entry of `size` bytes fits, perhaps after removing towers other than `own`."""
         if self._size is None:
             self._size = bytes_under(self.folder)
-        if self._size + size > self.limit_bytes and self.folder.is_dir():
-            others = [path for path in self.folder.iterdir() if path != own and _is_tower(path)]
+        if self._size + size > self.limit_bytes:
+            there = [self.folder / name for name in glob("*", root_dir=self.folder)]
+            others = [path for path in there if path != own and _is_tower(path)]
             for tower in sorted(others, key=_last_written):
                 _remove(tower)
                 self._size = bytes_under(self.folder)
@@ -156,8 +158,12 @@ def _version() -> str:
 
 
 def bytes_under(folder: Path) -> int:
-    """Of all entries in a cache's folder."""
-    return sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+    """Of all entries in a cache's folder, which others may be removing meanwhile."""
+    total = 0
+    for name in glob("*/*.safetensors", root_dir=folder):  # Path.glob raises where a folder goes
+        with suppress(FileNotFoundError):
+            total += (folder / name).stat().st_size
+    return total
 
 
 def _is_tower(folder: Path) -> bool:
@@ -174,4 +180,8 @@ def _remove(tower: Path) -> None:
 
 
 def _last_written(folder: Path) -> float:
-    return folder.stat().st_mtime
+    """By the system's clock; 0 where another process has removed it."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
