@@ -97,15 +97,16 @@ def test_ids_are_the_benchmarks_own(tmp_path) -> None:
     assert first[:2] == ["predicted_masks/scene0707_00_000.txt", "28"]
 
 
-def test_masks_of_an_earlier_export_vanish_and_those_of_other_scenes_stay(tmp_path) -> None:
-    result, _ = random_result(SCANNET20, "scene1", 0)
-    other, _ = random_result(SCANNET20, "scene1_00", 1)
+@pytest.mark.parametrize("name", ["scene1", "scene[1]"])
+def test_masks_of_an_earlier_export_vanish_and_those_of_other_scenes_stay(tmp_path, name) -> None:
+    result, _ = random_result(SCANNET20, name, 0)
+    other, _ = random_result(SCANNET20, f"{name}_00", 1)
     write_instances(tmp_path, other, SCANNET20)
     write_instances(tmp_path, result, SCANNET20)
     result.masks, result.labels, result.scores = result.masks[:2], result.labels[:2], result.scores[:2]
     write_instances(tmp_path, result, SCANNET20)
     masks = [path.name for path in (tmp_path / "predicted_masks").iterdir()]
-    assert sorted(name for name in masks if "_00_" not in name) == ["scene1_000.txt", "scene1_001.txt"]
+    assert sorted(name for name in masks if "_00_" not in name) == [f"{name}_000.txt", f"{name}_001.txt"]
     assert len(masks) == 2 + len(other.masks)
 
 

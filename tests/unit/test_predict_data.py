@@ -54,7 +54,7 @@ def test_one_bad_scene_does_not_stop_the_others(data, run, tmp_path, bifusion):
     assert lines[0] == "1/3 one: failed" and lines[1].startswith("2/3 three: ")
     listing = json.loads((tmp_path / "out" / "three" / "instances.json").read_text())
     assert f" points, {plural(len(listing['segments']), 'object')} (" in lines[1]
-    assert "1 scenes could not be predicted" in called.err and "color.npy" in called.err
+    assert "1 scene could not be predicted" in called.err and "color.npy" in called.err
     assert not (tmp_path / "out" / "one").exists()
 
 

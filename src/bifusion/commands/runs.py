@@ -158,7 +158,7 @@ def _predict_all(wanted: Predict, scenes: dict[str, Path]) -> int:
         done=done,
     )
     say(console, f"{plural(len(predicted.written), 'scene')} predicted, {len(predicted.kept)} kept")
-    return tell_failed(predicted.failed, "scenes could not be predicted")
+    return tell_failed(predicted.failed, "scene", "predicted")
 
 
 def _run_of(path: Path) -> Path:

@@ -164,7 +164,7 @@ def prepare_scan(args: list[str]) -> int:
         done=done,
     )
     say(console, f"{plural(len(prepared.written), 'scene')} written, {len(prepared.kept)} kept")
-    return tell_failed(prepared.failed, "inputs could not be prepared")
+    return tell_failed(prepared.failed, "input", "prepared")
 
 
 def scan(args: list[str]) -> int:

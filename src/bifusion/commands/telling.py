@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from bifusion.untrusted.screen import Screen
+from bifusion.wording import plural
 
 if TYPE_CHECKING:
     from bifusion.datasets.scan.telling import Telling
@@ -22,11 +23,14 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def tell_failed(failed: dict[str, str], what: str) -> int:
-    """Lists on stderr what is wrong with each of many inputs; the exit status: 1 if there is one."""
+def tell_failed(failed: dict[str, str], one: str, done: str) -> int:
+    """Lists on stderr what is wrong with each of many inputs; the exit status: 1 if there is one.
+
+    `one`, `done`: what each is, and what could not be done with it: "scene", "predicted".
+    """
     if failed:
         errors = Screen(stderr=True)
-        say(errors, f"{len(failed)} {what}:")
+        say(errors, f"{plural(len(failed), one)} could not be {done}:")
         for name, why in failed.items():
             say(errors, f"{name}: {why}")
     return 1 if failed else 0

@@ -14,6 +14,7 @@ meshes keep the order of their vertices, so points are vertices.
 from __future__ import annotations
 
 import dataclasses
+import glob
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -122,9 +123,9 @@ def write_instances(out_dir: Path, result: SceneResult, label_set: LabelSet) -> 
             # Nine digits are a float32 exactly: scores that differ still do.
             lines.append(f"{MASK_FOLDER}/{name} {label_set.source_ids[label]} {score:.9g}\n")
         path.unlink(missing_ok=True)
-    for stale in masks.glob(f"{result.name}_*.txt"):
+    for stale in masks.glob(f"{glob.escape(result.name)}_*.txt"):
         row = stale.stem.removeprefix(f"{result.name}_")
-        if row.isdigit() and int(row) >= len(lines):
+        if row.isdecimal() and int(row) >= len(lines):
             stale.unlink()
     write_text(path, "".join(lines))
     return path

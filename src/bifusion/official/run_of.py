@@ -65,8 +65,7 @@ def _refuse_scene(path: Path) -> None:
 
 
 def _convert(path: Path, run: Path) -> str:
-    """Fills the new folder `run`; returns what the file is."""
-    """Writes the run folder, whole or not at all; says what the file is."""
+    """Fills the new folder `run`; returns what the file is. InputError for one that is incomplete."""
     imported = read_checkpoint(path)
     if not imported.conversion.complete:
         raise InputError(
