@@ -366,3 +366,15 @@ def test_a_run_that_crashed_is_told(tmp_path):
     report = write_report([folder], tmp_path / "out", crashed=["bifusion_small-seed0"])
     assert report.crashed == ["bifusion_small-seed0"] and not report.complete
     assert "bifusion_small-seed0" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_network_without_gradient_gives_no_ratio_and_no_warning(tmp_path):
+    """As one that has collapsed: its gradient is 0 in steps that took it all the same."""
+    folder = FakeRun(epochs=4).write(tmp_path)
+    path = folder / "steps.jsonl"
+    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    for place, step in enumerate(steps):
+        step["grad_norm"] |= {"backbone": 0.0, "head_2d": float(place % 2)}
+    path.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    rows = {row.dimension: row for row in write_report([folder], tmp_path / "out").study_table}
+    assert "2D head / 3D backbone" not in dict(rows["Gradient flow"].cells["staged"])

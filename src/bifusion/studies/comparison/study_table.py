@@ -128,7 +128,8 @@ def _gradient_flow(arm: Arm) -> Cell:
     two = any(path == "head 2d" for path, _ in cell)
     cell.insert(0, ("paths to the loss", "two, 2D and 3D → fusion" if two else "one, 3D"))
     scatter = arm.over_seeds(lambda run: log_scatter(series(run.steps, "grad_norm", "total")))
-    two_d = series(steps, "grad_norm", "head_2d") / series(steps, "grad_norm", "backbone")
+    of_2d, of_3d = (series(steps, "grad_norm", path) for path in ("head_2d", "backbone"))
+    two_d = np.divide(of_2d, of_3d, out=np.full_like(of_2d, np.nan), where=of_3d > 0)
     ratio = median_of(two_d[two_d > 0])
     if math.isfinite(ratio):
         cell.append(("2D head / 3D backbone", significant(ratio)))
