@@ -103,6 +103,25 @@ def test_a_scan_far_away_is_told_from_its_corner():
     assert (one["low"], one["high"]) == ([0, 0, 0], [1, 2, 3])
 
 
+@pytest.mark.parametrize("far_m", [50.0, 1e5])
+def test_a_stray_point_leaves_the_others_where_they_are(far_m):
+    """Positions are steps of the scan's box: of one to a point 100 km away they would be 1.5 m."""
+    rng = np.random.default_rng(0)
+    coord = rng.uniform((0, 0, 0), (6, 5, 3), (500, 3))
+    coord[7] = (far_m, 1, 1)
+    faces = np.array([[0, 1, 2], [3, 4, 7]])
+    described, content, packed = pack(ShownScan("room", coord, None, faces=faces))
+    columns = unpacked(described, content)
+    shown = described["low"] + np.stack([columns[a] for a in "xyz"], 1) / 65535 * described["size"]
+    there = np.array([np.linalg.norm(shown - point, axis=1).min() for point in coord])
+    assert np.delete(there, 7).max() < 0.005
+    moved = far_m > 1000
+    assert (there[7] > 1) == moved
+    assert packed is not None and packed.count == (1 if moved else 2)
+    note = "1 point lies far from the rest, shown at its border."
+    assert described["notes"] == [note] * moved
+
+
 def test_an_object_has_its_box_its_points_and_its_commonest_class():
     coord = np.array([[0, 0, 0], [1, 2, 0], [1, 1, 3], [9, 9, 9.0]])
     found = segmentation(coord, np.array([1, 1, 0, 0]), np.array([7, 7, 7, -1]), scores={7: 0.5})

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.datasets.placement import stray_points
 from bifusion.labels.palette import distinct_color
 from bifusion.viewer.packed_faces import MOST_FACES, PackedFaces, fewer_faces, pack_faces
 from bifusion.viewer.shown_scan import ShownScan, ShownSegmentation, ShownView, ShownWord
 
 POSITION_STEPS = 2**16 - 1
 """A coordinate is one of so many steps of the scan's box: 0.15 mm in a room of 10 m."""
+COARSE_M = 0.005
+"""Larger steps show: stray points that make them so large are not shown where they are."""
 FAR_M = 1000.0
 """A scan with points farther from the origin is told from its corner: graphics count in float32."""
 MORTON_BITS = 10
@@ -32,7 +35,7 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes, PackedFaces | None]:
     Lengths are metres from `origin`. `columns` of the first lists (name, bytes a value) in the order of
     the second; of classes and objects 0 is none, k + 1 the k-th of `classes` or `objects`.
     """
-    coord = np.asarray(scan.coord, dtype=np.float64)
+    coord, stray = _within_reach(np.asarray(scan.coord, dtype=np.float64))
     origin = coord.min(axis=0) if np.abs(coord).max() > FAR_M else np.zeros(3)
     coord = coord - origin
     low, high = coord.min(axis=0), coord.max(axis=0)
@@ -51,7 +54,10 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes, PackedFaces | None]:
         columns["seen"] = np.minimum(scan.seen, 255).astype(np.uint8)
     if scan.part is not None and scan.words:
         columns["part"] = _narrow(scan.part)
-    faces, told = _faces(scan, coord, order)
+    faces, told = _faces(scan, coord, order, stray)
+    if stray.any():
+        lies = "point lies" if stray.sum() == 1 else "points lie"
+        told = (f"{stray.sum():,} {lies} far from the rest, shown at its border.", *told)
     described = {
         "name": scan.name,
         "points": len(coord),
@@ -69,17 +75,33 @@ def pack(scan: ShownScan) -> tuple[dict[str, Any], bytes, PackedFaces | None]:
     return described, zlib.compress(b"".join(_coded(c[order]) for c in columns.values()), LEVEL), faces
 
 
+def _within_reach(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) `coord`, and which of them, (N,) bool, are a few stray points that would leave steps of
+    more than COARSE_M to all others: these are at the border of the others' box."""
+    stray = np.zeros(len(coord), dtype=bool)
+    if np.ptp(coord, axis=0).max() > COARSE_M * POSITION_STEPS:
+        stray = stray_points(coord)
+    if not stray.any():
+        return coord, stray
+    rest = coord[~stray]
+    return np.clip(coord, rest.min(axis=0), rest.max(axis=0)), stray
+
+
 def _faces(
-    scan: ShownScan, coord: np.ndarray, order: np.ndarray
+    scan: ShownScan, coord: np.ndarray, order: np.ndarray, stray: np.ndarray
 ) -> tuple[PackedFaces | None, tuple[str, ...]]:
-    """Its triangles, None where it has none, and what to know of them."""
-    if scan.faces is None or not len(scan.faces):
+    """Its triangles but those out to `stray` points (N,), None where it has none, and what to know of
+    them."""
+    if scan.faces is None:
         return None, ()
-    faces = fewer_faces(coord, scan.faces, MOST_FACES)
+    whole = scan.faces[~stray[scan.faces].any(axis=1)] if stray.any() else scan.faces
+    if not len(whole):
+        return None, ()
+    faces = fewer_faces(coord, whole, MOST_FACES)
     if not len(faces):
         return None, ()
-    told = f"The surface is shown coarsely: {len(faces):,} of its {len(scan.faces):,} triangles."
-    return pack_faces(faces, order), (told,) if len(faces) < len(scan.faces) else ()
+    told = f"The surface is shown coarsely: {len(faces):,} of its {len(whole):,} triangles."
+    return pack_faces(faces, order), (told,) if len(faces) < len(whole) else ()
 
 
 def _morton(steps: np.ndarray) -> np.ndarray:
