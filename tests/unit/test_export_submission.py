@@ -176,9 +176,11 @@ def test_bad_split_is_named(tmp_path) -> None:
     run = saved_run(tmp_path / "run", tiny_config("oneformer3d_small", tmp_path))
     with pytest.raises(InputError, match="nowhere"):
         export_submission(run, tmp_path / "nowhere", tmp_path / "out", "semantic", device="cpu")
-    make_tiny_scene(tmp_path / "test" / "my room", num_views=0, annotated=False)
-    with pytest.raises(InputError, match="my room"):
-        export_submission(run, tmp_path / "test", tmp_path / "out", "instance", device="cpu")
+    for number, name in enumerate(("my room", "my\nroom", "room\t")):
+        split = tmp_path / f"test{number}"
+        make_tiny_scene(split / name, num_views=0, annotated=False)
+        with pytest.raises(InputError, match="a scene name with a space, tab or line break"):
+            export_submission(run, split, tmp_path / "out", "instance", device="cpu")
 
 
 def test_command_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, capsys) -> None:

@@ -64,8 +64,8 @@ def export_submission(
         SCENE.txt of each scene.
     Raises:
         InputError: no checkpoint, classes without ids, no scene, a scene folder that cannot be read, a
-            scene name with a space (the format has no place for it), or the semantic task with a model
-            that has no semantic head.
+            scene name with a space in it (the format has no place for that), or the semantic task with
+            a model that has no semantic head.
     """
     checkpoint = find_checkpoint(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,11 +143,11 @@ def _split(folder: Path, config: Config) -> SceneDataset:
     folder = folder.resolve()
     data = dataclasses.replace(config.data, root=folder.parent, cache_mb=0)
     dataset = SceneDataset(data, folder.name, config.seed, training=False, annotated=False)
-    spaced = [name for name in dataset.names if " " in name]
+    spaced = [name for name in dataset.names if name.split() != [name]]
     if spaced:
         raise InputError(
-            f"{folder / spaced[0]}: a scene name with a space; the benchmark's files separate fields by "
-            "spaces: rename the folder"
+            f"{folder / spaced[0]}: a scene name with a space, tab or line break; the benchmark's files "
+            "separate fields by them: rename the folder"
         )
     return dataset
 

@@ -30,7 +30,7 @@ def require_text(name: str, what: str) -> str:
     other encodings leave them.
     """
     try:
-        name.encode()
+        str(name).encode()  # what code from outside calls a scene may be a number
     except UnicodeEncodeError:
         raise InputError(
             f"{what} {name!r}: its name is no text in UTF-8, as archives of other systems leave it; "
