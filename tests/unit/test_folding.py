@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 import needs
 from bifusion.inference.segmenter import Segmenter
+from bifusion.models.backbone import Backbone
 from bifusion.models.build import build_model
 from bifusion.models.folding import FoldedBlock, for_inference
-from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.models.unet import ConvNorm, PreActivationBlock, UNetConfig, build_unet
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.sparse.backends import BACKEND_VARIABLE
-from bifusion.sparse.modules import BatchNorm
+from bifusion.sparse.modules import BatchNorm, SubmanifoldConv3d
 from bifusion.sparse.tensor import SparseTensor
 from bifusion.types import FusionControl
 from scene_factory import make_tiny_scene
@@ -124,6 +125,53 @@ def test_folding_twice_changes_nothing_and_nothing_asks_for_a_gradient():
     assert kept.keys() == again.keys() and all(torch.equal(kept[n], again[n]) for n in kept)
     assert not any(p.requires_grad for p in model.parameters())
     assert any(isinstance(m, FoldedBlock) for m in model.modules())
+
+
+class OwnBlocks(Backbone):
+    """A network of somebody else's on parts of ours: a block with a forward of its own, a block in two
+    places, a convolution with two norms, one whose weights are computed."""
+
+    out_channels = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        convs = [SubmanifoldConv3d(8, 8, 3) for _ in range(3)]
+        nn.utils.parametrize.register_parametrization(convs[2], "weight", Halved())
+        self.block = Scaled(8, 8)
+        once = ConvNorm(convs[0], 0.1)
+        self.layers = nn.Sequential(once, once)
+        self.again = nn.ModuleList([once, ConvNorm(convs[1], 0.1), ConvNorm(convs[1], 0.1)])
+        self.computed = nn.ModuleList([ConvNorm(convs[2], 0.1)])
+        self.dense = nn.Linear(8, 8)
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        x = self.layers(self.block(x))
+        for layer in (*self.again, *self.computed):
+            x = layer(x, relu=True)
+        with torch.autocast(x.feats.device.type, enabled=False):
+            return self.dense(x.feats.float())
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+class Scaled(PreActivationBlock):
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        x = super().forward(x)
+        return x.replace(3 * x.feats)
+
+
+@torch.no_grad()
+def test_parts_of_ours_in_a_network_of_others_do_what_they_did():
+    torch.manual_seed(0)
+    model = as_trained(OwnBlocks())
+    before = model(room(8))
+    close(for_inference(copy.deepcopy(model))(room(8)), before)
+    narrow = for_inference(model, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert narrow(room(8)).dtype == torch.float32  # where it switched autocast off, it is off
 
 
 def test_the_model_that_is_folded_shares_no_weight_with_a_copy_of_it():

@@ -8,18 +8,23 @@ first, as those that open a pre-activation block do, stays: the residual path ne
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bifusion.models.unet import ConvNorm, PreActivationBlock
+from bifusion.models.backbone import Backbone
+from bifusion.models.gate import Gate
+from bifusion.models.towers.tower import ImageTower
+from bifusion.models.unet import ConvNorm, NormReluConv, PreActivationBlock
 from bifusion.sparse.backends import backend_for
 from bifusion.sparse.modules import BatchNorm, InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import SparseTensor
 
 Convolution = SubmanifoldConv3d | StridedConv3d | InverseConv3d
 Network = TypeVar("Network", bound=nn.Module)
+PACKAGE = __name__.partition(".")[0]
 
 
 def for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
@@ -33,21 +38,49 @@ def for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
     its state dict no longer fits one. Folding again changes nothing.
     """
     model.eval().requires_grad_(False)
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, ConvNorm):
+            if type(child) is ConvNorm and _can_take(child.conv, uses):
                 setattr(parent, name, _folded(child.conv, child.norm))
-            elif isinstance(child, PreActivationBlock):
+            elif type(child) is PreActivationBlock and _has_own_parts(child, uses):
                 setattr(parent, name, FoldedBlock(child))
     if dtype is not None:
         _narrow(model, dtype)
     return model
 
 
+def _has_own_parts(block: PreActivationBlock, uses: Counter[int]) -> bool:
+    """What `FoldedBlock` puts in its place does all that it does, and touches nothing besides."""
+    layers = block.conv1, block.conv2
+    return all(type(layer) is NormReluConv for layer in layers) and _can_take(block.conv1.conv, uses)
+
+
+def _can_take(conv: nn.Module, uses: Counter[int]) -> bool:
+    """A norm can go into the weights of `conv`. Somebody else's network may use them in a second place,
+    which has another norm or none, or compute them anew at each call (parametrizations, subclasses)."""
+    return type(conv) in (SubmanifoldConv3d, StridedConv3d, InverseConv3d) and uses[id(conv.weight)] == 1
+
+
+def _of_others(model: nn.Module) -> set[nn.Module]:
+    """Modules of parts from outside the package."""
+    parts = (module for module in model.modules() if isinstance(module, Backbone | Gate | ImageTower))
+    return {
+        module
+        for part in parts
+        if type(part).__module__.partition(".")[0] != PACKAGE
+        for module in part.modules()
+    }
+
+
 def _narrow(model: nn.Module, dtype: torch.dtype) -> None:
-    """Converts what autocast would: weights of products, and of dense ones their biases."""
+    """Converts what autocast would: weights of products, and of dense ones their biases. Somebody else's
+    part may switch autocast off, and multiply float32 by its dense layers: these stay as they are."""
+    others = _of_others(model)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+            if module in others:
+                continue
             for values in module.parameters(recurse=False):
                 values.data = values.data.to(dtype)
         elif isinstance(module, Convolution):
