@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from bifusion import plugins
 from bifusion.errors import InputError
+from bifusion.models.build import build_model
 from bifusion.models.fusion import FusionConfig, LiteFusionGate
 from bifusion.models.unet import UNetConfig, build_unet
-from bifusion.training.own_parts import check_backbone, check_gate, check_tower
+from bifusion.recipes.tiny import bifusion_tiny
+from bifusion.training.own_parts import check_backbone, check_gate, check_own_parts, check_tower
 from my_rooms import networks, towers
 
 CPU = torch.device("cpu")
@@ -43,6 +46,13 @@ def test_a_sound_tower_is_left_as_it_was(kind):
         (networks.Short, r"made features of shape \(431, 8\) of 432 voxels; expected \(432, 8\)"),
         (networks.Mixing, "makes other features of a scene where another one is beside it"),
         (networks.Unfit, "made features with NaN or infinity"),
+        (networks.Sparse, r"made features of a SparseTensor of 432 voxels; expected \(432, 8\)"),
+        (networks.Half, r"made features of type torch.float16 .* expected \(432, 8\), torch.float32"),
+        (networks.InPlace, "changes x.feats in place, which others read after it"),
+        (networks.Shifting, "changes x.coords in place"),
+        (networks.Dropping, "makes other features of the same scene when it is computed again"),
+        (networks.Remembering, "makes other features of the same scene when it is computed again"),
+        (networks.Late, "makes last.weight, last.bias as it is called"),
     ],
 )
 def test_features_that_are_no_features_of_the_voxels_are_told(kind, message):
@@ -62,6 +72,7 @@ def test_sound_networks_are_left_as_they_were():
     ("kind", "message"),
     [
         (networks.Unbounded, r"7 voxels: found .* to .*, expected shape \(7,\) with values in \[0, 1\]"),
+        (networks.Whole, "7 voxels: found type torch.bool, expected .* floating point"),
         (networks.Column, r"7 voxels: found shape \(7, 1\), expected shape \(7,\)"),
     ],
 )
@@ -74,7 +85,43 @@ def test_shares_that_are_none_are_told(kind, message):
 
 
 @pytest.mark.parametrize(
-    "gate", [networks.Cosine(), networks.WithPlace(16), LiteFusionGate(FusionConfig(dim=16))]
+    ("kind", "message"),
+    [
+        (networks.Taking, "changes f2d in place"),
+        (networks.Chance, "makes another α of the same voxels when it is computed again, in evaluation"),
+        (
+            networks.OfMany,
+            "cannot be asked for the α of 1 voxel in training, .*sparse.modules.BatchNorm",
+        ),
+        (networks.Running, "leaves NaN or infinity in mean in training where no view sees anything"),
+    ],
+)
+def test_a_gate_that_does_more_than_weigh_is_told(kind, message):
+    with pytest.raises(InputError, match=f"model.fusion.gate_function: a {kind.__name__} {message}"):
+        check_gate(kind(16), 16, CPU)
+
+
+@pytest.mark.parametrize("part", ["network", "gate"])
+def test_a_part_that_a_function_gives_twice_is_told(part, monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    config = bifusion_tiny()
+    if part == "network":
+        config.model.unet = UNetConfig(kind="outside", function="my_rooms.networks:one_network")
+    else:
+        config.model.fusion.gate_function = "my_rooms.networks:one_gate"
+    model = build_model(config.model, 0, config.labels, load_pretrained=False)
+    with pytest.raises(InputError, match=f"function: my_rooms.networks:one_{part} returned what"):
+        check_own_parts(model, config, CPU)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        networks.Cosine(),
+        networks.WithPlace(16),
+        networks.WithNorm(16),
+        LiteFusionGate(FusionConfig(dim=16)),
+    ],
 )
 def test_sound_gates_pass(gate):
     check_gate(gate, 16, CPU)

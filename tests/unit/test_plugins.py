@@ -182,6 +182,12 @@ def test_a_wrong_tower_is_told(function, message, allowed):
         outside_tower(f"my_rooms.towers:{function}", None)
 
 
+def with_network(function):
+    config = oneformer3d_small()
+    config.model.unet = UNetConfig(kind="outside", function=f"my_rooms.networks:{function}")
+    return build_model(config.model, 1, config.labels)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -196,6 +202,18 @@ def test_a_wrong_tower_is_told(function, message, allowed):
         (
             lambda: outside_backbone("my_rooms.networks:no_channels", 6),
             "returned a Backbone whose out_channels is None, expected a number above 0",
+        ),
+        (
+            lambda: outside_gate("my_rooms.networks:lazy_gate", 8),
+            "returned a WithPlace with linear.weight, linear.bias of no shape yet; expected layers that",
+        ),
+        (
+            lambda: outside_backbone("my_rooms.networks:no_blocks", 6),
+            r"whose recomputable\(\) names 'first', expected the blocks themselves",
+        ),
+        (
+            lambda: with_network("growing"),
+            "my_rooms.networks:growing returned networks of other tensors when it was called twice",
         ),
         (
             lambda: UNetConfig(kind="outside"),

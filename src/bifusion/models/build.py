@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
+from bifusion.models.backbone import FUNCTION
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.parts import check_groups
 from bifusion.models.unet import build_unet
@@ -19,7 +21,8 @@ def build_model(
     `load_pretrained` False: the image tower's weights are not read, a checkpoint will bring them.
     Backbone and decoder draw from streams of their own, so that arms with the same seed start from
     the same values wherever their shapes agree (runs are compared paired by seed). The global
-    generator is left as it was. Raises InputError for a parameter that no part of `parts.py` has.
+    generator is left as it was. Raises InputError for a parameter that no part of `parts.py` has, and
+    for a part from outside that its function does not make as it should.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
@@ -32,7 +35,14 @@ def build_model(
 
 def _pair_initial_weights(model: Model, config: ModelConfig, seed: int, labels: LabelSet) -> None:
     torch.manual_seed(derive_seed(seed, "init", "backbone"))
-    model.get_submodule("unet").load_state_dict(build_unet(config.unet).state_dict())
+    drawn = build_unet(config.unet).state_dict()
+    try:
+        model.get_submodule("unet").load_state_dict(drawn)
+    except RuntimeError as error:  # of ours all that one configuration makes are alike
+        raise InputError(
+            f"{FUNCTION}: {config.unet.function} returned networks of other tensors when it was called "
+            f"twice; expected the same names and shapes ({error})"
+        ) from error
     torch.manual_seed(derive_seed(seed, "init", "decoder"))
     twin = config.twin_decoder(labels)
     if twin is None:

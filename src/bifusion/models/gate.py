@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bifusion import plugins
 from bifusion.errors import InputError
+from bifusion.models.backbone import check_shapes_known
 
 FUNCTION = "model.fusion.gate_function"
 
@@ -21,7 +22,8 @@ class Gate(nn.Module):
 
     def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor) -> Tensor:
         """α (K,) in [0, 1] of both paths' features (K, D), after FiLM, and the geometric code (K, 64) of
-        `models/geometric_code.py`. K may be 0, as where no view sees anything."""
+        `models/geometric_code.py`, which it leaves as they are; floating point. K may be 0, as where no
+        view sees anything, or 1. In evaluation the same at every call."""
         raise NotImplementedError
 
 
@@ -33,4 +35,5 @@ def outside_gate(name: str, dim: int) -> Gate:
         raise InputError(
             f"{FUNCTION}: {name} returned a {type(gate).__name__}, expected a bifusion.models.gate.Gate"
         )
+    check_shapes_known(gate, f"{FUNCTION}: {name} returned a {type(gate).__name__}")
     return gate
