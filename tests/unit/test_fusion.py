@@ -94,6 +94,16 @@ def test_a_gate_of_ones_own_gets_the_features_and_places_of_the_seen_voxels(monk
         FusionConfig(fusion_type="simple", gate_function="my_rooms.networks:with_place")
 
 
+def test_a_gate_with_nothing_to_train_is_a_group_of_none(monkeypatch) -> None:
+    """Stages name the group "gate"; without excitation it would be unknown to them."""
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    own = {"gate_function": "my_rooms.networks:cosine", "squeeze_excitation": False}
+    groups = fusion(dataclasses.replace(SMALL, **own)).parameter_groups()
+    assert groups["gate"] == []
+    plain = {"fusion_type": "simple", "squeeze_excitation": False, "film": False}
+    assert not {"gate", "film"} & fusion(dataclasses.replace(SMALL, **plain)).parameter_groups().keys()
+
+
 def test_excitation_squeezes_each_scene_apart() -> None:
     excitation = SqueezeExcitation(32)
     torch.nn.init.normal_(excitation.mlp[-1].weight)

@@ -1,6 +1,7 @@
 """Code from outside the package: what is imported, for whom, and what is said of what is wrong."""
 
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from bifusion import plugins
+from bifusion.commands.info import print_info
 from bifusion.config.plain import from_plain
 from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.config.stages import unmatched_patterns
@@ -24,6 +27,7 @@ from bifusion.losses.criterion import Criterion
 from bifusion.models.backbone import outside_backbone
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
+from bifusion.models.fusion import FusionConfig
 from bifusion.models.gate import outside_gate
 from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.towers.outside import OutsideTowerConfig, outside_tower
@@ -242,6 +246,29 @@ def test_all_models_but_mask3d_take_a_network_of_ones_own(arm, allowed):
     assert isinstance(model.unet, TwoLayers)
     again = build_model(config.model, 1, config.labels)
     assert torch.equal(model.unet.first.weight, again.unet.first.weight)
+
+
+def test_parts_that_read_values_as_they_are_made_are_counted_and_named(allowed):
+    config = get_recipe("my_rooms.recipes:small")
+    config.model.unet.function = "my_rooms.networks:reading"
+    screen = io.StringIO()
+    print_info(config, Console(file=screen, width=100))
+    for line in (
+        "model.unet.function: my_rooms.networks:reading, from outside",
+        "model.tower.function: my_rooms.towers:stripes, from outside",
+        "model.fusion.gate_function: my_rooms.networks:with_place, from outside",
+    ):
+        assert line in screen.getvalue()
+
+
+def test_a_gate_without_a_tower_is_told(allowed):
+    fusion = FusionConfig(gate_function="my_rooms.networks:cosine")
+    with pytest.raises(InputError, match="without model.tower nothing is fused; leave it out"):
+        BiFusionConfig(tower=None, fusion=fusion)
+
+
+def test_the_width_of_a_network_is_told(allowed):
+    assert with_network("two_layers").feature_dims() == {"f3d_in": 8}
 
 
 def test_a_tower_that_reads_values_as_it_is_made_is_loaded(allowed, tmp_path):

@@ -12,15 +12,16 @@ from bifusion.models.parts import PATH_LABELS, part_of_group
 
 
 def parameter_counts(config: Config) -> dict[str, int]:
-    """Parameters of each group of the recipe's model; nothing is allocated (meta device)."""
-    with torch.device("meta"):
+    """Parameters of each group of the recipe's model; nothing is allocated (meta device), unless a part
+    is from outside, which may read values as it is made."""
+    with torch.device("cpu" if config.model.outside_parts else "meta"):
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     groups = model.parameter_groups()
     return {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
 
 
 def print_info(config: Config, console: Console) -> None:
-    """Prints a table of parts and their parameters, and the total."""
+    """Prints a table of parts and their parameters, and the total; below it, what is from outside."""
     counts = parameter_counts(config)
     table = Table("group", "part", "path", "parameters", title=config.name)
     table.columns[3].justify = "right"
@@ -31,3 +32,5 @@ def print_info(config: Config, console: Console) -> None:
     table.add_section()
     table.add_row("total", "", "", f"{sum(counts.values()):,}")
     console.print(table)
+    for where, function in config.model.outside_parts.items():
+        console.print(f"{where}: {function}, from outside")

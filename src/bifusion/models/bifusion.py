@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bifusion.errors import InputError
 from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
+from bifusion.models.gate import FUNCTION as GATE
 from bifusion.models.geometric_code import geometric_code
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.pooling import pool_superpoints
@@ -19,6 +21,7 @@ from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.query_decoder import DecoderConfig, QueryDecoder, twin_decoder
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.kinds import AnyTowerConfig
+from bifusion.models.towers.outside import FUNCTION as TOWER
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.models.towers.tower import ImageTower, TowerConfig, check_maps
 from bifusion.models.towers.view_cache import ViewCache
@@ -51,6 +54,13 @@ class BiFusionConfig(ModelConfig):
 
     results_config = PostprocessConfig
 
+    def __post_init__(self) -> None:
+        if self.tower is None and self.fusion.gate_function:
+            raise InputError(
+                f"{GATE}: found {self.fusion.gate_function!r}, but without model.tower nothing is "
+                "fused; leave it out, or give a tower"
+            )
+
     def build(self, labels: LabelSet, *, load_pretrained: bool = True) -> BiFusion:
         if load_pretrained or self.tower is None:
             return BiFusion(self, labels)
@@ -71,9 +81,11 @@ class BiFusionConfig(ModelConfig):
         return dataclasses.replace(self, tower=tower)
 
     @property
-    def has_outside_part(self) -> bool:
-        outside = isinstance(self.tower, OutsideTowerConfig) or bool(self.fusion.gate_function)
-        return outside or super().has_outside_part
+    def outside_parts(self) -> dict[str, str]:
+        parts = super().outside_parts
+        if isinstance(self.tower, OutsideTowerConfig):
+            parts[TOWER] = self.tower.function
+        return parts | ({GATE: self.fusion.gate_function} if self.fusion.gate_function else {})
 
     @property
     def occlusion(self) -> LiftingConfig:
@@ -160,8 +172,9 @@ class BiFusion(Model):
         return self.tower.describe() if self.tower is not None else None
 
     def feature_dims(self) -> dict[str, int]:
-        """Of the tower."""
-        return {} if self.tower is None else {"f2d_in": self.tower.out_channels}
+        """The tower's besides."""
+        own = {} if self.tower is None else {"f2d_in": self.tower.out_channels}
+        return super().feature_dims() | own
 
     def keep_views(self, cache: ViewCache) -> None:
         """Of a tower whose maps can be kept."""

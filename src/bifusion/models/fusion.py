@@ -48,7 +48,7 @@ class FusionConfig:
     film_hidden: Width = 128
     """Width of FiLM's inner layer."""
     gate_hidden: Width = 64
-    """Width of the gate's inner layer."""
+    """Width of LiteFusionGate's inner layer."""
     gate_function: str = ""
     """A gate of your own in the place of LiteFusionGate: "module:function", of a package that you have
     named as trusted (`plugins.py`), which takes `dim` and returns a `Gate` (models/gate.py)."""
@@ -186,7 +186,8 @@ class Fusion(nn.Module):
             )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """ "head_2d", "head_3d", "film", "gate" (with the excitation), "align"; built parts only."""
+        """ "head_2d", "head_3d", "film", "gate" (with the excitation), "align"; built parts only, also
+        those that have no parameters, as a gate from outside may."""
         parts = {
             "head_2d": [self.head_2d],
             "head_3d": [self.head_3d],
@@ -194,11 +195,14 @@ class Fusion(nn.Module):
             "gate": [self.gate, self.excitation],
             "align": [self.predictor],
         }
-        groups = {
-            name: [p for module in modules if module is not None for p in module.parameters()]
-            for name, modules in parts.items()
+        built = {
+            name: [module for module in modules if module is not None] for name, modules in parts.items()
         }
-        return {name: parameters for name, parameters in groups.items() if parameters}
+        return {
+            name: [p for module in modules for p in module.parameters()]
+            for name, modules in built.items()
+            if modules
+        }
 
     def without_2d(self, f3d_in: Tensor, code: Tensor | None) -> Tensor:
         """(M, D) from U-Net features (M, D3) alone; `code` (M, 64) where FiLM is built."""

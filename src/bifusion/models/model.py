@@ -10,6 +10,7 @@ from torch import nn
 
 from bifusion.geometry import LiftingConfig
 from bifusion.labels.label_set import LabelSet
+from bifusion.models.backbone import FUNCTION
 from bifusion.models.towers.tower import TowerConfig
 from bifusion.models.towers.view_cache import ViewCache
 from bifusion.models.unet import UNetConfig
@@ -41,8 +42,10 @@ class Model(nn.Module):
         return None
 
     def feature_dims(self) -> dict[str, int]:
-        """Channels of features that its configuration does not tell, by the names of `FusionTrace`."""
-        return {}
+        """Channels of features, by the names of `FusionTrace`: that of the 3D network's, which no
+        configuration tells of one from outside."""
+        network: Any = self.unet
+        return {"f3d_in": network.out_channels}
 
     def keep_views(self, cache: ViewCache) -> None:
         """Looks the maps of views up in `cache`, if it has an image tower whose maps can be kept."""
@@ -94,9 +97,9 @@ class ModelConfig(ABC):
         return self
 
     @property
-    def has_outside_part(self) -> bool:
-        """A function of somebody else's package makes a part of it."""
-        return self.unet.kind == "outside"
+    def outside_parts(self) -> dict[str, str]:
+        """Field → "module:function" of each part that somebody else's package makes."""
+        return {FUNCTION: self.unet.function} if self.unet.kind == "outside" else {}
 
     @property
     def occlusion(self) -> LiftingConfig:

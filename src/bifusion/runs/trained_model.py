@@ -26,7 +26,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     stored = load_checked_weights(folder)
     # On the meta device nothing is drawn, and each tensor is kept once, that of the file. But somebody
     # else's part may read values as it is made, of which there are none.
-    outside = config.model.has_outside_part
+    outside = bool(config.model.outside_parts)
     with torch.device("cpu" if outside else "meta"):
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     wanted = model.state_dict()

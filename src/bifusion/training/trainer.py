@@ -194,6 +194,8 @@ class Trainer:
             tower = f"; {description['tower']}" if description["tower"] else ""
             size = f"{description['parameters']['total']:,} parameters"
             display.line(f"{name}: {size}, {self.config.labels.describe()}{tower}")
+            for where, function in self.config.model.outside_parts.items():
+                display.line(f"{name}: {where} {function}, from outside")
             if self.config.has_untrained_tower:
                 display.line(
                     f"{name}: its image tower is trained from random weights; --model.tower.pretrained "
