@@ -366,3 +366,14 @@ def _dump(path: Path, value: Any) -> None:
 
 def _lines(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+
+
+def name_parts(folder: Path, *, gate: str = "", network: str = "") -> None:
+    """Makes the run's gate and 3D network those of functions from outside, by its config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    model = config["config"]["model"]
+    if gate:
+        model.setdefault("fusion", {})["gate_function"] = gate
+    if network:
+        model["unet"] |= {"kind": "outside", "function": network}
+    _dump(folder / "config.json", config)

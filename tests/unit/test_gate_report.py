@@ -9,7 +9,7 @@ from bifusion.studies.comparison.run import write_report
 from bifusion.studies.comparison.verdicts import judge_fusion
 from bifusion.studies.figures.arms import find_role, group_runs
 from bifusion.studies.figures.run import load_run
-from run_factory import AUDIT, FakeRun
+from run_factory import AUDIT, FakeRun, name_parts
 
 
 def arms_of(root, *fakes):
@@ -99,6 +99,18 @@ def test_a_learned_gate_against_a_fixed_one(tmp_path, gains, told):
     assert verdict.outcome == plain.outcome, "the criterion is the range's and the views'"
     figures = verdict.figures["learned minus fixed"]
     assert figures["difference"] == pytest.approx(dict(enumerate(gains)))
+
+
+def test_a_gate_from_outside_is_not_called_learned(tmp_path):
+    fakes = staged_and_half(0.05, 0.04, 0.06)
+    folders = [fake.write(tmp_path) for fake in fakes]
+    for folder in folders:
+        name_parts(folder, gate="my_rooms.networks:cosine")
+    arms = group_runs([load_run(folder) for folder in folders])
+    staged = find_role(arms, "staged")
+    told = beside_fixed_gate(judge_fusion(staged), staged, arms).evidence
+    assert "Gate my_rooms.networks:cosine against fixed: " in told
+    assert told.endswith("The gate my_rooms.networks:cosine beats α = 0.5.") and "earned" not in told
 
 
 def test_no_fixed_gate_no_comparison(tmp_path):

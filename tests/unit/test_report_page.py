@@ -18,7 +18,7 @@ from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.json_files import embed_json, to_json
 from bifusion.studies.comparison.run import ComparisonConfig, audit_of, run_comparison, write_report
 from bifusion.studies.comparison.terminal import print_table
-from run_factory import AUDIT, CLASSES, FakeRun
+from run_factory import AUDIT, CLASSES, FakeRun, name_parts
 from stored_reports import assert_as_stored
 
 ARMS = ("baseline", "without_views", "naive", "staged")
@@ -189,6 +189,17 @@ def test_every_dimension_of_the_study_is_measured(compared):
     assert staged["Gradient flow"]["paths to the loss"].startswith("two")
     assert staged["CLIP"]["trained in stability"] == "nothing, frozen"
     assert staged["CLIP"]["trained in enhancement"] == "block0"
+
+
+def test_parts_from_outside_are_named(tmp_path):
+    """Sizes of another kind's fields are not taken for theirs."""
+    folder = FakeRun().write(tmp_path)
+    name_parts(folder, gate="my_rooms.networks:cosine", network="my_rooms.networks:two_layers")
+    rows = {row.dimension: row for row in write_report([folder], tmp_path / "out").study_table}
+    cells = {dimension: dict(row.cells["staged"]) for dimension, row in rows.items()}
+    assert cells["Fusion"]["type"] == "FiLM and gate from outside, my_rooms.networks:cosine"
+    assert cells["Parameters"]["3D network from outside"] == "my_rooms.networks:two_layers"
+    assert cells["Feature space"]["3D from the U-Net"].startswith("RMS")
 
 
 def test_how_far_a_step_moves_the_image_tower_is_told(tmp_path):

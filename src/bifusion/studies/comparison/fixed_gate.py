@@ -37,8 +37,10 @@ def _found(arm: Arm, arms: list[Arm]) -> tuple[str, dict]:
     found = compare(arm, fixed, "miou")
     if not found.figures:
         return f"{NOT_COMPARED}: {found.evidence}", {}
-    told = _told(found.figures["mean_difference"], found.outcome, len(found.figures["difference"]))
-    return f" Learned against fixed: {found.evidence} {told}", {"learned minus fixed": found.figures}
+    own = arm.first.own_gate  # which may have nothing to learn
+    gate, against = (f"gate {own}", f"Gate {own}") if own else ("learned gate", "Learned")
+    told = _told(gate, found.figures["mean_difference"], found.outcome, len(found.figures["difference"]))
+    return f" {against} against fixed: {found.evidence} {told}", {"learned minus fixed": found.figures}
 
 
 def _same_model(arm: Arm, other: Arm) -> bool:
@@ -46,11 +48,11 @@ def _same_model(arm: Arm, other: Arm) -> bool:
     return arm.first.settings.get("model") == other.first.settings.get("model")
 
 
-def _told(difference: float, outcome: str, seeds: int) -> str:
+def _told(gate: str, difference: float, outcome: str, seeds: int) -> str:
     if difference <= 0:
-        return "The learned gate does not beat α = 0.5."
+        return f"The {gate} does not beat α = 0.5."
     if outcome == "pass":
-        return "The learned gate beats α = 0.5."
+        return f"The {gate} beats α = 0.5."
     if seeds < MIN_SEEDS:
-        return "Too few seeds to say that the learned gate beats α = 0.5."
-    return "The learned gate does not beat α = 0.5 by more than the spread over seeds."
+        return f"Too few seeds to say that the {gate} beats α = 0.5."
+    return f"The {gate} does not beat α = 0.5 by more than the spread over seeds."

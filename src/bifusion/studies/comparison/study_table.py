@@ -169,7 +169,9 @@ def _explosion_risk(arm: Arm) -> str:
 def _parameters(arm: Arm) -> Cell:
     parts = part_counts(arm.first)
     total = arm.first.parameters.get("total", sum(parts.values()))
-    return [("total", millions(total)), *((part, millions(count)) for part, count in parts.items())]
+    own = [("3D network from outside", arm.first.own_network)] if arm.first.own_network else []
+    counts = ((part, millions(count)) for part, count in parts.items())
+    return [("total", millions(total)), *counts, *own]
 
 
 def _optimisation_risk(arm: Arm, baseline: Arm | None) -> str:
@@ -255,7 +257,8 @@ def _fusion(arm: Arm) -> Cell:
     run = arm.first
     if run.tower is None or not run.views_used:
         return [("type", "none: 3D features alone")]
-    kind = {"gate": "FiLM and learned gate", "simple": "fixed half"}.get(
+    gate = f"gate from outside, {run.own_gate}" if run.own_gate else "learned gate"
+    kind = {"gate": f"FiLM and {gate}", "simple": "fixed half"}.get(
         run.fusion_type or "", run.fusion_type
     )
     if run.fixed_alpha is not None:

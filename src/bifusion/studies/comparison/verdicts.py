@@ -225,7 +225,10 @@ def _why_no_fusion(arm: Arm) -> str | None:
         return f"Training has not come to its end (seed {listing(short)})."
     unlearned = [str(run.seed) for run in arm.runs if not _gate_learned(run)]
     if unlearned:
-        return f"Training ended before the gate began to learn (seed {listing(unlearned)})."
+        why = "Training ended before the gate began to learn"
+        if run.own_gate:
+            why = f"The gate {run.own_gate} gave all voxels one α, or was never asked"
+        return f"{why} (seed {listing(unlearned)})."
     return None
 
 

@@ -22,7 +22,7 @@ def feature_dims(run: Run) -> dict[str, int]:
     model = run.settings.get("model") or {}
     unet, tower, fusion = (model.get(part) or {} for part in ("unet", "tower", "fusion"))
     dims: dict[str, int | None] = {}
-    if unet.get("planes"):
+    if unet.get("planes") and unet.get("kind") != "outside":
         dims["f3d_in"] = unet["planes"][0 if unet.get("kind") == "residual" else -1]
     if run.tower is not None and run.views_used:
         small = tower.get("width") if tower.get("architecture") == "small" else None

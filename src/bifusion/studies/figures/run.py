@@ -117,6 +117,19 @@ class Run:
         last = stages[-1] if stages else {}
         return last.get("fixed_alpha") if last.get("fixed_alpha_until", 1.0) >= 1 else None
 
+    @property
+    def own_gate(self) -> str:
+        """The function from outside that makes its gate; empty where it is ours, or there is none."""
+        return self._outside("fusion", "gate_function")
+
+    @property
+    def own_network(self) -> str:
+        """The function from outside that makes its 3D network; empty where that is ours."""
+        return self._outside("unet", "function")
+
+    def _outside(self, part: str, field: str) -> str:
+        return ((self.settings.get("model") or {}).get(part) or {}).get(field) or ""
+
 
 def load_run(folder: Path) -> Run:
     """The run in `folder`.

@@ -52,7 +52,8 @@ STATUS = {
     "summary": TEXT,
 }  # fmt: skip
 MODEL = {
-    "unet": {"kind": TEXT, "planes": [NUMBER]}, "fusion": {"dim": NUMBER},
+    "unet": {"kind": TEXT, "planes": [NUMBER], "function": TEXT},
+    "fusion": {"dim": NUMBER, "gate_function": TEXT},
     "tower": {"kind": TEXT, "architecture": TEXT, "width": NUMBER}, "training_views": {},
 }  # fmt: skip
 PLAN = {"trains": {}, "weights": {}, "fixed_alpha": NUMBER, "fixed_alpha_until": NUMBER}
