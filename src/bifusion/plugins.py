@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +66,19 @@ def load(name: str, where: str) -> Callable[..., Any]:
 def exists(name: str, where: str) -> bool:
     """Whether the module of `name` has what it names; InputError as `load` where there is no module."""
     return hasattr(_module_of(name, where), name.partition(":")[2])
+
+
+def path_in_package(path: Path) -> str | None:
+    """The file `path` from the name of its package on ("my_rooms/networks.py"), if that is one that the
+    user has named and that is imported; else None."""
+    for package in _allowed():
+        module = sys.modules.get(package)
+        for folder in map(Path, getattr(module, "__path__", [])):
+            if folder in path.parents:
+                return f"{package}/{path.relative_to(folder).as_posix()}"
+        if module is not None and getattr(module, "__file__", None) == str(path):
+            return path.name
+    return None
 
 
 def _module_of(name: str, where: str) -> ModuleType:

@@ -211,6 +211,13 @@ class Running(Gate):
         return ((f2d - f3d).mean(dim=1) - self.mean).sigmoid()
 
 
+class Undefined(Cosine):
+    """A mistake: 0 / 0."""
+
+    def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor) -> Tensor:
+        return super().forward(f2d, f3d, code) * 0 / 0
+
+
 def cosine(dim: int) -> Gate:
     return Cosine()
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bifusion import geometry
+from bifusion import geometry, plugins
 from bifusion.diagnosis.operations import Made, OperationWatch
 from bifusion.diagnosis.ranges import is_finite, range_of
 from bifusion.diagnosis.rerun import run_again
@@ -19,6 +19,7 @@ from bifusion.models import pooling
 from bifusion.rng import numpy_rng
 from bifusion.step.runtime import deterministic
 from module_faults import DIRECTIONS, VALUES, named_origin, trace, trained_leaves
+from my_rooms import networks
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 
@@ -75,6 +76,16 @@ def test_the_fusions_mix_is_told_from_its_modules(steps):
     state.control.scale = before
     assert tracer.origin is not None and tracer.origin.module == "fusion.mix"
     assert tracer.origin.place is not None and tracer.origin.place.file == "models/fusion.py"
+
+
+def test_a_line_of_a_gate_from_outside_is_named(steps, monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    fusion = steps["bifusion"].stepper.model.module.fusion
+    monkeypatch.setitem(fusion._modules, "gate", networks.Undefined())
+    tracer, _ = trace(steps["bifusion"], operations=True)
+    origin = tracer.origin
+    assert origin is not None and (origin.module, origin.operation) == ("fusion.gate", "div")
+    assert str(origin.place).startswith("Undefined.forward, my_rooms/networks.py:")
 
 
 def test_operation_and_line_are_named(steps):

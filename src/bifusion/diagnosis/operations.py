@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bifusion import plugins
 from bifusion.diagnosis.ranges import is_finite
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -28,12 +29,12 @@ _UNFILLED = ("empty", "new_empty", "resize", "set_")
 
 @dataclass(frozen=True)
 class Place:
-    """A line of this package's code."""
+    """A line of this package's code, or of a package from outside that the user has named."""
 
     function: str
     """With its class: "LiteFusionGate.forward"."""
     file: str
-    """Path in the package."""
+    """Path in this package; from outside with that package's name, "my_rooms/networks.py"."""
     line: int
 
     def __str__(self) -> str:
@@ -150,7 +151,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _caller() -> tuple[Place | None, nn.Module | None]:
-    """The innermost line of this package that is at work, and the innermost module."""
+    """The innermost line at work that is a `Place`, and the innermost module."""
     frame: FrameType | None = sys._getframe(2)
     place, owner = None, None
     while frame is not None and (place is None or owner is None):
@@ -164,9 +165,11 @@ def _caller() -> tuple[Place | None, nn.Module | None]:
 
 
 def place_of(filename: str, line: int, function: str) -> Place | None:
-    """The place if it is in this package and computes something."""
+    """The place if it is in this package and computes something, or in one that the user has named:
+    a gate's mistake is to be looked for in the gate, not where it is called."""
     path = Path(filename)
     if PACKAGE not in path.parents:
-        return None
+        outside = plugins.path_in_package(path)
+        return Place(function, outside, line) if outside else None
     file = path.relative_to(PACKAGE).as_posix()
     return None if file.startswith(_BETWEEN) else Place(function, file, line)
