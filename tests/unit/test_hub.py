@@ -15,8 +15,10 @@ from huggingface_hub import errors
 import bifusion as package
 import untrained_runs
 from bifusion.errors import InputError
+from bifusion.models.unet import UNetConfig
 from bifusion.official.hub import CARD, pulled, push
 from bifusion.official.stores import VARIABLE, HubStore
+from bifusion.plugins import VARIABLE as PLUGINS
 from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS
 from bifusion.runs.run_folder import RunStatus
 from bifusion.storage.cache import VARIABLE as CACHE
@@ -79,6 +81,23 @@ def test_the_card_says_what_was_measured(hub: Path, run: Path):
         "What it is not for",
     ):  # fmt: skip
         assert said in card, said
+
+
+def test_the_card_names_the_code_that_it_needs(hub: Path, run: Path, tmp_path: Path, monkeypatch):
+    push(run, NAME, licence="other")
+    assert "## Needs" not in (hub / NAME / CARD).read_text()
+    monkeypatch.setenv(PLUGINS, "my_rooms")
+    config = untrained_runs.bifusion()
+    config.model.unet = UNetConfig(kind="outside", function="my_rooms.networks:two_layers")
+    config.model.fusion.gate_function = "my_rooms.networks:cosine"
+    push(untrained_runs.save_run(tmp_path / "own", config), NAME, licence="other")
+    card = (hub / NAME / CARD).read_text()
+    for said in (
+        "Without my_rooms installed, and named as trusted (`BIFUSION_PLUGINS=my_rooms`)",
+        "- model.unet.function: `my_rooms.networks:two_layers`",
+        "- model.fusion.gate_function: `my_rooms.networks:cosine`",
+    ):
+        assert said in card
 
 
 def test_a_run_without_comparison_claims_nothing(hub: Path, run: Path):

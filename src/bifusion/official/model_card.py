@@ -43,6 +43,7 @@ def model_card(shared: Shared, run: str) -> str:
         "```python\nimport bifusion\n\n"
         f'model = bifusion.load("hf://{shared.name}")\nprint(model.predict("room.ply"))\n```\n',
     ]
+    parts.append(_needs(config))
     sources = [str(source) for source in described.get("sources", [])]
     if any("synthetic" in source or "generated" in source for source in sources):
         parts.append(SYNTHETIC + "\n")
@@ -56,6 +57,21 @@ def _header(shared: Shared) -> str:
         f"---\nlicense: {shared.licence}\nlibrary_name: bifusion\n"
         "tags: [point-cloud, 3d-segmentation, rgb-d, indoor]\n---\n"
     )
+
+
+def _needs(config: Config) -> str:
+    """The code that makes parts of the model, which is not shared; empty where all of it is ours."""
+    made = config.model.outside_parts
+    if not made:
+        return ""
+    modules = (name.partition(":")[0] for name in made.values())
+    packages = ", ".join(dict.fromkeys(module.partition(".")[0] for module in modules))
+    lines = [f"- {where}: `{name}`" for where, name in made.items()]
+    told = (
+        f"Parts of the model are code that is not here. Without {packages} installed, and named as "
+        f"trusted (`BIFUSION_PLUGINS={packages.replace(' ', '')}`), it cannot be loaded."
+    )
+    return "\n".join(["## Needs", told, *lines]) + "\n"
 
 
 def _data(shared: Shared, sources: list[str]) -> str:
