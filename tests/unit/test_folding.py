@@ -129,19 +129,20 @@ def test_folding_twice_changes_nothing_and_nothing_asks_for_a_gradient():
 
 class OwnBlocks(Backbone):
     """A network of somebody else's on parts of ours: a block with a forward of its own, a block in two
-    places, a convolution with two norms, one whose weights are computed."""
+    places, a convolution with two norms, one whose weights are computed, one with another norm."""
 
     out_channels = 8
 
     def __init__(self) -> None:
         super().__init__()
-        convs = [SubmanifoldConv3d(8, 8, 3) for _ in range(3)]
+        convs = [SubmanifoldConv3d(8, 8, 3) for _ in range(4)]
         nn.utils.parametrize.register_parametrization(convs[2], "weight", Halved())
         self.block = Scaled(8, 8)
         once = ConvNorm(convs[0], 0.1)
         self.layers = nn.Sequential(once, once)
         self.again = nn.ModuleList([once, ConvNorm(convs[1], 0.1), ConvNorm(convs[1], 0.1)])
-        self.computed = nn.ModuleList([ConvNorm(convs[2], 0.1)])
+        self.computed = nn.ModuleList([ConvNorm(convs[2], 0.1), ConvNorm(convs[3], 0.1)])
+        self.computed[1].norm = Doubling(8)
         self.dense = nn.Linear(8, 8)
 
     def forward(self, x: SparseTensor) -> Tensor:
@@ -150,6 +151,11 @@ class OwnBlocks(Backbone):
             x = layer(x, relu=True)
         with torch.autocast(x.feats.device.type, enabled=False):
             return self.dense(x.feats.float())
+
+
+class Doubling(BatchNorm):
+    def forward(self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        return 2 * super().forward(input, residual=residual, relu=relu)
 
 
 class Halved(nn.Module):

@@ -41,7 +41,7 @@ def for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
     uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is ConvNorm and _can_take(child.conv, uses):
+            if type(child) is ConvNorm and _can_take(child.conv, child.norm, uses):
                 setattr(parent, name, _folded(child.conv, child.norm))
             elif type(child) is PreActivationBlock and _has_own_parts(child, uses):
                 setattr(parent, name, FoldedBlock(child))
@@ -53,13 +53,16 @@ def for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
 def _has_own_parts(block: PreActivationBlock, uses: Counter[int]) -> bool:
     """What `FoldedBlock` puts in its place does all that it does, and touches nothing besides."""
     layers = block.conv1, block.conv2
-    return all(type(layer) is NormReluConv for layer in layers) and _can_take(block.conv1.conv, uses)
+    plain = all(type(layer) is NormReluConv for layer in layers)
+    return plain and _can_take(block.conv1.conv, block.conv2.norm, uses)
 
 
-def _can_take(conv: nn.Module, uses: Counter[int]) -> bool:
-    """A norm can go into the weights of `conv`. Somebody else's network may use them in a second place,
-    which has another norm or none, or compute them anew at each call (parametrizations, subclasses)."""
-    return type(conv) in (SubmanifoldConv3d, StridedConv3d, InverseConv3d) and uses[id(conv.weight)] == 1
+def _can_take(conv: nn.Module, norm: nn.Module, uses: Counter[int]) -> bool:
+    """The norm can go into the weights of `conv`. Somebody else's network may use them in another place,
+    which has another norm or none, compute them anew at each call (parametrizations, subclasses), or
+    have put a norm of its own in."""
+    known = type(conv) in (SubmanifoldConv3d, StridedConv3d, InverseConv3d) and type(norm) is BatchNorm
+    return known and uses[id(conv.weight)] == 1
 
 
 def _of_others(model: nn.Module) -> set[nn.Module]:
