@@ -46,7 +46,7 @@ from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
 from bifusion.types import Scene, SceneTruth
-from bifusion.untrusted.names import require_text
+from bifusion.untrusted.files import require_text
 
 
 @dataclass

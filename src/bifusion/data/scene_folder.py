@@ -26,9 +26,8 @@ from bifusion.storage.files import write_array
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View
 from bifusion.untrusted.arrays import load_npy
-from bifusion.untrusted.files import is_leftover
+from bifusion.untrusted.files import is_leftover, require_text
 from bifusion.untrusted.json_text import read_json
-from bifusion.untrusted.names import require_text
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 """Files with the semantic classes of the two sets that Pointcept's ScanNet folders hold side by side."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import reprlib
 
-from bifusion.errors import InputError
-
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
@@ -21,22 +19,6 @@ _BRIEF.maxlevel = 3
 def brief(value: object) -> str:
     """A value as an error names it, not all of it where it is long."""
     return _BRIEF.repr(value)
-
-
-def require_text(name: str, what: str) -> str:
-    """`name` of `what`, such as "scene", as records and pages can hold it.
-
-    InputError for what the bytes of a file's name become that are no UTF-8, as archives of systems with
-    other encodings leave them.
-    """
-    try:
-        str(name).encode()  # what code from outside calls a scene may be a number
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{what} {name!r}: its name is no text in UTF-8, as archives of other systems leave it; "
-            "rename it"
-        ) from None
-    return name
 
 
 def shown(text: object) -> str:

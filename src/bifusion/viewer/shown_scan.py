@@ -13,7 +13,7 @@ import numpy as np
 from bifusion.errors import InputError
 from bifusion.labels.label_set import Color, LabelSet
 from bifusion.labels.palette import class_palette
-from bifusion.untrusted.names import require_text
+from bifusion.untrusted.files import require_text
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
 from bifusion.errors import InputError
-from bifusion.untrusted.names import require_text
+from bifusion.untrusted.files import require_text
 
 
 def make_scan(

@@ -16,7 +16,7 @@ from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.untrusted.names import require_text
+from bifusion.untrusted.files import require_text
 
 
 @dataclass
