@@ -30,6 +30,22 @@ PRINCIPAL_POINT_TOLERANCE = 0.2
 height. Intrinsics of an image twice as large or small are off by at least 0.25."""
 
 
+def require_text(name: str, what: str) -> str:
+    """`name` of `what`, such as "scene", as records and pages can hold it.
+
+    InputError for what the bytes of a file's name become that are no UTF-8, as archives of systems with
+    other encodings leave them.
+    """
+    try:
+        str(name).encode()  # what code from outside calls a scene may be a number
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{what} {name!r}: its name is no text in UTF-8, as archives of other systems leave it; "
+            "rename it"
+        ) from None
+    return name
+
+
 def check_pose(cam2world: np.ndarray, where: str | Path) -> np.ndarray:
     """`cam2world` as (4, 4) float64 if it is a rigid transform, else InputError naming `where`.
 

@@ -17,7 +17,7 @@ from bifusion.bounds import Count, Metres, Pixels, PositiveFloat
 from bifusion.changes import MAY_CHANGE
 from bifusion.data.annotation import AS_OURS, Annotation, find_annotation
 from bifusion.data.batching import Sample
-from bifusion.data.checks import check_finite
+from bifusion.data.checks import check_finite, require_text
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.transforms import (
@@ -46,7 +46,6 @@ from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, get_label_set, known_sets
 from bifusion.rng import derive_seed
 from bifusion.types import Scene, SceneTruth
-from bifusion.untrusted.files import require_text
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_scene
+from bifusion.data.checks import check_scene, require_text
 from bifusion.data.scene_sums import SUMS, write_sums
 from bifusion.data.view_files import load_cameras, read_cameras, write_views
 from bifusion.errors import InputError
@@ -26,7 +26,7 @@ from bifusion.storage.files import write_array
 from bifusion.storage.folders import folder_written_beside
 from bifusion.types import Scene, View
 from bifusion.untrusted.arrays import load_npy
-from bifusion.untrusted.files import is_leftover, require_text
+from bifusion.untrusted.files import is_leftover
 from bifusion.untrusted.json_text import read_json
 
 SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}

@@ -1,5 +1,4 @@
-"""Regular files alone, with names that are text: a pipe would be waited for without end, a device read
-without end."""
+"""Regular files alone: a pipe would be waited for without end, a device read without end."""
 
 from __future__ import annotations
 
@@ -27,22 +26,6 @@ ZIP_FAULTS = (
 """What zipfile says of damage, of encryption and of features it does not know. `InputError` is one."""
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 """Without waiting, should the file have become a pipe meanwhile. Not every system has every flag."""
-
-
-def require_text(name: str, what: str) -> str:
-    """`name` of `what`, such as "scene", as records and pages can hold it.
-
-    InputError for what the bytes of a file's name become that are no UTF-8, as archives of systems with
-    other encodings leave them.
-    """
-    try:
-        str(name).encode()  # what code from outside calls a scene may be a number
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{what} {name!r}: its name is no text in UTF-8, as archives of other systems leave it; "
-            "rename it"
-        ) from None
-    return name
 
 
 def open_regular(

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bifusion.data.checks import require_text
 from bifusion.errors import InputError
 from bifusion.labels.label_set import Color, LabelSet
 from bifusion.labels.palette import class_palette
-from bifusion.untrusted.files import require_text
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bifusion.data.checks import check_finite, color_note
+from bifusion.data.checks import check_finite, color_note, require_text
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.datasets.placement import FAR_M, extent_note, stray_note
 from bifusion.errors import InputError
-from bifusion.untrusted.files import require_text
 
 FEW_POINTS = 500
 LENGTH_TOLERANCE = 0.05

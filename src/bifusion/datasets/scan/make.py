@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.arguments import path_of, require
+from bifusion.data.checks import require_text
 from bifusion.data.open_scene import OpenScene, StoredViews
 from bifusion.data.scene_folder import load_scene, read_offset
 from bifusion.datasets.mesh_files.read import is_mesh_file
@@ -19,7 +20,6 @@ from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
 from bifusion.errors import InputError
-from bifusion.untrusted.files import require_text
 
 
 def make_scan(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bifusion.arguments import path_of
+from bifusion.data.checks import require_text
 from bifusion.data.scene_folder import read_description, scene_complete, scene_files
 from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.datasets.recordings.options import OpenOptions
@@ -16,7 +17,6 @@ from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
 from bifusion.storage.folders import check_replaceable, tidy
-from bifusion.untrusted.files import require_text
 
 
 @dataclass
