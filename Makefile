@@ -32,11 +32,15 @@ slow: setup
 
 setup: $(READY)
 
-# python, further options: PyTorch without CUDA, where that is wanted
-cpu_torch = test $(TORCH) != cpu || $(1) -m pip install --quiet --disable-pip-version-check $(2) \
+# python, further options: PyTorch without CUDA, where that is wanted; pip, where it knows several indexes, may
+# take PyTorch of one and torchvision of another, which fit by version alone
+cpu_torch = test $(TORCH) != cpu || { $(1) -m pip install --quiet --disable-pip-version-check $(2) \
 	--index-url $(TORCH_CPU_INDEX) 'torch>=2.6' 'torchvision>=0.21' || { echo "PyTorch's wheels without \
 	CUDA cannot be had from $(TORCH_CPU_INDEX): \`make TORCH=cuda ...\` takes the ordinary ones, \
-	TORCH_CPU_INDEX=ADDRESS others" >&2; exit 1; }
+	TORCH_CPU_INDEX=ADDRESS others" >&2; exit 1; }; $(1) -c 'import torchvision' 2>/dev/null || { echo "PyTorch \
+	and torchvision without CUDA came from different builds, which do not work together: see that pip has but one \
+	source of them (\`pip config list\`), then \`rm -rf .venv\`; \`make TORCH=cuda ...\` takes the ordinary \
+	ones, TORCH_CPU_INDEX=ADDRESS others" >&2; exit 1; }; }
 
 ENGINE := src/bifusion/sparse/native
 $(READY): pyproject.toml CMakeLists.txt $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h $(ENGINE)/*.inl)

@@ -15,7 +15,7 @@ from typing import Any
 
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.recipes import get_recipe
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 
 STEPS = 200
 LAST = 50

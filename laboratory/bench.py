@@ -18,7 +18,8 @@ from bifusion.data.loader import make_loader
 from bifusion.runs.check_config import check_config
 from bifusion.runs.run_folder import RunFolder
 from bifusion.step.runtime import make_fabric
-from bifusion.training.trainer import Trainer, train
+from bifusion.training.train import train
+from bifusion.training.trainer import Trainer
 from laboratory.faults import Bench, Injection, Site
 from laboratory.rows import SceneRows
 from laboratory.tiny import (

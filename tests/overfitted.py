@@ -27,7 +27,7 @@ from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunFolder
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from decimation import decimated
 
 SCENE = "scene0000_00"

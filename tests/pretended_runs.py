@@ -35,7 +35,8 @@ from bifusion.models.build import build_model
 from bifusion.step.outcome import StepInputs
 from bifusion.step.step import Stepper
 from bifusion.training import trainer, validation
-from bifusion.training.trainer import Trainer, train
+from bifusion.training.train import train
+from bifusion.training.trainer import Trainer
 from pretended_device import DEVICE, Mixed, Stall, pretended
 from pretended_engine import pretended_engine
 from tiny_runs import tiny_config, tiny_mask3d

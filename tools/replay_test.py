@@ -34,7 +34,7 @@ from rich.table import Table
 
 from bifusion.config.run import Config
 from bifusion.step.step import Stepper
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 
 RECIPES = (

@@ -48,7 +48,7 @@ from safetensors.torch import load_file
 from bifusion.config.run import Config, save_config
 from bifusion.runs.checkpoint import HEALTHY, TRAINING_STATE, WEIGHTS, load_training_state
 from bifusion.step.step import Stepper
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 
 SAVE_EVERY = 2

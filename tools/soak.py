@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bifusion.config.run import Config
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from left_processes import children
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 
 VARIABLE = "BIFUSION_PLUGINS"
 """Names of trusted top-level packages, separated by commas."""
+Kind = TypeVar("Kind")
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -61,6 +62,17 @@ def load(name: str, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{where}: {name} is of type {type(found).__name__}, expected a function")
     return found
+
+
+def make(name: str, where: str, kind: type[Kind], *given: object) -> Kind:
+    """What the function `name` makes of `given`; InputError as `load`, and where it is no `kind`."""
+    made = load(name, where)(*given)
+    if not isinstance(made, kind):
+        raise InputError(
+            f"{where}: {name} returned a {type(made).__name__}, expected a "
+            f"{kind.__module__}.{kind.__qualname__}"
+        )
+    return made
 
 
 def exists(name: str, where: str) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image
 from bifusion.config.run import load_config, save_config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 
 Damage = Callable[[Path], object]

@@ -17,7 +17,7 @@ from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoint
 from bifusion.errors import InputError
 from bifusion.runs.run_data import data_of, read_data
 from bifusion.studies.comparison.run import write_report
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from scene_factory import make_tiny_scene
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -136,7 +136,7 @@ def test_a_run_keeps_its_number_of_threads(place, caplog, monkeypatch):
     (place / "run/data.json").write_text(json.dumps(stored | {"threads": before + 1}))
     seen = []
     monkeypatch.setattr(
-        "bifusion.training.trainer._train", lambda *args: seen.append(torch.get_num_threads())
+        "bifusion.training.train._train", lambda *args: seen.append(torch.get_num_threads())
     )
     config = tiny_config("oneformer3d_small", place / "data", epochs=2)
     train(config, place / "run", resume=True)

@@ -15,7 +15,7 @@ from bifusion.inference.segmenter import Segmenter
 from bifusion.models.query_decoder import QueryDecoder
 from bifusion.models.unet import ResidualUNet
 from bifusion.runs.trained_model import load_model
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from equality import same
 from tiny_runs import make_tiny_data, tiny_config, without_ramps
 

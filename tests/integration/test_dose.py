@@ -9,7 +9,7 @@ from bifusion.datasets.rooms import RoomsConfig
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.studies.dose import run as dose
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from forked_runs import small_pretraining_rooms, small_rooms
 
 

@@ -19,7 +19,7 @@ from bifusion.inference.evaluate import evaluate_run
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
 from bifusion.recipes import get_recipe
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import without_ramps
 
 REAL = needs.folder("BIFUSION_REAL_DATA", "data") / "scannet"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from bifusion.config.run import Config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 
 RECIPES = ("oneformer3d_small", "mask3d_small", "bifusion_small", "bifusion_small_naive")

@@ -11,7 +11,7 @@ import pytest
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
 from bifusion.studies.comparison.run import write_report
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_mask3d
 
 

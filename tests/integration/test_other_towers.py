@@ -18,7 +18,7 @@ from bifusion.models.towers.timm_vit import TimmVitConfig
 from bifusion.models.towers.tower import TowerConfig
 from bifusion.recipes.bifusion import three_stages
 from bifusion.runs.trained_model import load_model
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from module_faults import named_origin
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config, without_ramps

@@ -16,7 +16,7 @@ from bifusion.inference.predict import predict_scene
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.trained_model import load_model
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from outside_rooms import make_own_rooms
 from scene_factory import make_tiny_scene
 from tiny_runs import make_tiny_data

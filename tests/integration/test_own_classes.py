@@ -22,7 +22,7 @@ from bifusion.runs.trained_model import load_model
 from bifusion.studies.comparison.run import ComparisonConfig, plan_comparison, write_report
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.train import train_runs
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from own_classes import NAMES, ROOMS7, make_own_data
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 

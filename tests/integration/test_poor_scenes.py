@@ -16,7 +16,7 @@ from bifusion.data.scene_folder import write_scene
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.inference.predict import predict_scene
 from bifusion.labels.sets import SCANNET20
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from bifusion.types import Scene, View
 from scene_factory import SURFACE_COLORS, make_view, sample_surfaces
 from tiny_runs import tiny_config, tiny_mask3d

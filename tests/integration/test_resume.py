@@ -29,7 +29,7 @@ from bifusion.storage.files import free_bytes
 from bifusion.studies.training_runs import train as studies
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.training import saving, trainer, validation
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from forked_runs import start_command, subprocesses
 from load_tool import TOOLS, load_tool
 from small_disks import small_disk

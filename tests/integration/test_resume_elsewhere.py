@@ -14,7 +14,7 @@ import torch
 
 from bifusion.config.run import Config, save_config
 from bifusion.runs.trained_model import load_model
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 
 

@@ -20,7 +20,7 @@ from bifusion.runs.trained_model import load_model
 from bifusion.step.step import Stepper
 from bifusion.storage.files import DiskFullError
 from bifusion.training import saving
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from equality import same
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -12,7 +12,7 @@ from bifusion.config.run import load_config
 from bifusion.errors import InputError
 from bifusion.runs.trained_model import load_model
 from bifusion.step.runtime import as_launched
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from gloo import run_processes
 from several_runs import SCENES, config_of, run_case
 from tiny_runs import make_tiny_data

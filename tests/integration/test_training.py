@@ -15,7 +15,7 @@ from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.trained_model import load_model
 from bifusion.step.step import Stepper
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 
 GRADIENT_PATHS = {"tower", "conv1", "head_2d", "head_3d", "backbone", "fusion", "decoder", "total"}

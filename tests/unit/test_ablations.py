@@ -15,7 +15,7 @@ from bifusion.recipes import ABLATIONS, RECIPES, get_recipe
 from bifusion.recipes.ablations import MEASURES
 from bifusion.recipes.bifusion import LOSS_WEIGHTS
 from bifusion.runs.check_config import check_config
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from meta_models import meta_model
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -18,7 +18,7 @@ from bifusion.studies.figures.arms import CONTROLS, ROLES, find_role, group_runs
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.page.style import COLORS, DASHES
 from bifusion.studies.training_runs.plan import plan_runs, tell_untrained_towers
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from run_factory import AUDIT, FakeRun
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -15,7 +15,7 @@ from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.errors import InputError
 from bifusion.training.loggers import ID_FILE, WandbLogger, open_logger
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_command_closes_it_as_failed(tmp_path: Path):
     ("logger", "said"),
     [
         ("wandB", "did you mean 'wandb'"),
-        ("my_loggers:not_a_logger", "returned int, expected a lightning_fabric Logger"),
+        ("my_loggers:not_a_logger", "returned a int, expected a lightning_fabric.loggers.logger.Logger"),
         ("elsewhere:Logger", "if you trust it"),
     ],
 )

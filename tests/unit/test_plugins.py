@@ -134,7 +134,7 @@ def test_arms_and_ablations_of_a_recipe_from_outside(ending):
     ("name", "message"),
     [
         ("my_rooms.recipes:smal", "did you mean 'small'"),
-        ("my_rooms.recipes:nothing", "returned NoneType, expected a Config"),
+        ("my_rooms.recipes:nothing", "returned a NoneType, expected a bifusion.config.run.Config"),
         ("my_rooms.recipes:plain_no_film", "made of staged recipes"),
         ("no_rooms.recipes:small", "cannot be imported"),
         ("bifusion_smal", "did you mean 'bifusion_small'"),

@@ -89,3 +89,26 @@ def test_the_c_library_of_the_wheels_is_the_one_that_is_asked_for(preflight):
 def test_a_choice_that_there_is_not():
     done = subprocess.run([sys.executable, PATH, "rocm"], capture_output=True, text=True)
     assert done.returncode == 1 and "TORCH=rocm was given: expected cuda" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("python", "status", "said"),
+    [
+        ("exit 0", 0, ""),
+        ('test "$1" = -c', 2, "without CUDA cannot be had from"),
+        ('test "$1" = -m', 2, "came from different builds"),
+    ],
+)
+def test_pytorch_without_cuda_is_tried_before_set_up_ends(tmp_path, python, status, said):
+    """Pip that knows several indexes may take PyTorch of one and torchvision of another."""
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{python}\n")
+    fake.chmod(0o755)
+    rule = f"try: ; @$(call cpu_torch,{fake})"
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--eval", rule, "try", "TORCH=cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr

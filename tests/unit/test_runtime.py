@@ -13,7 +13,7 @@ from bifusion.cuda import CUBLAS_WORKSPACE
 from bifusion.errors import InputError
 from bifusion.step import step as steps
 from bifusion.step.runtime import deterministic
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from step_factory import tiny_step
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -13,7 +13,7 @@ import torch
 
 import bifusion as package
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 from untrained_runs import bifusion, save_run
 

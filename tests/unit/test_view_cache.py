@@ -26,7 +26,7 @@ from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.view_cache import ViewCache, bytes_under, tower_key, view_key
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.training.tower_cache import attach_view_cache
-from bifusion.training.trainer import train
+from bifusion.training.train import train
 from bifusion.types import BatchView
 from tiny_runs import make_tiny_data, tiny_config
 

@@ -11,7 +11,8 @@ from bifusion.config.run import Config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.runs.run_folder import RunStatus
 from bifusion.training.processes import group
-from bifusion.training.trainer import OnEpoch, train
+from bifusion.training.train import train
+from bifusion.training.trainer import OnEpoch
 
 
 @dataclass(frozen=True)

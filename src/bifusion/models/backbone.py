@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from bifusion import plugins
 from bifusion.errors import InputError
+from bifusion.models.outside import check_channels, outside_part, returned
 from bifusion.sparse.tensor import SparseTensor
 
 FUNCTION = "model.unet.function"
@@ -37,29 +36,12 @@ def outside_backbone(name: str, in_channels: int) -> Backbone:
     """The network that the function `name`, "module:function" of a package that you have named as
     trusted (`plugins.py`), makes for voxels of `in_channels` features. Raises InputError where it makes
     none."""
-    network = plugins.load(name, FUNCTION)(in_channels)
-    where = f"{FUNCTION}: {name} returned a {type(network).__name__}"
-    if not isinstance(network, Backbone):
-        raise InputError(f"{where}, expected a bifusion.models.backbone.Backbone")
-    channels = getattr(network, "out_channels", None)
-    if not isinstance(channels, int) or channels < 1:
-        raise InputError(f"{where} whose out_channels is {channels!r}, expected a number above 0")
+    network = outside_part(name, FUNCTION, Backbone, in_channels)
+    where = returned(name, FUNCTION, network)
+    check_channels(network, where)
     no_blocks = [block for block in network.recomputable() if not isinstance(block, nn.Module)]
     if no_blocks:
         raise InputError(
             f"{where} whose recomputable() names {no_blocks[0]!r}, expected the blocks themselves"
         )
-    check_shapes_known(network, where)
     return network
-
-
-def check_shapes_known(part: nn.Module, where: str) -> None:
-    """InputError for parameters whose shape a first call decides (nn.LazyLinear): they are counted,
-    grouped and loaded before."""
-    tensors = (*part.named_parameters(), *part.named_buffers())
-    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
-    if lazy:
-        raise InputError(
-            f"{where} with {', '.join(lazy)} of no shape yet; expected layers that know theirs "
-            "(nn.Linear for nn.LazyLinear)"
-        )

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bifusion import plugins
-from bifusion.errors import InputError
-from bifusion.models.backbone import check_shapes_known
+from bifusion.models.outside import outside_part
 
 FUNCTION = "model.fusion.gate_function"
 
@@ -30,10 +28,4 @@ class Gate(nn.Module):
 def outside_gate(name: str, dim: int) -> Gate:
     """The gate that the function `name`, "module:function" of a package that you have named as trusted
     (`plugins.py`), makes for features of `dim` channels. Raises InputError where it makes none."""
-    gate = plugins.load(name, FUNCTION)(dim)
-    if not isinstance(gate, Gate):
-        raise InputError(
-            f"{FUNCTION}: {name} returned a {type(gate).__name__}, expected a bifusion.models.gate.Gate"
-        )
-    check_shapes_known(gate, f"{FUNCTION}: {name} returned a {type(gate).__name__}")
-    return gate
+    return outside_part(name, FUNCTION, Gate, dim)

@@ -116,9 +116,7 @@ def _from_outside(name: str) -> Config:
         for suffix, found in _CHANGES.items():
             if name.endswith(suffix) and plugins.exists(name.removesuffix(suffix), where):
                 base, change = name.removesuffix(suffix), found
-    config = plugins.load(base, where)()
-    if not isinstance(config, Config):
-        raise InputError(f"{where}: {base} returned {type(config).__name__}, expected a Config")
+    config = plugins.make(base, where, Config)
     if change is not None:
         if config.arm != "staged":
             raise InputError(

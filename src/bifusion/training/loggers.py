@@ -45,12 +45,7 @@ def open_logger(config: Config, folder: Path) -> Logger | None:
             f"{FIELD}: found {wanted!r}{did_you_mean(wanted, [WANDB])}; expected "
             "wandb or module:function"
         )
-    logger = plugins.load(wanted, FIELD)(config.name, folder, config_to_dict(config))
-    if not isinstance(logger, Logger):
-        raise InputError(
-            f"{FIELD}: {wanted} returned {type(logger).__name__}, expected a lightning_fabric Logger"
-        )
-    return logger
+    return plugins.make(wanted, FIELD, Logger, config.name, folder, config_to_dict(config))
 
 
 class WandbLogger(Logger):

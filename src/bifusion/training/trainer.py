@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -22,48 +21,33 @@ from lightning_fabric import Fabric
 from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
-from bifusion.data.dataset import SceneDataset, with_labels
+from bifusion.data.dataset import SceneDataset
 from bifusion.diagnosis.response import Response
 from bifusion.diagnosis.summary import stop_reason
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import warn_if_unseen
 from bifusion.models.build import build_model
-from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
 from bifusion.runs.healthy_file import HealthyFile
-from bifusion.runs.run_data import RunData, data_of, read_data, threads_of, write_data
+from bifusion.runs.run_data import RunData, data_of, write_data
 from bifusion.runs.run_folder import RunFolder, RunStatus
-from bifusion.runs.same_run import is_to_go_on
 from bifusion.sparse.precision import float32_products
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb
 from bifusion.step.outcome import StepInputs, StepOutcome
-from bifusion.step.runtime import (
-    alone_in_process,
-    as_launched,
-    deterministic,
-    make_fabric,
-    on_any_process,
-)
+from bifusion.step.runtime import on_any_process
 from bifusion.storage.files import DiskFullError, locked
 from bifusion.storage.json_files import to_json, write_json
-from bifusion.torch_defaults import as_torch_trains
 from bifusion.training.batches import EpochBatches, processes_record
 from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
 from bifusion.training.memory import measured, room_for_update
 from bifusion.training.own_parts import check_own_parts
-from bifusion.training.preconditions import (
-    check_data,
-    check_devices,
-    check_folder,
-    check_stages,
-    warn_of_data,
-)
+from bifusion.training.preconditions import check_data, check_devices, check_stages, warn_of_data
 from bifusion.training.processes import group
-from bifusion.training.processes.agreement import model_facts, require_agreement, starting_facts
+from bifusion.training.processes.agreement import model_facts, require_agreement
 from bifusion.training.processes.watch import Watch
 from bifusion.training.recorder import Progress, Recorder
 from bifusion.training.saving import Saving
@@ -76,59 +60,8 @@ OnEpoch = Callable[[dict[str, Any]], None]
 """What gets the record of each epoch, as it stands in epochs.jsonl."""
 
 
-@as_torch_trains()
-def train(
-    config: Config,
-    run_dir: Path,
-    *,
-    resume: bool = False,
-    accept_changes: bool = False,
-    verify_data: bool = False,
-    on_epoch: OnEpoch | None = None,
-) -> RunStatus:
-    """Trains `config` into `run_dir` and returns how it ended.
-
-    `resume` goes on from the folder's last checkpoint (from the start if none was saved), with another
-    configuration as far as `check_same_run` allows; a run that is finished is left as it is, unless
-    more epochs are wanted. Scenes and versions must be those it began with; `accept_changes` records
-    what is not. `verify_data` reads every file of the data first. `on_epoch` gets every epoch's record
-    once the epoch is saved; what it raises ends the run, which goes on with `resume`.
-    SIGINT and SIGTERM save and leave with state "interrupted", at once but for the moment in which
-    weights change or are saved.
-
-    Raises:
-        InputError: the data has other classes than `config`; the folder holds another run, another
-            process trains in it, this process trains another run, or none of its checkpoints is
-            intact; bad data or a dead data worker (then the run is saved first).
-        DiskFullError: no room for a checkpoint or a record; the last checkpoint is intact.
-    """
-    config = check_config(config)
-    trainer = as_launched(config.trainer)
-    config = dataclasses.replace(config, data=with_labels(config.data), trainer=trainer)
-    folder = RunFolder(run_dir)
-    with threads_of(read_data(folder.root) if resume else None):
-        data = check_folder(folder, config, resume, accept=accept_changes, read=verify_data)
-        return _train(config, folder, data, resume, on_epoch)
-
-
-def _train(
-    config: Config,
-    folder: RunFolder,
-    data: RunData,
-    resume: bool,
-    on_epoch: OnEpoch | None,
-) -> RunStatus:
-    status = folder.read_status() if resume else None
-    if status is not None and status.is_over and not is_to_go_on(folder, config):
-        return status
-    fabric = make_fabric(config.trainer)
-    require_agreement(lambda: starting_facts(config, data), "start")
-    with alone_in_process(), deterministic(config.trainer.deterministic, fabric.device):
-        return Trainer(config, folder, fabric, data).run(on_epoch)
-
-
 class Trainer:
-    """One run; use `train`."""
+    """One run; use `train` (`train.py`)."""
 
     def __init__(self, config: Config, folder: RunFolder, fabric: Fabric, data: RunData | None = None):
         """`data`: what the folder will say of the data; None: as it is on the disk."""
@@ -351,13 +284,14 @@ class Trainer:
 
     def _tell(self, record: dict[str, Any]) -> None:
         """Gives an epoch's record to `on_epoch`; where that raises the run is saved first."""
-        done = self.on_epoch is None
+        if self.on_epoch is None:
+            return
+        heard = False
         try:
-            if self.on_epoch is not None:
-                self.on_epoch(to_json(record))
-            done = True
+            self.on_epoch(to_json(record))
+            heard = True
         finally:
-            if not done and not self.several:
+            if not heard and not self.several:
                 self._leave("on_epoch raised an error", told=False)
 
     def _validation_due(self) -> bool:

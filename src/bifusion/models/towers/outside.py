@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bifusion import plugins
 from bifusion.errors import InputError
+from bifusion.models.outside import check_channels, outside_part, returned
 from bifusion.models.parts import check_groups, is_of_tower
 from bifusion.models.towers.tower import FIELD, ImageTower, TowerConfig
 
@@ -33,13 +33,9 @@ class OutsideTowerConfig(TowerConfig):
 def outside_tower(name: str, pretrained: str | None) -> ImageTower:
     """The tower that the function `name`, "module:function", makes of `pretrained`. Raises InputError
     where it makes none."""
-    tower = plugins.load(name, FUNCTION)(pretrained)
-    where = f"{FUNCTION}: {name} returned a {type(tower).__name__}"
-    if not isinstance(tower, ImageTower):
-        raise InputError(f"{where}, expected a bifusion.models.towers.tower.ImageTower")
-    channels = getattr(tower, "out_channels", None)
-    if not isinstance(channels, int) or channels < 1:
-        raise InputError(f"{where} whose out_channels is {channels!r}, expected a number above 0")
+    tower = outside_part(name, FUNCTION, ImageTower, pretrained)
+    where = returned(name, FUNCTION, tower)
+    check_channels(tower, where)
     groups = tower.parameter_groups()
     foreign = [group for group in groups if not is_of_tower(group)]
     if foreign:
