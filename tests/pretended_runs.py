@@ -119,7 +119,7 @@ def on_the_device() -> Iterator[list[Stall]]:
         return build_model(*described).to(DEVICE)  # its parameters become others on the way
 
     with pretended() as stalls, pretended_engine(), ExitStack() as stack:
-        stack.enter_context(patch.object(trainer, "make_fabric", fabric))
+        stack.enter_context(patch("bifusion.training.train.make_fabric", fabric))
         stack.enter_context(patch.object(trainer, "build_model", built))
         yield stalls
 
