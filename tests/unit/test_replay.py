@@ -141,15 +141,55 @@ def test_trace_shows_every_module_and_marks_the_first_bad_one(bundle, capsys):
     assert any("first non-finite" in line for line in lines)
 
 
-def test_a_bundle_of_a_gpu_says_that_bits_may_differ(bundle, tmp_path):
+@pytest.fixture(scope="module")
+def half_bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A step in float16 of which a mask feature overflows: 65,520 and more is infinite in it alone."""
+    config = tiny_config("bifusion_small", root)
+    config.trainer.precision = "16-mixed"
+    step = tiny_step(config)
+    with torch.no_grad():
+        step.stepper.model.module.decoder.x_mask[2].weight.mul_(1e6)
+    fault = step.stepper(step.inputs, step.state).event
+    assert fault is not None
+    path = tmp_path_factory.mktemp("bundles") / "half.safetensors"
+    write_bundle(path, step.stepper, config, step.inputs, step.state, [fault])
+    return path
+
+
+def test_an_overflow_of_float16_comes_back(half_bundle, tmp_path):
+    report = replay(half_bundle, trace=True)
+    assert report.identical and report.notes == []
+    assert report.fault is not None and report.fault.phase == "activation"
+    assert report.origin is not None and report.origin.module == "decoder.x_mask.2"
+
+    def in_float32(tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
+        content["config"]["trainer"]["precision"] = "32-true"
+
+    _rewrite(half_bundle, tmp_path / "float32.safetensors", in_float32)
+    wide = replay(tmp_path / "float32.safetensors")
+    assert wide.fault is None or wide.fault.phase != "activation"
+
+
+def test_a_bundle_of_a_gpu_says_that_bits_may_differ(half_bundle, tmp_path):
     def elsewhere(tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
         content["circumstances"]["device"] = "cuda"
-        content["config"]["trainer"] |= {"accelerator": "cuda", "precision": "16-mixed"}
+        content["config"]["trainer"]["accelerator"] = "cuda"
 
     path = tmp_path / "gpu.safetensors"
-    _rewrite(bundle, path, elsewhere)
+    _rewrite(half_bundle, path, elsewhere)
     notes = " ".join(replay(path).notes)
     assert "written on cuda, replayed on cpu" in notes and "float16" in notes
+
+
+@pytest.mark.parametrize("scale", ["x", None, -1.0])
+def test_a_damaged_scaler_is_named(half_bundle, tmp_path, scale):
+    def damaged(tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
+        content["scaler"]["scale"] = scale
+
+    path = tmp_path / "damaged.safetensors"
+    _rewrite(half_bundle, path, damaged)
+    with pytest.raises(InputError, match="damaged.safetensors.*scale"):
+        replay(path)
 
 
 def _rewrite(

@@ -224,3 +224,46 @@ def test_misfits_are_refused() -> None:
         sparse_conv(torch.zeros(128, 2), torch.zeros(8, 2, 2), kernel_map)
     with pytest.raises(ValueError, match="2 feature rows for 3 voxels"):
         SparseTensor(torch.zeros(2, 1), CASES["isolated voxels"].int())
+
+
+def as_half(tensor: Tensor) -> Tensor:
+    return tensor.half().to(tensor.dtype)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_cpu_imitates_float16(kernel_size):
+    """Operands, results and gradients are numbers of float16, as a GPU's would be; where autocast does
+    not ask for it, and in float64, nothing is rounded."""
+    torch.manual_seed(0)
+    double = tensor_of(CASES["random"], 16)
+    x = double.replace(double.feats.detach().float().requires_grad_())
+    conv = SubmanifoldConv3d(16, 8, kernel_size, bias=False)
+    rounded = SubmanifoldConv3d(16, 8, kernel_size, bias=False)
+    rounded.load_state_dict({"weight": as_half(conv.weight.detach())})
+    with torch.autocast("cpu", torch.float16):
+        out = conv(x).feats
+        with torch.no_grad():
+            assert torch.equal(conv(x).feats, out)
+        assert not conv(x.replace(x.feats * 1e5)).feats.isfinite().all()
+    assert out.dtype == torch.float32
+    assert torch.equal(out, as_half(rounded(x.replace(as_half(x.feats))).feats))
+    assert not torch.equal(out, conv(x).feats)
+    in_double = conv.double()(double).feats
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(conv(double).feats, in_double)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize(("scale", "fate"), [(1.0, "fine"), (1e9, "infinite"), (1e-12, "zero")])
+def test_gradients_in_imitated_float16_overflow_and_vanish(kernel_size, scale, fate):
+    torch.manual_seed(0)
+    double = tensor_of(CASES["random"], 16)
+    feats = double.feats.detach().float().requires_grad_()
+    conv = SubmanifoldConv3d(16, 8, kernel_size, bias=False)
+    with torch.autocast("cpu", torch.float16):
+        loss = scale * conv(double.replace(feats)).feats.sum()
+    of_feats, of_weight = torch.autograd.grad(loss, [feats, conv.weight])
+    if fate == "fine":
+        assert torch.equal(of_feats, as_half(of_feats)) and of_weight.isfinite().all()
+    assert of_feats.isfinite().all() == (fate != "infinite")
+    assert bool((of_feats == 0).all() and (of_weight == 0).all()) == (fate == "zero")

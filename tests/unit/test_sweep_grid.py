@@ -23,14 +23,14 @@ def test_the_default_grid_is_whole(tmp_path):
     ratios = np.diff(np.log10(FACTORS))
     assert np.allclose(ratios, 3 / 7, atol=0.01), "evenly, up to rounding"
     further = [condition.key for condition in plan.conditions][1:]
-    assert further == ["bf16", "outliers", "range10", "range100", "guard", "batch4"]
+    assert further == ["bf16", "fp16", "outliers", "range10", "range100", "guard", "batch4"]
     assert len(runs) == 6 * 8 * 3 + 2 * 8 * 3 * len(further) == len(plan.folders)
     assert len({run.folder for run in runs}) == len(runs)
     assert not (plan.factors_left_out or plan.conditions_left_out or plan.arms_left_out)
 
 
 def test_a_condition_changes_what_it_says_and_nothing_else(tmp_path):
-    keys = [key for key in CONDITIONS if key != "fp16"]
+    keys = list(CONDITIONS)
     grid = ("lr=2", f"condition={','.join(keys)}")
     plan, runs = plan_sweep(wanted(tmp_path, grid=grid, seeds=(1,)))
     by_folder = {run.folder: run.config for run in runs}
@@ -40,7 +40,8 @@ def test_a_condition_changes_what_it_says_and_nothing_else(tmp_path):
     guard = plain.trainer.guard
     assert (guard.rollback_after, guard.max_rollbacks) == (1, 0), "the first fault ends it"
     assert of["guard"].trainer.guard.max_rollbacks > 0 and of["guard"].trainer.guard.rollback_after > 1
-    assert of["bf16"].trainer.precision == "bf16-mixed" and plain.trainer.precision == "32-true"
+    assert of["bf16"].trainer.precision == "bf16-mixed" and of["fp16"].trainer.precision == "16-mixed"
+    assert plain.trainer.precision == "32-true"
     ranges = {k: (c.model.fusion.range_2d, c.model.fusion.outliers_2d) for k, c in of.items()}
     assert (
         ranges["plain"] == (1, 1) and ranges["outliers"] == (1, 30) and ranges["range100"] == (100, 30)

@@ -94,7 +94,8 @@ class TrainerConfig:
     """How long one of several processes may be at the same batch, scene or checkpoint: after that all of
     them end and say where each was."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic: float32, or mixed with bfloat16 or float16."""
+    """Arithmetic: float32, or mixed with bfloat16 or float16. On a CPU float16 takes longer and serves
+    to see what it does to a training; sparse layers round to it what goes in and out."""
     matmul: Matmul = "ieee"
     """How a GPU multiplies float32 in training: as IEEE has it, or in TF32, several times faster from
     Ampere on, with 10 bits of mantissa. What is validated, evaluated and predicted is IEEE's."""

@@ -101,6 +101,7 @@ def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
         optimizer.state[parameters[name]] = dict(moments)
     state = Timeline(config.stages, config.trainer.epochs).at(bundle.inputs.time)
     freeze_outside_stage(stepper.groups, state)
+    _restore_scaler(bundle, stepper)
     return stepper, state
 
 
@@ -135,12 +136,24 @@ def print_report(report: ReplayReport, console: Console) -> None:
 
 
 def _on_cpu(config: Config) -> Config:
-    """The configuration for this machine; float16 is not computed by CPUs."""
-    precision = "32-true" if config.trainer.precision == "16-mixed" else config.trainer.precision
+    """The configuration for this machine."""
     trainer = dataclasses.replace(
-        config.trainer, accelerator="cpu", devices=1, nodes=1, precision=precision, init=None, compile=()
+        config.trainer, accelerator="cpu", devices=1, nodes=1, init=None, compile=()
     )
     return dataclasses.replace(config, trainer=trainer)
+
+
+def _restore_scaler(bundle: Bundle, stepper: Stepper) -> None:
+    """The gradient scaler of float16 as it was; nothing where the run had none."""
+    precision = stepper.fabric.strategy.precision
+    for name, present in precision.state_dict().items():
+        found = bundle.scaler.get(name)
+        if not isinstance(found, int | float) or not 0 <= found < math.inf:
+            raise InputError(
+                f"{bundle.path}: {name} of its gradient scaler is {found!r}; expected a number such as "
+                f"{present}; copy it again"
+            )
+    precision.load_state_dict(bundle.scaler)
 
 
 @contextmanager
@@ -174,9 +187,12 @@ def _notes(bundle: Bundle, here: Circumstances) -> list[str]:
         notes.append(
             f"written on {there.device}, replayed on {here.device}: the last bits of results may differ"
         )
-    if bundle.config.trainer.precision == "16-mixed":
-        notes.append("written in float16, replayed in float32: overflows of float16 do not come back")
     same_kind = there.device == here.device
+    if bundle.config.trainer.precision == "16-mixed" and not same_kind:
+        notes.append(
+            "a CPU imitates float16 in sparse layers and sums in another order in dense ones: what "
+            "overflows may be another number"
+        )
     pairs = [("CPU", there.cpu, here.cpu)]
     pairs += [("sparse operations", there.sparse, here.sparse)] if same_kind else []
     pairs += [(name, v, here.versions.get(name, "none")) for name, v in there.versions.items()]

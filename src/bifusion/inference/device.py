@@ -48,7 +48,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         raise InputError(f"precision: found {precision!r}; expected one of {', '.join(AUTOCAST)}")
     if precision == "16-mixed" and device.type == "cpu":
         raise InputError(
-            "precision: is '16-mixed', which a CPU does not compute in; expected 32-true or bf16-mixed"
+            "precision: is '16-mixed', which on a CPU is for trainings alone (it is slower there, and "
+            "shows what it does to them); expected 32-true or bf16-mixed"
         )
     return AUTOCAST[precision]
 

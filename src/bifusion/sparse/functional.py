@@ -5,10 +5,14 @@ tensors of a KernelMap.
 
 Under autocast a backend for GPUs computes in autocast's dtype, with sums in float32. The others stay
 in the dtype of the weights (float32); what a CPU gains in a narrower type it gains in use alone
-(`narrowed` of a backend). Features of another dtype are converted.
+(`narrowed` of a backend). float16, of which the range is what matters, a CPU imitates: what goes into
+and comes out of an operation is rounded to it, gradients too, and kept in float32, so that what
+overflows or vanishes on a GPU does so here. Features of another dtype are converted.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,12 +54,13 @@ def sparse_conv(
             f"{kernel_map.num_inputs} inputs and {kernel_map.volume} offsets"
         )
     dtype = compute_dtype(feats.device, weight.dtype)
+    rounded = rounding(feats.device, dtype)
     with torch.autocast(feats.device.type, enabled=False):
-        backend, feats = backend_for(feats.device), feats.to(dtype)
+        backend, feats, weight = backend_for(feats.device), rounded(feats.to(dtype)), rounded(weight)
         residual = None if residual is None else residual.to(dtype)
         if not torch.is_grad_enabled():
-            return backend.conv_finished(feats, weight, kernel_map, bias, residual, relu)
-        return finished(backend.conv(feats, weight, kernel_map), bias, residual, relu)
+            return rounded(backend.conv_finished(feats, weight, kernel_map, bias, residual, relu))
+        return rounded(finished(backend.conv(feats, weight, kernel_map), bias, residual, relu))
 
 
 def compute_dtype(device: torch.device, weight_dtype: torch.dtype) -> torch.dtype:
@@ -65,3 +70,21 @@ def compute_dtype(device: torch.device, weight_dtype: torch.dtype) -> torch.dtyp
     if narrowed and backend_for(device).follows_autocast:
         return torch.get_autocast_dtype(kind)
     return weight_dtype
+
+
+def rounding(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """What a sparse layer that computes in `dtype` does to its operands and results: nothing, but where
+    autocast wants float16 of a CPU. There each number becomes the nearest that float16 has, infinite
+    from 65,520 on and 0 below 3e-8, and so does its gradient in the backward pass."""
+    kind = device.type
+    if kind != "cpu" or dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return _as_it_is
+    return _as_half if torch.get_autocast_dtype(kind) == torch.float16 else _as_it_is
+
+
+def _as_half(tensor: Tensor) -> Tensor:
+    return tensor.half().to(tensor.dtype)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bifusion.errors import InputError
 from bifusion.sparse.backends import backend_for
-from bifusion.sparse.functional import compute_dtype, sparse_conv
+from bifusion.sparse.functional import compute_dtype, rounding, sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.reference import finished
 from bifusion.sparse.shared_norm import SharedNorms
@@ -137,6 +137,7 @@ class BatchNorm(nn.BatchNorm1d):
 def _linear(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Kernel size 1, in the dtype of every sparse convolution."""
     dtype = compute_dtype(feats.device, weight.dtype)
+    rounded = rounding(feats.device, dtype)
     with torch.autocast(feats.device.type, enabled=False):
-        feats, weight = feats.to(dtype), weight.to(dtype)
-        return feats @ weight if bias is None else torch.addmm(bias.to(dtype), feats, weight)
+        feats, weight = rounded(feats.to(dtype)), rounded(weight.to(dtype))
+        return rounded(feats @ weight if bias is None else torch.addmm(bias.to(dtype), feats, weight))

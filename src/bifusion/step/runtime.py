@@ -95,8 +95,8 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
     """Devices, precision and, with several devices, a process each, launched; memory that a step frees
     stays for the next.
 
-    Raises InputError for devices that are not there, for a GPU that torch cannot use, for float16 on a
-    CPU, which does not compute it, and for fewer OpenMP threads than PyTorch counts on.
+    Raises InputError for devices that are not there, for a GPU that torch cannot use, and for fewer
+    OpenMP threads than PyTorch counts on.
     """
     check_thread_limit()
     if trainer.accelerator == "auto":
@@ -121,11 +121,6 @@ def make_fabric(trainer: TrainerConfig) -> Fabric:
             f"trainer.accelerator is {trainer.accelerator!r} with {trainer.devices} devices, which this "
             f"machine does not have ({error}); leave --trainer.accelerator auto, or use fewer devices"
         ) from error
-    if trainer.precision == "16-mixed" and fabric.device.type == "cpu":
-        raise InputError(
-            "trainer.precision is '16-mixed', but on a CPU that silently becomes bfloat16; "
-            "use '32-true' or 'bf16-mixed', or a GPU"
-        )
     fabric.launch()
     backend_for(fabric.device).keep_freed_memory()
     return fabric
