@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,19 @@ def test_strangers_who_connect_to_a_run_are_sent_away(said):
         assert list(accepted) == [1]
         for lines in (own, *accepted.values()):
             lines.close()
+
+
+def test_a_process_that_introduces_itself_in_pieces_is_known():
+    server, place = listen()
+    hello = json.dumps({"token": place.token, "number": 3}).encode() + b"\n"
+    with server, socket.create_connection((place.host, place.port)) as own:
+        own.sendall(hello[:20])
+        rest = threading.Timer(0.1, own.sendall, [hello[20:]])
+        rest.start()
+        accepted = place.accept(server, 1)
+        rest.join()
+        assert list(accepted) == [3]
+        accepted[3].close()
 
 
 def test_kinds_follow_from_what_a_file_holds():

@@ -82,6 +82,18 @@ def test_a_room_without_signed_normals_is_known_by_its_floor(room: Facing) -> No
     assert_upright(rotation, orient(facing).rotation)
 
 
+@pytest.mark.parametrize("off", [0.0, 1e-13, 1e-9, 1e-6, 1e-5, 1e-3, 1.0, 2.0])
+@pytest.mark.parametrize("near", [1.0, -1.0])
+def test_the_smallest_turn_up_is_exact_near_both_ends_too(off: float, near: float) -> None:
+    direction = np.array([0.6 * np.sin(off), -0.8 * np.sin(off), near * np.cos(off)])
+    turn = turn_up(direction)
+    assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-12) and np.linalg.det(turn) > 0
+    assert np.allclose(turn @ direction, UP, atol=1e-12)
+    if off > 1e-9 or near > 0:
+        angle = off if near > 0 else np.pi - off
+        assert np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)) == pytest.approx(angle, abs=1e-6)
+
+
 @pytest.mark.parametrize("up", ["y", "z", "-z", "-x", "0.1,0.9,-0.2"])
 def test_up_of_the_format_or_of_the_user_is_taken_exactly(room: Facing, up: str) -> None:
     direction = parse_up(up)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from plyfile import PlyData, PlyElement
 
 import bifusion as package
@@ -39,6 +40,16 @@ def segmenter(tmp_path_factory) -> package.Segmenter:
         min_points=5, superpoint_threshold=0.0, panoptic_score_threshold=0.0, object_normalization=False
     )
     return package.load(save_run(tmp_path_factory.mktemp("run"), config), device="cpu")
+
+
+@pytest.mark.parametrize("part", ["out_cls", "x_mask", "out_sem"])
+def test_weights_that_answer_with_nan_are_named(tmp_path, room, part):
+    """As a training without a guard may end; classes and masks made of it would look like others."""
+    diverged = package.load(save_run(tmp_path, bifusion()), device="cpu")
+    for parameter in getattr(diverged.model.decoder, part).parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"room: .*checkpoints.* answers with NaN.*another checkpoint"):
+        diverged.predict(room)
 
 
 def test_arrays_are_as_documented(segmenter, room):

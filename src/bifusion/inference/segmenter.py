@@ -82,6 +82,7 @@ class Segmenter:
         """
         checkpoint = find_checkpoint(path_of(run, "run"))
         self.device = usable_device(device)
+        self.checkpoint = checkpoint
         model, self.config = load_model(checkpoint, self.device)
         trained_in = "32-true" if self.device.type == "cpu" else self.config.trainer.precision
         self.dtype = autocast_dtype(precision or trained_in, self.device)
@@ -116,7 +117,8 @@ class Segmenter:
             up: which axis of a mesh file points up; None: y in glTF, z in all others.
 
         Raises:
-            InputError: whatever is wrong with the scene, by file or argument.
+            InputError: whatever is wrong with the scene, by file or argument; a checkpoint that answers
+                with NaN.
         """
         asked = self._asked(scene, scale, up)
         given = asked.scenes.scene(asked.name)
@@ -140,10 +142,22 @@ class Segmenter:
     def _result(self, batch: Batch, where: str, has_views: bool) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
+        self._check_finite(prediction, where)
         if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
         (result,) = self.config.postprocess.results(prediction, batch, self.labels)
         return result
+
+    def _check_finite(self, prediction: Prediction, where: str) -> None:
+        """InputError where the network answers with NaN: what follows would make classes of it."""
+        last = prediction.layers[-1]
+        answers = [last.class_logits, last.mask_logits, last.scores, prediction.semantic_logits]
+        flat = [tensor.isnan().any() for answer in answers for tensor in answer or []]
+        if torch.stack(flat).any():
+            narrow = "precision 32-true: float16 overflows where that does not"
+            wide = "another checkpoint: a training without a guard may end in such weights"
+            advice = narrow if self.dtype == torch.float16 else wide
+            raise InputError(f"{where}: {self.checkpoint} answers with NaN, no number; take {advice}")
 
     def _forward(self, batch: Batch) -> Prediction:
         narrow = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)

@@ -91,11 +91,13 @@ def parse_up(text: str) -> np.ndarray:
 def turn_up(direction: np.ndarray) -> np.ndarray:
     """(3, 3) the smallest turn that brings a unit vector to z (for −z: half a turn about x)."""
     axis, cosine = np.cross(direction, AXES["z"]), direction[2]
-    if cosine < -1 + 1e-12:
+    sine = float(np.linalg.norm(axis))
+    if cosine < 0 and sine < 1e-12:
         return np.diag([1.0, -1.0, -1.0])
     x, y, z = axis
     skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + skew + skew @ skew / (1 + cosine)
+    # sin² / (1 − cos) and 1 + cos are the same; near −z the second, near z the first loses its digits
+    return np.eye(3) + skew + skew @ skew / (1 + cosine if cosine > 0 else sine**2 / (1 - cosine))
 
 
 def about_z(angle: float) -> np.ndarray:

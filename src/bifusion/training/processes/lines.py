@@ -45,7 +45,7 @@ class Place:
     def _number_of(self, lines: Lines) -> int | None:
         """Who has connected; None: a stranger."""
         try:
-            (hello, *_) = lines.receive() or [{}]
+            hello = _first(lines)
         except (ValueError, RecursionError):  # no JSON; brackets without end
             return None
         known = isinstance(hello, dict) and hello.get("token") == self.token
@@ -100,6 +100,14 @@ class Lines:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def _first(lines: Lines) -> Any:
+    """The first message, in however many pieces it comes; None where it does not within some time."""
+    until = time.monotonic() + CONNECT_SECONDS
+    while not (messages := lines.receive()) and not lines.broken and time.monotonic() < until:
+        pass
+    return messages[0] if messages else None
 
 
 class Selected:
