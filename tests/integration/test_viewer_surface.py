@@ -74,6 +74,22 @@ def test_a_key_and_a_button_show_triangles_and_points(opened):
     assert opened.complaints == [] and len(opened.requests) == 1
 
 
+def test_a_graphics_processor_that_goes_and_comes_back(opened):
+    """As when a laptop wakes: what was drawn is drawn again, triangles, colours and selection alike."""
+    opened.app("app.setMode('class'); app.select({ source: 'predicted', object: 1, label: 0 });")
+    shown, status = opened.screenshot(), opened.page.locator("#status")
+    opened.run("window.taken = bifusionView.app.renderer.gl.getExtension('WEBGL_lose_context')")
+    opened.run("taken.loseContext()")
+    status.get_by_text("took the graphics processor away").wait_for()
+    opened.run("bifusionView.app.redraw()")
+    opened.run("taken.restoreContext()")
+    status.wait_for(state="hidden")
+    opened.settle()
+    again = opened.screenshot()
+    assert np.abs(again.astype(int) - shown).max() <= 2
+    assert opened.complaints == []
+
+
 def test_what_has_no_triangles_offers_none(browser, scan, tmp_path):
     write_view(tmp_path / "view.html", ShownScan("cloud", scan.coord, scan.color))
     cloud = Opened(browser, (tmp_path / "view.html").as_uri())

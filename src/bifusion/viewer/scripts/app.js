@@ -19,6 +19,7 @@ class App extends Stage {
     this.cut = this.tallest > CUT_ABOVE_M + 0.2 ? CUT_ABOVE_M : this.tallest;
     this.camera = new OrbitCamera(this.boxLow, this.boxHigh);
     this.renderer = new Renderer(this.canvas, scan);
+    this.surviveLoss();
     this.labels = new Labels(document.getElementById("labels"), this);
     this.drawing = new Drawing(document.getElementById("lines"), this);
     const keys = keyTable(this);
@@ -251,6 +252,7 @@ class App extends Stage {
   }
 
   frame(now) {
+    if (this.lost) return;
     if (this.lastFrame && this.frames.length < 4000) this.frames.push(now - this.lastFrame);
     this.lastFrame = now;
     if (this.camera.advance(now)) this.renderer.dirty = true;

@@ -53,6 +53,26 @@ class Stage {
     return [left + ((x / w + 1) / 2) * width, top + ((1 - y / w) / 2) * height];
   }
 
+  /** A browser may take the graphics processor away, as when a laptop wakes, and give it back empty. */
+  surviveLoss() {
+    const status = document.getElementById("status");
+    this.canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault(); // else it never comes back
+      this.lost = true;
+      status.textContent = "The browser took the graphics processor away; the picture comes back with it.";
+      status.hidden = false;
+    });
+    this.canvas.addEventListener("webglcontextrestored", () => {
+      const { faces } = this.renderer;
+      this.renderer = new Renderer(this.canvas, this.scan);
+      if (faces) this.renderer.takeFaces(faces.corners);
+      Object.assign(this, { lost: false, asleep: true });
+      status.hidden = true;
+      this.resize();
+      this.recolor();
+    });
+  }
+
   /** Triangles instead of points, or points again. */
   async setSurface(on) {
     if (!this.scan.faces) return;
