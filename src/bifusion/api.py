@@ -244,7 +244,7 @@ def find(
         prediction: of the same points, whose objects are ranked; `Segmenter.predict` makes one.
         device: where a tower that is named runs; None: a GPU if there is one.
     """
-    from bifusion.data.open_scene import OpenScene
+    from bifusion.data.open_scene import OpenScene, open_folder
     from bifusion.inference.find import find_words, require_views
     from bifusion.inference.found import Instances
     from bifusion.inference.segmentation import Segmentation
@@ -252,7 +252,8 @@ def find(
     from bifusion.models.towers.clip_text import check_words
 
     words = check_words(words)
-    opened = open_scene(scene) if isinstance(scene, str | os.PathLike) else scene
+    is_path = isinstance(scene, str | os.PathLike)
+    opened = open_folder(path_of(scene, "scene"), annotated=False) if is_path else scene
     require(isinstance(opened, OpenScene), scene, "scene", "a path, or what open_scene returned")
     require_views(opened)
     predicted = prediction is None or isinstance(prediction, Segmentation | Instances)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import bifusion as package
 from bifusion.data.open_scene import open_folder
+from bifusion.errors import InputError
 from bifusion.inference.export import write_result
 from bifusion.inference.find import FindOptions, find_words
 from bifusion.inference.found import Instances
@@ -146,6 +148,17 @@ def test_from_python(clip, scene) -> None:
     tower = load_word_tower(str(clip[0]), clip[1])
     again = package.find(package.open_scene(scene), ["a red chair"], tower)
     assert np.array_equal(again.superpoints.similarity, found.superpoints.similarity, equal_nan=True)
+
+
+def test_annotation_is_not_looked_at(clip, scene, tmp_path) -> None:
+    """A single scene that was copied out of its data set, which says what its classes are."""
+    alone = tmp_path / "alone"
+    shutil.copytree(scene, alone)
+    (alone / "segment200.npy").unlink(missing_ok=True)
+    (alone / "segment20.npy").rename(alone / "segment.npy")
+    with pytest.raises(InputError, match="nothing says its classes"):
+        package.open_scene(alone)
+    assert len(package.find(alone, "a red chair", str(clip[0]), weights=clip[1]).points)
 
 
 @pytest.mark.wrong_types

@@ -212,6 +212,27 @@ def test_registered_depth_of_another_size_takes_the_color_camera(room):
     assert np.allclose(made.depth_K, view.depth_K) and made.depth_cam2world is made.color_cam2world
 
 
+def test_depth_of_another_shape_needs_its_own_camera(room):
+    """16:9 colour beside 4:3 depth: one of the two is cropped, and nobody says how."""
+    view = room["views"][0]
+    given = (view.color[:36], view.depth_m, view.color_K - [[0, 0, 0], [0, 0, 6], [0, 0, 0]])
+    with pytest.raises(InputError, match="view a: depth_m is 40×30 and color 64×36.* give depth_K"):
+        bifusion.posed_view(*given, view.color_cam2world, name="a")
+    bifusion.posed_view(*given, view.color_cam2world, depth_K=view.depth_K)
+
+
+@pytest.mark.parametrize("name", [".0", "x" * 201, "ü" * 101, "a/b", ""])
+def test_a_view_s_name_must_be_one_of_a_file_that_is_seen(room, name):
+    view = room["views"][0]
+    with pytest.raises(InputError, match="a view is called .* expected a file name .* dot, of"):
+        bifusion.posed_view(view.color, view.depth_m, view.color_K, view.color_cam2world, name=name)
+
+
+def test_a_scene_may_be_called_as_a_mesh_file_is(room, tmp_path):
+    folder = bifusion.write_scene(tmp_path / "room.ply", room["coord"], room["color"])
+    assert len(bifusion.open_scene(folder).coord) == len(room["coord"])
+
+
 def test_what_is_masked_is_no_measurement(room):
     coord, color = np.ma.array(room["coord"]), room["color"]
     assert len(bifusion.make_scene(coord, color).coord) == len(coord)  # nothing is masked

@@ -135,6 +135,14 @@ def test_scannet200_stuff_is_wall_and_floor():
     assert sorted(sum(splits.values(), ())) == list(range(200))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int8])
+def test_unsigned_instance_ids_have_none_too(kind):
+    """As 16-bit pictures have them: −1 must not become 65,535, an instance of all stuff."""
+    segment, instance = np.array([4, 0, -1, 6]), np.array([1, 0, 0, 2], kind)
+    _, cleaned = clean_labels(segment, instance, SCANNET20, "test", 4)
+    assert cleaned.dtype == np.int64 and cleaned.tolist() == [1, -1, -1, 2]
+
+
 def test_labels_outside_the_set_are_refused():
     with pytest.raises(InputError, match="test: labels go from 3 to 20"):
         clean_labels(np.array([3, 20]), None, SCANNET20, "test", 2)

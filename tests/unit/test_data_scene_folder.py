@@ -243,6 +243,10 @@ def test_unknown_view_and_missing_cameras(folder):
     (folder / "views" / "cameras.npz").write_bytes(b"PK")
     with pytest.raises(InputError, match="cameras.npz: not a readable .npz"):
         load_scene(folder, SCANNET20)
+    (folder / "views" / "cameras.npz").unlink()  # as by a rule that ignores *.npz
+    with pytest.raises(InputError, match="cameras.npz: missing; a scene with views needs it"):
+        load_scene(folder, SCANNET20)
+    assert load_scene(folder, SCANNET20, read_views=False).view_names == []
 
 
 # ------------------------------------------------------------------------------ arrays of other software

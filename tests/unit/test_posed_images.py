@@ -7,8 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bifusion.datasets.recordings.intrinsics import Calibration
 from bifusion.datasets.scannet.posed_images import find_posed_images
 from bifusion.errors import InputError
+
+
+def test_intrinsics_that_are_given_are_of_both_cameras(tmp_path: Path) -> None:
+    """The fused geometry comes of depth: colour's alone would leave it as it was."""
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (tmp_path / name).mkdir()
+    np.savetxt(tmp_path / "pose" / "0.txt", np.eye(4))
+    for camera in ("color", "depth"):
+        np.savetxt(tmp_path / "intrinsic" / f"intrinsic_{camera}.txt", np.diag([300, 300, 1.0]))
+    own = find_posed_images(tmp_path).depth_camera()
+    assert own is not None and own.K[0, 0] == 300
+    given = find_posed_images(tmp_path, Calibration(np.diag([525, 525, 1.0])))
+    assert given.color_K[0, 0] == 525 and given.depth_camera() is None
 
 
 def test_depth_in_another_format_is_not_passed_over(tmp_path: Path) -> None:

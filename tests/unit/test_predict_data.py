@@ -70,6 +70,17 @@ def test_predictions_of_other_weights_or_scenes_are_not_taken_for_these(data, ru
     assert set(found.failed) == set(scenes) and "of other weights" in found.failed["one"]
 
 
+def test_a_changed_scene_without_sums_is_not_taken_for_the_same(data, run, tmp_path):
+    """As a foreign folder has none, and one of ours whose array is rewritten a second time."""
+    scene = data / "val" / "two"
+    (scene / "sums.json").unlink()
+    scenes, out = scenes_below(data / "val"), tmp_path / "out"
+    predict_scenes(run, scenes, out, device="cpu")
+    assert predict_scenes(run, scenes, out, device="cpu").kept == list(scenes)
+    np.save(scene / "color.npy", 255 - np.load(scene / "color.npy"))
+    assert "the scene as it was before" in predict_scenes(run, scenes, out, device="cpu").failed["two"]
+
+
 def test_predictions_in_another_precision_are_not_taken_for_these(data, run, tmp_path, bifusion):
     scenes, out = scenes_below(data / "val"), tmp_path / "out"
     asked = ("predict", run, data / "val", "--out", out, "--no-view")

@@ -320,6 +320,7 @@ def test_views_are_asked_of_recordings_alone(tmp_path: Path, capsys: pytest.Capt
         ("scene", ScanOptions(up="z", most_frames=2, spacing_m=0.1), "--up, --most-frames, --spacing-m"),
         ("scene", ScanOptions(opening=OpenOptions(intrinsics=np.eye(3))), "--intrinsics"),
         ("recording", ScanOptions(scale=0.001), "--scale"),
+        ("recording", ScanOptions(spacing_m=0.01), "--spacing-m"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(

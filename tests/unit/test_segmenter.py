@@ -209,6 +209,16 @@ def test_a_bare_scene_in_millimetres_is_told(segmenter, room, caplog):
     assert "scene bare: the scan is 2,4" in caplog.text and "likely in millimetres" in caplog.text
 
 
+def test_a_folder_on_its_side_is_told_however_it_is_opened(segmenter, tmp_path, caplog):
+    path = make_tiny_scene(tmp_path / "room", num_views=0)
+    np.save(path / "coord.npy", np.load(path / "coord.npy")[:, [0, 2, 1]])
+    arrays = {name: np.load(path / f"{name}.npy") for name in ("coord", "color")}
+    for scene in (path, package.open_scene(path), package.make_scene(**arrays)):
+        caplog.clear()
+        segmenter.predict(scene)
+        assert caplog.text.count("y points up rather than z") == 1
+
+
 def test_a_model_without_semantic_head_gives_the_class_of_the_instance():
     masks = np.packbits(np.array([[1, 1, 0, 0], [0, 1, 1, 0]], dtype=bool), axis=1)
     result = SceneResult("room", 4, masks, np.array([5, 3], np.int16), np.array([0.9, 0.4], np.float32))

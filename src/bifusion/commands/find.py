@@ -79,7 +79,7 @@ def find(args: list[str]) -> int:
     asked = check_words(wanted.words)
     classes = () if wanted.label_set is None else get_label_set(wanted.label_set).class_names
     options = FindOptions(wanted.views, wanted.image_size, wanted.voxel_size_m)
-    scene, console = open_folder(wanted.scene), Console()
+    scene, console = open_folder(wanted.scene, annotated=False), Console()
     require_views(scene)
     tower = _tower(wanted, scene, options)
     shown = show_with(wanted.scene, wanted.prediction)

@@ -17,6 +17,8 @@ from bifusion.errors import InputError
 from bifusion.types import BatchView, DisagreeingView, View
 
 SAME_POSE_TOLERANCE = 1e-6
+SAME_ASPECT = 0.02
+"""Largest difference of two images' aspects of which one is the other resized."""
 
 
 @dataclass
@@ -72,6 +74,12 @@ def encoder_size(size: tuple[int, int], long_side: int, patch_size: int) -> tupl
     scale = long_side / max(size)
     width, height = (max(1, math.floor(side * scale / patch_size + 0.5)) * patch_size for side in size)
     return width, height
+
+
+def is_resized(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether an image of one size (width, height) can be one of the other, resized to whole pixels."""
+    across, down = size[0] * other[1], size[1] * other[0]
+    return abs(across - down) <= SAME_ASPECT * down
 
 
 def resize_intrinsics(K: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:

@@ -31,6 +31,9 @@ class OpenScene(Scene):
     """(3,) float64 metres that were taken off points and poses, as they were far from the origin."""
     notes: list[str] = field(default_factory=list)
     """What one should know of how the input was understood."""
+    judged: bool = False
+    """Whether unit and upright were looked at as it was opened, and are in `notes`; else predicting
+    looks at them."""
 
 
 class StoredViews(Mapping[str, View]):
@@ -51,19 +54,20 @@ class StoredViews(Mapping[str, View]):
         return len(self._cameras.names)
 
 
-def open_folder(folder: Path, labels: LabelSet | None = None) -> OpenScene:
+def open_folder(folder: Path, labels: LabelSet | None = None, *, annotated: bool = True) -> OpenScene:
     """The scene in `folder` (CONVENTIONS.md, "A scene on disk"), its arrays as memory maps.
 
     Args:
         labels: the classes to read; None: those of its data set's labels.json, else the built-in ones
             (scannet20 before scannet200) whose file is there.
+        annotated: False: annotation is not looked at.
 
     Raises:
         InputError: a missing, truncated or misshapen array; a segment.npy of which nothing says the
             classes.
     """
     folder = Path(folder).resolve()
-    labels = labels or _labels_of(folder)
+    labels = (labels or _labels_of(folder)) if annotated else None
     scene = load_scene(folder, labels)
     views = StoredViews(folder) if scene.view_names else {}
     return OpenScene(**vars(scene), views=views, labels=labels, offset_m=read_offset(folder))

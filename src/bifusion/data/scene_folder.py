@@ -19,7 +19,7 @@ import numpy as np
 
 from bifusion.data.checks import check_scene, require_text
 from bifusion.data.scene_sums import SUMS, write_sums
-from bifusion.data.view_files import load_cameras, read_cameras, write_views
+from bifusion.data.view_files import has_views, load_cameras, read_cameras, write_views
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet, check_labels
 from bifusion.storage.files import write_array
@@ -70,7 +70,7 @@ def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True
             f"`bifusion prepare superpoints {folder}` (a whole data set at once: name its folder)"
         )
     segment, instance = (None, None) if labels is None else load_labels(folder, labels, count)
-    has_views = read_views and (folder / "views" / "cameras.npz").exists()
+    views = read_views and has_views(folder)
     return Scene(
         name=folder.name,
         coord=coord,
@@ -79,7 +79,7 @@ def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True
         segment=segment,
         instance=instance,
         normal=normal,
-        view_names=load_cameras(folder).names if has_views else [],
+        view_names=load_cameras(folder).names if views else [],
     )
 
 

@@ -19,7 +19,7 @@ from bifusion.data.scene_folder import (
     scene_folders,
     segment_file,
 )
-from bifusion.data.view_files import load_view
+from bifusion.data.view_files import has_views, load_view
 from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import Scene, View
@@ -97,7 +97,7 @@ class SceneFolders:
         return segment is not None and bool((segment >= 0).any())
 
     def has_views(self, name: str) -> bool:
-        return (self.folder / name / "views" / "cameras.npz").exists()
+        return has_views(self.folder / name)
 
 
 class OutsideScenes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from bifusion.errors import InputError
 from bifusion.storage.files import filled_in_memory
 from bifusion.types import View
 from bifusion.untrusted.arrays import load_npz
+from bifusion.untrusted.files import is_leftover
 from bifusion.untrusted.pictures import DEPTH_SCALE, image_size, read_color, read_depth_m
 
 JPEG_QUALITY = 95
+MOST_NAME_BYTES = 200
+"""Of a view's name: file systems take 255, with the ending and what is written beside."""
 MOST_CAMERA_BYTES = 256 << 20
 """Of cameras.npz; a view takes half a kilobyte."""
 
@@ -46,6 +50,12 @@ class Cameras:
     color_size: np.ndarray
     """(V, 2) int64 width, height; like depth_size."""
     depth_size: np.ndarray
+
+
+def has_views(folder: Path) -> bool:
+    """Whether a scene folder has views, be it that their cameras are lost: `load_cameras` tells that."""
+    views = Path(folder) / "views"
+    return views.is_dir() and any(not is_leftover(path) for path in views.iterdir())
 
 
 def load_cameras(folder: Path) -> Cameras:
@@ -189,8 +199,12 @@ def write_views(folder: Path, views: Iterable[View]) -> list[str]:
 
 def check_view_name(name: str) -> None:
     """InputError for a name that cannot be a file's in views/."""
-    if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
-        raise InputError(f"views: a view is called {name!r}; expected a file name without / or ending")
+    plain = name and Path(name).name == name and "\0" not in name and not name.startswith(".")
+    if not plain or len(os.fsencode(name)) > MOST_NAME_BYTES:
+        raise InputError(
+            f"views: a view is called {name[:80]!r}; expected a file name without / or ending, that "
+            f"does not begin with a dot, of {MOST_NAME_BYTES} bytes at most"
+        )
 
 
 def check_turned(path: Path, tag: int, K: np.ndarray, size: tuple[int, int]) -> None:

@@ -137,10 +137,11 @@ def clean_labels(
     segment = segment.astype(np.int64)
     if instance is None:
         return segment, none
+    instance = instance.astype(np.int64)  # in unsigned ids, as of 16-bit pictures, −1 would be 65,535
     is_thing = np.zeros(label_set.num_classes + 1, bool)  # the last entry answers for −1
     is_thing[list(label_set.thing_classes)] = True
     first = 1 if zero_is_none else 0
-    return segment, np.where(is_thing[segment] & (instance >= first), instance, -1).astype(np.int64)
+    return segment, np.where(is_thing[segment] & (instance >= first), instance, -1)
 
 
 def superpoint_labels(

@@ -108,6 +108,7 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
         axis_alignment=None if upward == "z" else placed.placement.aligned,
         offset_m=placed.placement.offset_m,
         notes=placed.notes,
+        judged=True,
     )
 
 

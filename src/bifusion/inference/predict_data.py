@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bifusion.data.scene_sums import scene_files_state
+from bifusion.data.scene_sums import read_state, scene_files_state
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
 from bifusion.inference.segmenter import Segmenter
@@ -157,7 +157,9 @@ def _require_same(folder: Path, made_of: dict[str, str]) -> None:
 
 
 def _scene_digest(scene: Path) -> str:
-    """Of sizes and sums of the scene's files."""
+    """Of sizes and sums of the scene's files; of which nobody has a sum are read for it."""
     state = scene_files_state(scene)
-    text = "".join(f"{name} {one.bytes} {one.sha256}\n" for name, one in sorted(state.items()))
+    read = {name: read_state(scene, name) for name, one in state.items() if one.sha256 is None}
+    states = sorted({**state, **read}.items())
+    text = "".join(f"{name} {one.bytes} {one.sha256}\n" for name, one in states)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -182,8 +182,9 @@ class Segmenter:
             )
         opened = scene if isinstance(scene, OpenScene) else OpenScene(**vars(scene))
         one = OneScene(scene, read_views=self.config.data.max_views > 0)
-        judged = isinstance(scene, OpenScene)  # a bare Scene is as its arrays came
-        return _Asked(one, scene.name, f"scene {scene.name}", opened.offset_m, opened.notes, judged)
+        return _Asked(
+            one, scene.name, f"scene {scene.name}", opened.offset_m, opened.notes, opened.judged
+        )
 
     def _asked_folder(self, folder: Path) -> _Asked:
         dataset, index = dataset_of(folder, self.config.data)

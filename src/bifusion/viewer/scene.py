@@ -15,7 +15,7 @@ from bifusion.data.checks import check_finite
 from bifusion.data.images import EncoderView, encoder_view
 from bifusion.data.scene_folder import load_labels, load_points, segment_file
 from bifusion.data.view_agreement import ViewAgreementConfig, find_disagreement
-from bifusion.data.view_files import load_cameras, load_view
+from bifusion.data.view_files import has_views, load_cameras, load_view
 from bifusion.data.view_fit import ScanSample
 from bifusion.data.voxels import clean_labels
 from bifusion.errors import InputError
@@ -110,7 +110,7 @@ def _show_views(
     folder: Path, coord: np.ndarray, color: np.ndarray
 ) -> tuple[tuple[ShownView, ...], np.ndarray | None, tuple[str, ...]]:
     """The views, how many of them see each point (None without views), and what to know of them."""
-    if not (folder / "views" / "cameras.npz").exists():
+    if not has_views(folder):
         return (), None, ()
     try:
         cameras = load_cameras(folder)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_view
-from bifusion.data.images import resize_intrinsics
+from bifusion.data.images import is_resized, resize_intrinsics
 from bifusion.data.view_files import check_view_name
 from bifusion.datasets.arrays.arguments import as_array
 from bifusion.datasets.placement import Placement
@@ -16,6 +16,7 @@ from bifusion.errors import InputError
 from bifusion.types import View
 from bifusion.untrusted.pictures import image_size
 
+Size = tuple[int, int]
 DEPTH_M = (0.05, 50.0)
 """Where the median of what a view measured lies indoors: millimetres are far beyond, kilometres and
 depth that was divided twice far below."""
@@ -45,7 +46,7 @@ def posed_view(
     picture, depth = as_array(color, "color"), as_array(depth_m, "depth_m")
     matrix, pose = as_array(K, "K", np.float64), as_array(cam2world, "cam2world", np.float64)
     if depth_K is None and matrix.shape == (3, 3) and picture.ndim == 3 and depth.ndim == 2:
-        depth_K = resize_intrinsics(matrix, image_size(picture), image_size(depth))
+        depth_K = _registered(matrix, image_size(picture), image_size(depth), str(name))
     view = View(
         name=str(name),
         color=picture,
@@ -59,6 +60,16 @@ def posed_view(
     )
     _check_view(view)
     return view
+
+
+def _registered(K: np.ndarray, color: Size, depth: Size, name: str) -> np.ndarray:
+    """`K` of the colour image at the size of a depth image of the same camera."""
+    if not is_resized(depth, color):
+        raise InputError(
+            f"views: view {name}: depth_m is {depth[0]}×{depth[1]} and color {color[0]}×{color[1]} "
+            "pixels: one is not the other resized; give depth_K, the depth camera's own"
+        )
+    return resize_intrinsics(K, color, depth)
 
 
 def check_views(views: Any) -> None:

@@ -23,8 +23,8 @@ EXPECTED = "a mesh or cloud in .ply, .obj, .glb, .las, .laz, .e57 or .pcd"
 
 
 def is_mesh_file(path: Path) -> bool:
-    """Whether the ending is that of a mesh or cloud."""
-    return path.suffix.lower() in READERS
+    """Whether the ending is that of a mesh or cloud, and it is no folder."""
+    return path.suffix.lower() in READERS and not path.is_dir()
 
 
 def check_unplaced(what: Path | str, scale: float | None, up: str | None) -> None:

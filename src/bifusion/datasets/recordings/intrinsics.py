@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_intrinsics
-from bifusion.data.images import resize_intrinsics
+from bifusion.data.images import is_resized, resize_intrinsics
 from bifusion.data.view_files import check_turned
 from bifusion.datasets.recordings.text_files import json_numbers, read_json, read_matrix
 from bifusion.errors import InputError
 
-SAME_ASPECT = 0.02
-"""Largest difference of the factors along x and y of a picture that another one resized may be."""
 MOST_PIXELS = 100_000
 """Of a picture's side."""
 NAMES = (
@@ -47,8 +45,7 @@ class Calibration:
         """(3, 3) for pictures of `size` (width, height), which may be the camera's, resized."""
         K = self.K
         if self.size is not None and self.size != size:
-            across, down = size[0] / self.size[0], size[1] / self.size[1]
-            if abs(across / down - 1) > SAME_ASPECT:
+            if not is_resized(size, self.size):
                 raise InputError(
                     f"{where}: is {size[0]}×{size[1]} pixels, its camera has {self.size[0]}×"
                     f"{self.size[1]}: one is not the other resized; give --intrinsics for this size"
@@ -102,7 +99,7 @@ def of_one_size(camera: Calibration, color: Size, depth: Size, where: str) -> tu
     Raises InputError: one size is not the other resized; it may be of both, or is of neither.
     """
     sizes = f"colour is {color[0]}×{color[1]} pixels, depth {depth[0]}×{depth[1]}"
-    if abs(color[0] * depth[1] / (color[1] * depth[0]) - 1) > SAME_ASPECT:
+    if not is_resized(depth, color):
         raise InputError(
             f"{where}: {sizes}: one is not the other resized, and in this layout depth is registered to "
             "colour; register it (and crop neither), then export the recording again"

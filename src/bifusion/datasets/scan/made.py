@@ -76,5 +76,6 @@ def made_scan(
         axis_alignment=placement.aligned,
         offset_m=placement.offset_m,
         notes=list(lines),
+        judged=True,
     )
     return MadeScan(kind, scene, mesh, surface.coord, placement, source, lines)

@@ -85,6 +85,6 @@ def open_made(folder: Path, telling: Telling) -> MadeScan:
     telling.add([f"scene folder of {len(coord):,} points and {len(scene.view_names)} views"])
     telling.add(scene_notes(np.asarray(scene.coord), scene.normal))
     views = StoredViews(folder) if scene.view_names else {}
-    opened = OpenScene(**vars(scene), views=views, offset_m=offset_m)
+    opened = OpenScene(**vars(scene), views=views, offset_m=offset_m, judged=True)
     placement = Placement(offset_m=offset_m)
     return MadeScan("scene", opened, mesh, coord, placement, folder.name, list(telling.lines))

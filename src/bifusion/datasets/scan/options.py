@@ -70,6 +70,13 @@ RECORDING = InputKind(
     "a recording, whose poses are in metres and whose depth has --depth-scale",
     tuple({field.name for field in (*fields(ScanOptions), *fields(OpenOptions))} - {"scale"}),
 )
+FUSED = InputKind(
+    "a recording whose depth is fused, by --voxel-size-m",
+    tuple({*RECORDING.heeded} - {"spacing_m"}),
+)
+WITH_MESH = InputKind(
+    "a recording that comes with its mesh", tuple({*RECORDING.heeded} - {"voxel_size_m", "most_frames"})
+)
 
 
 def refuse_without_effect(path: Path, options: ScanOptions, kind: InputKind) -> None:

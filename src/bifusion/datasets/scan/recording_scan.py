@@ -22,7 +22,7 @@ from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.upright import upright
 from bifusion.datasets.scan.made import MadeScan, made_scan
 from bifusion.datasets.scan.mesh_scan import place, sampled
-from bifusion.datasets.scan.options import ScanOptions
+from bifusion.datasets.scan.options import FUSED, WITH_MESH, ScanOptions, refuse_without_effect
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.superpoints.normals import mesh_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
@@ -39,6 +39,7 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
     Raises InputError: as `open_recording`, `check_recording` and `fuse`; an upright that cannot be told.
     """
     recording = open_recording(path, options.opening, layout=options.layout)
+    refuse_without_effect(path, options, FUSED if recording.mesh is None else WITH_MESH)
     telling.add(check_recording(recording).lines)
     try:
         mesh = _mesh_of(recording, options, telling)

@@ -76,7 +76,7 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
     Frames are those that have a pose file, in the order of their numbers.
 
     Args:
-        color_camera: in place of the folder's.
+        color_camera: in place of the folder's two; depth is registered to colour then.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
@@ -87,9 +87,10 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
         )
-    depth_file = _camera_file(folder, DEPTH_CAMERA)
-    depth_camera = _read_camera(depth_file) if depth_file else None
+    depth_camera = None
     if color_camera is None:
+        depth_file = _camera_file(folder, DEPTH_CAMERA)
+        depth_camera = _read_camera(depth_file) if depth_file else None
         color_file = _camera_file(folder, COLOR_CAMERA)
         if color_file is None:
             expected = folder / ("intrinsic/intrinsic_color.txt" if exported else "intrinsic.txt")

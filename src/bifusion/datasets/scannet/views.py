@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from bifusion.data.checks import check_pose
-from bifusion.data.images import resize_intrinsics
+from bifusion.data.images import is_resized, resize_intrinsics
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
@@ -212,8 +212,7 @@ def sensor_calibration(meta: ScanMeta, depth_size: tuple[int, int]) -> tuple[np.
 
 
 def _check_aspect(path: Path, color_size: tuple[int, int], depth_size: tuple[int, int]) -> None:
-    stretch = (depth_size[0] / color_size[0]) / (depth_size[1] / color_size[1])
-    if abs(stretch - 1) > 0.02:
+    if not is_resized(depth_size, color_size):
         raise InputError(
             f"{path}: depth is {depth_size[0]}×{depth_size[1]} and colour "
             f"{color_size[0]}×{color_size[1]} pixels: one is not the other resized; "
