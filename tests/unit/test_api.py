@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from bifusion.errors import InputError
 from bifusion.runs.run_folder import RunStatus
 from run_factory import FakeRun
 from scene_factory import make_tiny_scene
+from tiny_runs import make_tiny_data
 
 
 def test_import_brings_no_torch():
@@ -88,6 +90,30 @@ def test_what_cannot_be_trained_is_named(tmp_path):
         bifusion.compare(out=tmp_path)
     with pytest.raises(InputError, match="no checkpoint here"):
         bifusion.load(tmp_path)
+
+
+def test_what_would_be_trained_twice_is_refused(tmp_path):
+    """Before anything is trained: the second would find the first at work in its folder."""
+    data, out, name = make_tiny_data(tmp_path / "rooms", 1, 1), tmp_path / "out", "oneformer3d_small"
+    for recipes, seeds in (((name, name), 0), (name, (0, 0))):
+        with pytest.raises(InputError, match=f"{name}-seed0: asked for more than once"):
+            bifusion.compare(recipes, seeds=seeds, data=data, out=out)
+    there = FakeRun(arm="baseline", seed=1).write(tmp_path)
+    description = json.loads((there / "config.json").read_text())
+    (there / "config.json").write_text(json.dumps(description | {"name": name}))
+    with pytest.raises(
+        InputError, match=f"baseline-seed1: is {name} with seed 1, which would be trained"
+    ):
+        bifusion.compare(name, seeds=(0, 1), data=data, runs=there, out=out)
+
+
+def test_where_all_runs_crash_it_says_so(tmp_path, monkeypatch):
+    data = make_tiny_data(tmp_path / "rooms", 1, 1)
+    monkeypatch.setattr(
+        "bifusion.studies.comparison.run.train_runs", lambda runs, **_: [run.folder.name for run in runs]
+    )
+    with pytest.raises(InputError, match=r"oneformer3d_small-seed0: all runs crashed.* log\.txt"):
+        bifusion.compare("oneformer3d_small", data=data, out=tmp_path / "out")
 
 
 def test_finished_runs_are_compared(tmp_path, capsys):

@@ -82,6 +82,16 @@ def test_every_way_to_name_a_checkpoint(tmp_path, config):
         find_checkpoint(tmp_path / "checkpoints")
 
 
+def test_weights_beside_run_folders_are_no_checkpoint_of_theirs(tmp_path, config):
+    """As a file of the Hugging Face hub is called."""
+    save(tmp_path / "run" / "checkpoints", config)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    shutil.copy(last / "model.safetensors", tmp_path / "model.safetensors")
+    assert find_checkpoint(tmp_path / "run").resolve() == last.resolve()
+    with pytest.raises(InputError, match="no checkpoint here"):
+        find_checkpoint(last / "mistyped")
+
+
 def folders(checkpoints):
     """Everything in a checkpoint folder but its links."""
     return sorted(path.name for path in checkpoints.iterdir() if not path.is_symlink())

@@ -235,6 +235,31 @@ def test_of_several_rivals_without_views_an_arm_is_judged_by_its_own(tmp_path):
     assert "vs without_views:without_views_small" in verdict.figures
 
 
+def test_of_two_sizes_each_is_held_against_the_baseline_of_its_own(tmp_path):
+    folders = []
+    for size, planes in (("mini", [32, 64]), ("small", [8, 16])):
+        for arm in ("staged", "baseline", "without_views"):
+            folder = FakeRun(arm=arm).write(tmp_path / size)
+            set_in_config(folder, planes, "model", "unet", "planes")
+            description = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(description | {"name": f"{arm}_{size}"}))
+            folders.append(folder)
+    report = judge_comparison(group_runs([load_run(f) for f in folders]), audit=None, title="sizes")
+    for size in ("mini", "small"):
+        found = {v.criterion: v for v in report.verdicts if v.arm == f"staged:staged_{size}"}
+        assert f"vs baseline:baseline_{size}" in found["performance"].figures
+        assert found["stage 1"].outcome != "refused"
+
+
+def test_stage_1_is_not_judged_by_a_training_that_is_none_like_it(tmp_path):
+    fakes = [FakeRun(), FakeRun(arm="baseline", epochs=20), FakeRun(arm="without_views")]
+    report = judge_comparison(
+        group_runs([load_run(fake.write(tmp_path)) for fake in fakes]), audit=None, title="unlike"
+    )
+    found = {v.criterion: v.outcome for v in report.verdicts if v.arm == "staged"}
+    assert found["performance"] == found["stage 1"] == "refused"
+
+
 def test_mask3d_competes_on_ap_although_its_network_is_another(tmp_path):
     one = FakeRun("baseline").write(tmp_path)
     other = FakeRun("mask3d").write(tmp_path)

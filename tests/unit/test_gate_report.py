@@ -10,6 +10,7 @@ from bifusion.studies.comparison.verdicts import judge_fusion
 from bifusion.studies.figures.arms import find_role, group_runs
 from bifusion.studies.figures.run import load_run
 from run_factory import AUDIT, FakeRun, name_parts
+from verdict_arms import set_in_config
 
 
 def arms_of(root, *fakes):
@@ -121,6 +122,15 @@ def test_no_fixed_gate_no_comparison(tmp_path):
     assert "learned minus fixed" not in verdict.figures
 
 
+def test_a_fixed_gate_whose_tower_came_of_another_folder_is_compared(tmp_path):
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "gate_half")]
+    for folder, place in zip(folders, ("a", "b"), strict=True):
+        set_in_config(folder, f"{place}/clip.pt", "model", "tower", "pretrained")
+    arms = group_runs([load_run(folder) for folder in folders])
+    staged = find_role(arms, "staged")
+    assert "learned minus fixed" in beside_fixed_gate(judge_fusion(staged), staged, arms).figures
+
+
 def test_a_fixed_gate_on_other_terms_is_not_compared(tmp_path):
     shorter = FakeRun(arm="gate_half", epochs=20)
     _, verdict = beside(tmp_path, FakeRun(), shorter)
@@ -157,6 +167,26 @@ def test_where_fusion_hurts_comes_first(tmp_path):
     assert {one.name for one in found.semantics if one.kind == "class"} >= {"door", "chair"}
     assert found.masks[0].figure == "mask coverage"
     assert found.masks[0].difference.by_seed == pytest.approx({0: -0.1, 1: -0.1})
+
+
+def test_groups_of_other_points_are_not_subtracted(tmp_path):
+    """What is seen depends on how many views an evaluation reads."""
+    few, many = ({"seen": {"points": points, "miou": 0.5}} for points in (1000, 6000))
+    fakes = [FakeRun(evaluation=few), FakeRun(arm="without_views", evaluation=many)]
+    fakes.append(FakeRun(arm="baseline", evaluation=few))
+    told = {
+        d.rival: {one.name for one in d.semantics} for d in fusion_differences(arms_of(tmp_path, *fakes))
+    }
+    assert "all points" in told["without_views"] and "seen by a view" not in told["without_views"]
+    assert "seen by a view" in told["baseline"]
+
+
+def test_a_rival_that_differs_in_more_than_images_shows_no_difference(tmp_path):
+    folders = [FakeRun(arm=arm).write(tmp_path) for arm in ("staged", "without_views", "baseline")]
+    for folder, dim in zip(folders, (96, 48, 96), strict=True):
+        set_in_config(folder, {"dim": dim}, "model", "fusion")
+    arms = group_runs([load_run(folder) for folder in folders])
+    assert [found.rival for found in fusion_differences(arms)] == ["baseline"]
 
 
 def test_only_pairs_of_seeds_that_were_trained_to_their_end_count(tmp_path):

@@ -149,6 +149,15 @@ def test_while_training_goes_on_nothing_is_judged(tmp_path):
     assert "so far mIoU" in verdict.evidence
 
 
+@pytest.mark.parametrize("miou", [0.5, 0.2])
+def test_seeds_that_have_not_ended_keep_a_verdict_open(tmp_path, miou):
+    """Else interrupting a bad seed would take it out of the verdict."""
+    early = FakeRun(seed=3, epochs_done=20, state="interrupted")
+    verdict = performance(tmp_path, *seeds(miou=miou), early, *rivals(miou=0.4))
+    assert verdict.outcome == ("indicative pass" if miou > 0.4 else "indicative fail")
+    assert "Seed 3 has not come to its end." in verdict.evidence
+
+
 def test_an_arm_that_was_evaluated_before_its_end_is_not_judged(tmp_path):
     early = FakeRun(epochs_done=20, state="interrupted", evaluated=True)
     assert performance(tmp_path, early, *rivals(1)).outcome == "not judged"

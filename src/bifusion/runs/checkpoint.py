@@ -126,7 +126,8 @@ def check_intact(checkpoint: Path, *, but: Collection[str] = ()) -> None:
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder meant by a run folder (its last one), a checkpoint folder or its weights."""
     path = Path(path)
-    for folder in (path, path.parent, path / "checkpoints" / "last"):
+    folders = [path.parent] if path.name == WEIGHTS else [path, path / "checkpoints" / "last"]
+    for folder in folders:
         if (folder / WEIGHTS).is_file():
             return folder
     raise InputError(

@@ -7,7 +7,7 @@ import dataclasses
 from bifusion.studies.comparison.performance import compare
 from bifusion.studies.comparison.report import Verdict
 from bifusion.studies.figures.arms import FIRST_ROLE, MIN_SEEDS, Arm
-from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.fairness import same_network, why_refused
 
 FIXED = "gate_half"
 """Role of the arm whose gate is 0.5 throughout."""
@@ -45,7 +45,7 @@ def _found(arm: Arm, arms: list[Arm]) -> tuple[str, dict]:
 
 def _same_model(arm: Arm, other: Arm) -> bool:
     """Of two sizes or towers each has a fixed gate of its own."""
-    return arm.first.settings.get("model") == other.first.settings.get("model")
+    return same_network(arm.first, other.first)
 
 
 def _told(gate: str, difference: float, outcome: str, seeds: int) -> str:

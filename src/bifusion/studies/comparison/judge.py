@@ -20,10 +20,11 @@ from bifusion.studies.comparison.report import (
     Stage,
     Verdict,
 )
+from bifusion.studies.comparison.rivals import rival_of
 from bifusion.studies.comparison.stage_verdicts import judge_stages
 from bifusion.studies.comparison.study_table import study_table
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
-from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
+from bifusion.studies.figures.arms import FIRST_ROLE, Arm
 from bifusion.studies.figures.cautions import cautions
 from bifusion.studies.figures.fairness import require_one_set, why_refused
 from bifusion.studies.figures.generated import generated
@@ -70,12 +71,12 @@ def judge_comparison(
 
 def judge_all(arms: list[Arm]) -> list[Verdict]:
     """Every verdict on every arm; the arm the comparison is about comes first."""
-    baseline, verdicts = find_role(arms, "baseline"), []
+    verdicts: list[Verdict] = []
     for arm in sorted(arms, key=lambda arm: arm.role != FIRST_ROLE):
         performance = judge_performance(arm, arms)
         fusion = beside_fixed_gate(judge_fusion(arm), arm, arms)
         verdicts += [judge_stability(arm), performance, fusion]
-        verdicts += judge_stages(arm, baseline, performance)
+        verdicts += judge_stages(arm, rival_of(arm, "baseline", arms), performance)
     return verdicts
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bifusion.errors import listing
 from bifusion.studies.comparison.report import Outcome, Verdict
+from bifusion.studies.comparison.rivals import DECISIVE, rival_of
 from bifusion.studies.comparison.verdicts import indicative, worst
 from bifusion.studies.figures.arms import FIRST_ROLE, MIN_SEEDS, ROLES, Arm, find_role
 from bifusion.studies.figures.fairness import why_more_than_images, why_refused
@@ -15,9 +16,9 @@ from bifusion.studies.figures.metrics import Sample, final_value, latest_value, 
 from bifusion.studies.figures.text import mean_spread, number, signed
 from bifusion.wording import plural
 
-DECISIVE = "without_views"
-"""The same network, losses and stages without images: only what images add is compared."""
 YARDSTICKS = ("baseline", DECISIVE)
+UNFINISHED: dict[Outcome, Outcome] = {"pass": "indicative pass", "fail": "indicative fail"}
+"""What an outcome becomes while seeds of the arm are missing: left out, a bad one would not count."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
         return _beside_control(arm, arms)
     metric = "ap" if arm.first.model_kind == "mask3d" else "miou"
     roles = ("baseline",) if metric == "ap" or arm.role == DECISIVE else YARDSTICKS
-    rivals = [rival for role in roles if (rival := _rival(arm, role, arms)) is not None]
+    rivals = [rival for role in roles if (rival := rival_of(arm, role, arms)) is not None]
     reason = why_refused([arm, *rivals]) or _why_not_decisive(arm, rivals)
     if reason:
         return Verdict("performance", arm.key, "refused", reason, {})
@@ -68,15 +69,11 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
         missing = [ROLES[role] for role in roles if find_role(arms, role) is None]
         evidence += f" Not among the runs: {listing(missing)}."
         outcome = "indicative pass" if outcome == "pass" else outcome
+    if going_on := [str(run.seed) for run in arm.runs if run.state in ("running", "interrupted")]:
+        evidence += f" Seed {listing(going_on)} has not come to its end."
+        outcome = UNFINISHED.get(outcome, outcome)
     figures = {"metric": metric} | {f"vs {c.rival.key}": c.figures for c in comparisons}
     return Verdict("performance", arm.key, outcome, evidence, figures)
-
-
-def _rival(arm: Arm, role: str, arms: list[Arm]) -> Arm | None:
-    """The arm with `role`; of several without views, as of two sizes, the one that is this arm's own."""
-    of_role = [other for other in arms if other.role == role]
-    own = (other for other in of_role if role != DECISIVE or why_more_than_images(arm, other) is None)
-    return next(own, of_role[0] if of_role else None)
 
 
 def _why_not_decisive(arm: Arm, rivals: list[Arm]) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.page import render_page
@@ -19,7 +19,7 @@ from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.terminal import print_table
 from bifusion.studies.figures.arms import group_runs
 from bifusion.studies.figures.fairness import require_one_set
-from bifusion.studies.figures.run import Record, load_run, read_json
+from bifusion.studies.figures.run import Record, Run, load_run, read_json
 from bifusion.studies.page.files import write_study
 from bifusion.studies.page.room_views import write_room_views
 from bifusion.studies.training_runs.plan import (
@@ -84,6 +84,11 @@ def _compare(
             accept_changes=wanted.accept_changes,
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
+    if not folders:
+        raise InputError(
+            f"{listing(crashed)}: all runs crashed, so there is nothing to report; the log.txt of each "
+            f"in {wanted.out} says why, and the same command starts them again"
+        )
     audit = audit_of(folders, wanted.data)
     return write_report(folders, wanted.out, audit=audit, crashed=crashed, title=title)
 
@@ -106,11 +111,24 @@ def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
     )
     check_runs(planned)
     given = [load_run(folder) for folder in wanted.runs]
+    _check_new(planned, given)
     require_one_set(
         [(str(run.folder), run.config.data.classes) for run in planned]
         + [(str(run.folder), run.labels) for run in given]
     )
     return planned
+
+
+def _check_new(planned: Sequence[PlannedRun], given: Sequence[Run]) -> None:
+    """InputError where a run to train would be an arm and seed that a given one is already."""
+    there = {(run.arm, run.name, run.seed): run.folder for run in given}
+    for config in (run.config for run in planned):
+        folder = there.get((config.arm, config.name, config.seed))
+        if folder is not None:
+            raise InputError(
+                f"--runs {folder}: is {config.name} with seed {config.seed}, which would be trained "
+                "too; leave it out, or that recipe or seed"
+            )
 
 
 def write_report(

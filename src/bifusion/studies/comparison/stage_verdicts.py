@@ -12,7 +12,7 @@ from bifusion.runs.run_folder import StageSpan
 from bifusion.studies.comparison.report import Criterion, Verdict
 from bifusion.studies.comparison.verdicts import indicative
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
-from bifusion.studies.figures.fairness import why_leaking, why_not_one
+from bifusion.studies.figures.fairness import why_leaking, why_not_one, why_unequal
 from bifusion.studies.figures.metrics import (
     Sample,
     final_value,
@@ -47,8 +47,8 @@ def judge_stages(arm: Arm, baseline: Arm | None, performance: Verdict) -> list[V
 
 def judge_stage_1(arm: Arm, baseline: Arm | None) -> Verdict:
     """No raw non-finite step, and gradient norms that scatter like the baseline's in those epochs."""
-    mixed = (why_not_one(one) for one in (arm, baseline) if one is not None)
-    if reason := next((reason for reason in mixed if reason is not None), None):
+    both = [one for one in (arm, baseline) if one is not None]
+    if reason := next(filter(None, map(why_not_one, both)), None) or why_unequal(both):
         return Verdict("stage 1", arm.key, "refused", reason, {})
     stage = arm.first.stages[0]
     bad = sum(_nonfinite_in(run, stage) for run in arm.runs)

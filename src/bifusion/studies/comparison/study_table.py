@@ -15,7 +15,8 @@ import numpy as np
 from bifusion.errors import listing
 from bifusion.models.parts import BY_NAME, is_of_tower
 from bifusion.studies.comparison.report import Cell, Dimension
-from bifusion.studies.figures.arms import Arm, find_role
+from bifusion.studies.comparison.rivals import rival_of
+from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.metrics import (
     SPIKE_HISTORY,
     final_value,
@@ -49,7 +50,6 @@ TOWER_PATHS = {"conv1": "conv1", "tower": "the rest"}
 
 def study_table(arms: list[Arm]) -> list[Dimension]:
     """Five rows, one a dimension."""
-    baseline = find_role(arms, "baseline")
     rows: list[tuple[str, str, Callable[[Arm], Cell], Callable[[Arm], str]]] = [
         ("Feature space", "Dimensions and ranges do not match", _feature_space, _range_risk),
         ("Gradient flow", "Gradient explosion", _gradient_flow, _explosion_risk),
@@ -57,7 +57,7 @@ def study_table(arms: list[Arm]) -> list[Dimension]:
             "Parameters",
             "Harder optimisation",
             _parameters,
-            lambda arm: _optimisation_risk(arm, baseline),
+            lambda arm: _optimisation_risk(arm, rival_of(arm, "baseline", arms)),
         ),
         ("CLIP", "Numerical instability", _clip, _tower_risk),
         ("Fusion", "One more source of instability", _fusion, _fusion_risk),

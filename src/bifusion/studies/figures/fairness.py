@@ -84,9 +84,13 @@ def why_refused(arms: list[Arm]) -> str | None:
     """Why results of `arms` must not be compared, or None: an arm that is none, leaking scenes, unequal
     data or length."""
     runs = [run for arm in arms for run in arm.runs]
-    unfair = next(filter(None, map(why_not_one, arms)), None) or why_leaking(runs)
-    if unfair:
-        return unfair
+    return next(filter(None, map(why_not_one, arms)), None) or why_leaking(runs) or why_unequal(arms)
+
+
+def why_unequal(arms: list[Arm]) -> str | None:
+    """Why trainings of `arms` must not be compared, or None: scenes, length, network or guard differ in
+    what the arms do not stand for."""
+    runs = [run for arm in arms for run in arm.runs]
     first = runs[0]
     first_of_seed: dict[int, Run] = {}
     for run in runs:
@@ -111,6 +115,12 @@ def why_not_one(arm: Arm) -> str | None:
                 f"{pair} differ in more than their seed, in {listing(unequal, 4)}: no seeds of one arm."
             )
     return None
+
+
+def same_network(one: Run, other: Run) -> bool:
+    """Whether their settings say the same of the model; the image tower's weights may lie elsewhere."""
+    mine, theirs = (run.settings.get("model") for run in (one, other))
+    return not any(True for _ in _apart(mine, theirs, "model"))
 
 
 def _apart(one: Any, other: Any, path: str = "") -> Iterator[str]:

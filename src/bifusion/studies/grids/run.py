@@ -16,6 +16,7 @@ from bifusion.studies.grids.request import GridRequest
 from bifusion.studies.training_runs.forked import can_fork
 from bifusion.studies.training_runs.plan import (
     PlannedRun,
+    check_distinct,
     check_runs,
     default_jobs,
     tell_untrained_towers,
@@ -47,6 +48,7 @@ def run_grid(
     that cannot start.
     """
     plan, runs = planned
+    check_distinct(runs)
     check_runs([run for run in runs if run.config.seed == wanted.seeds[0]])
     check_scenes(runs, console)
     tell_untrained_towers(runs, console)

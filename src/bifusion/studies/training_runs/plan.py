@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import SceneDataset, with_labels
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
@@ -101,8 +102,19 @@ def tell_untrained_towers(runs: Sequence[PlannedRun], console: Console) -> None:
         )
 
 
+def check_distinct(runs: Sequence[PlannedRun]) -> None:
+    """InputError where two runs are one: the second would find the first at work in its folder."""
+    counts = Counter(run.folder for run in runs)
+    if twice := [folder.name for folder, count in counts.items() if count > 1]:
+        raise InputError(
+            f"{listing(twice)}: asked for more than once; name each recipe, seed and value once"
+        )
+
+
 def check_runs(runs: Sequence[PlannedRun]) -> None:
-    """InputError for what would end a run as it starts: its numbers, length, data or weights."""
+    """InputError for what would end a run as it starts: its numbers, length, data or weights, or that
+    it is there twice."""
+    check_distinct(runs)
     for config in (check_config(run.config) for run in runs):
         Timeline(config.stages, config.trainer.epochs)
         for split in ("train", "val"):
