@@ -110,6 +110,7 @@ def figures(**changes):
         ({"gradient_spread": 0.14}, 0),
         ({"gradient_spread": math.nan}, 0),
         ({"state": "running"}, None),
+        ({"state": "crashed"}, None),
     ],
 )
 def test_which_of_two_runs_is_steadier(other, expected):
@@ -121,6 +122,20 @@ def test_which_of_two_runs_is_steadier(other, expected):
 def test_worse_things_count_first():
     assert rules.steadier(figures(spikes=9.0), figures(raw_nonfinite=1.0)) == 1
     assert rules.steadier(figures(raw_nonfinite=9.0), figures(state="guard_stopped")) == 1
+
+
+def test_of_two_runs_that_were_stopped_neither_is_steadier():
+    early, late = (figures(state="guard_stopped", raw_nonfinite=n, spikes=n) for n in (3.0, 9.0))
+    assert rules.steadier(early, late) == rules.steadier(late, early) == 0
+    assert any("Of two that were stopped neither is" in line for line in rules.RULE)
+
+
+def test_a_crash_is_no_result():
+    crashed = {("p0", seed): (figures(), figures(state="crashed")) for seed in range(9)}
+    finding = rules.judge_aspect("stability", crashed)
+    assert (finding.outcome, finding.pairs) == ("too few pairs", 0)
+    told = rules.sentence(crashed, finding, finding, without="Without it", points={"p0": "p0"})
+    assert "0 of 0 pairs" in told and "stopped" not in told
 
 
 def test_accuracy_of_runs_that_were_stopped_says_nothing():
@@ -299,6 +314,22 @@ def test_what_has_not_ended_is_left_open(tmp_path):
     assert found(report, "no_film").headline == "Too few pairs to say"
     assert "partial" in (tmp_path / "ablation.html").read_text()
     print_ablation(report, Console(quiet=True))
+
+
+def test_runs_that_crashed_are_told_and_judge_nothing(tmp_path):
+    def breaking(recipe, point, seed):
+        run = fake(recipe, point, seed)
+        if recipe == "no_norm":
+            run.arm, run.state, run.evaluated = "no_norm", "running", False
+        return run
+
+    plan = fake_plan(tmp_path, breaking)
+    crashed = tuple(f"no_norm-seed{seed}" for seed in SEEDS)
+    report = write_ablation(dataclasses.replace(plan, crashed=crashed), tmp_path, title="")
+    norm, page = found(report, "no_norm"), (tmp_path / "ablation.html").read_text()
+    assert norm.stability.pairs == 0 and norm.headline == "Too few pairs to say"
+    assert report.not_run.crashed and report.runs["crashed"] == 9
+    assert "Crashed, and therefore without a result: no_norm-seed0" in page and "3 crashed" in page
 
 
 def test_scenes_used_twice_refuse_accuracy_but_not_stability(tmp_path):

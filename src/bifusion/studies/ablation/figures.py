@@ -43,13 +43,14 @@ class RunFigures:
 
     @property
     def ended(self) -> bool:
-        """It has a result: trained to its end, or stopped by its guard."""
-        return self.state in (*OVER, "crashed")
+        """It has a result: trained to its end, or stopped by its guard. One that crashed has none: no
+        memory or a full disk says nothing about the recipe."""
+        return self.state in OVER
 
     @property
     def broke(self) -> bool:
-        """It came to no end of its own."""
-        return self.state in ("guard_stopped", "crashed")
+        """Its guard stopped it."""
+        return self.state == "guard_stopped"
 
 
 NO_RUN = RunFigures("not started", None, 0, 0, 0, dict.fromkeys(FIGURES, math.nan))

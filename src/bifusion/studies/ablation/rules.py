@@ -39,7 +39,8 @@ RULE = (
     "did, the one with fewer raw non-finite steps; then the one with fewer spikes; then the one with "
     "fewer alarms over gradients, updates, feature ranges and the loss scale; then the one whose "
     "gradient norms scatter less, if the other’s scatter at least "
-    f"{SPREAD_RATIO} times as much; else neither.",
+    f"{SPREAD_RATIO} times as much; else neither. Of two that were stopped neither is: the one that "
+    "broke earlier had fewer steps to count faults in. Pairs in which a run crashed do not count.",
     "Accuracy: the run with the higher validation mIoU at the last checkpoint (AP, where a model has no "
     f"mIoU), unless they differ by less than {TIE}; pairs in which a run was stopped do not count.",
     "The measure matters if more pairs are better with it than without it, by a two-sided sign test "
@@ -101,9 +102,11 @@ def sign_test(better: int, worse: int) -> float:
 
 
 def steadier(one: RunFigures, other: RunFigures) -> int | None:
-    """1 where `one` is steadier, -1 where `other` is, 0 where neither; None before both have ended."""
+    """1 where `one` is steadier, -1 where `other` is, 0 where neither; None unless both have ended."""
     if not (one.ended and other.ended):
         return None
+    if one.broke and other.broke:  # of different lengths, so that counts favour the one that broke first
+        return 0
     mine, theirs = ((run.broke, *(run.figures[name] for name in STEADY_FIGURES)) for run in (one, other))
     for a, b in zip(mine, theirs, strict=True):
         if a != b and not (math.isnan(a) or math.isnan(b)):
