@@ -188,6 +188,7 @@ def test_the_rule_on_known_pairs(signs, outcome):
             "Too few pairs to say anything on stability; staged is more accurate",
         ),
         (("too few pairs", "too few pairs"), "Too few pairs to say"),
+        (("matters", "refused"), "Staged is steadier; accuracies are not compared"),
     ],
 )
 def test_a_rivals_headline_says_who(outcomes, headline):
@@ -341,7 +342,18 @@ def test_scenes_used_twice_refuse_accuracy_but_not_stability(tmp_path):
     report = write_ablation(fake_plan(tmp_path, leaking), tmp_path, title="")
     assert "used both in training and in validation" in report.refused
     assert found(report, "no_norm").stability.outcome == "matters"
-    assert found(report, "no_film").accuracy.outcome == "too few pairs"
+    norm, film, rival = (found(report, arm) for arm in ("no_norm", "no_film", "baseline_small"))
+    assert norm.headline == "It matters for stability; accuracies are not compared"
+    assert film.headline == "For stability it does not show; accuracies are not compared"
+    assert rival.headline == "No difference in stability shows; accuracies are not compared"
+    assert film.accuracy.outcome == "refused" and film.accuracy.pairs == 0
+    for finding in report.findings:
+        assert finding.sentence.endswith("Accuracies are not compared.")
+        assert "Accuracy changes" not in finding.sentence
+    console = Console(record=True, width=80)
+    print_ablation(report, console)
+    assert "refused" in console.export_text()
+    assert "too few pairs" not in (tmp_path / "ablation.html").read_text()
     assert all(not cell.difference.by_seed for cell in report.cells)
 
 

@@ -65,7 +65,7 @@ def _finding(
 ) -> ArmFinding:
     pairs = _pairs(arm, plan, figures)
     stability = rules.judge_aspect("stability", pairs)
-    accuracy = rules.judge_aspect("accuracy", {} if refused else pairs)
+    accuracy = rules.REFUSED if refused else rules.judge_aspect("accuracy", pairs)
     headline = rules.rival_headline if arm.role == "rival" else rules.headline
     return ArmFinding(
         arm=arm.key,

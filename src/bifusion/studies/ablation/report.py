@@ -12,7 +12,7 @@ from bifusion.studies.grids.report import GridReport, NotRun
 from bifusion.studies.grids.runs import RunState
 
 Aspect = Literal["stability", "accuracy"]
-Outcome = Literal["matters", "harms", "does not show", "too few pairs"]
+Outcome = Literal["matters", "harms", "does not show", "too few pairs", "refused"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Finding:
     aspect: Aspect
     """What is judged."""
     outcome: Outcome
-    """By the rule. Of a rival: whether the staged recipe is better (matters) or worse (harms)."""
+    """By the rule; refused where accuracies are not compared. Of a rival: whether the staged recipe is
+    better (matters) or worse (harms)."""
     better: Count
     """Pairs that are better with the measure (of a rival: with the staged recipe)."""
     worse: Count

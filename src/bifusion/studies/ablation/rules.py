@@ -53,6 +53,9 @@ RULE = (
 )
 """Shown on the page, above what it was applied to."""
 
+REFUSED = Finding("accuracy", "refused", 0, 0, 0, math.nan, [], 0)
+"""On accuracies that must not be compared; no pair was judged."""
+
 
 def judge_aspect(aspect: Aspect, pairs: Pairs) -> Finding:
     """Applies the rule to all pairs that have come to a result."""
@@ -154,9 +157,20 @@ HEADLINES: dict[tuple[Outcome, Outcome], str] = {
     ("does not show", "does not show"): "It does not show",
 }
 
+ON_STABILITY: dict[Outcome, str] = {
+    "matters": "It matters for stability",
+    "harms": "It harms stability",
+    "does not show": "For stability it does not show",
+    "too few pairs": "Too few pairs to say anything on stability",
+}
+"""Where accuracies are not compared."""
+NOT_COMPARED = "accuracies are not compared"
+
 
 def headline(stability: Finding, accuracy: Finding) -> str:
     """What comes out, in one clause."""
+    if accuracy.outcome == "refused":
+        return f"{ON_STABILITY[stability.outcome]}; {NOT_COMPARED}"
     few = [f.aspect for f in (stability, accuracy) if f.outcome == "too few pairs"]
     if len(few) == 2:
         return "Too few pairs to say"
@@ -182,7 +196,12 @@ def rival_headline(stability: Finding, accuracy: Finding) -> str:
     for finding in (stability, accuracy):
         better, worse, same = words[finding.aspect]
         few = f"too few pairs to say anything on {finding.aspect}"
-        staged = {"matters": f"staged is {better}", "harms": f"staged is {worse}", "too few pairs": few}
+        staged = {
+            "matters": f"staged is {better}",
+            "harms": f"staged is {worse}",
+            "too few pairs": few,
+            "refused": NOT_COMPARED,
+        }
         told.append(staged.get(finding.outcome, same))
     if stability.outcome == accuracy.outcome == "too few pairs":
         return "Too few pairs to say"
@@ -219,6 +238,8 @@ def sentence(
 
 
 def _accuracy(pairs: Pairs, finding: Finding) -> str:
+    if finding.outcome == "refused":
+        return "Accuracies are not compared."
     gains = [accuracy_gain(without, with_it) for with_it, without in pairs.values()]
     finite = [gain for gain in gains if math.isfinite(gain)]
     if not finite:

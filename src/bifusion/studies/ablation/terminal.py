@@ -17,6 +17,7 @@ STYLES = {
     "harms": "bold red",
     "does not show": "dim",
     "too few pairs": "yellow",
+    "refused": "yellow",
 }
 SHORT = {"does not show": "no sign", "too few pairs": "too few"}
 SHORT_RIVALS = SHORT | {"matters": "worse", "harms": "better"}
