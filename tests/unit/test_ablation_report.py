@@ -228,6 +228,22 @@ def test_findings_follow_from_the_figures(told):
     assert found(report, "baseline_small").headline.endswith("no difference in accuracy shows")
 
 
+def test_a_run_that_stands_at_every_range_is_summed_once(tmp_path):
+    def noisy_baseline(recipe, point, seed):
+        run = fake(recipe, point, seed)
+        if recipe == "baseline_small":
+            run.nonfinite, run.state, run.evaluated = {1: 2}, "guard_stopped", True
+        return run
+
+    report = write_ablation(fake_plan(tmp_path, noisy_baseline), tmp_path, title="")
+    baseline = found(report, "baseline_small")
+    assert baseline.stability.better == 9, "its pairs at both ranges are judged"
+    assert "12 raw non-finite steps against 0" in baseline.sentence, "6 runs with 2 each"
+    assert "6 runs stopped against 0, in 6 runs against 9." in baseline.sentence
+    assert ", in 9 runs" not in found(report, "no_film").sentence
+    assert "stands in a pair at every range" in report.rule[-1]
+
+
 def test_a_measure_that_harms_is_said_to_harm(tmp_path):
     def better_without(recipe, point, seed):
         run = fake("adaptive", point, seed)

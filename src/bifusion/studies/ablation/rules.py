@@ -49,7 +49,9 @@ RULE = (
     "tell it from chance, which is no proof that it does nothing. "
     f"Fewer than {MIN_PAIRS} pairs are too few.",
     "Pairs of one seed share initial weights and the order of data, so they are not independent and p "
-    "flatters; that is why every seed must agree.",
+    "flatters; that is why every seed must agree. A run of an arm without a 2D head, or without images, "
+    "stands in a pair at every range of the 2D features, which p does not know either; steps, spikes, "
+    "alarms and stops are summed over runs, each once.",
 )
 """Shown on the page, above what it was applied to."""
 
@@ -214,18 +216,20 @@ def sentence(
 ) -> str:
     """The figures behind a headline. `without`: how the sentence calls being without the measure;
     `points`: labels of the grid's points."""
-    ended = [pair for pair in pairs.values() if steadier(*pair) is not None]
+    of_with, of_without = (_runs(pairs, side) for side in (0, 1))
     counts = []
     for name, one, many in (
         ("raw_nonfinite", "raw non-finite step", "raw non-finite steps"),
         ("spikes", "spike", "spikes"),
         ("unsteady", "alarm", "alarms"),
     ):
-        of_with, of_without = (_total(ended, side, name) for side in (0, 1))
-        counts.append(f"{of_without} {one if of_without == 1 else many} against {of_with}")
-    broke_with, broke_without = (sum(pair[side].broke for pair in ended) for side in (0, 1))
+        with_it, without_it = _total(of_with, name), _total(of_without, name)
+        counts.append(f"{without_it} {one if without_it == 1 else many} against {with_it}")
+    broke_with, broke_without = (sum(run.broke for run in runs) for runs in (of_with, of_without))
     if broke_with or broke_without:
         counts.append(f"{plural(broke_without, 'run')} stopped against {broke_with}")
+    if len(of_without) != len(of_with):  # one side's run stands in several pairs
+        counts.append(f"in {plural(len(of_without), 'run')} against {len(of_with)}")
     text = (
         f"{without}, {stability.better} of {plural(stability.pairs, 'pair')} are less "
         f"steady and {stability.worse} steadier ({_p(stability)}): {', '.join(counts)}. "
@@ -252,8 +256,15 @@ def _accuracy(pairs: Pairs, finding: Finding) -> str:
     )
 
 
-def _total(pairs: list[Pair], side: int, name: str) -> int:
-    values = [pair[side].figures[name] for pair in pairs]
+def _runs(pairs: Pairs, side: int) -> list[RunFigures]:
+    """The runs on one side of the pairs that are judged on stability, each once."""
+    judged = [pair[side] for pair in pairs.values() if steadier(*pair) is not None]
+    # A folder is read once, into one object; other runs may well have equal figures.
+    return list({id(run): run for run in judged}.values())
+
+
+def _total(runs: list[RunFigures], name: str) -> int:
+    values = [run.figures[name] for run in runs]
     return int(sum(value for value in values if math.isfinite(value)))
 
 
