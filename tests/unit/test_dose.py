@@ -138,6 +138,23 @@ def test_what_is_not_there_yet_is_left_open(tmp_path):
     print_dose(dose, Console(quiet=True))
 
 
+def test_an_arm_has_one_key_at_every_value(tmp_path):
+    """Two recipes of one role, of which the second has begun at one value alone."""
+    levels = []
+    for value, names in ((0.0, ("small", "wide")), (1.0, ("small",))):
+        folder = tmp_path / f"texture_contrast-{value:g}"
+        folders = [FakeRun(epochs=2).write(folder / name) for name in names]
+        for name, run in zip(names, folders, strict=True):
+            config = json.loads((run / "config.json").read_text())
+            (run / "config.json").write_text(json.dumps(config | {"name": name}))
+        folders.append(FakeRun(arm="without_views", epochs=2).write(folder))
+        levels.append(Level(value, folder, tuple(folders), folder / "audit.json"))
+    dose = write_dose(TEXTURE, levels, tmp_path, title="")
+    assert [arm.key for arm in dose.arms] == ["staged:small", "staged:wide", "without_views"]
+    assert list(dose.levels[1].arms) == ["without_views", "staged:small"]
+    assert dose.arms[0].label == "Staged BiFusion (small)"
+
+
 def test_runs_without_their_counterpart_give_no_gain(tmp_path):
     alone = [FakeRun(arm="staged", epochs=2), FakeRun(arm="without_views", seed=1, epochs=2)]
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, alone)], tmp_path, title="")

@@ -23,7 +23,7 @@ from bifusion.studies.dose.report import (
     Probes,
     RoomsAudit,
 )
-from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role, group_runs
+from bifusion.studies.figures.arms import FIRST_ROLE, Arm, arm_keys, find_role, group_runs
 from bifusion.studies.figures.cautions import cautions
 from bifusion.studies.figures.classes import texture_iou
 from bifusion.studies.figures.fairness import why_refused
@@ -63,13 +63,18 @@ class MeasuredLevel:
 
 def measure_levels(levels: Sequence[Level]) -> list[MeasuredLevel]:
     """Reads the levels, in rising order; InputError for a damaged run folder or audit."""
-    return [_measure(level) for level in sorted(levels, key=lambda level: level.value)]
+    levels = sorted(levels, key=lambda level: level.value)
+    started = [_started(level) for level in levels]
+    # Of all levels at once: an arm keeps its key where the other recipe of its role has not begun.
+    keys = arm_keys([run for runs in started for run in runs])
+    return [
+        MeasuredLevel(level, group_runs(runs, keys), read_json(level.audit, {}))
+        for level, runs in zip(levels, started, strict=True)
+    ]
 
 
-def _measure(level: Level) -> MeasuredLevel:
-    started = [folder for folder in level.run_dirs if (folder / "config.json").exists()]
-    arms = group_runs([load_run(folder) for folder in started])
-    return MeasuredLevel(level, arms, read_json(level.audit, {}))
+def _started(level: Level) -> list[Run]:
+    return [load_run(folder) for folder in level.run_dirs if (folder / "config.json").exists()]
 
 
 def arms_of(measured: list[MeasuredLevel]) -> list[Arm]:

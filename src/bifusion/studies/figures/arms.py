@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bifusion.errors import InputError
@@ -80,15 +80,31 @@ class Arm:
         return {run.seed: run for run in self.runs}
 
 
-def group_runs(runs: list[Run]) -> list[Arm]:
-    """Arms in the order of tables; `InputError` where two runs are the same arm and seed."""
+Keys = Mapping[tuple[str, str], str]
+"""(role, name of the configuration) → key of its arm."""
+
+
+def arm_keys(runs: Sequence[Run]) -> Keys:
+    """The keys of the arms of `runs`: the role, with the name where the role occurs twice."""
     names_of_role: dict[str, set[str]] = {}
     for run in runs:
         names_of_role.setdefault(run.arm, set()).add(run.name)
+    return {
+        (role, name): role if len(names) == 1 else f"{role}:{name}"
+        for role, names in names_of_role.items()
+        for name in names
+    }
+
+
+def group_runs(runs: Sequence[Run], keys: Keys | None = None) -> list[Arm]:
+    """Arms in the order of tables; `InputError` where two runs are the same arm and seed.
+
+    `keys`: of more runs than these, where an arm is to have one key in several groups.
+    """
+    keys = arm_keys(runs) if keys is None else keys
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = run.arm if len(names_of_role[run.arm]) == 1 else f"{run.arm}:{run.name}"
-        groups.setdefault(key, []).append(run)
+        groups.setdefault(keys[run.arm, run.name], []).append(run)
     arms = [_arm(key, members) for key, members in groups.items()]
     order = list(ROLES)
     return sorted(
