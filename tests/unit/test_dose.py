@@ -15,6 +15,7 @@ from rich.console import Console
 from bifusion.datasets.rooms import RoomsConfig
 from bifusion.errors import InputError
 from bifusion.storage.json_files import to_json
+from bifusion.studies.dose import run as dose_run
 from bifusion.studies.dose.charts import PART_LABELS
 from bifusion.studies.dose.judge import PARTS, Level
 from bifusion.studies.dose.report import Probe
@@ -132,10 +133,48 @@ def test_what_is_not_there_yet_is_left_open(tmp_path):
     level = fake_level(tmp_path, 0.0, running, planned=(tmp_path / "not-started",))
     later = Level(1.0, tmp_path / "later", (tmp_path / "later" / "run",), tmp_path / "later/audit.json")
     dose = write_dose(TEXTURE, [later, level], tmp_path, title="")
-    assert not dose.complete and dose.levels[1].arms == {}
+    assert not dose.complete and dose.levels[1].arms == {} and dose.crashed == []
+    assert dose.waiting[-2:] == ["texture_contrast-0/not-started", "later/run"]
     assert math.isnan(dose.levels[0].arms["staged"].gain.all.mean)
     assert "partial" in (tmp_path / "dose.html").read_text()
     print_dose(dose, Console(quiet=True))
+
+
+def test_runs_that_crashed_are_named_and_left_out(tmp_path):
+    stays = fake_level(tmp_path, 0.0, pairs((0.1,)))
+    begun, never = FakeRun(seed=1, epochs=2, state="running", epochs_done=1), tmp_path / "never-seed1"
+    level = fake_level(tmp_path, 1.0, [*pairs((0.1,)), begun], planned=(never,))
+    crashed = (*level.run_dirs[2:], stays.run_dirs[0])
+    dose = write_dose(TEXTURE, [stays, level], tmp_path, title="", crashed=crashed)
+    named = ["texture_contrast-1/staged-seed1", "texture_contrast-1/never-seed1"]
+    assert dose.crashed == named and dose.waiting == [], "what has a result did not crash"
+    assert not dose.complete and [level.complete for level in dose.levels] == [True, False]
+    assert dose.levels[1].arms["staged"].states == ["completed"]
+    page, console = (tmp_path / "dose.html").read_text(), Console(record=True, width=200)
+    print_dose(dose, console)
+    for text in (page, console.export_text()):
+        assert all(name in text for name in named)
+        assert "still to be trained" not in text
+    assert "Crashed, and therefore without a result: texture_contrast-1/staged-seed1" in page
+
+
+def test_what_crashed_in_training_reaches_the_report(tmp_path, monkeypatch):
+    def crash(runs, **_):
+        return [run.folder.name for run in runs if "without_views" in run.folder.name]
+
+    monkeypatch.setattr(dose_run, "train_runs", crash)
+    monkeypatch.setattr(dose_run, "check_runs", lambda runs: None)
+    monkeypatch.setattr(dose_run, "_make_data", lambda *_: None)
+    monkeypatch.setattr(dose_run, "write_report", lambda *_, **__: None)
+    (tmp_path / "tower").touch()
+    wanted = DoseConfig(
+        "texture_contrast", (0.0, 1.0), out=tmp_path / "out", tower_weights=tmp_path / "tower"
+    )
+    assert run_dose(wanted, Console(quiet=True)) == 1
+    told = json.loads((tmp_path / "out" / "dose.json").read_text())
+    folders = [f"texture_contrast-{value}/bifusion_small" for value in (0, 1)]
+    assert told["crashed"] == [f"{folder}_without_views-seed0" for folder in folders]
+    assert told["waiting"] == [f"{folder}-seed0" for folder in folders]
 
 
 def test_an_arm_has_one_key_at_every_value(tmp_path):

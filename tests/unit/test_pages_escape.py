@@ -95,9 +95,10 @@ def dose(root):
     folder.mkdir()
     runs = [hostile_run(folder), FakeRun(arm="without_views", epochs=6).write(folder)]
     knob = Knob("knob", f"knob {HOSTILE}", f"unit {HOSTILE}", f"meaning {HOSTILE}", zero_at=0.0)
-    level = Level(0.0, folder, tuple(runs), folder / "audit.json")
-    write_dose(knob, [level], root, title=f"title {HOSTILE}")
-    words = ("title", "knob", "meaning", "arm", "recipe", "tower", "level")
+    crashed = folder / f"crashed {HOSTILE}"
+    level = Level(0.0, folder, (*runs, crashed), folder / "audit.json")
+    write_dose(knob, [level], root, title=f"title {HOSTILE}", crashed=[crashed])
+    words = ("title", "knob", "meaning", "arm", "recipe", "tower", "level", "crashed")
     return "dose", [f"{word} {HOSTILE}" for word in words], ["arm", "knob"]
 
 

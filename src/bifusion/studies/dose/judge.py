@@ -7,7 +7,7 @@ seed, at the last checkpoint. May be judged again and again while the runs train
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,7 +23,14 @@ from bifusion.studies.dose.report import (
     Probes,
     RoomsAudit,
 )
-from bifusion.studies.figures.arms import FIRST_ROLE, Arm, arm_keys, find_role, group_runs
+from bifusion.studies.figures.arms import (
+    FIRST_ROLE,
+    Arm,
+    arm_keys,
+    find_role,
+    group_runs,
+    has_result,
+)
 from bifusion.studies.figures.cautions import cautions
 from bifusion.studies.figures.classes import texture_iou
 from bifusion.studies.figures.fairness import why_refused
@@ -53,28 +60,50 @@ class MeasuredLevel:
 
     level: Level
     arms: list[Arm]
+    """Without the runs that crashed."""
+    crashed: list[str]
+    """LEVEL/RUN of each run without a result because it crashed."""
+    waiting: list[str]
+    """The same of runs that have not ended or been evaluated."""
     audit: Record | None
 
     @property
     def complete(self) -> bool:
-        runs = sum(len(arm.runs) for arm in self.arms)
-        return runs == len(self.level.run_dirs) and all(arm.finished for arm in self.arms)
+        return not self.crashed and not self.waiting
 
 
-def measure_levels(levels: Sequence[Level]) -> list[MeasuredLevel]:
-    """Reads the levels, in rising order; InputError for a damaged run folder or audit."""
+def measure_levels(levels: Sequence[Level], crashed: Collection[Path] = ()) -> list[MeasuredLevel]:
+    """Reads the levels, in rising order; InputError for a damaged run folder or audit.
+
+    `crashed`: folders of runs that crashed; where such a run has a result all the same, it counts.
+    """
     levels = sorted(levels, key=lambda level: level.value)
-    started = [_started(level) for level in levels]
+    started = [_started(level, crashed) for level in levels]
     # Of all levels at once: an arm keeps its key where the other recipe of its role has not begun.
     keys = arm_keys([run for runs in started for run in runs])
     return [
-        MeasuredLevel(level, group_runs(runs, keys), read_json(level.audit, {}))
+        _measure(level, group_runs(runs, keys), crashed)
         for level, runs in zip(levels, started, strict=True)
     ]
 
 
-def _started(level: Level) -> list[Run]:
-    return [load_run(folder) for folder in level.run_dirs if (folder / "config.json").exists()]
+def _started(level: Level, crashed: Collection[Path]) -> list[Run]:
+    """The runs that have begun, but for those that crashed."""
+    begun = [load_run(folder) for folder in level.run_dirs if (folder / "config.json").exists()]
+    return [run for run in begun if run.folder not in crashed or has_result(run)]
+
+
+def _measure(level: Level, arms: list[Arm], crashed: Collection[Path]) -> MeasuredLevel:
+    over = {run.folder for arm in arms for run in arm.runs if has_result(run)}
+    left = [folder for folder in level.run_dirs if folder not in over]
+    names = {folder: f"{level.folder.name}/{folder.name}" for folder in left}
+    return MeasuredLevel(
+        level,
+        arms,
+        crashed=[names[folder] for folder in left if folder in crashed],
+        waiting=[names[folder] for folder in left if folder not in crashed],
+        audit=read_json(level.audit, {}),
+    )
 
 
 def arms_of(measured: list[MeasuredLevel]) -> list[Arm]:
@@ -91,6 +120,8 @@ def judge_dose(knob: Knob, measured: list[MeasuredLevel], title: str) -> DoseRep
     return DoseReport(
         title=title,
         complete=all(level.complete for level in measured),
+        crashed=[name for level in measured for name in level.crashed],
+        waiting=[name for level in measured for name in level.waiting],
         cautions=cautions(run for level in measured for arm in level.arms for run in arm.runs),
         knob=knob,
         reference=next((arm.key for arm in arms if arm.role == REFERENCE), None),

@@ -81,8 +81,10 @@ def _lead(dose: DoseReport) -> str:
 
 def _notice(dose: DoseReport) -> str:
     notices = []
-    if not dose.complete:
+    if dose.waiting:
         notices.append("Runs are still to be trained or evaluated: figures are those so far.")
+    if dose.crashed:
+        notices.append(f"Crashed, and therefore without a result: {listing(dose.crashed, 8)}.")
     refused = {e.refused for level in dose.levels for e in level.arms.values() if e.refused}
     left_out = [f"A gain is left out: {reason}" for reason in sorted(refused)]
     return " ".join([*notices, *left_out, *dose.cautions])

@@ -137,13 +137,14 @@ class LevelEntry:
     folder: str
     """Folder beside dose.json with this level's rooms, runs and comparison report."""
     complete: bool
-    """Every planned run ended and was evaluated."""
+    """Every planned run ended and was evaluated, or was stopped by its guard; none crashed."""
     expected_zero: bool
     """Images cannot help at this value."""
     audit: RoomsAudit | None
     """null before it was made."""
     arms: dict[str, ArmAtLevel]
-    """Arm → its figures at this value; arms without a started run are left out."""
+    """Arm → its figures at this value, without runs that crashed; arms without a started run are left
+    out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,10 @@ class DoseReport(StudyReport):
     Gain: mIoU minus that of the reference (BiFusion without views) on the same rooms, paired by seed, at
     the last checkpoint. mIoU is a fraction in [0, 1]. Numbers that were not measured are null."""
 
+    crashed: list[str]
+    """LEVEL/RUN: folders of runs without a result because they crashed."""
+    waiting: list[str]
+    """LEVEL/RUN: folders of runs that have not ended or been evaluated."""
     knob: Knob
     """The property that changes."""
     reference: str | None

@@ -149,19 +149,19 @@ def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Con
     knob, title = KNOBS[wanted.knob], f"What images add: {KNOBS[wanted.knob].label.lower()}"
     told = [level.told() for level in levels]
     dose = write_dose(knob, told, wanted.out, title=title)
-    crashed: list[str] = []
+    crashed: list[Path] = []
     for level in levels:
         _make_data(level, wanted.probe_rooms, console)
         crashed += _train_level(level, wanted, console)
-        dose = write_dose(knob, told, wanted.out, title=title)
+        dose = write_dose(knob, told, wanted.out, title=title, crashed=crashed)
     print_dose(dose, console)
     console.print(f"dose and response   {wanted.out / 'dose.html'} (dose.json beside it)", markup=False)
     console.print(f"each value          {wanted.out}/{wanted.knob}-*/report.html", markup=False)
     return 1 if crashed else 0
 
 
-def _train_level(level: PlannedLevel, wanted: DoseConfig, console: Console) -> list[str]:
-    """Trains a level's runs and compares them; names of those that crashed."""
+def _train_level(level: PlannedLevel, wanted: DoseConfig, console: Console) -> list[Path]:
+    """Trains a level's runs and compares them; folders of those that crashed."""
     name = f"{wanted.knob} {level.value:g}"
     console.rule(name)
     check_runs(level.runs)
@@ -176,15 +176,18 @@ def _train_level(level: PlannedLevel, wanted: DoseConfig, console: Console) -> l
     if finished:
         audited = level.data / "audit.json"
         write_report(finished, level.folder, audit=audited, crashed=crashed, title=name)
-    return crashed
+    return [run.folder for run in level.runs if run.folder.name in crashed]
 
 
-def write_dose(knob: Knob, levels: Sequence[Level], out: Path, *, title: str) -> DoseReport:
+def write_dose(
+    knob: Knob, levels: Sequence[Level], out: Path, *, title: str, crashed: Sequence[Path] = ()
+) -> DoseReport:
     """Judges the levels as they are, writes dose.json, its schema and dose.html to `out`.
 
-    InputError for a damaged run folder or audit.
+    `crashed`: folders of runs that have no result because they crashed. InputError for a damaged run
+    folder or audit.
     """
-    measured = measure_levels(levels)
+    measured = measure_levels(levels, crashed)
     dose = judge_dose(knob, measured, title)
     looks = arm_looks(arms_of(measured))
     write_study(out, "dose", "BiFusion dose and response", dose, render_dose(dose, looks))

@@ -12,6 +12,7 @@ from rich.table import Table
 from bifusion.studies.dose.report import DoseReport, LevelEntry
 from bifusion.studies.figures.terminal import plain_table, sample_lines
 from bifusion.studies.figures.text import NONE, number, signed
+from bifusion.wording import plural
 
 PARTS = {"all": "gain", "seen": "seen", "unseen": "not seen", "texture": "texture", "other": "other"}
 ROOM_FIGURES = ("probe:\nvoxels", "probe:\nimages", "superpoint\noracle", "points\nseen")
@@ -30,9 +31,13 @@ def print_dose(dose: DoseReport, console: Console) -> None:
     console.print(rooms)
     if any(level.expected_zero for level in dose.levels):
         console.print(f"At {dose.knob.name} {dose.knob.zero_at:g} the expected gain is zero.")
+    if dose.crashed:
+        console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(dose.crashed))}.")
     for caution in dose.cautions:
         console.print(escape(caution))
     console.print("All figures are of generated (synthetic) rooms.")
+    if dose.waiting:
+        console.print(f"Partial: {plural(len(dose.waiting), 'run')} still to be trained or evaluated.")
 
 
 def _table(dose: DoseReport, title: str, figures: Sequence[str]) -> Table:

@@ -57,10 +57,7 @@ class Arm:
     @property
     def finished(self) -> bool:
         """Every run has ended and, unless it broke down, been evaluated."""
-        return all(
-            run.state == "guard_stopped" or (run.state != "running" and run.evaluation is not None)
-            for run in self.runs
-        )
+        return all(map(has_result, self.runs))
 
     @property
     def control(self) -> str | None:
@@ -78,6 +75,11 @@ class Arm:
 
     def by_seed(self) -> dict[int, Run]:
         return {run.seed: run for run in self.runs}
+
+
+def has_result(run: Run) -> bool:
+    """It has ended and, unless it broke down, been evaluated."""
+    return run.state == "guard_stopped" or (run.state != "running" and run.evaluation is not None)
 
 
 Keys = Mapping[tuple[str, str], str]
