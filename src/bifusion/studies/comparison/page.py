@@ -120,7 +120,7 @@ def _lead(report: ComparisonReport) -> str:
 
 def _notice(report: ComparisonReport) -> str:
     notices = []
-    if not report.complete:
+    if report.goes_on:
         notices.append(
             "Runs are still training, or ended without an evaluation: figures are those so far."
         )

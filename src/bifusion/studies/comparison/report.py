@@ -263,3 +263,8 @@ class ComparisonReport(StudyReport):
     where there is no such pair."""
     audit: dict[str, Any] | None
     """The benchmark's audit.json as it is: probe, superpoint oracle, share of points seen."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Runs that did not crash are still to end, or to be evaluated."""
+        return not self.complete and not (self.crashed and all(arm.final for arm in self.arms))

@@ -41,7 +41,7 @@ def print_table(report: ComparisonReport, console: Console) -> None:
         console.print(escape(caution))
     if line := generated_line(report.synthetic, report.partly_synthetic):
         console.print(line)
-    if not report.complete:
+    if report.goes_on:
         console.print("Partial: runs are still training, or ended without an evaluation.")
 
 
