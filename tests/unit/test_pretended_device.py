@@ -26,16 +26,18 @@ WAITS = ["sparse/coordinates.py", "losses/matching.py", "step/figures.py"]
 see (BiFusion) or the sizes of the pyramid (Mask3D); matching; all figures of guard and monitor."""
 
 _RESULTS = ["models/postprocess.py"] * 6
+_NAN = "inference/segmenter.py"
 PREDICTION_WAITS = {
-    "oneformer3d_small": ["sparse/coordinates.py", *_RESULTS],
-    "bifusion_tiny": ["sparse/coordinates.py", "evaluation/fusion_figures.py", *_RESULTS],
+    "oneformer3d_small": ["sparse/coordinates.py", *_RESULTS, _NAN],
+    "bifusion_tiny": ["sparse/coordinates.py", "evaluation/fusion_figures.py", *_RESULTS, _NAN],
     "mask3d_tiny": [
-        "sparse/coordinates.py", *["models/postprocess_mask3d.py"] * 4, "models/postprocess.py"
+        "sparse/coordinates.py", *["models/postprocess_mask3d.py"] * 4, "models/postprocess.py", _NAN
     ],
 }  # fmt: skip
 """Those of a prediction: coordinates; the share of the points that views see; then superpoints of the
 points, how many instances are kept, their masks, scores and classes, labels of the superpoints. Mask3D's
-masks are cut into parts on the host, for which it wants positions, superpoints, classes and masks."""
+masks are cut into parts on the host, for which it wants positions, superpoints, classes and masks. Last,
+when the device has done all its work, whether there was a NaN."""
 
 
 @pytest.fixture(scope="module")

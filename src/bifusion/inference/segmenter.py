@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bifusion.arguments import path_of
 from bifusion.config.run import Config
@@ -142,22 +143,16 @@ class Segmenter:
     def _result(self, batch: Batch, where: str, has_views: bool) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
-        self._check_finite(prediction, where)
+        flawed = _answers_with_nan(prediction)
         if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
         (result,) = self.config.postprocess.results(prediction, batch, self.labels)
-        return result
-
-    def _check_finite(self, prediction: Prediction, where: str) -> None:
-        """InputError where the network answers with NaN: what follows would make classes of it."""
-        last = prediction.layers[-1]
-        answers = [last.class_logits, last.mask_logits, last.scores, prediction.semantic_logits]
-        flat = [tensor.isnan().any() for answer in answers for tensor in answer or []]
-        if torch.stack(flat).any():
+        if flawed:  # asked last: a GPU is not waited for before it has all its work
             narrow = "precision 32-true: float16 overflows where that does not"
             wide = "another checkpoint: a training without a guard may end in such weights"
             advice = narrow if self.dtype == torch.float16 else wide
             raise InputError(f"{where}: {self.checkpoint} answers with NaN, no number; take {advice}")
+        return result
 
     def _forward(self, batch: Batch) -> Prediction:
         narrow = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
@@ -189,6 +184,13 @@ class Segmenter:
     def _asked_folder(self, folder: Path) -> _Asked:
         dataset, index = dataset_of(folder, self.config.data)
         return _Asked(dataset.scenes, dataset.names[index], str(folder), read_offset(folder), [])
+
+
+def _answers_with_nan(prediction: Prediction) -> Tensor:
+    """One boolean on the device: masks and classes made of NaN would look like others."""
+    last = prediction.layers[-1]
+    answers = [last.class_logits, last.mask_logits, last.scores, prediction.semantic_logits]
+    return torch.stack([tensor.isnan().any() for answer in answers for tensor in answer or []]).any()
 
 
 def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:

@@ -111,11 +111,11 @@ def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
     )
     check_runs(planned)
     given = [load_run(folder) for folder in wanted.runs]
-    _check_new(planned, given)
     require_one_set(
         [(str(run.folder), run.config.data.classes) for run in planned]
         + [(str(run.folder), run.labels) for run in given]
     )
+    _check_new(planned, given)
     return planned
 
 
