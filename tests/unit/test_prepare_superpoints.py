@@ -166,6 +166,16 @@ def test_normals_of_parts_that_nothing_connects() -> None:
     assert (estimate_normals(both)[:, 2] > 0.99).all()
 
 
+def test_normals_turn_with_a_surface_that_winds() -> None:
+    """Signs are handed on along thousands of points, and upright ones turn from facing up to down."""
+    angle = np.linspace(1, 6 * np.pi, 2_000)
+    radial = np.stack([np.cos(angle), 0 * angle, np.sin(angle)], axis=1)
+    coord = np.concatenate([angle[:, None] * radial + (0, y, 0) for y in np.arange(4) * 0.02])
+    outward = (estimate_normals(coord) * np.tile(radial, (4, 1))).sum(axis=1)
+    assert (np.abs(outward) > 0.5).all()
+    assert len(set(np.sign(outward))) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_normals_of_hardly_any_points_are_finite(count) -> None:
     normal = estimate_normals(np.eye(3, dtype=np.float32)[:count])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from scipy.spatial import KDTree
 
@@ -74,11 +74,24 @@ def _agreeing_signs(normal: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     graph = coo_array((bend + 1e-6, ends), shape=(number, number)).tocsr()
     tree = minimum_spanning_tree(graph.maximum(graph.T))
     parts, part = connected_components(tree, directed=False)
-    sign = np.ones(number)
-    for root in np.unique(part, return_index=True)[1]:
-        order, parent = breadth_first_order(tree, root, directed=False)
-        for node in order[1:].tolist():
-            above = parent[node]
-            sign[node] = sign[above] if normal[node] @ normal[above] >= 0 else -sign[above]
+    sign = _signs_along(tree, np.unique(part, return_index=True)[1], normal)
     upward = np.bincount(part, sign * normal[:, 2], parts)
     return sign * np.where(upward < 0, -1.0, 1.0)[part]
+
+
+def _signs_along(forest: csr_array, roots: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """(N,) ±1: 1 at the roots (P,), one of each tree, and from there as neighbours agree."""
+    number = len(normal)
+    shape = number + 1, number + 1  # one more node, above all roots, so that one walk finds all
+    rows = np.append(forest.indptr, forest.nnz)
+    tree = csr_array((forest.data, forest.indices, rows), shape=shape)
+    tree += coo_array((np.ones(len(roots)), (np.full(len(roots), number), roots)), shape=shape).tocsr()
+    above = breadth_first_order(tree, number, directed=False)[1][:number]
+    of_root = above == number
+    parent = np.where(of_root, np.arange(number), above)
+    agrees = (normal * normal[parent]).sum(axis=1) >= 0
+    sign = np.where(agrees | of_root, 1.0, -1.0)
+    while not of_root[parent].all():  # each round twice as far up
+        sign *= sign[parent]
+        parent = parent[parent]
+    return sign
