@@ -34,6 +34,7 @@ from rich.table import Table
 
 import prepare_inputs
 from bifusion.config.run import save_config
+from clip_files import write_color_clip
 from room_meshes import permuted, room_mesh, write_ply
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -103,6 +104,21 @@ def predicting(ground: Ground, place: Path) -> list[str]:
     return ["predict", str(ground.run), str(ground.data / "val" / "roomval0"), "--out", "out"]
 
 
+def finding(ground: Ground, place: Path) -> list[str]:
+    architecture, weights = write_color_clip(ground.root / "clip")  # a place that all pages name alike
+    tower = ["--tower", str(architecture), "--weights", str(weights)]
+    return ["find", str(ground.data / "val" / "roomval0"), "red", *tower, "--out", "out"]
+
+
+def viewing(ground: Ground, place: Path) -> list[str]:
+    return ["view", str(ground.data / "val" / "roomval0"), "--html", "room.html"]
+
+
+def pretraining(ground: Ground, place: Path) -> list[str]:
+    rooms = ["--rooms", "rooms", "--num-rooms", "2", "--config.image-size", "160"]
+    return ["pretrain-tower", "--out", "tower.safetensors", *rooms, "--config.steps", "4"]
+
+
 def labelling(ground: Ground, place: Path) -> list[str]:
     write_ply(place / "room.ply", permuted(room_mesh(0.1)))
     return ["scan", "room.ply", "--run", str(ground.run), "--out", "out", "--views", "0"]
@@ -137,6 +153,12 @@ def ablating(ground: Ground, place: Path) -> list[str]:
     return ["compare", *arms, *grid, "--data", str(ground.data), "--out", "out"]
 
 
+def sweeping(ground: Ground, place: Path) -> list[str]:
+    grid = ["--grid", "lr=1,1e30", "condition=plain", "--seeds", "0", "--epochs", "3"]
+    arms = ["--sweep", "lr", "--base", "bifusion_tiny", "bifusion_tiny_naive"]
+    return ["compare", *arms, *grid, "--data", str(ground.data), "--out", "out"]
+
+
 def dosing(ground: Ground, place: Path) -> list[str]:
     recipes = ["--recipes", "bifusion_tiny", "bifusion_tiny_without_views", "--epochs", "3"]
     levels = ["--knob", "texture_contrast", "--values", "0", "1", "--probe-rooms", "2"]
@@ -155,15 +177,19 @@ QUICK: dict[str, Setup] = {
     **{f"prepare {kind}": preparing(kind) for kind in prepare_inputs.KINDS},
     "prepare features": keeping_features,
     "predict": predicting,
+    "find": finding,
+    "view": viewing,
     "scan": labelling,
     "evaluate": evaluating,
     "export-submission semantic": exporting("semantic"),
     "export-submission instance": exporting("instance"),
     "import-checkpoint": importing,
+    "pretrain-tower": pretraining,
 }
 LONG: dict[str, Setup] = {
     "compare": comparing,
     "compare --ablate": ablating,
+    "compare --sweep": sweeping,
     "dose": dosing,
     "demo": demonstrating,
 }

@@ -38,7 +38,7 @@ LEFT = re.compile(r"\..+\.(writing|replaced|removing)-\d+")
 """What a killed process leaves half-done, and the next takes up."""
 NO_RESULT = re.compile(
     r"(.*/)?(tensorboard|\.tower-cache|__pycache__)/.*|(.*/)?(log\.txt|[^/]*\.lock|said)"
-    r"|(.*/)?(report|ablation|dose)\.html|(.*/)?views/[^/]*\.html"
+    r"|(.*/)?(report|ablation|sweep|dose)\.html|(.*/)?views/[^/]*\.html"
 )
 """Files that tell of the way, not of what came out; reports are compared as JSON."""
 VARIABLE = {*CLOCK, "modified_ns", "root", "created"}
