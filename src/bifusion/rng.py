@@ -30,3 +30,9 @@ def numpy_rng(seed: int, *names: str | int) -> np.random.Generator:
 def torch_rng(seed: int, *names: str | int) -> torch.Generator:
     """Torch generator, on the CPU, of the stream called `names`."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
+
+
+def seed_cpu(seed: int, *names: str | int) -> None:
+    """The CPU's global generator goes on with the stream called `names`; those of other devices, which
+    `torch.manual_seed` begins anew as well, go on as they were."""
+    torch.default_generator.manual_seed(derive_seed(seed, *names))

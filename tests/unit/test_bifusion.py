@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.bifusion import BiFusion, BiFusionConfig
+from bifusion.models.build import build_model
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.query_decoder import DecoderConfig
 from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD, ClipConfig
@@ -75,6 +76,15 @@ def test_full_size_has_89_million_parameters_each_in_one_group() -> None:
         grouped = [p for group in model.parameter_groups().values() for p in group]
         assert len({id(p) for p in grouped}) == len(grouped) == len(list(model.parameters()))
         assert abs(sum(p.numel() for p in grouped) - 89e6) < 1e6
+
+
+def test_building_one_leaves_all_generators_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's too, which `torch.manual_seed` would begin anew and nothing would put back."""
+    begun: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", begun.append)
+    before = torch.get_rng_state()
+    build_model(small_config(), 0, SCANNET20)
+    assert torch.equal(before, torch.get_rng_state()) and not begun
 
 
 def test_prediction_and_trace_have_their_shapes() -> None:

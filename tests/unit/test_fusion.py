@@ -104,6 +104,17 @@ def test_a_gate_with_nothing_to_train_is_a_group_of_none(monkeypatch) -> None:
     assert not {"gate", "film"} & fusion(dataclasses.replace(SMALL, **plain)).parameter_groups().keys()
 
 
+@torch.no_grad()
+def test_a_broken_tower_does_not_reach_what_is_fused_before_the_gate_opens() -> None:
+    """As in the validations of a first stage, which run the 2D branch."""
+    module, given = awake(fusion()), inputs()
+    off = FusionControl(scale=0.0)
+    sound, _ = module(**given, control=off)
+    given["f2d_in"] = torch.full_like(given["f2d_in"], torch.nan)
+    fused, trace = module(**given, control=off)
+    assert torch.equal(fused, sound) and trace.seen_f2d.isnan().all()
+
+
 def test_excitation_squeezes_each_scene_apart() -> None:
     excitation = SqueezeExcitation(32)
     torch.nn.init.normal_(excitation.mlp[-1].weight)

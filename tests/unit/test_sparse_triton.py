@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import needs
+from bifusion.precision import dot_precision, float32_products
 from bifusion.sparse import backends
 from bifusion.sparse.functional import compute_dtype
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.precision import dot_precision, float32_products
 from bifusion.sparse.tensor import KernelMaps
 
 needs.module("triton", "triton")

@@ -300,6 +300,18 @@ def test_files_that_do_not_fit_are_told(tmp_path) -> None:
     save_file({"lonely.weight": torch.ones(2)}, path)
     with pytest.raises(InputError, match="does not fit"):
         TimmCnnConfig("test_resnet", str(path)).build()
+    tensors = timm.create_model(VITS[0]).state_dict()
+    save_file(tensors | {"pos_embed": torch.ones(3)}, path)
+    with pytest.raises(InputError, match="are not of a VisionTransformer: .*; give a file of the same"):
+        TimmVitConfig(VITS[0], str(path)).build()
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path) -> None:
+    net = timm.create_model(VITS[0])
+    net.blocks[0].norm1.weight.data[3] = torch.nan
+    path = saved(net, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="'blocks.0.norm1.weight' in .* numbers that are not finite"):
+        TimmVitConfig(VITS[0], path).build()
 
 
 def test_an_image_of_no_whole_patches_is_refused() -> None:

@@ -126,6 +126,12 @@ def test_spconv_grid_changes_a_scene_with_an_odd_side_only() -> None:
     assert not torch.allclose(outputs[9], plain(x))
 
 
+@pytest.mark.parametrize("side", [0, 128])
+def test_no_voxels_have_no_features(side: int) -> None:
+    unet = build_unet(UNetConfig(in_channels=4, planes=(4, 6), spconv_min_grid=side))
+    assert unet(scene_of(torch.zeros(0, 4))).shape == (0, 4)
+
+
 def test_spconv_grid_refuses_negative_coordinates() -> None:
     unet = build_unet(UNetConfig(in_channels=4, planes=(4, 6), spconv_min_grid=8))
     with pytest.raises(InputError, match="start at 0"):

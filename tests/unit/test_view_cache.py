@@ -24,6 +24,7 @@ from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.code_of import code_of
 from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.view_cache import ViewCache, bytes_under, tower_key, view_key
+from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.train import train
@@ -79,6 +80,15 @@ def test_second_look_computes_nothing_and_gives_the_same_bits(tmp_path, monkeypa
     other.cache = ViewCache(tmp_path / "cache", GB)
     other.encode_views(views)
     assert other.cache.misses == 0
+
+
+def test_training_in_tf32_and_validation_find_the_same_entries(tmp_path) -> None:
+    tower, cuda = frozen_tower(), torch.device("cuda")
+    tower.cache = ViewCache(tmp_path / "cache", GB)
+    for matmul in ("tf32", "ieee"):
+        with float32_products(matmul, cuda):
+            tower.encode_views([view(0)])
+    assert (tower.cache.hits, tower.cache.misses) == (1, 1)
 
 
 def test_frozen_map_does_not_depend_on_the_other_views(tmp_path) -> None:

@@ -23,7 +23,7 @@ from bifusion.models.model import ModelConfig, ResultsConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
 from bifusion.models.postprocess import PostprocessConfig
 from bifusion.models.towers.tower import TowerConfig
-from bifusion.sparse.precision import Matmul
+from bifusion.precision import Matmul
 from bifusion.spelling import did_you_mean
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json

@@ -28,6 +28,7 @@ from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensor
 from bifusion.diagnosis.rerun import run_again
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.precision import matmul_precision
 from bifusion.runs.check_config import check_config
 from bifusion.runs.trained_model import check_same_tensors
 from bifusion.sparse.backends import describe_backend
@@ -69,7 +70,7 @@ class Circumstances:
             threads=torch.get_num_threads(),
             cpu=f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
             sparse=describe_backend(device),
-            matmul_precision=torch.get_float32_matmul_precision(),
+            matmul_precision=matmul_precision(device),
             versions={"python": platform.python_version(), **{name: version(name) for name in names}},
         )
 

@@ -24,6 +24,7 @@ from bifusion.diagnosis.rerun import RERUN_ERRORS, run_again
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.precision import PRECISIONS, float32_matmul_precision
 from bifusion.runs.run_data import MOST_THREADS
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
@@ -159,25 +160,20 @@ def _restore_scaler(bundle: Bundle, stepper: Stepper) -> None:
 @contextmanager
 def _circumstances(bundle: Bundle) -> Iterator[None]:
     """Threads and arithmetic as when the bundle was written."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads = torch.get_num_threads()
     wanted = bundle.circumstances
-    if not 1 <= wanted.threads <= MOST_THREADS or wanted.matmul_precision not in (
-        "highest",
-        "high",
-        "medium",
-    ):
+    if not 1 <= wanted.threads <= MOST_THREADS or wanted.matmul_precision not in PRECISIONS:
         raise InputError(
             f"{bundle.path}: {wanted.threads} threads, precision {wanted.matmul_precision!r} of matrix "
             "products; copy the file again"
         )
     torch.set_num_threads(wanted.threads)
-    torch.set_float32_matmul_precision(wanted.matmul_precision)
+    repeatable = deterministic(bundle.config.trainer.deterministic, torch.device("cpu"))
     try:
-        with deterministic(bundle.config.trainer.deterministic, torch.device("cpu")):
+        with float32_matmul_precision(wanted.matmul_precision), repeatable:
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
 
 
 def _notes(bundle: Bundle, here: Circumstances) -> list[str]:

@@ -20,10 +20,10 @@ from bifusion.evaluation.point_figures import PointFigures
 from bifusion.inference.device import autocast_dtype, usable_device
 from bifusion.inference.export import point_segments
 from bifusion.models.folding import for_inference
+from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import CONFIG, TRAINING_STATE, find_checkpoint, trained_epochs
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.trained_model import load_model
-from bifusion.sparse.precision import float32_products
 from bifusion.storage.files import written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.torch_defaults import as_torch_starts

@@ -31,9 +31,9 @@ from bifusion.errors import InputError
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
+from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.runs.trained_model import load_model
-from bifusion.sparse.precision import float32_products
 from bifusion.storage.files import locked_beside, remove_stale, write_text, written_beside
 from bifusion.types import FusionControl, SceneResult
 

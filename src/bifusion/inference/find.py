@@ -30,6 +30,7 @@ from bifusion.inference.scene_warning import warn_of_views
 from bifusion.inference.word_tower import WordTower
 from bifusion.models.pooling import pool_superpoints
 from bifusion.models.towers.clip_text import check_words
+from bifusion.precision import full_float32
 from bifusion.torch_defaults import as_torch_starts
 from bifusion.types import Batch
 
@@ -138,7 +139,8 @@ def _lift(batch: Batch, tower: WordTower, progress: Progress) -> tuple[Tensor, T
     maps = []
     for number, view in enumerate(batch.views):
         progress(number, len(batch.views))
-        maps.append(F.normalize(tower.image.encode_views([view])[0].float(), dim=2))
+        with full_float32(view.image.device):
+            maps.append(F.normalize(tower.image.encode_views([view])[0].float(), dim=2))
     progress(len(batch.views), len(batch.views))
     scene, per_scene = batch.voxel_coords[:, 0], batch.voxels_per_scene
     position_m, lifting = batch.voxel_position_m, LiftingConfig()

@@ -33,9 +33,9 @@ from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
+from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import find_checkpoint, trained_epochs
 from bifusion.runs.trained_model import load_model
-from bifusion.sparse.precision import float32_products
 from bifusion.torch_defaults import as_torch_starts
 from bifusion.types import Batch, FusionControl, Prediction, Scene, SceneResult
 

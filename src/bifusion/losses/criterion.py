@@ -15,6 +15,7 @@ from bifusion.losses.matcher import matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints
 from bifusion.losses.shares import Total, shares
 from bifusion.losses.terms import LOSS_TERMS, LossTerm, TermFunction
+from bifusion.precision import full_float32
 from bifusion.spelling import did_you_mean
 from bifusion.types import Batch, Output, Prediction
 
@@ -40,8 +41,7 @@ class Criterion:
         Raises NonFiniteCostError where a matching cost is not finite.
         """
         device, given = prediction.superpoint_features.device, prediction.optional_outputs()
-        # matrix products of the costs would otherwise run in the autocast precision
-        with torch.autocast(device.type, enabled=False):
+        with full_float32(device):  # products of the costs would otherwise run in autocast's precision
             outputs = self.contexts(prediction, batch, range(len(prediction.layers)))
             of = {n: outputs if t.of_every_output else outputs[-1:] for n, t in self.terms.items()}
             factors: dict[str, Tensor] = {}

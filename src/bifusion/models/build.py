@@ -10,7 +10,7 @@ from bifusion.models.backbone import FUNCTION
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.parts import check_groups
 from bifusion.models.unet import build_unet
-from bifusion.rng import derive_seed
+from bifusion.rng import seed_cpu
 
 
 def build_model(
@@ -20,12 +20,12 @@ def build_model(
 
     `load_pretrained` False: the image tower's weights are not read, a checkpoint will bring them.
     Backbone and decoder draw from streams of their own, so that arms with the same seed start from
-    the same values wherever their shapes agree (runs are compared paired by seed). The global
-    generator is left as it was. Raises InputError for a parameter that no part of `parts.py` has, and
-    for a part from outside that its function does not make as it should.
+    the same values wherever their shapes agree (runs are compared paired by seed). Global generators
+    are left as they were, of all devices. Raises InputError for a parameter that no part of `parts.py`
+    has, and for a part from outside that its function does not make as it should.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "init"))
+        seed_cpu(seed, "init")
         model = config.build(labels, load_pretrained=load_pretrained)
         if not next(model.parameters()).is_meta:
             _pair_initial_weights(model, config, seed, labels)
@@ -34,7 +34,7 @@ def build_model(
 
 
 def _pair_initial_weights(model: Model, config: ModelConfig, seed: int, labels: LabelSet) -> None:
-    torch.manual_seed(derive_seed(seed, "init", "backbone"))
+    seed_cpu(seed, "init", "backbone")
     drawn = build_unet(config.unet).state_dict()
     try:
         model.get_submodule("unet").load_state_dict(drawn)
@@ -43,7 +43,7 @@ def _pair_initial_weights(model: Model, config: ModelConfig, seed: int, labels: 
             f"{FUNCTION}: {config.unet.function} returned networks of other tensors when it was called "
             f"twice; expected the same names and shapes ({error})"
         ) from error
-    torch.manual_seed(derive_seed(seed, "init", "decoder"))
+    seed_cpu(seed, "init", "decoder")
     twin = config.twin_decoder(labels)
     if twin is None:
         return

@@ -254,7 +254,11 @@ class Fusion(nn.Module):
         f3d_seen = f3d.index_select(0, rows)
         alpha = self._alpha(f2d, f3d_seen, code, rows, control)
         gate = (control.scale * alpha)[:, None]
-        mixed = gate * f2d + (1 - gate) * f3d_seen
+        # In use 0 · f2d would let through what is not finite; in training it gives gradients of 0.
+        if control.scale == 0 and not torch.is_grad_enabled():
+            mixed = f3d_seen
+        else:
+            mixed = gate * f2d + (1 - gate) * f3d_seen
         if self.excitation is not None and control.scale > 0:
             num_scenes = int(scene.max()) + 1 if num_scenes is None else num_scenes
             factor = self.excitation(mixed, scene.index_select(0, rows), num_scenes)

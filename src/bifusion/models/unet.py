@@ -58,7 +58,8 @@ class UNetConfig:
     spconv_min_grid: OptionalWidth = 0
     """residual only. 0: every voxel takes part at every level. n > 0: reproduce spconv's finite grid
     of at least n voxels a side (published: 128), on which a voxel in the last plane of an odd side
-    has no coarser voxel. Needs coordinates that start at 0."""
+    has no coarser voxel. Needs coordinates that start at 0. The grid is the batch's, so that a scene's
+    features then depend, slightly, on the size of the others in it, as the published network's do."""
 
     def __post_init__(self) -> None:
         if self.kind == "outside":

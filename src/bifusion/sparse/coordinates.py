@@ -79,6 +79,8 @@ def as_level(coords: Tensor) -> Level:
 
 def finite_grid(coords: Tensor, min_side: int) -> Tensor:
     """(3,) int64 sides of the grid from 0 to the largest coordinate, at least `min_side`."""
+    if not len(coords):
+        return coords.new_full((3,), min_side, dtype=torch.int64)
     return (coords[:, 1:].amax(0).long() + 1).clamp(min=min_side)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bifusion.config.stages import StageState
 from bifusion.losses.criterion import Criterion
 from bifusion.losses.matcher import NonFiniteCostError
+from bifusion.precision import Matmul, float32_products
 from bifusion.rng import derive_seed
-from bifusion.sparse.precision import Matmul, float32_products
 from bifusion.step.checks import Statistics
 from bifusion.step.clipping import Clipping
 from bifusion.step.conflicts import conflict_figures

@@ -27,12 +27,12 @@ from bifusion.diagnosis.summary import stop_reason
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import warn_if_unseen
 from bifusion.models.build import build_model
+from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import LAST
 from bifusion.runs.describe import describe_run
 from bifusion.runs.healthy_file import HealthyFile
 from bifusion.runs.run_data import RunData, data_of, write_data
 from bifusion.runs.run_folder import RunFolder, RunStatus
-from bifusion.sparse.precision import float32_products
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
 from bifusion.step.observe import peak_memory_mb

@@ -25,8 +25,8 @@ from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.view_cache import ViewCache, bytes_under
+from bifusion.precision import float32_products
 from bifusion.runs.check_config import check_config
-from bifusion.sparse.precision import float32_products
 from bifusion.step.runtime import deterministic, make_fabric
 from bifusion.storage.json_files import json_text
 

@@ -27,6 +27,7 @@ from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
     OpenWeights,
+    check_finite,
     is_file,
     open_weights,
     weights_file,
@@ -268,9 +269,5 @@ def _fit(name: str, own: Tensor, tower: dict[str, Tensor], path: Path, architect
             f"tower.pretrained: 'visual.{theirs}' in {path} has shape {tuple(found.shape)}, "
             f"{architecture} expects {tuple(own.shape)}; choose the file's architecture"
         )
-    if not found.isfinite().all():
-        raise InputError(
-            f"tower.pretrained: 'visual.{theirs}' in {path} holds numbers that are not finite: the "
-            "training that wrote it had failed; take another file"
-        )
+    check_finite(found, f"visual.{theirs}", path)
     return found

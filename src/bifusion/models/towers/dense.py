@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from bifusion.errors import InputError
 from bifusion.models.compiled import eager
 from bifusion.models.towers.tower import ImageTower
 from bifusion.models.towers.view_cache import ViewCache
+from bifusion.precision import float32_products
 from bifusion.types import BatchView
 
 
@@ -52,7 +54,8 @@ class DenseTower(ImageTower):
         if self.cache is None:
             return [self._encode_alone(view) for view in views]
         cache = self.cache
-        with eager(self):  # other runs read them too
+        ieee = float32_products("ieee", views[0].image.device) if views else nullcontext()
+        with eager(self), ieee:  # other runs, and this one's validation, read them too
             return [cache.get(self, view, lambda view=view: self._encode_alone(view)) for view in views]
 
     def _encode_alone(self, view: BatchView) -> Tensor:

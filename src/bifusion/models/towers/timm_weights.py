@@ -15,6 +15,7 @@ from bifusion.models.towers.efficientnet_names import MARK, timm_names
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
     check_file,
+    check_finite,
     is_file,
     open_weights,
     weights_file,
@@ -32,12 +33,16 @@ _NOT_OF_FEATURES = ("head.", "head_dist.", "fc.", "classifier.", "attn_pool.", "
 """What begins the names of tensors that a network without its classifier does not take."""
 
 
+READER_ERRORS = AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError
+"""What timm's readers meet in tensors that they do not expect."""
+
+
 def load_weights(net: nn.Module, architecture: str, pretrained: str) -> str:
     """Fills `net`, whole, with the weights that `pretrained` names; returns where they came from.
 
     Raises:
-        InputError: no such file, package or tag; no network; tensors that are missing, too many or of
-            another shape.
+        InputError: no such file, package or tag; no network; tensors that are missing, too many, of
+            another shape or not finite.
     """
     path = _locate(net, architecture, pretrained)
     with open_weights(path) as weights:
@@ -50,7 +55,10 @@ def load_weights(net: nn.Module, architecture: str, pretrained: str) -> str:
     shapes = [n for n, t in state.items() if n in own and own[n].shape != t.shape]
     if missing or foreign or shapes:
         raise _misfit(path, architecture, missing, foreign, shapes)
-    net.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
+    fitting = {name: tensor for name, tensor in state.items() if name in own}
+    for name, tensor in fitting.items():
+        check_finite(tensor, name, path)
+    net.load_state_dict(fitting, strict=False)
     source = str(path) if is_file(pretrained) else f"{pretrained!r} ({path.name})"
     if pretrained == f"{PACKAGE}{LITE0}":
         source = f"{source}, trained on ImageNet-1k"
@@ -79,7 +87,7 @@ def _as_timm(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
         return dict(state)
     try:
         return converts(dict(state), net)
-    except (KeyError, RuntimeError, ValueError) as error:  # another family's tensors
+    except READER_ERRORS as error:  # another family's tensors, or of shapes that no network has
         raise InputError(
             f"tower.pretrained: these tensors ({', '.join(list(state)[:3])}) are not of a "
             f"{type(net).__name__}: {first_line(error)}; give a file of the same architecture"

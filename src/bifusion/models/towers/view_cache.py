@@ -3,7 +3,8 @@
 An entry is found by what it was computed from, never by a name: the tower's tensors and numbers, the
 code of a tower from outside (`code_of.py`), the arithmetic (torch version, device, threads, precision),
 and the very pixels and depths that enter. A changed weight, line of code or image therefore finds
-nothing and is computed; what is found is bit for bit what computing would give.
+nothing and is computed; what is found is bit for bit what computing would give, on a GPU in IEEE float32
+whatever `trainer.matmul` says, so that training and validation share entries.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bifusion.models.towers.code_of import code_of
+from bifusion.precision import matmul_precision
 from bifusion.storage.files import write_tensors
 from bifusion.types import BatchView
 
@@ -142,12 +144,13 @@ def _arithmetic(device: torch.device) -> str:
     precision = torch.float32
     if torch.is_autocast_enabled(device.type):
         precision = torch.get_autocast_dtype(device.type)
-    machine = torch.backends.cpu.get_cpu_capability()
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
+    else:
+        machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     return (
         f"bifusion {_version()}, torch {torch.__version__}, {device.type}, {machine}, "
-        f"{torch.get_num_threads()} threads, {precision}, {torch.get_float32_matmul_precision()}"
+        f"{precision}, {matmul_precision(device)}"
     )
 
 

@@ -36,6 +36,15 @@ def is_file(pretrained: str) -> bool:
     return path.suffix.lower() in FILE_SUFFIXES or pretrained.endswith(INDEX) or a_folder
 
 
+def check_finite(tensor: Tensor, name: str, path: Path) -> None:
+    """InputError for a tensor, called `name` in the file `path`, that holds NaN or infinity."""
+    if not tensor.isfinite().all():
+        raise InputError(
+            f"tower.pretrained: {name!r} in {path} holds numbers that are not finite: the training that "
+            "wrote it had failed; take another file"
+        )
+
+
 def weights_file(pretrained: str) -> Path:
     """The file that `pretrained` names; InputError where it is not there, or holds a part alone."""
     path = Path(pretrained)

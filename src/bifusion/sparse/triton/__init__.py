@@ -2,7 +2,7 @@
 
 | dtype of the features | products | sums |
 | --- | --- | --- |
-| float32 | IEEE float32, or TF32 where `sparse/precision.py` says so | float32 |
+| float32 | IEEE float32, or TF32 where `precision.py` says so | float32 |
 | float16, bfloat16 | in that type | float32 |
 | float64 | plain torch's (`reference.py`): for checks, no network runs in it | float64 |
 
@@ -19,10 +19,10 @@ import torch
 import triton
 from torch import Tensor
 
+from bifusion.precision import dot_precision
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.mapped_conv import Conv, Operations
-from bifusion.sparse.precision import dot_precision
 from bifusion.sparse.triton import probe
 from bifusion.sparse.triton.index import SortedIndex
 from bifusion.sparse.triton.launch import convolve, weight_gradient

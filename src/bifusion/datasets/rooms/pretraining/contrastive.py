@@ -29,7 +29,7 @@ from bifusion.datasets.rooms.pretraining.regions import RegionViews, find_region
 from bifusion.errors import InputError
 from bifusion.labels.sets import get_label_set
 from bifusion.models.towers.clip import ClipEncoder
-from bifusion.rng import derive_seed, torch_rng
+from bifusion.rng import seed_cpu, torch_rng
 from bifusion.storage.files import write_tensors
 
 
@@ -96,7 +96,7 @@ def pretrain_tower(
             "neurons; only plain tokens are pretrained: use dense 'tokens' and no register neurons"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "clip-pretraining"))
+        seed_cpu(config.seed, "clip-pretraining")
         tower = ClipEncoder(dataclasses.replace(config.tower, depth_channel=False))
         start_as_cosines(tower.conv1_rgb)
         train = train_on_names if config.objective == "names" else train_label_free
