@@ -37,8 +37,7 @@ MODEL_KINDS: dict[str, type[ModelConfig]] = {
 """What a stored configuration calls a kind of model -> what describes one."""
 Arm = Literal[
     "baseline", "staged", "without_views", "naive", "plan_a", "plan_b", "mask3d",
-    "2d_only", "gate_half", "gate_vector", "gate_evidence",
-    "lifted_rgb", "fine_voxels", "random_tower", "ablation",
+    "2d_only", "gate_half", "lifted_rgb", "fine_voxels", "random_tower", "ablation",
 ]  # fmt: skip
 
 RecomputedPart = Literal["backbone", "tower", "decoder"]

@@ -10,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.errors import InputError
-from bifusion.geometry import (
-    LiftingConfig,
-    Sightings,
-    distance_to_cameras,
-    find_sightings,
-    lift_features,
-)
+from bifusion.geometry import LiftingConfig, Sightings, find_sightings, lift_features
 from bifusion.labels.label_set import LabelSet
-from bifusion.models.fusion import Fusion, FusionConfig, LiteFusionGate, scale_gradient, shuffle_seen
+from bifusion.models.fusion import Fusion, FusionConfig, scale_gradient, shuffle_seen
 from bifusion.models.gate import FUNCTION as GATE
 from bifusion.models.geometric_code import geometric_code
 from bifusion.models.model import Model, ModelConfig
@@ -211,8 +205,6 @@ class BiFusion(Model):
         images = self.tower
         assert images is not None
         if not batch.views:
-            if isinstance(self.fusion.gate, LiteFusionGate):
-                self.fusion.gate.evidence = batch.voxel_feats.new_zeros(0, 3)
             return batch.voxel_feats.new_zeros(0, images.out_channels)
         isolated = control.tower_gradient_scale == 0
         with torch.no_grad() if isolated else contextlib.nullcontext():
@@ -220,17 +212,6 @@ class BiFusion(Model):
             check_maps(maps, batch.views, images)
             maps = scale_gradient(maps, control.tower_gradient_scale)
             lifted = lift_features(maps, batch.views, sightings, rows)
-            if self.config.fusion.gate_kind == "evidence" and self.fusion.gate is not None:
-                with torch.no_grad():
-                    squared = lift_features(
-                        [m.detach() ** 2 for m in maps], batch.views, sightings, rows
-                    )
-                    size = squared.sum(1).clamp(min=1e-6)
-                    varies = (1 - (lifted.detach() ** 2).sum(1) / size).clamp(0, 1)
-                    count = sightings.count.index_select(0, rows).float().log2() / 2
-                    apart = distance_to_cameras(batch.voxel_position_m.float(), batch.views, sightings)
-                    apart = apart.index_select(0, rows) / 4
-                    self.fusion.gate.evidence = torch.stack([varies, count, apart], dim=1)
         if control.shuffle_seed is None:
             return lifted
         scene = batch.voxel_coords[:, 0].index_select(0, rows)

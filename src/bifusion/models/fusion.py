@@ -49,10 +49,6 @@ class FusionConfig:
     """Width of FiLM's inner layer."""
     gate_hidden: Width = 64
     """Width of LiteFusionGate's inner layer."""
-    gate_kind: Literal["scalar", "vector", "evidence"] = "scalar"
-    """vector: a weight for each channel; evidence: the gate also sees, beside both features, how much
-    the image features of a voxel vary over views and cells, how many views see it, from how far, and the
-    cosine of both features."""
     gate_function: str = ""
     """A gate of your own in the place of LiteFusionGate: "module:function", of a package that you have
     named as trusted (`plugins.py`), which takes `dim` and returns a `Gate` (models/gate.py)."""
@@ -132,24 +128,14 @@ def _modulated(features: Tensor, hidden: Tensor, last: nn.Linear) -> Tensor:
 class LiteFusionGate(Gate):
     """α = σ(MLP([f2d ‖ f3d])), one number a voxel, 0.5 at the start."""
 
-    evidence: Tensor | None = None
-    """(K, 3): what varies, views (log2 / 2), distance (4 m); put there before each call."""
-
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
-        self.kind = config.gate_kind
-        more = 4 if self.kind == "evidence" else 0
-        channels = 2 * config.dim + more, config.gate_hidden, config.dim if self.kind == "vector" else 1
+        channels = 2 * config.dim, config.gate_hidden, 1
         self.mlp = _small_mlp(*channels, RowsGELU(), silent=config.silent_start)
 
     def forward(self, f2d: Tensor, f3d: Tensor, code: Tensor) -> Tensor:
         """By features alone."""
-        seen = [f2d, f3d]
-        if self.kind == "evidence":
-            assert self.evidence is not None and len(self.evidence) == len(f2d)
-            seen += [self.evidence.to(f2d), F.cosine_similarity(f2d, f3d, dim=1)[:, None]]
-        alpha = self.mlp(torch.cat(seen, dim=1)).sigmoid()
-        return alpha if self.kind == "vector" else alpha[:, 0]
+        return self.mlp(torch.cat([f2d, f3d], dim=1)).sigmoid()[:, 0]
 
 
 class SqueezeExcitation(nn.Module):
@@ -267,8 +253,7 @@ class Fusion(nn.Module):
                 f2d, f3d = self.film(f2d, f3d, code, rows)
         f3d_seen = f3d.index_select(0, rows)
         alpha = self._alpha(f2d, f3d_seen, code, rows, control)
-        gate = control.scale * alpha
-        gate = gate if gate.ndim == 2 else gate[:, None]
+        gate = (control.scale * alpha)[:, None]
         # In use 0 · f2d would let through what is not finite; in training it gives gradients of 0.
         if control.scale == 0 and not torch.is_grad_enabled():
             mixed = f3d_seen
@@ -279,7 +264,6 @@ class Fusion(nn.Module):
             factor = self.excitation(mixed, scene.index_select(0, rows), num_scenes)
             mixed = mixed * (1 + control.scale * (factor - 1))
         fused = self._normalized(f3d.index_copy(0, rows, mixed.to(f3d.dtype)))
-        alpha = alpha.mean(1) if alpha.ndim == 2 else alpha
         trace = FusionTrace(
             seen=seen,
             alpha=_scatter(alpha, rows, len(seen)),

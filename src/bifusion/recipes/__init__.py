@@ -29,8 +29,6 @@ _ARMS: dict[str, Callable[[Config], Config]] = {
     "plan_b": bifusion.plan_b,
     "2d_only": controls.only_2d,
     "gate_half": controls.gate_half,
-    "gate_vector": controls.gate_vector,
-    "gate_evidence": controls.gate_evidence,
     "lifted_rgb": controls.lifted_rgb,
     "random_tower": controls.random_tower,
 }

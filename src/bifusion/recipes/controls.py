@@ -29,22 +29,6 @@ def gate_half(base: Config) -> Config:
     return _with_alpha(base, 0.5, "gate_half")
 
 
-def gate_vector(base: Config) -> Config:
-    """A trial: the gate weighs each channel by itself."""
-    return _with_kind(base, "vector")
-
-
-def gate_evidence(base: Config) -> Config:
-    """A trial: the gate sees how well the images agree on a voxel."""
-    return _with_kind(base, "evidence")
-
-
-def _with_kind(base: Config, kind: str) -> Config:
-    model = bifusion_model(base)
-    model = dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, gate_kind=kind))
-    return variant(base, f"gate_{kind}", model=model)
-
-
 def _with_alpha(base: Config, alpha: float, name: str) -> Config:
     stages = tuple(
         dataclasses.replace(stage, fixed_alpha=alpha, fixed_alpha_until=1.0)

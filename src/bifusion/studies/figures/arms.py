@@ -14,8 +14,6 @@ ROLES: dict[str, str] = {
     "mask3d": "Mask3D",
     "without_views": "BiFusion without views",
     "fine_voxels": "OneFormer3D, finer voxels",
-    "gate_vector": "vector gate",
-    "gate_evidence": "evidence gate",
     "2d_only": "BiFusion, 2D only",
     "gate_half": "BiFusion, gate fixed at 0.5",
     "lifted_rgb": "BiFusion on lifted RGB",
@@ -29,8 +27,6 @@ ROLES: dict[str, str] = {
 """Role of an arm → how a reader knows it, in the order of tables."""
 CONTROLS: dict[str, str] = {
     "fine_voxels": "control: 3D alone, at a finer voxel",
-    "gate_vector": "trial: a gate for each channel",
-    "gate_evidence": "trial: a gate that sees how well images agree",
     "2d_only": "control: image features alone wherever a view sees the point",
     "gate_half": "control: α = 0.5 instead of a learned gate",
     "lifted_rgb": "control: the pixels' RGB lifted instead of a tower's features",
