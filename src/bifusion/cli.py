@@ -7,6 +7,7 @@ with 5; Ctrl-C with 130, everything saved; a command whose output nobody reads o
 """
 
 import atexit
+import errno
 import os
 import select
 import signal
@@ -36,6 +37,12 @@ from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
 from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import UNREAD_EXIT
+
+PATH_ERRORS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+"""What is wrong with the path alone, so that another one helps."""
 
 Command = Callable[[list[str]], int]
 GROUPS: dict[str, dict[str, Command]] = {
@@ -161,7 +168,9 @@ def _call(args: list[str]) -> None:
     except InputError as error:
         print(shown(f"bifusion: {error}"), file=sys.stderr)
         sys.exit(1 if isinstance(error, SomeFailedError) else 2)
-    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in PATH_ERRORS or error.filename is None:
+            raise
         print(shown(f"bifusion: {error.filename}: {error.strerror}; name another path"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

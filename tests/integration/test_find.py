@@ -208,6 +208,9 @@ def test_what_is_wrong_is_said(bifusion, clip, scene, tmp_path) -> None:
     for args, message in wrong.items():
         called = call(bifusion, clip, *args)
         assert called.status == 2 and message in called.err, (args, called.err)
+    for option in (("--prediction", tmp_path), ("--views", 0)):  # before a tower is looked for
+        called = call(bifusion, (clip[0], tmp_path / "none.safetensors"), scene, "red", *option)
+        assert called.status == 2 and "none.safetensors" not in called.err
     other = predict(make_tiny_scene(tmp_path / "val" / "other", seed=3), tmp_path / "other")
     np.save(tmp_path / "val" / "other" / "x.npy", np.zeros(1))
     with pytest.raises(package.InputError, match="prediction: is of 3 points, scene room has"):

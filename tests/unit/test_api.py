@@ -95,9 +95,11 @@ def test_what_cannot_be_trained_is_named(tmp_path):
 def test_what_would_be_trained_twice_is_refused(tmp_path):
     """Before anything is trained: the second would find the first at work in its folder."""
     data, out, name = make_tiny_data(tmp_path / "rooms", 1, 1), tmp_path / "out", "oneformer3d_small"
-    for recipes, seeds in (((name, name), 0), (name, (0, 0))):
-        with pytest.raises(InputError, match=f"{name}-seed0: asked for more than once"):
-            bifusion.compare(recipes, seeds=seeds, data=data, out=out)
+    with pytest.raises(InputError, match=f"{name}-seed0: asked for more than once"):
+        bifusion.compare((name, name), data=data, out=out)
+    for seeds in ((0, 0), ()):
+        with pytest.raises(InputError, match=r"--seeds \(.*\): expected one or more, each once"):
+            bifusion.compare(name, seeds=seeds, data=data, out=out)
     there = FakeRun(arm="baseline", seed=1).write(tmp_path)
     description = json.loads((there / "config.json").read_text())
     (there / "config.json").write_text(json.dumps(description | {"name": name}))

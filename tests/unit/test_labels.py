@@ -233,6 +233,15 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "says something else" in capsys.readouterr().err
     assert run(monkeypatch, "labels") == 0
     assert "top100.txt" in capsys.readouterr().out
+    taken = table.rename(tmp_path / "scannet20.tsv")
+    assert run(monkeypatch, "labels", "--from", taken, "--out", tmp_path / "labels.json") == 2
+    assert "a name of their own: bifusion labels NAME --from" in capsys.readouterr().err
+    assert not (tmp_path / "labels.json").exists()
+
+
+def test_a_path_that_cannot_be_is_told_so(monkeypatch, capsys):
+    assert run(monkeypatch, "check", "a" * 300) == 2
+    assert "File name too long; name another path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model_too", [True, False])

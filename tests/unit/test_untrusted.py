@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.table import Table
+from rich.text import Text
 
 import hostile_pickles as hostile
+from bifusion import cli
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.errors import MOST_LETTERS, InputError
@@ -258,10 +260,16 @@ def test_names_that_steer_a_terminal_are_shown_as_escapes(capsys):
     screen = Screen(file=out, width=80)
     table = Table("scene\x1b]0;x")
     table.add_row("room\x1b[31m")
+    table.add_row(Text("attic\x1b[31m", style="red"))
     screen.print("hall\x1b[2J", markup=False)
     screen.out("den\x1bc")
     screen.print(table)
-    assert "\x1b" not in out.getvalue() and out.getvalue().count("\\x1b") == 4
+    assert "\x1b" not in out.getvalue() and out.getvalue().count("\\x1b") == 5
+
+
+def test_commands_show_things_on_the_screen_alone() -> None:
+    commands = Path(cli.__file__).parent / "commands"
+    assert [path.name for path in commands.rglob("*.py") if "Console()" in path.read_text()] == []
 
 
 def test_errors_name_the_beginning_of_what_is_endless():

@@ -289,8 +289,10 @@ def test_what_scan_wrote_is_served_as_it_lies_there_if_it_is_ours(tmp_path, bifu
     (tmp_path / "view.html").write_text("<script>alert(1)</script>")
     called = bifusion("view", tmp_path, "--scene", tmp_path)
     assert called.status == 2 and "--scene does not go with what `bifusion scan` wrote" in called.err
-    called = bifusion("view", tmp_path)
-    assert called.status == 2 and "is not of this version" in called.err
+    for options in ((), ("--html", tmp_path / "page.html")):
+        called = bifusion("view", tmp_path, *options)
+        assert called.status == 2 and "is not of this version" in called.err
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_classes_that_nothing_names_are_told(scene, tmp_path):

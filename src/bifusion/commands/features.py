@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.untrusted.screen import Screen
 
 MOST_TOLD = 20
 
@@ -56,7 +56,7 @@ def prepare_features(args: list[str]) -> int:
         give_weights([config], wanted.tower_weights)
     if wanted.gb is not None:
         config.trainer.tower_cache_gb = wanted.gb
-    console = Console()
+    console = Screen()
     with progress_bar("scenes", console) as progress:
         kept = keep_features(
             config,

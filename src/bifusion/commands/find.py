@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.commands.telling import say, telling
 from bifusion.errors import InputError
+from bifusion.untrusted.screen import Screen
 
 if TYPE_CHECKING:
     from bifusion.data.open_scene import OpenScene
@@ -67,6 +67,7 @@ class Find:
 def find(args: list[str]) -> int:
     """Search a scene for words by CLIP, untrained: rankings, PLY files, a page."""
     wanted = parsing.parse(Find, args, "find", FIND_HELP)
+    from bifusion.bounds import check_bounds
     from bifusion.data.open_scene import open_folder
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.find import FindOptions, find_words, require_views
@@ -79,10 +80,11 @@ def find(args: list[str]) -> int:
     asked = check_words(wanted.words)
     classes = () if wanted.label_set is None else get_label_set(wanted.label_set).class_names
     options = FindOptions(wanted.views, wanted.image_size, wanted.voxel_size_m)
-    scene, console = open_folder(wanted.scene, annotated=False), Console()
+    scene, console = open_folder(wanted.scene, annotated=False), Screen()
     require_views(scene)
-    tower = _tower(wanted, scene, options)
+    check_bounds(options)
     shown = show_with(wanted.scene, wanted.prediction)
+    tower = _tower(wanted, scene, options)
     say(console, tower.image.describe())
     with telling(console) as told:
         found = find_words(

@@ -28,7 +28,7 @@ class Labels:
 
 def labels(args: list[str]) -> int:
     """List built-in label sets, print one, or make one from a table."""
-    from bifusion.labels.files import labels_text
+    from bifusion.labels.files import labels_text, require_own_name
     from bifusion.labels.sets import get_label_set
     from bifusion.labels.table import read_table
 
@@ -36,6 +36,8 @@ def labels(args: list[str]) -> int:
     wanted = parsing.parse(Labels, args, "labels", told)
     if wanted.from_table is not None:
         made, unused = read_table(wanted.from_table, wanted.name or wanted.from_table.stem)
+        advice = "Give these classes a name of their own: bifusion labels NAME --from …"
+        require_own_name(made, str(wanted.from_table), advice)
         if unused:
             Screen(stderr=True).print(f"columns not used: {', '.join(unused)}", markup=False)
     elif wanted.name is not None:

@@ -44,7 +44,7 @@ def view(args: list[str]) -> int:
         raise InputError("--scene does not go with what `bifusion scan` wrote, which holds its scene")
     if page is None:
         page = render_view(open_scan(wanted.path, wanted.scene))
-    elif wanted.html is None and content_policy() not in page:  # whose script the browser will not run
+    elif content_policy() not in page:  # another's page, or one whose script a browser will not run
         raise InputError(
             f"{wanted.path}: its view.html is not of this version of bifusion; open that file in the "
             "browser if you trust it, or scan again"

@@ -40,11 +40,15 @@ def read_labels(path: Path) -> LabelSet:
     missing = "no such file; expected the classes of a data set"
     value = read_json(Path(path), missing=missing, advice="write it again")
     labels = label_set_from_json(value, str(path))
+    require_own_name(labels, str(path), "Give these classes a name of their own.")
+    return labels
+
+
+def require_own_name(labels: LabelSet, where: str, advice: str) -> None:
+    """InputError for classes that are called as a built-in set of others is."""
     built_in = LABEL_SETS.get(labels.name)
     if built_in is not None:
-        advice = "Give these classes a name of their own."
-        require_same_classes(labels, str(path), built_in, "the built-in set of that name", advice)
-    return labels
+        require_same_classes(labels, where, built_in, "the built-in set of that name", advice)
 
 
 def label_set_from_json(value: Any, where: str) -> LabelSet:

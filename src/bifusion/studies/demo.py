@@ -27,6 +27,7 @@ from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.training_runs.plan import (
     PlannedRun,
     check_runs,
+    check_seeds,
     default_jobs,
     need_small_tower,
     plan_runs,
@@ -171,6 +172,7 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
 
 def _run_demo(wanted: DemoConfig, console: Console) -> int:
     started = time.monotonic()
+    check_seeds(wanted.seeds)
     for config in map(get_recipe, wanted.recipes):  # refused before rooms are made for it
         Timeline(config.stages, wanted.epochs or config.trainer.epochs)
     ground = make_ground(wanted, console)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.text import Text
 
 from bifusion.untrusted.names import shown
@@ -15,7 +17,12 @@ UNREAD_EXIT = 141
 
 
 class Screen(Console):
-    """rich's Console, in which text without a style of its own has its control characters escaped."""
+    """rich's Console, in which control characters of whatever is shown are escaped: of plain text
+    before lines are broken, of text with a style as it is written."""
+
+    def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
+        for text, style, control in super().render(*args, **options):
+            yield Segment(text if control else shown(text), style, control)
 
     def render_str(self, text: str, *args: Any, **options: Any) -> Text:
         return super().render_str(shown(text), *args, **options)

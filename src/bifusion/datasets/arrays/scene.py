@@ -32,9 +32,8 @@ from bifusion.datasets.placement import Placement, far_offset
 from bifusion.datasets.superpoints.normals import surface_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
 from bifusion.errors import InputError
-from bifusion.labels.files import LABELS_FILE, labels_text, read_labels
+from bifusion.labels.files import LABELS_FILE, labels_text, read_labels, require_own_name
 from bifusion.labels.label_set import LabelSet, require_same_classes
-from bifusion.labels.sets import LABEL_SETS
 from bifusion.storage.files import write_text
 from bifusion.storage.folders import check_replaceable
 from bifusion.types import Scene, View
@@ -186,10 +185,7 @@ def _labels_there(folder: Path) -> LabelSet | None:
 def _stored_labels(folder: Path, labels: LabelSet) -> tuple[LabelSet, bool]:
     """The set that the data set's classes are read by, and whether its labels.json is to be written:
     not where it is there, nor where the file of the scene's classes tells which set they are of."""
-    built_in = LABEL_SETS.get(labels.name)
-    if built_in is not None:
-        advice = "Give these classes a name of their own."
-        require_same_classes(labels, "labels", built_in, "the built-in set of that name", advice)
+    require_own_name(labels, "labels", "Give these classes a name of their own.")
     there = _labels_there(folder)
     if there is not None:
         path = data_set_of(folder) / LABELS_FILE

@@ -32,7 +32,7 @@ from bifusion.studies.grids.request import (
 from bifusion.studies.grids.run import run_grid
 from bifusion.studies.grids.runs import Measured
 from bifusion.studies.page.files import write_study
-from bifusion.studies.training_runs.plan import PlannedRun
+from bifusion.studies.training_runs.plan import PlannedRun, check_seeds
 
 DEFAULT_GRID: dict[str, tuple[str, ...]] = {
     "lr": ("1", "5"),
@@ -100,7 +100,7 @@ def plan_ablation(wanted: AblationConfig) -> tuple[AblationPlan, list[PlannedRun
     Runs come seed by seed and, within a seed, point by point, so that an interrupted ablation holds
     whole comparisons. A run that a coordinate does not concern is planned once.
     """
-    wanted.check_seeds()
+    check_seeds(wanted.seeds)
     every_arm = all_arms(wanted.base)
     keys = keys_asked_for({arm.key: arm.key for arm in every_arm}, wanted.arms, "--ablate")
     arms = tuple(arm for arm in every_arm if arm.key in keys | {wanted.base})

@@ -33,11 +33,6 @@ class GridRequest:
     accept_changes: bool = False
     """Scenes and versions may be others than when a run was begun."""
 
-    def check_seeds(self) -> None:
-        """InputError unless there are some, each once."""
-        if len(set(self.seeds)) < max(1, len(self.seeds)):
-            raise InputError(f"--seeds {self.seeds}: expected one or more, each once")
-
     def usual(self, recipe: str, seed: int) -> Config:
         """The recipe with this seed at its own settings, on the data and for the length asked for."""
         (run,) = plan_runs(

@@ -29,7 +29,7 @@ from bifusion.studies.sweep.page import render_sweep
 from bifusion.studies.sweep.plan import Condition, Place, SweepArm, SweepPlan
 from bifusion.studies.sweep.report import SweepReport
 from bifusion.studies.sweep.terminal import print_sweep
-from bifusion.studies.training_runs.plan import PlannedRun
+from bifusion.studies.training_runs.plan import PlannedRun, check_seeds
 from bifusion.studies.training_runs.timing import seconds_of_runs
 from bifusion.wording import plural
 
@@ -98,7 +98,7 @@ def plan_sweep(wanted: SweepConfig) -> tuple[SweepPlan, list[PlannedRun]]:
     Within a condition runs come seed by seed and rate by rate, so that an interrupted sweep holds whole
     comparisons.
     """
-    wanted.check_seeds()
+    check_seeds(wanted.seeds)
     every_arm = sweep_arms(wanted.base)
     arms = chosen_arms(every_arm, wanted.arms)
     factors, conditions = parse_grid(wanted.grid)

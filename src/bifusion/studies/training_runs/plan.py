@@ -38,6 +38,12 @@ class PlannedRun:
         return ended and folder.is_evaluated and not is_to_go_on(folder, self.config)
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """InputError unless there are some, each once."""
+    if len(set(seeds)) < max(1, len(seeds)):
+        raise InputError(f"--seeds {tuple(seeds)}: expected one or more, each once")
+
+
 def plan_runs(
     recipes: Sequence[str],
     seeds: Sequence[int],
@@ -50,9 +56,10 @@ def plan_runs(
     """Every recipe with every seed, seed by seed, in folders `out/NAME-seedK`.
 
     All of them read `data`; `tower_weights` initialises the image towers (`give_weights`), `epochs`
-    overrides the length of all. InputError for an unknown recipe, a damaged labels.json in `data`, or
-    towers of several kinds that one file would be for.
+    overrides the length of all. InputError for no seed or one given twice, an unknown recipe, a damaged
+    labels.json in `data`, or towers of several kinds that one file would be for.
     """
+    check_seeds(seeds)
     runs = []
     for seed in seeds:
         for recipe in recipes:
