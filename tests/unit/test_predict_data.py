@@ -90,6 +90,22 @@ def test_predictions_in_another_precision_are_not_taken_for_these(data, run, tmp
     assert set(found.failed) == set(scenes) and "of another precision" in found.failed["one"]
 
 
+def test_a_prediction_alone_vouches_for_none_that_was_there(data, run, tmp_path, bifusion):
+    """Nor is a page of other points left beside it."""
+    scenes = scenes_below(data)
+    predict_scenes(run, scenes, tmp_path)
+    name, scene = next(iter(scenes.items()))
+    place = tmp_path / name
+    (place / "view.html").write_text("of a former prediction")
+    (place / "notes.txt").write_text("mine")
+    assert bifusion("predict", run, scene, "--out", place, "--no-view").status == 0
+    assert sorted(path.name for path in place.iterdir()) == [
+        "instance.ply", "instances.json", "notes.txt", "semantic.ply",
+    ]  # fmt: skip
+    again = predict_scenes(run, scenes, tmp_path)
+    assert name in again.failed and len(again.kept) == len(scenes) - 1
+
+
 def test_a_shard_of_one_scene_is_refused(data, run, bifusion):
     called = bifusion("predict", run, data / "val" / "one", "--shard", "1/2")
     assert called.status == 2 and "is one scene" in called.err

@@ -13,6 +13,9 @@ from bifusion.labels.palette import color_classes, color_instances
 from bifusion.storage.files import write_text, written_beside
 from bifusion.types import SceneResult
 
+VIEW, MADE_OF = "view.html", "made_of.json"
+"""Of a prediction's folder besides: its page; which weights and which scene it is of, and the precision
+where one was asked for (`predict_data.py`)."""
 _POINT = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
 _SEGMENT = {
     "id": {"type": "integer", "minimum": 0, "description": "property `instance` of the PLY files"},
@@ -176,8 +179,11 @@ def write_result(
     """Write semantic.ply, instance.ply and instances.json of one scene; returns their paths.
 
     semantic.ply has the class of each point (without a semantic head: of its instance) and is
-    coloured by class, instance.ply is coloured by instance; both carry both properties.
+    coloured by class, instance.ply is coloured by instance; both carry both properties. VIEW and MADE_OF
+    of a former prediction go first, as they would be of other points or vouch for other weights.
     """
+    for name in (MADE_OF, VIEW):
+        (out_dir / name).unlink(missing_ok=True)
     semantic, instance = point_segments(result)
     classes = semantic if result.semantic is None else result.semantic
     clouds = {

@@ -26,8 +26,11 @@ def write_found(folder: Path, found: Found, most: int | None = None) -> list[Pat
 
     SIMILARITY is (superpoints, words) float32, NaN where no view sees a superpoint; its rows are those
     that property `superpoint` of the PLY files counts. These are coloured by the word's cosine, grey
-    where no view sees.
+    where no view sees; those of a former search go.
     """
+    for former in folder.glob("found-*.ply"):
+        if former.stem.removeprefix("found-").isdecimal():
+            former.unlink()
     shown = found.words if most is None else found.words[:most]
     clouds = [folder / f"found-{number}.ply" for number in range(1, len(shown) + 1)]
     for number, path in enumerate(clouds):

@@ -13,6 +13,7 @@ import torch
 from bifusion.data.scene_sums import read_state, scene_files_state
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
+from bifusion.inference.export import MADE_OF, VIEW
 from bifusion.inference.segmenter import Segmenter
 from bifusion.runs.checkpoint import WEIGHTS, find_checkpoint
 from bifusion.storage.checksums import sha256_of
@@ -20,9 +21,7 @@ from bifusion.storage.folders import folder_written_beside, tidy
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
 
-MADE_OF = "made_of.json"
-"""Which weights and which scene a prediction is of, and the precision where one was asked for."""
-FILES = ("semantic.ply", "instance.ply", "instances.json", "view.html", MADE_OF)
+FILES = ("semantic.ply", "instance.ply", "instances.json", VIEW, MADE_OF)
 OTHERS = {
     "weights": "other weights",
     "scene": "the scene as it was before it changed",
