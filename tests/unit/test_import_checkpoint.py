@@ -7,12 +7,15 @@ import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
+import bifusion
+import untrained_runs
 from bifusion.cli import main
 from bifusion.config.run import Config
 from bifusion.errors import InputError
@@ -27,8 +30,9 @@ from bifusion.official.import_checkpoint import (
 from bifusion.official.initial_weights import load_backbone
 from bifusion.official.models import official_models
 from bifusion.official.recognition import recognise
-from bifusion.runs.checkpoint import save_checkpoint
+from bifusion.runs.checkpoint import find_checkpoint, save_checkpoint, trained_epochs
 from bifusion.runs.trained_model import load_model
+from scene_factory import make_tiny_scene
 from tiny_runs import tiny_config
 
 KIND = "mask3d_scannet20"
@@ -316,3 +320,49 @@ def test_init_from_another_size_lists_the_shapes(own, tmp_path: Path):
     message = str(error.value)
     assert "has shape (27, 12, 12), expected (27, 16, 16)" in message
     assert "--model.unet" in message
+
+
+def test_what_is_damaged_is_not_taken(own, tmp_path: Path):
+    folder, config = own
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-2] ^= 0x40
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="checksum differs"):
+        read_checkpoint(folder)
+    with pytest.raises(InputError, match="checksum differs"):
+        load_backbone(build_model(config.model, config.seed, config.labels), tmp_path / "run")
+
+
+def test_own_weights_that_are_not_finite_are_refused(own, tmp_path: Path):
+    _, config = own
+    model = build_model(config.model, config.seed, config.labels)
+    next(model.parameters()).data[:] = torch.nan
+    save_checkpoint(tmp_path / "run/checkpoints", model, config, None, step=1, links=["last"])
+    with pytest.raises(InputError, match="tensors hold numbers that are not finite"):
+        read_checkpoint(tmp_path / "run")
+
+
+def test_a_choice_where_there_is_none(own, tmp_path: Path):
+    folder, _ = own
+    save_file(some_tensors(), tmp_path / "mask3d.safetensors")
+    for path in (tmp_path / "run", folder / "model.safetensors", tmp_path / "mask3d.safetensors"):
+        with pytest.raises(InputError, match="one set of weights, found --weights 'ema_state_dict'"):
+            read_checkpoint(path, "ema_state_dict")
+
+
+def test_what_was_saved_in_mid_training_is_run_as_that(tmp_path: Path):
+    config = untrained_runs.bifusion()
+    run = untrained_runs.save_run(tmp_path / "run", config, epoch=1.5)  # of four, in two stages
+    copy = write_imported(read_checkpoint(run), tmp_path / "copy")
+    assert [trained_epochs(find_checkpoint(one), config) for one in (run, copy)] == [1.5, 1.5]
+    scene = make_tiny_scene(tmp_path / "scene")
+    before, after = (bifusion.load(one).predict(scene) for one in (run, copy))
+    assert np.array_equal(before.semantic, after.semantic)
+    assert np.array_equal(before.scores, after.scores)
+
+
+@pytest.mark.parametrize("epochs", [float("nan"), 4.5, -1.0])
+def test_an_epoch_that_is_none_of_the_run(tmp_path: Path, epochs: float):
+    run = untrained_runs.save_run(tmp_path / "run", untrained_runs.baseline(), epoch=epochs)
+    with pytest.raises(InputError, match="saved after .* epochs; expected 0 to 4"):
+        bifusion.load(run)

@@ -21,7 +21,6 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bifusion.config.old_names import update_tensor_names
 from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
@@ -29,7 +28,14 @@ from bifusion.official.models import Conversion, convert, official_models
 from bifusion.official.recognition import recognise
 from bifusion.recipes import get_recipe
 from bifusion.runs.check_config import check_config
-from bifusion.runs.checkpoint import CONFIG, WEIGHTS, find_checkpoint, save_checkpoint
+from bifusion.runs.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    find_checkpoint,
+    load_checked_weights,
+    save_checkpoint,
+    trained_epochs,
+)
 from bifusion.runs.describe import describe_run
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.folders import folder_written_beside
@@ -53,6 +59,8 @@ class Imported:
     conversion: Conversion
     notes: list[str] = dataclasses.field(default_factory=list)
     """Which of several sets of weights were taken."""
+    trained_epochs: float | None = None
+    """After which a checkpoint of ours was saved; None: a published one, trained to its end."""
 
 
 def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
@@ -63,11 +71,12 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
         weights: which of the state dicts in a file, by the keys that lead to it ("ema_state_dict");
             None: the weights as trained, averages where there is nothing else.
 
-    Raises InputError if it cannot be read, holds no network that is known here, or one of weights that
-    are not finite.
+    Raises InputError if it cannot be read, is damaged, holds no network that is known here, or one of
+    weights that are not finite; for `weights` where there is only one set of them.
     """
     path = Path(path)
     if path.is_dir() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
+        _refuse_choice(path, weights)
         return _read_own(path)
     with _open_tensors(path, weights) as (tensors, notes):
         tensors = tensors.renamed({short: name for name, short in unwrapped(tensors).items()})
@@ -109,7 +118,9 @@ def fill_run_folder(imported: Imported, out: Path) -> None:
     conversion, config, folder = imported.conversion, imported.config, RunFolder(out)
     model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     model.load_state_dict({**model.state_dict(), **conversion.state})
-    save_checkpoint(folder.checkpoints, model, config, None, step=0, links=["last"])
+    save_checkpoint(
+        folder.checkpoints, model, config, None, step=0, links=["last"], epochs=imported.trained_epochs
+    )
     write_json(folder.config, describe_run(config, model.parameter_groups(), model, [], []))
     record = {f.name: getattr(conversion, f.name) for f in dataclasses.fields(conversion)}
     record["state"] = sorted(conversion.state)
@@ -151,6 +162,15 @@ def _require_finite(path: Path, conversion: Conversion) -> None:
         )
 
 
+def _refuse_choice(path: Path, weights: str | None) -> None:
+    """InputError where one of several sets of weights is asked for and there is but one."""
+    if weights is not None:
+        raise InputError(
+            f"{path}: has one set of weights, found --weights {weights!r}, which chooses among those of "
+            "a .pth, .pt or .ckpt file: leave --weights out"
+        )
+
+
 # ------------------------------------------------------------------------------------------ sources
 
 
@@ -162,20 +182,19 @@ def _read_own(path: Path) -> Imported:
     with torch.device("meta"):
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
     wanted = model.state_dict()
-    result = Conversion(state={})
-    with _open_tensors(folder / WEIGHTS) as (stored, _):
-        names = update_tensor_names({name: name for name in stored})
-        for name in wanted:
-            if name not in names:
-                result.missing[name] = name
-            elif (tensor := stored[names[name]]).shape != wanted[name].shape:
-                shapes = f"{tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
-                result.misshapen[name] = f"has shape {shapes}"
-            else:
-                result.state[name] = tensor
-                result.matched[name] = name
-        result.unexpected = sorted(set(names) - set(wanted))
-    return Imported(path, "bifusion", config, result)
+    result, stored = Conversion(state={}), load_checked_weights(folder)
+    for name in wanted:
+        if name not in stored:
+            result.missing[name] = name
+        elif (tensor := stored[name]).shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
+            result.misshapen[name] = f"has shape {shapes}"
+        else:
+            result.state[name] = tensor
+            result.matched[name] = name
+    result.unexpected = sorted(set(stored) - set(wanted))
+    _require_finite(path, result)
+    return Imported(path, "bifusion", config, result, trained_epochs=trained_epochs(folder, config))
 
 
 class _LazyTensors(Mapping[str, Tensor]):
@@ -210,6 +229,7 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
     check_regular(path, missing="there is no such file; give a checkpoint", advice="give a checkpoint")
     with ExitStack() as resources:
         if is_safetensors(path):
+            _refuse_choice(path, weights)
             try:
                 tensors = resources.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError, MemoryError) as error:

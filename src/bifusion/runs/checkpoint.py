@@ -32,6 +32,7 @@ from bifusion.storage.checksums import (
     is_sum,
     write_summed,
 )
+from bifusion.storage.cache import cache_folder
 from bifusion.storage.files import flush, hard_link
 from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link
 from bifusion.storage.json_files import write_json
@@ -54,6 +55,8 @@ LAST, PREVIOUS = "last", "previous"
 TRAIN_AGAIN = (
     "copy it again, use another checkpoint of the run, or resume the run (--resume, resume=True)"
 )
+MADE_AGAIN = "delete {folder}: the next call makes it again"
+"""What to do where a run in the cache is damaged."""
 
 
 def save_checkpoint(
@@ -66,6 +69,7 @@ def save_checkpoint(
     links: Iterable[str],
     from_disk: bool = True,
     linked: Mapping[str, Callable[[], WrittenFile]] = MappingProxyType({}),
+    epochs: float | None = None,
 ) -> Path:
     """Writes a checkpoint folder and points `links` ("last", "best") at it.
 
@@ -74,7 +78,9 @@ def save_checkpoint(
     any more are removed, after all that. `training_state` holds tensors, numbers, strings, lists and
     dicts only; None where there is nothing to resume. `from_disk` False reads back what the system
     still holds in memory: half the time, where a signal leaves only seconds. `linked`: further files of
-    the folder, asked for last, which are on disk already and stay as they are. Returns the folder.
+    the folder, asked for last, which are on disk already and stay as they are. `epochs`, where there is
+    no training state, which knows: those after which the weights were what they are; None: those of the
+    configuration. Returns the folder.
 
     Raises:
         DiskFullError: no room. InputError: what is read back is not what was written. Links and the
@@ -84,8 +90,9 @@ def save_checkpoint(
     needed = sum(tensor.nbytes for tensor in _tensors([weights, training_state]))
     folder = _free_name(checkpoints, step)
     with folder_written_beside(folder, checkpoint_files, needed=needed) as beside:
-        time = None if training_state is None else {TIME: repr(float(training_state["time"]))}
-        content = safetensors.torch.save(weights, time)
+        time = epochs if training_state is None else training_state["time"]
+        header = None if time is None else {TIME: repr(float(time))}
+        content = safetensors.torch.save(weights, header)
         sums = {WEIGHTS: write_summed(beside / WEIGHTS, lambda file: file.write(content))}
         if training_state is not None:
             sums[TRAINING_STATE] = write_summed(
@@ -120,7 +127,7 @@ def check_intact(checkpoint: Path, *, but: Collection[str] = ()) -> None:
         load_training_state(checkpoint)
         return
     for name in sums.keys() - set(but):
-        check_sum(checkpoint / name, sums[name], advice=TRAIN_AGAIN)
+        check_sum(checkpoint / name, sums[name], advice=_advice(checkpoint))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -163,14 +170,21 @@ def load_healthy_state(checkpoint: Path) -> dict[str, Any]:
 def trained_epochs(checkpoint: Path, config: Config) -> float:
     """Epochs (fractional) after which a checkpoint was saved.
 
-    A checkpoint folder without training state, an imported one, counts as one of the end of its run.
+    A checkpoint folder that does not say, imported from another project, counts as one of the end of its
+    run. InputError for a number that is none of this run.
     """
     time, state = _time_with_weights(checkpoint / WEIGHTS), checkpoint / TRAINING_STATE
     if not state.is_file():
-        return config.trainer.epochs if time is None else time
-    if time is None:  # of a former version
-        return load_training_state(checkpoint)["time"]
-    _check_sum(state)  # not needed here, but damage is better told before it spreads
+        time = config.trainer.epochs if time is None else time
+    elif time is None:  # of a former version
+        time = load_training_state(checkpoint)["time"]
+    else:
+        _check_sum(state)  # not needed here, but damage is better told before it spreads
+    if not 0 <= time <= config.trainer.epochs:
+        raise InputError(
+            f"{checkpoint / WEIGHTS}: says that it was saved after {time} epochs; expected 0 to "
+            f"{config.trainer.epochs}, the length of its run; {_advice(checkpoint)}"
+        )
     return time
 
 
@@ -191,23 +205,32 @@ def remove_unlinked(checkpoints: Path, *, spared: Iterable[Path] = ()) -> None:
             remove_folder(path, checkpoint_files)
 
 
+def _advice(checkpoint: Path) -> str:
+    """What to do about a damaged checkpoint folder."""
+    if not checkpoint.is_relative_to(cache_folder()):
+        return TRAIN_AGAIN
+    return MADE_AGAIN.format(folder=checkpoint.parents[1])  # RUN/checkpoints/last
+
+
 def _time_with_weights(path: Path) -> float | None:
     """What the header of the weights says; the training state, which is twice as large, has it too."""
-    check_regular(path, advice=TRAIN_AGAIN)
+    advice = _advice(path.parent)
+    check_regular(path, advice=advice)
     try:
         with safe_open(path, framework="pt") as file:
             said = (file.metadata() or {}).get(TIME)
         return None if said is None else float(said)
     except (SafetensorError, OSError, MemoryError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
+        raise InputError(f"{path}: cannot be read ({error}); {advice}") from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    check_regular(path, advice=TRAIN_AGAIN)
+    advice = _advice(path.parent)
+    check_regular(path, advice=advice)
     try:
         return old_names.update_tensor_names(load_file(path))
     except (SafetensorError, OSError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {TRAIN_AGAIN}") from error
+        raise InputError(f"{path}: cannot be read ({error}); {advice}") from error
 
 
 def _read_tensors(path: Path) -> Any:
@@ -224,7 +247,7 @@ def _check_sum(path: Path) -> None:
     """InputError where the checkpoint has a checksum of this file, and the file another."""
     expected = (_sums(path.parent) or {}).get(path.name)
     if expected is not None:
-        check_sum(path, expected, advice=TRAIN_AGAIN)
+        check_sum(path, expected, advice=_advice(path.parent))
 
 
 def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
@@ -232,19 +255,16 @@ def _sums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
     path = checkpoint / SUMS
     if not path.is_file():
         return None
-    sums = read_json(path, advice=TRAIN_AGAIN)
+    advice = _advice(checkpoint)
+    sums = read_json(path, advice=advice)
     if not isinstance(sums, dict) or not all(map(is_sum, sums.values())):
-        raise InputError(f"{path}: holds no checksums, though they were saved; {TRAIN_AGAIN}")
+        raise InputError(f"{path}: holds no checksums, though they were saved; {advice}")
     if unknown := sorted(set(sums) - set(FILES)):
-        raise InputError(
-            f"{path}: names {listing(unknown, NAMED)}, no file of a checkpoint; {TRAIN_AGAIN}"
-        )
+        raise InputError(f"{path}: names {listing(unknown, NAMED)}, no file of a checkpoint; {advice}")
     unsummed = [name for name in SUMMED if name not in sums and (checkpoint / name).exists()]
     if unsummed or WEIGHTS not in sums:
         lacking = ", ".join(unsummed or [WEIGHTS])
-        raise InputError(
-            f"{path}: has no checksum of {lacking}, which nothing vouches for; {TRAIN_AGAIN}"
-        )
+        raise InputError(f"{path}: has no checksum of {lacking}, which nothing vouches for; {advice}")
     return sums
 
 

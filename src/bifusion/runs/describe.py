@@ -25,8 +25,28 @@ def describe_run(
     val_scenes: list[str],
 ) -> dict[str, Any]:
     """Content of config.json."""
-    bounds = Timeline(config.stages, config.trainer.epochs).bounds
     counts = {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
+    return {
+        **describe_config(config),
+        "parameters": {**counts, "total": sum(counts.values())},
+        "train_scenes": train_scenes,
+        "val_scenes": val_scenes,
+        "sources": [config.data.source]
+        if config.data.source
+        else scene_sources(config.data.root, train_scenes, val_scenes),
+        "tower": model.describe_tower(),
+        "feature_dims": model.feature_dims(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+        "config": config_to_dict(config),
+    }
+
+
+def describe_config(config: Config) -> dict[str, Any]:
+    """What config.json says that follows from the configuration, without the configuration itself."""
+    bounds = Timeline(config.stages, config.trainer.epochs).bounds
     return {
         "name": config.name,
         "recipe": config.recipe,
@@ -35,12 +55,6 @@ def describe_run(
         "seed": config.seed,
         "label_set": config.labels.name,
         "epochs": config.trainer.epochs,
-        "parameters": {**counts, "total": sum(counts.values())},
-        "train_scenes": train_scenes,
-        "val_scenes": val_scenes,
-        "sources": [config.data.source]
-        if config.data.source
-        else scene_sources(config.data.root, train_scenes, val_scenes),
         "stages": [
             {"name": stage.name, "first_epoch": first, "end_epoch": end}
             for stage, (first, end) in zip(config.stages.stages, bounds, strict=True)
@@ -48,13 +62,6 @@ def describe_run(
         "views_used": config.uses_views,
         "fusion_type": config.model.fusion_kind,
         "class_names": list(config.labels.class_names),
-        "tower": model.describe_tower(),
-        "feature_dims": model.feature_dims(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        },
-        "config": config_to_dict(config),
     }
 
 
