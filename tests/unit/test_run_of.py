@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def official(monkeypatch) -> OfficialModel:
+def official(monkeypatch) -> Iterator[OfficialModel]:
     """The published model's names and layouts, on a network of a few thousand parameters."""
     config = OneFormer3DConfig(
         unet=UNetConfig(kind="residual", in_channels=6, planes=(8, 16)),
@@ -44,7 +45,9 @@ def official(monkeypatch) -> OfficialModel:
     small = dataclasses.replace(models.official_models()[KIND], config=config)
     for module in (models, import_checkpoint, recognition):
         monkeypatch.setattr(module, "official_models", lambda: {KIND: small})
-    return small
+    recognition._official_cores.cache_clear()
+    yield small
+    recognition._official_cores.cache_clear()  # other tests know the models as they are
 
 
 def save_official(model: OfficialModel, path: Path, *, without: str = "") -> Path:
