@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +17,22 @@ from huggingface_hub import errors
 import bifusion as package
 import untrained_runs
 from bifusion.errors import InputError
+from bifusion.models.build import build_model
 from bifusion.models.unet import UNetConfig
-from bifusion.official.hub import CARD, pulled, push
+from bifusion.official.hub import pulled, push
+from bifusion.official.import_checkpoint import read_checkpoint
+from bifusion.official.initial_weights import load_backbone
+from bifusion.official.shared_files import CARD
 from bifusion.official.stores import VARIABLE, HubStore
 from bifusion.plugins import VARIABLE as PLUGINS
 from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS
 from bifusion.runs.run_folder import RunStatus
 from bifusion.storage.cache import VARIABLE as CACHE
+from bifusion.storage.files import DiskFullError
 from bifusion.storage.json_files import write_json
 from documents import ROOT
 from scene_factory import make_tiny_scene
+from tiny_runs import make_tiny_data
 
 NAME = "ada/workshop"
 
@@ -48,6 +56,13 @@ def run(tmp_path: Path) -> Path:
     write_json(run / "evaluation.json", {"full": {"miou": 0.5871, "ap": 0.25}})
     shutil.copy(ROOT / "tests/unit/stored_reports/report.json", run.parent / "report.json")
     return run
+
+
+def plain_run(root: Path) -> Path:
+    """A run folder of a model without images."""
+    config = untrained_runs.baseline()
+    config.trainer.workers = 0
+    return untrained_runs.save_run(root, config)
 
 
 def test_a_pushed_run_predicts_the_same(hub: Path, run: Path, tmp_path: Path, bifusion: Callable):
@@ -141,11 +156,82 @@ def test_a_wrong_sum_is_refused(hub: Path, run: Path, file: str):
         package.load(f"hf://{NAME}")
 
 
-def test_what_is_not_ours_is_refused(hub: Path, run: Path):
+@pytest.mark.parametrize(
+    "sums",
+    [
+        {CONFIG: 3},
+        {WEIGHTS: {}, CONFIG: {}},
+        {WEIGHTS: {"bytes": 1, "sha256": ""}},
+        {**dict.fromkeys((WEIGHTS, CONFIG), {"bytes": 1, "sha256": ""}), "run.json": None},
+        [],
+    ],
+)
+def test_what_is_not_ours_is_refused(hub: Path, run: Path, sums: object):
     push(run, NAME, licence="other")
-    (hub / NAME / SUMS).write_text(json.dumps({"config.json": 3}))
+    (hub / NAME / SUMS).write_text(json.dumps(sums))
     with pytest.raises(InputError, match="was not stored by `bifusion push`"):
         package.load(f"hf://{NAME}")
+
+
+def test_a_place_of_others_is_left_alone(hub: Path, run: Path):
+    (hub / NAME / "chapters").mkdir(parents=True)
+    (hub / NAME / "chapters/one.tex").write_text("precious")
+    (hub / NAME / SUMS).write_text("{}")
+    with pytest.raises(InputError, match="nothing tells that bifusion wrote it"):
+        push(run, NAME, licence="other")
+    assert (hub / NAME / "chapters/one.tex").read_text() == "precious"
+    assert {path.name for path in (hub / NAME).iterdir()} == {"chapters", SUMS}
+
+
+def test_a_note_beside_an_older_push_stays(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    (hub / NAME / "note.txt").write_text("mine")
+    push(run, NAME, licence="cc-by-nc-4.0")
+    assert (hub / NAME / "note.txt").read_text() == "mine"
+    assert "license: cc-by-nc-4.0" in (hub / NAME / CARD).read_text()
+
+
+def test_a_shared_run_is_evaluated(hub: Path, run: Path, tmp_path: Path):
+    data = make_tiny_data(tmp_path / "rooms", train=1, val=1)
+    push(plain_run(tmp_path / "plain"), NAME, licence="other")
+    assert "miou" in package.evaluate(f"hf://{NAME}", data=data)["full"]
+    described = json.loads((pulled(Path("hf:") / NAME) / CONFIG).read_text())
+    assert described["config"]["model_kind"] == "oneformer3d"
+
+
+def test_a_training_starts_from_a_shared_run(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    config = untrained_runs.bifusion()
+    config.seed = 5
+    model = build_model(config.model, config.seed, config.labels)
+    load_backbone(model, Path(f"hf://{NAME}"))
+    shared = read_checkpoint(run).conversion.state
+    unet = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("unet.")}
+    assert unet and all(tensor.equal(shared[name]) for name, tensor in unet.items())
+
+
+def test_a_bit_that_flips_in_the_cache(hub: Path, run: Path):
+    push(run, NAME, licence="other")
+    fetched = pulled(Path("hf:") / NAME)
+    weights = fetched / "checkpoints/last" / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 0x40
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=f"checksum differs.*; delete {fetched}: the next call makes"):
+        package.load(f"hf://{NAME}")
+    shutil.rmtree(fetched)
+    package.load(f"hf://{NAME}")
+
+
+def test_a_run_is_named_by_its_folder_from_within(hub: Path, run: Path, monkeypatch):
+    monkeypatch.chdir(run)
+    push(Path(), NAME, licence="other")
+    assert "**stability: indicative pass.**" in (hub / NAME / CARD).read_text()
+
+
+def test_a_checkpoint_folder_is_not_shared(hub: Path, run: Path):
+    with pytest.raises(InputError, match="is a checkpoint, no run folder"):
+        push(run / "checkpoints/last", NAME, licence="other")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +269,15 @@ def _hub_error(kind: type[Exception]) -> Exception:
     return kind("no route")
 
 
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        HubStore().get(NAME)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -194,7 +289,7 @@ def _hub_error(kind: type[Exception]) -> Exception:
     ],
 )
 def test_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, kind: type[Exception], said: str):
-    def refuse(*_: object) -> str:
+    def refuse(*_: object, **__: object) -> str:
         raise _hub_error(kind)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)

@@ -19,9 +19,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-FILES = {"README.md": b"# a card", "sums.json": b"{}"}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONTENT = {"model.safetensors": b"weights", "config.json": b"{}"}
+SUMS = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in CONTENT.items()}
+FILES = {**CONTENT, "README.md": b"# a card", "sums.json": json.dumps(SUMS).encode()}
 HERE, GONE, PRIVATE, PORTAL = "ada/here", "ada/gone", "ada/private", "ada/portal"
+FOREIGN, SWOLLEN = "ada/foreign", "ada/swollen"
+REPOSITORIES = {
+    HERE: {**FILES, "optimizer.pt": b"of no use here"},
+    FOREIGN: {"model.safetensors": b"of another software"},
+    SWOLLEN: {**FILES, "model.safetensors": b"weights and much more"},
+}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import sys
 from bifusion.errors import InputError
@@ -42,19 +50,21 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        if HERE not in path:
+        name = next((name for name in REPOSITORIES if f"/{name}/" in f"{path}/"), None)
+        files = REPOSITORIES.get(name or "", {})
+        if name is None:
             self._refuse(path)
         elif "/resolve/" in path:
-            self._answer(FILES[path.rpartition("/")[2]])
+            self._answer(files[path.rpartition("/")[2]])
         elif "/tree/" in path:
             tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": _oid(data)}
-                for name, data in FILES.items()
+                {"type": "file", "path": file, "size": len(data), "oid": _oid(data)}
+                for file, data in files.items()
             ]
             self._answer(json.dumps(tree).encode())
         else:
-            siblings = [{"rfilename": name} for name in FILES]
-            self._answer(json.dumps({"id": HERE, "sha": COMMIT, "siblings": siblings}).encode())
+            siblings = [{"rfilename": file, "size": len(data)} for file, data in files.items()]
+            self._answer(json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
 
     def _refuse(self, path: str) -> None:
         if PORTAL in path:
@@ -111,7 +121,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "hf_hub_offline", "hf_token
 
 def test_what_a_hub_answers_with_network_and_without(server: ThreadingHTTPServer, tmp_path: Path):
     found, gone, private, portal = ask(server, tmp_path, HERE, GONE, PRIVATE, PORTAL)
-    assert found == "README.md sums.json"
+    assert found == "README.md config.json model.safetensors sums.json"
     assert gone.startswith("hf://ada/gone: the hub has no such name, or it is private; look at")
     assert private.startswith("hf://ada/private: its owner lets in whom they know")
     assert portal.startswith("hf://ada/portal: what answers is not the hub")
@@ -120,3 +130,13 @@ def test_what_a_hub_answers_with_network_and_without(server: ThreadingHTTPServer
     cached, unknown = ask(server, tmp_path, HERE, GONE)
     assert cached == found
     assert unknown.startswith("hf://ada/gone: the hub cannot be reached and its cache does not have it")
+
+
+def test_only_what_is_a_shared_run_is_fetched(server: ThreadingHTTPServer, tmp_path: Path):
+    foreign, swollen = ask(server, tmp_path, FOREIGN, SWOLLEN)
+    assert foreign.startswith("hf://ada/foreign: was not stored by `bifusion push`")
+    assert swollen.startswith(
+        "hf://ada/swollen: model.safetensors has 21 bytes there, expected at most 7"
+    )
+    fetched = {path.name for path in tmp_path.rglob("snapshots/*/*")}
+    assert fetched == {"sums.json"}

@@ -51,7 +51,7 @@ class TrainerConfig:
     """How the loop runs; what is trained when is the stages' business."""
 
     init: Path | None = None
-    """Checkpoint (ours or a published one) whose 3D network the 3D branch starts from."""
+    """Checkpoint (ours, hf:// or published) whose 3D network the 3D branch starts from."""
     epochs: int = 128
     """Length of the run; stages and schedules are laid out over it."""
     batch_size: PositiveInt = 4

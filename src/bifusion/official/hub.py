@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,23 +18,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bifusion.config.run import Config, load_config, save_config
+from bifusion.config.run import Config, config_to_dict, load_config, save_config
 from bifusion.errors import InputError
 from bifusion.official.cached_runs import cached_run
 from bifusion.official.model_card import Shared, model_card
+from bifusion.official.shared_files import CARD, DESCRIPTION, EVALUATION, SHARED, read_sums
 from bifusion.official.stores import check_name, open_store
-from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS, check_intact, find_checkpoint
+from bifusion.runs.checkpoint import CONFIG, LAST, SUMS, WEIGHTS, check_intact, find_checkpoint
+from bifusion.runs.describe import describe_config
 from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.checksums import check_sum, sum_of
 from bifusion.storage.json_files import write_json
 from bifusion.untrusted.json_text import read_json
 
 SCHEME = "hf:"
-DESCRIPTION, EVALUATION, CARD = "run.json", "evaluation.json", "README.md"
-SHARED = (WEIGHTS, CONFIG, DESCRIPTION, EVALUATION)
-"""Files whose checksums are stored with them."""
 FETCH_AGAIN = "fetch it again; if it stays so, it was stored damaged: tell its owner"
 DIGITS = 16
+LAYOUT = 1
+"""One more whenever the same files are laid out as another run folder: those in the cache are then made
+anew."""
 
 _logger = logging.getLogger("bifusion.official")
 
@@ -51,10 +54,17 @@ def push(run: Path, name: str, *, licence: str, private: bool = False) -> str:
         licence: of the weights, as the hub spells it ("apache-2.0", "other"); data may restrict it.
         private: only its owner sees it (hub only; what is there stays as it is).
     Raises:
-        InputError: a name that is none, a run that is not done or damaged, a store that refuses.
+        InputError: a name that is none, a checkpoint folder, a run that is not done or damaged, a store
+            that refuses.
     """
     check_name(name)
+    run = Path(os.path.abspath(run))  # "." has no name; a link keeps its own, by which reports know it
     checkpoint = find_checkpoint(run)
+    if checkpoint != RunFolder(run).checkpoints / LAST:
+        raise InputError(
+            f"{run}: is a checkpoint, no run folder; expected the folder of its run, whose description "
+            "and figures are shared with it"
+        )
     status = RunFolder(run).read_status()
     if status is not None and status.state != "completed":
         raise InputError(
@@ -90,9 +100,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _without_paths(config: Config) -> Config:
     """Names of folders and files say where something came from; where they lay is nobody's business."""
+    init = config.trainer.init
     trainer = dataclasses.replace(
         config.trainer,
-        init=None if config.trainer.init is None else Path(config.trainer.init.name),
+        init=init if init is None or is_shared(init) else Path(init.name),
         tower_cache_dir=None,
     )
     data = dataclasses.replace(config.data, root=Path(Path(config.data.root).name))
@@ -117,15 +128,11 @@ def pulled(path: Path, say: Callable[[str], None] = _logger.info) -> Path:
     name = "/".join(path.parts[1:])
     check_name(name)
     stored = open_store().get(name)
-    sums = _read(stored / SUMS)
-    if not all(isinstance(sums.get(file), dict) for file in (WEIGHTS, CONFIG)):
-        raise InputError(
-            f"hf://{name}: was not stored by `bifusion push`: {SUMS} does not list its files"
-        )
+    sums = read_sums(stored, name)
     version = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:DIGITS]
     run, _ = cached_run(
         "hub",
-        f"{name.replace('/', '--')}-{version}",
+        f"{name.replace('/', '--')}-{version}-{LAYOUT}",
         partial(_lay_out, stored, sums),
         reading=stored,
     )
@@ -133,13 +140,18 @@ def pulled(path: Path, say: Callable[[str], None] = _logger.info) -> Path:
     return run
 
 
-def _lay_out(stored: Path, sums: dict[str, Any], run: Path) -> None:
+def _lay_out(stored: Path, sums: dict[str, dict[str, Any]], run: Path) -> None:
     """A run folder with one checkpoint, of stored files that have the checksums `sums`."""
-    for file in sums.keys() & set(SHARED):
+    for file in sums:
         check_sum(stored / file, sums[file], advice=FETCH_AGAIN)
+    config = load_config(stored / CONFIG)
     checkpoint = run / "checkpoints/last"
     checkpoint.mkdir(parents=True)
     for file in (WEIGHTS, CONFIG):
         shutil.copyfile(stored / file, checkpoint / file)
+    write_json(checkpoint / SUMS, {file: sums[file] for file in (WEIGHTS, CONFIG)})
+    described = _read(stored / DESCRIPTION) if DESCRIPTION in sums else {}
+    described |= {**describe_config(config), "config": config_to_dict(config)}
+    write_json(run / CONFIG, described)
     if (stored / CARD).is_file():
         shutil.copyfile(stored / CARD, run / CARD)

@@ -24,6 +24,7 @@ from torch import Tensor
 from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.official.hub import is_shared, pulled
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.official.recognition import recognise
 from bifusion.recipes import get_recipe
@@ -64,7 +65,7 @@ class Imported:
 
 
 def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
-    """The checkpoint in `path`: a file, or a run or checkpoint folder of ours.
+    """The checkpoint in `path`: a file, a run or checkpoint folder of ours, or hf://user/name.
 
     Args:
         path: names in it may carry what wrappers and Lightning put before them.
@@ -75,6 +76,8 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
     weights that are not finite; for `weights` where there is only one set of them.
     """
     path = Path(path)
+    if is_shared(path):
+        path = pulled(path)
     if path.is_dir() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         _refuse_choice(path, weights)
         return _read_own(path)

@@ -20,7 +20,8 @@ def load_backbone(model: nn.Module, path: Path) -> None:
 
     Args:
         model: any of the models; its U-Net is `model.unet`.
-        path: run or checkpoint folder of ours, its model.safetensors, or a published checkpoint.
+        path: run or checkpoint folder of ours, its model.safetensors, a published checkpoint, or
+            hf://user/name.
     Raises:
         InputError: the file cannot be read, or holds another U-Net; lists what differs.
     """

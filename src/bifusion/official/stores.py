@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from bifusion.errors import InputError, first_line
+from bifusion.official.shared_files import CARD, FILES, read_sums, written
+from bifusion.runs.checkpoint import SUMS
 from bifusion.spelling import did_you_mean
+from bifusion.storage.files import full_disk_named
 from bifusion.storage.folders import folder_written_beside
 from bifusion.storage.hub import transport_error
+from bifusion.untrusted.files import MOST_TEXT_BYTES
 
 VARIABLE = "BIFUSION_HUB"
 """Environment variable: a folder in the hub's place, for trials and for groups that share a disk."""
@@ -57,8 +61,9 @@ class FolderStore:
     root: Path
 
     def put(self, folder: Path, name: str, *, private: bool) -> str:
+        """InputError where something else than an earlier push, and notes beside it, is in the place."""
         place = self.root / name
-        with folder_written_beside(place, _files_in) as beside:
+        with folder_written_beside(place, written) as beside:
             shutil.copytree(folder, beside, dirs_exist_ok=True)
         return str(place)
 
@@ -68,10 +73,6 @@ class FolderStore:
             known = [f"{path.parent.name}/{path.name}" for path in self.root.glob("*/*")]
             raise InputError(f"hf://{name}: {self.root} has no such run{did_you_mean(name, known)}")
         return place
-
-
-def _files_in(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
 class HubStore:
@@ -87,10 +88,31 @@ class HubStore:
         return f"hf://{name}"
 
     def get(self, name: str) -> Path:
-        from huggingface_hub import snapshot_download
+        """Of the repository only the files of a shared run, once their checksums and sizes say that it
+        is one."""
+        from huggingface_hub import constants, snapshot_download
 
-        with _told(name):
-            return Path(snapshot_download(name))
+        with _told(name), full_disk_named(Path(constants.HF_HUB_CACHE)):
+            folder = Path(snapshot_download(name, allow_patterns=[SUMS]))
+            sums = read_sums(folder, name)
+            if not all((folder / file).is_file() for file in sums):
+                commit = folder.name
+                _refuse_larger(name, commit, sums)
+                snapshot_download(name, revision=commit, allow_patterns=list(FILES))
+        return folder
+
+
+def _refuse_larger(name: str, commit: str, sums: dict[str, dict[str, Any]]) -> None:
+    """InputError for files that are larger than their checksums, or a card, say."""
+    from huggingface_hub import HfApi
+
+    most = {CARD: MOST_TEXT_BYTES, **{file: sums[file]["bytes"] for file in sums}}
+    for one in HfApi().model_info(name, revision=commit, files_metadata=True).siblings or []:
+        if one.size is not None and one.size > most.get(one.rfilename, one.size):
+            raise InputError(
+                f"hf://{name}: {one.rfilename} has {one.size:,} bytes there, expected at most "
+                f"{most[one.rfilename]:,}; it is not fetched: it was stored damaged, tell its owner"
+            )
 
 
 @contextmanager

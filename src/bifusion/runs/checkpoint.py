@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bifusion.config import old_names
 from bifusion.config.run import Config, save_config
 from bifusion.errors import InputError, listing
+from bifusion.storage.cache import cache_folder
 from bifusion.storage.checksums import (
     NEEDS_OTHER_DISK,
     WrittenFile,
@@ -32,7 +33,6 @@ from bifusion.storage.checksums import (
     is_sum,
     write_summed,
 )
-from bifusion.storage.cache import cache_folder
 from bifusion.storage.files import flush, hard_link
 from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link
 from bifusion.storage.json_files import write_json
