@@ -113,14 +113,14 @@ def assert_parted(written):
     assert annotated == [written["seen"]["points"]] * 2
 
 
-def test_final_evaluation(staged_run):
+def test_final_evaluation(staged_run, data):
     returned = evaluate_run(staged_run)
     written = json.loads((staged_run / "evaluation.json").read_text())
     assert set(written) == set(returned) == {
-        "epoch", "full", "views_withheld", "shuffled_2d", "flat_gate", "seen", "unseen", "by_views",
-        "by_distance", "gate", "alignment_by_stage",
+        "epoch", "data", "full", "views_withheld", "shuffled_2d", "flat_gate", "seen", "unseen",
+        "by_views", "by_distance", "gate", "alignment_by_stage",
     }  # fmt: skip
-    assert written["epoch"] == 2
+    assert written["epoch"] == 2 and written["data"] == data.name
     assert 0 <= written["full"]["fusion_2d_ratio"] <= 1 and 0 < written["full"]["seen_share"] < 1
     assert written["full"]["miou"] == lines(staged_run / "epochs.jsonl")[-1]["val"]["miou"]
     assert written["views_withheld"]["fusion_2d_ratio"] is None

@@ -20,7 +20,7 @@ from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.models.unet import UNetConfig
 from bifusion.official.hub import pulled, push
-from bifusion.official.import_checkpoint import read_checkpoint
+from bifusion.official.import_checkpoint import read_checkpoint, write_imported
 from bifusion.official.initial_weights import load_backbone
 from bifusion.official.shared_files import CARD
 from bifusion.official.stores import VARIABLE, HubStore
@@ -232,6 +232,16 @@ def test_a_run_is_named_by_its_folder_from_within(hub: Path, run: Path, monkeypa
 def test_a_checkpoint_folder_is_not_shared(hub: Path, run: Path):
     with pytest.raises(InputError, match="is a checkpoint, no run folder"):
         push(run / "checkpoints/last", NAME, licence="other")
+
+
+def test_the_card_of_an_imported_run_says_whose_figures_it_has(hub: Path, run: Path, tmp_path: Path):
+    data = make_tiny_data(tmp_path / "rooms", train=1, val=1)
+    imported = write_imported(read_checkpoint(plain_run(tmp_path / "plain")), tmp_path / "imported")
+    package.evaluate(imported, data=data)
+    push(imported, NAME, licence="other")
+    card = (hub / NAME / CARD).read_text()
+    assert "On the validation scenes of `rooms`" in card and "imported" in card
+    assert "0 scenes" not in card and "not recorded" not in card
 
 
 @pytest.mark.parametrize(

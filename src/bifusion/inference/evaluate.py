@@ -111,6 +111,7 @@ def _evaluate(
     full, figures = _figures(run, config, control)
     evaluation = {
         "epoch": max(math.ceil(time) - 1, 0),
+        "data": config.data.source or config.data.root.resolve().name,
         **figures,
         "alignment_by_stage": alignment_by_stage(folder),
     }

@@ -10,7 +10,7 @@ from bifusion.config.run import Config
 FIGURES = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "ap25": "AP25", "pq": "PQ"}
 NOT_FOR = """## What it is not for
 - Decisions about people, safety or structure. It labels surfaces of rooms, and it errs.
-- Rooms unlike those it was trained on: its figures are of its own validation scenes.
+- Rooms unlike those it was trained on, or that its figures are of.
 - Terms of the data that it was trained on may restrict what its weights may be used for."""
 SYNTHETIC = (
     "It was trained and evaluated on **generated rooms**. Its figures compare models with each other "
@@ -31,6 +31,11 @@ class Shared:
     evaluation: dict[str, Any]
     report: dict[str, Any]
     """report.json of the comparison that the run is part of; empty without one."""
+
+    @property
+    def is_imported(self) -> bool:
+        """It came as a checkpoint: an import knows of no scene that it was trained on."""
+        return bool(self.described) and not self.described.get("train_scenes")
 
 
 def model_card(shared: Shared, run: str) -> str:
@@ -76,8 +81,12 @@ def _needs(config: Config) -> str:
 
 def _data(shared: Shared, sources: list[str]) -> str:
     described, config = shared.described, shared.config
-    lines = ["## Data", f"- from: {', '.join(sources) or 'not recorded'}"]
-    if described:
+    lines = ["## Data"]
+    if shared.is_imported:
+        lines.append("- imported as weights alone: what it was trained on is not told here")
+    else:
+        lines.append(f"- from: {', '.join(sources) or 'not recorded'}")
+    if described and not shared.is_imported:
         lines.append(
             f"- {len(described.get('train_scenes', []))} scenes to train on, "
             f"{len(described.get('val_scenes', []))} to validate on"
@@ -99,9 +108,16 @@ def _figures(shared: Shared) -> str:
     rows = [f"| {title} | {_number(full.get(key))} |" for key, title in FIGURES.items()]
     if not full:
         return "## Figures\nNone were measured.\n"
-    return (
-        "\n".join(["## Figures", "On its validation scenes:\n", "| | |", "| --- | --- |", *rows]) + "\n"
-    )
+    of = f"On {_scenes(shared)}:\n"
+    return "\n".join(["## Figures", of, "| | |", "| --- | --- |", *rows]) + "\n"
+
+
+def _scenes(shared: Shared) -> str:
+    """Which scenes the figures are of: a run's own, or, for an import, those it was evaluated on."""
+    data, own = shared.evaluation.get("data"), shared.config.data
+    if not shared.is_imported and data in (None, own.source or own.root.name):
+        return "its validation scenes"
+    return f"the validation scenes of `{data}`" if data else "scenes of data that were not recorded"
 
 
 def _verdicts(report: dict[str, Any], run: str) -> str:
