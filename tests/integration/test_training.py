@@ -149,7 +149,14 @@ def test_evaluation_on_other_data_leaves_the_runs_own_result(staged_run, tmp_pat
     other = make_tiny_data(tmp_path / "elsewhere", train=0, val=1)
     evaluate_run(staged_run, data=other)
     assert (staged_run / "evaluation.json").read_bytes() == own
-    assert json.loads((staged_run / "evaluation-elsewhere.json").read_text())["epoch"] == 2
+    told = staged_run / "evaluation-elsewhere.json"
+    assert json.loads(told.read_text())["epoch"] == 2
+    evaluate_run(staged_run, data=other)
+    there = shutil.copytree(other, tmp_path / "copied" / "elsewhere")
+    before = told.read_bytes()
+    with pytest.raises(InputError, match="holds the figures on .*, whose folder has the same name"):
+        evaluate_run(staged_run, data=there)
+    assert told.read_bytes() == before
 
 
 def test_evaluation_in_another_precision_tells_what_that_costs(staged_run):

@@ -31,6 +31,7 @@ from bifusion.training.processes import group
 from bifusion.training.processes.watch import Watch
 from bifusion.training.validation import Validation, validate, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction
+from bifusion.untrusted.json_text import read_json
 
 
 @as_torch_starts()
@@ -86,6 +87,9 @@ def _evaluate(
     model, config = load_model(checkpoint, device)
     model = _Narrow(for_inference(model, dtype), dtype) if dtype is not None else for_inference(model)
     target = _target(folder, checkpoint, config, data, None if dtype is None else precision)
+    elsewhere = None if data is None or target == folder.evaluation else str(data.resolve())
+    if elsewhere is not None:
+        _require_same_data(target, elsewhere)
     if data is not None:
         config.data.root = data
     config.data = with_labels(config.data, of_run=str(folder.root))
@@ -115,6 +119,8 @@ def _evaluate(
         **figures,
         "alignment_by_stage": alignment_by_stage(folder),
     }
+    if elsewhere is not None:
+        evaluation["data_folder"] = elsewhere
     watch.at("writing the evaluation")
     if group.number() == 0:
         if target == folder.evaluation:
@@ -142,6 +148,19 @@ def _target(
     if precision is not None:
         of_what.append(precision)
     return folder.root / f"evaluation-{'-'.join(of_what)}.json" if of_what else folder.evaluation
+
+
+def _require_same_data(target: Path, data: str) -> None:
+    """InputError where `target` holds figures on another data set, whose folder has the same name."""
+    if not target.is_file():
+        return
+    stored = read_json(target, advice="move it away and evaluate again")
+    before = stored.get("data_folder", data) if isinstance(stored, dict) else data
+    if before != data:
+        raise InputError(
+            f"{target}: holds the figures on {before}, not on {data}, whose folder has the same name; "
+            "move the file away, or rename one of the two folders"
+        )
 
 
 def _figures(
