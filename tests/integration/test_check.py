@@ -190,6 +190,8 @@ def test_empty_and_archived_arrays_of_the_scene_that_one_is_in(check, tmp_path, 
 
 def test_classes_of_the_data_set_itself(tmp_path, check):
     scene = make_tiny_scene(tmp_path / "train" / "room")
+    status, printed = check(tmp_path, "--label-set", "replica")  # as training refuses it
+    assert status == 1 and "no scene has segment.npy, the labels of replica" in printed
     shutil.copy(scene / "segment20.npy", scene / "segment.npy")
     assert "segment.npy: its classes are not known" in check(tmp_path / "train")[1]
     assert check(tmp_path / "train", "--label-set", "nyu40")[0] == 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bifusion.data.scene_folder import SEGMENT_FILES, scene_folders
+from bifusion.data.scene_folder import SEGMENT_FILES, scene_folders, segment_file
 from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
@@ -100,6 +100,8 @@ def check_data(
     own, of_labels = _own_labels(root)
     if own is None and named is None and not of_labels:
         of_labels = _unknown_classes(root, folders)
+    if named is not None:
+        of_labels += _asked_classes(data, folders, own or named)
     sets = [*(LABEL_SETS[name] for name in SEGMENT_FILES), own if own is not None else named]
     label_sets = tuple({labels.name: labels for labels in sets if labels is not None}.values())
     if workers is None:
@@ -184,6 +186,20 @@ def _own_labels(root: Path) -> tuple[LabelSet | None, list[Finding]]:
         return read_labels(path), []
     except InputError as problem:
         return None, [error(problem)]
+
+
+def _asked_classes(data: Path, folders: list[Path], labels: LabelSet) -> list[Finding]:
+    """What training says too, of scenes of which none has the labels that were asked for."""
+    trained = [folder for folder in folders if folder.parent.name == "train"] or folders
+    what = segment_file(labels)
+    if any((folder / what).exists() for folder in trained):
+        return []
+    return [
+        error(
+            f"{data}: no scene{' to train on' if trained != folders else ''} has {what}, the labels of "
+            f"{labels.describe()}; prepare the scenes with annotation, or name the label set they have"
+        )
+    ]
 
 
 def _unknown_classes(root: Path, folders: list[Path]) -> list[Finding]:
