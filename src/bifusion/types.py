@@ -196,9 +196,6 @@ class Batch:
     counts: bool = True
     """False: it stands in on a process that has no scene of its own in this step, to keep pace with the
     others; neither losses nor BatchNorm count it."""
-    step_scenes: tuple[int, ...] = ()
-    """Scenes that count of each batch that its optimiser step averages, here, itself among them; empty:
-    it is the only one."""
     voxels_counted: list[int] | None = field(default=None, repr=False)
     """`voxels_per_scene`, once somebody has asked."""
 

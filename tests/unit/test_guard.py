@@ -68,7 +68,7 @@ def test_nan_inside_the_network_does_not_poison_batch_norm(bench):
 def test_nan_in_one_loss_term(bench, monkeypatch):
     before = bench.snapshot()
     criterion = bench.trainer.take_step.criterion
-    broken = lambda p, b: {**criterion(p, b), "mask_bce": torch.tensor(float("nan"))}  # noqa: E731
+    broken = lambda *a: {**criterion(*a), "mask_bce": torch.tensor(float("nan"))}  # noqa: E731
     monkeypatch.setattr(bench.trainer.take_step, "criterion", broken)
     outcome = bench.step()
     assert outcome.event.phase == "loss" and outcome.event.where == ["loss.mask_bce"]

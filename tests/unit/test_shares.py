@@ -1,4 +1,4 @@
-"""The mean over processes of what each makes of its scenes is what one process makes of all."""
+"""The mean over batches and processes of what each makes of its scenes is that of one batch of all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
 from bifusion.losses.criterion import Criterion
 from bifusion.losses.matcher import MatcherConfig
+from bifusion.losses.shares import shares
 from bifusion.types import Batch, FusionTrace, Prediction, Targets
 from small_batches import batch_of_superpoints, targets_of
 from unit.test_losses import make_case
@@ -29,6 +30,7 @@ CONFIGS = {
     "summed": CriterionConfig(sum_over_scenes=True, over_outputs="mean"),
     "hungarian": CriterionConfig(matcher=MatcherConfig(kind="hungarian")),
 }
+PARTS = [[[0, 1, 2], [3, 4]], [[4], [1], [0, 2, 3]], [[1], [3], [0, 2, 4]], [[0, 1, 2, 3], [4]]]
 
 
 def whole_case() -> tuple[Prediction, Batch]:
@@ -78,29 +80,32 @@ def part_of(prediction: Prediction, batch: Batch, chosen: list[int]) -> tuple[Pr
     return own, select_scenes(batch, chosen)
 
 
-def terms_of_processes(criterion: Criterion, parts: list[tuple[Prediction, Batch]]) -> dict:
-    """Means over processes; each is asked twice, for its counts first."""
+def terms_of_step(
+    criterion: Criterion, parts: list[tuple[Prediction, Batch]], processes: int = 1
+) -> dict:
+    """Means over batches and processes, which share the parts out, each told what all count."""
+    own = [criterion.counts(batch, prediction.query_superpoints) for prediction, batch in parts]
+    a_process = len(own) // processes
+    own_of = [own[at : at + a_process] for at in range(0, len(own), a_process)]
     told: list[torch.Tensor] = []
-
-    def tell(counts):
-        told.append(counts)
-        return counts
-
-    for part in parts:
-        criterion(*part, tell)
+    for counts in own_of:
+        shares(counts, lambda mine: told.append(mine) or mine)
     total = torch.stack(told).sum(dim=0)
-    found = [criterion(*part, lambda counts: total) for part in parts]
+    of_parts = [share for counts in own_of for share in shares(counts, lambda mine: total)]
+    found = [criterion(*part, share) for part, share in zip(parts, of_parts, strict=True)]
     names = dict.fromkeys(name for terms in found for name in terms)
     return {n: sum(terms.get(n, torch.zeros(())) for terms in found) / len(parts) for n in names}
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("shares", [[[0, 1, 2], [3, 4]], [[4], [1], [0, 2, 3]], [[1], [3], [0, 2, 4]]])
-def test_the_mean_over_processes_is_that_of_one_batch(config, shares):
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("processes", [False, True], ids=["batches", "processes"])
+def test_the_mean_over_batches_and_processes_is_that_of_one_batch(config, parts, processes):
     criterion, (prediction, batch) = Criterion(config, SCANNET20), whole_case()
     wanted = criterion(prediction, batch)
     assert len(wanted) == 6
-    found = terms_of_processes(criterion, [part_of(prediction, batch, share) for share in shares])
+    own = [part_of(prediction, batch, part) for part in parts]
+    found = terms_of_step(criterion, own, len(parts) if processes else 1)
     for name, term in wanted.items():
         assert found[name].item() == pytest.approx(term.item(), rel=1e-5, abs=1e-7), name
     gradients = [
@@ -111,46 +116,24 @@ def test_the_mean_over_processes_is_that_of_one_batch(config, shares):
         torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_the_mean_over_the_batches_of_a_step_is_that_of_one_batch(config):
-    """Of scenes that each have a match and a label, in batches of like size."""
-    criterion, (prediction, batch) = Criterion(config, SCANNET20), whole_case()
-    wanted = criterion(*part_of(prediction, batch, [0, 2, 4]))
-    parts = [part_of(prediction, batch, [scene]) for scene in (0, 2, 4)]
-    found = [criterion(p, dataclasses.replace(b, step_scenes=(1, 1, 1))) for p, b in parts]
-    for name in wanted.keys() - {"alignment"}:  # a mean over voxels
-        mean = sum(terms[name].item() for terms in found) / len(found)
-        assert mean == pytest.approx(wanted[name].item(), rel=1e-5), name
-
-
-def test_the_batches_of_a_step_on_several_processes_are_those_of_one_batch():
-    config = CriterionConfig(official_dice_scaling=True)
-    criterion, (prediction, batch) = Criterion(config, SCANNET20), whole_case()
-    wanted = criterion(*part_of(prediction, batch, [0, 2, 4, 0]))["mask_dice"].item()
-    total = 0.0
-    for scenes in ([0, 2], [4, 0]):
-        parts = [part_of(prediction, batch, [scene]) for scene in scenes]
-        parts = [(p, dataclasses.replace(b, step_scenes=(1, 1))) for p, b in parts]
-        total += terms_of_processes(criterion, parts)["mask_dice"].item() / 2
-    assert total == pytest.approx(wanted)
-
-
-def test_means_of_processes_alone_would_be_another_loss():
+def test_means_of_batches_alone_would_be_another_loss():
     """What the factors are for: a scene without instances takes half the weight of the other's masks."""
     criterion, (prediction, batch) = Criterion(CriterionConfig(), SCANNET20), whole_case()
     parts = [part_of(prediction, batch, share) for share in ([0], [1])]
     wanted = criterion(*part_of(prediction, batch, [0, 1]))["mask_dice"].item()
     alone = sum(criterion(*part)["mask_dice"].item() for part in parts) / 2
     assert alone == pytest.approx(wanted / 2)
-    assert terms_of_processes(criterion, parts)["mask_dice"].item() == pytest.approx(wanted)
+    assert terms_of_step(criterion, parts)["mask_dice"].item() == pytest.approx(wanted)
 
 
-def test_a_batch_that_stands_in_counts_nothing():
-    criterion, (prediction, batch) = Criterion(CriterionConfig(), SCANNET20), whole_case()
-    own, stand_in = (part_of(prediction, batch, [0, 2]) for _ in range(2))
-    stand_in = stand_in[0], dataclasses.replace(stand_in[1], counts=False)
-    wanted = criterion(*own)
-    found = terms_of_processes(criterion, [own, stand_in])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_batch_that_stands_in_counts_nothing(config):
+    """Other batches of its process do: it stands in at an epoch's end alone."""
+    criterion, (prediction, batch) = Criterion(config, SCANNET20), whole_case()
+    parts = [part_of(prediction, batch, part) for part in ([0], [2], [3, 4], [4])]
+    parts[3] = parts[3][0], dataclasses.replace(parts[3][1], counts=False)
+    wanted = criterion(*part_of(prediction, batch, [0, 2, 3, 4]))
+    found = terms_of_step(criterion, parts, processes=2)
     assert {n: t.item() for n, t in found.items()} == pytest.approx(
         {n: t.item() for n, t in wanted.items()}
     )
@@ -159,6 +142,6 @@ def test_a_batch_that_stands_in_counts_nothing():
 def test_a_scene_without_targets_of_any_kind_is_a_part():
     criterion = Criterion(CriterionConfig(), SCANNET20)
     prediction, batch, _ = make_case([SCENES[1]])
-    terms = terms_of_processes(criterion, [(prediction, batch)])
+    terms = terms_of_step(criterion, [(prediction, batch)])
     assert all(term.isfinite() for term in terms.values()) and isinstance(batch.targets[0], Targets)
     assert batch_of_superpoints([torch.arange(3)]).counts

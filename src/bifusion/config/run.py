@@ -57,8 +57,8 @@ class TrainerConfig:
     batch_size: PositiveInt = 4
     """Scenes a batch, of each process."""
     accumulate: PositiveInt = 1
-    """Batches whose gradients are averaged for one optimiser step. Losses that are summed over scenes
-    or divided by their number count those of the step; BatchNorm and means are of each batch."""
+    """Batches that make one optimiser step together. Its loss is that of one batch of all their scenes;
+    BatchNorm counts the voxels of each batch."""
     workers: Annotated[Processes, MAY_CHANGE] = 4
     """Processes that load scenes; 0: in the training process."""
     eval_every: PositiveInt = 16

@@ -17,6 +17,7 @@ from bifusion.config.stages import StageState
 from bifusion.diagnosis.calls import CRITERION
 from bifusion.diagnosis.tracing import Tracer
 from bifusion.losses.matcher import NonFiniteCostError
+from bifusion.losses.shares import Share
 from bifusion.models.compiled import eager
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.checks import border_activations, nonfinite_names
@@ -145,11 +146,13 @@ class _Watched:
         self._criterion, self._tracer, self._digest = criterion, tracer, digest
         self.bad_cost: NonFiniteCostError | None = None
 
-    def __call__(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+    def __call__(
+        self, prediction: Prediction, batch: Batch, share: Share | None = None
+    ) -> dict[str, Tensor]:
         tracer = self._tracer
         try:
             with tracer.part(CRITERION, prediction.layers) if tracer is not None else nullcontext():
-                terms = self._criterion(prediction, batch)
+                terms = self._criterion(prediction, batch, share)
         except NonFiniteCostError as error:
             self.bad_cost = error
             if tracer is not None:

@@ -62,21 +62,16 @@ class LossContext:
     """Which entry of `Prediction.layers` this is about."""
     matched: list[Matched]
     """One entry a scene."""
-    step_scenes: tuple[int, ...]
-    """Scenes that count of each of the batches whose mean loss makes the step."""
+    batch_size: int
+    """Scenes of the step, of all its batches on all processes: what the official codes, which know no
+    smaller batches, call B."""
 
     @property
-    def scenes_that_count(self) -> float:
-        """Divisor of the mask terms: the scenes with a match, at least 1. Where scenes are summed what
-        makes a sum of the mean over the step's batches: 1 for a single one."""
+    def scenes_that_count(self) -> int:
+        """Divisor of the mask terms: the scenes with a match, at least 1; 1 where scenes are summed."""
         if self.config.sum_over_scenes:
-            return 1 / len(self.step_scenes)
+            return 1
         return max(sum(len(matched.queries) > 0 for matched in self.matched), 1)
-
-    @property
-    def batch_size(self) -> int:
-        """Scenes of the step: what the official codes, which know no smaller batches, call B."""
-        return max(sum(self.step_scenes), 1)
 
 
 def annotation(batch: Batch) -> list[Targets]:

@@ -13,7 +13,7 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.losses.context import CriterionConfig, LossContext, Matched, annotation
 from bifusion.losses.matcher import matching_cost
 from bifusion.losses.matching import Match, match_one_to_one, match_to_own_superpoints
-from bifusion.losses.shares import Total, shares
+from bifusion.losses.shares import Counts, Share, count
 from bifusion.losses.terms import LOSS_TERMS, LossTerm, TermFunction
 from bifusion.precision import full_float32
 from bifusion.spelling import did_you_mean
@@ -31,28 +31,20 @@ class Criterion:
         self.terms = LOSS_TERMS | _from_outside(config.extra)
 
     def __call__(
-        self, prediction: Prediction, batch: Batch, total: Total | None = None
+        self, prediction: Prediction, batch: Batch, share: Share | None = None
     ) -> dict[str, Tensor]:
         """Unweighted scalar terms, float32 whatever the model's precision, each attached to the graph.
 
         All terms of the table whose part of the prediction is there, and those from outside. A term
-        that nothing contributes to is 0. With `total`, a sum over the processes of a step, the mean of
-        their terms is that of one process with all scenes.
+        that nothing contributes to is 0. With the batch's `share` in a step of several, the mean of
+        their terms is that of one batch with all scenes.
         Raises NonFiniteCostError where a matching cost is not finite.
         """
         device, given = prediction.superpoint_features.device, prediction.optional_outputs()
         with full_float32(device):  # products of the costs would otherwise run in autocast's precision
-            outputs = self.contexts(prediction, batch, range(len(prediction.layers)))
-            of = {n: outputs if t.of_every_output else outputs[-1:] for n, t in self.terms.items()}
-            factors: dict[str, Tensor] = {}
-            if total is not None:  # of all terms, as other processes may have one that is not here
-                counts = {
-                    name: [term.divided_by(prediction, batch, context) for context in of[name]]
-                    for name, term in self.terms.items()
-                }
-                factors = shares(counts, batch, total)
+            outputs = self.contexts(prediction, batch, range(len(prediction.layers)), share)
             return {
-                name: self._term(term, prediction, batch, of[name], factors.get(name))
+                name: self._term(term, prediction, batch, outputs, share)
                 for name, term in self.terms.items()
                 if term.needs is None or term.needs in given
             }
@@ -63,16 +55,26 @@ class Criterion:
         prediction: Prediction,
         batch: Batch,
         outputs: list[LossContext],
-        factors: Tensor | None,
+        share: Share | None,
     ) -> Tensor:
-        values = torch.stack([term.function(prediction, batch, context) for context in outputs])
-        if factors is not None:
-            values = values * factors
+        of = outputs if term.of_every_output else outputs[-1:]
+        values = torch.stack([term.function(prediction, batch, context) for context in of])
+        if share is not None:
+            summed = self.config.sum_over_scenes and term.divided_by == "mask_scenes"
+            values = values * (share.of_sum() if summed else share.of_mean(term.divided_by))
         mean = term.of_every_output and self.config.over_outputs == "mean"
         return values.mean() if mean else values.sum()
 
+    def counts(self, batch: Batch, made_of: Sequence[Tensor] | None) -> Counts:
+        """What terms of `batch` will be divided by (`shares.count`)."""
+        return count(batch, made_of, self.config, self.num_classes)
+
     def contexts(
-        self, prediction: Prediction, batch: Batch, indices: Sequence[int]
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        indices: Sequence[int],
+        share: Share | None = None,
     ) -> list[LossContext]:
         """What terms are told of the decoder outputs `indices`."""
         contexts = []
@@ -83,7 +85,7 @@ class Criterion:
                 masks = annotation(batch)[b].masks.index_select(0, instances).float()
                 matched.append(Matched(queries, instances, logits, masks))
             numbers = (self.num_things, self.num_classes)
-            scenes = batch.step_scenes or (len(batch.names),)
+            scenes = len(batch.names) if share is None else share.step.scenes
             contexts.append(LossContext(self.config, *numbers, index, matched, scenes))
         return contexts
 

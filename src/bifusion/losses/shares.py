@@ -1,82 +1,87 @@
-"""What a process's batch weighs in the loss of all batches of a step.
+"""What a batch weighs in the loss of all batches of a step, on all processes.
 
-Gradients are averaged over processes, and a term is a sum over a batch divided by some count in it. The
-mean of such quotients is not the quotient of the sums where counts differ: a scene beside one without
-instances would weigh half of what it weighs in one batch with it. So each process multiplies its term
-by N · Π own count / count over all N processes, and the mean is that of one process with all scenes.
+Gradients are averaged over the batches of a step and over processes, and a term is a sum over a batch
+divided by some count in it. The mean of such quotients is not the quotient of the sums where counts
+differ: a scene beside one without instances would weigh half of what it weighs in one batch with it. So
+each batch multiplies its term by N · own count / count of all N batches, and the mean is that of one
+batch with all scenes. What is counted is known before the first forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bifusion.losses.context import LossContext, annotation
-from bifusion.types import Batch, Prediction
+from bifusion.losses.context import CriterionConfig, annotation
+from bifusion.types import Batch
 
-Count = int | Tensor
-Counts = Callable[[Prediction, Batch, LossContext], list[Count]]
-"""Counts, () each, that a term of this batch has been divided by (a count of 0: by 1, its sum is 0).
-As many on all processes, whether the prediction has the term's part or not; none for a plain sum."""
+Counted = Literal["scenes", "mask_scenes", "labelled_scenes", "voxels"]
+"""What a term's sum over a batch is divided by; by 1 where there is none of it, the sum is 0 then."""
 Total = Callable[[Tensor], Tensor]
 """Sum of such a tensor over all processes."""
 
 
-def scenes(prediction: Prediction, batch: Batch, context: LossContext) -> list[Count]:
-    """Of the batch. What a term from outside the package counts as divided by."""
-    return [len(batch.names)]
+@dataclass(frozen=True)
+class Counts:
+    """Of a batch, or of all batches of a step."""
 
-
-def mask_scenes(prediction: Prediction, batch: Batch, context: LossContext) -> list[Count]:
-    """With a match; none where the scenes are summed."""
-    if context.config.sum_over_scenes:
-        return []
-    return [sum(len(matched.queries) > 0 for matched in context.matched)]
-
-
-def labelled_scenes(prediction: Prediction, batch: Batch, context: LossContext) -> list[Count]:
+    scenes: int
+    mask_scenes: int
+    """With a match."""
+    labelled_scenes: int
     """In which a query's superpoint is labelled."""
-    if prediction.query_superpoints is None:
-        return [0]
-    return [
-        torch.stack(
-            [
-                (target.semantic.index_select(0, made_of) != context.num_classes).any()
-                for target, made_of in zip(annotation(batch), prediction.query_superpoints, strict=True)
-            ]
-        ).sum()
-    ]
+    voxels: int
 
 
-def voxels(prediction: Prediction, batch: Batch, context: LossContext) -> list[Count]:
-    """Of the batch."""
-    return [len(batch.voxel_coords)]
+@dataclass(frozen=True)
+class Share:
+    """A batch among those that make one step together."""
+
+    batches: int
+    """Of the step, on all processes."""
+    own: Counts
+    step: Counts
+
+    def of_mean(self, counted: Counted) -> float:
+        """Factor of a term divided by the batch's `counted`; 0 where the batch does not count."""
+        return self.batches * getattr(self.own, counted) / max(getattr(self.step, counted), 1)
+
+    def of_sum(self) -> float:
+        """Factor of a term that is a plain sum over the batch; likewise."""
+        return float(self.batches) if self.own.scenes else 0.0
 
 
-def shares(
-    counts: Mapping[str, Sequence[Sequence[Count]]], batch: Batch, total: Total
-) -> dict[str, Tensor]:
-    """Term → (outputs,) float32 factors of its values; 0 where the batch does not count.
+def count(
+    batch: Batch, made_of: Sequence[Tensor] | None, config: CriterionConfig, num_classes: int
+) -> Counts:
+    """What is in `batch`, which lies on the host; nothing where it stands in (`Batch.counts`).
 
-    `counts`: of each term and output of the decoder. All processes call this with as many.
+    `made_of`: (Q_b,) int64 superpoints of each scene that its queries will be made of; None where they
+    are no superpoints.
     """
-    device = batch.voxel_coords.device
-    flat = [count for outputs in counts.values() for output in outputs for count in output]
-    own = torch.stack([torch.as_tensor(count, device=device).double() for count in [1, *flat]])
     if not batch.counts:
-        own[1:] = 0
-    of_all = total(own)
-    processes = of_all[0]
-    rest = iter((own[1:] / of_all[1:].clamp(min=1)).unbind())
-    factors = {}
-    for name, outputs in counts.items():
-        parts = []
-        for output in outputs:
-            part = processes * batch.counts
-            for _ in output:
-                part = part * next(rest)
-            parts.append(part)
-        factors[name] = torch.stack(parts).float()
-    return factors
+        return Counts(0, 0, 0, 0)
+    targets = annotation(batch)
+    matched = [len(target.labels) > 0 for target in targets]
+    labelled = [False] * len(targets)
+    if made_of is not None:
+        pairs = list(zip(targets, made_of, strict=True))
+        labelled = [bool((t.semantic.index_select(0, q) != num_classes).any()) for t, q in pairs]
+        if config.matcher.kind == "own_superpoint":  # an instance without a query in it has no match
+            matched = [bool(t.masks.index_select(1, q).any()) for t, q in pairs]
+    return Counts(len(batch.names), sum(matched), sum(labelled), len(batch.voxel_coords))
+
+
+def shares(own: Sequence[Counts], total: Total) -> list[Share]:
+    """That of each batch of this process in a step; `own` are their counts.
+
+    All processes call this with as many batches. Raises as `total`.
+    """
+    mine = torch.tensor([(1, *astuple(counts)) for counts in own], dtype=torch.float64).sum(dim=0)
+    batches, *numbers = (int(number) for number in total(mine).tolist())
+    step = Counts(*numbers)
+    return [Share(batches, counts, step) for counts in own]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bifusion.losses.context import LossContext, annotation
 from bifusion.losses.mask_losses import bce_loss, dice_loss, mask_iou
-from bifusion.losses.shares import Count, Counts, labelled_scenes, mask_scenes, scenes, voxels
+from bifusion.losses.shares import Counted
 from bifusion.types import Batch, FusionTrace, Output, Prediction
 
 OFFICIAL_BATCH_SIZE = 4
@@ -44,9 +44,9 @@ class LossTerm:
     """Where its gradient enters: at the decoder's outputs, or at the fusion, past the gate and the
     decoder. One at the fusion reaches the 2D branch though the gate is shut, and meets the other terms
     at the 2D head only."""
-    divided_by: Counts = scenes
-    """Counts that its sum over a batch is divided by. With several processes they are those of all
-    batches of a step (`shares.py`)."""
+    divided_by: Counted = "scenes"
+    """What its sum over a batch is divided by; of a step of several batches, that of all (`shares.py`).
+    A term from outside the package counts as divided by scenes."""
 
 
 def instance_class(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:
@@ -100,11 +100,6 @@ def score(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def _dice_counts(prediction: Prediction, batch: Batch, context: LossContext) -> list[Count]:
-    scaled = context.config.official_dice_scaling and context.output < len(prediction.layers) - 1
-    return mask_scenes(prediction, batch, context) + [context.batch_size] * scaled
-
-
 def semantic(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:
     """Cross-entropy of the queries' superpoints; unlabelled ones do not count.
 
@@ -144,17 +139,17 @@ def alignment_loss(trace: FusionTrace) -> Tensor:
 
 LOSS_TERMS: dict[str, LossTerm] = {
     "instance_class": LossTerm(instance_class, "Instance class", of_every_output=True),
-    "mask_bce": LossTerm(mask_bce, "Mask BCE", of_every_output=True, divided_by=mask_scenes),
-    "mask_dice": LossTerm(mask_dice, "Mask Dice", of_every_output=True, divided_by=_dice_counts),
+    "mask_bce": LossTerm(mask_bce, "Mask BCE", of_every_output=True, divided_by="mask_scenes"),
+    "mask_dice": LossTerm(mask_dice, "Mask Dice", of_every_output=True, divided_by="mask_scenes"),
     "score": LossTerm(score, "Instance score", of_every_output=True, needs="scores"),
-    "semantic": LossTerm(semantic, "Semantic", needs="semantic_logits", divided_by=labelled_scenes),
+    "semantic": LossTerm(semantic, "Semantic", needs="semantic_logits", divided_by="labelled_scenes"),
     "alignment": LossTerm(
         alignment,
         "Alignment",
         needs="alignment_pairs",
         may_be_negative=True,
         acts_on="fusion",
-        divided_by=voxels,
+        divided_by="voxels",
     ),
 }
 """In the order in which they are summed."""

@@ -145,6 +145,10 @@ class BiFusion(Model):
         prediction = self.decoder(pool_superpoints(fused, batch), batch)
         return dataclasses.replace(prediction, fusion=trace)
 
+    def query_superpoints(self, batch: Batch) -> list[Tensor]:
+        """As its decoder chooses them."""
+        return self.decoder.choose_queries(batch)
+
     def optional_outputs(self) -> set[Output]:
         """Optional parts of its predictions; of the alignment in steps that run the 2D branch."""
         aligned = self.tower is not None and self.config.fusion.alignment

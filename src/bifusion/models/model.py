@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from bifusion.geometry import LiftingConfig
 from bifusion.labels.label_set import LabelSet
@@ -30,6 +30,10 @@ class Model(nn.Module):
     def optional_outputs(self) -> set[Output]:
         """Parts of its predictions that not every model gives."""
         return set()
+
+    def query_superpoints(self, batch: Batch) -> list[Tensor] | None:
+        """`Prediction.query_superpoints` of `batch`, on the CPU, before it is predicted."""
+        return None
 
     def recomputable(self) -> dict[str, list[nn.Module]]:
         """By part (`parts.py`) the blocks that a backward pass can compute again (`recompute.py`): each

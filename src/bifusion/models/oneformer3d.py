@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.model import Model, ModelConfig
 from bifusion.models.pooling import pool_superpoints
@@ -50,6 +52,10 @@ class OneFormer3D(Model):
         voxel_features = self.unet(voxels)
         superpoint_features = pool_superpoints(voxel_features, batch)
         return self.decoder(superpoint_features, batch)
+
+    def query_superpoints(self, batch: Batch) -> list[Tensor]:
+        """As its decoder chooses them."""
+        return self.decoder.choose_queries(batch)
 
     def optional_outputs(self) -> set[Output]:
         """Optional parts of its predictions."""

@@ -170,10 +170,8 @@ class QueryDecoder(nn.Module):
         queries, drawn from `batch.seeds`; in evaluation all of them, in order.
         """
         scenes = superpoint_features.split(batch.superpoints_per_scene)
-        chosen = [
-            self._choose_queries(len(x), seed) for x, seed in zip(scenes, batch.seeds, strict=True)
-        ]
-        chosen = [rows.to(superpoint_features.device, non_blocking=True) for rows in chosen]
+        device = superpoint_features.device
+        chosen = [rows.to(device, non_blocking=True) for rows in self.choose_queries(batch)]
         decoded = [self._decode_scene(x, rows) for x, rows in zip(scenes, chosen, strict=True)]
         layers = [_gather_scenes(depth) for depth in zip(*(heads for heads, _ in decoded), strict=True)]
         semantic = [logits for _, logits in decoded if logits is not None]
@@ -198,7 +196,13 @@ class QueryDecoder(nn.Module):
         """The last weights that all loss terms of the decoder depend on: the norm before the heads."""
         return list(self.out_norm.parameters())
 
-    def _choose_queries(self, num_superpoints: int, seed: int) -> Tensor:
+    def choose_queries(self, batch: Batch) -> list[Tensor]:
+        """B × (Q_b,) int64, on the CPU: superpoints of each scene, counted within it, that become
+        queries. The same whenever it is asked for a batch."""
+        sizes = batch.superpoints_per_scene
+        return [self._choose(size, seed) for size, seed in zip(sizes, batch.seeds, strict=True)]
+
+    def _choose(self, num_superpoints: int, seed: int) -> Tensor:
         """(Q,) superpoints of one scene that become queries; at least one."""
         if not self.training:
             return torch.arange(num_superpoints)

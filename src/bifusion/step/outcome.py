@@ -21,7 +21,7 @@ class StepInputs:
     seed: int
     """Of the run; the step's own generator follows from it and `step`."""
     batches: list[Batch]
-    """Their gradients are averaged."""
+    """Their loss is that of one batch of all their scenes."""
     rates: dict[str, float]
     """Learning rate of each parameter group, as set in the optimiser."""
 

@@ -100,6 +100,8 @@ class Processes:
     def total(self, counts: Tensor) -> Tensor:
         """Sum over all processes, whose `counts` are of the same shape; on any device. Raises as
         `stay`."""
+        if not self.several:
+            return counts
         self.stay()
         total = counts.detach().to(self.fabric.device, torch.float64, copy=True)
         torch.distributed.all_reduce(total)

@@ -6,8 +6,8 @@ that a step can be run again; `act` takes the step or drops it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bifusion.config.stages import StageState
 from bifusion.losses.criterion import Criterion
 from bifusion.losses.matcher import NonFiniteCostError
+from bifusion.losses.shares import Share, shares
 from bifusion.precision import Matmul, float32_products
 from bifusion.rng import derive_seed
 from bifusion.step.checks import Statistics
@@ -70,7 +71,8 @@ class Stepper:
         state: StageState,
         at_once: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
     ) -> StepOutcome:
-        """One optimiser step on the mean loss of the batches, or none if it meets a fault."""
+        """One optimiser step on the loss of all scenes of the batches, as of one batch, or none if it
+        meets a fault."""
         outcome = self.measure(inputs, state, at_once)
         self.act(outcome, inputs, state)
         return outcome
@@ -104,12 +106,12 @@ class Stepper:
         watch = StepWatch(inputs, self._statistics, self._loss_scale())
         try:
             with float32_products(self._matmul, self.fabric.device):
-                scenes = tuple(len(batch.names) * batch.counts for batch in inputs.batches)
+                of_batches = self._shares(inputs.batches, criterion)
                 for place, batch in enumerate(inputs.batches, start=1):
                     watch.batch(batch)
                     self.processes.stay()
-                    here = replace(batch.to(self.fabric.device), step_scenes=scenes)
-                    total = self._loss(here, inputs, state, watch, model, criterion)
+                    here, share = batch.to(self.fabric.device), of_batches[place - 1]
+                    total = self._loss(here, share, inputs, state, watch, model, criterion)
                     self.processes.backward(total, last=place == len(inputs.batches))
                 self.processes.finish()
             self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
@@ -125,9 +127,19 @@ class Stepper:
         watch.gradients(self.groups, self.optimizer.optimizer)
         return watch.tell(state.control, self.processes)
 
+    def _shares(self, batches: list[Batch], criterion: Criterion) -> Sequence[Share | None]:
+        """Of each of the step's batches here; None for a batch that makes the step alone."""
+        if len(batches) == 1 and not self.processes.several:
+            return [None]
+        model: Any = self.model.module
+        chosen = [model.query_superpoints(batch) for batch in batches]
+        own = [criterion.counts(*pair) for pair in zip(batches, chosen, strict=True)]
+        return shares(own, self.processes.total)
+
     def _loss(
         self,
         batch: Batch,
+        share: Share | None,
         inputs: StepInputs,
         state: StageState,
         watch: StepWatch,
@@ -138,10 +150,8 @@ class Stepper:
         with self.processes.forward(batch):
             prediction = model(batch, state.control)
         watch.prediction(prediction)
-        if self.processes.several:
-            terms = criterion(prediction, batch, self.processes.total)
-        else:
-            terms = criterion(prediction, batch)
+        terms = criterion(prediction, batch, share)
+        self.processes.stay()  # the matching may have ended the step on another one
         total = weighted_total(terms, state.weights) / len(inputs.batches)
         watch.losses(terms, total, self._conflicts(inputs.step, terms, state))
         return total
