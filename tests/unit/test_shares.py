@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from bifusion import plugins
 from bifusion.data.batching import select_scenes
 from bifusion.labels.sets import SCANNET20
 from bifusion.losses.context import CriterionConfig
@@ -124,6 +125,18 @@ def test_means_of_batches_alone_would_be_another_loss():
     alone = sum(criterion(*part)["mask_dice"].item() for part in parts) / 2
     assert alone == pytest.approx(wanted / 2)
     assert terms_of_step(criterion, parts)["mask_dice"].item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_term_from_outside_counts_as_divided_by_scenes(monkeypatch, parts):
+    def term(prediction, batch, context):
+        return torch.stack([x.square().mean() for x in prediction.layers[-1].mask_logits]).mean()
+
+    monkeypatch.setattr(plugins, "load", lambda target, where: term)
+    criterion = Criterion(CriterionConfig(extra={"own": "somebody:term"}), SCANNET20)
+    prediction, batch = whole_case()
+    found = terms_of_step(criterion, [part_of(prediction, batch, part) for part in parts])
+    assert found["own"].item() == pytest.approx(criterion(prediction, batch)["own"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
