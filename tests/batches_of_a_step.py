@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 
 from bifusion.data.batching import select_scenes
+from bifusion.losses.context import annotation
 from bifusion.sparse.modules import BatchNorm
 from bifusion.step.runtime import as_launched
 from bifusion.types import Batch
 from step_factory import TinyStep, tiny_step
 from tiny_runs import tiny_config
 
-Told = tuple[dict[str, float], dict[str, torch.Tensor]]
+Told = tuple[dict[str, float | None], dict[str, torch.Tensor]]
 """Losses, and gradients by parameter."""
 SCENES = (0, 1, 2, 0)
 CASES: dict[str, tuple[list[list[int]], ...]] = {
@@ -44,7 +45,7 @@ def step_of(data: Path) -> TinyStep:
 def whole_batch(step: TinyStep) -> Batch:
     """Of the scenes the second has no instances, the third no annotation at all."""
     batch = step.inputs.batches[0]
-    first, second, third, last = batch.targets
+    first, second, third, last = annotation(batch)
     second, third = (
         dataclasses.replace(target, labels=target.labels[:0], masks=target.masks[:0])
         for target in (second, third)
