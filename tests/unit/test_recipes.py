@@ -117,6 +117,18 @@ def test_who_uses_views():
     assert sorted(users) == sorted([*bases, *(f"{base}_{arm}" for base in bases for arm in arms)])
 
 
+def test_a_gate_that_is_shut_for_a_part_of_a_stage_uses_views_after_it():
+    config = get_recipe("bifusion_tiny")
+    for until, uses in ((1.0, False), (0.5, True)):
+        shut = [
+            dataclasses.replace(stage, fixed_alpha=0.0, fixed_alpha_until=until)
+            for stage in config.stages.stages
+        ]
+        config.stages = StagePlan(tuple(shut))
+        assert config.uses_views is uses
+        assert (Timeline(config.stages, 20).at(19.9).control.fixed_alpha is None) is uses
+
+
 def test_paired_seeds_start_from_the_same_backbone_and_decoder():
     baseline, fused, other = (
         build_model(get_recipe(recipe).model, seed, SCANNET20).state_dict()

@@ -175,8 +175,7 @@ class Config:
     @property
     def uses_views(self) -> bool:
         """Some stage lets images into the network."""
-        opened = any(stage.run_2d and stage.fixed_alpha != 0.0 for stage in self.stages.stages)
-        return self.model.uses_views and opened
+        return self.model.uses_views and any(stage.opens_gate for stage in self.stages.stages)
 
     @property
     def tower_for_weights(self) -> TowerConfig | None:

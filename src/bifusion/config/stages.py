@@ -70,6 +70,11 @@ class Stage:
     clipping (less of the norm is the tower's): Adam's steps do not depend on a gradient's scale. How
     fast the tower moves is the business of `trains` and of the optimiser's rates."""
 
+    @property
+    def opens_gate(self) -> bool:
+        """Images may reach the network at some time of the stage: alpha is not fixed at 0 throughout."""
+        return self.run_2d and (self.fixed_alpha != 0.0 or self.fixed_alpha_until < 1)
+
 
 @dataclass(frozen=True)
 class StageState:
