@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bifusion.config.guard import GuardConfig
+from bifusion.diagnosis import bundle
 from bifusion.step.checks import nonfinite_names
 from bifusion.step.guard import Guard
 from bifusion.step.observe import MovingAverage
@@ -243,6 +244,19 @@ def test_a_spike_is_skipped_where_that_is_asked_for(bench):
     assert (event.rule, event.phase, event.action) == ("loss_spike", "loss", "skip")
     assert bench.unchanged_since(before)
     assert (counts.raw_nonfinite, counts.skipped, counts.warnings) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("error", ["no room", "raises"])
+def test_a_replay_file_that_cannot_be_made_costs_no_more_than_itself(bench, monkeypatch, caplog, error):
+    """The allocation that fails is a real one."""
+    monkeypatch.setattr(
+        bundle, "run_again", lambda *_: torch.empty(10**14) if error == "no room" else torch.zeros(2)[3]
+    )
+    before = bench.snapshot()
+    event = bench.step(poisoned(bench.batch)).event
+    assert event.action == "skip" and event.bundle is None
+    assert "step 0 has no replay file" in caplog.text and len(caplog.records) == 1
+    assert bench.unchanged_since(before) and bench.trainer.response.bundles == 0
 
 
 def test_what_was_remembered_is_not_put_back_over_a_step_that_was_taken(bench):

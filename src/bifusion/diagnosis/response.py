@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState
+from bifusion.device_memory import MEMORY_ERRORS, is_full, told_by
 from bifusion.diagnosis.bundle import write_bundle
 from bifusion.diagnosis.diagnose import diagnose
+from bifusion.diagnosis.rerun import RERUN_ERRORS
 from bifusion.diagnosis.summary import stop_summary
+from bifusion.errors import InputError
 from bifusion.runs.healthy import HealthyState
 from bifusion.runs.run_folder import RunFolder
 from bifusion.step.checks import is_sound
@@ -18,6 +22,8 @@ from bifusion.step.guard import Guard
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.step import Stepper
 from bifusion.types import Batch
+
+_logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """(epoch, batches of it consumed) before a step: the batches it was made of can be had again."""
@@ -132,7 +138,7 @@ class Response:
             fault.diagnosis = self._diagnose(fault, inputs, state, concerned)
         if self.bundles < config.bundles:
             fault.bundle = self._write_bundle(fault, inputs, state, concerned)
-            self.bundles += 1
+            self.bundles += fault.bundle is not None
         self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
 
     def _diagnose(
@@ -147,15 +153,31 @@ class Response:
         records = [r for r in self.stepper.processes.gather(record) if r is not None]
         return min(records, key=lambda record: record["verdict"] == "unclear")
 
-    def _write_bundle(self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool) -> str:
+    def _write_bundle(
+        self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
+    ) -> str | None:
         """File in the run folder, of the first process whose scenes are concerned. Where the disk is
-        full the run ends, as at a checkpoint, and going on repeats the step, file and all."""
+        full the run ends, as at a checkpoint, and going on repeats the step, file and all.
+
+        The file needs the step once more: None, and a warning, where there is no memory for that, or
+        the code raises on such numbers. The run goes on, as it does without a diagnosis.
+        """
         gather, rank = self.stepper.processes.gather, self.stepper.fabric.global_rank
         path, name = self.folder.bundles / f"step-{inputs.step:08d}.safetensors", None
         if gather(concerned).index(True) == rank:
-            write_bundle(path, self.stepper, self.config, inputs, state, [fault])
-            name = str(path.relative_to(self.folder.root))
-        return next(name for name in gather(name) if name is not None)
+            try:
+                write_bundle(path, self.stepper, self.config, inputs, state, [fault])
+                name = str(path.relative_to(self.folder.root))
+            except InputError:  # the disk's, which a number's ValueError is not
+                raise
+            except (*MEMORY_ERRORS, *RERUN_ERRORS) as error:
+                _logger.warning(
+                    "%s: step %d has no replay file (%s); the run goes on",
+                    self.folder.root,
+                    inputs.step,
+                    told_by(error) if is_full(error) else f"{type(error).__name__}: {error}",
+                )
+        return next((name for name in gather(name) if name is not None), None)
 
 
 def kind_of(fault: Fault) -> str:
