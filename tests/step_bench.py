@@ -15,8 +15,9 @@ from tiny_runs import tiny_config
 class Bench:
     """A tiny model with its optimiser after one good step, ready for a bad one."""
 
-    def __init__(self, recipe, data, folder, epoch=2.5):
+    def __init__(self, recipe, data, folder, epoch=2.5, precision="32-true"):
         config = tiny_config(recipe, data)
+        config.trainer.precision = precision
         config.trainer.guard.diagnose = False  # it takes many steps, and has tests of its own
         self.trainer = Trainer(config, RunFolder(folder), make_fabric(config.trainer))
         self.model, self.optimizer = self.trainer.model.train(), self.trainer.optimizer

@@ -7,6 +7,7 @@ import torch
 
 from bifusion.config.guard import GuardConfig
 from bifusion.diagnosis import bundle
+from bifusion.diagnosis.bundle import read_bundle
 from bifusion.step.checks import nonfinite_names
 from bifusion.step.guard import Guard
 from bifusion.step.observe import MovingAverage
@@ -293,42 +294,69 @@ def test_a_moving_average_is_never_poisoned():
 
 
 def test_float16_scaler_overflow_is_counted_apart(bench):
-    """An infinite gradient is the scaler's business under a large loss scale, not under scale 1."""
+    """An infinite gradient is the scaler's business where a loss scale of 1 has none, else a fault."""
 
     class Precision:
-        def __init__(self, scale):
+        def __init__(self, scale, largest):
             self.scaler = self
-            self.scale = scale
+            self.state, self.largest = {"scale": scale, "_growth_tracker": 7}, largest
 
         def get_scale(self):
-            return self.scale
+            return self.state["scale"]
 
         def get_backoff_factor(self):
             return 0.5
 
         def update(self, new_scale):
-            self.scale = new_scale
+            self.state["scale"] = new_scale
+
+        def state_dict(self):
+            return dict(self.state)
+
+        def load_state_dict(self, state):
+            self.state = dict(state)
 
         def unscale_gradients(self, optimizer):
             for part in optimizer.param_groups:
                 for p in part["params"]:
-                    if p.grad is not None:
+                    if p.grad is not None and self.get_scale() > self.largest:
                         p.grad.fill_(float("inf"))
 
     step = bench.trainer.take_step
     step.optimizer = _RecordsSteps(step.optimizer)
     bench.trainer.guard.config = GuardConfig(diagnose=False, bundles=0)
-    for scale, overflow in ((65536.0, True), (1.0, False)):
-        precision = Precision(scale)
+    for scale, largest, after, overflow in (
+        (65536.0, 32768.0, {"scale": 32768.0, "_growth_tracker": 0}, True),
+        (65536.0, 0.0, {"scale": 65536.0, "_growth_tracker": 7}, False),
+        (1.0, 0.0, {"scale": 0.5, "_growth_tracker": 0}, False),
+    ):
+        precision, before = Precision(scale, largest), bench.snapshot()
         step.fabric = _WithPrecision(step.fabric, precision)
         outcome = bench.step()
-        assert precision.scale == scale / 2, "the factor is lowered"
+        assert precision.state == after, "lowered where that may help; good steps are counted anew"
         assert outcome.scaler_overflow is overflow and (outcome.event is None) is overflow
-    assert (
-        bench.trainer.guard.counts.scaler_overflows == 1
-        and bench.trainer.guard.counts.raw_nonfinite == 1
-    )
+        assert outcome.loss_scale == scale and bench.unchanged_since(before)
+    counts = bench.trainer.guard.counts
+    assert (counts.scaler_overflows, counts.raw_nonfinite) == (1, 2)
     assert step.optimizer.steps == 0, "nothing reaches the weights, not even by way of the scaler"
+
+
+def test_a_gradient_of_float16_that_no_scale_makes_finite_is_a_fault_at_once(data, tmp_path):
+    """Traced and kept for replay at the scale it was found at, where nothing else overflows."""
+    bench = Bench("bifusion_small", data, tmp_path, precision="16-mixed")
+    weight = dict(bench.model.named_parameters())["decoder.x_mask.2.weight"]
+    handle = weight.register_hook(lambda g: g * float("nan"))
+    bench.trainer.guard.config.diagnose = True
+    before = bench.trainer.fabric.strategy.precision.state_dict()
+    outcome = bench.step(step=1)
+    handle.remove()
+    assert not outcome.scaler_overflow and outcome.loss_scale == before["scale"]
+    assert outcome.event.phase == "gradient" and outcome.event.where == ["gradient.decoder"]
+    assert outcome.event.diagnosis["module"] == "decoder.x_mask.2"
+    assert bench.trainer.guard.counts.raw_nonfinite == 1
+    assert bench.trainer.fabric.strategy.precision.state_dict() == before
+    kept = read_bundle(tmp_path / outcome.event.bundle)
+    assert kept.scaler["scale"] == 1 and before["scale"] > 1
 
 
 class _RecordsSteps:

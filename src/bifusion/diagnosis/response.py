@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from bifusion.config.run import Config
@@ -134,11 +135,13 @@ class Response:
             return
         own = {name for batch in inputs.batches for name in batch.names}
         concerned = bool(own & set(fault.scenes))
-        if config.diagnose:
-            fault.diagnosis = self._diagnose(fault, inputs, state, concerned)
-        if self.bundles < config.bundles:
-            fault.bundle = self._write_bundle(fault, inputs, state, concerned)
-            self.bundles += fault.bundle is not None
+        # what a float16 scaler's factor alone makes infinite would hide where the fault comes from
+        with self.stepper.least_scale() if fault.nonfinite else nullcontext():
+            if config.diagnose:
+                fault.diagnosis = self._diagnose(fault, inputs, state, concerned)
+            if self.bundles < config.bundles:
+                fault.bundle = self._write_bundle(fault, inputs, state, concerned)
+                self.bundles += fault.bundle is not None
         self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
 
     def _diagnose(

@@ -6,8 +6,8 @@ that a step can be run again; `act` takes the step or drops it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.processes import LeftByAnotherError, Processes
 from bifusion.step.runtime import gradients_by_hand
 from bifusion.step.updates import WeightsBefore
-from bifusion.step.watch import NonFiniteInputError, StepWatch
+from bifusion.step.watch import MIN_LOSS_SCALE, NonFiniteInputError, StepWatch
 from bifusion.types import Batch
 
 
@@ -84,13 +84,38 @@ class Stepper:
         at_once: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
     ) -> StepOutcome:
         """`compute`, of which nothing is left where it does not come to its end, by an error or by what
-        ends the block `at_once`."""
+        ends the block `at_once`.
+
+        An overflow of a float16 scaler is computed once more at the least loss scale: what is not
+        finite there either is a fault.
+        """
         with ExitStack() as undoing:
             undoing.callback(self.discard)
             with at_once:
                 outcome = self.compute(inputs, state)
+            if outcome.scaler_overflow:
+                self.discard()
+                with self.least_scale():  # all processes, as all have seen the same gradients
+                    outcome.event = self.compute(inputs, state).event
+                    self.discard()
+                outcome.scaler_overflow = outcome.event is None
             undoing.pop_all()
         return outcome
+
+    @contextmanager
+    def least_scale(self) -> Iterator[None]:
+        """In this block a float16 scaler's factor is MIN_LOSS_SCALE at most, so that gradients overflow
+        only by themselves; nothing without one."""
+        scaler = self._scaler
+        if scaler is None:
+            yield
+            return
+        before = scaler.state_dict()
+        try:
+            scaler.load_state_dict(before | {"scale": min(before["scale"], MIN_LOSS_SCALE)})
+            yield
+        finally:
+            scaler.load_state_dict(before)
 
     def compute(
         self, inputs: StepInputs, state: StageState, *, model: Any = None, criterion: Any = None
@@ -162,7 +187,9 @@ class Stepper:
             self.guard.judge(outcome, state)
         fault = outcome.event
         if fault is not None:
-            self.discard(lower_scale=fault.phase == "gradient" and fault.nonfinite)
+            lowest = outcome.loss_scale is not None and outcome.loss_scale <= MIN_LOSS_SCALE
+            # above it a lower scale has been tried, and did not help
+            self.discard(lower_scale=lowest and fault.phase == "gradient" and fault.nonfinite)
             self.guard.dropped(outcome, fault)
         elif outcome.scaler_overflow:
             self.discard(lower_scale=True)
@@ -175,13 +202,15 @@ class Stepper:
 
     def discard(self, *, lower_scale: bool = False) -> None:
         """Undoes `compute`: buffers put back, gradients dropped, the scaler's factor as it was, or
-        lower after an overflow."""
+        lower after an overflow, from which on it counts good steps anew."""
         self._statistics.put_back()
         self.optimizer.zero_grad(set_to_none=True)
         scaler, scale = self._scaler, self._loss_scale()
-        if scaler is not None and scale is not None and self._unscaled:
-            # not its step(), which looks at no norm
+        if scaler is not None and scale is not None and (self._unscaled or lower_scale):
+            # not its step(), which looks at no norm; an update to a given factor leaves its count
             scaler.update(scale * scaler.get_backoff_factor() if lower_scale else scale)
+            if lower_scale:
+                scaler.load_state_dict(scaler.state_dict() | {"_growth_tracker": 0})
         self._unscaled = False
 
     def _conflicts(

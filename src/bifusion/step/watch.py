@@ -125,7 +125,8 @@ class StepWatch:
         return self.fault
 
     def _tell_gradients(self, outcome: StepOutcome) -> Fault | None:
-        """A gradient that is not finite under a float16 scaler's factor is an overflow, no fault."""
+        """A gradient that is not finite under a float16 scaler's factor is taken for an overflow: no
+        fault, unless `Stepper.measure` finds it so at the least factor too."""
         norms = self._figures.at("gradient")
         outcome.statistics = self.statistics.growth(self._figures)
         outcome.grad_norm = norms_by_path(norms)
