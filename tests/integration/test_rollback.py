@@ -14,6 +14,7 @@ import torch
 from bifusion.config.guard import GuardConfig
 from bifusion.diagnosis import diagnose, response
 from bifusion.diagnosis.response import Response
+from bifusion.errors import InputError
 from bifusion.losses.criterion import Criterion
 from bifusion.runs.checkpoint import HEALTHY, TRAINING_STATE, load_healthy_state, load_training_state
 from bifusion.runs.trained_model import load_model
@@ -160,6 +161,25 @@ def test_a_disk_without_room_for_a_replay_file_ends_the_run_which_then_goes_on(
         with pytest.raises(DiskFullError, match="step-00000003"):
             train(config_of(data), tmp_path)
     goes_on_as(whole_run, config_of(data), tmp_path)
+
+
+@pytest.mark.parametrize("error", [DiskFullError, InputError])
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_checkpoint_that_cannot_be_written_leaves_no_run_running(
+    data, tmp_path, monkeypatch, error, signalled
+):
+    """Whether a signal asks for it or an epoch's end; the error is InputError where it is read back."""
+
+    def refused(self, *args, **options):
+        raise error("step-1: not this time")
+
+    monkeypatch.setattr(saving.Saving, "save", refused)
+    if signalled:
+        stop_after(monkeypatch, 1)
+    with pytest.raises(error, match="not this time"):
+        train(config_of(data), tmp_path)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("interrupted", "step-1: not this time")
 
 
 def goes_on_as(whole_run, config, run):

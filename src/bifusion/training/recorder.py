@@ -101,6 +101,8 @@ class Recorder:
         """`logger`: gets the curves that TensorBoard gets, too, and is closed at the end."""
         self.folder, self.name, self.progress, self.display = folder, name, progress, display
         self.active, self._logger = active, logger
+        self.state: State | None = None
+        """What status.json was last made to say."""
 
     def __enter__(self) -> Recorder:
         """Drops the records of steps that a resumed run is going to repeat."""
@@ -209,6 +211,7 @@ class Recorder:
         if self.active:
             write_json(self.folder.status, status)
             self._curves.flush()
+        self.state = state
         if state != "running":
             self.display.line(f"{self.name}: {state}" + (f" ({reason})" if reason and told else ""))
         if summary is not None:

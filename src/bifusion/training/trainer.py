@@ -142,6 +142,16 @@ class Trainer:
     def _run_epochs(self) -> RunStatus:
         self.recorder.status("running", self.guard.counts)
         try:
+            return self._run_to_end()
+        except InputError as error:  # a full disk, or a checkpoint that does not read back, among others
+            if self.recorder.state == "running":
+                with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
+                    self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
+            raise
+
+    def _run_to_end(self) -> RunStatus:
+        """Epochs up to the last, a stop by the guard, or a signal, after which the run is saved."""
+        try:
             while self.progress.epoch < self.config.trainer.epochs:
                 final = self._train_epoch()
                 if final is not None:
@@ -149,10 +159,6 @@ class Trainer:
                 self._end_epoch()
         except Interrupted:
             return self._leave(f"received {group.first_of(self.stop.own_signal)}")
-        except DiskFullError as error:
-            with suppress(DiskFullError):  # there may be room for a few bytes, or there may not
-                self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
-            raise
         return self.recorder.status("completed", self.guard.counts)
 
     @contextmanager
@@ -225,12 +231,8 @@ class Trainer:
         with self._saved_where_wrong():
             at_once = self.stop.at_once(not self.several)
             outcome = measured(self.take_step, inputs, state, at_once, self.config)
-        try:
-            with room_for_update(self.config, inputs):
-                self.take_step.act(outcome, inputs, state)
-        except InputError as error:
-            self.recorder.status("interrupted", self.guard.counts, str(error), told=False)
-            raise
+        with room_for_update(self.config, inputs):
+            self.take_step.act(outcome, inputs, state)
         return outcome
 
     def _prepare(self, batches: list[Batch]) -> tuple[StepInputs, StageState]:
