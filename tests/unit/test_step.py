@@ -1,12 +1,14 @@
 """A step can be computed again; what is measured in it, and which of its faults is named."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
 from bifusion.step.checks import border_activations
 from bifusion.step.events import Alarm, Fault
+from bifusion.step.outcome import StepOutcome
 from bifusion.training.recorder import Progress
 from equality import same
 from step_factory import tiny_step
@@ -55,7 +57,17 @@ def test_what_a_fault_leaves_of_a_steps_losses_is_not_counted(step):
     cut = step.stepper(step.inputs, step.state)
     assert cut.event.phase == "input" and cut.total is None and cut.losses == {}
     progress.count_step(cut, 2, 1.0)
-    assert progress.sums == {**whole.losses, "total": whole.total} and progress.epoch_skipped == 1
+    scenes = len(whole.scenes)
+    sums = {name: scenes * value for name, value in {**whole.losses, "total": whole.total}.items()}
+    assert progress.sums == sums and progress.epoch_skipped == 1
+
+
+def test_a_short_step_counts_towards_an_epochs_losses_by_its_scenes():
+    progress = Progress()
+    progress.count_step(StepOutcome(["a", "b", "c"], {"semantic": 1.0}, total=1.0), 1, 1.0)
+    progress.count_step(StepOutcome(["d"], {"semantic": 5.0}, total=float("nan")), 1, 1.0)
+    assert progress.sums == {"semantic": 8.0, "total": 3.0}
+    assert progress.counts == {"semantic": 4, "total": 3}
 
 
 def test_mask_losses_that_are_summed_are_summed_over_the_steps_batches(data):
@@ -94,6 +106,19 @@ def test_conflicts_and_updates_are_measured_in_the_steps_that_are_due(step):
         outcome = step.stepper(step.inputs, step.state)
         measured.append((outcome.update_ratio is not None, outcome.conflicts is not None))
     assert measured == [(True, False), (True, True), (False, False)]
+
+
+def test_conflicts_are_those_of_all_batches(step):
+    step.stepper.guard.config.rules.conflicts_every = 1
+    batches = [step.batch([0]), step.batch([1])]
+    first, second, both = (
+        step.stepper.compute(dataclasses.replace(step.inputs, batches=of_step), step.state).conflicts
+        for of_step in (batches[:1], batches[1:], batches)
+        if step.stepper.discard() is None
+    )
+    assert both.keys() == first.keys() | second.keys() and first != second
+    for pair in first.keys() & second.keys():
+        assert abs(both[pair] - (first[pair] + second[pair]) / 2) < 1e-3
 
 
 def test_conflicts_are_measured_under_mixed_precision(data):

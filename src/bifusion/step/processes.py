@@ -141,7 +141,7 @@ class Processes:
             name: sum(of_process.get(name, 0.0) for of_process in losses) / len(losses) for name in terms
         }
         for name in shared:
-            setattr(outcome, name, _mean([figures[name] for figures in told]))
+            setattr(outcome, name, mean_of([figures[name] for figures in told]))
         for name in lists:
             setattr(outcome, name, [item for figures in told for item in figures[name]])
 
@@ -150,12 +150,12 @@ def _union(lists: Iterable[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(item for items in lists for item in items))
 
 
-def _mean(values: Sequence[Any]) -> Any:
+def mean_of(values: Sequence[Any]) -> Any:
     """Mean of numbers, or of the numbers in nested dicts; what a process did not measure is left out."""
     known = [value for value in values if value is not None]
     if not known:
         return None
     if isinstance(known[0], dict):
         keys = dict.fromkeys(key for value in known for key in value)
-        return {key: _mean([value.get(key) for value in known]) for key in keys}
+        return {key: mean_of([value.get(key) for value in known]) for key in keys}
     return sum(known) / len(known)

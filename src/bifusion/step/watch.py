@@ -17,7 +17,7 @@ from bifusion.step.events import Fault, Phase
 from bifusion.step.figures import Figures, is_finite
 from bifusion.step.observe import Fused, gradient_norms, norms_by_path, observe, record_of
 from bifusion.step.outcome import StepInputs, StepOutcome
-from bifusion.step.processes import Processes
+from bifusion.step.processes import Processes, mean_of
 from bifusion.types import Batch, FusionControl, Prediction
 
 MIN_LOSS_SCALE = 1.0
@@ -100,12 +100,13 @@ class StepWatch:
         else:
             outcome.event = processes.agree(self._tell_gradients(outcome))
         if not self.inputs.batches[-1].counts:  # what others have measured on these scenes
-            outcome.fusion, outcome.conflicts = {}, None
+            outcome.fusion = {}
         processes.average(outcome)
         return outcome
 
     def _tell_forward(self, outcome: StepOutcome, control: FusionControl) -> Fault | None:
         figures, parts = self._figures, len(self.inputs.batches)
+        conflicts: list[dict[str, float]] = []
         for index, (names, fused) in enumerate(zip(self._batches, self._fused, strict=False)):
             observed = figures.at(self._at("observed", index))
             outcome.fusion = record_of(observed, fused, control)
@@ -118,8 +119,9 @@ class StepWatch:
                 outcome.losses[name] = outcome.losses.get(name, 0.0) + value / parts
             if bad := [name for name, value in terms.items() if not is_finite(value)]:
                 return _fault("loss", bad, names)
-            if self._at("conflicts", index) in figures:
-                outcome.conflicts = conflicts_of(figures.at(self._at("conflicts", index)))
+            if self._at("conflicts", index) in figures and self.inputs.batches[index].counts:
+                conflicts.append(conflicts_of(figures.at(self._at("conflicts", index))))
+                outcome.conflicts = mean_of(conflicts)
             for total in figures.at(self._at("total", index)).values():
                 outcome.total = (outcome.total or 0.0) + total
         return self.fault

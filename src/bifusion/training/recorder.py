@@ -47,8 +47,9 @@ class Progress:
     epoch_warnings: int = 0
     epoch_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the finite losses of the epoch in progress, by term."""
+    """Sums over the scenes of the epoch in progress of their steps' finite losses, by term."""
     counts: dict[str, int] = field(default_factory=dict)
+    """Scenes that are in a sum: a short last step counts as much as it has scenes."""
 
     def count_step(self, outcome: StepOutcome, batches: int, seconds: float) -> None:
         """Takes in one optimiser step over `batches` batches."""
@@ -63,10 +64,11 @@ class Progress:
         self.epoch_warnings += len(outcome.alarms)
         if outcome.total is None:  # what losses there are belong to no whole step
             return
+        scenes = len(outcome.scenes)
         for term, value in {**outcome.losses, "total": outcome.total}.items():
             if math.isfinite(value):
-                self.sums[term] = self.sums.get(term, 0.0) + value
-                self.counts[term] = self.counts.get(term, 0) + 1
+                self.sums[term] = self.sums.get(term, 0.0) + value * scenes
+                self.counts[term] = self.counts.get(term, 0) + scenes
 
     def close_epoch(self, complete: bool) -> None:
         """Counts the epoch towards the row of finite ones; one cut short ends the row."""
