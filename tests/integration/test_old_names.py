@@ -117,6 +117,12 @@ def test_a_class_that_is_called_as_a_part_was_keeps_its_name():
     assert updated["grad_norm"] == {"tower": 1.0} and updated["alarms"][0]["where"] == ["gradient.tower"]
     assert updated["val"]["iou"] == {"clip": 0.5}
     assert updated["scenes"] == updated["alarms"][0]["scenes"] == ["clip"]
+    view = {"where": ["input.views.clip-07.0003.image"]}
+    assert old_names.RECORD.updated({"event": view, "alarms": [view]}) == {
+        "event": view,
+        "alarms": [view],
+    }
+    assert old_names.BUNDLE.updated({"events": [view]}) == {"events": [view]}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -78,6 +78,36 @@ def test_weights_that_fail_on_healthy_data_are_a_bad_state(step):
     found = _diagnose(step, healthy)
     assert (found.verdict, found.scenes) == ("state", ["roomtrain0", "roomtrain1"])
     assert found.path == "decoder"
+
+
+def test_a_bad_state_of_which_one_scene_is_sound_says_so(step):
+    model = step.stepper.model.module
+    healthy, names = _healthy(step), []
+    weight = model.decoder.out_norm.weight
+    with torch.no_grad():
+        weight[0] = 1.2345
+
+    def fail(module, inputs, output):
+        bad = weight[0] == 1.2345 and {"roomtrain1", "roomtrain2"} & set(names)
+        return output * torch.nan if bad else None
+
+    def note(module, given):
+        names[:] = given[0].names
+
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(note).remove)
+        hooks.callback(model.decoder.x_mask.register_forward_hook(fail).remove)
+        told = _diagnose(step, healthy)
+    assert told.verdict == "state" and "well before, and on roomtrain1: the weights" in told.explanation
+
+
+def test_a_gradient_that_only_its_sum_over_batches_makes_infinite(root):
+    step = tiny_step(tiny_config("oneformer3d_small", root))
+    step.inputs.batches.append(step.batch([2, 3]))
+    weight = step.stepper.model.module.decoder.out_norm.weight
+    weight.register_hook(lambda gradient: torch.full_like(gradient, 2.5e38))
+    told = _diagnose(step, None, reference=False)
+    assert (told.module, told.operation) == ("decoder.out_norm", "accumulation of gradients")
 
 
 def test_weights_that_are_not_finite_need_no_comparison(step):

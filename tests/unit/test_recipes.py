@@ -12,7 +12,15 @@ from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.models.build import build_model
 from bifusion.recipes import RECIPES, get_recipe
-from bifusion.recipes.bifusion import LOSS_WEIGHTS, S4_WEIGHTS, naive, plan_b, shares_of_gradient
+from bifusion.recipes.bifusion import (
+    LOSS_WEIGHTS,
+    S4_WEIGHTS,
+    baseline,
+    naive,
+    plan_a,
+    plan_b,
+    shares_of_gradient,
+)
 from meta_models import meta_model
 
 
@@ -74,6 +82,14 @@ def test_arms_of_the_comparison_share_data_and_optimiser():
         )
         rates = {"rates": {}, "tower_layer_decay": 1.0}
         assert dataclasses.replace(other.optim, **rates) == dataclasses.replace(staged.optim, **rates)
+
+
+@pytest.mark.parametrize("arm", [baseline, plan_a])
+def test_rivals_without_a_tower_keep_the_rates_of_what_they_have(arm):
+    """As where a pretrained 3D network is tuned slowly: the rival's is the same one."""
+    base = get_recipe("bifusion_small")
+    base.optim.rates = {"backbone": 0.1, "tower.*": 0.2}
+    assert arm(base).optim.rates == {"backbone": 0.1}
 
 
 def test_plan_a_is_as_simple_as_the_baseline():

@@ -41,8 +41,23 @@ def test_a_path_that_explodes_is_named_and_so_is_the_imbalance():
     assert ("gradient_ratio", "gradient.2d", "gradient.3d") in found
 
 
+def test_a_path_that_another_one_starves_is_told_as_that():
+    """Its own gradient is as always; what is told is below what it is held against."""
+
+    def explode(outcome):
+        outcome.grad_norm["decoder"] *= 1e7
+        outcome.grad_norm["total"] = outcome.grad_norm["decoder"]
+
+    rules, found = Rules(RulesConfig()), {}
+    for _, alarm in replay(rules, steps_of("oneformer3d_small", 0), at(LATE, explode)):
+        found.setdefault(alarm.rule, alarm)
+    starved = found["vanishing_gradient"]
+    assert starved.where == ["gradient.backbone"] and starved.value < starved.threshold
+    assert "look at the path that has grown" in starved.message
+
+
 @pytest.mark.parametrize("place", ["f2d_in", "f3d_in", "decoder_in"])
-@pytest.mark.parametrize("factor", [1000, 1 / 1000])
+@pytest.mark.parametrize("factor", [1000, 1 / 1000, 0])
 def test_features_out_of_range(place, factor):
     def scale(outcome):
         ranges = outcome.fusion["ranges"]
@@ -50,7 +65,8 @@ def test_features_out_of_range(place, factor):
             outcome.fusion[place]["rms"] *= factor
         elif ranges:
             ranges[place]["rms"] *= factor
-            ranges["ratio_in"] = ranges["f2d_in"]["rms"] / ranges["f3d_in"]["rms"]
+            both = ranges["f2d_in"]["rms"], ranges["f3d_in"]["rms"]
+            ranges["ratio_in"] = both[0] / both[1] if all(both) else None
 
     alarms = alarms_of(change=at(LATE, scale))
     assert {rule for _, rule, _ in alarms} == {"feature_range"}

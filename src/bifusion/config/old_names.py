@@ -25,11 +25,16 @@ class OldNames:
     parts: tuple[str, ...] = ()
     """Paths (of the new names) of text that names parts of the model or their parameter groups, of lists
     of such text, and of objects with such keys."""
+    places: tuple[str, ...] = ()
+    """Paths of lists of places of a fault, "PHASE.NAME", which name a part unless they are of an input:
+    then a scene and its view, which may be called as a part was."""
 
     def updated(self, value: Any, path: str = "") -> Any:
         """A copy of `value` with the names of today."""
         if path in self.parts:
             return _update_parts(value)
+        if path in self.places:
+            return [_update_place(item) for item in value] if isinstance(value, list) else value
         if isinstance(value, Mapping):
             items = ((*self._field(path, key), item) for key, item in value.items())
             return {name: self.updated(item, at) for name, at, item in items}
@@ -62,10 +67,8 @@ DESCRIPTION = OldNames(
 """A run's config.json."""
 RECORD = OldNames(
     fields={},
-    parts=(
-        *("grad_norm", "lr", "update_ratio", "alarms.*.where"),
-        *("event.where", "event.diagnosis.module"),
-    ),
+    parts=("grad_norm", "lr", "update_ratio", "event.diagnosis.module"),
+    places=("alarms.*.where", "event.where"),
 )
 """A line of steps.jsonl or epochs.jsonl."""
 TRAINING_STATE = OldNames(
@@ -75,7 +78,7 @@ TRAINING_STATE = OldNames(
 """A checkpoint's training state."""
 
 
-BUNDLE = OldNames(fields={}, parts=("rates", "events.*.where", "events.*.diagnosis.module"))
+BUNDLE = OldNames(fields={}, parts=("rates", "events.*.diagnosis.module"), places=("events.*.where",))
 """The description of a step to replay, but for its configuration."""
 
 
@@ -129,6 +132,11 @@ def with_whole_labels(config: dict[str, Any]) -> dict[str, Any]:
 def update_tensor_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Tensors of a model's state dict by their names of today."""
     return {re.sub(r"^clip\.", "tower.", name): tensor for name, tensor in tensors.items()}
+
+
+def _update_place(value: Any) -> Any:
+    named_part = isinstance(value, str) and not value.startswith("input.")
+    return _update_parts(value) if named_part else value
 
 
 def _update_parts(value: Any) -> Any:

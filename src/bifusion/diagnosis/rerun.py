@@ -87,7 +87,7 @@ def run_again(
         plain = model if float32 else None
         outcome = stepper.compute(inputs, state, model=plain, criterion=criterion)
         bad_buffers = _bad_buffers(model)
-        if tracer is not None and outcome.event is None and not outcome.scaler_overflow:
+        if tracer is not None and tracer.origin is None:
             tracer.check_parameters()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:

@@ -71,16 +71,17 @@ def _data_or_state(
         from_healthy = _from_healthy(experiments, attempt, healthy, together=not guilty)
     scenes = guilty or everyone
     if others_fail:
-        return _weights(experiments, reference, healthy, from_healthy, everyone)
+        own = _who_fails(guilty, everyone)
+        return _weights(experiments, reference, healthy, from_healthy, everyone, own)
     if from_healthy:
         names = [name for name in from_healthy if name in scenes] or from_healthy
         if others_fail is None and len(names) == len(everyone):
-            return Judgement("unclear", everyone, _NOTHING_TO_COMPARE)
+            return Judgement("unclear", everyone, _nothing_to_compare(guilty, everyone))
         return Judgement("data", names, _DATA.format(scenes=", ".join(names)))
     if from_healthy is None:
         if some:
             return Judgement("data", scenes, _DATA_BY_OTHERS.format(scenes=", ".join(scenes)))
-        return Judgement("unclear", scenes, _NOTHING_TO_COMPARE)
+        return Judgement("unclear", scenes, _nothing_to_compare(guilty, everyone))
     if others_fail is None:
         return Judgement("state", everyone, _STATE_BY_HEALTHY)
     return Judgement("unclear", scenes, _ONLY_BOTH.format(scenes=", ".join(scenes)))
@@ -106,13 +107,25 @@ def _weights(
     healthy: HealthyState | None,
     from_healthy: list[str] | None,
     everyone: list[str],
+    own: str,
 ) -> Judgement:
-    """Batches that went well before fail too."""
+    """Batches that went well before fail too; `own`: what of the step itself does."""
     if not from_healthy or reference is None or healthy is None:
-        return Judgement("state", everyone, _STATE)
+        return Judgement("state", everyone, _STATE.format(own=own))
     if experiments.on(reference, healthy).fails:
         return Judgement("unclear", everyone, _NEITHER)
     return Judgement("unclear", everyone, _BOTH.format(scenes=", ".join(from_healthy)))
+
+
+def _who_fails(guilty: list[str], everyone: list[str]) -> str:
+    """What of the step fails: which of its scenes alone, or all of them together only."""
+    if not guilty:
+        return "the step as a whole, though none of its scenes was seen to fail alone"
+    return "every scene of the step" if len(guilty) == len(everyone) else ", ".join(guilty)
+
+
+def _nothing_to_compare(guilty: list[str], everyone: list[str]) -> str:
+    return _NOTHING_TO_COMPARE.format(own=_who_fails(guilty, everyone))
 
 
 def _not_again(attempt: Attempt) -> str:
@@ -134,8 +147,8 @@ _DATA_BY_OTHERS = (
     "most likely in the data. No healthy state could make sure. Look at its points and images."
 )
 _STATE = (
-    "The present weights fail on a batch that went well before, and so does every scene: the weights "
-    "have left the range they can work in. Go back to a healthy state and lower the learning rate."
+    "The present weights fail on a batch that went well before, and on {own}: the weights have left "
+    "the range they can work in. Go back to a healthy state and lower the learning rate."
 )
 _STATE_BY_HEALTHY = (
     "With weights of a healthy state the same scenes go well: the weights have left the range they can "
@@ -154,6 +167,6 @@ _ONLY_BOTH = (
     "to where unusual scenes break them. Lower the learning rate, or clip gradients to a smaller norm."
 )
 _NOTHING_TO_COMPARE = (
-    "Every scene of the step fails, and there is no batch or state that is known to be sound to compare "
-    "with: weights, data and the module itself are all possible."
+    "What fails is {own}, and there is no batch or state that is known to be sound to compare with: "
+    "weights, data and the module itself are all possible."
 )

@@ -12,6 +12,7 @@ from bifusion.losses.terms import acts_on_fusion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.fusion import FusionConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
+from bifusion.models.parts import without_tower
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.recipes.oneformer3d import (
     VIEWS_FULL,
@@ -194,7 +195,7 @@ def baseline(base: Config) -> Config:
         model=model,
         stages=baseline_plan(semantic_weight),
         data=dataclasses.replace(base.data, max_views=0),
-        optim=dataclasses.replace(base.optim, rates={}, tower_layer_decay=1.0),
+        optim=_optim_without_tower(base),
     )
 
 
@@ -243,8 +244,14 @@ def plan_a(base: Config) -> Config:
         name="plan_a", share=1.0, trains={"*": at_once(1.0)}, weights={"semantic": at_once(1.0)}
     )
     data = dataclasses.replace(base.data, max_views=0)
-    optim = dataclasses.replace(base.optim, rates={}, tower_layer_decay=1.0)
+    optim = _optim_without_tower(base)
     return variant(base, "plan_a", model=model, stages=StagePlan((stage,)), data=data, optim=optim)
+
+
+def _optim_without_tower(base: Config) -> OptimConfig:
+    """The same rates of all that is left, so that a pretrained 3D network is tuned as slowly."""
+    rates = without_tower(base.optim.rates)
+    return dataclasses.replace(base.optim, rates=rates, tower_layer_decay=1.0)
 
 
 def plan_b(base: Config) -> Config:

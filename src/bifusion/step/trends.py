@@ -8,7 +8,7 @@ has the 2D branch in a step whose scenes no view sees.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import hypot, inf
 
 from bifusion.config.rules import RulesConfig
@@ -88,20 +88,24 @@ def _path_findings(path: str, windows: Windows, config: RulesConfig) -> Iterator
         return
     now, where = median(recent), [f"gradient.{path}"]
     share = median(windows.last(f"share.{path}", config.recent))
+    starved = Finding(
+        "vanishing_gradient", where, share < config.vanishing_share, share, config.vanishing_share,
+        f"{path} has next to nothing of the whole gradient, so that clipping by the common norm leaves "
+        "it none; look at the path that has grown, or lower its learning rate",
+    )  # fmt: skip
     message = (
         f"no gradient reaches {path}; look for a detached, saturated or constant part on its way to the "
         "loss"
     )
     before = windows.before(series, config.recent)[-config.window :]
     if len(before) < config.min_history:
-        dead = share < config.vanishing_share
-        yield Finding("vanishing_gradient", where, dead, share, config.vanishing_share, message)
+        yield starved if now else replace(starved, message=message)
         return
     usual = median(before)
     least = usual * config.vanishing_ratio
-    dead = now <= least or share < config.vanishing_share
     # A path that died stays dead when the usual has become zero too.
-    yield Finding("vanishing_gradient", where, dead, now, least, message)
+    dead = Finding("vanishing_gradient", where, now <= least, now, least, message)
+    yield dead if dead.bad else starved
     most = usual * config.exploding_ratio
     if most > 0:
         message = f"the gradient of {path} has grown for steps in a row; lower its learning rate"
@@ -162,10 +166,11 @@ def features(
     message = "features have left their usual range; a layer before them diverges or its input is wrong"
     for place, figures in places.items():
         rms, series = finite((figures or {}).get("rms")), f"range.{place}"
-        if not rms:
+        if rms is None:
             continue
         before = windows.last(series, config.window)
-        windows.push(series, rms)
+        if rms:  # features that are all 0 are to be told, never to become the usual
+            windows.push(series, rms)
         if len(before) < config.recent:
             continue
         usual = median(before)
