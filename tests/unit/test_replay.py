@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bifusion.diagnosis.bundle import KEY, read_bundle, write_bundle
 from bifusion.diagnosis.replay import print_report, replay
 from bifusion.errors import InputError
-from bifusion.step.events import Alarm
+from bifusion.step.events import Alarm, Fault
 from hostile_pickles import calls
 from step_factory import TinyStep, tiny_step
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
@@ -117,6 +117,21 @@ def test_a_fresh_process_reproduces_every_model(root, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     for said in ("bit-identical: losses", "threads set to 1"):
         assert result.stdout.count(said) == len(MODELS), result.stdout
+
+
+def test_a_spike_is_met_again_in_its_figures(root, tmp_path, capsys):
+    """No rule judges a step by itself, but it is as high as it was."""
+    config = tiny_config("oneformer3d_small", root)
+    step = tiny_step(config)
+    total = step.stepper.measure(step.inputs, step.state).total
+    step.stepper.discard()
+    spike = Fault("loss", ["loss.semantic"], [], rule="loss_spike", heights={"loss.total": total})
+    path = tmp_path / "spike.safetensors"
+    write_bundle(path, step.stepper, config, step.inputs, step.state, [spike])
+    report = replay(path)
+    assert report.heights == {"loss.total": (total, total)} and report.identical
+    print_report(report, Console())
+    assert f"met this time: loss.total {total:.4g} ({total:.4g} recorded)" in capsys.readouterr().out
 
 
 def test_other_weights_are_not_identical(root, bundle, tmp_path, capsys):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -28,6 +29,7 @@ from bifusion.precision import PRECISIONS, float32_matmul_precision
 from bifusion.runs.run_data import MOST_THREADS
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
+from bifusion.step.outcome import StepOutcome
 from bifusion.step.runtime import deterministic, make_fabric
 from bifusion.step.step import Stepper
 from bifusion.untrusted.screen import Screen
@@ -47,6 +49,8 @@ class ReplayReport:
     """What the step met this time."""
     notes: list[str]
     """What is different here from where the bundle was written."""
+    heights: dict[str, tuple[float | None, float]] = field(default_factory=dict)
+    """Of a recorded spike, which no rule judges here: its figures by place, as recorded and now."""
     calls: list[Call] = field(default_factory=list)
     """With `trace`: every module call, in order."""
     origin: Origin | None = None
@@ -75,7 +79,12 @@ def replay(path: Path, *, trace: bool = False) -> ReplayReport:
                 "another version; copy it again, or take another bundle"
             ) from error
         report = ReplayReport(
-            bundle, rerun.fingerprint, rerun.outcome.losses, rerun.outcome.event, notes
+            bundle,
+            rerun.fingerprint,
+            rerun.outcome.losses,
+            rerun.outcome.event,
+            notes,
+            _heights(bundle, rerun.outcome),
         )
         if trace:
             tracer = Tracer(stepper.model.module, operations=True)
@@ -115,8 +124,7 @@ def print_report(report: ReplayReport, console: Console) -> None:
         f"step {bundle.inputs.step} of {bundle.config.name}, epoch {bundle.inputs.time:.2f}: {scenes}"
     )
     for event in bundle.events:
-        where = ", ".join(event.get("where") or [])
-        print_line(f"recorded: {event.get('kind') or event.get('rule')} in {where}")
+        print_line(f"recorded: {event.get('kind') or event.get('rule')} in {', '.join(_places(event))}")
     threads = bundle.circumstances.threads
     print_line(f"threads set to {threads}, as when it was written")
     for note in report.notes:
@@ -126,14 +134,41 @@ def print_report(report: ReplayReport, console: Console) -> None:
         Screen(file=console.file, width=max(console.width, WIDTH)).print(_table(report))
     if report.origin is not None:
         print_line(_describe(report.origin))
-    met = "nothing" if report.fault is None else ", ".join(report.fault.where)
-    print_line(f"met this time: {met}")
+    print_line(f"met this time: {_met(report)}")
     if report.identical:
         print_line(f"bit-identical: losses, border activations, gradients ({report.fingerprint[:16]})")
         return
     print_line("not bit-identical:")
     for term, value in report.losses.items():
         print_line(f"  {term}: {_number(bundle.losses.get(term))} recorded, {_number(value)} now")
+
+
+def _met(report: ReplayReport) -> str:
+    """The fault, or the figures of a spike, in words."""
+    if report.fault is not None:
+        return ", ".join(report.fault.where)
+    pairs = report.heights.items()
+    told = [f"{place} {_number(now)} ({_number(then)} recorded)" for place, (then, now) in pairs]
+    return ", ".join(told) or "nothing"
+
+
+def _places(event: dict[str, Any]) -> list[str]:
+    where = event.get("where")
+    return [str(place) for place in where] if isinstance(where, list) else []
+
+
+def _heights(bundle: Bundle, outcome: StepOutcome) -> dict[str, tuple[float | None, float]]:
+    found: dict[str, tuple[float | None, float]] = {}
+    for event in bundle.events:
+        recorded = event.get("heights")
+        if isinstance(recorded, dict):
+            now = outcome.heights(str(event.get("kind")), _places(event))
+            found |= {place: (_figure(recorded.get(place)), height) for place, height in now.items()}
+    return found
+
+
+def _figure(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _on_cpu(config: Config) -> Config:

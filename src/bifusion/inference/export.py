@@ -182,6 +182,7 @@ def write_result(
     coloured by class, instance.ply is coloured by instance; both carry both properties. VIEW and MADE_OF
     of a former prediction go first, as they would be of other points or vouch for other weights.
     """
+    out_dir.mkdir(parents=True, exist_ok=True)
     for name in (MADE_OF, VIEW):
         (out_dir / name).unlink(missing_ok=True)
     semantic, instance = point_segments(result)
