@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from laboratory.faults import change_gradient, replace_tensor
 
 from bifusion.data.batching import collate, select_scenes, split_scenes
 from bifusion.diagnosis import experiments
@@ -193,6 +194,29 @@ def test_a_spike_is_put_down_to_the_module_where_it_began(step):
     fault = Fault("loss", ["loss.total"], ["roomtrain0", "roomtrain1"], rule="loss_spike")
     found = diagnose(step.stepper, step.inputs, step.state, fault, healthy, [step.batch([2, 3])])
     assert (found.module, found.verdict) == ("decoder.x_mask.0", "state")
+
+
+@pytest.mark.parametrize("place", ["decoder.input_proj.0", "decoder.x_mask.0", "unet.down.0.conv"])
+def test_a_spike_on_the_way_back_is_put_down_to_the_module_that_made_it(step, place):
+    """Neither to a sibling, which reads the same features, nor to a module around it."""
+    model, reference = step.stepper.model.module, set(step.batch([2, 3]).names)
+    healthy, names = _healthy(step), []
+
+    def note(module, given):
+        names[:] = given[0].names
+
+    def grow(module, given, output):
+        if reference & set(names):
+            return None
+        return replace_tensor(output, lambda x: change_gradient(x, lambda gradient: gradient * 1e4))
+
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(note).remove)
+        hooks.callback(model.get_submodule(place).register_forward_hook(grow).remove)
+        spike = _spike_at(step, "gradient_spike", "gradient.total")
+        batches = [step.batch([2, 3])]
+        found = diagnose(step.stepper, step.inputs, step.state, spike, healthy, batches)
+    assert found.module == place and found.operation.startswith("backward")
 
 
 def test_a_spike_of_one_scene_is_its_fault(step):

@@ -8,7 +8,7 @@ each call the graph is walked back from its outputs to nodes that are known.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -27,8 +27,9 @@ class GradientWatch:
         self.origin: Origin | None = None
         """First finite gradient that became a non-finite one, in order of the way back."""
         self._measure = measure
-        self._nodes: dict[Any, None] = {}
-        """Known nodes; holding them keeps their identity."""
+        self._nodes: dict[Any, tuple[Call, ...]] = {}
+        """Known nodes, and the calls in which each was made, the outermost first; holding nodes keeps
+        their identity."""
         self._closed = False
 
     def close(self) -> None:
@@ -44,12 +45,13 @@ class GradientWatch:
     def claim(
         self,
         tensors: Iterable[Tensor],
-        call: Call,
+        calls: Sequence[Call],
         *,
         term: str | None = None,
         owners: Mapping[int, str] | None = None,
     ) -> None:
-        """All nodes before `tensors` that are not known yet belong to `call` (and loss `term`).
+        """All nodes before `tensors` that are not known yet belong to the last of `calls` (and loss
+        `term`), which the others are around.
 
         `owners`: module of each parameter, by id, whose accumulation is the module's own.
         """
@@ -58,8 +60,8 @@ class GradientWatch:
             node = waiting.pop()
             if node is None or node in self._nodes:
                 continue
-            self._nodes[node] = None
-            self._watch(node, call, term, owners or {})
+            self._nodes[node] = tuple(calls)
+            self._watch(node, calls[-1], term, owners or {})
             waiting += [before for before, _ in node.next_functions]
 
     def follow(self, tensors: Iterable[Tensor], call: Call, side: Literal["input", "output"]) -> None:
@@ -74,6 +76,7 @@ class GradientWatch:
             call = Call(owners[id(variable)], "parameter")
 
         def look(given: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
+            self._hand_on(node, given)
             if self.origin is not None or self._closed:
                 return
             sound = all_finite(received)
@@ -84,13 +87,27 @@ class GradientWatch:
 
         node.register_hook(look)
 
+    def _hand_on(self, node: Any, given: tuple[Tensor | None, ...]) -> None:
+        """Takes in what leaves calls at this node: it goes to nodes that were not made in them."""
+        if self._closed:
+            return
+        calls = self._nodes[node]
+        for (before, _), gradient in zip(node.next_functions, given, strict=True):
+            beyond = self._nodes.get(before)
+            if gradient is None or beyond is None or hasattr(before, "variable"):
+                continue  # of a weight: it goes nowhere from there
+            left = [call for call in calls if not any(call is other for other in beyond)]
+            range_ = self._measure([gradient]) if left else None
+            if range_ is not None:
+                for call in left:
+                    call.grad_input = _wider(call.grad_input, range_)
+
     def _passing(self, gradient: Tensor, call: Call, side: str) -> None:
         if self._closed:
             return
-        range_ = self._measure([gradient])
+        range_ = self._measure([gradient]) if side == "output" else None
         if range_ is not None:
-            name = "grad_output" if side == "output" else "grad_input"
-            setattr(call, name, _wider(getattr(call, name), range_))
+            call.grad_output = _wider(call.grad_output, range_)
         if self.origin is None and not all_finite([gradient]):
             self._found(call, f"gradient of its {side}", None)
 

@@ -34,6 +34,8 @@ class Call:
     """Class name."""
     number: int = 0
     """Calls of this module before this one in the step."""
+    begun: int = 0
+    """Calls of the step that began before; they end in another order, inner ones first."""
     depth: int = 0
     """Modules that it runs in."""
     leaf: bool = True
@@ -44,7 +46,7 @@ class Call:
     grad_output: Range | None = None
     """Gradient that comes in on the way back; None where none did."""
     grad_input: Range | None = None
-    """Gradient that it hands on."""
+    """Gradient that it hands on to what lies before it, its share alone where others read that too."""
     made: Made | None = None
     """First operation of its own (not of modules in it) that made a non-finite number."""
 

@@ -43,7 +43,7 @@ def find_jump(calls: list[Call], healthy: list[Call], *, gradients: bool) -> Jum
             True,
             _growth(call.grad_input, twin.grad_input) / _own(call.grad_output, twin.grad_output),
         )
-        for call in reversed(calls)
+        for call in sorted(calls, key=lambda call: -call.begun)  # inner ones before those around them
         if (twin := usual.get((call.module, call.number))) is not None
     )
 

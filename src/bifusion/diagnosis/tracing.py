@@ -90,7 +90,7 @@ class Tracer:
     def take_terms(self, terms: dict[str, Tensor]) -> None:
         """Loss terms of a part just left: which of autograd's nodes belong to which term."""
         for name, term in terms.items():
-            self.gradients.claim([term], Call(CRITERION, CRITERION), term=name)
+            self.gradients.claim([term], [Call(CRITERION, CRITERION)], term=name)
 
     def blame_criterion(self, term: str | None) -> None:
         """Names the criterion as the origin: of the loss term `term`, or of a matching cost."""
@@ -129,7 +129,7 @@ class Tracer:
             tensors = float_tensors((args, kwargs))
             outer = self._stack[-1] if self._stack else None
             if outer is not None:
-                self.gradients.claim(tensors, outer, owners=self._owners)
+                self.gradients.claim(tensors, self._stack, owners=self._owners)
                 if self.forward_origin is None and not all_finite(tensors):
                     self.forward_origin = self._origin(outer, tensors)
             leaf = next(module.children(), None) is None
@@ -148,7 +148,7 @@ class Tracer:
         with self._aside():
             call, tensors = self._stack[-1], float_tensors(output)
             call.output = self._measure(tensors)
-            self.gradients.claim(tensors, call, owners=self._owners)
+            self.gradients.claim(tensors, self._stack, owners=self._owners)
             self.gradients.follow(tensors, call, "output")
             if self.forward_origin is None and not all_finite(tensors):
                 self.forward_origin = self._origin(call, tensors)
@@ -162,7 +162,8 @@ class Tracer:
     def _open(self, name: str, kind: str, inputs: Any, leaf: bool) -> None:
         number = self._counts.get(name, 0)
         self._counts[name] = number + 1
-        call = Call(name, kind, number, len(self._stack), leaf, self._measure(float_tensors(inputs)))
+        begun, given = sum(self._counts.values()) - 1, self._measure(float_tensors(inputs))
+        call = Call(name, kind, number, begun, len(self._stack), leaf, given)
         self._stack.append(call)
         if name == CRITERION:
             self.calls.append(call)
