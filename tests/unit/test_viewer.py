@@ -24,7 +24,7 @@ from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20
 from bifusion.types import SceneResult
 from bifusion.viewer.packing import pack
-from bifusion.viewer.page import render_view
+from bifusion.viewer.page import content_policy, is_own_page, render_view
 from bifusion.viewer.prediction import open_scan, show_prediction
 from bifusion.viewer.scene import show_scene
 from bifusion.viewer.serve import page_server
@@ -268,6 +268,7 @@ def test_a_served_page_runs_no_script_but_ours(scene):
         connection.close()
         server.shutdown()
     assert f"default-src 'none'; script-src 'sha256-{digest}';" in policy and f'"{policy}"' in page
+    assert is_own_page(page)
 
 
 def test_a_tab_closed_while_it_loads_is_no_error(monkeypatch):
@@ -286,7 +287,7 @@ def test_a_tab_closed_while_it_loads_is_no_error(monkeypatch):
 
 def test_what_scan_wrote_is_served_as_it_lies_there_if_it_is_ours(tmp_path, bifusion):
     (tmp_path / "scan.json").write_text('{"versions": {}}')
-    (tmp_path / "view.html").write_text("<script>alert(1)</script>")
+    (tmp_path / "view.html").write_text(f"<!-- {content_policy()} --><script>alert(1)</script>")
     called = bifusion("view", tmp_path, "--scene", tmp_path)
     assert called.status == 2 and "--scene does not go with what `bifusion scan` wrote" in called.err
     for options in ((), ("--html", tmp_path / "page.html")):

@@ -33,7 +33,7 @@ def view(args: list[str]) -> int:
     """Show a scene or a prediction in the browser, or write that page (--html)."""
     from bifusion.inference.scan_files import scan_page
     from bifusion.storage.files import write_text
-    from bifusion.viewer.page import content_policy, render_view
+    from bifusion.viewer.page import is_own_page, render_view
     from bifusion.viewer.prediction import open_scan
 
     wanted = parsing.parse(View, args, "view", Help("view predictions --html room.html"))
@@ -44,7 +44,7 @@ def view(args: list[str]) -> int:
         raise InputError("--scene does not go with what `bifusion scan` wrote, which holds its scene")
     if page is None:
         page = render_view(open_scan(wanted.path, wanted.scene))
-    elif content_policy() not in page:  # another's page, or one whose script a browser will not run
+    elif not is_own_page(page):  # another's page, or one whose script a browser will not run
         raise InputError(
             f"{wanted.path}: its view.html is not of this version of bifusion; open that file in the "
             "browser if you trust it, or scan again"

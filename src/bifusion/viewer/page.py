@@ -16,6 +16,7 @@ from bifusion.storage.json_files import embed_json
 from bifusion.viewer.packing import pack
 from bifusion.viewer.shown_scan import ShownScan
 
+TEMPLATE = "page.html.jinja"
 SCRIPTS = (
     "data", "geometry", "faces", "camera", "shaders", "renderer", "colors", "controls", "labels",
     "drawing", "panel", "search", "cards", "stage", "app", "start",
@@ -36,7 +37,7 @@ def render_view(scan: ShownScan) -> str:
         "faces": base64.b64encode(faces.content).decode() if faces else "",
     }
     marked = {name: Markup(content) for name, content in trusted.items()}
-    template = _environment().get_template("page.html.jinja")
+    template = _environment().get_template(TEMPLATE)
     return template.render(name=scan.name, facts=_facts(scan), **marked)
 
 
@@ -45,6 +46,13 @@ def content_policy() -> str:
     """The page's Content-Security-Policy: this package's script runs, no other; nothing is fetched."""
     digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
     return f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+
+
+def is_own_page(page: str) -> bool:
+    """Whether a page, perhaps a stranger's, begins as this version's do, with `content_policy` where a
+    browser heeds it: it then runs no script but ours in it, whatever comes after."""
+    before = _packaged(TEMPLATE).partition("{{ policy }}")[0]
+    return page.startswith(f'{before}{content_policy()}">')
 
 
 def write_view(path: Path, scan: ShownScan) -> None:
