@@ -19,8 +19,10 @@ import phone_recordings
 import recording_factory
 import room_meshes
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.inference.export import write_labelled_ply
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
+from bifusion.labels.palette import color_classes
 from laser_files import write_e57, write_las
 from pcd_files import write_pcd
 from scene_factory import make_tiny_scene
@@ -266,9 +268,14 @@ def torchscript(folder: Path) -> Path:
 def labelled_scan(folder: Path) -> Path:
     """What the page of found words reads of a labelled scan, beside the scene that it was made of."""
     scene = make_tiny_scene(folder / "scene", color_size=(16, 12), depth_size=(12, 9))
-    count = len(np.load(scene / "coord.npy")) - 3
-    np.save(folder / "labels.npy", np.arange(count, dtype=np.int16) % 3 - 1)
-    np.save(folder / "instances.npy", np.arange(count, dtype=np.int32) % 2 - 1)
+    coord = np.load(scene / "coord.npy")[:-3]
+    count, labels = len(coord), LabelSet.of("two", ("wall", "chair"))
+    semantic = np.arange(count, dtype=np.int16) % 3 - 1
+    instance = np.arange(count, dtype=np.int32) % 2 - 1
+    np.save(folder / "labels.npy", semantic)
+    np.save(folder / "instances.npy", instance)
+    color = color_classes(semantic, labels)
+    write_labelled_ply(folder / "classes.ply", coord, color, semantic, instance, labels)
     objects = [{"id": 0, "class": "chair", "label": 1, "score": 0.5, "vertices": 3}]
     listed = {"classes": ["wall", "chair"], "objects": objects}
     (folder / "objects.json").write_text(json.dumps(listed))

@@ -22,6 +22,7 @@ from bifusion.data.view_files import load_cameras
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.errors import InputError
 from bifusion.inference.scan_files import FILES
+from bifusion.labels.sets import SCANNET20
 from bifusion.storage.files import locked
 from bifusion.viewer.found import instances_of, show_with
 from scene_factory import ROOM, make_tiny_scene, make_view
@@ -80,6 +81,7 @@ def test_a_recording_becomes_a_labelled_scan(
     assert len(cameras.names) == 2  # as many as the model was trained with
     shown = show_with(out / "scene", out)  # as `bifusion find --prediction` reads it
     assert shown.predicted is not None and instances_of(shown) is not None
+    assert [one.color for one in shown.classes] == [one.color for one in SCANNET20.classes]
     assert np.array_equal(shown.predicted.semantic[: len(labels)], labels)
     assert np.array_equal(shown.predicted.instance[: len(labels)], np.load(out / "instances.npy"))
     with pytest.raises(InputError, match="name the scene that the scan was made of"):

@@ -181,6 +181,12 @@ def test_a_prediction_is_shown_alone_and_with_its_scene(scene, tmp_path):
     assert with_color.color is not None and with_color.annotated is None
 
 
+def test_classes_have_their_own_colours_predicted_or_not(scene, tmp_path):
+    folder = write_prediction(tmp_path / "out", np.load(scene / "coord.npy"))
+    shown = show_prediction(folder, scene)
+    assert [one.color for one in shown.classes] == [one.color for one in SCANNET20.classes]
+
+
 def test_annotation_of_other_classes_is_left_out_and_said(scene, tmp_path):
     folder = write_prediction(tmp_path / "out", np.load(scene / "coord.npy"), ROOM, thing=1)
     shown = open_scan(folder, scene)

@@ -11,13 +11,11 @@ import numpy as np
 from bifusion.errors import InputError
 from bifusion.inference.found import Found, Instances, Regions
 from bifusion.inference.scan_files import SCENE, scan_files
-from bifusion.labels.palette import distinct_color
 from bifusion.untrusted.arrays import load_npy
 from bifusion.untrusted.json_text import read_json
-from bifusion.viewer.prediction import is_prediction, show_prediction
+from bifusion.viewer.prediction import is_prediction, named_classes, read_cloud, show_prediction
 from bifusion.viewer.scene import show_scene
 from bifusion.viewer.shown_scan import (
-    ShownClass,
     ShownMatch,
     ShownScan,
     ShownWord,
@@ -98,7 +96,7 @@ def _show_scan(scene: Path, scan: Path) -> ShownScan:
     if arrays[0].shape != arrays[1].shape or not -1 <= arrays[0].min() <= arrays[0].max() < len(names):
         raise InputError(f"{scan}: its labels are not of its classes and vertices; {AGAIN}")
     semantic, instance = (np.pad(array, (0, missing), constant_values=-1) for array in arrays)
-    classes = tuple(ShownClass(str(name), distinct_color(number)) for number, name in enumerate(names))
+    classes = named_classes(names, read_cloud(scan / "classes.ply")[0])
     predicted = segmentation(shown.coord, semantic, instance, scores=scores)
     return dataclasses.replace(shown, classes=classes, predicted=predicted, annotated=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,16 @@ from bifusion.datasets.ply.header import read_header
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
 from bifusion.labels.palette import distinct_color
+from bifusion.labels.sets import LABEL_SETS
 from bifusion.untrusted.json_text import read_json
 from bifusion.viewer.scene import show_scene
-from bifusion.viewer.shown_scan import ShownClass, ShownScan, ShownSegmentation, segmentation
+from bifusion.viewer.shown_scan import (
+    ShownClass,
+    ShownScan,
+    ShownSegmentation,
+    segmentation,
+    shown_classes,
+)
 
 LISTING, CLOUDS = "instances.json", ("semantic.ply", "instance.ply")
 WHOLE = ("red", "green", "blue", "label", "instance")
@@ -74,7 +82,7 @@ def show_prediction(folder: Path, scene: Path | None = None, mesh: Mesh | None =
         InputError: a file that cannot be read, or that is of other points than the scene.
     """
     listing = _read_listing(folder / LISTING)
-    (semantic, comments), (instance, _) = (_read_cloud(folder / name) for name in CLOUDS)
+    (semantic, comments), (instance, _) = (read_cloud(folder / name) for name in CLOUDS)
     counts = len(semantic["x"]), len(instance["x"])
     if counts[0] != counts[1]:
         raise InputError(
@@ -129,7 +137,7 @@ def _read_listing(path: Path) -> dict[str, Any]:
     return listing
 
 
-def _read_cloud(path: Path) -> tuple[Vertices, tuple[str, ...]]:
+def read_cloud(path: Path) -> tuple[Vertices, tuple[str, ...]]:
     """The vertices of a cloud, and the comments in its header."""
     header = read_header(path)
     vertex = read_elements(path, header, ("vertex",)).get("vertex", {})
@@ -143,17 +151,23 @@ def _read_cloud(path: Path) -> tuple[Vertices, tuple[str, ...]]:
 
 
 def _classes(comments: tuple[str, ...], vertices: Vertices, path: Path) -> tuple[ShownClass, ...]:
-    """Names from the header, colours from the points; classes of no point get one of their place."""
+    """Those that the header names."""
     named = [match for line in comments if (match := _CLASS.fullmatch(line))]
     if [int(match[1]) for match in named] != list(range(len(named))) or not named:
         raise InputError(f"{path}: its header does not name the classes; predict again")
+    return named_classes([_ESCAPE.sub(_unescape, match[2]) for match in named], vertices)
+
+
+def named_classes(names: Sequence[str], vertices: Vertices) -> tuple[ShownClass, ...]:
+    """Classes of these names in the colours of their points; those of no point have that of the built-in
+    set of these names, or one of their place."""
+    built_in = [labels for labels in LABEL_SETS.values() if labels.class_names == tuple(names)]
+    given = [one.color for one in shown_classes(built_in[0])] if built_in else []
     used, first = np.unique(vertices["label"], return_index=True)
     channels = [vertices[channel][first].tolist() for channel in ("red", "green", "blue")]
-    colors = dict(zip(used.tolist(), zip(*channels, strict=True), strict=True))
-    return tuple(
-        ShownClass(_ESCAPE.sub(_unescape, match[2]), colors.get(index) or distinct_color(index))
-        for index, match in enumerate(named)
-    )
+    colors = dict(enumerate(given or map(distinct_color, range(len(names)))))
+    colors |= dict(zip(used.tolist(), zip(*channels, strict=True), strict=True))
+    return tuple(ShownClass(name, colors[index]) for index, name in enumerate(names))
 
 
 def _unescape(match: re.Match[str]) -> str:
