@@ -93,7 +93,9 @@ def test_the_red_box_comes_first(bifusion, clip, scene, tmp_path, form) -> None:
 
 
 def test_the_cloud_is_coloured_by_the_cosine(bifusion, clip, scene, tmp_path) -> None:
-    (tmp_path / "found-2.ply").touch()
+    (tmp_path / "found-3.ply").touch()
+    call(bifusion, clip, scene, "red", "blue", "--out", tmp_path)
+    assert (tmp_path / "found-2.ply").stat().st_size
     call(bifusion, clip, scene, "red", "--out", tmp_path)
     cloud = PlyData.read(str(tmp_path / "found-1.ply"))
     vertices = cloud["vertex"].data
@@ -105,7 +107,8 @@ def test_the_cloud_is_coloured_by_the_cosine(bifusion, clip, scene, tmp_path) ->
     best = superpoint == np.nanargmax(similarity[:, 0])
     colors = np.column_stack([vertices[channel] for channel in ("red", "green", "blue")])
     assert (colors[best] == (253, 231, 37)).all() and not (colors[~best] == (253, 231, 37)).all(1).any()
-    assert not (tmp_path / "found-2.ply").exists()  # not even after a search for more
+    assert not (tmp_path / "found-2.ply").exists()  # the former search's
+    assert (tmp_path / "found-3.ply").exists()  # of no search
 
 
 def test_regions_are_the_mean_of_what_sees_them(tower: WordTower, scene: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from unittest.mock import Mock
 
 import jsonschema
 import numpy as np
 import pytest
 from plyfile import PlyData
 
+from bifusion.inference import export
 from bifusion.inference.export import INSTANCES_SCHEMA, point_segments, write_result
 from bifusion.inference.segmentation import as_segmentation
 from bifusion.labels.label_set import LabelSet
@@ -20,7 +23,7 @@ from bifusion.labels.palette import (
     distinct_color,
 )
 from bifusion.labels.sets import SCANNET20, SCANNET200
-from bifusion.storage.files import written_beside
+from bifusion.storage.files import DiskFullError, written_beside
 from bifusion.types import SceneResult
 from bifusion.wording import plural
 
@@ -66,6 +69,18 @@ def test_ply_files_carry_position_class_and_instance(tmp_path) -> None:
     assert instances["instance"].tolist() == [-1, 0, 0, 1, 1]
     assert instances["label"].tolist() == [0, 4, 4, 6, 6]
     assert (instances["red"][3], instances["green"][3], instances["blue"][3]) == distinct_color(1)
+
+
+def test_a_prediction_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch) -> None:
+    paths = write_result(tmp_path, overlapping_result(**PANOPTIC), COORD, SCANNET20)
+    (tmp_path / "view.html").write_text("its page")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(export, "write_instances_json", Mock(side_effect=full))
+    with pytest.raises(DiskFullError, match="What was there before is intact"):
+        write_result(tmp_path, overlapping_result(), COORD + 1, SCANNET20)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert [path.name for path in paths] == ["semantic.ply", "instance.ply", "instances.json"]
 
 
 def test_instances_json_follows_its_schema(tmp_path) -> None:

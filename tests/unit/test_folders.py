@@ -10,7 +10,13 @@ from bifusion.data.scene_folder import load_scene, scene_files, write_scene
 from bifusion.errors import InputError
 from bifusion.labels.sets import SCANNET20
 from bifusion.runs.checkpoint import checkpoint_files
-from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link, tidy
+from bifusion.storage.folders import (
+    files_replaced,
+    folder_written_beside,
+    remove_folder,
+    switch_link,
+    tidy,
+)
 from bifusion.types import Scene, View
 
 OPERATIONS = ("rename", "replace", "unlink", "rmdir", "mkdir", "link", "symlink", "fsync")
@@ -215,6 +221,48 @@ def test_killed_while_tidying_up_too(tmp_path, monkeypatch):
         assert [path.name for path in folder.parent.iterdir()] == ["room"], f"killed at {at}"
         at += 1
     assert at > 10
+
+
+def write_files(folder, text):
+    """Files that belong together in a folder of the user's."""
+    with files_replaced(folder, ["a", "b", "c"]) as beside:
+        for name in ("a", "b"):
+            (beside / name).write_text(text)
+
+
+def test_killed_at_any_moment_no_files_of_two_stand_together(tmp_path, monkeypatch):
+    at, ended = 0, False
+    while not ended:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        for name, text in {"a": "old", "b": "old", "c": "old", "notes": "mine"}.items():
+            (folder / name).write_text(text)
+        with monkeypatch.context() as patch:
+            Deadly(patch, at)
+            try:
+                write_files(folder, "new")
+                ended = True
+            except Killed:
+                pass
+        there = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+        assert there.pop("notes") == "mine" and len(set(there.values())) <= 1, f"killed at {at}"
+        write_files(folder, "newer")
+        there = {path.name: path.read_text() for path in folder.iterdir()}
+        assert there == {"a": "newer", "b": "newer", "notes": "mine"}, f"killed at {at}"
+        at += 1
+    assert at > 8
+
+
+def test_files_that_cannot_be_written_leave_those_that_were_there(tmp_path):
+    write_files(tmp_path, "old")
+    with pytest.raises(ZeroDivisionError), files_replaced(tmp_path, ["a", "b"]) as beside:
+        (beside / "a").write_text("new")
+        raise ZeroDivisionError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+    (tmp_path / "c").mkdir()
+    with pytest.raises(InputError, match="c: a folder, where a file is to be written"):
+        write_files(tmp_path, "new")
+    assert (tmp_path / "a").read_text() == "old"
 
 
 def make_checkpoint(folder, text):

@@ -11,8 +11,10 @@ import numpy as np
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.palette import color_classes, color_instances
 from bifusion.storage.files import write_text, written_beside
+from bifusion.storage.folders import files_replaced
 from bifusion.types import SceneResult
 
+LISTING = "instances.json"
 VIEW, MADE_OF = "view.html", "made_of.json"
 """Of a prediction's folder besides: its page; which weights and which scene it is of, and the precision
 where one was asked for (`predict_data.py`)."""
@@ -179,20 +181,21 @@ def write_result(
     """Write semantic.ply, instance.ply and instances.json of one scene; returns their paths.
 
     semantic.ply has the class of each point (without a semantic head: of its instance) and is
-    coloured by class, instance.ply is coloured by instance; both carry both properties. VIEW and MADE_OF
-    of a former prediction go first, as they would be of other points or vouch for other weights.
+    coloured by class, instance.ply is coloured by instance; both carry both properties. A former
+    prediction stays until all is written, and goes as a whole, with VIEW and MADE_OF, which would be of
+    other points or vouch for other weights; what else is in the folder stays.
+
+    Raises InputError where the disk is full, or a folder has the name of one of the files.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for name in (MADE_OF, VIEW):
-        (out_dir / name).unlink(missing_ok=True)
     semantic, instance = point_segments(result)
     classes = semantic if result.semantic is None else result.semantic
     clouds = {
-        out_dir / "semantic.ply": (color_classes(classes, label_set), classes),
-        out_dir / "instance.ply": (color_instances(instance), semantic),
+        "semantic.ply": (color_classes(classes, label_set), classes),
+        "instance.ply": (color_instances(instance), semantic),
     }
-    for path, (color, labels) in clouds.items():
-        write_labelled_ply(path, coord, color, labels, instance, label_set)
-    listing = out_dir / "instances.json"
-    write_instances_json(listing, result, coord, label_set)
-    return [*clouds, listing]
+    names = [*clouds, LISTING]
+    with files_replaced(out_dir, [MADE_OF, VIEW, *names]) as beside:
+        for name, (color, labels) in clouds.items():
+            write_labelled_ply(beside / name, coord, color, labels, instance, label_set)
+        write_instances_json(beside / LISTING, result, coord, label_set)
+    return [out_dir / name for name in names]

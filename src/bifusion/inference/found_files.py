@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from plyfile import PlyData, PlyElement
 
+from bifusion.errors import InputError
 from bifusion.inference.export import CHANNELS
 from bifusion.inference.found import Found, Regions
 from bifusion.labels.palette import NONE_COLOR
 from bifusion.storage.files import filled_in_memory, write_array, written_beside
+from bifusion.storage.folders import files_replaced
 from bifusion.storage.json_files import write_json
+from bifusion.untrusted.json_text import read_json
 
 LISTING, SIMILARITY = "found.json", "similarity.npy"
+_CLOUD = re.compile(r"found-\d+\.ply")
 MOST_RANKED = 100
 """Regions that a ranking lists."""
 RAMP = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float64)
@@ -26,19 +32,28 @@ def write_found(folder: Path, found: Found, most: int | None = None) -> list[Pat
 
     SIMILARITY is (superpoints, words) float32, NaN where no view sees a superpoint; its rows are those
     that property `superpoint` of the PLY files counts. These are coloured by the word's cosine, grey
-    where no view sees; those of a former search go.
+    where no view sees. What a former search wrote stays until all is written, and goes as a whole.
     """
-    for former in folder.glob("found-*.ply"):
-        if former.stem.removeprefix("found-").isdecimal():
-            former.unlink()
     shown = found.words if most is None else found.words[:most]
-    clouds = [folder / f"found-{number}.ply" for number in range(1, len(shown) + 1)]
-    for number, path in enumerate(clouds):
-        _write_cloud(path, found, number)
-    with written_beside(folder / SIMILARITY) as beside:
-        write_array(beside, found.superpoints.similarity)
-    write_json(folder / LISTING, _listing(found, clouds))
-    return [*clouds, folder / SIMILARITY, folder / LISTING]
+    clouds = [f"found-{number}.ply" for number in range(1, len(shown) + 1)]
+    names = [*clouds, SIMILARITY, LISTING]
+    with files_replaced(folder, [*_former_clouds(folder), *names]) as beside:
+        for number, name in enumerate(clouds):
+            _write_cloud(beside / name, found, number)
+        write_array(beside / SIMILARITY, found.superpoints.similarity)
+        write_json(beside / LISTING, _listing(found, clouds))
+    return [folder / name for name in names]
+
+
+def _former_clouds(folder: Path) -> list[str]:
+    """Those that the listing of a former search names; others of such a name are the user's."""
+    listed: Any = None
+    with suppress(InputError):
+        listed = read_json(folder / LISTING)
+    found = listed.get("found") if isinstance(listed, dict) else None
+    rows = found if isinstance(found, list) else []
+    files = [row.get("file") for row in rows if isinstance(row, dict)]
+    return [name for name in files if isinstance(name, str) and _CLOUD.fullmatch(name)]
 
 
 def region_text(regions: Regions, row: int, kind: str) -> str:
@@ -81,7 +96,7 @@ def _write_cloud(path: Path, found: Found, number: int) -> None:
         cloud.write(file)
 
 
-def _listing(found: Found, clouds: list[Path]) -> dict[str, Any]:
+def _listing(found: Found, clouds: list[str]) -> dict[str, Any]:
     return {
         "scene": found.name,
         "tower": found.tower,
@@ -94,11 +109,11 @@ def _listing(found: Found, clouds: list[Path]) -> dict[str, Any]:
         "found": [
             {
                 "word": found.words[number],
-                "file": path.name,
+                "file": name,
                 "objects": None if found.objects is None else _ranking(found.objects, number),
                 "superpoints": _ranking(found.superpoints, number),
             }
-            for number, path in enumerate(clouds)
+            for number, name in enumerate(clouds)
         ],
     }
 

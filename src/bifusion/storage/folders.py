@@ -33,6 +33,8 @@ Written = Callable[[Path], Sequence[str]]
 where the product did not write the folder. Names that are not there do no harm."""
 DOING = ("replaced", "removing", "writing")
 """What hidden names say of folders, in the order in which they are taken up."""
+NEW = "new"
+"""Stands in hidden names for files that come into a folder together."""
 NAMED = 5
 """Files named in a message."""
 
@@ -66,6 +68,44 @@ def folder_written_beside(
                 flush(path)
             _check_apart(folder, beside, written)
             _replace(folder, beside, written)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def files_replaced(folder: Path, former: Collection[str]) -> Iterator[Path]:
+    """An empty folder to fill; its files take the place of `former` when the block ends well.
+
+    For a folder that is the user's, of which only files of these names are the product's. They are as
+    they were until all new ones are written; then they go before a new one comes, so that files of two
+    never stand together, even after a kill.
+
+    Raises:
+        DiskFullError: no room; nothing was changed.
+        InputError: a folder has the name of one of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folders := sorted(name for name in former if (folder / name).is_dir()):
+        raise InputError(
+            f"{folder}: {listing(folders, NAMED)}: a folder, where a file is to be written; nothing was "
+            "changed. Move it away, or write to another place"
+        )
+    for left in _left_of(folder / NEW):
+        if is_abandoned(left):
+            shutil.rmtree(left)
+    beside = beside_of(folder / NEW, "writing")
+    with full_disk_named(folder):
+        beside.mkdir()
+        try:
+            yield beside
+            new = sorted(beside.iterdir())
+            for path in new:
+                flush(path)
+            for name in former:
+                (folder / name).unlink(missing_ok=True)
+            for path in new:
+                os.replace(path, folder / path.name)
+            flush(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
