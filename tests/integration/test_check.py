@@ -188,6 +188,13 @@ def test_empty_and_archived_arrays_of_the_scene_that_one_is_in(check, tmp_path, 
     assert "superpoint.npy: truncated or no .npy file" in printed, printed
 
 
+def test_names_that_steer_a_terminal_are_told_whole(tmp_path, check):
+    scene = make_tiny_scene(tmp_path / "val" / "a\x1b]0;owned\x07")
+    np.save(scene / "coord.npy", np.full_like(np.load(scene / "coord.npy"), np.nan))
+    status, printed = check(tmp_path)
+    assert status == 1 and "\x1b" not in printed and "val/a\\x1b]0;owned\\x07" in printed
+
+
 def test_classes_of_the_data_set_itself(tmp_path, check):
     scene = make_tiny_scene(tmp_path / "train" / "room")
     status, printed = check(tmp_path, "--label-set", "replica")  # as training refuses it

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import Screen
 from bifusion.wording import plural
 
@@ -76,8 +77,10 @@ def _add_rows(table: Table, name: str, findings: "list[Finding]") -> None:
 
     for place, finding in enumerate(sorted(findings, key=lambda one: one.severity)):
         style = "red" if finding.severity == "error" else "yellow"
-        table.add_row(
-            Text("" if place else name), Text(finding.severity, style=style), Text(finding.message)
+        table.add_row(  # escaped before columns are as wide as what is in them
+            Text("" if place else shown(name)),
+            Text(finding.severity, style=style),
+            Text(shown(finding.message)),
         )
 
 

@@ -17,6 +17,7 @@ from bifusion.commands import parsing
 from bifusion.commands.help import Help
 from bifusion.commands.telling import say, telling
 from bifusion.errors import InputError
+from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import Screen
 
 if TYPE_CHECKING:
@@ -83,21 +84,21 @@ def find(args: list[str]) -> int:
     scene, console = open_folder(wanted.scene, annotated=False), Screen()
     require_views(scene)
     check_bounds(options)
-    shown = show_with(wanted.scene, wanted.prediction)
+    scan = show_with(wanted.scene, wanted.prediction)
     tower = _tower(wanted, scene, options)
     say(console, tower.image.describe())
     with telling(console) as told:
         found = find_words(
-            scene, [*asked, *classes], tower, options, instances=instances_of(shown),
+            scene, [*asked, *classes], tower, options, instances=instances_of(scan),
             progress=lambda done, count: told.progress("looking at views", done, count),
         )  # fmt: skip
     paths = [*found.write(wanted.out, most=len(asked)), wanted.out / "view.html"]
-    write_view(paths[-1], show_found(shown, found))
+    write_view(paths[-1], show_found(scan, found))
     for word in asked:
         console.print(_table(found, word))
     say(console, "Cosines rank the regions of one word; nothing was trained, no accuracy is claimed.")
     for path in paths:
-        print(path)
+        print(shown(path))
     return 0
 
 
@@ -127,12 +128,12 @@ def _table(found: Found, word: str) -> Table:
         kind, regions = "superpoint", found.superpoints
     number = found.number(word)
     table = Table(
-        "", "cosine", "points", "centre in m", "size in m", title=Text(word), title_justify="left"
+        "", "cosine", "points", "centre in m", "size in m", title=Text(shown(word)), title_justify="left"
     )
     for row in regions.ranking(number)[:MOST_SHOWN].tolist():
         low, high = regions.low_m[row], regions.high_m[row]
         table.add_row(
-            Text(region_text(regions, row, kind)),
+            Text(shown(region_text(regions, row, kind))),
             f"{regions.similarity[row, number]:.3f}",
             f"{regions.num_points[row]:,}",
             ", ".join(f"{value:.2f}" for value in (low + high) / 2),
