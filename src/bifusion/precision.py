@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -23,6 +23,7 @@ _OPERATIONS = (
 """What has a precision of its own from torch 2.9 on, under `torch.backends`."""
 
 
+@runtime_checkable
 class _Operation(Protocol):
     fp32_precision: str
 

@@ -131,7 +131,7 @@ class Stepper:
         watch = StepWatch(inputs, self._statistics, self._loss_scale())
         try:
             with float32_products(self._matmul, self.fabric.device):
-                of_batches = self._shares(inputs.batches, criterion)
+                of_batches = self._shares(inputs.batches)
                 for place, batch in enumerate(inputs.batches, start=1):
                     watch.batch(batch)
                     self.processes.stay()
@@ -152,13 +152,13 @@ class Stepper:
         watch.gradients(self.groups, self.optimizer.optimizer)
         return watch.tell(state.control, self.processes)
 
-    def _shares(self, batches: list[Batch], criterion: Criterion) -> Sequence[Share | None]:
+    def _shares(self, batches: list[Batch]) -> Sequence[Share | None]:
         """Of each of the step's batches here; None for a batch that makes the step alone."""
         if len(batches) == 1 and not self.processes.several:
             return [None]
         model: Any = self.model.module
         chosen = [model.query_superpoints(batch) for batch in batches]
-        own = [criterion.counts(*pair) for pair in zip(batches, chosen, strict=True)]
+        own = [self.criterion.counts(*pair) for pair in zip(batches, chosen, strict=True)]
         return shares(own, self.processes.total)
 
     def _loss(
