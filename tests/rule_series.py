@@ -80,9 +80,10 @@ def _norms(fused, run_2d, seen, state, noisy) -> dict[str, float | None]:
             norms[path] = noisy(NORMS[path], 0.35) * weights
     if run_2d and state.trains("head_2d"):
         norms["head_2d"] = noisy(NORMS["head_2d"], 0.5) * weights * opened if seen else 0.0
-    if seen and state.control.tower_gradient_scale > 0:
-        for path in ("tower", "conv1"):
-            norms[path] = noisy(NORMS[path], 0.7) * weights * state.control.tower_gradient_scale
+    scale = state.control.tower_gradient_scale
+    for path in ("tower", "conv1"):
+        if run_2d and scale > 0:
+            norms[path] = noisy(NORMS[path], 0.7) * weights * scale if seen else 0.0
     norms["total"] = hypot(*(norm or 0.0 for norm in norms.values()))
     return norms
 

@@ -40,16 +40,18 @@ def observed_of(trace, control):
 
 
 def test_gradient_norms_by_path():
+    """0 where a path trains and nothing came, None where it is frozen or not there."""
     groups = {name: [nn.Parameter(torch.zeros(2))] for name in ("tower.conv1_rgb", "tower.conv1_depth")}
     groups |= {"tower.embed": [nn.Parameter(torch.zeros(1))], "gate": [nn.Parameter(torch.zeros(1))]}
     groups["decoder"] = [nn.Parameter(torch.zeros(1))]
+    groups["backbone"] = [nn.Parameter(torch.zeros(1), requires_grad=False)]
     groups["tower.conv1_rgb"][0].grad = torch.tensor([3.0, 0.0])
     groups["tower.conv1_depth"][0].grad = torch.tensor([0.0, 4.0])
     groups["gate"][0].grad = torch.tensor([12.0])
     norms = {name: norm.item() for name, norm in gradient_norms(groups).items()}
     assert norms_by_path(norms) == {
-        "tower": None, "conv1": 5.0, "head_2d": None, "head_3d": None, "backbone": None,
-        "fusion": 12.0, "decoder": None, "total": 13.0,
+        "tower": 0.0, "conv1": 5.0, "head_2d": None, "head_3d": None, "backbone": None,
+        "fusion": 12.0, "decoder": 0.0, "total": 13.0,
     }  # fmt: skip
 
 

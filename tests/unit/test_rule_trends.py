@@ -6,10 +6,10 @@ from bifusion.config.rules import RulesConfig
 from bifusion.models.parts import BY_NAME
 from bifusion.step.rules import Rules
 from bifusion.types import DisagreeingView
-from rule_series import LATE, STEPS_PER_EPOCH, alarms_of, at, replay, steps_of
+from rule_series import GATE_LEARNS, LATE, STEPS_PER_EPOCH, alarms_of, at, replay, steps_of
 
 
-@pytest.mark.parametrize("gradient", [0.0, 1e-9, None])
+@pytest.mark.parametrize("gradient", [0.0, 1e-9])
 @pytest.mark.parametrize("path", BY_NAME)
 def test_a_path_whose_gradient_dies(path, gradient):
     def die(outcome):
@@ -20,14 +20,30 @@ def test_a_path_whose_gradient_dies(path, gradient):
     assert died == [("vanishing_gradient", [f"gradient.{path}"])] and alarms[0][0] <= LATE + 10
 
 
-def test_a_path_that_is_dead_from_the_start():
-    def dead(outcome):
-        outcome.grad_norm["backbone"] = 1e-9
+@pytest.mark.parametrize("gradient", [0.0, 1e-9])
+@pytest.mark.parametrize("path", BY_NAME)
+def test_a_path_that_is_dead_from_the_start(path, gradient):
+    """None: frozen, as the 2D branch is in the first stage."""
 
-    alarms = alarms_of("oneformer3d_small", change=at(0, dead), steps=60)
-    assert [(rule, where) for _, rule, where in alarms] == [
-        ("vanishing_gradient", ["gradient.backbone"])
-    ]
+    def dead(outcome):
+        if outcome.grad_norm[path] is not None:
+            outcome.grad_norm[path] = gradient
+
+    alarms = alarms_of(change=at(0, dead))
+    died = [where for _, rule, where in alarms if rule == "vanishing_gradient"]
+    assert died[0] == [f"gradient.{path}"] and len(set(map(tuple, died))) == 1
+
+
+def test_a_fusion_of_which_nothing_is_learned_needs_no_gradient():
+    """Without FiLM and alignment only the gate has weights, which no gradient reaches while α is fixed;
+    from then on it is missed."""
+
+    def dead(outcome):
+        if outcome.grad_norm["fusion"] is not None:
+            outcome.grad_norm["fusion"] = 0.0
+
+    died = [step for step, rule, where in alarms_of(change=at(0, dead)) if where == ["gradient.fusion"]]
+    assert died[0] > GATE_LEARNS
 
 
 def test_a_path_that_explodes_is_named_and_so_is_the_imbalance():

@@ -23,20 +23,24 @@ except ImportError:  # Windows
 
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
-    """Gradient norm of every group that has gradients, and their "total"; 0-dim float32 each."""
-    norms = {}
+    """Gradient norm of every group that trains, 0 where no gradient came, and the "total" of those that
+    have gradients; 0-dim float32 each."""
+    norms, without = {}, {}
     for name, parameters in groups.items():
         gradients = [p.grad for p in parameters if p.grad is not None]
+        trained = [p for p in parameters if p.requires_grad]
         if gradients:
             norms[name] = nn.utils.get_total_norm(gradients).float()
+        elif trained:
+            without[name] = trained[0].new_zeros((), dtype=torch.float32)
     if norms:
         norms["total"] = torch.stack(list(norms.values())).norm()
-    return norms
+    return norms | without
 
 
 def norms_by_path(norms: dict[str, float]) -> dict[str, float | None]:
-    """Norms of groups put together by the part they are of, and "total"; None for a part without
-    gradients."""
+    """Norms of groups put together by the part they are of, and "total"; None for a part of which no
+    group has one: frozen, or not in the model."""
     squares: dict[str, float] = {}
     for group, norm in norms.items():
         if (part := part_of_group(group)) is not None:

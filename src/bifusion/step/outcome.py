@@ -36,7 +36,7 @@ class StepOutcome:
     total: float | None = None
     """Weighted; None where a fault was met before it was whole."""
     grad_norm: dict[str, float | None] = field(default_factory=dict)
-    """By gradient path, before clipping."""
+    """By gradient path, before clipping; 0 where none came, None where the path is frozen."""
     grad_norm_clipped: float | None = None
     fusion: dict[str, Any] = field(default_factory=dict)
     """`observe.record_of` the last batch."""

@@ -65,20 +65,26 @@ def gradient_paths(
     total, weights = finite(outcome.grad_norm.get("total")), weight_sum(state)
     if not total or not weights:
         return
-    seen = bool(finite(outcome.fusion.get("seen_share")))
     for path, part in BY_NAME.items():
         drive, series = gradient_drive(part, state), f"path.{path}"
         norm = finite(outcome.grad_norm.get(path))
-        missing = outcome.grad_norm.get(path) is None
-        if drive == 0 or (norm is None and not missing):
+        if norm is None or drive == 0:
             continue
-        explained = not seen and part.path in ("2d", "fusion")
-        never_there = missing and series not in windows.series
-        if not norm and (explained or never_there):
+        if norm == 0 and _needs_no_gradient(part, outcome, first=series not in windows.series):
             continue
-        windows.push(series, (norm or 0.0) / drive / weights)
-        windows.push(f"share.{path}", (norm or 0.0) / drive / total)
+        windows.push(series, norm / drive / weights)
+        windows.push(f"share.{path}", norm / drive / total)
         yield from _path_findings(path, windows, config)
+
+
+def _needs_no_gradient(part: Part, outcome: StepOutcome, *, first: bool) -> bool:
+    """Whether a path that trains may have none in this step: no view sees a point, or nothing of the
+    fusion is learned yet while α is fixed; `first`: the path has had none in this stage."""
+    if part.path not in ("2d", "fusion"):
+        return False
+    if not finite(outcome.fusion.get("seen_share")):
+        return True
+    return part.path == "fusion" and first and not (outcome.fusion.get("gate") or {}).get("learned")
 
 
 def _path_findings(path: str, windows: Windows, config: RulesConfig) -> Iterator[Finding]:
