@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from bifusion.data.dataset import SceneDataset, with_labels
-from bifusion.training.preconditions import warn_of_data
+from bifusion.runs.run_data import data_of
+from bifusion.training.preconditions import warn_of_data, warn_of_leaks
 from own_classes import make_own_data
 from tiny_runs import tiny_config
 
@@ -31,3 +34,36 @@ def test_what_is_seldom_meant_is_told_before_training(what, tmp_path, caplog):
     assert ("likely in millimetres" in caplog.text) == (what == "in millimetres")
     assert ("nothing is validated" in caplog.text) == (what == "nothing to validate on")
     assert ("no objects are learned" in caplog.text) == (what == "no objects")
+    assert "scenes to" not in caplog.text
+
+
+def test_scenes_that_lack_what_others_have_are_named(tmp_path, caplog):
+    root = make_own_data(tmp_path, train=3, val=2)
+    bare, held_out = sorted(root.glob("train/*"))[1], sorted(root.glob("val/*"))[0]
+    for folder in (bare, held_out):
+        (folder / "segment.npy").unlink()
+        shutil.rmtree(folder / "views", ignore_errors=True)
+    data = with_labels(tiny_config("bifusion_small", root).data)
+    splits = [SceneDataset(data, split, 0, training=split == "train") for split in ("train", "val")]
+    warn_of_data(*splits)
+    assert f"1 of its 3 scenes to train on have no annotation: {bare.name}" in caplog.text
+    assert f"1 of its 2 scenes to validate on have no annotation: {held_out.name}" in caplog.text
+    views = f"1 of its 3 scenes to train on have no views: {bare.name}"
+    assert (views in caplog.text) == any(root.glob("train/*/views"))
+
+
+@pytest.mark.parametrize("as_what", ["room", "elsewhere"])
+def test_scenes_of_both_splits_are_told_before_training(as_what, tmp_path, caplog):
+    root = make_own_data(tmp_path, train=2, val=1)
+    (held_out,) = root.glob("val/*")
+    trained = sorted(root.glob("train/*"))[0]
+    config = tiny_config("oneformer3d_small", root)
+    warn_of_leaks(data_of(config))
+    assert not caplog.text
+    if as_what == "room":  # named alike
+        held_out.rename(held_out.with_name(trained.name))
+    else:  # its points under another name
+        shutil.rmtree(held_out)
+        shutil.copytree(trained, held_out)
+    warn_of_leaks(data_of(config))
+    assert "figures on them say nothing about new scenes" in caplog.text and trained.name in caplog.text

@@ -14,11 +14,12 @@ from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.scene_folder import load_points, segment_file
 from bifusion.data.scene_source import SceneFolders
+from bifusion.datasets.check.doubles import copies_of_training, why_leaking
 from bifusion.datasets.placement import extent_note
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
-from bifusion.runs.run_data import RunData, data_of, read_data
+from bifusion.runs.run_data import SPLITS, RunData, data_of, read_data
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.same_run import check_same_run
 
@@ -70,6 +71,8 @@ def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
         note = extent_note(coord, lambda factor: f"{by} {factor:g}") if finite else None
         if note:
             _logger.warning("%s: %s", scenes.where(scenes.names[0], "coord"), note)
+    _warn_of_parts(scenes, "to train on", views=scenes.read_views)
+    _warn_of_parts(held_out, "to validate on", views=False)
     if not any((scenes.folder / name / "instance.npy").is_file() for name in scenes.names):
         _logger.warning(
             "%s: none of its %d scenes has an instance.npy, so no objects are learned: there will be no "
@@ -83,6 +86,31 @@ def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
             held_out.place,
             len(held_out.names),
         )
+
+
+def _warn_of_parts(scenes: SceneFolders, what: str, *, views: bool) -> None:
+    """Names the scenes without annotation or, if asked, `views`, where others have them."""
+    wanted = {"annotation": scenes.has_labels} | ({"views": scenes.has_views} if views else {})
+    for part, has in wanted.items():
+        without = [name for name in scenes.names if not has(name)]
+        if 0 < len(without) < len(scenes.names):
+            of_all = f"{len(without)} of its {len(scenes.names)} scenes {what} have no {part}"
+            _logger.warning("%s: %s: %s", scenes.place, of_all, listing(without))
+
+
+def warn_of_leaks(data: RunData) -> None:
+    """Says which scenes of validation are scenes of training, by name or, as far as their points' files
+    have sums, by these."""
+    of_split = {
+        split: [name.split("/", 1)[1] for name in data.scenes if name.startswith(f"{split}/")]
+        for split in SPLITS
+    }
+    points = {
+        name: files["coord.npy"].sha256 for name, files in data.scenes.items() if "coord.npy" in files
+    }
+    leaking = why_leaking(of_split["train"], of_split["val"], copies_of_training(points))
+    if leaking:
+        _logger.warning("%s: %s", data.root, leaking)
 
 
 def check_devices(scenes: int, processes: int) -> None:

@@ -45,7 +45,13 @@ from bifusion.training.display import Display
 from bifusion.training.loggers import open_logger
 from bifusion.training.memory import measured, room_for_update
 from bifusion.training.own_parts import check_own_parts
-from bifusion.training.preconditions import check_data, check_devices, check_stages, warn_of_data
+from bifusion.training.preconditions import (
+    check_data,
+    check_devices,
+    check_stages,
+    warn_of_data,
+    warn_of_leaks,
+)
 from bifusion.training.processes import group
 from bifusion.training.processes.agreement import model_facts, require_agreement
 from bifusion.training.processes.watch import Watch
@@ -76,6 +82,7 @@ class Trainer:
         self.val_loader = validation_loader(config, max_views=config.data.max_views)
         if fabric.is_global_zero:
             warn_of_data(self.dataset, self.val_loader.dataset)
+            warn_of_leaks(self.data)
         check_devices(len(self.dataset), fabric.world_size)
         self.batches_per_epoch = len(self.batches.left(0, 0))
         """Of the run; all processes have a share of each."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
+from bifusion.errors import listing
+from bifusion.wording import plural
 
 STEP_M = 0.001
 """Points are compared to the millimetre, in any order."""
@@ -29,6 +31,33 @@ def fingerprint(scene: OpenedScene) -> str | None:
 def room_of(scene: str) -> str:
     """The room that a scan shows: ScanNet's sceneNNNN_00, sceneNNNN_01 … are scans of one room."""
     return re.sub(r"^(scene\d{4})_\d{2}$", r"\1", scene)
+
+
+def why_leaking(train: Iterable[str], validation: Iterable[str], copies: Iterable[str]) -> str | None:
+    """Why figures on the scenes of `validation` say nothing about new ones, or None: by their names some
+    show rooms of `train`, or some are `copies`, as `copies_of_training` tells them."""
+    rooms = set(map(room_of, train))
+    shared = sorted(scene for scene in set(validation) if room_of(scene) in rooms)
+    copies = list(dict.fromkeys(copies))
+    if shared:
+        what = f"{plural(len(shared), 'scene')} used both in training and in validation"
+    elif copies:
+        what = f"{plural(len(copies), 'scene')} of training in validation under another name"
+    else:
+        return None
+    named = listing(shared or copies, 3)
+    return f"{what} ({named}): figures on them say nothing about new scenes."
+
+
+def copies_of_training(points: Mapping[str, str | None]) -> list[str]:
+    """ "val/ONE is train/OTHER" for scenes of the same sum in `points` ("SPLIT/NAME" → sum of the file
+    of points, None where there is none): copies of a folder and links to it have other names."""
+    trained = {sha256: scene for scene, sha256 in points.items() if scene.startswith("train/")}
+    return [
+        f"{scene} is {trained[sha256]}"
+        for scene, sha256 in points.items()
+        if scene.startswith("val/") and sha256 is not None and sha256 in trained
+    ]
 
 
 def doubles(scenes: Sequence[tuple[Path, str | None]]) -> Iterator[tuple[int, Finding]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
 from bifusion.changes import changeable
-from bifusion.datasets.check.doubles import room_of
+from bifusion.datasets.check import doubles
+from bifusion.datasets.check.doubles import copies_of_training
 from bifusion.errors import listing
 from bifusion.labels.label_set import LabelSet, named_differences, require_same_classes
 from bifusion.models.parts import without_tower
@@ -63,21 +65,10 @@ def require_one_set(sets: Sequence[tuple[str, LabelSet]]) -> None:
 def why_leaking(runs: Sequence[Run]) -> str | None:
     """Why figures on the validation scenes of `runs` say nothing about new scenes, or None: some are
     scenes of training."""
-    train = {room_of(scene) for run in runs for scene in run.train_scenes}
-    validation = {scene for run in runs for scene in run.val_scenes}
-    shared = sorted(scene for scene in validation if room_of(scene) in train)
-    if shared:
-        return (
-            f"{plural(len(shared), 'scene')} used both in training and in validation "
-            f"({listing(shared, 3)}): figures on them say nothing about new scenes."
-        )
-    copies = dict.fromkeys(pair for run in runs for pair in _copies(run))
-    if copies:
-        return (
-            f"{plural(len(copies), 'scene')} of training in validation under another name "
-            f"({listing(list(copies), 3)}): figures on them say nothing about new scenes."
-        )
-    return None
+    train = (scene for run in runs for scene in run.train_scenes)
+    validation = (scene for run in runs for scene in run.val_scenes)
+    points = ({scene: sums.get(POINTS) for scene, sums in run.scene_sums.items()} for run in runs)
+    return doubles.why_leaking(train, validation, chain.from_iterable(map(copies_of_training, points)))
 
 
 def why_refused(arms: list[Arm]) -> str | None:
@@ -142,18 +133,6 @@ def _apart(one: Any, other: Any, path: str = "") -> Iterator[str]:
 @cache
 def _of_a_seed() -> frozenset[str]:
     return frozenset((*OF_A_SEED, *changeable(get_recipe("oneformer3d_small"))))
-
-
-def _copies(run: Run) -> list[str]:
-    """Scenes of validation whose points are those of one of training, to the byte: copies of its folder
-    and links to it have other names. As far as both have sums."""
-    points = {scene: sums.get(POINTS) for scene, sums in run.scene_sums.items()}
-    trained = {sha256: scene for scene, sha256 in points.items() if scene.startswith("train/")}
-    return [
-        f"{scene} is {trained[sha256]}"
-        for scene, sha256 in points.items()
-        if scene.startswith("val/") and sha256 is not None and sha256 in trained
-    ]
 
 
 def why_more_than_images(arm: Arm, rival: Arm) -> str | None:
