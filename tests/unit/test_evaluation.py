@@ -12,7 +12,7 @@ from bifusion.errors import InputError
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.instance import average_precision, count_overlaps
 from bifusion.evaluation.panoptic import PanopticQuality
-from bifusion.evaluation.semantic import SemanticConfusion
+from bifusion.evaluation.semantic import SemanticConfusion, one_class_for_all
 from bifusion.labels.label_set import LabelSet
 from bifusion.types import SceneResult, SceneTruth
 
@@ -52,6 +52,20 @@ FIRST, SECOND = [0, 1, 2, 3], [4, 5, 6, 7]
 
 
 # ------------------------------------------------------------------------------------- semantic
+
+
+@pytest.mark.parametrize(
+    ("iou", "told"),
+    [
+        ({"wall": 0.6, "chair": 0.0, "table": NAN}, "no class but wall is ever right, of 2"),
+        ({"wall": 0.0, "chair": 0.0, "table": None}, "no class is ever right, of 2"),
+        ({"wall": 0.6, "chair": 0.01}, None),
+        ({"wall": 0.6, "chair": NAN}, None),
+        ({}, None),
+    ],
+)
+def test_a_model_that_says_one_class_for_all_is_told(iou, told) -> None:
+    assert one_class_for_all(iou) == told
 
 
 def test_semantic_iou_by_hand() -> None:

@@ -64,3 +64,14 @@ def test_versions_and_accepted_changes_are_told(study, tmp_path):
     assert cautions == [VERSIONS, CHANGED]
     for sentence in cautions:
         assert sentence in page and sentence in terminal
+
+
+def test_runs_that_say_one_class_for_all_are_named(tmp_path):
+    folders = [FakeRun(arm, seed=0).write(tmp_path) for arm in ("staged", "naive")]
+    path = folders[1] / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    iou = evaluation["full"]["iou"]
+    evaluation["full"]["iou"] = dict.fromkeys(iou, 0.0) | {"wall": 0.6}
+    path.write_text(json.dumps(evaluation))
+    report = write_report(folders, tmp_path / "out", room_views=False)
+    assert report.cautions == [f"In 1 run no class but wall is ever right, of {len(iou)}: naive-seed0."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ def ratio_or_nan(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """Element-wise quotient in float64, NaN where the denominator is 0."""
     quotient = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) > 0)
+
+
+def one_class_for_all(iou: Mapping[str, float | None]) -> str | None:
+    """What is to be said of a model that is right in one class alone, or in none, where there are more:
+    its mean IoU only tells how often that class comes. `iou`: class → IoU; None or NaN: not there."""
+    present = {name: value for name, value in iou.items() if value is not None and value == value}
+    right = [name for name, value in present.items() if value > 0]
+    if len(present) < 2 or len(right) > 1:
+        return None
+    return f"no class{''.join(f' but {name}' for name in right)} is ever right, of {len(present)}"
 
 
 class SemanticConfusion:

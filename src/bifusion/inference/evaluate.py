@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
 from bifusion.errors import InputError
 from bifusion.evaluation.point_figures import PointFigures
+from bifusion.evaluation.semantic import one_class_for_all
 from bifusion.inference.device import autocast_dtype, usable_device
 from bifusion.inference.export import point_segments
 from bifusion.models.folding import for_inference
@@ -32,6 +34,8 @@ from bifusion.training.processes.watch import Watch
 from bifusion.training.validation import Validation, validate, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction
 from bifusion.untrusted.json_text import read_json
+
+_logger = logging.getLogger(__name__)
 
 
 @as_torch_starts()
@@ -126,6 +130,8 @@ def _evaluate(
         if target == folder.evaluation:
             write_predictions(folder, config, full)
         write_json(target, evaluation)  # last: a run that has it counts as evaluated
+        if told := one_class_for_all(full.metrics["iou"]):
+            _logger.warning("%s: %s: it has learned next to nothing (yet)", folder.root, told)
     group.barrier()
     return evaluation
 
