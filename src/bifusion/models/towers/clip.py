@@ -30,6 +30,7 @@ from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.libraries import library
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.tower import DEPTH_UNIT_M, TowerConfig
+from bifusion.models.towers.weight_files import is_file
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -243,7 +244,7 @@ class ClipEncoder(DenseTower):
         own = self.state_dict()
         own.pop("conv1_depth.weight", None)
         self.load_state_dict(fit_tensors(own, tower, path, architecture), strict=False)
-        source = str(path) if str(path) == pretrained else f"open_clip tag {pretrained!r} ({path.name})"
+        source = str(path) if is_file(pretrained) else f"open_clip tag {pretrained!r} ({path.name})"
         return f"{source}: {note}" if note else source
 
 
