@@ -76,7 +76,7 @@ class Probe:
         trainer.progress.step = site.step
         trainer.progress.epoch, trainer.progress.batch = divmod(site.step, STEPS_PER_EPOCH)
         self.state = trainer.timeline.at(site.step / STEPS_PER_EPOCH)
-        freeze_outside_stage(trainer.groups, self.state)
+        freeze_outside_stage(trainer.take_step.may_train, self.state)
         self.batch = trainer.batches.of_step(trainer.progress.epoch, trainer.progress.batch)[0]
         self.healthy = copy.deepcopy(trainer.model.state_dict())
         trainer.model.train()

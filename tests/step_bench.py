@@ -23,7 +23,7 @@ class Bench:
         self.model, self.optimizer = self.trainer.model.train(), self.trainer.optimizer
         self.batch = self.trainer.batches.of_step(0, 0)[0]
         self.state = self.trainer.timeline.at(epoch)
-        freeze_outside_stage(self.trainer.groups, self.state)
+        freeze_outside_stage(self.trainer.take_step.may_train, self.state)
         self.rates = set_rates(self.optimizer, config.optim, self.trainer.base_rates, self.state, 0, 10)
         self.trainer.response.keep_healthy(0)
         assert self.step().event is None

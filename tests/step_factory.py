@@ -45,7 +45,7 @@ def tiny_step(
     stepper = make_stepper(config, fabric, model)
     groups, optimizer = stepper.groups, stepper.optimizer.optimizer
     state = Timeline(config.stages, config.trainer.epochs).at(time)
-    freeze_outside_stage(groups, state)
+    freeze_outside_stage(stepper.may_train, state)
     rates = set_rates(optimizer, config.optim, group_rates(config.optim, list(groups)), state, 5, 100)
     model.train()
     dataset = SceneDataset(config.data, "train", config.seed, training=True)

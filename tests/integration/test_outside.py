@@ -13,8 +13,10 @@ import torch
 from bifusion import cli, plugins
 from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
+from bifusion.models.build import build_model
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.recipes import get_recipe
+from bifusion.runs.checkpoint import load_training_state
 from bifusion.runs.trained_model import load_model
 from bifusion.training.train import train
 from outside_rooms import make_own_rooms
@@ -94,6 +96,28 @@ def test_an_interrupted_run_goes_on_to_the_bit(run, rooms, tmp_path):
         assert any(name.startswith(part) for name in whole), part
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_an_author_froze_stays_as_it_is(rooms, tmp_path):
+    config = get_recipe(RECIPE)
+    config.data.root, config.model.unet.function = rooms, "my_rooms.networks:frozen_stem"
+    plugins.allow("my_rooms")
+    built = build_model(config.model, config.seed, config.labels).state_dict()
+    status = train(config, tmp_path / "run", on_epoch=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert status.state == "interrupted" and status.epochs_done == 1
+    assert train(config, tmp_path / "run", resume=True).state == "completed"
+    trained = load_model(tmp_path / "run")[0].state_dict()
+    moved = {name for name in built if name.startswith("unet.") and not built[name].equal(trained[name])}
+    assert "unet.first.weight" not in moved and "unet.second.weight" in moved
+    # where it lies among the optimiser's parameters does not depend on what is frozen
+    state = load_training_state(tmp_path / "run/checkpoints/last")["optimizer"]
+    counted = sum(len(part["params"]) for part in state["param_groups"])
+    assert len(state["state"]) == counted - 1 and counted == len(list(_parameters(config)))
+    assert _steps(tmp_path / "run")[-1]["grad_norm"]["backbone"] > 0
+
+
+def _parameters(config):
+    return build_model(config.model, config.seed, config.labels).parameters()
 
 
 def test_wrong_maps_and_misspelt_weights_end_the_run_as_it_starts(rooms, tmp_path):

@@ -28,6 +28,14 @@ class TwoLayers(Backbone):
         return self.second(x.replace(self.norm(x.feats, relu=True))).feats
 
 
+class FrozenStem(TwoLayers):
+    """A first layer that stays as it is, as a pretrained one might."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels)
+        self.first.requires_grad_(False)
+
+
 class Mixing(TwoLayers):
     """A mistake: subtracts the mean of all scenes."""
 
@@ -117,6 +125,10 @@ class Reading(TwoLayers):
 
 def two_layers(in_channels: int) -> Backbone:
     return TwoLayers(in_channels)
+
+
+def frozen_stem(in_channels: int) -> Backbone:
+    return FrozenStem(in_channels)
 
 
 def no_network(in_channels: int) -> nn.Module:

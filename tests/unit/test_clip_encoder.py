@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+from pytest import approx
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import untrained_runs
 from bifusion.errors import InputError
-from bifusion.models.towers.clip import ClipConfig, ClipEncoder
+from bifusion.inference import word_tower
+from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD, ClipConfig, ClipEncoder
+from bifusion.models.towers.clip_architecture import image_tower_size
 from bifusion.models.towers.position_grid import resize_positions
+from bifusion.models.towers.view_cache import tower_key
+from bifusion.training.train import train
 from bifusion.types import BatchView
 from clip_files import as_transformers, normalized, open_clip_tower, small_config, visual_state
 from clip_files import save_image_tower as saved
@@ -35,7 +45,6 @@ def tokens_before_ln_post(tower: nn.Module, images: Tensor) -> Tensor:
 @torch.no_grad()
 def test_full_tower_equals_open_clip(tmp_path: Path) -> None:
     """ViT-B/16 with QuickGELU, all 12 blocks, square 224: the tokens before ln_post agree."""
-    import open_clip
     from open_clip.model import _build_vision_tower
 
     torch.manual_seed(0)
@@ -311,3 +320,83 @@ def test_case_clip_from_transformers(cases: Path, tmp_path: Path, monkeypatch) -
     stored, at = load_file("model.safetensors"), "vision_model.encoder.layers.5.self_attn."
     joined = torch.cat([stored[f"{at}{letter}_proj.weight"] for letter in "qkv"])
     assert torch.equal(ours["blocks.5.attn.in_proj_weight"], joined)
+
+
+def accepted() -> list[tuple[str, str]]:
+    """Every architecture of open_clip's table that a tower can be, with its tags."""
+    found = []
+    for architecture in open_clip.list_models():
+        with suppress(InputError):
+            image_tower_size(architecture)
+            tags = open_clip.list_pretrained_tags_by_model(architecture)
+            found += [(architecture, tag) for tag in tags]
+    return found
+
+
+def numbers(config: ClipConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    with torch.device("meta"):
+        tower = ClipEncoder(replace(config, blocks=1))
+    return tuple(tower.mean.flatten().tolist()), tuple(tower.std.flatten().tolist())
+
+
+def test_images_are_normalised_as_the_table_says_of_every_tag() -> None:
+    others = set()
+    for architecture, tag in accepted():
+        table = open_clip.get_pretrained_cfg(architecture, tag)
+        config = ClipConfig(architecture).with_weights(tag)
+        assert numbers(config) == (approx(table["mean"]), approx(table["std"])), (architecture, tag)
+        config.check_weights()
+        loaded = config.with_weights(None)  # as a checkpoint is, which brings its weights
+        assert numbers(loaded) == numbers(config)
+        if numbers(config)[0] != approx(CLIP_MEAN):
+            others.add((architecture, tag))
+            with pytest.raises(InputError, match="--model.tower.mean 0.5 0.5 0.5 --model.tower.std 0.5"):
+                ClipConfig(architecture, tag).check_weights()
+    assert others == {("ViT-L-14", "laion2b_s32b_b82k")}
+
+
+def test_images_are_normalised_as_the_file_beside_says(tmp_path: Path) -> None:
+    path, beside = saved(open_clip_tower(), tmp_path), tmp_path / "open_clip_config.json"
+    config = small_config(pretrained=path)
+    plain = ClipEncoder(config)
+    for said in ({}, {"preprocess_cfg": {}}, {"preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}):
+        beside.write_text(json.dumps(said))
+        assert config.with_weights(path) == config
+    beside.write_text(json.dumps({"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    with pytest.warns(UserWarning, match="normalised by mean 0.5 0.5 0.5, std 0.25 0.25 0.25"):
+        assert torch.equal(ClipEncoder(config).mean, plain.mean)
+    tower = config.with_weights(path).build()
+    assert "mean (0.5, 0.5, 0.5), std (0.25, 0.25, 0.25)" in tower.describe()
+    assert "images of mean" not in plain.describe()
+    images, depth_m = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
+    as_read = (images - 0.5) / 0.25 * plain.std + plain.mean
+    assert torch.allclose(tower(images, depth_m), plain(as_read, depth_m), atol=1e-5)
+    assert tower_key(tower, "") != tower_key(plain, "")  # kept maps are told apart
+    for wrong in ([0.5, 0.5], [0.5, 0.5, "x"], [0.5, 0.5, 0], 0.5, None):
+        beside.write_text(json.dumps({"preprocess_cfg": {"mean": [0.5] * 3, "std": wrong}}))
+        with pytest.raises(InputError, match="open_clip_config.json .*expected three numbers each"):
+            config.with_weights(path)
+
+
+def test_a_run_does_not_begin_with_weights_trained_otherwise(tmp_path: Path) -> None:
+    path = saved(open_clip_tower(), tmp_path)
+    told = {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    config = untrained_runs.bifusion()
+    config.data.patch_size = 8
+    config.model = config.model.with_tower(small_config(pretrained=path))
+    with pytest.raises(InputError, match="--model.tower.mean 0.5 0.5 0.5 --model.tower.std 0.5 0.5 0.5"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_are_looked_for_in_images_normalised_as_the_tag_was_trained(monkeypatch) -> None:
+    built = []
+    monkeypatch.setattr(word_tower, "ClipEncoder", lambda config: built.append(config) or nn.Identity())
+    monkeypatch.setattr(word_tower, "TextTower", lambda *_: nn.Identity())
+    monkeypatch.setattr(word_tower, "locate_weights", lambda *_: Path("there.pt"))
+    for architecture in ("ViT-L-14", "ViT-B-16"):
+        word_tower.load_word_tower(architecture)
+    assert [config.pretrained for config in built] == ["laion2b_s32b_b82k", "laion2b_s34b_b88k"]
+    assert [config.mean for config in built] == [(0.5, 0.5, 0.5), CLIP_MEAN]
+    assert [config.std for config in built] == [(0.5, 0.5, 0.5), CLIP_STD]

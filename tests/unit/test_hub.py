@@ -18,6 +18,7 @@ import bifusion as package
 import untrained_runs
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.unet import UNetConfig
 from bifusion.official.hub import pulled, push
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
@@ -30,6 +31,7 @@ from bifusion.runs.run_folder import RunStatus
 from bifusion.storage.cache import VARIABLE as CACHE
 from bifusion.storage.files import DiskFullError
 from bifusion.storage.json_files import write_json
+from clip_files import write_color_clip
 from documents import ROOT
 from scene_factory import make_tiny_scene
 from tiny_runs import make_tiny_data
@@ -84,6 +86,27 @@ def test_no_path_of_the_machine_leaves_it(hub: Path, run: Path):
     assert {path.name for path in (hub / NAME).iterdir()} == {
         "model.safetensors", "config.json", "run.json", "evaluation.json", "sums.json", "README.md",
     }  # fmt: skip
+
+
+def test_no_path_of_a_tower_s_files_leaves_it(hub: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = untrained_runs.bifusion()
+    architecture, weights = write_color_clip(tmp_path / "home/ada")
+    config.data.patch_size = 8
+    config.model.tower = ClipConfig(str(architecture), f"./{weights.relative_to(tmp_path)}", blocks=1)
+    told = build_model(config.model, 0, config.labels).describe_tower()
+    assert "home/ada/color_clip.safetensors" in told and "home/ada/color_clip.json" in told
+    run = untrained_runs.save_run(tmp_path / "runs/own", config)
+    write_json(run / "config.json", {"tower": told})
+    push(run, NAME, licence="other")
+    for path in (hub / NAME).rglob("*"):
+        assert b"home/ada" not in path.read_bytes(), path.name
+    card = (hub / NAME / CARD).read_text()
+    assert "image tower color_clip.json, " in card and "weights: color_clip.safetensors" in card
+    with pytest.raises(InputError, match="color_clip.json"):
+        package.load(f"hf://{NAME}")
+    shutil.copy(architecture, tmp_path)
+    package.load(f"hf://{NAME}")
 
 
 def test_the_card_says_what_was_measured(hub: Path, run: Path):

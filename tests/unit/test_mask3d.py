@@ -12,7 +12,13 @@ from bifusion.labels.sets import SCANNET20
 from bifusion.losses.criterion import Criterion
 from bifusion.models.mask3d import Mask3D, Mask3DConfig
 from bifusion.models.mask_decoder import FourierCode, MaskDecoderConfig, furthest_voxels
-from bifusion.models.pyramid_geometry import level_sizes, scene_levels, superpoint_of_voxel
+from bifusion.models.pooling import pool_superpoints
+from bifusion.models.pyramid_geometry import (
+    is_first_of_voxel,
+    level_sizes,
+    scene_levels,
+    superpoint_of_voxel,
+)
 from bifusion.models.unet import UNetConfig
 from bifusion.recipes.mask3d import OFFICIAL_WEIGHTS, mask3d_criterion
 from bifusion.sparse.tensor import SparseTensor
@@ -191,6 +197,21 @@ def test_a_voxel_has_the_superpoint_of_its_first_point():
     batch.point_to_voxel = torch.tensor([1, 0, 1, 0])
     batch.voxel_coords = batch.voxel_coords[:2]
     assert superpoint_of_voxel(batch).tolist() == [0, 1]
+
+
+def test_masks_count_voxels_and_where_a_superpoint_has_none_its_points():
+    """Voxel 0 has two points of superpoint 0 and one of 2, voxel 1 one of 0 and one of 2, voxel 2 one of
+    1: of superpoint 2 no point is the first of its voxel."""
+    batch = batch_of_superpoints([torch.tensor([0, 0, 2, 0, 2, 1, 2])], channels=1)
+    batch.point_to_voxel = torch.tensor([0, 0, 0, 1, 1, 2, 1])
+    batch.voxel_coords = batch.voxel_coords[:3]
+    first = is_first_of_voxel(batch)
+    assert first.tolist() == [True, False, False, True, False, True, False]
+    rows = torch.tensor([[1.0], [4.0], [7.0]], requires_grad=True)
+    pooled = pool_superpoints(rows, batch, first)
+    assert pooled[:, 0].tolist() == [2.5, 7.0, 3.0]
+    pooled.sum().backward()
+    torch.testing.assert_close(rows.grad[:, 0], torch.tensor([1 / 2 + 1 / 3, 1 / 2 + 2 / 3, 1.0]))
 
 
 # ------------------------------------------------------------------------------------- configuration

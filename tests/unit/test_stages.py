@@ -68,6 +68,11 @@ def test_instance_losses_can_come_in_behind_the_semantic_one():
     start, end = late.at(0).weights, late.at_end(21).weights
     assert start["semantic"] == 1.0 and start["mask_bce"] == start["score"] == 0
     assert {term: end[term] for term in LOSS_WEIGHTS} == LOSS_WEIGHTS
+    usual = get_recipe("bifusion_small").stages.stages
+    for stage, base in zip(late.stages, usual, strict=True):
+        assert stage.weights["score"] == base.weights["score"], "scores came last already"
+        for term, ramp in base.weights.items():
+            assert stage.weights[term].end >= ramp.end and stage.weights[term].begin >= ramp.begin
 
 
 def test_losses_pull_on_the_shared_features_in_s4s_proportions():

@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,15 @@ from bifusion.models.build import build_model
 from bifusion.models.towers.clip import ClipConfig, ClipEncoder
 from bifusion.models.towers.code_of import code_of
 from bifusion.models.towers.dense import DenseTower
-from bifusion.models.towers.view_cache import ViewCache, bytes_under, tower_key, view_key
+from bifusion.models.towers.view_cache import (
+    TOLD_EVERY_S,
+    UNCOUNTED,
+    ViewCache,
+    _arithmetic,
+    bytes_under,
+    tower_key,
+    view_key,
+)
 from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.training.tower_cache import attach_view_cache
@@ -217,17 +226,56 @@ def test_entries_of_other_towers_make_room(tmp_path) -> None:
     assert tower.cache.misses == 3
 
 
+def test_the_tower_that_was_used_last_is_kept(tmp_path) -> None:
+    """Reading an entry counts as use."""
+    for seed in (0, 1):
+        ViewCache(tmp_path, GB).get(frozen_tower(seed), view(0), lambda: torch.zeros(1000))
+        _grow_older(tmp_path)
+    late = ViewCache(tmp_path, 2 * 5000)
+    found = ViewCache(tmp_path, GB)
+    found._used[tmp_path / _key(0)] = time.time() - 2 * TOLD_EVERY_S  # as it does after each minute
+    found.get(frozen_tower(0), view(0), lambda: pytest.fail("computed"))
+    _grow_older(tmp_path)
+    late.get(frozen_tower(2), view(0), lambda: torch.zeros(1000))
+    assert {path.name for path in tmp_path.iterdir()} == {_key(0), _key(2)}
+
+
+def _key(seed: int) -> str:
+    return tower_key(frozen_tower(seed), _arithmetic(torch.device("cpu")))
+
+
+def _grow_older(folder: Path) -> None:
+    """All that was written until now."""
+    for path in folder.iterdir():
+        os.utime(path, (path.stat().st_mtime - 100,) * 2)
+
+
+def test_runs_side_by_side_keep_to_the_limit_and_to_their_own(tmp_path) -> None:
+    one = 4000 + 80  # with its header
+    caches = [ViewCache(tmp_path, 40 * one) for _ in range(2)]
+    for number in range(30):
+        for seed, cache in enumerate(caches):
+            cache.get(frozen_tower(seed), view(number), lambda: torch.zeros(1000))
+    assert 38 * one <= bytes_under(tmp_path) <= 40 * one * (1 + 2 * UNCOUNTED)
+    again = [cache.hits for cache in caches]
+    for seed, cache in enumerate(caches):
+        for number in range(30):
+            cache.get(frozen_tower(seed), view(number), lambda: torch.zeros(1000))
+    assert sum(cache.hits for cache in caches) - sum(again) >= 38
+
+
 def test_others_may_make_room_at_the_same_time(tmp_path, monkeypatch) -> None:
     """Runs side by side share the folder, and who wants the room may delete it at any time."""
     of_other = ViewCache(tmp_path, GB)
     other, tower = frozen_tower(1), frozen_tower()
     for number in range(2):
         of_other.get(other, view(number), lambda: torch.zeros(1000))
+    (theirs,) = tmp_path.iterdir()
     stat = Path.stat
 
     def too_late(path: Path, **options: Any) -> os.stat_result:
-        if tmp_path in path.parents:
-            shutil.rmtree(tmp_path / path.relative_to(tmp_path).parts[0], ignore_errors=True)
+        if path == theirs or theirs in path.parents:
+            shutil.rmtree(theirs, ignore_errors=True)
         return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", too_late)

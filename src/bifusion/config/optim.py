@@ -143,8 +143,13 @@ def set_rates(
     return rates
 
 
+def may_train(groups: dict[str, list[nn.Parameter]]) -> dict[str, list[nn.Parameter]]:
+    """What whoever made a model, just built, did not freeze; for `freeze_outside_stage`."""
+    return {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
+
+
 def freeze_outside_stage(groups: dict[str, list[nn.Parameter]], state: StageState) -> None:
-    """Lets only the stage's groups require gradients.
+    """Lets only the stage's groups require gradients, of `groups` that `may_train`.
 
     A frozen parameter has no gradient at all, so that AdamW passes it by: neither its moments nor
     weight decay touch it.

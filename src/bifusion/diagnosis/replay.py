@@ -110,7 +110,7 @@ def stepper_of(bundle: Bundle) -> tuple[Stepper, StageState]:
     for name, moments in bundle.optimizer.items():
         optimizer.state[parameters[name]] = dict(moments)
     state = Timeline(config.stages, config.trainer.epochs).at(bundle.inputs.time)
-    freeze_outside_stage(stepper.groups, state)
+    freeze_outside_stage(stepper.may_train, state)
     _restore_scaler(bundle, stepper)
     return stepper, state
 

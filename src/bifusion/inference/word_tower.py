@@ -76,9 +76,10 @@ def load_word_tower(
         raise InputError(f"form: found {form!r}; expected one of {', '.join(get_args(Form))}")
     device = usable_device(device)
     with _named_as_here():
-        file = _weights_file(architecture, weights)
+        asked = _weights(architecture, weights)
+        file = locate_weights(architecture, asked, image_tower_size(architecture).quick_gelu)
         text = TextTower(architecture, file)
-        image = _image_tower(architecture, file, dense=form, register_neurons=tuple(register_neurons))
+        image = _image_tower(architecture, asked, dense=form, register_neurons=tuple(register_neurons))
     return WordTower(image.to(device), text.eval().to(device))
 
 
@@ -96,23 +97,23 @@ def scene_register_neurons(
     `load_word_tower`. InputError as there, and where no view has an outlier."""
     device = usable_device(None)
     with _named_as_here():
-        tower = _image_tower(architecture, _weights_file(architecture, weights)).to(device)
+        tower = _image_tower(architecture, _weights(architecture, weights)).to(device)
         seen = (move_tensors(view, device) for view in views)
         tokens = (tower.tokens(view.image[None], view.image_depth_m[None]) for view in seen)
         return find_register_neurons(tower.blocks, tokens, count=count)
 
 
-def _weights_file(architecture: str, weights: str | Path | None) -> Path:
-    quick_gelu = image_tower_size(architecture).quick_gelu
-    tag = default_tag(architecture, quick_gelu) if weights is None else str(weights)
-    return locate_weights(architecture, tag, quick_gelu)
+def _weights(architecture: str, weights: str | Path | None) -> str:
+    """The file or tag that is asked for."""
+    size = image_tower_size(architecture)
+    return default_tag(architecture, size.quick_gelu) if weights is None else str(weights)
 
 
-def _image_tower(architecture: str, file: Path, **dense: Any) -> ClipEncoder:
-    """All blocks, without a depth channel, frozen."""
+def _image_tower(architecture: str, weights: str, **dense: Any) -> ClipEncoder:
+    """All blocks, without a depth channel, frozen; images are normalised as the weights were trained."""
     blocks = image_tower_size(architecture).layers
-    config = ClipConfig(architecture, str(file), blocks, depth_channel=False, **dense)
-    return ClipEncoder(config).eval().requires_grad_(False)
+    config = ClipConfig(architecture, blocks=blocks, depth_channel=False, **dense)
+    return ClipEncoder(config.with_weights(weights)).eval().requires_grad_(False)
 
 
 def default_tag(architecture: str, quick_gelu: bool) -> str:

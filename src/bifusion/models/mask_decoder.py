@@ -19,7 +19,13 @@ from torch.nn import functional as F
 from bifusion.bounds import Layers, MultipleOf, PositiveInt, Share, Width
 from bifusion.errors import InputError
 from bifusion.models.pooling import pool_superpoints
-from bifusion.models.pyramid_geometry import LevelSize, SceneLevel, level_sizes, scene_levels
+from bifusion.models.pyramid_geometry import (
+    LevelSize,
+    SceneLevel,
+    is_first_of_voxel,
+    level_sizes,
+    scene_levels,
+)
 from bifusion.models.query_decoder import attention_mask
 from bifusion.models.rows import by_blocks
 from bifusion.rng import numpy_rng, torch_rng
@@ -184,11 +190,13 @@ class MaskDecoder(nn.Module):
 
         Returns a `Prediction` with one layer before each refinement and one after the last, 13 in
         the published sizes, without semantic head; its superpoint features are the mask features.
-        Mask logits are dot products with the mean mask feature of the points of a superpoint; a
-        voxel has those of its first point's superpoint. Positions are the augmented ones where the
-        batch has them, as official, so that the code turns with the scene.
+        A voxel is of its first point's superpoint: mask logits are dot products with the mean mask
+        feature of the voxels of a superpoint (of its points where it has no voxel), and a voxel has
+        those of its superpoint. Positions are the augmented ones where the batch has them, as
+        official, so that the code turns with the scene.
         """
-        superpoint_features = pool_superpoints(self.mask_features(pyramid[-1].feats), batch)
+        mask_features = self.mask_features(pyramid[-1].feats)
+        superpoint_features = pool_superpoints(mask_features, batch, is_first_of_voxel(batch))
         position_m = batch.voxel_position_m
         if batch.voxel_augmented_m is not None:
             position_m = batch.voxel_augmented_m

@@ -9,12 +9,13 @@ from torch import Tensor
 from bifusion.types import Batch
 
 
-def pool_superpoints(voxel_feats: Tensor, batch: Batch) -> Tensor:
+def pool_superpoints(voxel_feats: Tensor, batch: Batch, counted: Tensor | None = None) -> Tensor:
     """Mean of `voxel_feats` (M, D) over the *points* of each superpoint: (S, D).
 
     Points and not voxels are counted, as in OneFormer3D: a voxel with many points of a superpoint
-    weighs more than one that only touches it. Sums run in at least float32, so half precision
-    features keep their accuracy; the result has that type.
+    weighs more than one that only touches it. Of the points only those `counted` (N,) bool, where a
+    superpoint has such; None: all. Sums run in at least float32, so half precision features keep their
+    accuracy; the result has that type.
     """
     superpoint = batch.point_to_superpoint
     ordered, order = torch.sort(superpoint, stable=True)
@@ -24,7 +25,14 @@ def pool_superpoints(voxel_feats: Tensor, batch: Batch) -> Tensor:
     numbers = torch.arange(batch.num_superpoints, device=ordered.device)
     ends = torch.searchsorted(ordered, numbers, right=True)
     counts = ends.diff(prepend=ends.new_zeros(1))
+    starts, weight = ends - counts, None
     voxel_feats = voxel_feats.to(torch.promote_types(voxel_feats.dtype, torch.float32))
+    if counted is not None:
+        counted = counted.index_select(0, order)
+        before = F.pad(counted.cumsum(0), (1, 0))
+        own = before.index_select(0, ends) - before.index_select(0, starts)
+        counts = torch.where(own > 0, own, counts)
+        weight = (counted | (own == 0).index_select(0, ordered)).to(voxel_feats.dtype)
     # a bag of voxel rows a superpoint: no (N, D) copy of the features of all points is ever made
-    sums = F.embedding_bag(voxel, voxel_feats, ends - counts, mode="sum")
+    sums = F.embedding_bag(voxel, voxel_feats, starts, mode="sum", per_sample_weights=weight)
     return sums / counts.clamp(min=1)[:, None]

@@ -60,10 +60,21 @@ class SceneLevel:
 @torch.no_grad()
 def superpoint_of_voxel(batch: Batch) -> Tensor:
     """(M,) int64 superpoint, over the batch, of the first point of each voxel."""
+    return batch.point_to_superpoint.index_select(0, _first_points(batch))
+
+
+@torch.no_grad()
+def is_first_of_voxel(batch: Batch) -> Tensor:
+    """(N,) bool: the first point of each voxel, the one that it stands for in official code."""
+    points = torch.arange(len(batch.point_to_voxel), device=batch.point_to_voxel.device)
+    return _first_points(batch).index_select(0, batch.point_to_voxel) == points
+
+
+def _first_points(batch: Batch) -> Tensor:
+    """(M,) int64 first point of each voxel."""
     points = torch.arange(len(batch.point_to_voxel), device=batch.point_to_voxel.device)
     first = points.new_full((len(batch.voxel_coords),), len(points))
-    first = first.scatter_reduce(0, batch.point_to_voxel, points, "amin")
-    return batch.point_to_superpoint.index_select(0, first)
+    return first.scatter_reduce(0, batch.point_to_voxel, points, "amin")
 
 
 @torch.no_grad()

@@ -79,9 +79,12 @@ def push(run: Path, name: str, *, licence: str, private: bool = False) -> str:
 
 def _fill(folder: Path, run: Path, checkpoint: Path, name: str, licence: str) -> None:
     shutil.copyfile(checkpoint / WEIGHTS, folder / WEIGHTS)
-    config = _without_paths(load_config(checkpoint / CONFIG))
+    stored = load_config(checkpoint / CONFIG)
+    config = _without_paths(stored)
     save_config(config, folder / CONFIG)
     described = {key: value for key, value in _read(run / CONFIG).items() if key != "config"}
+    if isinstance(described.get("tower"), str):
+        described["tower"] = _named(described["tower"], _tower_files(stored))
     evaluation = _read(run / EVALUATION)
     write_json(folder / DESCRIPTION, described)
     write_json(folder / EVALUATION, evaluation)
@@ -108,12 +111,26 @@ def _without_paths(config: Config) -> Config:
     )
     data = dataclasses.replace(config.data, root=Path(Path(config.data.root).name))
     changed = dataclasses.replace(config, trainer=trainer, data=data)
-    tower = getattr(changed.model, "tower", None)
-    given = getattr(tower, "pretrained", None)
-    if tower is not None and given is not None and Path(given).name != str(given):
-        named = dataclasses.replace(tower, pretrained=Path(given).name)
-        changed.model = dataclasses.replace(changed.model, tower=named)
+    tower, files = config.model.image_tower, _tower_files(config)
+    if tower is not None and files:
+        named = dataclasses.replace(tower, **{field: Path(given).name for field, given in files.items()})
+        changed.model = changed.model.with_tower(named)
     return changed
+
+
+def _tower_files(config: Config) -> dict[str, str]:
+    """The fields of the image tower that name a file in a folder: weights, an architecture."""
+    tower = config.model.image_tower
+    given = {field: getattr(tower, field, None) for field in ("pretrained", "architecture")}
+    return {field: text for field, text in given.items() if text and Path(text).name != text}
+
+
+def _named(line: str, files: dict[str, str]) -> str:
+    """What a tower says of itself with its files' names in place of their paths."""
+    for given in files.values():
+        for path in (given, str(Path(given))):  # towers say it as given, or without "./" and "//"
+            line = line.replace(path, Path(given).name)
+    return line
 
 
 def pulled(path: Path, say: Callable[[str], None] = _logger.info) -> Path:

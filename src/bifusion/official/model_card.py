@@ -65,8 +65,23 @@ def _header(shared: Shared) -> str:
 
 
 def _needs(config: Config) -> str:
-    """The code that makes parts of the model, which is not shared; empty where all of it is ours."""
-    made = config.model.outside_parts
+    """What the model cannot be made without and is not shared; empty where there is nothing."""
+    parts = [_architecture_file(config), _outside_code(config.model.outside_parts)]
+    told = [part for part in parts if part]
+    return "\n".join(["## Needs", *told]) + "\n" if told else ""
+
+
+def _architecture_file(config: Config) -> str:
+    """Of an image tower that no table has."""
+    name = str(getattr(config.model.image_tower, "architecture", ""))
+    if not name.endswith(".json"):
+        return ""
+    return (
+        f"The architecture of its image tower, `{name}`: a file that lies in the folder it is loaded in."
+    )
+
+
+def _outside_code(made: dict[str, str]) -> str:
     if not made:
         return ""
     modules = (name.partition(":")[0] for name in made.values())
@@ -76,7 +91,7 @@ def _needs(config: Config) -> str:
         f"Parts of the model are code that is not here. Without {packages} installed, and named as "
         f"trusted (`BIFUSION_PLUGINS={packages.replace(' ', '')}`), it cannot be loaded."
     )
-    return "\n".join(["## Needs", told, *lines]) + "\n"
+    return "\n".join([told, *lines])
 
 
 def _data(shared: Shared, sources: list[str]) -> str:

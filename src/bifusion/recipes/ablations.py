@@ -120,9 +120,10 @@ def _sudden_losses(stage: Stage) -> Stage:
 
 
 def _late_instances(stage: Stage) -> Stage:
-    """In a stage without images the instance terms ramp in behind the semantic one (S5)."""
+    """In a stage without images the instance terms ramp in behind the semantic one (S5), none sooner
+    than it did."""
     ramps = {
-        term: dataclasses.replace(ramp, begin=0.1, end=0.5)
+        term: dataclasses.replace(ramp, begin=max(ramp.begin, 0.1), end=max(ramp.end, 0.5))
         for term, ramp in stage.weights.items()
         if term in S4_WEIGHTS and term != "semantic"
     }

@@ -42,8 +42,10 @@ def mask3d_scannet20() -> Config:
     """Mask3D as published for ScanNet, `scannet_val.sh` and `conf/`.
 
     What differs: a superpoint belongs to the instance of most of its points (there: to every
-    instance that has a point in it); voxels carry the mean of their points (there: one of them);
-    the class loss is averaged scene by scene; its cycling of AdamW's first moment is left out.
+    instance that has a point in it); voxels carry the mean of their points' colours and lie, for
+    the position code and for DBSCAN, at the mean of their positions (there: one of them);
+    the class loss is averaged scene by scene; its cycling of AdamW's first moment is left out;
+    upsampling convolutions start from weights scaled by input channels (there: by output channels).
     """
     data = scannet200_data("scannet20", max_views=0)
     return Config(

@@ -18,7 +18,8 @@ from bifusion.sparse.tensor import SparseTensor
 
 
 class _Conv3d(nn.Module):
-    """Weights of a sparse convolution, initialised as spconv and MinkowskiEngine do: ±1/√(k³·in)."""
+    """Weights of a sparse convolution, initialised as spconv does: ±1/√(k³·in); MinkowskiEngine takes
+    the output channels in its transposed convolutions."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = False

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
+from bifusion.config.optim import may_train
 from bifusion.config.stages import StageState
 from bifusion.losses.criterion import Criterion
 from bifusion.losses.matcher import NonFiniteCostError
@@ -59,6 +60,8 @@ class Stepper:
         how a GPU multiplies float32."""
         self.fabric, self.model, self.optimizer = fabric, model, optimizer
         self.criterion, self.groups, self.guard, self.clipping = criterion, groups, guard, clipping
+        self.may_train = may_train(groups)
+        """Of the groups, what no stage unfreezes left out."""
         self.processes = Processes(fabric, model.module, shared_norms=shared_norms)
         self._matmul: Matmul = matmul
         self._statistics = Statistics(model.module, groups)

@@ -125,12 +125,15 @@ def check_devices(scenes: int, processes: int) -> None:
 def check_folder(
     folder: RunFolder, config: Config, resume: bool, *, accept: bool = False, read: bool = False
 ) -> RunData:
-    """The data to train on; InputError if the folder holds a run that must not be mixed with this one.
+    """The data to train on; InputError if the folder holds a run that must not be mixed with this one,
+    or a run that begins has an image tower whose weights are not there or do not belong to it.
 
     `accept`: scenes and versions may be others. `read`: every byte of the data is, and damage refused.
     """
     saved = folder.checkpoints.is_dir() and any(folder.checkpoints.glob("[!.]*"))
     if not (folder.steps.exists() or saved):  # a copy may have left the records out
+        if (tower := config.model.image_tower) is not None:
+            tower.check_weights()
         return data_of(config, read=read)
     if not resume:
         raise InputError(

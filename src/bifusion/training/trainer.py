@@ -247,7 +247,7 @@ class Trainer:
         progress, total_steps = self.progress, self.steps_per_epoch * self.config.trainer.epochs
         at = self._epochs_done()
         state = self.timeline.at(at)
-        freeze_outside_stage(self.groups, state)
+        freeze_outside_stage(self.take_step.may_train, state)
         rates = set_rates(
             self.optimizer,
             self.config.optim,

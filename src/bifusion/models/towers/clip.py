@@ -9,13 +9,15 @@ words say (clip_dense.py).
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bifusion.bounds import Layers, MultipleOf, Pixels, Width
+from bifusion.bounds import Layers, MultipleOf, Pixels, PositiveFloat, Width
 from bifusion.errors import InputError
 from bifusion.models.towers.clip_architecture import TowerSize, image_tower_size
 from bifusion.models.towers.clip_dense import Dense, check_dense, last_block
@@ -25,11 +27,13 @@ from bifusion.models.towers.clip_weights import (
     locate_weights,
     open_clip_name,
     read_image_tower,
+    trained_pixels,
 )
 from bifusion.models.towers.dense import DenseTower
 from bifusion.models.towers.libraries import library
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.tower import DEPTH_UNIT_M, TowerConfig
+from bifusion.models.towers.weight_files import is_file
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -71,9 +75,40 @@ class ClipConfig(TowerConfig):
     """small: side in pixels of the images that its position embeddings are made for."""
     embed_dim: Width = 128
     """small: channels of the space of words, where `dense` leads there."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    """Of RGB in [0, 1], by which images are normalised as they were when the weights were trained:
+    OpenAI's, which all but a few of open_clip's weights share."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CLIP_STD
+    """The standard deviation that belongs to it."""
 
     def build(self) -> ClipEncoder:
         return ClipEncoder(self)
+
+    def with_weights(self, pretrained: str | None) -> ClipConfig:
+        """The same with the weights of another file or tag, and the mean and std that they were trained
+        with where these are known; with None its own, with which a checkpoint's were trained."""
+        known = None if pretrained is None else trained_pixels(self.architecture, pretrained)
+        mean, std = known or (self.mean, self.std)
+        return dataclasses.replace(self, pretrained=pretrained, mean=mean, std=std)
+
+    def check_weights(self) -> None:
+        """InputError for a file that is not there, or weights trained on images normalised otherwise;
+        nothing is downloaded."""
+        super().check_weights()
+        if (told := self.other_pixels()) is not None:
+            raise InputError(f"tower.pretrained: {told}")
+
+    def other_pixels(self) -> str | None:
+        """What is to be told where the weights were trained on images normalised otherwise; None: they
+        were not, as far as is known."""
+        known = None if self.pretrained is None else trained_pixels(self.architecture, self.pretrained)
+        if known is None or known == (self.mean, self.std):
+            return None
+        mean, std = (" ".join(map(repr, numbers)) for numbers in known)
+        return (
+            f"{self.pretrained!r} was trained on images normalised by mean {mean}, std {std}; the "
+            f"tower's are {self.mean}, {self.std}; use --model.tower.mean {mean} --model.tower.std {std}"
+        )
 
     @property
     def patch(self) -> int:
@@ -148,14 +183,13 @@ class ClipEncoder(DenseTower):
         self.blocks[-1] = last_block(config.dense, self.blocks[-1])
         self.ln_post = tower.ln_post if projected else None
         self.proj = tower.proj if projected else None
-        self.register_buffer(
-            "mean", torch.tensor(CLIP_MEAN, device="cpu").reshape(3, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(CLIP_STD, device="cpu").reshape(3, 1, 1), persistent=False
-        )
+        for name, numbers in (("mean", config.mean), ("std", config.std)):
+            of_channels = torch.tensor(numbers, device="cpu").reshape(3, 1, 1)
+            self.register_buffer(name, of_channels, persistent=False)
         self.weights_from = "from scratch"
         if config.pretrained is not None and not self.class_embedding.is_meta:
+            if (told := config.other_pixels()) is not None:  # a run that began so goes on so
+                warnings.warn(told, stacklevel=2)
             self.weights_from = self._load(config.pretrained)
 
     def describe(self) -> str:
@@ -163,11 +197,13 @@ class ClipEncoder(DenseTower):
         millions = sum(p.numel() for p in self.parameters()) / 1e6
         kind = {"tokens": "", "values": "last-layer values, ", "self_attention": "self-self attention, "}
         registers = f"{len(self.config.register_neurons)} register neurons, "
+        mean, std = self.config.mean, self.config.std
+        pixels = "" if (mean, std) == (CLIP_MEAN, CLIP_STD) else f"images of mean {mean}, std {std}, "
         return (
             f"CLIP image tower {self.config.architecture}, "
             f"{self.config.blocks} of {self.size.layers} blocks, width {self.size.width}, "
             f"patch {self.size.patch_size}, {kind[self.config.dense]}"
-            f"{registers if self.config.register_neurons else ''}"
+            f"{registers if self.config.register_neurons else ''}{pixels}"
             f"{millions:.2f} M parameters, weights: {self.weights_from}"
         )
 
@@ -243,7 +279,7 @@ class ClipEncoder(DenseTower):
         own = self.state_dict()
         own.pop("conv1_depth.weight", None)
         self.load_state_dict(fit_tensors(own, tower, path, architecture), strict=False)
-        source = str(path) if str(path) == pretrained else f"open_clip tag {pretrained!r} ({path.name})"
+        source = str(path) if is_file(pretrained) else f"open_clip tag {pretrained!r} ({path.name})"
         return f"{source}: {note}" if note else source
 
 

@@ -23,6 +23,7 @@ from bifusion.models.towers.clip_names import (
     tower_names,
     tower_places,
 )
+from bifusion.models.towers.libraries import library
 from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
@@ -40,6 +41,8 @@ OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own files carry beside their tensors."""
 SAFE_NAME = "open_clip_model.safetensors"
 """What open_clip's weights are called on the hub where its table has no name for them."""
+BESIDE = "open_clip_config.json"
+"""What open_clip calls the file beside published weights that says how they were trained."""
 SPACE_OF_WORDS = ("ln_post.weight", "ln_post.bias", "proj")
 """Of the image tower, behind its last block."""
 
@@ -105,6 +108,45 @@ def _address(source: dict[str, Any]) -> str:
         return source["url"]
     repository, _, name = source["hf_hub"].rpartition("/")
     return f"https://huggingface.co/{repository}/resolve/main/{name or SAFE_NAME}"
+
+
+Rgb = tuple[float, float, float]
+
+
+def trained_pixels(architecture: str, pretrained: str) -> tuple[Rgb, Rgb] | None:
+    """Mean and standard deviation of RGB by which images were normalised as weights were trained: of a
+    tag as open_clip's table has them, of a file as the open_clip_config.json beside it; None where
+    neither says. InputError for such a file that is damaged."""
+    if is_file(pretrained):
+        return _pixels_beside(Path(pretrained).with_name(BESIDE))
+    source = library("open_clip").get_pretrained_cfg(architecture, pretrained)
+    return (tuple(source["mean"]), tuple(source["std"])) if source else None
+
+
+def _pixels_beside(path: Path) -> tuple[Rgb, Rgb] | None:
+    if not path.is_file():
+        return None
+    content = read_json(path, advice="fetch it again, or take it away")
+    preprocess = content.get("preprocess_cfg") if isinstance(content, dict) else None
+    if not isinstance(preprocess, dict) or not {"mean", "std"} & set(preprocess):
+        return None
+    mean, std = _rgb(preprocess.get("mean")), _rgb(preprocess.get("std"))
+    if mean is None or std is None or min(std) <= 0:
+        raise InputError(
+            f"tower.pretrained: {path} says of the images that the weights beside it were trained on "
+            f"mean {preprocess.get('mean')!r}, std {preprocess.get('std')!r}; expected three numbers "
+            "each, std above 0: fetch it again, or take it away"
+        )
+    return mean, std
+
+
+def _rgb(value: Any) -> Rgb | None:
+    """Three finite numbers; None for anything else."""
+    if not isinstance(value, list) or not {type(number) for number in value} <= {int, float}:
+        return None
+    if len(value) != 3 or not all(map(math.isfinite, value)):
+        return None
+    return float(value[0]), float(value[1]), float(value[2])
 
 
 def wrong_activation(what: str, architecture: str, needs_quick_gelu: bool) -> InputError:

@@ -10,7 +10,9 @@ whatever `trainer.matmul` says, so that training and validation share entries.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +33,9 @@ from bifusion.types import BatchView
 
 ENTRY = "map"
 KEY_DIGITS = 32
+TOLD_EVERY_S = 60
+UNCOUNTED = 1 / 32
+"""Share of the limit that a process adds before it counts anew what all have added."""
 
 
 class ViewCache:
@@ -39,7 +44,9 @@ class ViewCache:
     Args:
         folder: made at the first entry.
         limit_bytes: of all entries together. Entries of other towers make room, the longest unused
-            tower first; after that nothing is added, but what is there is still found.
+            tower first, but none that another process has begun to use since this was made; after that
+            nothing is added, but what is there is still found. Processes that add at the same time may
+            exceed it by `UNCOUNTED` each.
     """
 
     def __init__(self, folder: Path, limit_bytes: int):
@@ -49,8 +56,13 @@ class ViewCache:
         self.stored = 0
         """Bytes of the entries that were added."""
         self.full = False
-        self._size: int | None = None
-        """Bytes of all entries, as far as this process knows; None before the first look."""
+        self._began = time.time()
+        self._used: dict[Path, float] = {}
+        """Folders of the towers that were asked for, and when they were last told so."""
+        self._size = 0
+        """Bytes of all entries, as far as this process knows."""
+        self._uncounted: int | None = None
+        """Bytes added since they were counted, while others may have added too; None before that."""
         self._tower: tuple[tuple, str] | None = None
         """State of the tower when its key was made, and that key."""
 
@@ -70,7 +82,16 @@ class ViewCache:
             self._store(path, features)
             return features
         self.hits += 1
+        self._use(path.parent)
         return stored
+
+    def _use(self, folder: Path) -> None:
+        """Lets a tower's folder say, now and then, that it is used: reading an entry does not."""
+        now = time.time()
+        if now - self._used.get(folder, 0.0) > TOLD_EVERY_S:
+            self._used[folder] = now
+            with suppress(OSError):  # read-only, or removed meanwhile
+                os.utime(folder)
 
     def _store(self, path: Path, features: Tensor) -> None:
         if not bool(torch.isfinite(features).all()):
@@ -91,18 +112,28 @@ class ViewCache:
 
     def _make_room(self, size: int, own: Path) -> bool:
         """Whether an entry of `size` bytes fits, perhaps after removing towers other than `own`."""
-        if self._size is None:
-            self._size = bytes_under(self.folder)
+        self._used.setdefault(own, 0.0)
+        if self._uncounted is None or self._uncounted + size > UNCOUNTED * self.limit_bytes:
+            self._count()
         if self._size + size > self.limit_bytes:
             there = [self.folder / name for name in glob("*", root_dir=self.folder)]
             others = [path for path in there if path != own and _is_tower(path)]
-            for tower in sorted(others, key=_last_written):
+            for tower in sorted(filter(self._is_idle, others), key=_last_used):
                 _remove(tower)
-                self._size = bytes_under(self.folder)
+                self._count()
                 if self._size + size <= self.limit_bytes:
                     break
         self._size += size
+        self._uncounted = (self._uncounted or 0) + size
         return self._size <= self.limit_bytes
+
+    def _count(self) -> None:
+        self._size, self._uncounted = bytes_under(self.folder), 0
+
+    def _is_idle(self, tower: Path) -> bool:
+        """Whether no other run is at work with it, as far as its folder tells: two that do not fit
+        together would remove each other's entries as fast as they compute them."""
+        return tower in self._used or _last_used(tower) <= self._began
 
     def _tower_key(self, tower: nn.Module, view: BatchView) -> str:
         """`tower_key`, hashed anew only where a tensor was written to or replaced, or the arithmetic
@@ -182,8 +213,9 @@ def _remove(tower: Path) -> None:
         tower.rmdir()
 
 
-def _last_written(folder: Path) -> float:
-    """By the system's clock; 0 where another process has removed it."""
+def _last_used(folder: Path) -> float:
+    """When an entry was added or, about, found, by the system's clock; 0 where another process has
+    removed it."""
     try:
         return folder.stat().st_mtime
     except FileNotFoundError:

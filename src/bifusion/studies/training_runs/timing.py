@@ -71,7 +71,7 @@ def seconds_of_run(config: Config) -> float:
     seconds = 0.0
     for first, end in timeline.bounds:
         state = timeline.at(first + PART_OF_STAGE * (end - first))
-        freeze_outside_stage(stepper.groups, state)
+        freeze_outside_stage(stepper.may_train, state)
         batches = islice(loader, (1 + STEPS) * trainer.accumulate)
         seconds += (end - first) * steps_an_epoch * trainer.accumulate * _step(stepper, state, batches)
     return seconds + _validations(config, model, timeline, fabric.device)
