@@ -2,7 +2,8 @@
 
 From OneFormer3D to BiFusion without views, one change at a time, on the rooms that `bifusion demo` made
 for each seed. A rung keeps all changes of those before it; the table says what each costs or gives,
-paired by seed. A finished run is taken as it is. Generated rooms.
+paired by seed, but for a rung whose predecessor is left out. A finished run is taken as it is. Generated
+rooms.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import tyro
@@ -154,9 +156,10 @@ def _show(runs: dict[str, list[PlannedRun]], console: Console) -> None:
     table = Table("added", "seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in FIGURES:
         table.add_column(name, no_wrap=True)
-    before: dict[int, PlannedRun] = {}
-    for rung, of_rung in runs.items():
-        mine = {run.config.seed: run for run in of_rung if run.finished}
+    of_all = {rung: {r.config.seed: r for r in runs.get(rung, []) if r.finished} for rung in RUNGS}
+    rung_before = dict(pairwise(reversed(RUNGS)))
+    for rung in runs:
+        mine, before = of_all[rung], of_all.get(rung_before.get(rung, ""), {})
         pairs = [(mine[seed], before[seed]) for seed in mine if seed in before]
         cells = []
         for name in FIGURES:
@@ -164,7 +167,6 @@ def _show(runs: dict[str, list[PlannedRun]], console: Console) -> None:
             change = spread((_change(pair, name) for pair in pairs), signed=True)
             cells.append(f"{there}\n{change}" if pairs else there)
         table.add_row(RUNGS[rung][0], str(len(mine)), *cells)
-        before = mine
     console.print(table, width=WIDTH, crop=False)
 
 

@@ -165,6 +165,15 @@ def test_annotation_is_not_looked_at(clip, scene, tmp_path) -> None:
     assert len(package.find(alone, "a red chair", str(clip[0]), weights=clip[1]).points)
 
 
+def test_a_search_takes_the_page_of_the_former_one_away(tower, scene, tmp_path) -> None:
+    """Not one that no search wrote."""
+    found, page = find_words(open_folder(scene), ["red"], tower, OPTIONS), tmp_path / "view.html"
+    for former in (False, True):
+        page.write_text("of another word")
+        found.write(tmp_path)
+        assert page.exists() != former
+
+
 @pytest.mark.wrong_types
 def test_what_was_found_is_asked_in_words_and_places(tower: WordTower, scene: Path) -> None:
     found = find_words(open_folder(scene), ["red"], tower, OPTIONS)

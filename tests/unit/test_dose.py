@@ -140,6 +140,18 @@ def test_what_is_not_there_yet_is_left_open(tmp_path):
     print_dose(dose, Console(quiet=True))
 
 
+def test_a_gain_of_the_pairs_that_came_to_their_end_says_so(tmp_path):
+    runs = pairs((0.1, 0.1, 0.1))
+    staged = [run for run in runs if run.arm == "staged"]
+    for run in staged[1:]:
+        run.state, run.evaluated, run.epochs_done = "guard_stopped", True, 1
+    dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, runs)], tmp_path, title="")
+    page, console = (tmp_path / "dose.html").read_text(), Console(record=True, width=200)
+    print_dose(dose, console)
+    for text in (page, console.export_text()):
+        assert "1 of 3 pairs" in text and "2 of 3 seeds stopped by their guard" in " ".join(text.split())
+
+
 def test_runs_that_crashed_are_named_and_left_out(tmp_path):
     stays = fake_level(tmp_path, 0.0, pairs((0.1,)))
     begun, never = FakeRun(seed=1, epochs=2, state="running", epochs_done=1), tmp_path / "never-seed1"

@@ -43,10 +43,35 @@ def test_what_ended_several_runs_is_told_once(monkeypatch, tmp_path):
 
 class Ended:
     def __init__(self, returncode):
-        self.returncode = returncode
+        self.returncode, self.polled = returncode, False
 
     def poll(self):
+        self.polled = True
         return self.returncode
+
+
+def test_a_run_that_ended_badly_after_its_evaluation_is_a_result(monkeypatch, tmp_path):
+    """As where a device fails as it is given back."""
+    (tmp_path / "run").mkdir()
+    run, ended = PlannedRun(get_recipe("oneformer3d_small"), tmp_path / "run"), Ended(-11)
+    monkeypatch.setattr(train, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "_start", lambda *args: ended)
+    monkeypatch.setattr(PlannedRun, "finished", property(lambda self: ended.polled))
+    assert train.train_runs([run], jobs=1, console=Console(quiet=True), report=lambda: None) == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [(None, ["0", "1", "0"]), ("4,5", ["4", "5", "4"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b", "GPU-a"])],
+)
+def test_runs_side_by_side_share_out_the_gpus_that_a_scheduler_gave(monkeypatch, visible, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(train.torch.cuda, "device_count", lambda: 2)
+    assert [train._own_gpu(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == gpus
+    monkeypatch.setattr(train.torch.cuda, "device_count", lambda: 1)
+    assert train._own_gpu(0) == {}
 
 
 @pytest.mark.parametrize(("returncode", "crashed"), [(0, []), (4, []), (1, ["run"]), (-9, ["run"])])

@@ -297,6 +297,55 @@ def test_what_the_study_tells_of_the_gate_is_over_all_seeds(tmp_path):
     assert ("s, last step", "0.75") in rows["Fusion"].cells["staged"]
 
 
+def test_no_mean_is_marked_as_the_best_of_arms_with_other_seeds(tmp_path):
+    """Each seed may have rooms of its own."""
+    runs = [FakeRun(epochs=8, seed=seed) for seed in range(3)]
+    write_report([run.write(tmp_path) for run in (*runs, FakeRun(arm="naive", epochs=8))], tmp_path)
+    page = (tmp_path / "report.html").read_text().split('id="results"')[1].split("</section>")[0]
+    assert 'class="n best"' not in page
+    assert "<small>8 epochs, 3 seeds</small>" in page and "<small>8 epochs, 1 seed</small>" in page
+
+
+def test_a_gate_that_is_not_open_yet_has_no_mean(tmp_path):
+    folder = FakeRun(epochs=8, epochs_done=4, state="running").write(tmp_path)
+    path = folder / "epochs.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in filter(None, (record["val"] for record in records)):
+        record["fusion_2d_ratio"] = 0.0
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (arm,) = write_report([folder], tmp_path).arms
+    assert not arm.figures.fusion_2d_ratio.by_seed and arm.figures.miou.by_seed
+
+
+def test_a_skipped_spike_is_no_number_that_is_not_finite(tmp_path):
+    folder = FakeRun(epochs=8).write(tmp_path)
+    path = folder / "steps.jsonl"
+    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    steps[40]["event"] = {
+        "kind": "gradient_spike", "phase": "gradient", "where": ["gradient.fusion"], "action": "skip",
+    }  # fmt: skip
+    path.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    rows = write_report([folder], tmp_path).study_table
+    told = json.dumps([dict(row.risks) if hasattr(row, "risks") else str(row) for row in rows])
+    assert "0 non-finite" in told and "1 non-finite" not in told
+
+
+def test_an_arm_without_views_has_one_space_and_trains_no_tower(tmp_path):
+    """Its tower and 2D head are built, with rates, and never run."""
+    folder = FakeRun(arm="without_views", epochs=8).write(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["feature_dims"] = {"f2d_in": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    path = folder / "steps.jsonl"
+    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    for step in steps:
+        step["lr"]["tower.block0"] = 1e-4
+    path.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    cells = {r.dimension: r.cells["without_views"] for r in write_report([folder], tmp_path).study_table}
+    told = [text for cell in cells.values() for _, text in cell]
+    assert "one, sparse 3D" in told and not any("block0" in text for text in told)
+
+
 def test_no_mean_is_marked_as_the_best_of_what_must_not_be_compared(tmp_path):
     folders = [FakeRun(arm="baseline", epochs=8).write(tmp_path), FakeRun(epochs=9).write(tmp_path)]
     assert write_report(folders, tmp_path).scenes_refused

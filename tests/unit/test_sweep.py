@@ -361,6 +361,38 @@ def test_what_has_not_ended_is_left_open(tmp_path):
     print_sweep(report, Console(quiet=True))
 
 
+def test_other_scenes_in_one_seed_refuse_comparisons(tmp_path):
+    """Of one arm alone, and not the first seed, as after data that changed in the middle of a grid."""
+
+    def changed(arm, factor, seed):
+        run = fake(arm, factor, seed)
+        if arm == "naive" and seed == SEEDS[-1]:
+            run.train_scenes = ["others"]
+        return run
+
+    report = write_sweep(fake_plan(tmp_path, changed), tmp_path, title="")
+    assert "no fair comparison" in report.refused and not report.findings
+
+
+def test_the_order_of_conditions_refuses_nothing(tmp_path):
+    """Guard or batch are what a condition changes: arms are compared within it."""
+    guard = dataclasses.replace(PLAIN, key="guard")
+
+    def plan(conditions, root):
+        made = fake_plan(root, conditions=conditions)
+        for (_, condition, _, _), folder in made.folders.items():
+            if condition == "guard":
+                config = json.loads((folder / "config.json").read_text())
+                config["config"].setdefault("trainer", {})["guard"] = {"rollback_after": 1}
+                (folder / "config.json").write_text(json.dumps(config))
+        return made
+
+    for place, conditions in enumerate([(PLAIN, guard), (guard, PLAIN)]):
+        root = tmp_path / str(place)
+        report = write_sweep(plan(conditions, root), root, title="")
+        assert report.refused is None and report.findings
+
+
 def test_scenes_used_twice_refuse_comparisons(tmp_path):
     def leaking(arm, factor, seed):
         run = fake(arm, factor, seed) if factor == 1 else None

@@ -130,7 +130,7 @@ def _evaluate(
         if target == folder.evaluation:
             write_predictions(folder, config, full)
         write_json(target, evaluation)  # last: a run that has it counts as evaluated
-        if told := one_class_for_all(full.metrics["iou"]):
+        if told := one_class_for_all(full.metrics["iou"] or {}):
             _logger.warning("%s: %s: it has learned next to nothing (yet)", folder.root, told)
     group.barrier()
     return evaluation

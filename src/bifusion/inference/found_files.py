@@ -11,7 +11,7 @@ import numpy as np
 from plyfile import PlyData, PlyElement
 
 from bifusion.errors import InputError
-from bifusion.inference.export import CHANNELS
+from bifusion.inference.export import CHANNELS, VIEW
 from bifusion.inference.found import Found, Regions
 from bifusion.labels.palette import NONE_COLOR
 from bifusion.storage.files import filled_in_memory, write_array, written_beside
@@ -32,12 +32,13 @@ def write_found(folder: Path, found: Found, most: int | None = None) -> list[Pat
 
     SIMILARITY is (superpoints, words) float32, NaN where no view sees a superpoint; its rows are those
     that property `superpoint` of the PLY files counts. These are coloured by the word's cosine, grey
-    where no view sees. What a former search wrote stays until all is written, and goes as a whole.
+    where no view sees. What a former search wrote stays until all is written, and goes as a whole, its
+    page too.
     """
     shown = found.words if most is None else found.words[:most]
     clouds = [f"found-{number}.ply" for number in range(1, len(shown) + 1)]
     names = [*clouds, SIMILARITY, LISTING]
-    with files_replaced(folder, [*_former_clouds(folder), *names]) as beside:
+    with files_replaced(folder, [*_former(folder), *names]) as beside:
         for number, name in enumerate(clouds):
             _write_cloud(beside / name, found, number)
         write_array(beside / SIMILARITY, found.superpoints.similarity)
@@ -45,15 +46,17 @@ def write_found(folder: Path, found: Found, most: int | None = None) -> list[Pat
     return [folder / name for name in names]
 
 
-def _former_clouds(folder: Path) -> list[str]:
-    """Those that the listing of a former search names; others of such a name are the user's."""
+def _former(folder: Path) -> list[str]:
+    """The page of a former search and the clouds that its listing names; others of such a name are the
+    user's."""
     listed: Any = None
     with suppress(InputError):
         listed = read_json(folder / LISTING)
     found = listed.get("found") if isinstance(listed, dict) else None
     rows = found if isinstance(found, list) else []
     files = [row.get("file") for row in rows if isinstance(row, dict)]
-    return [name for name in files if isinstance(name, str) and _CLOUD.fullmatch(name)]
+    clouds = [name for name in files if isinstance(name, str) and _CLOUD.fullmatch(name)]
+    return [*clouds, *([VIEW] if isinstance(found, list) else [])]
 
 
 def region_text(regions: Regions, row: int, kind: str) -> str:

@@ -33,7 +33,7 @@ from bifusion.studies.training_runs.plan import (
     plan_runs,
 )
 from bifusion.studies.training_runs.progress import progress_bar
-from bifusion.studies.training_runs.train import train_runs
+from bifusion.studies.training_runs.train import check_jobs, require_result, train_runs
 from bifusion.untrusted.files import check_regular
 from bifusion.untrusted.json_text import parse_json
 from bifusion.viewer.page import write_view
@@ -173,6 +173,7 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
 def _run_demo(wanted: DemoConfig, console: Console) -> int:
     started = time.monotonic()
     check_seeds(wanted.seeds)
+    check_jobs(wanted.jobs or default_jobs())
     for config in map(get_recipe, wanted.recipes):  # refused before rooms are made for it
         Timeline(config.stages, wanted.epochs or config.trainer.epochs)
     ground = make_ground(wanted, console)
@@ -194,6 +195,7 @@ def _run_demo(wanted: DemoConfig, console: Console) -> int:
     )
     console.print(f"trained in {_minutes(trained)}")
     complete = [run for run in runs if run.folder.name not in crashed]
+    require_result(complete, crashed, wanted.out)
     report = write_report(
         [run.folder for run in complete],
         wanted.out,

@@ -10,7 +10,6 @@ from bifusion.losses.terms import LOSS_TERMS, LossTerm
 from bifusion.models.parts import BY_NAME
 from bifusion.runs.run_folder import StageSpan
 from bifusion.studies.comparison.curves import (
-    MEAN_GATE,
     Draw,
     gate_draw,
     nonfinite_marks,
@@ -20,6 +19,7 @@ from bifusion.studies.comparison.curves import (
 )
 from bifusion.studies.comparison.verdicts import GATE_RANGE
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm, find_role
+from bifusion.studies.figures.metrics import MEAN_GATE
 from bifusion.studies.page.charts import HEIGHT, Chart, Trace, plain, wanted_range
 from bifusion.studies.page.style import Looks
 

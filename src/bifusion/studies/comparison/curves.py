@@ -9,7 +9,13 @@ import numpy as np
 
 from bifusion.losses.terms import may_be_negative
 from bifusion.studies.figures.arms import Arm
-from bifusion.studies.figures.metrics import epoch_axis, nonfinite_steps, running_median, series
+from bifusion.studies.figures.metrics import (
+    MEAN_GATE,
+    epoch_axis,
+    nonfinite_steps,
+    running_median,
+    series,
+)
 from bifusion.studies.figures.run import Run
 from bifusion.studies.page.charts import Trace, plain
 from bifusion.studies.page.style import Look
@@ -20,7 +26,6 @@ SMOOTH_POINTS = 160
 """Points of a running median."""
 MARKERS = 250
 """At most so many places of non-finite steps are marked per arm."""
-MEAN_GATE = "fusion_2d_ratio"
 HOLE = 10
 """So many steps in a row without a value are drawn over; more are a stretch in which there is none."""
 Curve = tuple[np.ndarray, np.ndarray]

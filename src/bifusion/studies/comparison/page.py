@@ -13,7 +13,7 @@ from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.standing import standing
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.generated import SOME_GENERATED
-from bifusion.studies.figures.metrics import Sample, value_at
+from bifusion.studies.figures.metrics import Sample, over_seeds, value_at
 from bifusion.studies.figures.text import span
 from bifusion.studies.page.pictures import picture_rooms
 from bifusion.studies.page.render import Page, render
@@ -137,7 +137,9 @@ def _gate_rows(report: ComparisonReport) -> dict[str, dict[str, Sample]]:
     named = ("all seen", *GATE_FIGURES)
     rows: dict[str, dict[str, Sample]] = {name: {} for name in named}
     for key, entry in report.gate.items():
-        rows["all seen"][key] = means[key]
+        rows["all seen"][key] = over_seeds(
+            {seed: mean for seed, mean in means[key].by_seed.items() if seed in entry.std.by_seed}
+        )
         for name, figure in GATE_FIGURES.items():
             rows[name][key] = getattr(entry, figure)
         for group in entry.groups:
@@ -146,8 +148,10 @@ def _gate_rows(report: ComparisonReport) -> dict[str, dict[str, Sample]]:
 
 
 def _best(report: ComparisonReport, figure: str) -> float | None:
-    """The largest mean of arms that came to their end; None where it says nothing: of one alone, and of
-    arms that must not be compared."""
-    means = [getattr(arm.figures, figure).mean for arm in report.arms if arm.ended]
+    """The largest mean of arms that came to their end; None where it says nothing: of one alone, of arms
+    of other seeds, which may have rooms of their own, and of arms that must not be compared."""
+    ended = [arm for arm in report.arms if arm.ended]
+    means = (getattr(arm.figures, figure).mean for arm in ended)
     known = {mean for mean in means if math.isfinite(mean)}
-    return max(known) if len(known) > 1 and report.scenes_refused is None else None
+    alike = len({frozenset(arm.seeds) for arm in ended}) == 1 and report.scenes_refused is None
+    return max(known) if len(known) > 1 and alike else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bifusion.errors import InputError, listing
+from bifusion.errors import InputError
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.judge import judge_comparison
 from bifusion.studies.comparison.page import render_page
@@ -30,7 +30,7 @@ from bifusion.studies.training_runs.plan import (
     tell_untrained_towers,
 )
 from bifusion.studies.training_runs.scenes import check_scenes
-from bifusion.studies.training_runs.train import check_jobs, train_runs
+from bifusion.studies.training_runs.train import check_jobs, require_result, train_runs
 
 
 @dataclass
@@ -84,11 +84,7 @@ def _compare(
             accept_changes=wanted.accept_changes,
         )
     folders = [run.folder for run in planned if run.folder.name not in crashed] + list(wanted.runs)
-    if not folders:
-        raise InputError(
-            f"{listing(crashed)}: all runs crashed, so there is nothing to report; the log.txt of each "
-            f"in {wanted.out} says why, and the same command starts them again"
-        )
+    require_result(folders, crashed, wanted.out)
     audit = audit_of(folders, wanted.data)
     return write_report(folders, wanted.out, audit=audit, crashed=crashed, title=title)
 
@@ -172,9 +168,16 @@ def audit_file(data: Path | None) -> Path | None:
 def audit_of(run_dirs: Sequence[Path], data: Path | None) -> Path | None:
     """The audit.json of `data`, the data set that was named; None where a run was trained on another, or
     there is none. What a run itself names is not read: it may be a stranger's."""
-    configs = [read_json(Path(folder) / "config.json", {}) or {} for folder in run_dirs]
-    roots = {str(config.get("config", {}).get("data", {}).get("root")) for config in configs}
+    roots = {str(_data_root(Path(folder) / "config.json")) for folder in run_dirs}
     return audit_file(data) if roots == {str(data)} else None
+
+
+def _data_root(config: Path) -> object:
+    """What a run says of where its data lay; None where it says nothing."""
+    found: object = read_json(config, {})
+    for key in ("config", "data", "root"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _read_audit(path: Path | None) -> Record | None:

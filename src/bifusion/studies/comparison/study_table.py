@@ -159,8 +159,14 @@ def _explosion_risk(arm: Arm) -> str:
     steps = _steps(arm)
     if not np.isfinite(series(steps, "grad_norm", "total")).any():
         return ""
-    bad = sum((step.get("event") or {}).get("phase") == "gradient" for step in steps)
+    bad = sum(_nonfinite(step).get("phase") == "gradient" for step in steps)
     return f"{_spikes_told(arm, 'total', 'the norm')}, {bad} non-finite"
+
+
+def _nonfinite(step: Record) -> Record:
+    """The event of a step that met a number that is not finite; nothing of another, as a spike."""
+    event = step.get("event") or {}
+    return event if event.get("kind") == "nonfinite" else {}
 
 
 # ----------------------------------------------------------------------------------- parameters
@@ -242,6 +248,8 @@ def _trained_tower_groups(run: Run, first_epoch: int, end_epoch: int) -> str:
     moving = [group.removeprefix("tower.") for group, rate in rates.items() if rate > 0]
     if not steps:
         return "not reached"
+    if moving and not run.views_used:
+        return "nothing, as no view is read"
     return listing(moving) if moving else "nothing, frozen"
 
 
@@ -294,5 +302,5 @@ def _fusion_risk(arm: Arm) -> str:
 
 
 def _touches_fusion(step: Record) -> bool:
-    where = (step.get("event") or {}).get("where") or []
+    where = _nonfinite(step).get("where") or []
     return any(word in place for place in where for word in ("fusion", "gate", "film", "f2d"))

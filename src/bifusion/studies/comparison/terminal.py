@@ -49,10 +49,11 @@ def _results(report: ComparisonReport, *, wide: bool) -> Table:
     figures = [key for key in FIGURES if wide or key not in LEFT_OUT]
     counts = ("non-finite\n(skipped,\nrollbacks)", *(["weights"] if wide else []), "time")
     table = plain_table(report.title, "model", (*(FIGURES[key] for key in figures), *counts))
+    alike = len({len(arm.seeds) for arm in report.arms}) == 1
     for arm in report.arms:
         label = escape(arm.label) + (" [dim](control)[/dim]" if arm.control else "")
         table.add_row(
-            label if arm.ended else f"{label} [dim]({standing(arm)})[/dim]",
+            label if arm.ended and alike else f"{label} [dim]({standing(arm)})[/dim]",
             *(sample_lines(getattr(arm.figures, key)) for key in figures),
             f"{arm.raw_nonfinite} ({arm.skipped}, {arm.rollbacks})",
             *([millions(arm.parameters)] if wide else []),

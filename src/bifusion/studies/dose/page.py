@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bifusion.errors import listing
 from bifusion.studies.dose.charts import PART_LABELS, dose_charts
-from bifusion.studies.dose.report import DoseArm, DoseReport
+from bifusion.studies.dose.report import DoseArm, DoseReport, stopped_lines
 from bifusion.studies.figures.arms import MIN_SEEDS
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.text import number, signed, span
@@ -56,7 +56,7 @@ def _measured_at_zero(dose: DoseReport) -> list[str]:
         f"{arm.label} {_gain_text(entry.gain.all)}"
         for level in levels
         for arm in dose.arms
-        if (entry := level.arms.get(arm.key)) and entry.gain is not None
+        if (entry := level.arms.get(arm.key)) and entry.gain is not None and entry.gain.all.by_seed
     ]
 
 
@@ -85,6 +85,7 @@ def _notice(dose: DoseReport) -> str:
         notices.append("Runs are still to be trained or evaluated: figures are those so far.")
     if dose.crashed:
         notices.append(f"Crashed, and therefore without a result: {listing(dose.crashed, 8)}.")
+    notices += stopped_lines(dose)
     refused = {e.refused for level in dose.levels for e in level.arms.values() if e.refused}
     left_out = [f"A gain is left out: {reason}" for reason in sorted(refused)]
     return " ".join([*notices, *left_out, *dose.cautions])

@@ -9,6 +9,7 @@ from bifusion.storage.json_schema import Finite, Keyword
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.run import State
 from bifusion.studies.page.files import StudyReport
+from bifusion.wording import plural
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,17 @@ class ArmAtLevel:
     gate: GateAtLevel | None
     """null for models without a learned gate, and before the evaluation."""
 
+    @property
+    def stopped(self) -> int:
+        """Runs that their guard stopped: among the figures, not in the gain."""
+        return self.states.count("guard_stopped")
+
+    @property
+    def pairs(self) -> str:
+        """ "1 of 3 pairs" where the gain is not of all runs; else empty."""
+        count = 0 if self.gain is None else len(self.gain.all.by_seed)
+        return f"{count} of {len(self.states)} pairs" if 0 < count < len(self.states) else ""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -170,3 +182,15 @@ class DoseReport(StudyReport):
     def gaining(self) -> list[DoseArm]:
         """The arms whose gain is measured."""
         return [arm for arm in self.arms if arm.key != self.reference]
+
+
+def stopped_lines(dose: DoseReport) -> list[str]:
+    """A sentence for each arm and value of which seeds were stopped by their guard."""
+    labels = {arm.key: arm.label for arm in dose.arms}
+    return [
+        f"{labels[key]} at {level.value:g}: {entry.stopped} of {plural(len(entry.states), 'seed')} "
+        "stopped by their guard; the gain is of the pairs that came to their end."
+        for level in dose.levels
+        for key, entry in level.arms.items()
+        if entry.stopped
+    ]

@@ -34,7 +34,7 @@ from bifusion.studies.training_runs.plan import (
     plan_runs,
 )
 from bifusion.studies.training_runs.progress import progress_bar
-from bifusion.studies.training_runs.train import train_runs
+from bifusion.studies.training_runs.train import check_jobs, train_runs
 from bifusion.untrusted.json_text import read_json
 
 KnobName = Literal[
@@ -133,6 +133,7 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     do not fit, before anything is made, and where another process makes the same.
     """
     levels = plan_levels(wanted)
+    check_jobs(wanted.jobs or default_jobs())
     for level in levels:
         _refuse_other_rooms(level)
     with locked(wanted.out):

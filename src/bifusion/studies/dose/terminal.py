@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bifusion.studies.dose.report import DoseReport, LevelEntry
+from bifusion.studies.dose.report import DoseReport, LevelEntry, stopped_lines
 from bifusion.studies.figures.terminal import plain_table, sample_lines
 from bifusion.studies.figures.text import NONE, number, signed
 from bifusion.wording import plural
@@ -33,8 +33,8 @@ def print_dose(dose: DoseReport, console: Console) -> None:
         console.print(f"At {dose.knob.name} {dose.knob.zero_at:g} the expected gain is zero.")
     if dose.crashed:
         console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(dose.crashed))}.")
-    for caution in dose.cautions:
-        console.print(escape(caution))
+    for line in (*stopped_lines(dose), *dose.cautions):
+        console.print(escape(line))
     console.print("All figures are of generated (synthetic) rooms.")
     if dose.waiting:
         console.print(f"Partial: {plural(len(dose.waiting), 'run')} still to be trained or evaluated.")
@@ -50,6 +50,8 @@ def _gain_row(level: LevelEntry, key: str, reference: str | None) -> list[str]:
     gain = mine.gain if mine else None
     cells = [sample_lines(entry.miou.all) if entry else NONE for entry in (mine, theirs)]
     cells += [sample_lines(getattr(gain, part), signed) if gain else NONE for part in PARTS]
+    if mine and mine.pairs:
+        cells[2] += f"\n{mine.pairs}"
     return [f"{level.value:g}", *cells]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath
@@ -82,16 +82,28 @@ def why_unequal(arms: list[Arm]) -> str | None:
     """Why trainings of `arms` must not be compared, or None: scenes, length, network or guard differ in
     what the arms do not stand for."""
     runs = [run for arm in arms for run in arm.runs]
-    first = runs[0]
+    if found := why_other_scenes(runs):
+        return found
+    for run in runs:
+        if unequal := _unequal(runs[0], run):
+            return _unlike(runs[0], run, unequal)
+    return None
+
+
+def why_other_scenes(runs: Iterable[Run]) -> str | None:
+    """Why `runs` must not be compared, or None: two of one seed saw other scenes. Each seed may have
+    rooms of its own, as what is compared is paired by seed."""
     first_of_seed: dict[int, Run] = {}
     for run in runs:
-        # Each seed may have rooms of its own: what is compared is paired by seed.
-        paired = first_of_seed.setdefault(run.seed, run)
-        for other, unequal in ((paired, _other_scenes(paired, run)), (first, _unequal(first, run))):
-            if unequal:
-                pair = f"{other.folder.name} and {run.folder.name}"
-                return f"{pair} differ in {listing(unequal)}: no fair comparison."
+        first = first_of_seed.setdefault(run.seed, run)
+        if unequal := _other_scenes(first, run):
+            return _unlike(first, run, unequal)
     return None
+
+
+def _unlike(one: Run, other: Run, unequal: list[str]) -> str:
+    pair = f"{one.folder.name} and {other.folder.name}"
+    return f"{pair} differ in {listing(unequal)}: no fair comparison."
 
 
 def why_not_one(arm: Arm) -> str | None:

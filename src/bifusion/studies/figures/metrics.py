@@ -17,6 +17,8 @@ import numpy as np
 from bifusion.storage.json_schema import Finite
 from bifusion.studies.figures.run import Record, Run
 
+MEAN_GATE = "fusion_2d_ratio"
+"""Of a validation: 0 as long as a stage keeps the gate shut."""
 SPIKE_WINDOW = 101
 """Finite values before a step that say what is usual."""
 SPIKE_MADS = 10.0
@@ -237,13 +239,12 @@ def final_value(run: Run, *keys: str) -> float:
 
 
 def latest_value(run: Run, key: str) -> float:
-    """`key` of the final evaluation, or of the last validation so far."""
+    """`key` of the final evaluation, or of the last validation so far; a shut gate has no mean."""
     if run.evaluation is not None:
         return final_value(run, "full", key)
-    for record in reversed(run.epoch_records):
-        if record.get("val"):
-            return value_at(record, "val", key)
-    return math.nan
+    validated = (record for record in reversed(run.epoch_records) if record.get("val"))
+    latest = next((value_at(record, "val", key) for record in validated), math.nan)
+    return math.nan if key == MEAN_GATE and latest == 0 else latest
 
 
 def training_seconds(run: Run) -> float:

@@ -28,5 +28,7 @@ def feature_dims(run: Run) -> dict[str, int]:
         small = tower.get("width") if tower.get("architecture") == "small" else None
         dims["f2d_in"] = 3 if tower.get("kind") == "pixels" else small
         dims |= {"f2d": fusion.get("dim"), "f3d": fusion.get("dim")}
-    told = run.config.get("feature_dims") or {}
-    return {feature: size for feature, size in (dims | told).items() if size}
+    dims |= run.config.get("feature_dims") or {}
+    if not run.views_used:  # the branch is built, and never run
+        dims = {feature: size for feature, size in dims.items() if "2d" not in feature}
+    return {feature: size for feature, size in dims.items() if size}

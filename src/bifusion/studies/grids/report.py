@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from bifusion.storage.json_schema import Count
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.cautions import cautions
-from bifusion.studies.figures.fairness import why_refused
+from bifusion.studies.figures.fairness import why_other_scenes, why_refused
 from bifusion.studies.figures.generated import generated, generated_line
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting, setting_of
@@ -86,17 +86,22 @@ def grid_fields(
         "setting": setting_of(runs),
         "not_run": not_run(arms=list(plan.arms_left_out), waiting=waiting, crashed=crashed),
         "runs": dict(sorted(Counter(state for _, state in named).items())),
-        "refused": _refused(runs),
+        "refused": _refused(told),
     }
 
 
-def _refused(runs: Iterable[Run]) -> str | None:
-    """Why accuracies must not be compared, from one run of each recipe; None where they may."""
-    first: dict[str, Run] = {}
-    for run in runs:
-        first.setdefault(run.recipe, run)
-    arms = [Arm(recipe, run.arm, recipe, (run,)) for recipe, run in first.items()]
-    return why_refused(arms) if arms else None
+def _refused(told: Mapping[tuple[Any, ...], ToldRun]) -> str | None:
+    """Why accuracies must not be compared, or None: at one setting arms and seeds must be as those of
+    any comparison, over all settings a seed's scenes the same."""
+    at_setting: dict[tuple[Any, ...], dict[str, list[Run]]] = {}
+    for (recipe, *setting, _), one in told.items():
+        if one.run is not None:
+            at_setting.setdefault(tuple(setting), {}).setdefault(recipe, []).append(one.run)
+    for recipes in at_setting.values():
+        arms = [Arm(recipe, runs[0].arm, recipe, tuple(runs)) for recipe, runs in recipes.items()]
+        if found := why_refused(arms):
+            return found
+    return why_other_scenes([one.run for one in told.values() if one.run is not None])
 
 
 # ---------------------------------------------------------------------------------------- telling

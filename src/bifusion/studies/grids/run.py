@@ -23,7 +23,7 @@ from bifusion.studies.training_runs.plan import (
 )
 from bifusion.studies.training_runs.progress import RunCount
 from bifusion.studies.training_runs.scenes import check_scenes
-from bifusion.studies.training_runs.train import train_runs
+from bifusion.studies.training_runs.train import check_jobs, train_runs
 
 Plan = TypeVar("Plan", bound=GridPlan)
 Report = TypeVar("Report", bound=GridReport)
@@ -48,11 +48,12 @@ def run_grid(
     that cannot start.
     """
     plan, runs = planned
+    jobs = wanted.jobs or default_jobs()
+    check_jobs(jobs)
     check_distinct(runs)
     check_runs([run for run in runs if run.config.seed == wanted.seeds[0]])
     check_scenes(runs, console)
     tell_untrained_towers(runs, console)
-    jobs = wanted.jobs or default_jobs()
     with locked(wanted.out):
         announce(jobs)
         crashed = train_runs(

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bifusion.config.run import load_config, save_config
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.lifetime import lifeline, under_lifeline
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.runs.same_run import check_same_run
@@ -67,6 +67,15 @@ def check_jobs(jobs: int) -> None:
         raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
 
 
+def require_result(complete: Sequence[object], crashed: Sequence[str], out: Path) -> None:
+    """InputError where no run is `complete`, naming those that crashed."""
+    if not complete:
+        raise InputError(
+            f"{listing(crashed)}: all runs crashed, so there is nothing to report; the log.txt of each "
+            f"in {out} says why, and the same command starts them again"
+        )
+
+
 def train_runs(
     runs: Sequence[PlannedRun],
     *,
@@ -84,8 +93,9 @@ def train_runs(
     checkpoint; `accept_changes`: scenes and versions may be others than when a run was begun.
 
     Returns the names of the runs that crashed; the others are complete. A run stopped by its guard
-    is complete: that is a result. Interrupted, it passes the signal on, waits for the runs to save,
-    and raises KeyboardInterrupt; the same call then goes on where it was.
+    is complete: that is a result, and so is one whose process failed after its evaluation was written.
+    Interrupted, it passes the signal on, waits for the runs to save, and raises KeyboardInterrupt; the
+    same call then goes on where it was.
     """
     check_jobs(jobs)
     taken = {run.folder for run in runs if _taken(run, accept_changes)}
@@ -98,6 +108,8 @@ def train_runs(
     with lifeline() as line:
         start = partial(_start_forked if forked else _start, line, accept_changes)
         crashed = _side_by_side(waiting, jobs, start, table, report)
+    done = {run.folder for run in runs if run.folder in crashed and run.finished}
+    crashed = [folder for folder in crashed if folder not in done]
     _tell_crashed(crashed, console)
     return [folder.name for folder in crashed]
 
@@ -179,10 +191,14 @@ def _prepare(run: PlannedRun) -> Path:
 
 
 def _own_gpu(slot: int) -> dict[str, str]:
-    """Runs in different slots use different GPUs, where there are several."""
-    if torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return {"CUDA_VISIBLE_DEVICES": str(slot % torch.cuda.device_count())}
-    return {}
+    """Runs in different slots use different GPUs, where there are several; of those that this process
+    may see, where a scheduler has chosen them."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = list(map(str, range(count))) if visible is None else visible.split(",")[:count]
+    return {"CUDA_VISIBLE_DEVICES": chosen[slot % count].strip()}
 
 
 def _tell_taken(runs: Sequence[PlannedRun], console: Console) -> None:
