@@ -100,6 +100,18 @@ def test_other_classes_under_a_built_in_name_are_refused(room, tmp_path):
     assert not (tmp_path / "data" / "labels.json").exists() and not folder.exists()
 
 
+def test_own_classes_beside_scenes_of_built_in_ones_are_refused(room, tmp_path):
+    """A labels.json would leave those without labels."""
+    there = tmp_path / "data" / "train" / "a"
+    bifusion.write_scene(there, **{**room, "labels": "scannet20"})
+    with pytest.raises(
+        InputError, match="segment20.npy, of built-in classes, which would count no longer"
+    ):
+        bifusion.write_scene(tmp_path / "data" / "val" / "b", **room)
+    assert not (tmp_path / "data" / "labels.json").exists()
+    assert bifusion.open_scene(there).segment is not None
+
+
 def test_labels_without_classes_are_refused_where_they_are_read(room, tmp_path):
     folder = bifusion.write_scene(tmp_path / "data" / "train" / "a", **room)
     (tmp_path / "data" / "labels.json").unlink()

@@ -123,11 +123,11 @@ def test_depth_of_tum_that_no_picture_is_near(tmp_path):
     lines = (folder / "rgb.txt").read_text().splitlines()
     (folder / "rgb.txt").write_text("\n".join(lines[:1] + lines[2:]))
     pairs = read_pairs(folder)
-    assert [color is None for color, _, _ in pairs] == [False, True, False, False]
-    assert [time for _, time, _ in pairs] == sorted(time for _, time, _ in pairs)
+    assert [pair.color is None for pair in pairs] == [False, True, False, False]
+    assert [pair.color_s for pair in pairs] == sorted(pair.color_s for pair in pairs)
     recording = open_recording(folder)
     assert np.allclose(recording.cam2world(1), made.poses(4)[1], atol=2e-6)
-    assert recording.frame(1).name == pairs[1][2].stem
+    assert recording.frame(1).name == pairs[1].depth.stem
 
 
 def boxes() -> Pictures:

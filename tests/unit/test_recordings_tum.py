@@ -19,6 +19,36 @@ def test_depth_scale_of_tum_is_judged(tmp_path):
     assert open_recording(theirs).depth_scale == 5000  # the name says TUM: the check would object
 
 
+def test_each_picture_lies_where_the_camera_was_at_its_own_time(tmp_path):
+    """Poses of 200 a second, depth 5 ms after colour: a surface is made of depth."""
+    walk = made.poses(8)
+    folder = made.tum(tmp_path, walk[::2])
+    times = [100 + k / 30 + apart for k in range(4) for apart in (0.0, 0.005)]
+    at_colour = [
+        line.split(" ", 1)[1] for line in (folder / "groundtruth.txt").read_text().splitlines()[1:]
+    ]
+    at_depth = [f"{float(line.split()[0]) + 1:.6f} {line.split(' ', 1)[1]}" for line in at_colour]
+    poses = [pose for pair in zip(at_colour, at_depth, strict=True) for pose in pair]
+    rows = [f"{time:.4f} {pose}" for time, pose in zip(times, poses, strict=True)]
+    (folder / "groundtruth.txt").write_text("\n".join(rows))
+    recording = open_recording(folder)
+    for k in range(4):
+        frame, moved = recording.frame(k), recording.cam2world(k) - walk[2 * k]
+        assert np.allclose(frame.color_camera.cam2world, walk[2 * k], atol=1e-5)
+        assert np.allclose(frame.depth_camera.cam2world, recording.cam2world(k))
+        assert np.allclose(moved[:3, 3], (1, 0, 0), atol=1e-5)
+
+
+def test_a_trajectory_of_another_clock_is_told(tmp_path):
+    folder = made.tum(tmp_path, made.poses(3))
+    path = folder / "groundtruth.txt"
+    lines = [line.split(" ", 1) for line in path.read_text().splitlines()[1:]]
+    path.write_text("\n".join(f"{float(time) + 100} {pose}" for time, pose in lines))
+    refused(folder, r"groundtruth.txt: is of 200.00 … 200.07 s, the pictures are of 100.0\d … 100.07 s")
+    path.write_text("\n".join(f"{float(time) * 1e9:.0f} {pose}" for time, pose in lines))
+    refused(folder, "times so large are nanoseconds")
+
+
 def test_associations_with_depth_first(tmp_path):
     folder = made.tum(tmp_path, made.poses(3))
     right = read_pairs(folder)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bifusion.datasets.scannet.prepare import prepare_scannet
+from bifusion.datasets.scannet.scan import read_label_table
 from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.errors import InputError
 from scannet_release import NAME, K, prepare, write_matrix, write_mesh
@@ -148,6 +149,13 @@ def test_unknown_label_and_unknown_superpoint(released, scan):
     fails(released, "label 'flux capacitor' is not in .*labels.tsv; add a row")
     path.write_text(json.dumps({"segGroups": [{"label": "wall", "segments": [7, 8]}]}))
     fails(released, r"object 0 \(wall\) names superpoint 8, which segs.json has not")
+
+
+def test_ids_of_rows_that_were_added_by_hand_may_have_blanks_and_zeros(tmp_path):
+    path = tmp_path / "labels.tsv"
+    path.write_text("id\traw_category\tnyu40id\n2 \tchair\t5 \n03\tfloor\t02\n\tnothing\t\n")
+    table = read_label_table(path)
+    assert table.classes["scannet20"] == {"chair": 4, "floor": 1, "nothing": -1} and not table.notes
 
 
 def test_label_table_of_another_form(released):

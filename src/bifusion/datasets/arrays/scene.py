@@ -198,4 +198,19 @@ def _stored_labels(folder: Path, labels: LabelSet) -> tuple[LabelSet, bool]:
             f"path: {folder} is in no split, so there is no place for the labels.json of "
             f"{labels.describe()}; expected DATASET/SPLIT/NAME, SPLIT one of {', '.join(SPLITS)}"
         )
+    if is_new:
+        _refuse_over_others(folder, labels)
     return labels, is_new
+
+
+def _refuse_over_others(folder: Path, labels: LabelSet) -> None:
+    """InputError where the data set has scenes of built-in classes, which a labels.json would hide."""
+    data_set = data_set_of(folder)
+    for split in SPLITS:
+        for scene in sorted((data_set / split).glob("[!.]*")):
+            found = [name for name in SEGMENT_FILES.values() if (scene / name).is_file()]
+            if found and scene != folder:
+                raise InputError(
+                    f"labels: {labels.describe()}, but {scene} has {found[0]}, of built-in classes, "
+                    "which would count no longer. A data set has one set of classes: write to another."
+                )

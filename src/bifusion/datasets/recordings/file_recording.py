@@ -66,6 +66,8 @@ class FileRecording(RecordingInfo):
     files: list[FrameFiles] = field(default_factory=list)
     poses: PoseList = field(default_factory=lambda: pose_list(np.zeros((0, 4, 4)), 0, Reading()))
     """Of what the files' poses speak of; each camera's extrinsic comes on top."""
+    color_poses: PoseList | None = None
+    """Of the pictures, where they were taken at other times than depth; None: `poses`."""
     cameras: Cameras = field(default_factory=lambda: Cameras(Calibration(np.eye(3))))
     read_depth: ReadMap | None = None
     """None: pictures of whole numbers."""
@@ -89,14 +91,16 @@ class FileRecording(RecordingInfo):
         if files.color is not None and (color or depth_is_color_resized):
             of = self._own(self.cameras.color, index)
             frame.color = self._read_color(files.color, of)
-            frame.color_camera = self._camera(of, frame.color, index, files.color)
+            frame.color_camera = self._camera(
+                of, frame.color, index, files.color, self.color_poses or self.poses
+            )
         if files.depth is not None:
             frame.depth_m = self._read_depth(files.depth)
             if depth_is_color_resized:
                 size = self._picture_size if frame.color is None else image_size(frame.color)
                 calibration = replace(calibration, size=size)
             of = self._own(calibration, index)
-            frame.depth_camera = self._camera(of, frame.depth_m, index, files.depth)
+            frame.depth_camera = self._camera(of, frame.depth_m, index, files.depth, self.poses)
         if files.confidence is not None:
             frame.confidence = self._read_confidence(files.confidence)
             _check_confidence(frame, files.confidence)
@@ -163,9 +167,11 @@ class FileRecording(RecordingInfo):
         own, size = self.files[index].K, self.files[index].size or self.cameras.size
         return of if own is None else Calibration(own, size, of.extrinsic)
 
-    def _camera(self, of: Calibration, picture: np.ndarray, index: int, path: Path | Part) -> Camera:
+    def _camera(
+        self, of: Calibration, picture: np.ndarray, index: int, path: Path | Part, poses: PoseList
+    ) -> Camera:
         size = image_size(picture)
-        cam2world = self.poses.pose(index) @ of.extrinsic
+        cam2world = poses.pose(index) @ of.extrinsic
         return Camera(of.fitted(size, str(path)), (size[1], size[0]), cam2world)
 
     def _note_turned(self, tag: int) -> None:
@@ -192,6 +198,7 @@ def file_recording(
     cameras: Cameras,
     options: OpenOptions,
     *,
+    color_stored: np.ndarray | None = None,
     declared: Reading | None = None,
     depth_scale: float = 1000.0,
     up: np.ndarray | None = None,
@@ -200,7 +207,8 @@ def file_recording(
     read_confidence: ReadMap | None = None,
     depth_alone: bool = True,
 ) -> FileRecording:
-    """A recording of files and of the poses (V, 4, 4) that were stored for them, in the same order.
+    """A recording of files and of the poses (V, 4, 4) that were stored for them, in the same order;
+    `color_stored`: those of the pictures, where theirs are others than depth's.
 
     Frames without a usable pose or whose depth is missing are left out and counted in the notes; so are
     those without a picture if `depth_alone` is of no use, else they are counted.
@@ -221,6 +229,10 @@ def file_recording(
     )
     poses = pose_list(stored, len(files), reading)
     pictured = np.array([_is_there(one.color) for one in files], bool)
+    of_color = None
+    if color_stored is not None:
+        of_color = pose_list(color_stored, len(files), reading, poses.offset_m)
+        pictured &= of_color.tracked
     there = np.array([_lacks(one) is None for one in files], bool) & (pictured | depth_alone)
     recording.notes += _left_out(files, poses, there)
     kept = np.flatnonzero(poses.tracked & there)
@@ -234,6 +246,7 @@ def file_recording(
         files[row] if pictured[row] else replace(files[row], color=None) for row in kept.tolist()
     ]
     recording.poses, recording.offset_m = poses.only(kept), poses.offset_m
+    recording.color_poses = None if of_color is None else of_color.only(kept)
     recording.notes += offset_notes(poses.offset_m)
     recording.share_camera()
     return recording

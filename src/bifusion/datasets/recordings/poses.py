@@ -84,14 +84,17 @@ class PoseList:
         return replace(self, row=self.row[kept])
 
 
-def pose_list(stored: np.ndarray, frames: int, reading: Reading) -> PoseList:
-    """The list (P, 4, 4) as stored, for as many frames, in the same order."""
+def pose_list(
+    stored: np.ndarray, frames: int, reading: Reading, offset_m: np.ndarray | None = None
+) -> PoseList:
+    """The list (P, 4, 4) as stored, for as many frames, in the same order; `offset_m`: what was taken
+    off another list of the same recording."""
     good = usable(stored)
     listed = np.full(stored.shape, np.nan)
-    offset_m = np.zeros(3)
+    poses = reading.cam2world(stored[good])
+    if offset_m is None:
+        offset_m = far_offset(poses[:, :3, 3]) if good.any() else np.zeros(3)
     if good.any():
-        poses = reading.cam2world(stored[good])
-        offset_m = far_offset(poses[:, :3, 3])
         poses[:, :3, 3] -= offset_m
         listed[good] = poses
     return PoseList(listed, np.arange(frames) + reading.pose_shift, offset_m)

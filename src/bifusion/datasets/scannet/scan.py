@@ -220,14 +220,16 @@ def read_label_table(path: Path) -> LabelTable:
     for name, (label_set, column) in LABEL_SETS.items():
         index = _class_of_source_id(label_set)
         # Reversed, so that the first row of a category wins.
-        classes[name] = {row["raw_category"]: index.get(row[column], -1) for row in reversed(good)}
+        classes[name] = {
+            row["raw_category"]: index.get(row[column].strip().lstrip("0"), -1) for row in reversed(good)
+        }
     return LabelTable(path, classes, _left_out(bad))
 
 
 def _is_readable(row: Row, ids: list[str]) -> bool:
     """Whether a row has a category and, for each set, a whole number or nothing (no class of it)."""
     return bool(row["raw_category"]) and all(
-        row[column] is not None and re.fullmatch(r"\d*", row[column].strip()) for column in ids
+        row[column] is not None and re.fullmatch(r"[0-9]*", row[column].strip()) for column in ids
     )
 
 

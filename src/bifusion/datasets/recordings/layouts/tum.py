@@ -1,14 +1,15 @@
 """rgb.txt, depth.txt, groundtruth.txt: TUM RGB-D, and own recordings in its layout.
 
 Source: the benchmark's page "File formats" (Sturm et al., IROS 2012). Times of the streams differ: the
-nearest within MOST_APART_S belong together. Poses are those of the colour camera, cam2world of OpenCV,
-quaternions with the scalar last; depth is registered to colour. TUM's depth has 5000 units a metre,
-other recorders keep their device's 1000.
+nearest within MOST_APART_S belong together, each where the camera was at its own time. Poses are those
+of the colour camera, cam2world of OpenCV, quaternions with the scalar last; depth is registered to
+colour. TUM's depth has 5000 units a metre, other recorders keep their device's 1000.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ TUM_SCALE = 5000.0
 SCALES = (5000.0, 1000.0)
 ASSOCIATIONS = ("associations.txt", "associate.txt", "association.txt")
 TRAJECTORIES = ("groundtruth.txt", "CameraTrajectory.txt", "KeyFrameTrajectory.txt", "trajectory.txt")
+LATEST_S = 1e10
+"""Seconds since 1970 that no recording has."""
 COLUMNS = (8, 9)
 """Of a trajectory: a time and a pose, and of RTAB-Map's "RGBD-SLAM + ID" the number of a node."""
 CAMERAS = {
@@ -44,6 +47,17 @@ CAMERAS = {
     "freiburg3": (535.4, 539.2, 320.1, 247.6),
 }
 """fx, fy, cx, cy of TUM's cameras, of which the first two distort."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Pictures that belong together, with their times in seconds."""
+
+    color: Path | None
+    """None: no picture is near this depth."""
+    color_s: float
+    depth: Path
+    depth_s: float
 
 
 def is_tum(folder: Path) -> bool:
@@ -61,16 +75,16 @@ def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
         )
     pairs = read_pairs(folder)
     times, poses = read_trajectory(trajectory)
-    at = np.array([time for _, time, _ in pairs])
-    row = nearest(times, at)
-    stored = np.where((np.abs(times[row] - at) <= MOST_APART_S)[:, None, None], poses[row], np.nan)
+    of_color = _poses_at(times, poses, [pair.color_s for pair in pairs], trajectory)
+    of_depth = _poses_at(times, poses, [pair.depth_s for pair in pairs], trajectory)
     files = [
-        FrameFiles((color or depth).stem, color, depth, time_s=time) for color, time, depth in pairs
+        FrameFiles((pair.color or pair.depth).stem, pair.color, pair.depth, time_s=pair.color_s)
+        for pair in pairs
     ]
     cameras, notes = _cameras(folder, options)
     official = _camera_name(folder) is not None
     recording = file_recording(
-        folder, "tum", files, stored, cameras, options,
+        folder, "tum", files, of_depth, cameras, options, color_stored=of_color,
         depth_scale=TUM_SCALE, up=Z_UP if official else None, notes=notes,
     )  # fmt: skip
     if not official and options.depth_scale is None:
@@ -78,8 +92,25 @@ def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
     return recording
 
 
-def read_pairs(folder: Path) -> list[tuple[Path | None, float, Path]]:
-    """Colour picture, its time in seconds, and depth picture of each pair, in the order of the list.
+def _poses_at(times: np.ndarray, poses: np.ndarray, at: list[float], trajectory: Path) -> np.ndarray:
+    """(V, 4, 4) poses of the times `at`, NaN where none is within MOST_APART_S; InputError where the
+    trajectory is of another clock."""
+    wanted = np.array(at)
+    row = nearest(times, wanted)
+    apart = np.abs(times[row] - wanted)
+    if apart.min() > MOST_APART_S:
+        large = max(times[-1], wanted.max()) > LATEST_S
+        unit = "; times so large are nanoseconds: divide them by 10⁹" if large else ""
+        raise InputError(
+            f"{trajectory}: is of {times[0]:.2f} … {times[-1]:.2f} s, the pictures are of "
+            f"{wanted.min():.2f} … {wanted.max():.2f} s: no pose within {MOST_APART_S:g} s of a "
+            f"picture; expected one clock, in seconds{unit}"
+        )
+    return np.where((apart <= MOST_APART_S)[:, None, None], poses[row], np.nan)
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """The pairs of colour and depth, in the order of the list.
 
     Depth that no picture is near comes without one, at its own time; where pairs are listed, they alone
     count.
@@ -92,7 +123,12 @@ def read_pairs(folder: Path) -> list[tuple[Path | None, float, Path]]:
         if rows and all("depth" in row[1].lower() and "depth" not in row[3].lower() for row in rows):
             rows = [[*row[2:4], *row[:2]] for row in rows]  # associate.py depth.txt rgb.txt; ICL-NUIM
         return [
-            (inside(folder, row[1], path), _time(row[0], path), inside(folder, row[3], path))
+            Pair(
+                inside(folder, row[1], path),
+                _time(row[0], path),
+                inside(folder, row[3], path),
+                _time(row[2], path),
+            )
             for row in rows
         ]
     colors, depths = (_read_list(folder / name) for name in ("rgb.txt", "depth.txt"))
@@ -106,10 +142,9 @@ def read_pairs(folder: Path) -> list[tuple[Path | None, float, Path]]:
         if abs(depth_times[k] - time) <= MOST_APART_S
     ]
     alone = sorted({*range(len(depths))} - {k for _, _, k in near})
-    pairs = [(path, time, depths[k][1]) for path, time, k in near]
-    return sorted(
-        [*pairs, *((None, depths[k][0], depths[k][1]) for k in alone)], key=lambda pair: pair[1]
-    )
+    pairs = [Pair(path, time, depths[k][1], depths[k][0]) for path, time, k in near]
+    without = [Pair(None, time, path, time) for time, path in (depths[k] for k in alone)]
+    return sorted([*pairs, *without], key=lambda pair: pair.color_s)
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
