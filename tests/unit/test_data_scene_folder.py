@@ -229,8 +229,12 @@ def test_undecodable_or_missing_image(folder):
 
 def test_view_without_depth_and_wrong_depth(folder):
     path = folder / "views" / "00000.png"
-    Image.new("L", (40, 30)).save(path)
-    with pytest.raises(InputError, match="00000.png: depth has image mode L"):
+    for mode, advice in (("L", "8 bits or fewer do not hold"), ("RGB", "a picture for the eye")):
+        Image.new(mode, (40, 30)).save(path)
+        with pytest.raises(InputError, match=f"00000.png: depth has image mode {mode}; .*{advice}"):
+            load_view(folder, "00000")
+    Image.new("F", (40, 30)).save(path, "TIFF")
+    with pytest.raises(InputError, match="floats; if they are metres, store 1000 times as much"):
         load_view(folder, "00000")
     path.unlink()
     with pytest.raises(InputError, match="00000.png: the view has no depth"):
