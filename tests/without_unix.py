@@ -1,5 +1,5 @@
-"""`python without_unix.py …`: the command line without what Windows lacks; with NO_LINKS=1 symbolic links
-are refused, as Windows does without developer mode and FAT does everywhere."""
+"""`python without_unix.py …`: the command line without what Windows lacks; with NO_LINKS=1 symbolic
+links are refused, as Windows does without developer mode and FAT does everywhere."""
 
 import errno
 import os

@@ -75,7 +75,7 @@ def how_it_ended(code: int) -> str:
 
 
 def signal_of(code: int) -> str | None:
-    """The name of the signal that an exit code tells of, "signal 99" for one without; None for a status."""
+    """The name of the signal that an exit code tells of, "signal 99" for one without; None: of none."""
     if code >= 0:
         return None
     named = {number.value: number.name for number in signal.Signals}

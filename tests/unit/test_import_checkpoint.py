@@ -191,8 +191,14 @@ def test_file_without_tensors(tmp_path: Path):
     ("content", "told"),
     [
         ({"state_dict": {"a.weight": np.ones(2, np.float32)}}, "arrays of numpy at 'state_dict', which"),
-        ({"ema": {"shadow_params": [torch.ones(2), torch.ones(3)]}}, "2 tensors without names at 'ema.sh"),
-        ({"optimizer": {"state": {0: {"x": torch.ones(1)}}}, "epoch": 3}, "the keys 'optimizer', 'epoch'"),
+        (
+            {"ema": {"shadow_params": [torch.ones(2), torch.ones(3)]}},
+            "2 tensors without names at 'ema.sh",
+        ),
+        (
+            {"optimizer": {"state": {0: {"x": torch.ones(1)}}}, "epoch": 3},
+            "the keys 'optimizer', 'epoch'",
+        ),
         (torch.ones(3), "one tensor; expected a state dict"),
         ({}, "an empty dict; expected"),
     ],

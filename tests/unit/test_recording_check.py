@@ -140,7 +140,9 @@ def test_an_up_that_is_given_decides_how_pictures_lie(tmp_path):
     recording, _ = sideways(tmp_path, 1)
     lines = check_recording(recording, camera_up(recording)).lines
     assert not any("sideways" in line for line in lines)
-    assert any(re.fullmatch(r"-?[xyz] is up, as given; the cameras' mean up is 0° from it", x) for x in lines)
+    assert any(
+        re.fullmatch(r"-?[xyz] is up, as given; the cameras' mean up is 0° from it", x) for x in lines
+    )
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])

@@ -254,7 +254,9 @@ def test_where_pictures_are_expected_is_told_with_what_is_there(tmp_path):
     (folder / "color").rename(folder / "photos")
     for path in (folder / "depth").iterdir():
         path.rename(path.with_name(f"{path.stem}9.png"))
-    refused(folder, r"expected .*color/0.jpg and .*depth/0.png .* holds depth/, intrinsic/, photos/, pose/")
+    refused(
+        folder, r"expected .*color/0.jpg and .*depth/0.png .* holds depth/, intrinsic/, photos/, pose/"
+    )
 
 
 def test_intrinsics_whose_file_names_another_size(tmp_path):

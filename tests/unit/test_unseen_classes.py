@@ -52,7 +52,9 @@ def test_labels_that_may_be_ids_or_only_lack_a_class():
     assert "subtract 1" not in message and "are ids of" not in message
     numbered = LabelSet.of("rooms7", NAMES, source_ids=range(1, 8), stuff_classes=(0, 1, 2))
     (finding,) = unseen_classes(numbered, TRAIN, [{"rooms7": frozenset({1, 2, 6})}])
-    assert "all labels found are ids of classes: if they are meant, replace each by its" in finding.message
+    assert (
+        "all labels found are ids of classes: if they are meant, replace each by its" in finding.message
+    )
 
 
 def test_a_broken_table_of_classes_is_told_once(tmp_path):
@@ -61,7 +63,9 @@ def test_a_broken_table_of_classes_is_told_once(tmp_path):
     (scene / "segment200.npy").unlink()
     (tmp_path / "labels.json").write_text("{")
     messages = [finding.message for finding in check_data(scene, workers=0).findings]
-    messages += [m for one in check_data(tmp_path, workers=0).findings if "val:" not in (m := one.message)]
+    messages += [
+        m for one in check_data(tmp_path, workers=0).findings if "val:" not in (m := one.message)
+    ]
     assert len(messages) == 2 and all("labels.json: not valid JSON" in message for message in messages)
 
 

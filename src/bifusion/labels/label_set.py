@@ -197,7 +197,9 @@ def _to_positions(found: set[int], labels: LabelSet) -> str:
     if classes <= set(range(labels.num_classes)):
         return "; ".join(said)
     if classes - {0} <= set(labels.source_ids):
-        said.append("they are ids of the classes: replace each by its position (0, if it is none, by -1)")
+        said.append(
+            "they are ids of the classes: replace each by its position (0, if it is none, by -1)"
+        )
     elif min(classes) >= 0 and max(classes) == labels.num_classes:
         said.append("subtract 1, if they count from 1")
     else:

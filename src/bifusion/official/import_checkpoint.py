@@ -258,7 +258,8 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
         if found is None:
             raise InputError(
                 f"{path}: holds no tensors by name, but {found_instead(file.content)}; expected a state "
-                "dict, or a checkpoint with one: torch.save(model.state_dict(), FILE), not of the model itself"
+                "dict, or a checkpoint with one: torch.save(model.state_dict(), FILE), not of the model "
+                "itself"
             )
         yield _LazyTensors(found.tensors, file.tensor), taken_notes(found)
 

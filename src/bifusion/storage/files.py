@@ -124,8 +124,8 @@ def _encoded(text: str, path: Path) -> bytes:
 
 
 def flush(path: Path) -> None:
-    """Forces a file, or a folder's list of names, to disk; Windows opens no folder, and flushes only what
-    is open for writing."""
+    """Forces a file, or a folder's list of names, to disk. Windows opens no folder, and flushes only
+    what is open for writing."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

@@ -150,9 +150,10 @@ def check_links(folder: Path) -> None:
         if error.errno not in (*NO_LINKS, errno.EINVAL):  # what Windows says becomes EINVAL
             raise
         raise InputError(
-            f"{folder}: no symbolic links can be made here ({error.strerror}), but a run has them to its "
-            "checkpoints (last, best); expected a folder that takes them: on Windows turn on developer "
-            "mode, elsewhere choose one on a disk of the system's own (not FAT, exFAT or a network share)"
+            f"{folder}: no symbolic links can be made here ({error.strerror}), but a run has them to "
+            "its checkpoints (last, best); expected a folder that takes them: on Windows turn on "
+            "developer mode, elsewhere choose one on a disk of the system's own (not FAT, exFAT or a "
+            "network share)"
         ) from error
     trial.unlink()
 

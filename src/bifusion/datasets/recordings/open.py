@@ -199,7 +199,9 @@ def _unknown(path: Path) -> str:
         return f"{path}: is no recording that is known; expected {_layouts()}"
     known = lone_videos(path)
     hint = f" ({known})" if known else ""
-    return f"{path}: holds {entries(path, MOST_LISTED)}{hint}; expected one of these layouts: {_layouts()}"
+    return (
+        f"{path}: holds {entries(path, MOST_LISTED)}{hint}; expected one of these layouts: {_layouts()}"
+    )
 
 
 def _layouts() -> str:

@@ -93,8 +93,8 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
     if not (poses or worded):
         raise InputError(
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
-            "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens; "
-            f"found {entries(folder)}"
+            "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
+            f"; found {entries(folder)}"
         )
     depth_camera = None
     if color_camera is None:

@@ -96,8 +96,9 @@ def iterate_views(
         yield view
     if empty:
         scan.notes.append(
-            f"in the depth of {len(empty)} of {len(frames)} views nothing was measured, all of it is 0 or "
-            f"65535 ({listing(empty, 3)}): no point is seen by them; export depth again, or leave them out"
+            f"in the depth of {len(empty)} of {len(frames)} views nothing was measured, all of it is 0 "
+            f"or 65535 ({listing(empty, 3)}): no point is seen by them; export depth again, or leave "
+            "them out"
         )
     found = judge_views(scan.scene.coord, scan.scene.color, looked, read_units=options.depth_scale)
     scan.notes.extend(finding.message for finding in found)
