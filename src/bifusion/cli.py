@@ -31,7 +31,7 @@ from bifusion.commands import (
     train,
     viewing,
 )
-from bifusion.commands.help import summary_of, table, wants_help
+from bifusion.commands.help import help_last, summary_of, table, wants_help
 from bifusion.errors import InputError, SomeFailedError
 from bifusion.spelling import did_you_mean
 from bifusion.training.signals import terminated_as_interrupted
@@ -143,6 +143,8 @@ def _is_unread(stream: Any) -> bool:
 
 def _call(args: list[str]) -> None:
     """Calls a command and leaves with its exit status."""
+    args = [*args[1:], "--help"] if args[:1] == ["help"] else args
+    args = [*args[:1], *help_last(args[1:])]
     if not args:
         print(_help(), file=sys.stderr)
         sys.exit(2)

@@ -70,10 +70,16 @@ def end_with_parent() -> None:
 def how_it_ended(code: int) -> str:
     """ "was killed by SIGKILL", "ended with status 1": what an exit code says, the negative number of a
     signal where one ended the process."""
+    killed_by = signal_of(code)
+    return f"ended with status {code}" if killed_by is None else f"was killed by {killed_by}"
+
+
+def signal_of(code: int) -> str | None:
+    """The name of the signal that an exit code tells of, "signal 99" for one without; None: of none."""
     if code >= 0:
-        return f"ended with status {code}"
+        return None
     named = {number.value: number.name for number in signal.Signals}
-    return f"was killed by {named.get(-code, f'signal {-code}')}"
+    return named.get(-code, f"signal {-code}")
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def with_row(values: np.ndarray, row: int, value: float) -> np.ndarray:
         ({"color": lambda x: x / 255}, r"color: holds float64 from 0\.\d+ to .*multiply"),
         ({"color": lambda x: np.zeros((0, 3))}, "color: has 0 rows; coord has"),
         ({"color": lambda x: x[1:]}, "color: has .* rows; coord has"),
-        ({"color": lambda x: with_row(x, 3, NAN)}, "color: holds numbers that are not finite"),
+        ({"color": lambda x: with_row(x, 3, NAN)}, "points have a colour that is not finite"),
         ({"normal": lambda x: np.ones((POINTS, 3))}, "normal: 2574 of 2574 are no unit vectors"),
         ({"faces": lambda x: [[0, 1, 10**6]]}, "faces: indices go from 0 to 1000000; expected 0 to"),
         ({"faces": lambda x: [[0.0, 1.0, 2.0]]}, "faces: is float64 .* expected whole numbers"),

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import needs
 from bifusion.data.scene_folder import load_scene
@@ -54,6 +55,15 @@ def test_depth_of_the_sensor_uses_its_own_calibration(released):
     in_depth_camera = np.linalg.inv(view.depth_cam2world) @ view.color_cam2world @ point
     assert np.allclose(in_depth_camera, COLOR_TO_DEPTH @ point)
     assert np.allclose(view.depth_K, [[30, 0, 15.5], [0, 30, 11.5], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_depth_that_measured_nothing_is_told(released, posed, value):
+    Image.fromarray(np.full((24, 32), value, np.uint16)).save(posed / "00010.png")
+    notes = {}
+    prepare(released, notes=notes)
+    (told,) = [note for note in notes[NAME] if "nothing was measured" in note]
+    assert told.startswith("in the depth of 1 of 2 views nothing was measured") and "00010.png" in told
 
 
 def test_layout_of_a_sens_export(released, posed):

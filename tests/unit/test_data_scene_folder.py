@@ -229,8 +229,12 @@ def test_undecodable_or_missing_image(folder):
 
 def test_view_without_depth_and_wrong_depth(folder):
     path = folder / "views" / "00000.png"
-    Image.new("L", (40, 30)).save(path)
-    with pytest.raises(InputError, match="00000.png: depth has image mode L"):
+    for mode, advice in (("L", "8 bits or fewer do not hold"), ("RGB", "a picture for the eye")):
+        Image.new(mode, (40, 30)).save(path)
+        with pytest.raises(InputError, match=f"00000.png: depth has image mode {mode}; .*{advice}"):
+            load_view(folder, "00000")
+    Image.new("F", (40, 30)).save(path, "TIFF")
+    with pytest.raises(InputError, match="floats; if they are metres, store 1000 times as much"):
         load_view(folder, "00000")
     path.unlink()
     with pytest.raises(InputError, match="00000.png: the view has no depth"):
@@ -280,6 +284,15 @@ def test_labels_that_are_not_finite_are_named(folder, name):
         (np.float32([[1, 1, 1]]), "from 1.0 to 1.0; .*multiply colours of 0 … 1 by 255"),
         (np.float32([[-1, 0.5, 1]]), "add 1, multiply by 127.5"),
         (np.uint16([[0, 257, 65535]]), "divide 16-bit colours by 257"),
+        (np.float32([[0, 3, 65535]]), "divide 16-bit colours by 257"),
+        (np.float32([[-3, 30, 256.5]]), "clip what went beyond it"),
+        (np.float32([[-2.1, 0.1, 2.6]]), "undo a normalisation"),
+        (np.int16([[-127, 3, 127]]), "undo a normalisation"),
+        (np.int8([[-127, 3, 127]]), r"color.view\(np.uint8\)"),
+        (
+            np.float32([[1, 2, 3], [4, np.nan, 6]]),
+            r"1 of 2 points have a colour that is not finite \(first: point 1\)",
+        ),
     ],
 )
 def test_colors_of_other_ranges_are_told_apart(color, message):

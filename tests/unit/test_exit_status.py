@@ -9,6 +9,7 @@ import bifusion.inference.train_and_evaluate
 from bifusion.commands import train as command
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunStatus
+from bifusion.storage.json_files import write_json
 from bifusion.studies.training_runs import train
 from bifusion.studies.training_runs.plan import PlannedRun
 
@@ -24,6 +25,27 @@ def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     monkeypatch.setattr(module, "evaluate_run", evaluations.append)
     assert command.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("completed", "completed already, after 2 epochs; figures in "),
+        ("guard_stopped", "stopped by its guard already, after 2 epochs; figures in "),
+    ],
+)
+def test_a_run_that_had_ended_says_so(monkeypatch, tmp_path, capsys, state, told):
+    ended, module = RunStatus(state, epochs_done=2), bifusion.inference.train_and_evaluate
+    monkeypatch.setattr(module, "evaluate_run", lambda folder: None)
+    arguments = ["oneformer3d_small", "--out", str(tmp_path), "--resume"]
+    monkeypatch.setattr(module, "train", lambda *args, **kw: ended)
+    command.train(arguments)
+    assert "already" not in capsys.readouterr().out  # it ended just now
+    write_json(tmp_path / "status.json", ended)
+    command.train(arguments)
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: {told}{tmp_path / 'evaluation.json'}" in said and said.count("\n") == 1
+    assert ("--trainer.epochs" in said) == (state == "completed")
 
 
 def test_what_ended_several_runs_is_told_once(monkeypatch, tmp_path):

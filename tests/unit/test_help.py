@@ -148,3 +148,32 @@ def test_first_sentence(text, first):
 def test_defaults_say_what_they_stand_for_and_switches_how_they_are_turned_off(bifusion, page, row):
     lines = bifusion(*page.split(), "--help").out.splitlines()
     assert row in [re.sub(r" {2,}", "  ", line.strip()) for line in lines]
+
+
+def test_help_is_asked_for_before_or_behind_what_it_is_of(bifusion):
+    page = bifusion("train", "bifusion_small", "--help").out
+    assert bifusion("train", "-h", "bifusion_small").out == page
+    assert bifusion("help", "train", "bifusion_small").out == page
+    assert bifusion("help").out == bifusion("--help").out
+    called = bifusion("help", "trian")
+    assert called.status == 2 and "command 'trian' is unknown (did you mean 'train'?)" in called.err
+
+
+def test_help_of_a_kind_that_there_is_not_names_it(bifusion):
+    called = bifusion("prepare", "scanet", "--help")
+    assert called.status == 2 and "found scanet (did you mean 'scannet'?)" in called.err
+
+
+@pytest.mark.parametrize(
+    ("call", "missing"),
+    [
+        ("predict", "RUN, SCENE"),
+        ("predict runs/mine --no-view", "SCENE"),
+        ("predict --scale 2 runs/mine", "SCENE"),
+        ("prepare scannet --scans x --frame_skip=2", "--labels PATH, --out PATH"),
+        ("find --views 3", "SCENE"),
+    ],
+)
+def test_what_is_missing_is_called_as_in_help(bifusion, call, missing):
+    called = bifusion(*call.split())
+    assert called.status == 2 and f": missing {missing}\n" in called.err, called.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -184,6 +185,35 @@ def test_file_without_tensors(tmp_path: Path):
     torch.save({"epoch": 3}, path)
     with pytest.raises(InputError, match="no tensors by name"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"state_dict": {"a.weight": np.ones(2, np.float32)}}, "arrays of numpy at 'state_dict', which"),
+        (
+            {"ema": {"shadow_params": [torch.ones(2), torch.ones(3)]}},
+            "2 tensors without names at 'ema.sh",
+        ),
+        (
+            {"optimizer": {"state": {0: {"x": torch.ones(1)}}}, "epoch": 3},
+            "the keys 'optimizer', 'epoch'",
+        ),
+        (torch.ones(3), "one tensor; expected a state dict"),
+        ({}, "an empty dict; expected"),
+    ],
+)
+def test_what_a_file_holds_instead_of_tensors_by_name_is_told(tmp_path: Path, content, told: str):
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=re.escape(f"holds no tensors by name, but {told}")):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json"])
+def test_a_part_of_a_checkpoint_is_told_as_that(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=f"{name} is of weights saved in several parts; save them in"):
+        read_checkpoint(tmp_path / name)
 
 
 def test_what_fits_is_converted(tmp_path: Path):

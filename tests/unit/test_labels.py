@@ -15,7 +15,7 @@ from bifusion.config.run import config_from_dict, config_to_dict
 from bifusion.data.dataset import DataConfig, with_labels
 from bifusion.errors import InputError
 from bifusion.labels.files import label_set_from_json, labels_of_data, labels_text, read_labels
-from bifusion.labels.label_set import LabelClass, LabelSet, differences
+from bifusion.labels.label_set import LabelClass, LabelSet, check_labels, differences
 from bifusion.labels.palette import class_palette
 from bifusion.labels.sets import BUILT_IN, LABEL_SETS, REPLICA, S3DIS, SCANNET20, SCANNETPP100
 from bifusion.labels.table import read_table
@@ -49,6 +49,12 @@ def test_sets_that_nothing_can_be_trained_on(classes, message):
         ("{", "labels.json: not valid JSON"),
         ("[]", 'labels.json: found list; expected an object with "name"'),
         ('{"classes": []}', 'labels.json: found classes; expected an object with "name"'),
+        (
+            '{"version": 1, "name": "x", "classes": [], "stuff": [0]}',
+            "labels.json: unknown version, stuff; known are name, classes",
+        ),
+        ('{"name": "x", "classes": [], "clases": 1}', r"clases \(did you mean 'classes'\?\); known"),
+        ('{"name": 7, "classes": []}', "labels.json: name is 7; expected an object"),
         ('{"name": "x", "classes": {}}', "labels.json: classes is no list"),
         ('{"name": "x", "classes": ["door"]}', "class 0: found 'door'; expected an object, such as"),
         ('{"name": "x", "classes": [{"colour": 1, "name": "door"}]}', "class 0 'door': unknown colour"),
@@ -279,3 +285,24 @@ def test_configurations_of_earlier_versions_load():
     loaded = config_from_dict(update_config(stored))
     assert loaded.data.labels == LABEL_SETS["scannet200"] and loaded.model == config.model
     assert update_config(config_to_dict(config)) == config_to_dict(config)
+
+
+IDS = LabelSet.of("rooms", ("wall", "floor", "chair"), source_ids=(3, 7, 40), stuff_classes=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [
+        ([3, 40, -1, 0], "they are ids of the classes: replace each by its position"),
+        ([1, 2, 3], "subtract 1, if they count from 1"),
+        ([0, 1, 2, 3], "subtract 1, if they count from 1"),
+        ([0, 1, 255], "255 marks points without a class elsewhere: write -1"),
+        ([3, 7, -100], "-100 marks .*: write -1 in its place; they are ids"),
+        ([0, 5], "map them to positions first"),
+    ],
+)
+def test_labels_that_are_no_positions_are_told_what_they_are(found, advice):
+    with pytest.raises(InputError, match=advice) as told:
+        check_labels(np.array(found), IDS, "segment.npy")
+    assert ("subtract" in str(told.value)) == ("subtract" in advice)
+    assert ("ids of" in str(told.value)) == ("ids" in advice)

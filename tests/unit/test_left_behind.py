@@ -5,17 +5,19 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 import bifusion.storage.files as files
 import untrained_runs
+from bifusion.config.run import save_config
 from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
 from bifusion.errors import InputError
 from bifusion.storage.files import locked, locked_beside, write_text
 from prepare_inputs import KINDS
 from scene_factory import make_tiny_scene
-from tiny_runs import make_tiny_data
+from tiny_runs import make_tiny_data, tiny_config
 
 
 @pytest.fixture
@@ -131,6 +133,33 @@ def test_commands_work_without_what_windows_lacks(cases):
     command = [sys.executable, cases / "no_fcntl_windows" / "run.py", "info", "bifusion_tiny"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_run_trains_with_workers_without_what_windows_lacks(tmp_path):
+    make_tiny_data(tmp_path / "data")
+    done = train_without_unix(tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last").is_symlink()
+
+
+def test_a_folder_without_links_is_named_before_a_run_trains(tmp_path):
+    make_tiny_data(tmp_path / "data")
+    done = train_without_unix(tmp_path, NO_LINKS="1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"{tmp_path / 'run' / 'checkpoints'}: no symbolic links can be made here" in done.stderr
+    assert not (tmp_path / "run" / "steps.jsonl").exists()
+    assert [*(tmp_path / "run" / "checkpoints").iterdir()] == []
+
+
+def train_without_unix(folder, **environment):
+    config = tiny_config("oneformer3d_small", folder / "data", epochs=1)
+    config.trainer.workers = 1
+    save_config(config, folder / "run.json")
+    program = Path(__file__).parents[1] / "without_unix.py"
+    options = ["train", folder / "run.json", "--out", folder / "run"]
+    environment = {**os.environ, **environment}
+    command = [sys.executable, program, *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
 
 
 @pytest.mark.parametrize("kind", [*KINDS])

@@ -27,6 +27,17 @@ def test_a_flat_in_centimetres_is_not_taken_for_millimetres() -> None:
     assert said is not None and "in centimetres (14 m then); --scale 0.01 makes metres" in said
 
 
+def test_a_part_of_a_room_in_millimetres_may_be_a_hall_in_centimetres() -> None:
+    said = note(room(1.2, length=3.0) * (1000, 625, 1000))
+    assert said is not None and "in millimetres (3 m then) or in centimetres (30 m)" in said
+    assert "--scale 0.001 makes metres of the former, --scale 0.01 of the latter" in said
+
+
+def test_inches_are_told_of_a_small_room_too() -> None:
+    said = note(room(1.8, length=2.4) * (1, 0.6, 1) / UNITS["inches"])
+    assert said is not None and "in inches (2.4 m then); --scale 0.0254 makes metres" in said
+
+
 @pytest.mark.parametrize("coord_m", [room(2.4), room(4.5), room(2.5, length=80.0), room(20.0, 60.0)])
 def test_nothing_is_said_of_metres(coord_m: np.ndarray) -> None:
     assert note(coord_m) is None

@@ -37,3 +37,10 @@ def test_depth_in_another_format_is_not_passed_over(tmp_path: Path) -> None:
         InputError, match=r"depth: holds 0\.npy, which are no depth images; expected .png"
     ):
         find_posed_images(tmp_path)
+
+
+def test_what_is_there_is_told_where_no_image_is_found(tmp_path: Path) -> None:
+    for name in ("rgb", "depth", "cams"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="holds no posed image; .*; found cams/, depth/, rgb/"):
+        find_posed_images(tmp_path)

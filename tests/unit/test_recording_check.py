@@ -1,6 +1,7 @@
 """The check of a recording: what it finds wrong, and that it lets pass what is right."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from bifusion.datasets.recordings.check import RecordingCheck, check_recording
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.reading import Reading, inverse
-from bifusion.datasets.recordings.upright import TURN, quarter_turns, turn_frame, upright
+from bifusion.datasets.recordings.upright import TURN, camera_up, quarter_turns, turn_frame, upright
 from bifusion.errors import InputError
 
 READINGS = [
@@ -133,6 +134,15 @@ def sideways(tmp_path: Path, turns: int):
     for k, pose in enumerate(stored):
         made.picture(folder / "depth" / f"{k + 3:05d}.png", made.units(pose, 1000))
     return open_recording(folder), y_up @ walk
+
+
+def test_an_up_that_is_given_decides_how_pictures_lie(tmp_path):
+    recording, _ = sideways(tmp_path, 1)
+    lines = check_recording(recording, camera_up(recording)).lines
+    assert not any("sideways" in line for line in lines)
+    assert any(
+        re.fullmatch(r"-?[xyz] is up, as given; the cameras' mean up is 0° from it", x) for x in lines
+    )
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])

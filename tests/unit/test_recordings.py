@@ -188,13 +188,25 @@ def test_lists_that_disagree(tmp_path):
     folder = made.open3d(tmp_path / "open3d", made.poses())
     for k in (2, 5):
         (folder / "depth" / f"{k:05d}.png").unlink()
-    refused(folder, "trajectory.log: has 8 poses, but there are 6 pictures")
+    recording = open_recording(folder)  # the log's numbers tell which are lost
+    assert len(recording) == 6 and np.allclose(recording.cam2world(2), made.poses()[3])
+    said = "2 of 8 frames whose pictures are missing left out: 2 (no depth), 5 (no depth)"
+    assert any(said in note for note in recording.notes), recording.notes
     lines = (folder / "trajectory.log").read_text().splitlines()
     (folder / "trajectory.log").write_text("\n".join(lines[:10] + lines[15:25] + lines[30:]))
     recording = open_recording(folder)  # now the headings name the six that are there
     names = [recording.frame(index).name for index in range(len(recording))]
     assert names == ["00000", "00001", "00003", "00004", "00006", "00007"]
     assert np.allclose(recording.cam2world(2), made.poses()[3])
+
+
+def test_a_log_may_count_from_0_what_pictures_count_from_1(tmp_path):
+    folder = made.open3d(tmp_path, made.poses())
+    (folder / "depth" / "00000.png").unlink()
+    recording = open_recording(folder)
+    assert len(recording) == 7 and np.allclose(recording.cam2world(0), made.poses()[1])
+    (folder / "color" / "00000.jpg").unlink()  # it may as well be the last one that is lost
+    refused(folder, "trajectory.log: has 8 poses, but there are 7 pictures")
 
 
 @pytest.mark.parametrize(("kind", "color"), [("open3d", "color"), ("hololens", "images")])
@@ -219,6 +231,32 @@ def test_pictures_of_another_size_than_the_camera(tmp_path):
     (folder / "intrinsic.json").write_text(json.dumps({**camera, "width": 192}))
     with pytest.raises(InputError, match="is 96×72 pixels, its camera has 192×72"):
         open_recording(folder).frame(0)
+
+
+@pytest.mark.parametrize("color", ["rgb", "images", "Color"])
+def test_an_export_under_other_names(tmp_path, color):
+    walk = made.poses(3)
+    folder = made.scannet(tmp_path, walk)
+    for name, other in (("color", color), ("depth", "Depth"), ("pose", "poses")):
+        for path in [*(folder / name).iterdir()]:
+            path.rename(path.with_name(f"frame-{int(path.stem):06d}{path.suffix}"))
+        (folder / name).rename(folder / other)
+    recording = open_recording(folder)
+    assert (recording.layout, len(recording)) == ("scannet", 3)
+    frame = recording.frame(1)
+    assert frame.name == "frame-000010" and frame.color is not None and frame.depth_m is not None
+    assert np.abs(frame.color.astype(int) - made.color_of(1)).max() < 16
+    assert np.allclose(recording.cam2world(1), walk[1])
+
+
+def test_where_pictures_are_expected_is_told_with_what_is_there(tmp_path):
+    folder = made.scannet(tmp_path, made.poses(2))
+    (folder / "color").rename(folder / "photos")
+    for path in (folder / "depth").iterdir():
+        path.rename(path.with_name(f"{path.stem}9.png"))
+    refused(
+        folder, r"expected .*color/0.jpg and .*depth/0.png .* holds depth/, intrinsic/, photos/, pose/"
+    )
 
 
 def test_intrinsics_whose_file_names_another_size(tmp_path):

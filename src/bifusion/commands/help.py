@@ -5,6 +5,7 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from bifusion.commands.options import REQUIRED, Option
@@ -38,6 +39,18 @@ def wants_short_help(args: Sequence[str]) -> bool:
 
 def wants_everything(args: Sequence[str]) -> bool:
     return "--help-all" in args
+
+
+def help_last(args: Sequence[str]) -> list[str]:
+    """`args` with what asks for help behind what it is asked of: `train -h RECIPE`."""
+    asking = list(takewhile(lambda arg: wants_help([arg]), args))
+    return [*args[len(asking) :], *asking]
+
+
+def asked_for(options: Sequence[Option]) -> str:
+    """Names of options and arguments as help has them, and below each what it means."""
+    rows = [(_place(o) if o.positional else _typed(o), first_sentence(o.text)) for o in options]
+    return "\n".join([", ".join(name for name, _ in rows), *table(rows)])
 
 
 def short_help(

@@ -46,6 +46,16 @@ class Option:
         return _plain(args[0]) if several and _plain(args[0]) in (int, float) else None
 
     @property
+    def values(self) -> int | None:
+        """How many words follow it; None: any number."""
+        origin, args = get_origin(self.hint), get_args(self.hint)
+        if self.hint is bool:
+            return 0
+        if origin in (list, dict, set, frozenset) or Ellipsis in args:
+            return None
+        return len(args) if origin is tuple else 1
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """With the dashes, the form that is false included."""
         parents, dot, name = self.name.rpartition(".")

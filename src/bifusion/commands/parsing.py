@@ -10,6 +10,7 @@ import tyro
 
 from bifusion.commands.help import (
     Help,
+    asked_for,
     paragraph,
     short_help,
     table,
@@ -17,7 +18,7 @@ from bifusion.commands.help import (
     wants_help,
     wants_short_help,
 )
-from bifusion.commands.options import Option, list_options
+from bifusion.commands.options import REQUIRED, Option, list_options
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 
@@ -35,8 +36,8 @@ def parse(kind: type[T], args: Sequence[str], command: str, told: Help) -> T:
         command: as it is called, such as "train bifusion_small".
         told: what its short help shows.
     Raises:
-        InputError: an option that there is not, one argument too many, a value that is no number or none
-            of a choice.
+        InputError: an option that there is not, one argument too many or too few, a value that is no
+            number or none of a choice.
     """
     options = list(list_options(kind))
     if wants_everything(args):
@@ -49,6 +50,7 @@ def parse(kind: type[T], args: Sequence[str], command: str, told: Help) -> T:
         args = _joined_values(args, options)
         _check_names(args, options, command)
         _check_values(args, options, command)
+        _check_required(args, options, command)
     made, unknown = tyro.cli(kind, args=args, prog=f"bifusion {command}", return_unknown_args=True)
     if unknown:
         raise InputError(
@@ -61,7 +63,7 @@ def of_kinds(kinds: dict[str, str], args: Sequence[str], command: str, example: 
     """The first argument, one of `kinds` (name -> what it does); help prints these and leaves."""
     if args and args[0] in kinds:
         return args[0]
-    if wants_help(args):
+    if wants_help(args) and args[0].startswith("-"):
         print(_kinds_help(kinds, command, example))
         sys.exit(0)
     found = args[0] if args else ""
@@ -117,6 +119,30 @@ def _check_values(args: Sequence[str], options: Sequence[Option], command: str) 
                 f"{command}: {name}: found {found}, expected {expected}"
                 f"{did_you_mean(given, option.choices)}"
             )
+
+
+def _check_required(args: Sequence[str], options: Sequence[Option], command: str) -> None:
+    """InputError for arguments and options that must be given and are not. Tyro tells of an option that
+    lacks its value, the command of a list that may not be empty."""
+    by_flag = {flag: option for option in options for flag in option.flags}
+    named, placed, rest = set(), 0, list(args)
+    while rest:
+        name, equals, _ = rest.pop(0).partition("=")
+        option = by_flag.get(name.replace("_", "-"))
+        if name.startswith(f"--{OF_TYRO}"):
+            return
+        if option is None or option.positional:
+            placed += 1
+            continue
+        named.add(option.name)
+        values = 0 if equals else option.values
+        if values == 1 and (not rest or rest[0].startswith("-")):
+            return
+        del rest[: len(_up_to_an_option(rest)) if values is None else values]
+    places = [option for option in options if option.positional][placed:]
+    wanted = [*places, *(one for one in options if not (one.positional or one.name in named))]
+    if missing := [one for one in wanted if one.default is REQUIRED and one.values is not None]:
+        raise InputError(f"{command}: missing {asked_for(missing)}\nsee bifusion {command} --help")
 
 
 def _up_to_an_option(args: Sequence[str]) -> list[str]:

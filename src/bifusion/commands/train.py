@@ -15,9 +15,12 @@ from bifusion.commands import parsing
 from bifusion.commands.help import Help, short_help, table, wants_everything, wants_help
 from bifusion.commands.options import list_options
 from bifusion.errors import InputError
+from bifusion.untrusted.names import shown
+from bifusion.wording import plural
 
 if TYPE_CHECKING:
     from bifusion.config.run import Config
+    from bifusion.runs.run_folder import RunStatus
 
 HELP = Help(
     "train bifusion_small --data.root data/rooms --out runs/mine",
@@ -35,13 +38,14 @@ def train(args: list[str]) -> int:
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
     from bifusion.inference.train_and_evaluate import train_and_evaluate
-    from bifusion.runs.run_folder import GUARD_STOPPED_EXIT
+    from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
     from bifusion.training.processes import group
     from bifusion.training.processes.requeue import requeue, signal_of
 
     wanted = parsed(args)
     if wanted.print_config:
         return _print_config(wanted.config)
+    before = RunFolder(wanted.out).read_status() if wanted.resume else None
     run = train_and_evaluate(
         wanted.config,
         wanted.out,
@@ -50,12 +54,26 @@ def train(args: list[str]) -> int:
         verify_data=wanted.verify_data,
     )
     state = run.status.state
+    if run.status == before and run.status.is_over and group.number() == 0:
+        print(shown(_ended_before(run.folder, run.status)))
     if state == "interrupted":
         told = requeue(signal_of(run.status.reason)) if group.number() == 0 else None
         if told is not None:
             print(f"bifusion: {told}", file=sys.stderr)
         group.barrier()  # a process that ended now would have srun end the first one before it has asked
     return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
+
+
+def _ended_before(folder: Path, status: "RunStatus") -> str:
+    """What to say where there was nothing to go on with."""
+    completed = status.state == "completed"
+    how, more = (
+        ("completed", "; --trainer.epochs for more") if completed else ("stopped by its guard", "")
+    )
+    return (
+        f"{folder}: {how} already, after {plural(status.epochs_done, 'epoch')}; figures in "
+        f"{folder / 'evaluation.json'}{more}"
+    )
 
 
 def parsed(args: Sequence[str]) -> Any:

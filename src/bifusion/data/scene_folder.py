@@ -37,6 +37,8 @@ ARRAYS = ("coord", "color", "normal", "segment20", "segment200", "instance", "su
 FORMAT_VERSION = 1
 KEPT_M = 1e-3
 """Most that a coordinate may move when it becomes float32."""
+OVERSHOOT = 15.0
+"""Colours of 0 … 255 may go so far beyond it where they were interpolated or corrected."""
 
 
 def segment_file(labels: LabelSet) -> str:
@@ -301,6 +303,23 @@ def float32_note(coord: np.ndarray, converted: np.ndarray) -> str | None:
     )
 
 
+def _color_remedy(dtype: np.dtype, low: float, high: float) -> str:
+    """What makes colours of 0 … 255 of those from `low` to `high`."""
+    if dtype == np.int8:
+        return "bytes that were taken to have signs: color.view(np.uint8)"
+    if dtype.kind == "f" and low >= 0 and high <= 1:
+        return "multiply colours of 0 … 1 by 255"
+    if dtype.kind == "f" and low >= -1 and high <= 1:
+        return "colours of −1 … 1: add 1, multiply by 127.5"
+    if low >= 0 and 255 + OVERSHOOT * (dtype.kind == "f") < high <= 65535:
+        return "divide 16-bit colours by 257, of 12 bits by 16, of 10 bits by 4"
+    if low >= -OVERSHOOT and 255 - OVERSHOOT < high <= 255 + OVERSHOOT:
+        return "clip what went beyond it: np.clip(color, 0, 255)"
+    if low < 0:
+        return "undo a normalisation: multiply by its deviation, then add its mean"
+    return "bring them to it"
+
+
 def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
     """`color` as uint8, if it is of 0 … 255; means with fractions are rounded, and it is said. Floats of
     0 … 1 are no such colours, though each be 0 or 1.
@@ -313,19 +332,20 @@ def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:
         raise InputError(f"{where}: holds {color.dtype}; expected uint8")
     if not color.size:
         return color.astype(np.uint8)
+    lost = ~np.isfinite(color).reshape(len(color), -1).all(axis=1)
+    if lost.any():
+        raise InputError(
+            f"{where}: {int(lost.sum()):,} of {len(color):,} points have a colour that is not finite "
+            f"(first: point {int(lost.argmax())}); expected 0 … 255: give them one, or leave them out"
+        )
     whole = np.round(color)
     fractions = not np.array_equal(color, whole)
     low, high = color.min(), color.max()
     of_one = color.dtype.kind == "f" and 0 < high <= 1
     if not (low >= 0 and high <= 255) or of_one:
-        remedy = "multiply colours of 0 … 1 by 255"
-        if color.dtype.kind == "f" and -1 <= low < 0 and high <= 1:
-            remedy = "colours of −1 … 1: add 1, multiply by 127.5"
-        elif color.dtype.kind != "f" and low >= 0 and high <= 65535:
-            remedy = "divide 16-bit colours by 257, of 12 bits by 16, of 10 bits by 4"
         raise InputError(
             f"{where}: holds {color.dtype} from {low} to {high}; expected uint8, or "
-            f"numbers of 0 … 255 ({remedy})"
+            f"numbers of 0 … 255 ({_color_remedy(color.dtype, float(low), float(high))})"
         )
     if fractions:
         name = where.name if isinstance(where, Path) else where

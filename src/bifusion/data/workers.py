@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from bifusion.errors import InputError
-from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of, how_it_ended
+from bifusion.lifetime import LOOK_SECONDS, Parent, be_killed_at_end_of, how_it_ended, signal_of
 
 WARNING = getattr(signal, "SIGUSR1", None)
 """That a job's time is nearly up; schedulers send it to all processes of the job."""
@@ -131,11 +131,12 @@ def _signals_held() -> Iterator[None]:
         return
     came: list[int] = []
     handlers = {number: signal.signal(number, lambda n, frame: came.append(n)) for number in HELD}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if TELLS_SENDERS else ())
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if TELLS_SENDERS else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for number in came:
@@ -146,7 +147,7 @@ def _signals_held() -> Iterator[None]:
 def _deaf_to_workers() -> Iterator[None]:
     """Workers may end in the block; whatever looked out for that (torch, from an iterator of another
     loader) does not raise its error there."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _hears_of_ends():
         yield
         return
     previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -161,15 +162,15 @@ def _woken_by_end_of_worker(loader: DataLoader) -> Iterator[None]:
     """Raises _Ended in the block as soon as a worker is dead.
 
     Torch's own watch, which the first `iter(loader)` sets up, is off afterwards: it raises an error
-    wherever the program stands, be it while weights are updated or saved. Outside the main thread,
-    which alone gets signals, torch looks after its workers every few seconds.
+    wherever the program stands, be it while weights are updated or saved. Where no signal comes, torch
+    looks after its workers every few seconds.
     """
 
     def look(number: int, frame: FrameType | None) -> None:
         if _first_dead(_workers(loader)) is not None:
             raise _Ended
 
-    if threading.current_thread() is not threading.main_thread():
+    if not _hears_of_ends():
         yield
         return
     previous = signal.signal(signal.SIGCHLD, look)
@@ -178,6 +179,11 @@ def _woken_by_end_of_worker(loader: DataLoader) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, previous)
+
+
+def _hears_of_ends() -> bool:
+    """Whether a signal tells that a process has ended: not on Windows, nor outside the main thread."""
+    return hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
 
 
 def _workers(loader: DataLoader) -> list[BaseProcess]:
@@ -194,9 +200,10 @@ def _obituary(workers: list[BaseProcess], dead: int, scenes: list[str]) -> str:
     code = workers[dead].exitcode or 0
     cause, memory = "", "give it fewer workers (--trainer.workers) or a smaller --data.cache-mb"
     advice = f"if it happens again, {memory}"
-    if code == -signal.SIGKILL:
+    killed_by = signal_of(code)  # by its name: Windows has neither
+    if killed_by == "SIGKILL":
         cause, advice = ", as the system does when memory runs out", memory
-    elif code == -signal.SIGBUS:
+    elif killed_by == "SIGBUS":
         cause, advice = ", as when shared memory runs out", "enlarge /dev/shm, or --trainer.workers 0"
     return (
         f"data worker {dead + 1} of {len(workers)} (process {workers[dead].pid}) "

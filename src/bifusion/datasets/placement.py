@@ -21,6 +21,9 @@ LEAST_ROOM_CM = 140.0
 LEAST_ROOM_MM = 1400.0
 """What has a shorter side is no room in millimetres."""
 LONGEST_CM = 10_000.0
+FLAT_HIGH_CM, FLAT_WIDE_CM = (200.0, 400.0), 2000.0
+"""Of flats, longer than LARGEST_M in centimetres: the shortest side is the height of a storey, and the
+next is too short to be that of a wall or a floor in millimetres, of which parts of rooms are scanned."""
 HALL_M = (6.0, 14.0)
 """Heights of halls; rooms of 2 to 4 m have them in feet."""
 HEIGHTS = (0.5, 99.5)
@@ -184,6 +187,13 @@ def is_too_large(extent_m: np.ndarray) -> bool:
     return bool(longest > LARGEST_M or (longest > LARGEST_HIGH_M and extent_m[2] > HIGH_M))
 
 
+def is_flat_cm(extent: np.ndarray) -> bool:
+    """Whether (3,) lengths, longer than LARGEST_M, are those of a flat in centimetres."""
+    shortest, middle, longest = sorted(extent.tolist())
+    low, high = FLAT_HIGH_CM
+    return low <= shortest <= high and middle <= FLAT_WIDE_CM and longest <= LONGEST_CM
+
+
 def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | None:
     """What to say of a scan that is too large or too small for an indoor one; None if it is neither.
 
@@ -192,11 +202,13 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
         remedy: words for what scales it by a factor.
     """
     extent = extent_of(coord_m)
-    longest = float(extent.max())
+    shortest, longest = float(extent.min()), float(extent.max())
     if longest > LARGEST_M:
-        flat = longest <= LONGEST_CM and LEAST_ROOM_CM < extent.min() < LEAST_ROOM_MM
-        unit = "centimetres" if flat else "millimetres"
-    elif is_too_large(extent):
+        low = LEAST_ROOM_CM < shortest < LEAST_ROOM_MM and longest <= LONGEST_CM
+        if low and not is_flat_cm(extent):
+            return _low_note(longest, remedy)
+        unit = "centimetres" if low else "millimetres"
+    elif is_too_large(extent) or shortest > HIGH_M:  # the latter a few halls are, which is no refusal
         unit = "centimetres" if extent[2] > LEAST_ROOM_CM else "inches"
     elif len(coord_m) > 1 and longest < SMALLEST_M:
         return f"the scan is {longest:.2g} m across, little for a room: is its unit larger than a metre?"
@@ -206,6 +218,16 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
     return (
         f"the scan is {longest:,.0f} m across: an indoor scan of that size is likely in {unit} "
         f"({longest * factor:.3g} m then); {remedy(factor)} makes metres of them"
+    )
+
+
+def _low_note(longest: float, remedy: Callable[[float], str]) -> str:
+    """A hall in centimetres and a part of a room in millimetres are of one size."""
+    millimetres, centimetres = UNITS["millimetres"], UNITS["centimetres"]
+    return (
+        f"the scan is {longest:,.0f} m across: an indoor scan of that size is likely in millimetres "
+        f"({longest * millimetres:.3g} m then) or in centimetres ({longest * centimetres:.3g} m); "
+        f"{remedy(millimetres)} makes metres of the former, {remedy(centimetres)} of the latter"
     )
 
 

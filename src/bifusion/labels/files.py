@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelClass, LabelSet, require_same_classes
 from bifusion.labels.sets import LABEL_SETS, known_sets
 from bifusion.spelling import did_you_mean
 from bifusion.untrusted.json_text import read_json
 
 LABELS_FILE = "labels.json"
-FIELDS = {"name", "classes"}
+FIELDS = ("name", "classes")
 CLASS_FIELDS = {field.name: field for field in dataclasses.fields(LabelClass)}
 
 
@@ -53,12 +54,14 @@ def require_own_name(labels: LabelSet, where: str, advice: str) -> None:
 
 def label_set_from_json(value: Any, where: str) -> LabelSet:
     """The label set that `label_set_to_json` gave; InputError naming `where`."""
-    if not isinstance(value, dict) or set(value) != FIELDS or not isinstance(value["name"], str):
+    expected = 'expected an object with "name", a text, and "classes", a list'
+    if not isinstance(value, dict) or any(field not in value for field in FIELDS):
         found = ", ".join(value) if isinstance(value, dict) else type(value).__name__
-        raise InputError(
-            f'{where}: found {found or "nothing"}; expected an object with "name", a text, and '
-            '"classes", a list'
-        )
+        raise InputError(f"{where}: found {found or 'nothing'}; {expected}")
+    if not isinstance(value["name"], str):
+        raise InputError(f"{where}: name is {value['name']!r}; {expected}")
+    if unknown := [key for key in value if key not in FIELDS]:
+        raise InputError(_unknown(where, unknown, FIELDS))
     if not isinstance(value["classes"], list):
         raise InputError(f"{where}: classes is no list; expected one object a class, in order")
     classes = tuple(_class(one, f"{where}: class {i}") for i, one in enumerate(value["classes"]))
@@ -103,10 +106,7 @@ def _class(value: Any, where: str) -> LabelClass:
     where = f"{where} {value['name']!r}"
     unknown = [key for key in value if key not in CLASS_FIELDS]
     if unknown:
-        raise InputError(
-            f"{where}: unknown {', '.join(unknown)}{did_you_mean(unknown[0], CLASS_FIELDS)}; known are "
-            f"{', '.join(CLASS_FIELDS)}"
-        )
+        raise InputError(_unknown(where, unknown, CLASS_FIELDS))
     fields = {key: item for key, item in value.items() if item is not None}
     for key in ("kind", "group"):
         if not isinstance(fields.get(key, ""), str):
@@ -116,6 +116,14 @@ def _class(value: Any, where: str) -> LabelClass:
     if "color" in fields:
         fields["color"] = _color(fields["color"], where)
     return LabelClass(**fields)
+
+
+def _unknown(where: str, unknown: list[str], known: Iterable[str]) -> str:
+    known = list(known)
+    return (
+        f"{where}: unknown {listing(unknown)}{did_you_mean(unknown[0], known)}; known are "
+        f"{', '.join(known)}"
+    )
 
 
 def _color(value: Any, where: str) -> tuple[int, int, int]:

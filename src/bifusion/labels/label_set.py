@@ -19,6 +19,8 @@ Kind = Literal["stuff", "thing"]
 Color = tuple[int, int, int]
 NAMED = 8
 """Differences that are named one by one."""
+IGNORED = {255, -100}
+"""What other programs write for points without a class."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,27 @@ def check_labels(segment: np.ndarray, labels: LabelSet, where: str | Path) -> No
     raise InputError(
         f"{where}: labels go from {int(segment.min())} to {int(segment.max())}; expected -1 "
         f"(unlabelled) to {last} ({labels.class_names[last]}), positions in {labels.describe()}; "
-        f"{len(outside)} of {len(segment)} points have others (first: {int(outside[0])}); map them to "
-        "positions first"
+        f"{len(outside)} of {len(segment)} points have others (first: {int(outside[0])}); "
+        f"{_to_positions(set(np.unique(segment).tolist()), labels)}"
     )
+
+
+def _to_positions(found: set[int], labels: LabelSet) -> str:
+    """What makes positions of the numbers in `found`, not all of which are."""
+    ignored = sorted(found & IGNORED)
+    classes = found - IGNORED - {-1}
+    said = [f"{one} marks points without a class elsewhere: write -1 in its place" for one in ignored]
+    if classes <= set(range(labels.num_classes)):
+        return "; ".join(said)
+    if classes - {0} <= set(labels.source_ids):
+        said.append(
+            "they are ids of the classes: replace each by its position (0, if it is none, by -1)"
+        )
+    elif min(classes) >= 0 and max(classes) == labels.num_classes:
+        said.append("subtract 1, if they count from 1")
+    else:
+        said.append("map them to positions first")
+    return "; ".join(said)
 
 
 def _require_places(stuff: set[int], number: int) -> None:

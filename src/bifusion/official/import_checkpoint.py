@@ -24,6 +24,7 @@ from torch import Tensor
 from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError
 from bifusion.models.build import build_model
+from bifusion.models.towers.weight_files import IN_PARTS, in_parts
 from bifusion.official.hub import is_shared, pulled
 from bifusion.official.models import Conversion, convert, official_models
 from bifusion.official.recognition import recognise
@@ -42,7 +43,13 @@ from bifusion.runs.run_folder import RunFolder
 from bifusion.storage.folders import folder_written_beside
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import is_safetensors, open_torch_file
-from bifusion.torch_files.state_dicts import StateDict, find_state_dict, is_averaged, unwrapped
+from bifusion.torch_files.state_dicts import (
+    StateDict,
+    find_state_dict,
+    found_instead,
+    is_averaged,
+    unwrapped,
+)
 from bifusion.untrusted.files import check_regular
 
 _SHOWN = 6
@@ -227,8 +234,10 @@ class _LazyTensors(Mapping[str, Tensor]):
 def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_LazyTensors, list[str]]]:
     """The tensors of a file, by the names in it, and which of several sets were taken.
 
-    InputError if it has none, or none at `weights`.
+    InputError if it has none, or none at `weights`, or is a part of several.
     """
+    if in_parts(path):
+        raise InputError(f"{path} {IN_PARTS}")
     check_regular(path, missing="there is no such file; give a checkpoint", advice="give a checkpoint")
     with ExitStack() as resources:
         if is_safetensors(path):
@@ -248,8 +257,9 @@ def _open_tensors(path: Path, weights: str | None = None) -> Iterator[tuple[_Laz
             raise InputError(f"{path}: has no weights at {weights!r}; it has some at {places}")
         if found is None:
             raise InputError(
-                f"{path}: holds no tensors by name; expected a state dict, or a checkpoint with "
-                "one: torch.save(model.state_dict(), FILE), not of the model itself"
+                f"{path}: holds no tensors by name, but {found_instead(file.content)}; expected a state "
+                "dict, or a checkpoint with one: torch.save(model.state_dict(), FILE), not of the model "
+                "itself"
             )
         yield _LazyTensors(found.tensors, file.tensor), taken_notes(found)
 

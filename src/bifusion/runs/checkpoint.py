@@ -34,7 +34,7 @@ from bifusion.storage.checksums import (
     write_summed,
 )
 from bifusion.storage.files import flush, hard_link
-from bifusion.storage.folders import folder_written_beside, remove_folder, switch_link
+from bifusion.storage.folders import check_links, folder_written_beside, remove_folder, switch_link
 from bifusion.storage.json_files import write_json
 from bifusion.torch_files.files import open_torch_file
 from bifusion.untrusted.files import check_regular
@@ -83,9 +83,12 @@ def save_checkpoint(
     configuration. Returns the folder.
 
     Raises:
-        DiskFullError: no room. InputError: what is read back is not what was written. Links and the
-            folders they point at are then as before, and nothing half-written is left.
+        DiskFullError: no room. InputError: what is read back is not what was written, or links are
+            refused there. Links and the folders they point at are then as before, and nothing
+            half-written is left.
     """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    check_links(checkpoints)
     weights = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     needed = sum(tensor.nbytes for tensor in _tensors([weights, training_state]))
     folder = _free_name(checkpoints, step)

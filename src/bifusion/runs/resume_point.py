@@ -23,7 +23,7 @@ from bifusion.runs.checkpoint import (
 )
 from bifusion.runs.healthy import HealthyState
 from bifusion.storage.files import flush
-from bifusion.storage.folders import switch_link, tidy
+from bifusion.storage.folders import check_links, switch_link, tidy
 
 _logger = logging.getLogger(__name__)
 
@@ -72,8 +72,10 @@ def settle(checkpoints: Path, point: ResumePoint | None) -> None:
     """Makes `point` the last checkpoint, sweeps up what a killed process left, and says what it found.
 
     Damaged checkpoints stay until the next one is saved. The caller alone writes to the folder.
+    InputError where it cannot hold the links to checkpoints that are to be saved.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
+    check_links(checkpoints)
     for path in tidy(checkpoints, checkpoint_files):
         _logger.warning("%s: left by a process that was killed; taken up", path)
     if point is None:

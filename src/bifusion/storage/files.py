@@ -30,7 +30,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What file systems without locks answer."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""What file systems without hard links answer."""
+"""What file systems without links, hard or symbolic, answer."""
 
 
 LETTING_GO_SECONDS = 1.0
@@ -124,8 +124,11 @@ def _encoded(text: str, path: Path) -> bytes:
 
 
 def flush(path: Path) -> None:
-    """Forces a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Forces a file, or a folder's list of names, to disk. Windows opens no folder, and flushes only
+    what is open for writing."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

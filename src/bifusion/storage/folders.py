@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bifusion.errors import InputError, listing
 from bifusion.storage.files import (
+    NO_LINKS,
     beside_of,
     flush,
     free_bytes,
@@ -135,6 +136,26 @@ def remove_folder(folder: Path, written: Written) -> None:
     aside = _name_beside(folder, "removing", written)
     os.rename(folder, aside)
     _put_away(aside, folder, written)
+
+
+def check_links(folder: Path) -> None:
+    """InputError where symbolic links are refused in a folder: by FAT, exFAT and some network shares
+    everywhere, by Windows without developer mode. Better told before hours of work than after."""
+    trial = beside_of(folder / "link", "writing")
+    trial.unlink(missing_ok=True)
+    try:
+        with full_disk_named(folder):
+            trial.symlink_to(".")
+    except OSError as error:
+        if error.errno not in (*NO_LINKS, errno.EINVAL):  # what Windows says becomes EINVAL
+            raise
+        raise InputError(
+            f"{folder}: no symbolic links can be made here ({error.strerror}), but a run has them to "
+            "its checkpoints (last, best); expected a folder that takes them: on Windows turn on "
+            "developer mode, elsewhere choose one on a disk of the system's own (not FAT, exFAT or a "
+            "network share)"
+        ) from error
+    trial.unlink()
 
 
 def switch_link(link: Path, target: str, written: Written) -> None:

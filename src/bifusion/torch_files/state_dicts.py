@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from bifusion.torch_files.objects import StoredTensor
+from bifusion.errors import listing
+from bifusion.torch_files.objects import Inert, StoredTensor, told
 
 WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "net")
 """Under which projects put their weights; mmengine and Lightning use the first."""
 DEEPEST = 3
+MOST_LOOKED_AT = 100
+"""Items, for a few words on what a file holds."""
 MOST_ITEMS = 2_000_000
 """That are looked at: a small file may hold the same dict in very many places."""
 FEW = 0.1
@@ -47,6 +52,42 @@ def find_state_dict(content: Any, place: str | None = None) -> StateDict | None:
     most = max(len(tensors) for tensors in found.values())
     others = [at for at in ordered if at != chosen and len(found[at]) >= FEW * most]
     return StateDict(chosen, tensors, tuple(others))
+
+
+def found_instead(content: Any) -> str:
+    """A few words on what a file holds that has no state dict."""
+    for place, container in _containers(content):
+        items = container.values() if isinstance(container, dict) else container
+        some, at = list(islice(items, MOST_LOOKED_AT)), f" at {told(place)}" if place else ""
+        if isinstance(container, dict) and any(map(_is_numpy, some)):
+            return f"arrays of numpy{at}, which are no tensors (torch.from_numpy makes them such)"
+        if not isinstance(container, dict) and any(isinstance(item, StoredTensor) for item in some):
+            return f"{len(container)} tensors without names{at}"
+    if isinstance(content, dict):
+        keys = listing(map(told, islice(content, MOST_LOOKED_AT)))
+        return f"the keys {keys}" if content else "an empty dict"
+    if isinstance(content, Inert):
+        return f"an object, {told(content.of)}"
+    return "one tensor" if isinstance(content, StoredTensor) else told(content)
+
+
+def _containers(content: Any) -> Iterator[tuple[str, dict | list | tuple]]:
+    """Some of the containers in `content`, those on top first, with the keys that lead to them."""
+    waiting = deque([("", content, 0)])
+    for _ in range(MOST_LOOKED_AT):
+        if not waiting:
+            return
+        place, value, depth = waiting.popleft()
+        if isinstance(value, dict | list | tuple):
+            yield place, value
+        if isinstance(value, dict) and depth < DEEPEST:
+            for key, child in islice(value.items(), MOST_LOOKED_AT):
+                if isinstance(key, str) and not _OPTIMISER.search(key):
+                    waiting.append((f"{place}.{key}" if place else key, child, depth + 1))
+
+
+def _is_numpy(value: Any) -> bool:
+    return isinstance(value, Inert) and value.of.startswith("numpy.")
 
 
 def is_averaged(place: str) -> bool:

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 
 MOST_TEXT_BYTES = 64 << 20
 """An hour of poses at 60 a second, 16 numbers each, takes 50 MB."""
@@ -80,6 +80,12 @@ def is_leftover(path: Path) -> bool:
     """Whether a file or folder is what archives and file systems of macOS and of Synology leave beside
     the real ones, under like names: ._0.jpg, __MACOSX, @eaDir."""
     return path.name.startswith((".", "__MACOSX", "@eaDir"))
+
+
+def entries(folder: Path, limit: int = 6) -> str:
+    """What is in a folder, folders first, for a message: "depth/, rgb/, notes.txt"."""
+    found = sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name))
+    return listing([path.name + "/" * path.is_dir() for path in found], limit) or "nothing"
 
 
 def check_inside(path: Path, folder: Path) -> None:

@@ -100,6 +100,7 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
     if image.mode not in ("I;16", "I;16B", "I"):
         raise InputError(
             f"{path}: depth has image mode {image.mode}; expected one 16-bit channel in millimetres"
+            f"{_depth_remedy(image.mode)}"
         )
     if (tag := _orientation(image, path)) != UPRIGHT:
         raise InputError(
@@ -110,6 +111,15 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
     if image.format == "PPM":
         raw = _unstretched(raw, path)
     return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(units_per_metre)
+
+
+def _depth_remedy(mode: str) -> str:
+    """What to do about a picture that holds no depth of 16 bits."""
+    if mode.startswith("F"):
+        return ": floats; if they are metres, store 1000 times as much as a 16-bit PNG"
+    if mode in ("1", "L", "LA", "La"):
+        return ": 8 bits or fewer do not hold the depth of a room; export it again with 16"
+    return ": this is a picture for the eye, whose colours give no depth back; export the raw depth"
 
 
 def _unstretched(raw: np.ndarray, path: Path) -> np.ndarray:

@@ -31,8 +31,6 @@ def read_points(coord: Any) -> np.ndarray:
 def read_colors(color: Any) -> np.ndarray:
     """(N, 3) uint8."""
     numbers = _numbers(color, "color", (None, 3))
-    if not np.isfinite(numbers).all():
-        raise InputError("color: holds numbers that are not finite; expected 0 … 255")
     bytes_ = as_bytes(numbers, "color")
     if bytes_.max(initial=0) == 1 and (note := color_note(bytes_)):
         warnings.warn(f"color: {note}", stacklevel=4)

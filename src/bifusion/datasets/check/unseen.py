@@ -38,8 +38,13 @@ def unseen_classes(
         return
     names = listing([f"{labels.class_names[index]} ({index})" for index in missing])
     advice = "annotate some, or leave them out of the table"
-    if missing[0] == 0:
+    classes = [index for index in seen if index >= 0]
+    if missing[0] == 0 and max(classes) == labels.num_classes:
         advice += f"; labels count from 0, {labels.class_names[0]}: subtract 1 if yours count from 1"
+    elif missing[0] == 0 and set(classes) <= set(labels.source_ids):
+        advice += (
+            "; all labels found are ids of classes: if they are meant, replace each by its position"
+        )
     yield warning(
         f"{train}: no point is of {len(missing)} of the {labels.num_classes} classes of {labels.name}: "
         f"{names}; expected some of each, as a model does not find what it was never shown: {advice}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bifusion.datasets.placement import axis_of
 from bifusion.datasets.recordings.agreement import FARTHEST_M, Sampled, agreement, sample
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.upright import TURNS, camera_up, quarter_turns
@@ -48,8 +49,10 @@ class RecordingCheck:
     lines: list[str] = field(default_factory=list)
 
 
-def check_recording(recording: Recording) -> RecordingCheck:
+def check_recording(recording: Recording, up: np.ndarray | None = None) -> RecordingCheck:
     """Compares about 20 frames with each other, in a few seconds.
+
+    `up` (3,) is the world's, where the user gives one in place of `recording.up`.
 
     Raises InputError: another reading of the poses or another unit of the depth is clearly right, which
     the message names with the option that chooses it; depth that no room has; no readable frame.
@@ -63,11 +66,11 @@ def check_recording(recording: Recording) -> RecordingCheck:
         otherwise,
         sampled.median_depth_m,
         float(np.mean(sampled.shares)),
-        quarter_turns(recording),
+        quarter_turns(recording, up),
     )
     _judge_depth(recording, sampled)
     _judge_reading(recording, check)
-    check.lines = _lines(recording, sampled, check)
+    check.lines = _lines(recording, sampled, check, up)
     return check
 
 
@@ -165,7 +168,9 @@ def _judge_depth(recording: Recording, sampled: Sampled) -> None:
     )
 
 
-def _lines(recording: Recording, sampled: Sampled, check: RecordingCheck) -> list[str]:
+def _lines(
+    recording: Recording, sampled: Sampled, check: RecordingCheck, given_up: np.ndarray | None
+) -> list[str]:
     pictured = sum(recording.has_picture(index) for index in range(len(recording)))
     lines = [f"{len(recording):,} frames with pose in layout {recording.layout}"]
     if pictured < len(recording):
@@ -192,13 +197,14 @@ def _lines(recording: Recording, sampled: Sampled, check: RecordingCheck) -> lis
     if not USUAL_M[0] <= check.median_depth_m <= USUAL_M[1]:
         lines.append("few rooms have such depth: is its unit right? (--depth-scale)")
     lines += [f"left out: {error}" for error in sampled.unreadable[:3]]
-    if recording.up is None:
+    world_up = recording.up if given_up is None else given_up
+    if world_up is None:
         lines.append("the layout does not say which way is up")
     else:
-        up = camera_up(recording, check.quarter_turns) @ recording.up
+        up = camera_up(recording, check.quarter_turns) @ world_up
         angle = np.degrees(np.arccos(np.clip(up, -1, 1)))
-        axis = "xyz"[int(np.abs(recording.up).argmax())]
-        lines.append(f"{axis} is up; the cameras' mean up is {angle:.0f}° from it")
+        said = f"{axis_of(world_up)} is up" + (", as given" if given_up is not None else "")
+        lines.append(f"{said}; the cameras' mean up is {angle:.0f}° from it")
     if check.quarter_turns:
         lines.append(f"pictures lie sideways: {TURNS[check.quarter_turns]} turns them upright")
     return lines + recording.notes

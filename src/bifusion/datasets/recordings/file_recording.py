@@ -18,7 +18,7 @@ from bifusion.datasets.recordings.parts import Part
 from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
-from bifusion.untrusted.files import is_file
+from bifusion.untrusted.files import entries, is_file
 from bifusion.untrusted.pictures import (
     UPRIGHT,
     image_size,
@@ -241,6 +241,7 @@ def file_recording(
         said = "; ".join(recording.notes) or "it lists none"
         raise InputError(
             f"{folder}: no frame with pictures and pose in this {layout} recording ({said})"
+            f"{_where_looked(folder, files)}"
         )
     recording.files = [
         files[row] if pictured[row] else replace(files[row], color=None) for row in kept.tolist()
@@ -250,6 +251,15 @@ def file_recording(
     recording.notes += offset_notes(poses.offset_m)
     recording.share_camera()
     return recording
+
+
+def _where_looked(folder: Path, files: Sequence[FrameFiles]) -> str:
+    """Where pictures were expected of which none is there, and what is there instead."""
+    wanted = [part for one in files[:1] for part in (one.color, one.depth) if isinstance(part, Path)]
+    lacking = [str(part) for part in wanted if not part.exists()]
+    if not (lacking and folder.is_dir()):
+        return ""
+    return f"; expected {' and '.join(lacking)} among others, but {folder.name} holds {entries(folder)}"
 
 
 def picture_notes(names: Sequence[str], pictured: np.ndarray) -> list[str]:

@@ -34,7 +34,7 @@ from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_videos
 from bifusion.errors import InputError
-from bifusion.untrusted.files import check_regular, is_leftover
+from bifusion.untrusted.files import check_regular, entries, is_leftover
 
 DEEPEST = 3
 """Folders, each the only one in the one above, as archives unpack to."""
@@ -197,11 +197,11 @@ def _unknown(path: Path) -> str:
         if known:
             return f"{path}: {known}"
         return f"{path}: is no recording that is known; expected {_layouts()}"
-    names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir())
-    listed = ", ".join(names[:MOST_LISTED]) + (" …" if len(names) > MOST_LISTED else "")
     known = lone_videos(path)
     hint = f" ({known})" if known else ""
-    return f"{path}: holds {listed or 'nothing'}{hint}; expected one of these layouts: {_layouts()}"
+    return (
+        f"{path}: holds {entries(path, MOST_LISTED)}{hint}; expected one of these layouts: {_layouts()}"
+    )
 
 
 def _layouts() -> str:

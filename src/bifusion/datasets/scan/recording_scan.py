@@ -40,7 +40,8 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
     """
     recording = open_recording(path, options.opening, layout=options.layout)
     refuse_without_effect(path, options, FUSED if recording.mesh is None else WITH_MESH)
-    telling.add(check_recording(recording).lines)
+    up = None if options.up is None else parse_up(options.up)
+    telling.add(check_recording(recording, up).lines)
     try:
         mesh = _mesh_of(recording, options, telling)
     except InputError as error:

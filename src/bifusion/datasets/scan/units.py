@@ -11,16 +11,13 @@ from bifusion.datasets.placement import (
     LARGEST_M,
     LEAST_ROOM_CM,
     LEAST_ROOM_MM,
-    LONGEST_CM,
     SMALLEST_M,
     UNITS,
+    is_flat_cm,
 )
 from bifusion.errors import InputError
 
 SAY = "--scale gives another"
-FLAT_HIGH_CM, FLAT_WIDE_CM = (200.0, 400.0), 2000.0
-"""Of flats, longer than LARGEST_M in centimetres: the shortest side is the height of a storey, and the
-next is too short to be that of a wall or a floor in millimetres, of which parts of rooms are scanned."""
 LEAST_GIVEN_M = 0.03
 """Scans may be of less than a room where the user says so."""
 
@@ -54,7 +51,7 @@ def find_scale(coord: np.ndarray, given: float | None, stated: float | None = No
     if SMALLEST_M <= longest <= LARGEST_M and shortest <= HIGH_M:
         return 1.0, f"taken to be in metres: {_metres(extent, 1.0)} ({SAY})"
     millimetres, centimetres = UNITS["millimetres"], UNITS["centimetres"]
-    if (longest <= LARGEST_M and shortest > LEAST_ROOM_CM) or _is_flat_cm(extent):
+    if (longest <= LARGEST_M and shortest > LEAST_ROOM_CM) or is_flat_cm(extent):
         return centimetres, f"found to be in centimetres: {_metres(extent, centimetres)} ({SAY})"
     if longest > LARGEST_M and shortest >= LEAST_ROOM_MM and longest * millimetres <= LARGEST_HIGH_M:
         return millimetres, f"found to be in millimetres: {_metres(extent, millimetres)} ({SAY})"
@@ -68,12 +65,6 @@ def find_scale(coord: np.ndarray, given: float | None, stated: float | None = No
         f"the scan is {_numbers(extent)} units large, which is no room in metres, centimetres or "
         "millimetres; give metres a unit with --scale, such as 0.0254 for inches"
     )
-
-
-def _is_flat_cm(extent: np.ndarray) -> bool:
-    shortest, middle, longest = extent.tolist()
-    low, high = FLAT_HIGH_CM
-    return low <= shortest <= high and middle <= FLAT_WIDE_CM and longest <= LONGEST_CM
 
 
 def _metres(extent: np.ndarray, scale: float) -> str:

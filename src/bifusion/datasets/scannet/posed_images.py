@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import numpy as np
 
 from bifusion.data.checks import check_pose
 from bifusion.datasets.recordings.intrinsics import Calibration, read_calibration
-from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
+from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, numbered
 from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.errors import InputError, listing
+from bifusion.untrusted.files import entries
 from bifusion.untrusted.pictures import image_mode
 
+COLOR_FOLDERS = ("color", "colour", "image", "images", "rgb")
+DEPTH_FOLDERS = ("depth", "depths")
+POSE_FOLDERS = ("pose", "poses")
+"""Of an export; the first is .sens files' own, capitals are as good."""
 CAMERA_FOLDERS = ("intrinsic", "intrinsics", ".")
 COLOR_CAMERA = ("intrinsic_color.txt", "intrinsics_color.txt", "intrinsic.txt", "intrinsics.txt")
 DEPTH_CAMERA = ("intrinsic_depth.txt", "intrinsics_depth.txt")
@@ -70,7 +76,8 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
       optionally, `intrinsic_depth.txt`;
     - `color/0.jpg`, `depth/0.png`, `pose/0.txt`, with `intrinsic_color.txt`, `intrinsic_depth.txt`,
       optionally `extrinsic_color.txt`, `extrinsic_depth.txt` in `intrinsic/` or, under the names
-      `intrinsics_color.txt` …, beside (`scannet_frames_25k`).
+      `intrinsics_color.txt` …, beside (`scannet_frames_25k`). The folders may have other names that are
+      usual, such as rgb/ and poses/, and their files words before the number (frame-000000.txt).
 
     Colour may be .png too; a camera's file may name the size it is for (intrinsic_color_640x480.txt).
     Frames are those that have a pose file, in the order of their numbers.
@@ -80,12 +87,14 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
-    exported = (folder / "pose").is_dir()
-    poses = sorted((folder / "pose" if exported else folder).glob("[0-9]*.txt"), key=_frame_number)
-    if not poses:
+    exported = folder_called(folder, POSE_FOLDERS)
+    poses = sorted((exported or folder).glob("[0-9]*.txt"), key=_frame_number)
+    worded = {} if exported is None or poses else numbered(exported, (".txt",))
+    if not (poses or worded):
         raise InputError(
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
+            f"; found {entries(folder)}"
         )
     depth_camera = None
     if color_camera is None:
@@ -100,7 +109,9 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
         color_camera = _read_camera(color_file)
     return PosedImages(
         folder=folder,
-        frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
+        frames=_exported_frames(folder, worded or {_frame_number(pose): pose for pose in poses})
+        if exported
+        else _flat_frames(folder, poses),
         color_K=color_camera.K,
         depth_K=depth_camera.K if depth_camera else None,
         color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
@@ -115,26 +126,34 @@ def pose_is_lost(frame: Frame) -> bool:
     return not np.isfinite(read_matrix(frame.pose)).all()
 
 
-def _exported_frames(folder: Path, poses: list[Path]) -> list[Frame]:
-    colors = _by_number(folder / "color", COLOR_ENDINGS)
-    depths = _by_number(folder / "depth", DEPTH_ENDINGS)
+def folder_called(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of `names` that is a folder in `folder`, in small letters or not."""
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _exported_frames(folder: Path, poses: dict[int, Path]) -> list[Frame]:
+    color = folder_called(folder, COLOR_FOLDERS) or folder / COLOR_FOLDERS[0]
+    depth = folder_called(folder, DEPTH_FOLDERS) or folder / DEPTH_FOLDERS[0]
+    colors = _by_number(color, COLOR_ENDINGS) or numbered(color, COLOR_ENDINGS)
+    depths = _by_number(depth, DEPTH_ENDINGS) or numbered(depth, DEPTH_ENDINGS)
     if not depths:
-        _check_no_other_depth(folder / "depth")
+        _check_no_other_depth(depth)
     return [
         Frame(
             pose.stem,
-            colors.get(_frame_number(pose), folder / "color" / f"{pose.stem}.jpg"),
-            _depth_of(pose, depths, folder / "depth" / f"{pose.stem}.png"),
+            colors.get(number, color / f"{pose.stem}.jpg"),
+            depths.get(number, depth / f"{pose.stem}.png") if depths else None,
             pose,
         )
-        for pose in poses
+        for number, pose in poses.items()
     ]
 
 
 def _check_no_other_depth(folder: Path) -> None:
     """InputError for depth in another format: it would be left out, and rendered in its place."""
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in found if name.partition(".")[0].isdecimal()]
+    others = [name for name in found if re.fullmatch(r"[A-Za-z_-]*\d+", name.partition(".")[0])]
     if others:
         raise InputError(
             f"{folder}: holds {listing(others, 3)}, which are no depth images; expected "
@@ -158,16 +177,11 @@ def _flat_frames(folder: Path, poses: list[Path]) -> list[Frame]:
         Frame(
             pose.stem,
             colors.get(_frame_number(pose), pose.with_suffix(".jpg")),
-            _depth_of(pose, depths, pose.with_suffix(".png")),
+            depths.get(_frame_number(pose), pose.with_suffix(".png")) if depths else None,
             pose,
         )
         for pose in poses
     ]
-
-
-def _depth_of(pose: Path, depths: dict[int, Path], expected: Path) -> Path | None:
-    """Depth of a frame: where others have it, it should be at `expected` too."""
-    return depths.get(_frame_number(pose), expected) if depths else None
 
 
 def _is_depth(path: Path) -> bool:

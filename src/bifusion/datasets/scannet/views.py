@@ -24,7 +24,7 @@ from bifusion.datasets.mesh_depth import MeshDepth
 from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.types import View
 from bifusion.untrusted.pictures import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
 
@@ -65,6 +65,7 @@ def iterate_views(
     """
     mesh = _mesh_depth(images, frames, scan)
     chosen, looked = set(chosen_rows(len(frames), MOST_COMPARED)), []
+    empty: list[str] = []
     for row, frame in enumerate(frames):
         color, color_K = _read_color(frame.color, images, scan)
         size = image_size(color)
@@ -75,6 +76,8 @@ def iterate_views(
             depth_extrinsic = images.color_extrinsic
         else:
             depth_m = read_depth_m(frame.depth, options.depth_scale)
+            if not depth_m.any():
+                empty.append(frame.depth.name)
             depth_K, depth_extrinsic = _depth_camera(
                 frame, color_K, size, depth_m, images, scan, options
             )
@@ -91,6 +94,12 @@ def iterate_views(
         if row in chosen:
             looked.append(_looked_at(view, row, images, frames, scan))
         yield view
+    if empty:
+        scan.notes.append(
+            f"in the depth of {len(empty)} of {len(frames)} views nothing was measured, all of it is 0 "
+            f"or 65535 ({listing(empty, 3)}): no point is seen by them; export depth again, or leave "
+            "them out"
+        )
     found = judge_views(scan.scene.coord, scan.scene.color, looked, read_units=options.depth_scale)
     scan.notes.extend(finding.message for finding in found)
 

@@ -27,6 +27,11 @@ FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 INDEX = ".index.json"
 """How the list of the parts ends that a large model is saved in."""
 _PART = re.compile(r"-\d{5}-of-(\d{5})$")
+IN_PARTS = (
+    "is of weights saved in several parts; save them in one file (of the transformers library: "
+    "save_pretrained(FOLDER, max_shard_size='100GB'))"
+)
+"""What to say of a file that is `in_parts`."""
 
 
 def is_file(pretrained: str) -> bool:
@@ -34,6 +39,11 @@ def is_file(pretrained: str) -> bool:
     path = Path(pretrained)
     a_folder = len(path.parts) > 1 and path.is_dir()
     return path.suffix.lower() in FILE_SUFFIXES or pretrained.endswith(INDEX) or a_folder
+
+
+def in_parts(path: Path) -> bool:
+    """Whether a file is, by its name, one of several that hold a model's weights, or their list."""
+    return _PART.search(path.stem) is not None or path.name.endswith(INDEX)
 
 
 def check_finite(tensor: Tensor, name: str, path: Path) -> None:
@@ -54,11 +64,8 @@ def weights_file(pretrained: str) -> Path:
             f"tower.pretrained: {path} is a folder; give the file of the weights in it "
             f"({listing(files) or 'it has none'})"
         )
-    if _PART.search(path.stem) or pretrained.endswith(INDEX):
-        raise InputError(
-            f"tower.pretrained: {path} is of weights saved in several parts; save them in one file (of "
-            "the transformers library: save_pretrained(FOLDER, max_shard_size='100GB'))"
-        )
+    if in_parts(path):
+        raise InputError(f"tower.pretrained: {path} {IN_PARTS}")
     if not path.is_file():
         raise InputError(
             f"tower.pretrained: there is no file {path}; expected a {', '.join(FILE_SUFFIXES)} "

@@ -214,7 +214,7 @@ def _interrupted_too(running: Mapping[Path, Process]) -> Iterator[None]:
     try:
         yield
     finally:  # none runs where the block has ended well
-        for process in running.values():
+        for process in running.values() if os.name == "posix" else ():  # a console of Windows did that
             process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS
         for process in running.values():

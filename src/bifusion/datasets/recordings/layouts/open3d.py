@@ -58,7 +58,8 @@ def is_open3d(folder: Path) -> bool:
 
 
 def open_open3d(folder: Path, options: OpenOptions) -> FileRecording:
-    """Picture k has pose k; where the counts differ, the numbers in the .log name the pictures.
+    """Picture k has pose k; where the counts differ, the numbers in the .log name the pictures, if they
+    are all there, or those alone lack that have a colour picture or come after the first.
 
     Of pictures that are paired by their times there may be as many poses as of either stream.
     """
@@ -76,14 +77,23 @@ def open_open3d(folder: Path, options: OpenOptions) -> FileRecording:
         names, stored = read_log(path)
     pairs = pair(folder, colors, depths)
     files = _files(pairs, len(stored))
-    if names is not None and len(names) != len(files) and set(names) <= set(depths):
+    if names is not None and len(names) != len(files) == len(depths) and _tells(names, depths, colors):
         of_number = dict(zip(depths, files, strict=True))
-        files = [of_number[k] for k in names]
+        files = [of_number.get(k) or FrameFiles(str(k), colors.get(k), None) for k in names]
     one_pose_each(files, stored, path)
     cameras, notes = _cameras(folder, camera, options)
     return file_recording(
         folder, "open3d", files, stored, cameras, options, declared=reading, notes=[*pairs.notes, *notes]
     )
+
+
+def _tells(names: list[int], depths: dict[int, Path], colors: dict[int, Path]) -> bool:
+    """Whether the numbers in a .log are those of the pictures, of which some may have no pose or some
+    poses no picture. A log that counts from 0 what pictures count from 1 would look as if the first one
+    were lost."""
+    numbers = set(names)
+    sure = min(numbers) in depths or numbers <= set(colors)
+    return numbers <= set(depths) or (set(depths) < numbers and sure)
 
 
 def _files(pairs: Pairs, poses: int) -> list[FrameFiles]:
