@@ -1,12 +1,15 @@
 """Exit statuses tell a result, a run that its guard stopped, from a crash."""
 
 import io
+import json
+import math
 
 import pytest
 from rich.console import Console
 
 import bifusion.inference.train_and_evaluate
 from bifusion.commands import train as command
+from bifusion.commands.runs import evaluate
 from bifusion.recipes import get_recipe
 from bifusion.runs.run_folder import RunStatus
 from bifusion.storage.json_files import write_json
@@ -105,3 +108,10 @@ def test_of_the_runs_of_a_comparison(monkeypatch, tmp_path, returncode, crashed)
     planned = [PlannedRun(get_recipe("oneformer3d_small"), tmp_path / "run")]
     console = Console(file=io.StringIO())
     assert train.train_runs(planned, jobs=1, console=console, report=lambda: None) == crashed
+
+
+def test_figures_that_were_not_measured_are_printed_as_null(monkeypatch, tmp_path, capsys):
+    found = {"full": {"miou": 0.5, "iou": {"bed": math.nan}}}
+    monkeypatch.setattr("bifusion.inference.evaluate.evaluate_run", lambda *args, **kw: found)
+    assert evaluate([str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"miou": 0.5, "iou": {"bed": None}}

@@ -79,6 +79,15 @@ def test_a_pushed_run_predicts_the_same(hub: Path, run: Path, tmp_path: Path, bi
     assert (tmp_path / "out/instances.json").is_file()
 
 
+def test_a_shared_folder_is_open_to_those_whom_the_umask_lets_in(hub: Path, run: Path):
+    before = os.umask(0o022)
+    try:
+        push(run, "me/open", licence="mit")
+    finally:
+        os.umask(before)
+    assert (hub / "me" / "open").stat().st_mode & 0o777 == 0o755
+
+
 def test_no_path_of_the_machine_leaves_it(hub: Path, run: Path):
     push(run, NAME, licence="other")
     for path in (hub / NAME).rglob("*"):

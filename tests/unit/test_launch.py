@@ -18,10 +18,17 @@ def test_the_file_asks_for_what_the_run_needs(bifusion):
     ):  # fmt: skip
         assert setting in settings
     command = shlex.split(called.out.splitlines()[-1])
-    assert command[:2] == ["srun", "--kill-on-bad-exit=1"]
-    assert command[3:6] == ["-m", "bifusion", "train"] and command[6:11] == TRAIN
-    assert command[11:] == ["--trainer.devices", "4", "--trainer.nodes", "2", "--resume"]
+    assert command[:3] == ["srun", "--cpus-per-task=4", "--kill-on-bad-exit=1"]
+    assert command[4:7] == ["-m", "bifusion", "train"] and command[7:12] == TRAIN
+    assert command[12:] == ["--trainer.devices", "4", "--trainer.nodes", "2", "--resume"]
     assert subprocess.run(["bash", "-n"], input=called.out, text=True).returncode == 0
+
+
+def test_what_a_cluster_asks_for_besides_is_handed_on(bifusion):
+    given = ("--account", "me", "--mem=64G", "--qos", "long", "--constraint", "a100")
+    called = bifusion("launch", "--slurm", *TRAIN, *given, "--time", "2-0", "--warning", 3600)
+    for setting in ("account=me", "mem=64G", "qos=long", "constraint=a100", "time=2-0"):
+        assert f"#SBATCH --{setting}\n" in called.out, called.err
 
 
 def test_without_gpus_none_are_asked_for(bifusion):
@@ -39,6 +46,9 @@ def test_without_gpus_none_are_asked_for(bifusion):
         (["--slurm", *TRAIN, "--trainer.devices", "3"], "--trainer.devices is given by"),
         (["--slurm", *TRAIN, "--resume"], "--resume is given by"),
         (["--slurm", "--seed", "3"], "--seed before the recipe"),
+        (["--slurm", *TRAIN, "--time", "8h"], "time: found '8h'"),
+        (["--slurm", *TRAIN, "--time", "2:30"], "expected less than the time, 150 seconds"),
+        (["--slurm", *TRAIN, "--warning", "70000"], "and than 65536"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_queued(bifusion, args, words):

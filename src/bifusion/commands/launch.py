@@ -1,5 +1,6 @@
 """The command that prints the batch file with which a cluster trains a run on several machines."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 HELP = Help("launch --slurm bifusion_scannet200 --data.root data/scannet --nodes 2 --devices 4")
 OWN = ("--trainer.devices", "--trainer.nodes")
 """Options of `train` that the command gives itself."""
+PASSED_ON = ("partition", "account", "qos", "constraint", "mem")
+"""Options that the file hands on to SLURM as they are."""
+MOST_WARNING = 65536
+"""Seconds, as `sbatch --signal` has it."""
 
 
 @dataclass
@@ -33,11 +38,19 @@ class Launch:
     devices: int = 1
     """Processes on each, with a GPU each."""
     time: str = "24:00:00"
-    """Longest time of one start; the job goes on in the next."""
+    """Longest time of one start, minutes, h:m:s or days-h:m:s; the job goes on in the next."""
     warning: int = 180
     """Seconds before its end at which a run is told to save."""
     partition: str | None = None
-    """Of the cluster; left out: its default."""
+    """Of the cluster; left out, as the next ones: its default."""
+    account: str | None = None
+    """That the time is charged to."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that machines must have."""
+    mem: str | None = None
+    """Memory of each machine: 64G."""
 
 
 def launch(args: list[str]) -> int:
@@ -52,6 +65,7 @@ def launch(args: list[str]) -> int:
     for name in ("nodes", "devices", "warning"):
         if getattr(wanted, name) < 1:
             raise InputError(f"{name}: found {getattr(wanted, name)}; expected 1 or more")
+    _check_time(wanted)
     print(sbatch_file(wanted, _checked(wanted.recipe, others), others), end="")
     return 0
 
@@ -59,14 +73,15 @@ def launch(args: list[str]) -> int:
 def sbatch_file(wanted: Launch, config: "Config", options: Sequence[str]) -> str:
     """The batch file: one task a GPU, a warning before the time is up, back into the queue after it."""
     gpus = () if config.trainer.accelerator == "cpu" else (f"--gpus-per-node={wanted.devices}",)
-    partition = () if wanted.partition is None else (f"--partition={wanted.partition}",)
+    given = {name: getattr(wanted, name) for name in PASSED_ON}
+    cpus = f"--cpus-per-task={config.trainer.workers + 1}"
     settings = (
         f"--job-name={config.name}",
-        *partition,
+        *(f"--{name}={value}" for name, value in given.items() if value is not None),
         f"--nodes={wanted.nodes}",
         f"--ntasks-per-node={wanted.devices}",
         *gpus,
-        f"--cpus-per-task={config.trainer.workers + 1}",
+        cpus,
         f"--time={wanted.time}",
         f"--signal=USR1@{wanted.warning}",
         "--requeue",
@@ -83,9 +98,30 @@ def sbatch_file(wanted: Launch, config: "Config", options: Sequence[str]) -> str
         "",
         "# At the warning the run is saved and the job queued again; each start goes on where the last",
         "# one ended. A task that fails ends the others, which say why.",
-        f"srun --kill-on-bad-exit=1 {shlex.join(command)}",
+        f"srun {cpus} --kill-on-bad-exit=1 {shlex.join(command)}",  # since 22.05 not taken from above
     ]
     return "\n".join(lines) + "\n"
+
+
+def _check_time(wanted: Launch) -> None:
+    """InputError for a time that SLURM does not know, and a warning that does not come within it."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", wanted.time, re.ASCII)
+    if found is None:
+        raise InputError(
+            f"time: found {wanted.time!r}; expected minutes, h:m:s, or days-h:m:s, as 8:00:00"
+        )
+    days, *parts = (int(part) if part is not None else None for part in found.groups())
+    first, second, third = parts
+    assert first is not None, "the pattern has it"
+    if days is not None or third is not None:  # days-h, days-h:m, days-h:m:s, h:m:s
+        seconds = 86400 * (days or 0) + 3600 * first + 60 * (second or 0) + (third or 0)
+    else:  # m, m:s
+        seconds = 60 * first + (second or 0)
+    if not wanted.warning < min(seconds, MOST_WARNING):
+        raise InputError(
+            f"warning: found {wanted.warning} seconds; expected less than the time, {seconds} seconds, "
+            f"and than {MOST_WARNING}, the most that SLURM takes"
+        )
 
 
 def _of_nodes(nodes: int) -> list[str]:

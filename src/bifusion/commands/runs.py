@@ -57,6 +57,7 @@ def evaluate(args: list[str]) -> int:
     """Evaluate a run again and print its figures."""
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.evaluate import evaluate_run
+    from bifusion.storage.json_files import to_json
     from bifusion.training.processes import group
 
     wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
@@ -67,7 +68,7 @@ def evaluate(args: list[str]) -> int:
         keep_freed_memory()
         found = evaluate_run(run, data=wanted.data, precision=wanted.precision)
         if group.number() == 0:
-            Screen().print_json(data=found["full"])
+            Screen().print_json(data=to_json(found["full"]))
     return 0
 
 

@@ -72,7 +72,8 @@ def push(run: Path, name: str, *, licence: str, private: bool = False) -> str:
         )
     check_intact(checkpoint)
     with tempfile.TemporaryDirectory(prefix="bifusion-push-") as place:
-        folder = Path(place)
+        folder = Path(place) / "run"  # itself is closed to others, as what is copied of it would be
+        folder.mkdir()
         _fill(folder, run, checkpoint, name, licence)
         return open_store().put(folder, name, private=private)
 
