@@ -149,6 +149,7 @@ def _description(labelled: LabelledScan, run: Path) -> dict[str, Any]:
         "kind": made.kind,
         "source": made.source,
         "run": run.name,
+        "min_score": labelled.segmentation.min_score,
         "lines": [*labelled.warnings, *made.lines],
         "to_scene": to_scene,
         "points": len(made.scene.coord),
