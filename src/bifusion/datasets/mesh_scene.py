@@ -123,8 +123,8 @@ def _check_extent(path: Path, mesh: Mesh, placement: Placement) -> None:
     extent, remedy = extent_of(coord_m), "give metres a unit with --scale (in Python scale=)"
     if mesh.unit_m is not None and extent.max() > LARGEST_M:
         raise InputError(
-            f"{path}: the scan is {extent.max():,.0f} m across by the unit of its file, which no building "
-            f"is; cut a room out of it, or {remedy}"
+            f"{path}: the scan is {extent.max():,.0f} m across by the unit of its file, which no "
+            f"building is; cut a room out of it, or {remedy}"
         )
     if mesh.unit_m is None and is_too_large(extent):
         note = extent_note(coord_m, lambda factor: f"scale {placement.scale * factor:g}")

@@ -226,12 +226,12 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
 
 
 def large_note(coord_m: np.ndarray) -> str | None:
-    """What to say of a scan of a known unit, (N, 3) metres with z up, that is larger than indoor ones."""
+    """What to say of a scan of a known unit, (N, 3) metres with z up, large for an indoor one."""
     extent = extent_of(coord_m)
     if not is_too_large(extent) and extent.min() <= HIGH_M:
         return None
     lengths = " × ".join(f"{length:,.0f}" for length in extent.tolist())
-    return f"the scan is {lengths} m, by the unit that its file states: large for a room (an outdoor scan?)"
+    return f"the scan is {lengths} m by the unit of its file: large for a room (an outdoor scan?)"
 
 
 def _low_note(longest: float, remedy: Callable[[float], str]) -> str:

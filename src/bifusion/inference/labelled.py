@@ -74,9 +74,7 @@ def trained_views(segmenter: Segmenter) -> int:
     return segmenter.config.data.max_views or VIEWS
 
 
-def segment(
-    made: MadeScan, segmenter: Segmenter, *, min_score: float | None = None
-) -> LabelledScan:
+def segment(made: MadeScan, segmenter: Segmenter, *, min_score: float | None = None) -> LabelledScan:
     """Segments a scan and carries the result to the user's vertices. `min_score`: as of
     `Segmenter.predict`.
 

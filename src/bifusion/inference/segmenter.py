@@ -26,6 +26,7 @@ from bifusion.datasets.arrays.scene import make_scene
 from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
+from bifusion.datasets.recordings.open import refuse_recording
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
@@ -152,9 +153,7 @@ class Segmenter:
         least = self.config.postprocess.min_score if min_score is None else min_score
         return as_segmentation(result, points, self.labels, asked.notes, least)
 
-    def _result(
-        self, batch: Batch, where: str, has_views: bool, min_score: float | None
-    ) -> SceneResult:
+    def _result(self, batch: Batch, where: str, has_views: bool, min_score: float | None) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
         flawed = _answers_with_nan(prediction)
@@ -179,6 +178,8 @@ class Segmenter:
             scene = _of_arrays(scene)
         if isinstance(scene, str | Path):
             path = Path(scene)
+            if self.config.data.source is None and not (path / "coord.npy").is_file() and path.exists():
+                refuse_recording(path)
             if not is_mesh_file(path) and not path.is_file():
                 check_unplaced(path, scale, up)
                 return self._asked_folder(path.resolve())

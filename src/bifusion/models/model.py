@@ -66,7 +66,12 @@ class ResultsConfig(ABC):
 
     @abstractmethod
     def results(
-        self, prediction: Prediction, batch: Batch, label_set: LabelSet, *, min_score: float | None = None
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        label_set: LabelSet,
+        *,
+        min_score: float | None = None,
     ) -> list[SceneResult]:
         """One `SceneResult` a scene from a prediction in evaluation mode. `min_score`: instead of this
         configuration's."""

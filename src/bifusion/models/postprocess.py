@@ -51,7 +51,12 @@ class PostprocessConfig(ResultsConfig):
         return self.panoptic_score_threshold
 
     def results(
-        self, prediction: Prediction, batch: Batch, label_set: LabelSet, *, min_score: float | None = None
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        label_set: LabelSet,
+        *,
+        min_score: float | None = None,
     ) -> list[SceneResult]:
         least = self.min_score if min_score is None else min_score
         config = dataclasses.replace(self, panoptic_score_threshold=least)

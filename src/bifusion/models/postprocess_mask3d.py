@@ -37,7 +37,12 @@ class Mask3DPostprocessConfig(ResultsConfig):
         return 0.0
 
     def results(
-        self, prediction: Prediction, batch: Batch, label_set: LabelSet, *, min_score: float | None = None
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        label_set: LabelSet,
+        *,
+        min_score: float | None = None,
     ) -> list[SceneResult]:
         """Without a panoptic part every candidate is an object: those below `min_score` are left out."""
         results = postprocess_mask3d(prediction, batch, label_set, self)
