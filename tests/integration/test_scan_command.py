@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import needs
@@ -22,8 +23,10 @@ from bifusion.data.view_files import load_cameras
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.errors import InputError
 from bifusion.inference.scan_files import FILES
+from bifusion.inference.segmenter import Segmenter
 from bifusion.labels.sets import SCANNET20
 from bifusion.storage.files import locked
+from bifusion.types import Batch, Prediction
 from bifusion.viewer.found import instances_of, show_with
 from scene_factory import ROOM, make_tiny_scene, make_view
 
@@ -95,6 +98,36 @@ def test_a_recording_becomes_a_labelled_scan(
     assert "agree to" in page
     assert view([str(out), "--html", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
+
+
+def test_what_scan_says_is_what_predict_says_of_its_scene(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pictures are saved as JPEG, which changes them: the model sees what was written."""
+    seen: list[np.ndarray] = []
+    forward = Segmenter._forward
+
+    def looked_at(segmenter: Segmenter, batch: Batch) -> Prediction:
+        seen.append(torch.stack([view.image for view in batch.views]).numpy())
+        return forward(segmenter, batch)
+
+    monkeypatch.setattr(Segmenter, "_forward", looked_at)
+    recording, run = record(tmp_path / "room"), runs["bifusion"]
+    for path in (recording / "color").iterdir():
+        noise = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+        Image.fromarray(noise).save(path.with_suffix(".png"))
+        path.unlink()
+    asked = ["--run", str(run), "--out"]
+    assert scan([str(recording), *asked, str(tmp_path / "out"), "--up", "y"]) == 0
+    found = Segmenter(run).predict(tmp_path / "out" / "scene")
+    labels = np.load(tmp_path / "out" / "labels.npy")
+    assert np.array_equal(found.semantic[: len(labels)], labels)
+    assert np.array_equal(seen[0], seen[1])
+    assert scan([str(tmp_path / "out" / "scene"), *asked, str(tmp_path / "again")]) == 0
+    assert np.array_equal(seen[1], seen[2])
+    for path in (tmp_path / "out" / "scene" / "views").iterdir():
+        if path.suffix != ".npz":
+            assert path.read_bytes() == (tmp_path / "again" / "scene" / "views" / path.name).read_bytes()
 
 
 def test_an_output_folder_is_whole_or_as_it_was(

@@ -20,9 +20,11 @@ from bifusion.untrusted.screen import Screen
 from bifusion.wording import plural
 
 if TYPE_CHECKING:
+    from bifusion.datasets.scan.made import MadeScan
     from bifusion.datasets.scan.options import ScanOptions
     from bifusion.datasets.scan.telling import Telling
     from bifusion.inference.labelled import LabelledScan
+    from bifusion.inference.segmenter import Segmenter
 
 SCAN_HELP = Help(
     "scan room.ply --run runs/oneformer3d --out labelled",
@@ -195,7 +197,7 @@ def _scan(wanted: Scan) -> int:
     from bifusion.commands.telling import telling
     from bifusion.datasets.scan.make import make_scan
     from bifusion.inference.device import keep_freed_memory
-    from bifusion.inference.labelled import segment, trained_views
+    from bifusion.inference.labelled import trained_views
     from bifusion.inference.segmenter import Segmenter
     from bifusion.official.run_of import run_of
 
@@ -207,10 +209,7 @@ def _scan(wanted: Scan) -> int:
     options = wanted.options.scan_options(views)
     with telling(console) as told:
         made = make_scan(wanted.input, options, told)
-        told.progress("segmenting", 0, 1)
-        labelled = segment(made, segmenter, min_score=wanted.min_score)
-        told.progress("segmenting", 1, 1)
-        _write(wanted, labelled, told)
+        labelled = _write(wanted, made, segmenter, told)
     for warning in labelled.warnings:
         console.print(warning, style="bold red", markup=False)
     count = len(labelled.semantic)
@@ -220,8 +219,10 @@ def _scan(wanted: Scan) -> int:
     return 0
 
 
-def _write(wanted: Scan, labelled: LabelledScan, told: Telling) -> None:
-    """The output folder, whole or not at all."""
+def _write(wanted: Scan, made: MadeScan, segmenter: Segmenter, told: Telling) -> LabelledScan:
+    """The output folder, whole or not at all; what the model says of the scene as it is written there,
+    so that predicting that again says the same."""
+    from bifusion.inference.labelled import segment
     from bifusion.inference.scan_files import SCENE, VIEW, scan_files, write_labelled
     from bifusion.storage.folders import folder_written_beside
     from bifusion.viewer.labelled import show_labelled
@@ -229,9 +230,14 @@ def _write(wanted: Scan, labelled: LabelledScan, told: Telling) -> None:
 
     told.progress("writing", 0, 3)
     with folder_written_beside(wanted.out, scan_files) as beside:
-        labelled.made.write_scene(beside / SCENE)
+        made.write_scene(beside / SCENE)
         told.progress("writing", 1, 3)
+        written = made.as_written(beside / SCENE)
+        told.progress("segmenting", 0, 1)
+        labelled = segment(written, segmenter, min_score=wanted.min_score)
+        told.progress("segmenting", 1, 1)
         write_labelled(beside, labelled, wanted.run)
         told.progress("writing", 2, 3)
         write_view(beside / VIEW, show_labelled(labelled, beside / SCENE))
     told.progress("writing", 3, 3)
+    return labelled

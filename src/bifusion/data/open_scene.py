@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.scene_folder import SEGMENT_FILES, load_scene, read_offset, segment_file
-from bifusion.data.view_files import load_cameras, load_view
+from bifusion.data.view_files import load_cameras, load_view, picture_path
 from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, read_labels
 from bifusion.labels.label_set import LabelSet
@@ -52,6 +52,11 @@ class StoredViews(Mapping[str, View]):
 
     def __len__(self) -> int:
         return len(self._cameras.names)
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """The file of each view's picture."""
+        return {name: picture_path(self._cameras, name) for name in self._cameras.names}
 
 
 def open_folder(folder: Path, labels: LabelSet | None = None, *, annotated: bool = True) -> OpenScene:

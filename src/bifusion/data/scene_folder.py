@@ -116,6 +116,7 @@ def write_scene(
     *,
     segments: Mapping[LabelSet, np.ndarray],
     views: Iterable[View] = (),
+    pictures: Mapping[str, Path] | None = None,
     source: str,
     axis_alignment: np.ndarray | None = None,
     offset_m: np.ndarray | None = None,
@@ -130,6 +131,7 @@ def write_scene(
         segments: label set → (N,) semantic classes in that set's order, −1 unlabelled; may be
             empty for scans without annotation.
         views: written one at a time; may be a generator.
+        pictures: as of `write_views`.
         source: where the scene comes from, for scene.json.
         axis_alignment: (4, 4) transform from the recording's raw frame, in metres, which points and
             poses already went through; None: there is no raw frame.
@@ -159,7 +161,7 @@ def write_scene(
     with folder_written_beside(folder, scene_files) as beside:
         for name, array in arrays.items():
             write_array(beside / f"{name}.npy", array)
-        view_names = write_views(beside, views)
+        view_names = write_views(beside, views, pictures)
         written = sorted(str(path.relative_to(beside)) for path in beside.rglob("*") if path.is_file())
         write_sums(beside, written)
         description = {

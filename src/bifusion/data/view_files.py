@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,9 +143,14 @@ def load_view(folder: Path, view_name: str, cameras: Cameras | None = None) -> V
     )
 
 
+def picture_path(cameras: Cameras, name: str) -> Path:
+    """The file of a view's picture."""
+    return cameras.path.parent / f"{name}.jpg"
+
+
 def load_color(cameras: Cameras, row: int) -> np.ndarray:
     """(H, W, 3) uint8 picture of the view in `row`; InputError as `load_view`."""
-    path = cameras.path.parent / f"{cameras.names[row]}.jpg"
+    path = picture_path(cameras, cameras.names[row])
     color = read_color(path)
     _check_size(path, color, cameras.color_size[row])
     return color
@@ -159,12 +164,16 @@ def load_depth_m(cameras: Cameras, row: int) -> np.ndarray:
     return depth_m
 
 
-def write_views(folder: Path, views: Iterable[View]) -> list[str]:
+def write_views(
+    folder: Path, views: Iterable[View], pictures: Mapping[str, Path] | None = None
+) -> list[str]:
     """Write `views` under `folder`/views after a full check; the names written, in order.
 
     Views are consumed one at a time, so a generator may render or decode them as it goes. Depth is
-    rounded to millimetres; what lies beyond 65.534 m is stored as not measured.
+    rounded to millimetres; what lies beyond 65.534 m is stored as not measured. `pictures`: by view the
+    JPEG that its colours were read from, which is taken over, as saving it again would change it.
     """
+    stored = pictures or {}
     target = Path(folder) / "views"
     fields: dict[str, list] = {key: [] for key in ("names", *CAMERA_SHAPES)}
     for view in views:
@@ -174,7 +183,10 @@ def write_views(folder: Path, views: Iterable[View]) -> list[str]:
             raise InputError(f"{folder}: two views are called {view.name!r}; {EACH_VIEW_A_NAME}")
         target.mkdir(parents=True, exist_ok=True)
         with filled_in_memory(target / f"{view.name}.jpg") as file:
-            Image.fromarray(view.color).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+            if view.name in stored:
+                file.write(stored[view.name].read_bytes())
+            else:
+                Image.fromarray(view.color).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         millimetres = np.rint(view.depth_m.astype(np.float64) * DEPTH_SCALE)
         millimetres[millimetres > 65534] = 0
         with filled_in_memory(target / f"{view.name}.png") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from bifusion.arguments import path_of
-from bifusion.data.open_scene import OpenScene
+from bifusion.data.open_scene import OpenScene, StoredViews
 from bifusion.data.scene_folder import write_scene
 from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import Mesh
@@ -42,17 +43,25 @@ class MadeScan:
         return self.placement.alignment[2, :3]
 
     def write_scene(self, folder: Path) -> None:
-        """Writes the scene folder; its views are decoded one at a time. InputError as `write_scene`."""
+        """Writes the scene folder; its views are decoded one at a time. Pictures become JPEG, whose
+        colours differ a little, but for those of a scene folder, which stay. InputError as
+        `write_scene`."""
         scene = self.scene
         write_scene(
             path_of(folder, "folder"),
             scene,
             segments={},
             views=(scene.views[name] for name in scene.view_names),
+            pictures=scene.views.pictures if isinstance(scene.views, StoredViews) else None,
             source=self.source,
             axis_alignment=scene.axis_alignment,
             offset_m=scene.offset_m,
         )
+
+    def as_written(self, folder: Path) -> MadeScan:
+        """The same, with the views that `write_scene` has written into `folder`."""
+        views = StoredViews(folder) if self.scene.view_names else {}
+        return dataclasses.replace(self, scene=dataclasses.replace(self.scene, views=views))
 
 
 def made_scan(
