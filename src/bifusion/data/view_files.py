@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from bifusion.errors import InputError
 from bifusion.storage.files import filled_in_memory
 from bifusion.types import View
 from bifusion.untrusted.arrays import load_npz
-from bifusion.untrusted.files import is_leftover
+from bifusion.untrusted.files import is_leftover, open_regular
 from bifusion.untrusted.pictures import DEPTH_SCALE, image_size, read_color, read_depth_m
 
 JPEG_QUALITY = 95
@@ -184,7 +185,8 @@ def write_views(
         target.mkdir(parents=True, exist_ok=True)
         with filled_in_memory(target / f"{view.name}.jpg") as file:
             if view.name in stored:
-                file.write(stored[view.name].read_bytes())
+                with open_regular(stored[view.name]) as picture:
+                    shutil.copyfileobj(picture, file)
             else:
                 Image.fromarray(view.color).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         millimetres = np.rint(view.depth_m.astype(np.float64) * DEPTH_SCALE)
