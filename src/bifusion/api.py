@@ -235,7 +235,8 @@ def find(
     and no accuracy is claimed.
 
     Args:
-        scene: scene folder with views, or what `open_scene` returned.
+        scene: scene folder with views, the folder of a scan (its scene/ is one), or what `open_scene`
+            returned.
         words: what to look for, taken as it is: "a red chair".
         tower: a plain CLIP of open_clip's table, a .json file in its format, or a tower in memory
             (`bifusion.inference.word_tower.load_word_tower`).
@@ -247,13 +248,14 @@ def find(
     from bifusion.data.open_scene import OpenScene, open_folder
     from bifusion.inference.find import find_words, require_views
     from bifusion.inference.found import Instances
+    from bifusion.inference.scan_files import scene_of
     from bifusion.inference.segmentation import Segmentation
     from bifusion.inference.word_tower import WordTower, load_word_tower
     from bifusion.models.towers.clip_text import check_words
 
     words = check_words(words)
     is_path = isinstance(scene, str | os.PathLike)
-    opened = open_folder(path_of(scene, "scene"), annotated=False) if is_path else scene
+    opened = open_folder(scene_of(path_of(scene, "scene")), annotated=False) if is_path else scene
     require(isinstance(opened, OpenScene), scene, "scene", "a path, or what open_scene returned")
     require_views(opened)
     predicted = prediction is None or isinstance(prediction, Segmentation | Instances)

@@ -92,6 +92,14 @@ def test_the_red_box_comes_first(bifusion, clip, scene, tmp_path, form) -> None:
     assert "red chair" in (out / "view.html").read_text()
 
 
+def test_the_scene_of_a_scan_is_searched(bifusion, clip, scene, tmp_path) -> None:
+    scan = tmp_path / "labelled"
+    shutil.copytree(scene, scan / "scene")
+    (scan / "scan.json").write_text('{"versions": {}}')
+    called = call(bifusion, clip, scan, "red", "--out", tmp_path / "found")
+    assert called.status == 0, called.err
+
+
 def test_the_cloud_is_coloured_by_the_cosine(bifusion, clip, scene, tmp_path) -> None:
     (tmp_path / "found-3.ply").touch()
     call(bifusion, clip, scene, "red", "blue", "--out", tmp_path)

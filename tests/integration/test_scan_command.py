@@ -90,7 +90,7 @@ def test_a_recording_becomes_a_labelled_scan(
     assert (out / "classes.ply").stat().st_size > 10_000
     objects = json.loads((out / "objects.json").read_text())["objects"]
     assert len((out / "objects.csv").read_text().splitlines()) == 1 + len(objects)
-    assert f" {len(objects)} objects (" in said and f" candidates) on {len(labels):,} vertices" in said
+    assert f": {len(labels):,} vertices, {len(objects)} objects (" in said
     page = (out / "view.html").read_text(encoding="utf-8")
     assert "agree to" in page
     assert view([str(out), "--html", str(tmp_path / "page.html")]) == 0

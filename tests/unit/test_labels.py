@@ -260,6 +260,17 @@ def test_train_with_an_unknown_label_set(tmp_path, monkeypatch, capsys, model_to
     assert told.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
+def test_a_label_set_that_the_data_overrule_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "labels.json").write_text(labels_text(ROOMS7))
+    asked = ("train", "oneformer3d_small", "--data.root", tmp_path, "--print-config")
+    assert run(monkeypatch, *asked) == 0
+    assert run(monkeypatch, *asked, "--data.label_set", ROOMS7.name) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, *asked, "--data.label-set=nyu40") == 2
+    told = capsys.readouterr().err
+    assert f"--data.label-set nyu40: {tmp_path / 'labels.json'} states the classes" in told
+
+
 def run(monkeypatch, *args) -> int:
     monkeypatch.setattr(sys, "argv", ["bifusion", *map(str, args)])
     with pytest.raises(SystemExit) as left:

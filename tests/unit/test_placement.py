@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from bifusion.datasets.placement import UNITS, extent_note, far_offset, stray_note
+from bifusion.datasets.placement import (
+    UNITS,
+    Placement,
+    extent_note,
+    far_offset,
+    placement_notes,
+    stray_note,
+)
 from bifusion.rng import numpy_rng
 
 
@@ -73,6 +80,17 @@ def test_a_stray_point_decides_no_offset() -> None:
 def test_a_small_part_of_a_scan_with_nearly_all_points_makes_no_strays_of_the_others() -> None:
     coord_m = np.concatenate([room(2.5, 8.0)[:8], room(2.5)[:1500] * 0.4])
     assert stray_note(coord_m) is None
+
+
+def test_a_large_scan_of_a_stated_unit_is_offered_no_other() -> None:
+    def said(coord_m: np.ndarray) -> list[str]:
+        return placement_notes(Placement(0.3048), coord_m, 0.0, stated=True)
+
+    assert said(room(9.0, 30.0)) == []  # feet are told of no hall either
+    large = room(1.0) * (60, 50, 40)
+    assert said(large) == [
+        "the scan is 300 × 200 × 40 m by the unit of its file: large for a room (an outdoor scan?)"
+    ]
 
 
 def test_a_hall_is_only_asked_about() -> None:

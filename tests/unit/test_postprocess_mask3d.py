@@ -13,11 +13,12 @@ from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.postprocess_mask3d import (
     Mask3DPostprocessConfig,
     SceneVoxels,
+    _above,
     postprocess_mask3d,
     select_masks,
     split_mask,
 )
-from bifusion.types import LayerPrediction, Prediction
+from bifusion.types import LayerPrediction, Prediction, SceneResult
 from small_batches import batch_of_superpoints
 
 
@@ -89,6 +90,16 @@ def test_parts_apart_become_instances_of_the_same_class():
     assert labels.tolist() == [4, 4]
     sure = torch.sigmoid(torch.tensor([2.0, 1.0])).tolist()
     np.testing.assert_allclose(scores, sure, rtol=1e-5)
+
+
+def test_candidates_below_a_least_score_are_left_out():
+    def result(scores: list[float]) -> SceneResult:
+        rows = len(scores)
+        masks, labels = np.zeros((rows, 1), np.uint8), np.zeros(rows, np.int16)
+        return SceneResult("room", 5, masks, labels, np.array(scores, np.float32))
+
+    kept = _above(result([0.9, 0.5, 0.2]), 0.5)
+    assert np.array_equal(kept.scores, result([0.9]).scores) and len(kept.masks) == 1
 
 
 def test_without_splitting_the_mask_stays_whole():

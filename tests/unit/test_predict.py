@@ -12,6 +12,7 @@ import torch
 import trimesh
 from plyfile import PlyData, PlyElement
 
+import recording_factory as made_recordings
 from bifusion.cli import main
 from bifusion.data.scene_folder import read_offset
 from bifusion.errors import InputError
@@ -159,6 +160,15 @@ def test_ply_files_that_cannot_be_predicted(tmp_path) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
         predict_scene(tmp_path, tmp_path / "hall.ply", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_is_sent_to_scan(tmp_path) -> None:
+    segmenter = Segmenter(save_run(tmp_path / "run", baseline()), device="cpu")
+    folder = made_recordings.seven_scenes(tmp_path / "r", made_recordings.poses(2))
+    for recording, layout in ((folder, "7scenes"), (tmp_path / "r.sens", "sens")):
+        recording.touch()
+        with pytest.raises(InputError, match=rf"is a recording \({layout}\); `bifusion scan` labels it"):
+            segmenter.predict(recording)
 
 
 def test_damaged_offset_is_named(tmp_path) -> None:

@@ -53,7 +53,7 @@ def test_one_bad_scene_does_not_stop_the_others(data, run, tmp_path, bifusion):
     lines = called.out.splitlines()
     assert lines[0] == "1/3 one: failed" and lines[1].startswith("2/3 three: ")
     listing = json.loads((tmp_path / "out" / "three" / "instances.json").read_text())
-    assert f" points, {plural(len(listing['segments']), 'object')} (" in lines[1]
+    assert f" s, {plural(len(listing['segments']), 'object')} (" in lines[1]
     assert "1 scene could not be predicted" in called.err and "color.npy" in called.err
     assert not (tmp_path / "out" / "one").exists()
 
@@ -88,6 +88,17 @@ def test_predictions_in_another_precision_are_not_taken_for_these(data, run, tmp
     assert predict_scenes(run, scenes, out, device="cpu", precision="bf16-mixed").kept == list(scenes)
     found = predict_scenes(run, scenes, out, device="cpu")
     assert set(found.failed) == set(scenes) and "of another precision" in found.failed["one"]
+
+
+def test_predictions_of_another_least_score_are_not_taken_for_these(data, run, tmp_path, bifusion):
+    scenes, out = scenes_below(data / "val"), tmp_path / "out"
+    asked = ("predict", run, data / "val", "--out", out, "--no-view")
+    assert bifusion(*asked, "--min-score", 0.2).status == 0
+    assert predict_scenes(run, scenes, out, device="cpu", min_score=0.2).kept == list(scenes)
+    found = predict_scenes(run, scenes, out, device="cpu")
+    assert set(found.failed) == set(scenes) and "of another min_score" in found.failed["one"]
+    refused = bifusion(*asked, "--min-score", 20)
+    assert "--min-score: found 20.0; expected a score from 0 to 1" in refused.err
 
 
 def test_a_prediction_alone_vouches_for_none_that_was_there(data, run, tmp_path, bifusion):

@@ -270,11 +270,19 @@ def test_intrinsics_whose_file_names_another_size(tmp_path):
     assert np.allclose(frame.color_camera.K, made.K) and np.allclose(frame.depth_camera.K, made.K)
 
 
+def test_a_folder_of_a_mesh_is_told_to_give_the_file(tmp_path):
+    (tmp_path / "a room.ply").touch()
+    mesh = tmp_path / "a room.ply"
+    refused(tmp_path, rf"holds a room.ply, no recording; give the file: `bifusion scan '{mesh}'`$")
+    (tmp_path / "depth").mkdir()  # of a recording, perhaps
+    refused(tmp_path, rf"give the file: `bifusion scan '{mesh}'`\); expected one of these layouts")
+
+
 def test_what_is_no_recording(tmp_path):
     refused(tmp_path / "none", "no such file or folder")
     refused(tmp_path, "holds nothing; expected one of these layouts: scannet: color/ depth/")
     (tmp_path / "v.mp4").write_bytes(b"x")
-    refused(tmp_path, r"holds v.mp4 \(v.mp4: a video has no poses")
+    refused(tmp_path, r"holds v.mp4, no recording; v.mp4: a video has no poses.*mesh\)$")
     for name, words in {
         "a.mov": "a video has no poses", "a.bag": "bags hold no poses",
         "a.r3d": "is no readable ZIP archive",

@@ -50,7 +50,7 @@ class HeightSegmenter:
         self.config = SimpleNamespace(uses_views=uses_views)
         self._constant = constant
 
-    def predict(self, scene: OpenScene) -> Segmentation:
+    def predict(self, scene: OpenScene, *, min_score: float | None = None) -> Segmentation:
         low, high = scene.coord.min(axis=0), scene.coord.max(axis=0)
         semantic = (np.round(scene.coord[:, 2] - low[2], 3) / STEP_M).astype(np.int16)
         inner = ((scene.coord[:, :2] > low[:2] + 0.2) & (scene.coord[:, :2] < high[:2] - 0.2)).all(

@@ -52,6 +52,21 @@ def test_weights_that_answer_with_nan_are_named(tmp_path, room, part):
         diverged.predict(room)
 
 
+def test_no_objects_are_told_with_the_least_score_that_hid_them(segmenter, room):
+    best = float(segmenter.predict(room).scores[0])
+    found = segmenter.predict(room, min_score=1)
+    assert found.num_objects == 0 and found.min_score == 1
+    told = (
+        f"0 objects score above 1 ({len(found.scores)} candidates, the best {best:.2g}); --x lowers it"
+    )
+    assert found.describe_objects("--x") == told
+    assert segmenter.predict(room, min_score=best / 2).num_objects > 0
+    assert same(segmenter.predict(room, min_score=0), segmenter.predict(room))
+    for wrong in (-0.1, 1.5, float("nan"), "much"):
+        with pytest.raises(InputError, match="min_score: "):
+            segmenter.predict(room, min_score=wrong)
+
+
 def test_arrays_are_as_documented(segmenter, room):
     found = segmenter.predict(room)
     points, instances = len(np.load(room / "coord.npy")), len(found.scores)

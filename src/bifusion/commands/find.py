@@ -39,7 +39,7 @@ class Find:
     """Search a scene for words: which superpoints and objects look most like them, by CLIP."""
 
     scene: tyro.conf.Positional[Path]
-    """Scene folder with views and superpoints."""
+    """Scene folder with views and superpoints, or what `bifusion scan` wrote, whose scene/ is one."""
     words: tyro.conf.Positional[tuple[str, ...]]
     """What to look for, taken as it is: "a red chair"."""
     prediction: Path | None = None
@@ -72,6 +72,7 @@ def find(args: list[str]) -> int:
     from bifusion.data.open_scene import open_folder
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.find import FindOptions, find_words, require_views
+    from bifusion.inference.scan_files import scene_of
     from bifusion.labels.sets import get_label_set
     from bifusion.models.towers.clip_text import check_words
     from bifusion.viewer.found import instances_of, show_found, show_with
@@ -81,10 +82,11 @@ def find(args: list[str]) -> int:
     asked = check_words(wanted.words)
     classes = () if wanted.label_set is None else get_label_set(wanted.label_set).class_names
     options = FindOptions(wanted.views, wanted.image_size, wanted.voxel_size_m)
-    scene, console = open_folder(wanted.scene, annotated=False), Screen()
+    folder, console = scene_of(wanted.scene), Screen()
+    scene = open_folder(folder, annotated=False)
     require_views(scene)
     check_bounds(options)
-    scan = show_with(wanted.scene, wanted.prediction)
+    scan = show_with(folder, wanted.prediction)
     tower = _tower(wanted, scene, options)
     say(console, tower.image.describe())
     with telling(console) as told:

@@ -97,6 +97,8 @@ class Predict:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
     """Arithmetic; left out: float32 on a CPU, on a GPU what the run was trained in. bf16-mixed is faster
     also on CPUs with AMX or AVX512-BF16."""
+    min_score: float | None = None
+    """Score from 0 to 1 above which a candidate becomes an object; left out: the run's, usually 0.5."""
 
 
 def predict(args: list[str]) -> int:
@@ -104,13 +106,14 @@ def predict(args: list[str]) -> int:
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.predict_data import scenes_below
-    from bifusion.inference.segmenter import Segmenter
+    from bifusion.inference.segmenter import Segmenter, check_min_score
     from bifusion.viewer.page import write_view
     from bifusion.viewer.prediction import show_result
 
     wanted = parsing.parse(
         Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
     )
+    check_min_score(wanted.min_score, "--min-score")
     keep_freed_memory()
     if scenes := scenes_below(wanted.scene):
         return _predict_all(wanted, scenes)
@@ -119,13 +122,14 @@ def predict(args: list[str]) -> int:
     if not is_mesh_file(wanted.scene) and not wanted.scene.is_file():
         check_unplaced(wanted.scene, wanted.scale, wanted.up)  # before a checkpoint is converted
     segmentation = Segmenter(_run_of(wanted.run), precision=wanted.precision).predict(
-        wanted.scene, scale=wanted.scale, up=wanted.up
+        wanted.scene, scale=wanted.scale, up=wanted.up, min_score=wanted.min_score
     )
     paths = segmentation.write(wanted.out)
     if wanted.view:
         paths = [*paths, wanted.out / "view.html"]
         write_view(paths[-1], show_result(wanted.out, wanted.scene))
-    for line in (*(f"{wanted.scene.name}: {note}" for note in segmentation.notes), *paths):
+    told = [*segmentation.notes, segmentation.describe_objects("--min-score")]
+    for line in (*(f"{wanted.scene.name}: {note}" for note in told), *paths):
         print(shown(line))
     return 0
 
@@ -155,6 +159,7 @@ def _predict_all(wanted: Predict, scenes: dict[str, Path]) -> int:
         shard=shard,
         overwrite=wanted.overwrite,
         precision=wanted.precision,
+        min_score=wanted.min_score,
         show=show if wanted.view else None,
         done=done,
     )

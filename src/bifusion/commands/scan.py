@@ -103,6 +103,8 @@ class Scan:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
     """Arithmetic; left out: float32 on a CPU, on a GPU what the run was trained in. bf16-mixed is faster
     also on CPUs with AMX or AVX512-BF16."""
+    min_score: float | None = None
+    """Score from 0 to 1 above which a candidate becomes an object; left out: the run's, usually 0.5."""
     options: Annotated[InputOptions, tyro.conf.arg(name="")] = field(default_factory=InputOptions)
 
 
@@ -171,6 +173,7 @@ def scan(args: list[str]) -> int:
     """Label any scan (mesh, cloud, recording) on its own vertices, with a page."""
     from bifusion.datasets.scan.make import refuse_views
     from bifusion.inference.scan_files import scan_files
+    from bifusion.inference.segmenter import check_min_score
     from bifusion.storage.files import locked_beside
     from bifusion.storage.folders import check_replaceable, tidy
 
@@ -178,6 +181,7 @@ def scan(args: list[str]) -> int:
     wanted.options.scan_options(wanted.views or 0)  # what is wrong is told before a model is loaded
     if not wanted.input.exists():
         raise InputError(f"{wanted.input}: no such file or folder; expected a mesh, cloud or recording")
+    check_min_score(wanted.min_score, "--min-score")
     refuse_views(wanted.input, wanted.views, wanted.options.layout)
     if wanted.out.name in ("", ".."):  # of "." and "..", beside which nothing could be written
         wanted.out = wanted.out.resolve()
@@ -204,14 +208,14 @@ def _scan(wanted: Scan) -> int:
     with telling(console) as told:
         made = make_scan(wanted.input, options, told)
         told.progress("segmenting", 0, 1)
-        labelled = segment(made, segmenter)
+        labelled = segment(made, segmenter, min_score=wanted.min_score)
         told.progress("segmenting", 1, 1)
         _write(wanted, labelled, told)
     for warning in labelled.warnings:
         console.print(warning, style="bold red", markup=False)
     count = len(labelled.semantic)
-    found = labelled.segmentation.describe_objects()
-    say(console, f"{found} on {count:,} vertices, in {wanted.out}")
+    found = labelled.segmentation.describe_objects("--min-score")
+    say(console, f"{wanted.out}: {count:,} vertices, {found}")
     say(console, str(wanted.out / "view.html"))
     return 0
 

@@ -81,6 +81,7 @@ def parsed(args: Sequence[str]) -> Any:
     recipe, rest = _recipe(args)
     _refuse_label_set_of_model(rest)
     wanted = parsing.parse(_train_options(_base(recipe)), rest, f"train {recipe}", HELP)
+    _refuse_label_set_without_effect(rest, wanted.config.data.label_set, wanted.config.data.root)
     if wanted.init is not None:
         wanted.config.trainer.init = wanted.init
     return wanted
@@ -168,11 +169,31 @@ def _help_of_all() -> str:
     )
 
 
+def _refuse_label_set_without_effect(args: Sequence[str], name: str, root: Path) -> None:
+    """InputError for a label set that is asked for of data that state another; recipes come with one,
+    which such data may well overrule."""
+    from bifusion.labels.files import LABELS_FILE, read_labels
+
+    path = root / LABELS_FILE
+    if not _is_given(args, "--data.label-set") or not path.is_file():
+        return
+    stated = read_labels(path)
+    if name != stated.name:
+        raise InputError(
+            f"--data.label-set {name}: {path} states the classes of these data, {stated.describe()}; "
+            "leave the option out, or take the file away if it is not theirs"
+        )
+
+
+def _is_given(args: Sequence[str], option: str) -> bool:
+    return any(arg.partition("=")[0].replace("_", "-") == option for arg in args)
+
+
 def _refuse_label_set_of_model(args: Sequence[str]) -> None:
     """An option of earlier versions: what stands in its place, in one line."""
     from bifusion.labels.sets import known_sets
 
-    if any(arg.partition("=")[0] in ("--model.label-set", "--model.label_set") for arg in args):
+    if _is_given(args, "--model.label-set"):
         raise InputError(
             "--model.label-set is no more: a model takes its classes from its data, which are those of "
             f"labels.json in --data.root, or the built-in --data.label-set NAME, one of {known_sets()}"

@@ -46,13 +46,16 @@ class PlacedMesh:
     """What the user should know of how the file was understood."""
 
 
-def place_mesh(name: str, mesh: Mesh, alignment: np.ndarray, scale: float) -> PlacedMesh:
+def place_mesh(
+    name: str, mesh: Mesh, alignment: np.ndarray, scale: float, *, stated: bool = False
+) -> PlacedMesh:
     """The mesh aligned, in metres, near the origin.
 
     Args:
         name: the scene's.
         alignment: (4, 4) rigid, the file's frame to one with z up, in the file's unit.
         scale: metres a unit of the file.
+        stated: the file says so.
     """
     aligned = Placement(scale, alignment)
     placement = Placement(scale, alignment, far_offset(aligned.points(mesh.coord)))
@@ -62,7 +65,7 @@ def place_mesh(name: str, mesh: Mesh, alignment: np.ndarray, scale: float) -> Pl
     notes = [
         *mesh.notes,
         *([said] if said else []),
-        *placement_notes(placement, coord, mesh.spacing * scale),
+        *placement_notes(placement, coord, mesh.spacing * scale, stated=stated),
     ]
     if len(mesh.faces) == 0:
         notes.append(f"the file has no faces: superpoints of the cloud, its normals {source}")
@@ -91,12 +94,13 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
         raise InputError(f"up: found {up!r}; expected one of {', '.join(AXES)}")
     mesh = read_mesh_file(path)
     upward = up or ("z" if mesh.up is None else axis_of(mesh.up))
+    stated = scale is None and mesh.unit_m is not None
     if scale is None:
         scale = mesh.unit_m or 1.0
         _check_extent(path, mesh, Placement(scale, up_to_z(upward)))
         if scale != 1:
             mesh.notes.append(f"{scale:g} m a unit, as the file says")
-    placed = place_mesh(path.stem, mesh, up_to_z(upward), scale)
+    placed = place_mesh(path.stem, mesh, up_to_z(upward), scale, stated=stated)
     if upward != "z":
         placed.notes.append(f"{upward} was taken to point up: turned so that z does")
     if up is None and (note := _up_note(mesh, scale, upward)):
@@ -116,10 +120,15 @@ def _check_extent(path: Path, mesh: Mesh, placement: Placement) -> None:
     """InputError where the unit that is taken makes the mesh larger than any building; that which a
     file states may be of one that is only unlikely."""
     coord_m = placement.points(mesh.coord)
-    extent = extent_of(coord_m)
-    if is_too_large(extent) if mesh.unit_m is None else extent.max() > LARGEST_M:
+    extent, remedy = extent_of(coord_m), "give metres a unit with --scale (in Python scale=)"
+    if mesh.unit_m is not None and extent.max() > LARGEST_M:
+        raise InputError(
+            f"{path}: the scan is {extent.max():,.0f} m across by the unit of its file, which no "
+            f"building is; cut a room out of it, or {remedy}"
+        )
+    if mesh.unit_m is None and is_too_large(extent):
         note = extent_note(coord_m, lambda factor: f"scale {placement.scale * factor:g}")
-        raise InputError(f"{path}: {note}; give metres a unit with --scale (in Python scale=)")
+        raise InputError(f"{path}: {note}; {remedy}")
 
 
 def _up_note(mesh: Mesh, scale: float, upward: Up) -> str | None:

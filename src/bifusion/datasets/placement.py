@@ -157,9 +157,12 @@ def placement_notes(
     coord_m: np.ndarray,
     spacing_m: float,
     remedy: Callable[[float], str] | None = None,
+    *,
+    stated: bool = False,
 ) -> list[str]:
     """What is worth a word: an offset taken off, a step of the stored numbers that is coarse, an
-    extent that no indoor scan has. `remedy`: words for what scales it by a factor; None: --scale."""
+    extent that no indoor scan has. `remedy`: words for what scales it by a factor; None: --scale.
+    `stated`: the file says its unit, so that a large scan is in no other."""
     notes = []
     if placement.offset_m.any():
         x, y, z = placement.offset_m
@@ -173,7 +176,8 @@ def placement_notes(
             "with them; export it with double coordinates, or nearer to the origin"
         )
     remedy = remedy or (lambda factor: f"--scale {placement.scale * factor:g}")
-    return notes + [note for note in (stray_note(coord_m), extent_note(coord_m, remedy)) if note]
+    extent = large_note(coord_m) if stated else extent_note(coord_m, remedy)
+    return notes + [note for note in (stray_note(coord_m), extent) if note]
 
 
 def extent_of(coord_m: np.ndarray) -> np.ndarray:
@@ -219,6 +223,15 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
         f"the scan is {longest:,.0f} m across: an indoor scan of that size is likely in {unit} "
         f"({longest * factor:.3g} m then); {remedy(factor)} makes metres of them"
     )
+
+
+def large_note(coord_m: np.ndarray) -> str | None:
+    """What to say of a scan of a known unit, (N, 3) metres with z up, large for an indoor one."""
+    extent = extent_of(coord_m)
+    if not is_too_large(extent) and extent.min() <= HIGH_M:
+        return None
+    lengths = " × ".join(f"{length:,.0f}" for length in extent.tolist())
+    return f"the scan is {lengths} m by the unit of its file: large for a room (an outdoor scan?)"
 
 
 def _low_note(longest: float, remedy: Callable[[float], str]) -> str:

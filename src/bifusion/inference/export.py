@@ -17,7 +17,7 @@ from bifusion.types import SceneResult
 LISTING = "instances.json"
 VIEW, MADE_OF = "view.html", "made_of.json"
 """Of a prediction's folder besides: its page; which weights and which scene it is of, and the precision
-where one was asked for (`predict_data.py`)."""
+and least score where one was asked for (`predict_data.py`)."""
 _POINT = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
 _SEGMENT = {
     "id": {"type": "integer", "minimum": 0, "description": "property `instance` of the PLY files"},

@@ -74,8 +74,9 @@ def trained_views(segmenter: Segmenter) -> int:
     return segmenter.config.data.max_views or VIEWS
 
 
-def segment(made: MadeScan, segmenter: Segmenter) -> LabelledScan:
-    """Segments a scan and carries the result to the user's vertices.
+def segment(made: MadeScan, segmenter: Segmenter, *, min_score: float | None = None) -> LabelledScan:
+    """Segments a scan and carries the result to the user's vertices. `min_score`: as of
+    `Segmenter.predict`.
 
     Raises InputError as `Segmenter.predict`, and for arguments of other types.
     """
@@ -83,7 +84,7 @@ def segment(made: MadeScan, segmenter: Segmenter) -> LabelledScan:
     can_predict = hasattr(segmenter, "predict") and hasattr(segmenter, "config")
     require(can_predict, segmenter, "segmenter", "what bifusion.load returned")
     lacks_views = segmenter.config.uses_views and not made.scene.view_names
-    segmentation = segmenter.predict(made.scene)
+    segmentation = segmenter.predict(made.scene, min_score=min_score)
     return LabelledScan(
         made,
         segmentation,

@@ -16,6 +16,7 @@ def predict_scene(
     *,
     device: torch.device | str | None = None,
     precision: str | None = None,
+    min_score: float | None = None,
 ) -> list[Path]:
     """Write semantic.ply, instance.ply and instances.json (see export.py) of one scene, where its files
     had it: with the offset that its scene.json states.
@@ -27,9 +28,11 @@ def predict_scene(
         out_dir: made if it is not there; each file appears complete or not at all.
         device: where the model runs; a GPU if there is one.
         precision: as of `Segmenter`.
+        min_score: as of `Segmenter.predict`.
     Returns:
         The three paths.
     Raises:
         InputError: no checkpoint in `run`, or a scene folder that cannot be read.
     """
-    return Segmenter(run, device=device, precision=precision).predict(Path(scene_folder)).write(out_dir)
+    segmenter = Segmenter(run, device=device, precision=precision)
+    return segmenter.predict(Path(scene_folder), min_score=min_score).write(out_dir)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from bifusion.data.scene_sums import read_state, scene_files_state
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
 from bifusion.inference.export import MADE_OF, VIEW
-from bifusion.inference.segmenter import Segmenter
+from bifusion.inference.segmenter import Segmenter, check_min_score
 from bifusion.runs.checkpoint import WEIGHTS, find_checkpoint
 from bifusion.storage.checksums import sha256_of
 from bifusion.storage.folders import folder_written_beside, tidy
@@ -26,6 +27,7 @@ OTHERS = {
     "weights": "other weights",
     "scene": "the scene as it was before it changed",
     "precision": "another precision",
+    "min_score": "another min_score",
 }
 SPLITS = ("train", "val", "test")
 Show = Callable[[Path, Path], None]
@@ -68,6 +70,7 @@ def predict_scenes(
     show: Show | None = None,
     device: torch.device | str | None = None,
     precision: str | None = None,
+    min_score: float | None = None,
     done: Callable[[str, PredictedScenes, int], None] | None = None,
 ) -> PredictedScenes:
     """Writes out/NAME of every scene, each whole or not at all. One that fails does not stop the others.
@@ -76,7 +79,8 @@ def predict_scenes(
         run: run folder (its last checkpoint is taken) or checkpoint folder.
         scenes: of `scenes_below`.
         shard: i of n: every n-th scene, from the i-th on; all give the same scenes and the same n.
-        precision: as of `Segmenter`; recorded where it is given.
+        precision: as of `Segmenter`; recorded where it is given, as is `min_score`, of
+            `Segmenter.predict`.
         overwrite: predict complete ones again; one that is there, of other weights or of a scene that
             has changed since, fails otherwise.
         done: called after each with its name, what became of all so far, and how many there are.
@@ -84,7 +88,9 @@ def predict_scenes(
         InputError: no checkpoint; another process writes the same shard, or one of another number of
             shards.
     """
+    check_min_score(min_score)
     mine = dict(shard.of(list(scenes.items())))
+    asked = {"precision": precision, "min_score": min_score}
     predicted = PredictedScenes()
     with locked_shard(out, shard):
         weights = sha256_of(find_checkpoint(run) / WEIGHTS)
@@ -94,9 +100,8 @@ def predict_scenes(
         for name, scene in mine.items():
             folder = out / name
             try:
-                made_of = {"weights": weights, "scene": _scene_digest(scene)}
-                if precision is not None:
-                    made_of["precision"] = precision
+                made_of: dict[str, Any] = {"weights": weights, "scene": _scene_digest(scene)}
+                made_of |= {name: value for name, value in asked.items() if value is not None}
                 if segmenter is None or (prediction_files(folder) and not overwrite):
                     _require_same(folder, made_of)
                     predicted.kept.append(name)
@@ -130,21 +135,22 @@ def _scenes_in(folder: Path) -> dict[str, Path]:
 
 
 def _predict(
-    segmenter: Segmenter, scene: Path, folder: Path, made_of: dict[str, str], show: Show | None
+    segmenter: Segmenter, scene: Path, folder: Path, made_of: dict[str, Any], show: Show | None
 ) -> str:
     """Writes one prediction, whole or not at all; a few words on what was found."""
     started = time.perf_counter()
-    found = segmenter.predict(scene)
+    found = segmenter.predict(scene, min_score=made_of.get("min_score"))
     with folder_written_beside(folder, prediction_files) as beside:
         found.write(beside)
         if show is not None:
             show(beside, scene)
         write_json(beside / MADE_OF, made_of)
     seconds = time.perf_counter() - started
-    return f"{len(found.points):,} points, {found.describe_objects()}, {seconds:.1f} s"
+    objects = found.describe_objects("--min-score")
+    return f"{len(found.points):,} points, {seconds:.1f} s, {objects}"
 
 
-def _require_same(folder: Path, made_of: dict[str, str]) -> None:
+def _require_same(folder: Path, made_of: dict[str, Any]) -> None:
     """InputError where the prediction that is there is made of something else."""
     stored = read_json(folder / MADE_OF, advice="--overwrite predicts the scene again")
     for what, other in OTHERS.items():

@@ -51,6 +51,11 @@ def scan_files(folder: Path) -> list[str]:
     return [*FILES, VIEW, *scene, DESCRIPTION]
 
 
+def scene_of(folder: Path) -> Path:
+    """The scene in a folder that `bifusion scan` wrote; any other path as it is."""
+    return folder / SCENE if scan_files(folder) else folder
+
+
 def scan_page(folder: Path) -> str | None:
     """The page that `bifusion scan` left in a folder; None: it did not write the folder."""
     path = folder / VIEW
@@ -149,6 +154,7 @@ def _description(labelled: LabelledScan, run: Path) -> dict[str, Any]:
         "kind": made.kind,
         "source": made.source,
         "run": run.name,
+        "min_score": labelled.segmentation.min_score,
         "lines": [*labelled.warnings, *made.lines],
         "to_scene": to_scene,
         "points": len(made.scene.coord),

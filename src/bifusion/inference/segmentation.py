@@ -46,6 +46,8 @@ class Segmentation:
     """As the evaluator and the exporters take it; its masks are packed, a bit a point."""
     notes: list[str] = field(default_factory=list)
     """What one should know of how the input was understood."""
+    min_score: float = 0.0
+    """Score above which candidates became objects."""
 
     @property
     def masks(self) -> np.ndarray:
@@ -63,9 +65,16 @@ class Segmentation:
         """Ids that there are in `instances`."""
         return int(np.count_nonzero(np.bincount(self.instances[self.instances >= 0])))
 
-    def describe_objects(self) -> str:
-        """As the commands tell what was found: "12 objects (589 candidates)"."""
-        return f"{plural(self.num_objects, 'object')} ({plural(len(self.scores), 'candidate')})"
+    def describe_objects(self, option: str = "min_score") -> str:
+        """As the commands tell what was found: "12 objects (589 candidates)"; of none, why, and the
+        `option` that lets more of them be objects."""
+        candidates = plural(len(self.scores), "candidate")
+        if self.num_objects or not len(self.scores):
+            return f"{plural(self.num_objects, 'object')} ({candidates})"
+        return (
+            f"0 objects score above {self.min_score:g} ({candidates}, the best "
+            f"{np.max(self.scores):.2g}); {option} lowers it"
+        )
 
     def write(self, folder: str | Path) -> list[Path]:
         """semantic.ply, instance.ply and instances.json (export.py) in `folder`, which is made if it is
@@ -80,7 +89,11 @@ class Segmentation:
 
 
 def as_segmentation(
-    result: SceneResult, points: np.ndarray, labels: LabelSet, notes: list[str]
+    result: SceneResult,
+    points: np.ndarray,
+    labels: LabelSet,
+    notes: list[str],
+    min_score: float = 0.0,
 ) -> Segmentation:
     """`result` at `points` (N, 3) metres, its panoptic part taken apart into classes and instances."""
     semantic, instances = point_segments(result)
@@ -95,4 +108,5 @@ def as_segmentation(
         labels=labels,
         result=result,
         notes=notes,
+        min_score=min_score,
     )

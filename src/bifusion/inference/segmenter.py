@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.arguments import path_of
+from bifusion.arguments import path_of, require
 from bifusion.config.run import Config
 from bifusion.config.stages import Timeline
 from bifusion.data.batching import collate
@@ -25,6 +26,7 @@ from bifusion.datasets.arrays.scene import make_scene
 from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.placement import Up
+from bifusion.datasets.recordings.open import refuse_recording
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
@@ -102,7 +104,12 @@ class Segmenter:
 
     @as_torch_starts()
     def predict(
-        self, scene: SceneLike, *, scale: float | None = None, up: Up | None = None
+        self,
+        scene: SceneLike,
+        *,
+        scale: float | None = None,
+        up: Up | None = None,
+        min_score: float | None = None,
     ) -> Segmentation:
         """Segments one scene; the same input gives the same output.
 
@@ -116,11 +123,15 @@ class Segmenter:
                 points of a folder are in another unit, or not upright.
             scale: metres a unit of a mesh file: 0.001 for millimetres; None: as the file says, else 1.
             up: which axis of a mesh file points up; None: y in glTF, z in all others.
+            min_score: from 0 to 1, the score above which a candidate becomes an object; None: that of
+                the run, 0.5 unless it was trained with another (Mask3D: 0). Where a model has learned
+                little, all its scores may be lower.
 
         Raises:
             InputError: whatever is wrong with the scene, by file or argument; a checkpoint that answers
                 with NaN.
         """
+        check_min_score(min_score)
         asked = self._asked(scene, scale, up)
         given = asked.scenes.scene(asked.name)
         if not asked.judged:
@@ -132,21 +143,24 @@ class Segmenter:
             warn_of_views(asked.where, asked.scenes, asked.name, data.agreement)
         try:
             with torch.inference_mode():
-                result = self._result(batch.to(self.device), asked.where, bool(given.view_names))
+                there, has_views = batch.to(self.device), bool(given.view_names)
+                result = self._result(there, asked.where, has_views, min_score)
         except MEMORY_ERRORS as error:
             refuse_if_full(error, batch)
             raise
         coord = np.asarray(given.coord)
         points = coord + asked.offset_m if asked.offset_m.any() else coord
-        return as_segmentation(result, points, self.labels, asked.notes)
+        least = self.config.postprocess.min_score if min_score is None else min_score
+        return as_segmentation(result, points, self.labels, asked.notes, least)
 
-    def _result(self, batch: Batch, where: str, has_views: bool) -> SceneResult:
+    def _result(self, batch: Batch, where: str, has_views: bool, min_score: float | None) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
         flawed = _answers_with_nan(prediction)
         if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
-        (result,) = self.config.postprocess.results(prediction, batch, self.labels)
+        postprocess = self.config.postprocess
+        (result,) = postprocess.results(prediction, batch, self.labels, min_score=min_score)
         if flawed:  # asked last: a GPU is not waited for before it has all its work
             narrow = "precision 32-true: float16 overflows where that does not"
             wide = "another checkpoint: a training without a guard may end in such weights"
@@ -164,6 +178,8 @@ class Segmenter:
             scene = _of_arrays(scene)
         if isinstance(scene, str | Path):
             path = Path(scene)
+            if self.config.data.source is None and not (path / "coord.npy").is_file() and path.exists():
+                refuse_recording(path)
             if not is_mesh_file(path) and not path.is_file():
                 check_unplaced(path, scale, up)
                 return self._asked_folder(path.resolve())
@@ -184,6 +200,15 @@ class Segmenter:
     def _asked_folder(self, folder: Path) -> _Asked:
         dataset, index = dataset_of(folder, self.config.data)
         return _Asked(dataset.scenes, dataset.names[index], str(folder), read_offset(folder), [])
+
+
+def check_min_score(given: float | None, name: str = "min_score") -> None:
+    """InputError for what is neither None nor a score; `name`: as it was given."""
+    if given is None:
+        return
+    require(isinstance(given, Real), given, name, "a number from 0 to 1")
+    if not 0 <= given <= 1:
+        raise InputError(f"{name}: found {given}; expected a score from 0 to 1")
 
 
 def _answers_with_nan(prediction: Prediction) -> Tensor:

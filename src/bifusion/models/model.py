@@ -59,9 +59,22 @@ class Model(nn.Module):
 class ResultsConfig(ABC):
     """How a prediction becomes instances and labels at the points of a scene."""
 
+    @property
     @abstractmethod
-    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
-        """One `SceneResult` a scene from a prediction in evaluation mode."""
+    def min_score(self) -> float:
+        """Score above which a candidate may become an object."""
+
+    @abstractmethod
+    def results(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        label_set: LabelSet,
+        *,
+        min_score: float | None = None,
+    ) -> list[SceneResult]:
+        """One `SceneResult` a scene from a prediction in evaluation mode. `min_score`: instead of this
+        configuration's."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ grow with instances × points.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,8 +46,21 @@ class PostprocessConfig(ResultsConfig):
     matrix_nms: bool = True
     """Let scores decay with the overlap of better instances of the same class (linear kernel)."""
 
-    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
-        return postprocess(prediction, batch, label_set, self)
+    @property
+    def min_score(self) -> float:
+        return self.panoptic_score_threshold
+
+    def results(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        label_set: LabelSet,
+        *,
+        min_score: float | None = None,
+    ) -> list[SceneResult]:
+        least = self.min_score if min_score is None else min_score
+        config = dataclasses.replace(self, panoptic_score_threshold=least)
+        return postprocess(prediction, batch, label_set, config)
 
 
 @dataclass

@@ -6,6 +6,7 @@ masks and evaluation on segments. There is no semantic head, so no semantic and 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,21 @@ class Mask3DPostprocessConfig(ResultsConfig):
     dbscan_eps_m: PositiveFloat = 0.95
     """Parts further apart than this are split; every point is a core point (min_points 1)."""
 
-    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
-        return postprocess_mask3d(prediction, batch, label_set, self)
+    @property
+    def min_score(self) -> float:
+        return 0.0
+
+    def results(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        label_set: LabelSet,
+        *,
+        min_score: float | None = None,
+    ) -> list[SceneResult]:
+        """Without a panoptic part every candidate is an object: those below `min_score` are left out."""
+        results = postprocess_mask3d(prediction, batch, label_set, self)
+        return results if min_score is None else [_above(result, min_score) for result in results]
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,13 @@ class SceneVoxels:
         superpoints = int(superpoint.max(initial=-1)) + 1
         pairs, points = np.unique(voxel * superpoints + superpoint, return_counts=True)
         return cls(position_m, owner, *np.divmod(pairs, max(superpoints, 1)), points)
+
+
+def _above(result: SceneResult, min_score: float) -> SceneResult:
+    kept = result.scores > min_score
+    return dataclasses.replace(
+        result, masks=result.masks[kept], labels=result.labels[kept], scores=result.scores[kept]
+    )
 
 
 @torch.no_grad()

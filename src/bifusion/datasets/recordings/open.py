@@ -32,7 +32,7 @@ from bifusion.datasets.recordings.layouts.sens import is_sens, open_sens
 from bifusion.datasets.recordings.layouts.stray import is_stray, open_stray
 from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.refused import directions, lone_videos
+from bifusion.datasets.recordings.refused import directions, lone_mesh, lone_videos
 from bifusion.errors import InputError
 from bifusion.untrusted.files import check_regular, entries, is_leftover
 
@@ -167,6 +167,13 @@ def open_recording(
     return recording
 
 
+def refuse_recording(path: Path) -> None:
+    """InputError for a recording where a scene is expected."""
+    found = [layout.name for layout in LAYOUTS if layout.recognises(path)]
+    if found:
+        raise InputError(f"{path}: is a recording ({' or '.join(found)}); `bifusion scan` labels it")
+
+
 def _recognised(path: Path, layouts: Sequence[Layout] = LAYOUTS) -> tuple[Layout, Path]:
     place = path
     for _ in range(DEEPEST):
@@ -197,7 +204,9 @@ def _unknown(path: Path) -> str:
         if known:
             return f"{path}: {known}"
         return f"{path}: is no recording that is known; expected {_layouts()}"
-    known = lone_videos(path)
+    known = lone_mesh(path) or lone_videos(path)
+    if known and not any(child.is_dir() for child in path.iterdir()):
+        return f"{path}: holds {entries(path, MOST_LISTED)}, no recording; {known}"
     hint = f" ({known})" if known else ""
     return (
         f"{path}: holds {entries(path, MOST_LISTED)}{hint}; expected one of these layouts: {_layouts()}"

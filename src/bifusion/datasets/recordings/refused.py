@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def directions(path: Path) -> str | None:
     if known is None and zipfile.is_zipfile(path):
         return ARCHIVE
     return known
+
+
+def lone_mesh(folder: Path) -> str | None:
+    """Directions for a folder that holds meshes or clouds, which are given themselves."""
+    found = sorted(path for path in folder.iterdir() if DIRECTIONS.get(path.suffix.lower()) == MESH)
+    return f"give the file: `bifusion scan {shlex.quote(str(found[0]))}`" if found else None
 
 
 def lone_videos(folder: Path) -> str | None:

@@ -47,7 +47,8 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
         telling.add([note])
     placement = place(mesh, orientation, scale)
     coord_m = placement.points(surface.coord)
-    telling.add(placement_notes(placement, coord_m, mesh.spacing * scale))
+    stated = options.scale is None and mesh.unit_m is not None
+    telling.add(placement_notes(placement, coord_m, mesh.spacing * scale, stated=stated))
     telling.progress("superpoints", 0, 1)
     if thinned:
         coarse, whence = _searched(placement.points(thinned.cloud.coord), thinned.cloud, orientation)
