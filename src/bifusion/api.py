@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bifusion.arguments import path_of, require, text_of, whole_of
+from bifusion.arguments import path_of, require, text_of, told_by_name, whole_of
 from bifusion.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@told_by_name
 def load(
     run: PathLike, *, device: torch.device | str | None = None, precision: str | None = None
 ) -> Segmenter:
@@ -59,6 +60,7 @@ def load(
     return Segmenter(run_of(path_of(run, "run")), device=device, precision=precision)
 
 
+@told_by_name
 def train(
     recipe: str | PathLike | Config,
     *,
@@ -115,6 +117,7 @@ def train(
     return run
 
 
+@told_by_name
 def evaluate(
     run: PathLike,
     *,
@@ -143,6 +146,7 @@ def evaluate(
     return evaluate_run(folder, data=data, device=device, precision=precision)
 
 
+@told_by_name
 def compare(
     recipes: Sequence[str] | str = (),
     *,
@@ -188,6 +192,7 @@ def compare(
     return compare_runs(wanted, Screen(quiet=not progress))
 
 
+@told_by_name
 def open_scene(
     path: PathLike,
     *,
@@ -222,6 +227,7 @@ def open_scene(
     return open_folder(path, None if labels is None else label_set_of(labels))
 
 
+@told_by_name
 def find(
     scene: PathLike | OpenScene,
     words: Sequence[str] | str,

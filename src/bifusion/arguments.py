@@ -3,14 +3,39 @@ what is expected."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
 import os
+from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from bifusion.errors import InputError
+from bifusion.spelling import did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def told_by_name(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which called with an argument that it has not raises InputError with the one that
+    was meant."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def called(*args: P.args, **given: P.kwargs) -> R:
+        for name in given:
+            if name not in known:
+                raise InputError(
+                    f"{function.__name__}: argument {name!r} is unknown{did_you_mean(name, known)}; "
+                    f"known are {', '.join(known)}"
+                )
+        return function(*args, **given)
+
+    return called
 
 
 def require(fits: bool, given: Any, name: str, expected: str) -> None:

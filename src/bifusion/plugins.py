@@ -12,7 +12,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 
+DESCRIBED = "docs/reference/parts.md, docs/outside.md"
 VARIABLE = "BIFUSION_PLUGINS"
 """Names of trusted top-level packages, separated by commas."""
 Kind = TypeVar("Kind")
@@ -66,13 +68,27 @@ def load(name: str, where: str) -> Callable[..., Any]:
 
 def make(name: str, where: str, kind: type[Kind], *given: object) -> Kind:
     """What the function `name` makes of `given`; InputError as `load`, and where it is no `kind`."""
-    made = load(name, where)(*given)
+    function = load(name, where)
+    with noted(name, where):
+        made = function(*given)
     if not isinstance(made, kind):
         raise InputError(
             f"{where}: {name} returned a {type(made).__name__}, expected a "
             f"{kind.__module__}.{kind.__qualname__}"
         )
     return made
+
+
+@contextmanager
+def noted(name: str, where: str) -> Iterator[None]:
+    """Adds to whatever is raised in the block, where the code that `name` stands for is called, which
+    code that was and where it says what it gets; its traceback stays."""
+    try:
+        yield
+    except Exception as error:
+        what = where if name in where else f"{where} ({name})"
+        error.add_note(f"{what}: raised in code from outside; what it gets: {DESCRIBED}")
+        raise
 
 
 def exists(name: str, where: str) -> bool:

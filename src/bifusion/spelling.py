@@ -23,7 +23,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, whatever the case of its letters; None where none is like it.
 
     Its beginning may have been given ("bf16" for "bf16-mixed"), or the last part of a dotted name:
-    "epochs" stands for "trainer.epochs".
+    "epochs" stands for "trainer.epochs", and "trainer.seed" for "seed".
     """
     if len(name) > _MOST_LETTERS:
         return None
@@ -34,7 +34,9 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     if len(begun) == 1:
         return begun[0]
     folded = {one.lower(): one for one in reversed(names)}
-    found = get_close_matches(name.lower(), folded, n=1, cutoff=_CUTOFF)
+    last = [one for one in folded if one.rpartition(".")[2] == name.lower().rpartition(".")[2]]
+    found = get_close_matches(name.lower(), last, n=1, cutoff=0.0)
+    found = found or get_close_matches(name.lower(), folded, n=1, cutoff=_CUTOFF)
     if found:
         return folded[found[0]]
     ends = {one.lower().rpartition(".")[2]: one for one in reversed(names) if "." in one}

@@ -166,6 +166,14 @@ SMALL = "oneformer3d_small"
 ARRAYS = {"coord": np.ones((5, 3)), "color": np.zeros((5, 3), np.uint8)}
 
 
+@pytest.mark.wrong_types
+@pytest.mark.parametrize("call", [bifusion.train, bifusion.compare])
+def test_an_argument_that_there_is_not_is_told_with_the_one_that_was_meant(call, tmp_path):
+    with pytest.raises(InputError, match=r"argument 'epoch' is unknown \(did you mean 'epochs'\?\)"):
+        call("bifusion_small", out=tmp_path / "out", epoch=3)
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_run_is_taken_for_a_list_of_one(tmp_path):
     with pytest.raises(InputError, match="one is no run folder"):
         bifusion.compare(runs=tmp_path / "one", out=tmp_path / "out")

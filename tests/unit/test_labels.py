@@ -245,6 +245,17 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "labels.json").exists()
 
 
+def test_a_table_without_kinds_is_told_what_it_makes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "rooms.csv").write_text("name\nwall\nchair\n")
+    assert run(monkeypatch, "labels", "--from", tmp_path / "rooms.csv") == 0
+    called = capsys.readouterr()
+    assert called.err.startswith("all 2 classes are things: a column kind says which are stuff")
+    assert called.err.count("\n") == 1 and json.loads(called.out)["name"] == "rooms"
+    (tmp_path / "rooms.csv").write_text("name,kind\nwall,stuff\nchair,thing\n")
+    assert run(monkeypatch, "labels", "--from", tmp_path / "rooms.csv") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_path_that_cannot_be_is_told_so(monkeypatch, capsys):
     assert run(monkeypatch, "check", "a" * 300) == 2
     assert "File name too long; name another path" in capsys.readouterr().err

@@ -173,6 +173,18 @@ def test_a_loss_term_must_return_a_scalar_and_have_a_name_of_its_own(allowed):
         term.function(None, None, context)  # type: ignore[arg-type]
 
 
+def test_a_mistake_in_code_of_ones_own_is_told_with_the_field_that_names_it(allowed):
+    extra = {"confident": "my_rooms.losses:confident"}
+    term = Criterion(CriterionConfig(extra=extra), SCANNET20).terms["confident"]
+    with pytest.raises(AttributeError) as raised:
+        term.function(None, None, None)  # type: ignore[arg-type]
+    (note,) = raised.value.__notes__
+    assert note.startswith("criterion.extra.confident (my_rooms.losses:confident): raised in code from")
+    with pytest.raises(TypeError) as raised:
+        outside_gate("my_rooms.losses:confident", 8)
+    assert raised.value.__notes__[0].startswith("model.fusion.gate_function (my_rooms.losses:confident)")
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -257,6 +269,7 @@ def test_parts_that_read_values_as_they_are_made_are_counted_and_named(allowed):
         "model.unet.function: my_rooms.networks:reading, from outside",
         "model.tower.function: my_rooms.towers:stripes, from outside",
         "model.fusion.gate_function: my_rooms.networks:with_place, from outside",
+        "criterion.extra.confident: my_rooms.losses:confident, from outside",
     ):
         assert line in screen.getvalue()
 

@@ -173,6 +173,11 @@ def test_a_misspelt_recipe_is_told_the_one_that_was_meant_alone():
     assert len(str(error.value)) < 150
 
 
+def test_a_size_that_is_a_baseline_is_told_as_that():
+    with pytest.raises(InputError, match="did you mean 'bifusion_tiny_baseline', OneFormer3D of that"):
+        get_recipe("oneformer3d_tiny")
+
+
 def test_config_file_round_trip(tmp_path):
     config = get_recipe("bifusion_small_naive")
     save_config(config, tmp_path / "run.json")

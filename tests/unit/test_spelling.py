@@ -19,6 +19,8 @@ OPTIONS = ["trainer.epochs", "trainer.save-epochs", "optim.lr", "data.root", "se
         ("optimizer.lr", "optim.lr"),
         ("colour", None),
         ("trainer.s", "trainer.save-epochs"),
+        ("trainer.seed", "seed"),
+        ("trainer.lr", "optim.lr"),
     ],
 )
 def test_of_options(name, meant):

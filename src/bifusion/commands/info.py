@@ -32,5 +32,5 @@ def print_info(config: Config, console: Console) -> None:
     table.add_section()
     table.add_row("total", "", "", f"{sum(counts.values()):,}")
     console.print(table)
-    for where, function in config.model.outside_parts.items():
+    for where, function in config.outside_code.items():
         console.print(f"{where}: {function}, from outside")

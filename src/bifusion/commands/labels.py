@@ -40,6 +40,11 @@ def labels(args: list[str]) -> int:
         require_own_name(made, str(wanted.from_table), advice)
         if unused:
             Screen(stderr=True).print(f"columns not used: {', '.join(unused)}", markup=False)
+        if not made.stuff_classes:
+            all_things = (
+                f"all {len(made.classes)} classes are things: a column kind says which are stuff"
+            )
+            Screen(stderr=True).print(f"{all_things}, as walls and floors are", soft_wrap=True)
     elif wanted.name is not None:
         made = get_label_set(wanted.name)
     elif wanted.out is not None:

@@ -168,6 +168,12 @@ class Config:
         raise InputError(f"model: is a {type(self.model).__name__}; expected one of {expected}")
 
     @property
+    def outside_code(self) -> dict[str, str]:
+        """Field → "module:function" of model parts and loss terms of somebody else's package."""
+        terms = {f"criterion.extra.{name}": function for name, function in self.criterion.extra.items()}
+        return self.model.outside_parts | terms
+
+    @property
     def labels(self) -> LabelSet:
         """The classes that the model tells apart, which are its data's."""
         return self.data.classes

@@ -109,7 +109,9 @@ class OutsideScenes:
         """`source`: "module:function". InputError where what it returns is no `SceneSource`."""
         self.place = f"data.source {source} of {root}, {split}"
         self.read_views, self.read_labels = read_views, read_labels
-        self._scenes = plugins.load(source, "data.source")(root, split)
+        opened = plugins.load(source, "data.source")
+        with plugins.noted(source, "data.source"):
+            self._scenes = opened(root, split)
         names = getattr(self._scenes, "names", None)
         missing = [m for m in ("scene", "view") if not callable(getattr(self._scenes, m, None))]
         if not isinstance(names, Sequence) or isinstance(names, str) or missing:

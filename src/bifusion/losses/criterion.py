@@ -139,18 +139,21 @@ def _from_outside(extra: dict[str, str]) -> dict[str, LossTerm]:
         where = f"criterion.extra.{name}"
         if name in LOSS_TERMS:
             raise InputError(f"{where}: {name} is a loss term of the package; choose another name")
-        terms[name] = LossTerm(_checked(plugins.load(target, where), f"{where}, {target}"), title=name)
+        terms[name] = LossTerm(_checked(plugins.load(target, where), target, where), title=name)
     return terms
 
 
-def _checked(function: TermFunction, where: str) -> TermFunction:
+def _checked(function: TermFunction, name: str, where: str) -> TermFunction:
     def term(prediction: Prediction, batch: Batch, context: LossContext) -> Tensor:
-        value = function(prediction, batch, context)
+        with plugins.noted(name, where):
+            value = function(prediction, batch, context)
         if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
             found = type(value).__name__
             if isinstance(value, Tensor):
                 found = f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-            raise InputError(f"{where}: returned {found}, expected a floating-point tensor of shape ()")
+            raise InputError(
+                f"{where}, {name}: returned {found}, expected a floating-point tensor of shape ()"
+            )
         return value.float()
 
     return term

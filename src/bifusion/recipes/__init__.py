@@ -97,10 +97,17 @@ def get_recipe(name: str) -> Config:
         return _from_outside(name)
     recipe = RECIPES.get(name) or ABLATIONS.get(name)
     if recipe is None:
-        close = did_you_mean(name, [*RECIPES, *ABLATIONS])
+        close = _baseline_meant(name) or did_you_mean(name, [*RECIPES, *ABLATIONS])
         others = "`bifusion train --help` lists all" if close else f"known are {known_recipes()}"
         raise InputError(f"recipe {name!r} is unknown{close}; {others}")
     return recipe()
+
+
+def _baseline_meant(name: str) -> str:
+    """Where a size of OneFormer3D has no name of its own: it is the baseline of BiFusion's size."""
+    meant = f"{name.replace('oneformer3d_', 'bifusion_', 1)}_baseline"
+    known = name.startswith("oneformer3d_") and meant in RECIPES
+    return f" (did you mean {meant!r}, OneFormer3D of that size?)" if known else ""
 
 
 def config_of(name: str) -> Config:

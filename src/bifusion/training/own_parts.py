@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.data.images import encoder_size
 from bifusion.errors import InputError
@@ -49,17 +50,20 @@ def check_own_parts(model: Model, config: Config, device: torch.device) -> None:
         assert isinstance(network, Backbone)
         again = partial(backbones.outside_backbone, unet.function, unet.in_channels)
         _check_new(network, again, f"{backbones.FUNCTION}: {unet.function}")
-        check_backbone(network, unet.in_channels, device)
+        with plugins.noted(unet.function, backbones.FUNCTION):
+            check_backbone(network, unet.in_channels, device)
     if isinstance(tower, OutsideTowerConfig):
         images = model.get_submodule("tower")
         assert isinstance(images, ImageTower)
-        check_tower(images, config.data.image_size, config.data.patch_size, device)
+        with plugins.noted(tower.function, FIELD):
+            check_tower(images, config.data.image_size, config.data.patch_size, device)
     for module in model.modules():
         if isinstance(module, Fusion) and module.gate is not None and module.config.gate_function:
             name, dim = module.config.gate_function, module.config.dim
             again = partial(gates.outside_gate, name, dim)
             _check_new(module.gate, again, f"{gates.FUNCTION}: {name}")
-            check_gate(module.gate, dim, device)
+            with plugins.noted(name, gates.FUNCTION):
+                check_gate(module.gate, dim, device)
 
 
 def check_backbone(network: Backbone, in_channels: int, device: torch.device) -> None:

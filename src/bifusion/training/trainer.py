@@ -134,7 +134,7 @@ class Trainer:
             tower = f"; {description['tower']}" if description["tower"] else ""
             size = f"{description['parameters']['total']:,} parameters"
             display.line(f"{name}: {size}, {self.config.labels.describe()}{tower}")
-            for where, function in self.config.model.outside_parts.items():
+            for where, function in self.config.outside_code.items():
                 display.line(f"{name}: {where} {function}, from outside")
             if self.config.has_untrained_tower:
                 display.line(
