@@ -382,12 +382,14 @@ def test_mean_colours_are_rounded(kind, bifusion, tmp_path):
         assert np.array_equal(load_points(folder)[1], np.round(means))
 
 
-@pytest.mark.parametrize("factor", [1 / 255, 2.0])
-def test_colours_of_another_range_are_not_guessed(factor, bifusion, tmp_path):
+@pytest.mark.parametrize(
+    ("factor", "remedy"), [(1 / 255, "multiply colours of 0 … 1 by 255"), (2.0, "scale them to it")]
+)
+def test_colours_of_another_range_are_not_guessed(factor, remedy, bifusion, tmp_path):
     means = np.random.default_rng(0).random((2 * SIDE**2, 3)) * 255 * factor
     pointcept(tmp_path / "data" / "val" / "room", means)
     status, printed = bifusion("prepare", "superpoints", tmp_path / "data")
-    assert status == 1 and "multiply colours of 0 … 1 by 255" in printed
+    assert status == 1 and remedy in printed
 
 
 # ------------------------------------------------------------------------------------------- cases

@@ -16,7 +16,7 @@ from bifusion.datasets.scannet.prepare import prepare_scannet
 from bifusion.datasets.scannet.views import ViewOptions
 from bifusion.datasets.shards import Shard
 from bifusion.datasets.superpoints.normals import mesh_normals
-from bifusion.errors import InputError
+from bifusion.errors import InputError, SomeFailedError
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from scannet_release import ALIGNMENT, COLOR_TO_DEPTH, NAME, K, prepare, write_matrix
 from scene_factory import look_at
@@ -117,6 +117,32 @@ def test_complete_scenes_are_kept_and_others_written(released, scan):
     again = prepare(released, posed_images=None, done=lambda *told: seen.append(told))
     assert (again.kept, again.written) == ([NAME], ["scene0002_00"])
     assert seen == [(f"train/{NAME}", "kept", 1, 2), ("train/scene0002_00", "written", 2, 2)]
+
+
+def test_scenes_made_with_other_options_are_no_others(released):
+    """Images that are added, or a unit that is put right, must not be lost in silence."""
+    prepare(released, posed_images=None)
+    with pytest.raises(SomeFailedError, match=r"without images; asked for is ScanNet v2; with posed im"):
+        prepare(released)
+    prepare(released, overwrite=True)
+    fifths = ViewOptions(depth_scale=5000)
+    with pytest.raises(SomeFailedError, match=r"depth_scale 5000\. Nothing was changed; --overwrite"):
+        prepare(released, view_options=fifths)
+    assert prepare(released, view_options=fifths, overwrite=True).written == [NAME]
+    assert prepare(released, view_options=fifths).kept == [NAME]
+    path = released / "out" / "train" / NAME / "scene.json"
+    stored = json.loads(path.read_text()) | {"source": "ScanNet v2"}  # of a former version
+    path.write_text(json.dumps(stored))
+    assert prepare(released).kept == [NAME]
+
+
+def test_a_split_given_later_leaves_no_scan_in_another(released):
+    prepare(released, posed_images=None)
+    (released / "scannetv2_train.txt").write_text("")
+    (released / "scannetv2_val.txt").write_text(NAME)
+    with pytest.raises(InputError, match=f"train/{NAME}: prepared before, in a split that the lists do"):
+        prepare(released, posed_images=None, splits=released)
+    assert not (released / "out" / "val").exists()
 
 
 def test_shards_share_the_scans(released, scan):

@@ -8,6 +8,7 @@ import recording_factory as made
 from bifusion.datasets.recordings.layouts.tum import read_pairs
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.poses import astray
 from refused_recordings import refused
 
 
@@ -37,6 +38,26 @@ def test_each_picture_lies_where_the_camera_was_at_its_own_time(tmp_path):
         assert np.allclose(frame.color_camera.cam2world, walk[2 * k], atol=1e-5)
         assert np.allclose(frame.depth_camera.cam2world, recording.cam2world(k))
         assert np.allclose(moved[:3, 3], (1, 0, 0), atol=1e-5)
+
+
+def test_a_pose_kilometres_from_all_others_is_left_out_and_named(tmp_path):
+    walk = made.poses(9)
+    folder = made.tum(tmp_path, walk)
+    path = folder / "groundtruth.txt"
+    rows = [line.split() for line in path.read_text().splitlines()[1:]]
+    rows[4][2] = "-40000"
+    path.write_text("\n".join(map(" ".join, rows)))
+    recording = open_recording(folder)
+    assert "1 of 9 frames with a pose kilometres from all others left out: 100.1333" in recording.notes
+    kept = [walk[k] for k in range(9) if k != 4]
+    assert np.allclose([recording.cam2world(k) for k in range(8)], kept, atol=2e-6)
+
+
+def test_no_pose_of_a_walk_in_millimetres_is_astray():
+    walk = 1000 * made.poses(9)[:, :3, 3]
+    assert not astray(walk).any() and not astray(walk + 5e8).any()
+    walk[0] -= 4e7
+    assert astray(walk).tolist() == [True] + [False] * 8
 
 
 def test_a_trajectory_of_another_clock_is_told(tmp_path):

@@ -313,13 +313,13 @@ def _color_remedy(dtype: np.dtype, low: float, high: float) -> str:
         return "multiply colours of 0 … 1 by 255"
     if dtype.kind == "f" and low >= -1 and high <= 1:
         return "colours of −1 … 1: add 1, multiply by 127.5"
-    if low >= 0 and 255 + OVERSHOOT * (dtype.kind == "f") < high <= 65535:
+    if low >= 0 and (900 if dtype.kind == "f" else 255) < high <= 65535:
         return "divide 16-bit colours by 257, of 12 bits by 16, of 10 bits by 4"
     if low >= -OVERSHOOT and 255 - OVERSHOOT < high <= 255 + OVERSHOOT:
         return "clip what went beyond it: np.clip(color, 0, 255)"
     if low < 0:
         return "undo a normalisation: multiply by its deviation, then add its mean"
-    return "bring them to it"
+    return "scale them to it"
 
 
 def as_bytes(color: np.ndarray, where: Path | str) -> np.ndarray:

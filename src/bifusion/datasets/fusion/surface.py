@@ -140,7 +140,13 @@ def _welded(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     edge[between, axis[between]] = np.floor(vertices[between, axis[between]])
     axis[off.max(axis=1) < ON_GRID] = 3
     inner = np.flatnonzero((off >= ON_GRID).sum(axis=1) > 1)  # of Lewiner's cases: within a cube
-    x, y, z = (edge - edge.min(axis=0)).T
+    edge -= edge.min(axis=0)
+    if edge.max() >> EDGE_BITS:
+        raise InputError(
+            f"the fused surface reaches over {edge.max():,} voxels; expected fewer than "
+            f"{1 << EDGE_BITS:,}: leave out frames whose poses lie far away, or take larger voxels"
+        )
+    x, y, z = edge.T
     key = (((x << EDGE_BITS | y) << EDGE_BITS | z) << 2) | axis
     key[inner] = -1 - inner
     _, first, same = np.unique(key, return_index=True, return_inverse=True)

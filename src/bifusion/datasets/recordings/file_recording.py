@@ -293,9 +293,12 @@ def _lacks(files: FrameFiles) -> str | None:
 def _left_out(files: Sequence[FrameFiles], poses: PoseList, there: np.ndarray) -> list[str]:
     """Lines on the frames that cannot be used."""
     posed, tracked, lines = poses.listed_for, poses.tracked, []
+    astray = np.zeros(len(files), bool)
+    astray[posed] = poses.astray[poses.row[posed]]
     for rows, why in (
         (~posed, "without a pose in the list"),
-        (posed & ~tracked, "with a pose that is not finite or not rigid (tracking lost)"),
+        (astray, "with a pose kilometres from all others"),
+        (posed & ~tracked & ~astray, "with a pose that is not finite or not rigid (tracking lost)"),
         (tracked & ~there, "whose pictures are missing"),
     ):
         named = [files[row] for row in np.flatnonzero(rows)[:MOST_NAMED].tolist()]

@@ -10,6 +10,8 @@ from bifusion.data.checks import ROTATION_TOLERANCE
 from bifusion.datasets.placement import far_offset
 from bifusion.datasets.recordings.reading import Reading
 
+ASTRAY, ASTRAY_TIMES = 1000.0, 100.0
+"""In the recording's own unit; …"""
 UNIT_TOLERANCE = 0.01
 """Largest |1 − norm| of a quaternion; files keep four digits at least."""
 
@@ -60,6 +62,8 @@ class PoseList:
     """(V,) int64 row of each frame; outside the list for frames that have none."""
     offset_m: np.ndarray
     """(3,) metres that were taken off all of them, as they were far from the origin."""
+    astray: np.ndarray
+    """(P,) bool: a pose that cannot be used as it lies kilometres from the others."""
 
     def pose(self, index: int, shift: int = 0) -> np.ndarray:
         """(4, 4) of frame `index`, or of the row `shift` further on; NaN if there is none."""
@@ -90,14 +94,26 @@ def pose_list(
     """The list (P, 4, 4) as stored, for as many frames, in the same order; `offset_m`: what was taken
     off another list of the same recording."""
     good = usable(stored)
-    listed = np.full(stored.shape, np.nan)
+    listed, is_astray = np.full(stored.shape, np.nan), np.zeros(len(stored), bool)
+    is_astray[good] = astray(reading.cam2world(stored[good])[:, :3, 3])
+    good &= ~is_astray
     poses = reading.cam2world(stored[good])
     if offset_m is None:
         offset_m = far_offset(poses[:, :3, 3]) if good.any() else np.zeros(3)
     if good.any():
         poses[:, :3, 3] -= offset_m
         listed[good] = poses
-    return PoseList(listed, np.arange(frames) + reading.pose_shift, offset_m)
+    return PoseList(listed, np.arange(frames) + reading.pose_shift, offset_m, is_astray)
+
+
+def astray(positions: np.ndarray) -> np.ndarray:
+    """(V,) bool: which of the positions (V, 3) no camera of the same recording had: further from their
+    median than ASTRAY, and than ASTRAY_TIMES as far as the median one. Whatever the unit is: a walk in
+    millimetres is thousands across, and so is its median distance."""
+    if len(positions) == 0:
+        return np.zeros(0, bool)
+    distance = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
+    return distance > max(ASTRAY, ASTRAY_TIMES * float(np.median(distance)))
 
 
 def offset_notes(offset_m: np.ndarray) -> list[str]:

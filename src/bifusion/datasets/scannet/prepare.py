@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bifusion.data.scene_folder import scene_complete, scene_files, write_scene
+from bifusion.data.scene_folder import read_description, scene_complete, scene_files, write_scene
 from bifusion.datasets.processes import Died, run_in_processes
+from bifusion.datasets.scan.options import changed
 from bifusion.datasets.scannet.posed_images import find_posed_images, pose_is_lost
 from bifusion.datasets.scannet.scan import LabelTable, read_label_table, read_scan
-from bifusion.datasets.scannet.splits import absent_notes, read_lists, scan_names, splits_of_scans
+from bifusion.datasets.scannet.splits import (
+    SPLITS,
+    absent_notes,
+    read_lists,
+    scan_names,
+    splits_of_scans,
+)
 from bifusion.datasets.scannet.views import ViewOptions, iterate_views
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
-from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
+from bifusion.errors import FAILURES, InputError, SomeFailedError, failure, listing
 from bifusion.labels.sets import get_label_set
 from bifusion.storage.folders import check_replaceable, tidy
 
+SOURCE = "ScanNet v2"
 Done = Callable[[str, str, int, int], None]
 """Called with a scan's SPLIT/NAME, what became of it, how many are done, and how many there are."""
 Written = tuple[int, list[str]]
@@ -50,7 +58,8 @@ def prepare_scannet(
     notes: dict[str, list[str]] | None = None,
     done: Done | None = None,
 ) -> Prepared:
-    """Write out/SPLIT/SCENE for every scan in `scans`; complete scene folders are kept.
+    """Write out/SPLIT/SCENE for every scan in `scans`; complete scene folders are kept, if they were
+    made with these options: one of others fails, as long as it is not to be overwritten.
 
     A scan that cannot be prepared does not stop the others: all of them are named at the end. Nothing
     that was not written here is removed: not a folder without scene.json, nor notes in one with it.
@@ -86,6 +95,7 @@ def prepare_scannet(
     lists = read_lists(Path(splits)) if splits else {"train": set(names)}
     splits_of = splits_of_scans(names, lists, Path(splits or scans))
     folders = [(name, split) for name in shard.of(names) for split in splits_of[name]]
+    _refuse_other_splits(Path(out), {name: splits_of[name] for name in shard.of(names)})
     table = read_label_table(Path(labels))
     if notes is not None:
         notes |= {f"scannetv2_{split}.txt": [note] for split, note in absent_notes(names, lists).items()}
@@ -106,7 +116,7 @@ def prepare_scannet(
         tidy_splits({split for _, split in folders})
         there = [f for f in folders if scene_complete(Path(out) / f[1] / f[0]) and not overwrite]
         for folder in there:
-            ended.kept(*folder)
+            ended.there(*folder, _another(job_of(*folder)))
         wanted = [f for f in folders if f not in there]
         workers = min(jobs, len(wanted))
         tried = run_in_processes(_tried, [job_of(*f) for f in wanted], workers if workers > 1 else 0)
@@ -133,9 +143,14 @@ class _Ended:
     """(scan, split) → what is wrong."""
     number: int = 0
 
-    def kept(self, name: str, split: str) -> None:
-        self.prepared.kept.append(name)
-        self._tell(name, split, "kept")
+    def there(self, name: str, split: str, why: str | None) -> None:
+        """`why`: what is wrong with a scene that is there."""
+        if why is None:
+            self.prepared.kept.append(name)
+            self._tell(name, split, "kept")
+        else:
+            self.failures[name, split] = why
+            self._tell(name, split, "failed")
 
     def tried(self, name: str, split: str, outcome: Written | str | Died) -> None:
         """`outcome`: what `_prepare_scan` gave, or what is wrong."""
@@ -171,6 +186,22 @@ class _Job:
     scale: float
 
 
+def _refuse_other_splits(out: Path, splits_of: Mapping[str, Collection[str]]) -> None:
+    """InputError where scans lie in a split that the lists do not give them: who trains on it would
+    train on scenes of validation."""
+    left = [
+        str(out / split / name)
+        for name, wanted in splits_of.items()
+        for split in SPLITS
+        if split not in wanted and scene_complete(out / split / name)
+    ]
+    if left:
+        raise InputError(
+            f"{listing(left, 3)}: prepared before, in a split that the lists do not give them; nothing "
+            "was changed. Remove these folders, or prepare to another --out"
+        )
+
+
 def _called(name: str, split: str) -> str:
     return f"scan {name} of {split}"
 
@@ -199,11 +230,34 @@ def _prepare_scan(job: _Job) -> Written:
         scan.scene,
         segments={get_label_set(name): segment for name, segment in scan.segments.items()},
         views=views,
-        source="ScanNet v2",
+        source=_source(job),
         axis_alignment=scan.placement.aligned,
         offset_m=scan.placement.offset_m,
     )
     return lost, scan.notes
+
+
+def _source(job: _Job) -> str:
+    """What a scene is made of, and the options that were given."""
+    images = "without images" if job.images is None else "with posed images"
+    given = [] if job.images is None else list(changed(job.options, ViewOptions()))
+    given += [("scale", f"{job.scale:g}")] if job.scale != 1 else []
+    return "; ".join([SOURCE, images, *(f"{name} {text}" for name, text in given)])
+
+
+def _another(job: _Job) -> str | None:
+    """What is wrong where a scene that is there was made with other options; those of former versions
+    do not say with which."""
+    try:
+        source = str(read_description(job.target).get("source"))
+    except InputError as error:
+        return str(error)
+    if source in (SOURCE, _source(job)):
+        return None
+    return (
+        f"{job.target}: is there already, {source}; asked for is {_source(job)}. Nothing was changed; "
+        "--overwrite writes it again, another --out leaves it"
+    )
 
 
 def _check_options(options: ViewOptions, scale: float) -> None:
