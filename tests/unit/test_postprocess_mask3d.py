@@ -13,12 +13,11 @@ from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.postprocess_mask3d import (
     Mask3DPostprocessConfig,
     SceneVoxels,
-    _above,
     postprocess_mask3d,
     select_masks,
     split_mask,
 )
-from bifusion.types import LayerPrediction, Prediction, SceneResult
+from bifusion.types import LayerPrediction, Prediction
 from small_batches import batch_of_superpoints
 
 
@@ -93,13 +92,13 @@ def test_parts_apart_become_instances_of_the_same_class():
 
 
 def test_candidates_below_a_least_score_are_left_out():
-    def result(scores: list[float]) -> SceneResult:
-        rows = len(scores)
-        masks, labels = np.zeros((rows, 1), np.uint8), np.zeros(rows, np.int16)
-        return SceneResult("room", 5, masks, labels, np.array(scores, np.float32))
-
-    kept = _above(result([0.9, 0.5, 0.2]), 0.5)
-    assert np.array_equal(kept.scores, result([0.9]).scores) and len(kept.masks) == 1
+    class_logits, mask_logits = logits_of([[2.0, 2.0, 1.0, -1.0]], [4])
+    config = Mask3DPostprocessConfig(top_k=2)
+    every = select_masks(class_logits, mask_logits, SCENE, config)
+    best = select_masks(class_logits, mask_logits, SCENE, config.with_min_score(0.8))
+    assert len(every[2]) == 2 and every[2].min() < 0.8
+    for one, other in zip(best, every, strict=True):
+        assert np.array_equal(one, other[:1])
 
 
 def test_without_splitting_the_mask_stays_whole():

@@ -35,6 +35,7 @@ from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
+from bifusion.models.model import ResultsConfig
 from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import find_checkpoint, trained_epochs
 from bifusion.runs.trained_model import load_model
@@ -132,6 +133,9 @@ class Segmenter:
                 with NaN.
         """
         check_min_score(min_score)
+        postprocess = self.config.postprocess
+        if min_score is not None:
+            postprocess = postprocess.with_min_score(min_score)
         asked = self._asked(scene, scale, up)
         given = asked.scenes.scene(asked.name)
         if not asked.judged:
@@ -144,23 +148,23 @@ class Segmenter:
         try:
             with torch.inference_mode():
                 there, has_views = batch.to(self.device), bool(given.view_names)
-                result = self._result(there, asked.where, has_views, min_score)
+                result = self._result(there, asked.where, has_views, postprocess)
         except MEMORY_ERRORS as error:
             refuse_if_full(error, batch)
             raise
         coord = np.asarray(given.coord)
         points = coord + asked.offset_m if asked.offset_m.any() else coord
-        least = self.config.postprocess.min_score if min_score is None else min_score
-        return as_segmentation(result, points, self.labels, asked.notes, least)
+        return as_segmentation(result, points, self.labels, asked.notes, postprocess.min_score)
 
-    def _result(self, batch: Batch, where: str, has_views: bool, min_score: float | None) -> SceneResult:
+    def _result(
+        self, batch: Batch, where: str, has_views: bool, postprocess: ResultsConfig
+    ) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
         flawed = _answers_with_nan(prediction)
         if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
-        postprocess = self.config.postprocess
-        (result,) = postprocess.results(prediction, batch, self.labels, min_score=min_score)
+        (result,) = postprocess.results(prediction, batch, self.labels)
         if flawed:  # asked last: a GPU is not waited for before it has all its work
             narrow = "precision 32-true: float16 overflows where that does not"
             wide = "another checkpoint: a training without a guard may end in such weights"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -65,16 +65,12 @@ class ResultsConfig(ABC):
         """Score above which a candidate may become an object."""
 
     @abstractmethod
-    def results(
-        self,
-        prediction: Prediction,
-        batch: Batch,
-        label_set: LabelSet,
-        *,
-        min_score: float | None = None,
-    ) -> list[SceneResult]:
-        """One `SceneResult` a scene from a prediction in evaluation mode. `min_score`: instead of this
-        configuration's."""
+    def with_min_score(self, least: float) -> Self:
+        """The same configuration with `least` for `min_score`."""
+
+    @abstractmethod
+    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
+        """One `SceneResult` a scene from a prediction in evaluation mode."""
 
 
 @dataclass

@@ -50,17 +50,11 @@ class PostprocessConfig(ResultsConfig):
     def min_score(self) -> float:
         return self.panoptic_score_threshold
 
-    def results(
-        self,
-        prediction: Prediction,
-        batch: Batch,
-        label_set: LabelSet,
-        *,
-        min_score: float | None = None,
-    ) -> list[SceneResult]:
-        least = self.min_score if min_score is None else min_score
-        config = dataclasses.replace(self, panoptic_score_threshold=least)
-        return postprocess(prediction, batch, label_set, config)
+    def with_min_score(self, least: float) -> PostprocessConfig:
+        return dataclasses.replace(self, panoptic_score_threshold=least)
+
+    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
+        return postprocess(prediction, batch, label_set, self)
 
 
 @dataclass

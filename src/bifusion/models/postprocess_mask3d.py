@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bifusion.bounds import PositiveFloat, PositiveInt
+from bifusion.bounds import PositiveFloat, PositiveInt, Share
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.distance_clusters import distance_clusters
 from bifusion.models.model import ResultsConfig
@@ -32,21 +32,19 @@ class Mask3DPostprocessConfig(ResultsConfig):
     dbscan_eps_m: PositiveFloat = 0.95
     """Parts further apart than this are split; every point is a core point (min_points 1)."""
 
+    score_threshold: Share = 0.0
+    """An instance is kept if its score is not below this; 0: all, as published."""
+
     @property
     def min_score(self) -> float:
-        return 0.0
+        """Without a panoptic part every candidate is an object."""
+        return self.score_threshold
 
-    def results(
-        self,
-        prediction: Prediction,
-        batch: Batch,
-        label_set: LabelSet,
-        *,
-        min_score: float | None = None,
-    ) -> list[SceneResult]:
-        """Without a panoptic part every candidate is an object: those below `min_score` are left out."""
-        results = postprocess_mask3d(prediction, batch, label_set, self)
-        return results if min_score is None else [_above(result, min_score) for result in results]
+    def with_min_score(self, least: float) -> Mask3DPostprocessConfig:
+        return dataclasses.replace(self, score_threshold=least)
+
+    def results(self, prediction: Prediction, batch: Batch, label_set: LabelSet) -> list[SceneResult]:
+        return postprocess_mask3d(prediction, batch, label_set, self)
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,6 @@ class SceneVoxels:
         superpoints = int(superpoint.max(initial=-1)) + 1
         pairs, points = np.unique(voxel * superpoints + superpoint, return_counts=True)
         return cls(position_m, owner, *np.divmod(pairs, max(superpoints, 1)), points)
-
-
-def _above(result: SceneResult, min_score: float) -> SceneResult:
-    kept = result.scores > min_score
-    return dataclasses.replace(
-        result, masks=result.masks[kept], labels=result.labels[kept], scores=result.scores[kept]
-    )
 
 
 @torch.no_grad()
@@ -142,10 +133,10 @@ def select_masks(
     part = (pairs // num_things).numpy()
     final = scores.numpy() * np.array(quality, dtype=np.float32)[part]
     order = np.argsort(-final, kind="stable")
-    kept = np.array(masks, dtype=bool).reshape(-1, num_superpoints)[part[order]]
-    occupied = kept.any(axis=1)
-    labels = (pairs % num_things).numpy()[order]
-    return kept[occupied], labels[occupied], final[order][occupied].astype(np.float32)
+    of_pairs = np.array(masks, dtype=bool).reshape(-1, num_superpoints)[part[order]]
+    final, labels = final[order].astype(np.float32), (pairs % num_things).numpy()[order]
+    kept = of_pairs.any(axis=1) & ~(final < config.score_threshold)  # NaN stays, to be told
+    return of_pairs[kept], labels[kept], final[kept]
 
 
 def split_mask(
