@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -65,7 +65,7 @@ class ResultsConfig(ABC):
         """Score above which a candidate may become an object."""
 
     @abstractmethod
-    def with_min_score(self, least: float) -> Self:
+    def with_min_score(self, least: float) -> ResultsConfig:
         """The same configuration with `least` for `min_score`."""
 
     @abstractmethod
