@@ -13,6 +13,7 @@ import torch
 
 from bifusion.config.guard import GuardConfig
 from bifusion.diagnosis import diagnose, response
+from bifusion.diagnosis.bundle import read_bundle
 from bifusion.diagnosis.response import Response
 from bifusion.errors import InputError
 from bifusion.losses.criterion import Criterion
@@ -282,18 +283,27 @@ def test_faults_without_end_stop_the_run_after_its_rollbacks(data, tmp_path, mon
 
 
 def test_two_processes_act_alike_where_one_meets_a_fault(data, tmp_path):
-    """Skips, rollback and ramp; what the second process met stands in the first one's records."""
-    command = [sys.executable, str(TESTS / "two_processes.py"), str(data), str(tmp_path), "2", "3", "6"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    """Skips, rollback and ramp; what the second process met stands in the first one's records, also
+    where the exchange of gradients has handed it on to the first."""
+    command = [sys.executable, str(TESTS / "two_processes.py"), str(data), str(tmp_path)]
+    done = subprocess.run([*command, "8", "2", "3", "6"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"process{k}.json").read_text()) for k in (0, 1))
     times = {"seconds": 0}
     assert first | {"status": first["status"] | times} == second | {"status": second["status"] | times}
-    assert (first["status"]["skipped"], first["status"]["rollbacks"]) == (3, 1)
+    assert (first["status"]["skipped"], first["status"]["rollbacks"]) == (4, 1)
     steps = lines(tmp_path / "steps.jsonl")
-    assert [step["event"]["action"] for step in steps if step["event"]] == ["skip", "rollback", "skip"]
+    actions = [step["event"]["action"] for step in steps if step["event"]]
+    assert actions == ["skip", "rollback", "skip", "skip"]
     event = steps[2]["event"]
     assert event["where"] == ["loss.mask_dice"] and steps[2]["losses"]["mask_dice"] is None
     assert len(steps[2]["scenes"]) == 2 and event["scenes"] == steps[2]["scenes"][1:]
     assert event["diagnosis"]["loss_term"] == "mask_dice", "by the process that reproduces it"
     assert (tmp_path / event["bundle"]).is_file()
+    event = steps[8]["event"]
+    assert event["where"][0] == "gradient.backbone" and event["scenes"] == steps[8]["scenes"]
+    assert event["diagnosis"]["module"] == "decoder.input_proj"
+    assert event["diagnosis"]["scenes"] == steps[8]["scenes"][1:]
+    assert [batch.names for batch in read_bundle(tmp_path / event["bundle"]).inputs.batches] == [
+        steps[8]["scenes"][1:]
+    ], "the step of the process that met it"

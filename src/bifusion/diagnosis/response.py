@@ -12,6 +12,7 @@ from bifusion.config.stages import StageState
 from bifusion.device_memory import MEMORY_ERRORS, is_full, told_by
 from bifusion.diagnosis.bundle import write_bundle
 from bifusion.diagnosis.diagnose import diagnose
+from bifusion.diagnosis.experiments import Experiments
 from bifusion.diagnosis.rerun import RERUN_ERRORS
 from bifusion.diagnosis.summary import stop_summary
 from bifusion.errors import InputError
@@ -133,23 +134,46 @@ class Response:
         kind, config = kind_of(fault), self.guard.config
         if kind in self.known or len(self.known) >= MOST_STUDIED:
             return
-        own = {name for batch in inputs.batches for name in batch.names}
-        concerned = bool(own & set(fault.scenes))
+        bundle = self.bundles < config.bundles
         # what a float16 scaler's factor alone makes infinite would hide where the fault comes from
         with self.stepper.least_scale() if fault.nonfinite else nullcontext():
+            looks = (config.diagnose or bundle) and self._looks(fault, inputs, state)
             if config.diagnose:
-                fault.diagnosis = self._diagnose(fault, inputs, state, concerned)
-            if self.bundles < config.bundles:
-                fault.bundle = self._write_bundle(fault, inputs, state, concerned)
+                fault.diagnosis = self._diagnose(fault, inputs, state, looks)
+            if bundle:
+                fault.bundle = self._write_bundle(fault, inputs, state, looks)
                 self.bundles += fault.bundle is not None
         self.known[kind] = {"diagnosis": fault.diagnosis, "bundle": fault.bundle}
 
+    def _looks(self, fault: Fault, inputs: StepInputs, state: StageState) -> bool:
+        """Whether this process is to look into the fault, as one at least is.
+
+        What one process makes of its gradients all of them have after the exchange, and all scenes of
+        the step are under suspicion: of several processes only those look on which it comes back; where
+        it does on none, all that have such scenes.
+        """
+        own = {name for batch in inputs.batches for name in batch.names}
+        concerned, gather = bool(own & set(fault.scenes)), self.stepper.processes.gather
+        if sum(gather(concerned)) == 1:
+            return concerned
+        again = concerned and self._comes_back(fault, inputs, state)
+        return again if any(gather(again)) else concerned
+
+    def _comes_back(self, fault: Fault, inputs: StepInputs, state: StageState) -> bool:
+        """Whether this process by itself meets the fault again, as far as there is memory to try."""
+        try:
+            return bool(Experiments(self.stepper, inputs, state, fault).again().fails)
+        except MEMORY_ERRORS as error:
+            if not is_full(error):
+                raise
+            return False
+
     def _diagnose(
-        self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
+        self, fault: Fault, inputs: StepInputs, state: StageState, looks: bool
     ) -> dict[str, Any]:
-        """Record of the diagnosis, by a process that reproduces the fault if there is one."""
+        """Record of the diagnosis by a process that `looks`; the clearest, where several do."""
         record = None
-        if concerned:
+        if looks:
             reference = self.batches_at(*self.last_good) if self.last_good else None
             found = diagnose(self.stepper, inputs, state, fault, self.healthy, reference)
             record = found.record()
@@ -157,9 +181,9 @@ class Response:
         return min(records, key=lambda record: record["verdict"] == "unclear")
 
     def _write_bundle(
-        self, fault: Fault, inputs: StepInputs, state: StageState, concerned: bool
+        self, fault: Fault, inputs: StepInputs, state: StageState, looks: bool
     ) -> str | None:
-        """File in the run folder, of the first process whose scenes are concerned. Where the disk is
+        """File in the run folder, of the first process that `looks` into the fault. Where the disk is
         full the run ends, as at a checkpoint, and going on repeats the step, file and all.
 
         The file needs the step once more: None, and a warning, where there is no memory for that, or
@@ -167,7 +191,7 @@ class Response:
         """
         gather, rank = self.stepper.processes.gather, self.stepper.fabric.global_rank
         path, name = self.folder.bundles / f"step-{inputs.step:08d}.safetensors", None
-        if gather(concerned).index(True) == rank:
+        if gather(looks).index(True) == rank:
             try:
                 write_bundle(path, self.stepper, self.config, inputs, state, [fault])
                 name = str(path.relative_to(self.folder.root))

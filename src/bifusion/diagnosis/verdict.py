@@ -31,7 +31,8 @@ def judge(
     """Judges the fault that `attempt`, the step as it was, has met again."""
     everyone = [name for batch in experiments.inputs.batches for name in batch.names]
     if not attempt.fails:
-        return Judgement("unclear", everyone, _not_again(attempt))
+        together = experiments.stepper.fabric.world_size > 1
+        return Judgement("unclear", everyone, _not_again(attempt, together=together))
     bad_weights = nonfinite_names(dict(experiments.stepper.model.module.named_parameters()))
     if bad_weights:
         reason = (
@@ -128,11 +129,16 @@ def _nothing_to_compare(guilty: list[str], everyone: list[str]) -> str:
     return _NOTHING_TO_COMPARE.format(own=_who_fails(guilty, everyone))
 
 
-def _not_again(attempt: Attempt) -> str:
+def _not_again(attempt: Attempt, *, together: bool) -> str:
+    """`together`: several processes took the step, and each ran its own part of it again."""
     if attempt.error is not None:
         return f"Running the step again raised an error ({attempt.error})."
+    part = (
+        "no process met it again with its own scenes alone, so that it takes all of them (the sum of "
+        "their gradients, BatchNorm over all of their voxels), or came"
+    )
     return (
-        "The fault did not come back when the step ran again: it came from another process, or from "
+        f"The fault did not come back when the step ran again: {part if together else 'it came'} from "
         "hardware or code that does not repeat itself. If it recurs, look at memory and drivers, and, "
         "with images, delete .tower-cache beside the run: it is not used when a step runs again."
     )
