@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -311,10 +312,16 @@ def _hub_error(kind: type[Exception]) -> Exception:
     return kind("no route")
 
 
+def _no_file_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = SimpleNamespace(siblings=[])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: told)
+
+
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch):
     def full(*_: object, **__: object) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    _no_file_is_large(monkeypatch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(DiskFullError, match="the disk is full"):
         HubStore().get(NAME)
@@ -334,6 +341,7 @@ def test_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, kind: type[Exception],
     def refuse(*_: object, **__: object) -> str:
         raise _hub_error(kind)
 
+    _no_file_is_large(monkeypatch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(InputError, match=said):
         HubStore().get(NAME)

@@ -23,12 +23,17 @@ CONTENT = {"model.safetensors": b"weights", "config.json": b"{}"}
 SUMS = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in CONTENT.items()}
 FILES = {**CONTENT, "README.md": b"# a card", "sums.json": json.dumps(SUMS).encode()}
 HERE, GONE, PRIVATE, PORTAL = "ada/here", "ada/gone", "ada/private", "ada/portal"
-FOREIGN, SWOLLEN = "ada/foreign", "ada/swollen"
+FOREIGN, SWOLLEN, FLOOD, TALK = "ada/foreign", "ada/swollen", "ada/flood", "ada/talk"
+VAST = {**SUMS, "run.json": {"bytes": 1 << 40, "sha256": "0" * 64}}
 REPOSITORIES = {
     HERE: {**FILES, "optimizer.pt": b"of no use here"},
     FOREIGN: {"model.safetensors": b"of another software"},
     SWOLLEN: {**FILES, "model.safetensors": b"weights and much more"},
+    FLOOD: {**FILES, "sums.json": FILES["sums.json"].ljust(1 << 17)},
+    TALK: {**FILES, "sums.json": json.dumps(VAST).encode(), "run.json": b"{}"},
 }
+SAID = {(TALK, "run.json"): 1 << 40}
+"""Sizes that are told of files that nobody is to fetch."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import sys
@@ -58,12 +63,12 @@ class Hub(BaseHTTPRequestHandler):
             self._answer(files[path.rpartition("/")[2]])
         elif "/tree/" in path:
             tree = [
-                {"type": "file", "path": file, "size": len(data), "oid": _oid(data)}
+                {"type": "file", "path": file, "size": _size(name, file), "oid": _oid(data)}
                 for file, data in files.items()
             ]
             self._answer(json.dumps(tree).encode())
         else:
-            siblings = [{"rfilename": file, "size": len(data)} for file, data in files.items()]
+            siblings = [{"rfilename": file, "size": _size(name, file)} for file in files]
             self._answer(json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
 
     def _refuse(self, path: str) -> None:
@@ -89,6 +94,10 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
+
+
+def _size(name: str, file: str) -> int:
+    return SAID.get((name, file), len(REPOSITORIES[name][file]))
 
 
 def _oid(data: bytes) -> str:
@@ -140,3 +149,12 @@ def test_only_what_is_a_shared_run_is_fetched(server: ThreadingHTTPServer, tmp_p
     )
     fetched = {path.name for path in tmp_path.rglob("snapshots/*/*")}
     assert fetched == {"sums.json"}
+
+
+def test_what_is_read_whole_is_fetched_up_to_a_size(server: ThreadingHTTPServer, tmp_path: Path):
+    """Nothing vouches for the checksums, and what they say is the owner's word alone."""
+    flood, talk = ask(server, tmp_path, FLOOD, TALK)
+    assert flood.startswith("hf://ada/flood: sums.json has 131,072 bytes there, expected at most 65,536")
+    assert talk.startswith("hf://ada/talk: run.json has 1,099,511,627,776 bytes there, expected at most")
+    fetched = [path.parts[-4:] for path in tmp_path.rglob("snapshots/*/*")]
+    assert [(parts[0], parts[-1]) for parts in fetched] == [("models--ada--talk", "sums.json")]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bifusion.errors import InputError, first_line
-from bifusion.official.shared_files import CARD, FILES, read_sums, written
-from bifusion.runs.checkpoint import SUMS
+from bifusion.official.shared_files import FILES, MOST_SUM_BYTES, read_sums, written
+from bifusion.runs.checkpoint import SUMS, WEIGHTS
 from bifusion.spelling import did_you_mean
 from bifusion.storage.files import full_disk_named
 from bifusion.storage.folders import folder_written_beside
@@ -93,20 +93,43 @@ class HubStore:
         from huggingface_hub import constants, snapshot_download
 
         with _told(name), full_disk_named(Path(constants.HF_HUB_CACHE)):
-            folder = Path(snapshot_download(name, allow_patterns=[SUMS]))
+            folder = _with_sums(name)
             sums = read_sums(folder, name)
             if not all((folder / file).is_file() for file in sums):
                 commit = folder.name
-                _refuse_larger(name, commit, sums)
+                _refuse_larger(name, commit, _most_bytes(sums))
                 snapshot_download(name, revision=commit, allow_patterns=list(FILES))
         return folder
 
 
-def _refuse_larger(name: str, commit: str, sums: dict[str, dict[str, Any]]) -> None:
-    """InputError for files that are larger than their checksums, or a card, say."""
+def _with_sums(name: str) -> Path:
+    """The folder in the hub's cache of the newest commit, or, where the hub does not answer, of the one
+    that was fetched last; its checksums lie in it, if it has any."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        _refuse_larger(name, None, {SUMS: MOST_SUM_BYTES})
+    except (transport_error(), errors.OfflineModeIsEnabled) as error:
+        try:
+            return Path(snapshot_download(name, allow_patterns=[SUMS], local_files_only=True))
+        except errors.LocalEntryNotFoundError:
+            if isinstance(error, errors.HfHubHTTPError | json.JSONDecodeError):  # it did say something
+                raise error from None
+            raise
+    return Path(snapshot_download(name, allow_patterns=[SUMS]))
+
+
+def _most_bytes(sums: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """What each file of a shared run with these checksums may have; text no more than will be read."""
+    told = {file: sums[file]["bytes"] for file in sums}
+    texts = {file: min(told.get(file, MOST_TEXT_BYTES), MOST_TEXT_BYTES) for file in FILES}
+    return texts | {WEIGHTS: told[WEIGHTS], SUMS: MOST_SUM_BYTES}
+
+
+def _refuse_larger(name: str, commit: str | None, most: dict[str, int]) -> None:
+    """InputError for files of `most` that are larger at `commit` (None: the newest) than it says."""
     from huggingface_hub import HfApi
 
-    most = {CARD: MOST_TEXT_BYTES, **{file: sums[file]["bytes"] for file in sums}}
     for one in HfApi().model_info(name, revision=commit, files_metadata=True).siblings or []:
         if one.size is not None and one.size > most.get(one.rfilename, one.size):
             raise InputError(
