@@ -86,6 +86,9 @@ Metres = Annotated[float, ABOVE_ZERO, Bound(lambda number: 1e-4 <= number <= 1e3
 """Side of a voxel: a room has no more of them than fit its coordinates."""
 Decay = Annotated[float, Bound(lambda number: 0 <= number < 1, "from 0 to below 1")]
 """What an average keeps of itself."""
+Cosine = Annotated[float, _between(-1, 1)]
+Minutes = Annotated[float, ABOVE_ZERO, Bound(lambda number: number <= 1e6, "at most 1,000,000")]
+"""Of waiting: two years, more than any clock of it is meant for."""
 Interval = Annotated[tuple[float, float], ASCENDING]
 
 

@@ -33,6 +33,12 @@ def test_recipes_are_in_range(name):
         ("trainer.eval_every", 0, "above 0"),
         ("model.decoder.heads", 3, "a multiple of model.decoder.heads, 3"),
         ("model.tower.heads", 0, "above 0"),
+        ("trainer.hang_minutes", 1e30, "at most 1,000,000"),
+        ("trainer.guard.rules.gradient_ratio", 0.0, "above 0"),
+        ("trainer.guard.rules.worst_ratio", -1.0, "above 0"),
+        ("trainer.guard.rules.seen_drop", 2.0, "from 0 to 1"),
+        ("trainer.guard.rules.conflict_cosine", -2.0, "from -1 to 1"),
+        ("criterion.matcher.bce_weight", -1.0, "0 or more"),
     ],
 )
 def test_number_out_of_range(path, value, expected):
@@ -73,6 +79,31 @@ def test_the_ramps_of_stages_are_looked_at():
     stage = dataclasses.replace(config.stages.stages[1], gate_scale=Ramp(1.0, begin=0.5, end=1.5))
     config.stages = StagePlan((stage,))
     with pytest.raises(InputError, match=r"gate_scale\.end: found 1.5, expected from 0 to 1"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trains": {"decoder": Ramp(-0.5)}}, r"trains\['decoder'\] of .* comes to -0.5, expected 0 or"),
+        ({"tower_gradient_scale": Ramp(-1.0)}, "tower_gradient_scale of .* comes to -1.0"),
+        (
+            {"gate_scale": Ramp(2.0)},
+            "gate_scale of stage 'alignment' comes to 2.0, expected from 0 to 1",
+        ),
+    ],
+)
+def test_factors_that_turn_a_training_round_are_refused(changes, message):
+    config = get_recipe("bifusion_small")
+    config.stages = StagePlan((dataclasses.replace(config.stages.stages[1], **changes),))
+    with pytest.raises(InputError, match=message):
+        check_config(config)
+
+
+def test_a_margin_that_divides_is_above_zero():
+    config = get_recipe("bifusion_small")
+    config.data.agreement = dataclasses.replace(config.data.agreement, margin=0.0)
+    with pytest.raises(InputError, match=r"agreement\.margin: found 0.0, expected above 0"):
         check_config(config)
 
 

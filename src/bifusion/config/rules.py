@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from bifusion.bounds import AtMost, Count, Interval, PositiveInt
+from bifusion.bounds import (
+    AtMost,
+    Cosine,
+    Count,
+    Interval,
+    NotNegative,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+)
 from bifusion.errors import InputError
 from bifusion.spelling import did_you_mean
 
@@ -51,39 +60,39 @@ class RulesConfig:
     bound; where spikes skip the step, all are. Some networks have one now and then, as Mask3D does."""
 
     # ------------------------------------------------------------------------------------ spikes
-    loss_ratio: float = 4.0
+    loss_ratio: PositiveFloat = 4.0
     """A loss spike is so many times the usual total loss (healthy: up to 3.4, where a view-less scene
     meets a model that relies on views) …"""
-    loss_deviations: float = 6.0
+    loss_deviations: NotNegative = 6.0
     """… and so many standard deviations (from the MAD) above it (healthy: up to 7.4, but none of them
     above both) …"""
-    gradient_ratio: float = 6.0
+    gradient_ratio: PositiveFloat = 6.0
     """A spike of the total gradient norm, per unit of loss weight: so many times the usual (healthy: up
     to 5, apart from Mask3D) …"""
-    gradient_deviations: float = 4.0
+    gradient_deviations: NotNegative = 4.0
     """… and so many standard deviations of the logarithm: norms spread by factors, not by sums …"""
-    path_ratio: float = 50.0
+    path_ratio: PositiveFloat = 50.0
     """A single path's norm has jumped to so many times its usual, though the total hides it (healthy: up
     to 40): the second moments of its parameters would carry it for a thousand steps."""
-    stage_slack: float = 5.0
+    stage_slack: PositiveFloat = 5.0
     """In the first `min_history` steps of a stage, which may train parts that were frozen, both ratios
     of gradients are so many times as large (healthy: no change where stages ramp, as ours do)."""
-    worst_ratio: float = 1.5
+    worst_ratio: PositiveFloat = 1.5
     """… and, for both, so many times the worst value within `reach`."""
-    variance_growth: float = 10.0
+    variance_growth: PositiveFloat = 10.0
     """A step may multiply a BatchNorm's running variance so many times: at a momentum of 0.1 the batch's
     own is then ninety times the usual (healthy: below 2, in the first steps too)."""
-    loss_cap: float = 1000.0
+    loss_cap: PositiveFloat = 1000.0
     """While the window is short: ten times the first total loss of any recipe (Mask3D: 91)."""
-    gradient_cap: float = 1e4
+    gradient_cap: PositiveFloat = 1e4
     """While the window is short: ten times the largest first gradient norm (Mask3D: 930)."""
 
     # --------------------------------------------------------------------------- gradient paths
-    vanishing_ratio: float = 1e-3
+    vanishing_ratio: NotNegative = 1e-3
     """A path's gradient norm has died below this part of its usual (healthy: from 0.1 up) …"""
-    vanishing_share: float = 1e-6
+    vanishing_share: Share = 1e-6
     """… or below this part of the total (healthy: from 1e-4 up), near float32's resolution of 1e-7."""
-    exploding_ratio: float = 20.0
+    exploding_ratio: PositiveFloat = 20.0
     """A path's gradient norm has grown to so many times its usual, for steps in a row (healthy: up to
     6.8)."""
     balance: Interval = (1e-3, 30.0)
@@ -101,7 +110,7 @@ class RulesConfig:
     1e-2 (2e-7 in the image tower at the rate of Plan B)."""
 
     # --------------------------------------------------------------------------------- features
-    feature_change: float = 10.0
+    feature_change: PositiveFloat = 10.0
     """Factor by which the root mean square of features at the input of the heads or of the decoder may
     differ from its usual, either way (healthy: up to 1.7)."""
     feature_ratio: Interval = (0.01, 100.0)
@@ -111,7 +120,7 @@ class RulesConfig:
     # -------------------------------------------------------------------------------- conflicts
     conflicts_every: Count = 50
     """Steps between measurements of the cosines between loss terms, 0: never."""
-    conflict_cosine: float = -0.8
+    conflict_cosine: Cosine = -0.8
     """Two terms undo each other where the median cosine of their gradients is below this: of two equally
     large gradients less than a third is left then. Healthy: -0.2 and above."""
     conflict_expected: tuple[str, ...] = ("mask_bce|mask_dice",)
@@ -120,7 +129,7 @@ class RulesConfig:
     their median down to -0.95 where a rate is so low that masks stay as they began (Plan B)."""
 
     # -------------------------------------------------------------------------------- prediction
-    class_spread: float = 3e-3
+    class_spread: NotNegative = 3e-3
     """Standard deviation of the semantic logits among a scene's superpoints below which the model says
     one class for all (healthy: from 0.03 up, naive fusion from 0.01, in the first steps too). Where a
     rate is ten times too high it falls below within twenty steps, while losses fall on as the classes'
@@ -129,17 +138,17 @@ class RulesConfig:
     # ------------------------------------------------------------------------------- fusion, data
     gate_mean: Interval = (0.3, 0.7)
     """Mean α of the seen points, while it is learned; the range of SPEC's fusion criterion."""
-    gate_spread: float = 2e-3
+    gate_spread: NotNegative = 2e-3
     """Standard deviation of α among the seen points below which the gate tells no point from another
     (healthy: 0.01 after 15 steps, 0.1 later) …"""
     gate_patience: Annotated[Count, AtMost("reach")] = 100
     """… after so many steps of learning: it starts at 0.5 everywhere. Less, once it had a spread."""
-    seen_drop: float = 0.5
+    seen_drop: Share = 0.5
     """The share of seen points has fallen below this part of its usual. View dropout hides single
     scenes, so the median over four times `recent` steps is judged (healthy: from 0.69 up)."""
-    seen_least: float = 0.01
+    seen_least: Share = 0.01
     """A smaller share means that poses, intrinsics or depth are wrong from the start."""
-    min_loss_scale: float = 16.0
+    min_loss_scale: NotNegative = 16.0
     """The scaler of float16 starts at 65,536 and halves with every overflow; below 16, gradients under
     about 4e-9, common in large networks, are rounded to 0."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bifusion.bounds import Count, PositiveFloat, PositiveInt, Processes
+from bifusion.bounds import Count, Minutes, PositiveFloat, PositiveInt, Processes
 from bifusion.changes import MAY_CHANGE
 from bifusion.config import old_names
 from bifusion.config.guard import GuardConfig
@@ -90,7 +90,7 @@ class TrainerConfig:
     rate_rule: RateRule = "as_given"
     """What `optim.lr` becomes with several processes: as_given; sqrt, times the root of their number, as
     Adam's rate follows the batch; linear, times their number."""
-    hang_minutes: Annotated[PositiveFloat, MAY_CHANGE] = 20.0
+    hang_minutes: Annotated[Minutes, MAY_CHANGE] = 20.0
     """How long one of several processes may be at the same batch, scene or checkpoint: after that all of
     them end and say where each was."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Annotated, TypeVar
 
 from bifusion.bounds import AtMost, PositiveFloat, Share
@@ -156,6 +157,21 @@ class Timeline:
             lr_factor=lr_factor,
             trains=lambda group: find_pattern(stage.trains, group) is not None,
         )
+
+
+def check_factors(plan: StagePlan) -> None:
+    """InputError for a factor on rates or on the tower's gradient below 0, which would climb the loss,
+    and for a gate beyond 0 … 1, which adds one branch to excess and subtracts the other."""
+    for stage in plan.stages:
+        rates = {f"trains[{pattern!r}]": ramp for pattern, ramp in stage.trains.items()}
+        low = {**rates, "tower_gradient_scale": stage.tower_gradient_scale}
+        bounds = {name: (ramp, inf, "0 or more") for name, ramp in low.items()}
+        bounds["gate_scale"] = stage.gate_scale, 1.0, "from 0 to 1"
+        for name, (ramp, most, expected) in bounds.items():
+            if not 0 <= ramp.value <= most:
+                raise InputError(
+                    f"stages: {name} of stage {stage.name!r} comes to {ramp.value}, expected {expected}"
+                )
 
 
 def same_start(plan: StagePlan, one: int, other: int, until: float) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bifusion.bounds import PositiveInt
+from bifusion.bounds import NotNegative, PositiveFloat, PositiveInt, Share
 from bifusion.data.images import EncoderView
 from bifusion.data.view_fit import Camera, ScanSample, fit_colors, fit_depth, unhidden
 from bifusion.data.view_mistakes import COLOR_MISTAKES, DEPTH_MISTAKES
@@ -36,15 +36,15 @@ class ViewAgreementConfig:
     """Compare views with the scan; off: they are taken as they are."""
     points: PositiveInt = 2000
     """Most points of a scan that a view is laid over; more of them tell no more."""
-    margin: float = 1.15
+    margin: PositiveFloat = 1.15
     """A mistake must fit so many times as well as what the files say (right: below 0.85; focal length
     off by a fifth: from 1.2 up) …"""
-    min_fit: float = 0.15
+    min_fit: Share = 0.15
     """… and at least so well in itself: the share of points in the frustum that agree, times support."""
-    min_support: float = 0.3
+    min_support: Share = 0.3
     """Least share of measured pixels near some point of the scan (right: from 0.48 up, scans have holes;
     inverted pose: 0). Low, as a scan may cover less than its views do."""
-    max_in_front: float = 0.15
+    max_in_front: Share = 0.15
     """Share, among the points that no other surface hides from the view, that lie clearly in front of
     what it measured, where nothing can be (right: up to 0.07; another view's pose: 0.2 to 0.9)."""
     color_margin: float = 0.05
@@ -54,7 +54,7 @@ class ViewAgreementConfig:
     """… and at least to this."""
     min_color: float = 0.25
     """Least correlation of colours (right: from 0.6 up; the image of another place: about 0.1)."""
-    min_contrast: float = 10.0
+    min_contrast: NotNegative = 10.0
     """Least standard deviation of colours, of 0 … 255, of both scan and image: in grey untextured rooms
     colour tells nothing."""
 

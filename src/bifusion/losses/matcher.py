@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bifusion.bounds import NotNegative
 from bifusion.losses.mask_losses import bce_cost, dice_cost
 
 
@@ -18,11 +19,11 @@ class MatcherConfig:
     kind: Literal["own_superpoint", "hungarian"] = "own_superpoint"
     """own_superpoint: an instance takes its cheapest query among those made of its own superpoints
     (official `SparseMatcher`). hungarian: one-to-one assignment over all queries."""
-    class_weight: float = 0.5
+    class_weight: NotNegative = 0.5
     """Of the cost of the class."""
-    bce_weight: float = 1.0
+    bce_weight: NotNegative = 1.0
     """Of the binary cross-entropy of the masks."""
-    dice_weight: float = 1.0
+    dice_weight: NotNegative = 1.0
     """Of the Dice loss of the masks."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bifusion.bounds import check_bounds
 from bifusion.config.plain import check_names
 from bifusion.config.run import Config, config_from_dict, config_to_dict
+from bifusion.config.stages import check_factors
 from bifusion.errors import InputError
 
 WHERE = "configuration"
@@ -27,6 +28,7 @@ def check_config(config: Config) -> Config:
         )
     config = config_from_dict(config_to_dict(config), WHERE)
     check_bounds(config)
+    check_factors(config.stages)
     model, data = config.model, config.data
     channels = "channels of data.use_xyz"
     pairs = [
