@@ -26,14 +26,19 @@ def rows_of(counts: list[int], rank: int) -> slice:
 
 
 def check_norm(
-    counts: list[int], rank: int, offset: float = 0.0, counted: list[bool] | None = None
+    counts: list[int],
+    rank: int,
+    offset: float = 0.0,
+    counted: list[bool] | None = None,
+    momentum: float | None = 0.1,
 ) -> None:
     """Output, gradients and running statistics of a norm, with as many rows a process as `counts`."""
     generator = torch.Generator().manual_seed(sum(counts))
     x = torch.randn(sum(counts), 5, generator=generator) * 0.5 + offset
     weighed = torch.randn(sum(counts), 5, generator=generator)
     own, counted = rows_of(counts, rank), counted or [True] * len(counts)
-    whole, norm = (BatchNorm(5, eps=1e-4).double(), BatchNorm(5, eps=1e-4))
+    whole, norm = (BatchNorm(5, eps=1e-4, momentum=momentum) for _ in range(2))
+    whole.double()
     with torch.no_grad():
         norm.weight.uniform_(0.5, 1.5, generator=generator)
         norm.bias.uniform_(-1, 1, generator=generator)
@@ -84,6 +89,24 @@ def check_loss_without_norms(rank: int) -> None:
     norms.tied(loss).backward()
     assert layers[0].weight.grad is not None and layers[0].weight.grad.isfinite().all()
     assert (other.grad is not None) == (rank == last)
+
+
+def check_measured_by_one(rank: int) -> None:
+    """Gradients that the first process alone measures wait for nobody, and what follows is no other."""
+    torch.manual_seed(rank)
+    layer, norm, norms = nn.Linear(3, 4), BatchNorm(4), SharedNorms()
+    norm.shared, found = norms, []
+    x = torch.randn(6, 3)
+    for measured in (False, rank == 0):
+        with norms.together():
+            loss = norm(layer(x)).square().sum()
+        if measured:
+            with norms.apart():
+                torch.autograd.grad(loss, layer.weight, retain_graph=True)
+        layer.zero_grad()
+        norms.tied(loss).backward()
+        found.append(layer.weight.grad.clone())
+    assert torch.equal(*found)
 
 
 def check_recomputed(rank: int) -> None:
@@ -168,7 +191,9 @@ def check() -> None:
     check_norm([1, 0, *[0] * (world - 2)], rank)  # one voxel in all: the running statistics serve
     check_norm([200, 100, *rest], rank, offset=30.0)
     check_norm([9, 4, *rest], rank, counted=[True, False, *[True] * (world - 2)])
+    check_norm([4, 3, *rest], rank, momentum=None)
     check_loss_without_norms(rank)
+    check_measured_by_one(rank)
     check_recomputed(rank)
     for shares_moments in (False, True):
         check_exchange(rank, world, shares_moments)

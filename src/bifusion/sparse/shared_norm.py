@@ -34,6 +34,8 @@ class SharedNorms:
         """Norms are computed over all processes."""
         self.repeats = False
         """Norms are computed as they last were, without an exchange."""
+        self.measures = False
+        """Backward passes exchange nothing."""
         self._made: dict[nn.BatchNorm1d, tuple[Tensor, ...]] = {}
         """What the last forward pass normalised by."""
         self._counts = True
@@ -58,6 +60,16 @@ class SharedNorms:
             yield
         finally:
             self.repeats = False
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Backward passes in this block only measure, on this process perhaps alone: the gradient of a
+        norm's input takes in the voxels that are here."""
+        self.measures = True
+        try:
+            yield
+        finally:
+            self.measures = False
 
     def tied(self, loss: Tensor) -> Tensor:
         """`loss` (), the same number, whose backward pass comes to every norm of the last forward."""
@@ -104,7 +116,11 @@ class SharedNorms:
             torch.where(enough, now, running.double())
             for now, running in ((mean, norm.running_mean), (variance, norm.running_var))
         ]
-        momentum = ((norm.momentum or 0.0) * enough).float()
+        share = norm.momentum
+        if share is None:  # the mean of all batches
+            assert norm.num_batches_tracked is not None
+            share = 1 / (norm.num_batches_tracked + 1)
+        momentum = (share * enough).float()
         unbiased = variance * count / (count - 1).clamp(min=1)
         norm.running_mean.lerp_(mean.float(), momentum)
         norm.running_var.lerp_(unbiased.float(), momentum)
@@ -165,8 +181,9 @@ class _Normalise(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             sums = torch.stack([of_bias, of_weight])
-            torch.distributed.all_reduce(sums)
-            ctx.norms.after_backward()
+            if not ctx.norms.measures:
+                torch.distributed.all_reduce(sums)
+                ctx.norms.after_backward()
             of_x = grad - share * (sums[0] + normal * sums[1])
             of_x = (of_x * (scale * weight.float())).to(x.dtype)
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), token, *[None] * 5

@@ -113,6 +113,11 @@ class Processes:
             return nullcontext()
         return self._norms.together(counts=batch.counts)
 
+    def apart(self) -> AbstractContextManager[None]:
+        """For gradients that are only measured, of terms that another process may not have: nothing is
+        exchanged, by norms either."""
+        return nullcontext() if self._norms is None else self._norms.apart()
+
     def backward(self, total: Tensor, *, last: bool) -> None:
         """The backward pass of a loss; gradients go round in the `last` one of a step, and are the means
         over all processes once `finish` has been called."""

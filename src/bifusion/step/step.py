@@ -222,7 +222,7 @@ class Stepper:
         """Figures of how loss terms pull against each other, in the steps that measure it."""
         if not _due(step, self.guard.config.rules.conflicts_every):
             return None
-        with gradients_by_hand():
+        with gradients_by_hand(), self.processes.apart():
             return conflict_figures(self.model, terms, state.weights)
 
     def _update(self, outcome: StepOutcome, step: int) -> None:
