@@ -15,8 +15,10 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.errors import InputError
 from bifusion.models.bifusion import BiFusion
 from bifusion.models.build import build_model
+from bifusion.models.towers import view_cache
 from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.models.towers.view_cache import bytes_under
+from bifusion.training import view_features
 from bifusion.training.tower_cache import attach_view_cache
 from bifusion.training.view_features import keep_features
 from tiny_runs import make_tiny_data, tiny_config
@@ -104,3 +106,16 @@ def test_the_command_in_several_processes(bifusion, data: Path, tmp_path: Path) 
     assert first.status == second.status == 0
     assert "6 views computed, 0 were there, of 3 scenes" in first.out
     assert "0 views computed, 6 were there" in second.out
+
+
+def test_an_entry_that_is_closed_to_this_user_is_computed_again(config, tmp_path, monkeypatch):
+    """As where people share a folder, and one of them keeps what they write to themselves."""
+    assert keep_features(config, tmp_path).computed > 0
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    view_features._tower.cache_clear()
+    monkeypatch.setattr(view_cache, "load_file", closed)
+    again = keep_features(config, tmp_path)
+    assert again.computed > 0 and again.found == 0 and not again.wrong

@@ -70,13 +70,13 @@ class ViewCache:
     def get(self, tower: nn.Module, view: BatchView, compute: Callable[[], Tensor]) -> Tensor:
         """The feature map of `view`: the stored one, or `compute()`, which is then stored.
 
-        An entry that cannot be read (deleted meanwhile, damaged) is computed and written again. A
-        folder that cannot be written ends storing, with a warning; training goes on.
+        An entry that cannot be read (deleted meanwhile, damaged, closed to this user) is computed and
+        written again. A folder that cannot be written ends storing, with a warning; training goes on.
         """
         path = self.folder / self._tower_key(tower, view) / f"{view_key(view)}.safetensors"
         try:
             stored = load_file(path)[ENTRY].to(view.image.device)
-        except (FileNotFoundError, SafetensorError, KeyError):
+        except (OSError, SafetensorError, KeyError):
             self.misses += 1
             features = compute()
             self._store(path, features)
