@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bifusion.data.dataset import SceneDataset, with_labels
+from bifusion.recipes import get_recipe
 from bifusion.runs.run_data import data_of
-from bifusion.training.preconditions import warn_of_data, warn_of_leaks
+from bifusion.training.preconditions import warn_of_data, warn_of_leaks, warn_of_warmup
 from own_classes import make_own_data
 from tiny_runs import tiny_config
 
@@ -67,3 +68,11 @@ def test_scenes_of_both_splits_are_told_before_training(as_what, tmp_path, caplo
         shutil.copytree(trained, held_out)
     warn_of_leaks(data_of(config))
     assert "figures on them say nothing about new scenes" in caplog.text and trained.name in caplog.text
+
+
+@pytest.mark.parametrize("steps", [8, 7])
+def test_a_warmup_that_the_run_does_not_live_to_see_is_told(steps, caplog):
+    config = get_recipe("bifusion_small")
+    config.optim.warmup_steps = 8
+    warn_of_warmup(config, steps)
+    assert ("the run has 7 steps: its rates end at 0.88 of" in caplog.text) == (steps == 7)

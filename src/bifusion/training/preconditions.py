@@ -98,6 +98,20 @@ def _warn_of_parts(scenes: SceneFolders, what: str, *, views: bool) -> None:
             _logger.warning("%s: %s: %s", scenes.place, of_all, listing(without))
 
 
+def warn_of_warmup(config: Config, steps: int) -> None:
+    """Says where a run of so many `steps` ends before its rates have risen to what is asked for."""
+    warmup = config.optim.warmup_steps
+    if steps < warmup:
+        _logger.warning(
+            "%s: optim.warmup_steps is %d, but the run has %d steps: its rates end at %.2g of what they "
+            "are to be; lower --optim.warmup-steps, or train for more epochs",
+            config.name,
+            warmup,
+            steps,
+            steps / warmup,
+        )
+
+
 def warn_of_leaks(data: RunData) -> None:
     """Says which scenes of validation are scenes of training, by name or, as far as their points' files
     have sums, by these."""

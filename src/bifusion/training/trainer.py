@@ -51,6 +51,7 @@ from bifusion.training.preconditions import (
     check_stages,
     warn_of_data,
     warn_of_leaks,
+    warn_of_warmup,
 )
 from bifusion.training.processes import group
 from bifusion.training.processes.agreement import model_facts, require_agreement
@@ -87,6 +88,8 @@ class Trainer:
         self.batches_per_epoch = len(self.batches.left(0, 0))
         """Of the run; all processes have a share of each."""
         self.steps_per_epoch = math.ceil(self.batches_per_epoch / config.trainer.accumulate)
+        if fabric.is_global_zero:
+            warn_of_warmup(config, self.steps_per_epoch * config.trainer.epochs)
 
         self.model = build_model(config.model, config.seed, config.labels)
         check_own_parts(self.model, config, fabric.device)
