@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from bifusion.datasets.rooms import RoomsConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
 from bifusion.errors import InputError
 from bifusion.storage.json_files import to_json
 from bifusion.studies.dose import run as dose_run
@@ -280,15 +281,22 @@ def test_voxel_size_is_a_knob_of_the_models(tmp_path):
         ({"recipes": ("bifusion_small_without_views",) * 2}, "expected one recipe without views"),
         ({"recipes": ("bifusion_smal", RECIPES[1])}, "'bifusion_smal' is unknown"),
         ({"epochs": 2}, "epochs is 2, but the plan has 3 stages"),
+        ({"epochs": 0}, "epochs is 0, but the plan has 3 stages"),
+        ({"jobs": -1}, "--jobs: found -1"),
         ({"tower_weights": Path("nothing.safetensors")}, "no such file"),
+        ({"rooms": RoomsConfig(train_rooms=0)}, "--rooms.train-rooms: found 0"),
+        ({"pretraining_rooms": 0}, "--pretraining-rooms: found 0"),
+        ({"pretraining": TowerPretrainConfig(lr=0.0)}, "pretraining.lr: found 0.0"),
+        ({"probe_rooms": -1}, "--probe-rooms: found -1"),
+        ({"knob": "voxel_size_m", "values": (2e3,)}, "voxel_size_m: found 2000.0"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_made(tmp_path, settings, message):
-    usual = {"knob": "texture_contrast", "values": (1.0,), "out": tmp_path}
+    usual = {"knob": "texture_contrast", "values": (1.0,), "out": tmp_path / "out"}
     wanted = DoseConfig(**(usual | settings))
     with pytest.raises(InputError, match=message):
         run_dose(wanted, Console(quiet=True))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())  # not even its folder
 
 
 def test_other_rooms_in_the_folder_are_refused(tmp_path):

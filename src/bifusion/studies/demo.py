@@ -11,14 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
-from bifusion.config.stages import Timeline
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
-from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig, check_pretraining
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
 from bifusion.errors import InputError
 from bifusion.inference.predict import predict_scene
-from bifusion.recipes import get_recipe
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
@@ -28,6 +26,7 @@ from bifusion.studies.training_runs.plan import (
     PlannedRun,
     check_runs,
     check_seeds,
+    check_settings,
     default_jobs,
     need_small_tower,
     plan_runs,
@@ -46,6 +45,8 @@ DEMO_RECIPES = (
     "bifusion_small_without_views",
     "bifusion_small_naive",
 )
+AS_PART = ("pretraining", "--pretraining-rooms")
+"""What studies that pretrain the image tower call the settings of that; see `check_tower`."""
 TITLE = "BiFusion and its baseline on generated rooms"
 
 
@@ -93,8 +94,8 @@ class DemoConfig:
 
 def run_pretraining(wanted: PretrainTower, console: Console) -> None:
     """Makes the rooms where needed and writes the tower's weights, unless they are there already."""
+    check_tower(wanted)
     if wanted.out.exists():
-        _check_objective(wanted)
         console.print(f"image tower: {wanted.out} is there, taken as it is", markup=False)
         return
     with progress_bar("rooms to pretrain the image tower", console) as progress:
@@ -102,6 +103,29 @@ def run_pretraining(wanted: PretrainTower, console: Console) -> None:
     with progress_bar("pretraining the image tower", console) as progress:
         result = pretrain(wanted.rooms, wanted.out, wanted.config, progress)
     console.print("image tower: " + ", ".join(f"{key} {value:.3f}" for key, value in result.items()))
+
+
+def check_tower(
+    wanted: PretrainTower, path: str = "config", number_of_rooms: str = "--num-rooms"
+) -> None:
+    """InputError, before anything is made, where the image tower cannot be pretrained so, or one that
+    was pretrained on something else is there.
+
+    `path`, `number_of_rooms`: what the command that was called calls these settings.
+    """
+    check_pretraining(wanted.config, path)
+    if wanted.num_rooms < 1:
+        raise InputError(f"{number_of_rooms}: found {wanted.num_rooms}; expected 1 or more")
+    if wanted.out.exists():
+        _check_objective(wanted)
+
+
+def check_rooms(rooms: RoomsConfig) -> None:
+    """InputError where a study has no room to train on, or none to validate on."""
+    for name in ("train_rooms", "val_rooms"):
+        if getattr(rooms, name) < 1:
+            option = name.replace("_", "-")
+            raise InputError(f"--rooms.{option}: found {getattr(rooms, name)}; expected 1 or more")
 
 
 def _check_objective(wanted: PretrainTower) -> None:
@@ -137,20 +161,28 @@ def rooms_of(out: Path, seed: int) -> Path:
     return out / f"rooms-seed{seed}"
 
 
+def ground_of(wanted: DemoConfig) -> Ground:
+    """Where it is, or will be, in `wanted.out`."""
+    tower = wanted.out / "tower-small.safetensors" if need_small_tower(wanted.recipes) else None
+    return Ground({seed: rooms_of(wanted.out, seed) for seed in wanted.seeds}, tower)
+
+
 def make_ground(wanted: DemoConfig, console: Console) -> Ground:
     """Makes the rooms of each seed and pretrains the image tower in `wanted.out`, where they are not
     there yet."""
-    rooms = {}
-    for seed in wanted.seeds:
-        rooms[seed] = rooms_of(wanted.out, seed)
+    ground = ground_of(wanted)
+    for seed, folder in ground.rooms.items():
         config = dataclasses.replace(wanted.rooms, seed=wanted.rooms.seed + seed)
         with progress_bar(f"rooms of seed {seed}", console) as progress:
-            make_rooms(rooms[seed], config, progress)
-    if not need_small_tower(wanted.recipes):
-        return Ground(rooms, None)
-    tower, apart = wanted.out / "tower-small.safetensors", wanted.out / "pretraining-rooms"
-    run_pretraining(PretrainTower(tower, apart, wanted.pretraining_rooms, wanted.pretraining), console)
-    return Ground(rooms, tower)
+            make_rooms(folder, config, progress)
+    if ground.tower is not None:
+        run_pretraining(_tower(wanted, ground.tower), console)
+    return ground
+
+
+def _tower(wanted: DemoConfig, out: Path) -> PretrainTower:
+    rooms = wanted.out / "pretraining-rooms"
+    return PretrainTower(out, rooms, wanted.pretraining_rooms, wanted.pretraining)
 
 
 def plan_demo(wanted: DemoConfig, ground: Ground) -> list[PlannedRun]:
@@ -165,17 +197,30 @@ def plan_demo(wanted: DemoConfig, ground: Ground) -> list[PlannedRun]:
 
 
 def run_demo(wanted: DemoConfig, console: Console) -> int:
-    """Runs the whole main job; returns the exit status (1 if a run crashed)."""
+    """Runs the whole main job; returns the exit status (1 if a run crashed).
+
+    InputError, before anything is made, for a request that could come to no end.
+    """
+    check_demo(wanted)
     with locked(wanted.out):
         return _run_demo(wanted, console)
 
 
-def _run_demo(wanted: DemoConfig, console: Console) -> int:
-    started = time.monotonic()
+def check_demo(wanted: DemoConfig) -> None:
+    """InputError for seeds, recipes, lengths or rooms that make no demo."""
     check_seeds(wanted.seeds)
     check_jobs(wanted.jobs or default_jobs())
-    for config in map(get_recipe, wanted.recipes):  # refused before rooms are made for it
-        Timeline(config.stages, wanted.epochs or config.trainer.epochs)
+    if not wanted.recipes:
+        raise InputError("--recipes is empty; expected one recipe or more")
+    ground = ground_of(wanted)
+    check_settings(plan_demo(wanted, ground))
+    check_rooms(wanted.rooms)
+    if ground.tower is not None:
+        check_tower(_tower(wanted, ground.tower), *AS_PART)
+
+
+def _run_demo(wanted: DemoConfig, console: Console) -> int:
+    started = time.monotonic()
     ground = make_ground(wanted, console)
     runs, first = plan_demo(wanted, ground), ground.rooms[wanted.seeds[0]]
     check_runs(runs)

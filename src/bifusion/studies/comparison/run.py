@@ -90,10 +90,14 @@ def _compare(
 
 
 def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
-    """The runs to train; InputError, before anything is trained, for a request that makes none."""
+    """The runs to train; InputError, before anything is made, for a request that makes none, and for
+    finished runs that are none or do not go together."""
     if not wanted.recipes and not wanted.runs:
         raise InputError("nothing to compare: name recipes to train, or finished runs with --runs")
+    given = [load_run(folder) for folder in wanted.runs]
+    group_runs(given)
     if not wanted.recipes:
+        require_one_set([(str(run.folder), run.labels) for run in given])
         return []
     if wanted.data is None:
         raise InputError("--data is missing: recipes to train need a data set (train/ and val/ folders)")
@@ -106,7 +110,6 @@ def plan_comparison(wanted: ComparisonConfig) -> list[PlannedRun]:
         epochs=wanted.epochs,
     )
     check_runs(planned)
-    given = [load_run(folder) for folder in wanted.runs]
     require_one_set(
         [(str(run.folder), run.config.data.classes) for run in planned]
         + [(str(run.folder), run.labels) for run in given]

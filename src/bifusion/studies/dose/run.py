@@ -11,7 +11,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from bifusion.config.stages import Timeline
 from bifusion.datasets.rooms import RoomsConfig, make_rooms
 from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
@@ -19,7 +18,13 @@ from bifusion.errors import InputError
 from bifusion.recipes import get_recipe
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.run import report_so_far, write_report
-from bifusion.studies.demo import PretrainTower, run_pretraining
+from bifusion.studies.demo import (
+    AS_PART,
+    PretrainTower,
+    check_rooms,
+    check_tower,
+    run_pretraining,
+)
 from bifusion.studies.dose.judge import REFERENCE, Level, arms_of, judge_dose, measure_levels
 from bifusion.studies.dose.page import render_dose
 from bifusion.studies.dose.report import DoseReport, Knob
@@ -29,6 +34,7 @@ from bifusion.studies.page.style import arm_looks
 from bifusion.studies.training_runs.plan import (
     PlannedRun,
     check_runs,
+    check_settings,
     default_jobs,
     need_small_tower,
     plan_runs,
@@ -134,19 +140,21 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     """
     levels = plan_levels(wanted)
     check_jobs(wanted.jobs or default_jobs())
+    check_rooms(wanted.rooms)
+    tower = _own_tower(wanted)
+    if tower is not None:
+        check_tower(tower, *AS_PART)
+    if wanted.probe_rooms < 0:
+        raise InputError(f"--probe-rooms: found {wanted.probe_rooms}; expected 0 or more")
     for level in levels:
         _refuse_other_rooms(level)
     with locked(wanted.out):
+        if tower is not None:
+            run_pretraining(tower, console)
         return _run_levels(wanted, levels, console)
 
 
 def _run_levels(wanted: DoseConfig, levels: Sequence[PlannedLevel], console: Console) -> int:
-    tower = _tower_path(wanted)
-    if tower is not None and wanted.tower_weights is None:
-        rooms = wanted.out / "pretraining-rooms"
-        run_pretraining(
-            PretrainTower(tower, rooms, wanted.pretraining_rooms, wanted.pretraining), console
-        )
     knob, title = KNOBS[wanted.knob], f"What images add: {KNOBS[wanted.knob].label.lower()}"
     told = [level.told() for level in levels]
     dose = write_dose(knob, told, wanted.out, title=title)
@@ -226,7 +234,9 @@ def _plan_level(wanted: DoseConfig, value: float, folder: Path) -> PlannedLevel:
     for run in runs:
         if wanted.knob == VOXEL_SIZE:
             run.config.data.voxel_size_m = value
-        Timeline(run.config.stages, run.config.trainer.epochs)  # refuses too short a run
+        if wanted.tower_weights is not None and (tower := run.config.tower_for_weights) is not None:
+            tower.check_weights()
+    check_settings(runs)
     return PlannedLevel(value, folder, rooms, runs)
 
 
@@ -246,6 +256,14 @@ def _tower_path(wanted: DoseConfig) -> Path | None:
             raise InputError(f"dose: --tower-weights {wanted.tower_weights}: there is no such file")
         return wanted.tower_weights
     return wanted.out / "tower-small.safetensors" if need_small_tower(wanted.recipes) else None
+
+
+def _own_tower(wanted: DoseConfig) -> PretrainTower | None:
+    """The image tower that is pretrained here; None where none is needed, or its weights were given."""
+    tower, rooms = _tower_path(wanted), wanted.out / "pretraining-rooms"
+    if tower is None or wanted.tower_weights is not None:
+        return None
+    return PretrainTower(tower, rooms, wanted.pretraining_rooms, wanted.pretraining)
 
 
 # ----------------------------------------------------------------------------------------- rooms

@@ -118,12 +118,19 @@ def check_distinct(runs: Sequence[PlannedRun]) -> None:
         )
 
 
-def check_runs(runs: Sequence[PlannedRun]) -> None:
-    """InputError for what would end a run as it starts: its numbers, length, data or weights, or that
-    it is there twice."""
+def check_settings(runs: Sequence[PlannedRun]) -> None:
+    """InputError for what of a run's configuration would end it as it starts, its numbers or length, or
+    that it is there twice. Its data need not be there yet."""
     check_distinct(runs)
-    for config in (check_config(run.config) for run in runs):
+    for run in runs:
+        config = check_config(run.config)
         Timeline(config.stages, config.trainer.epochs)
+
+
+def check_runs(runs: Sequence[PlannedRun]) -> None:
+    """InputError for what would end a run as it starts: its settings, data or weights."""
+    check_settings(runs)
+    for config in (check_config(run.config) for run in runs):
         for split in ("train", "val"):
             SceneDataset(config.data, split, config.seed, training=False)
         tower = config.tower_for_weights

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bifusion.data.dataset import SceneDataset
-from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig
+from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig, check_pretraining
 from bifusion.datasets.rooms.pretraining.crops import draw_crops, shown_regions
 from bifusion.datasets.rooms.pretraining.label_free import train_label_free
 from bifusion.datasets.rooms.pretraining.optimising import MAX_LOG_SCALE, START_LOG_SCALE, optimise
@@ -86,15 +86,11 @@ def pretrain_tower(
         regions and averaged over classes, on both splits. Of views: see `label_free.evaluate`.
 
     Raises:
-        InputError: rooms without views or, where names are learned, annotation; a tower with dense
-            features of its own, which stand for a space of words that this training knows nothing of.
+        InputError: rooms without views or, where names are learned, annotation; a configuration that
+            `check_pretraining` refuses.
     """
     started = time.monotonic()
-    if config.tower.dense != "tokens" or config.tower.register_neurons:
-        raise InputError(
-            f"tower.dense is {config.tower.dense!r} with {len(config.tower.register_neurons)} register "
-            "neurons; only plain tokens are pretrained: use dense 'tokens' and no register neurons"
-        )
+    check_pretraining(config, "pretraining")
     with torch.random.fork_rng(devices=[]):
         seed_cpu(config.seed, "clip-pretraining")
         tower = ClipEncoder(dataclasses.replace(config.tower, depth_channel=False))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bifusion.bounds import PositiveInt
 from bifusion.datasets.rooms.pretraining.regions import RegionViews, patch_regions
 
 
@@ -15,7 +16,7 @@ from bifusion.datasets.rooms.pretraining.regions import RegionViews, patch_regio
 class CropConfig:
     """Crops are windows of views, zoomed, mirrored and recoloured."""
 
-    size: int = 160
+    size: PositiveInt = 160
     """Side in pixels, a multiple of the tower's patch."""
     zoom: tuple[float, float] = (0.8, 1.6)
     """Range of the factor on the size of what a crop shows."""
