@@ -75,3 +75,65 @@ def test_runs_that_say_one_class_for_all_are_named(tmp_path):
     path.write_text(json.dumps(evaluation))
     report = write_report(folders, tmp_path / "out", room_views=False)
     assert report.cautions == [f"In 1 run no class but wall is ever right, of {len(iou)}: naive-seed0."]
+
+
+def with_settings(folder, **settings):
+    """A run's folder whose configuration has these, as "data.voxel_size_m"."""
+    config = json.loads((folder / "config.json").read_text())
+    for path, value in settings.items():
+        *groups, name = path.split("__")
+        part = config["config"]
+        for group in groups:
+            part = part[group]
+        part[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"data__voxel_size_m": 0.04},
+            "Arms differ in voxel size: 0.06 m (OneFormer3D, BiFusion without views); "
+            "0.04 m (Staged BiFusion).",
+        ),
+        (
+            {"model__unet__planes": [16, 32]},
+            "Arms differ in 3D network, planes: [32, 64, 96, 128] (OneFormer3D, BiFusion "
+            "without views); [16, 32] (Staged BiFusion).",
+        ),
+        (
+            {"model__unet__kind": "outside"},
+            "Arms differ in 3D network, kind: 'residual' (OneFormer3D, BiFusion without views); "
+            "'outside' (Staged BiFusion).",
+        ),
+    ],
+)
+def test_arms_of_other_voxels_or_networks_are_named(tmp_path, settings, sentence):
+    folders = [FakeRun(arm, epochs=2).write(tmp_path) for arm in ("baseline", "without_views")]
+    folders.append(with_settings(FakeRun("staged", epochs=2).write(tmp_path), **settings))
+    report = write_report(folders, tmp_path / "out", room_views=False)
+    assert report.cautions == [sentence]
+
+
+def test_mask3d_and_the_control_at_finer_voxels_are_meant_to_differ(tmp_path):
+    folders = [
+        FakeRun("staged", epochs=2).write(tmp_path),
+        with_settings(FakeRun("fine_voxels", epochs=2).write(tmp_path), data__voxel_size_m=0.03),
+        with_settings(FakeRun("mask3d", epochs=2).write(tmp_path), model__unet__kind="res16"),
+    ]
+    assert write_report(folders, tmp_path / "out", room_views=False).cautions == []
+
+
+def test_networks_of_ones_own_are_compared_by_their_function(tmp_path):
+    """Two of them have no sizes that a configuration tells."""
+    own = {"model__unet__kind": "outside", "model__unet__planes": []}
+    folders = [
+        with_settings(FakeRun(arm, epochs=2).write(tmp_path), **own, model__unet__function=f"{arm}:net")
+        for arm in ("baseline", "staged")
+    ]
+    report = write_report(folders, tmp_path / "out", room_views=False)
+    assert len(report.cautions) == 1 and "3D network, function" in report.cautions[0]
+    assert report.scenes_refused is not None
+    assert "model.unet.function (staged:net, baseline:net)" in report.scenes_refused

@@ -26,7 +26,7 @@ from bifusion.studies.comparison.study_table import study_table
 from bifusion.studies.comparison.verdicts import judge_fusion, judge_stability
 from bifusion.studies.figures.arms import FIRST_ROLE, Arm
 from bifusion.studies.figures.cautions import cautions
-from bifusion.studies.figures.fairness import require_one_set, why_refused
+from bifusion.studies.figures.fairness import require_one_set, unlike_arms, why_refused
 from bifusion.studies.figures.generated import generated
 from bifusion.studies.figures.metrics import (
     finite_epochs,
@@ -52,7 +52,11 @@ def judge_comparison(
     return ComparisonReport(
         title=title,
         complete=not crashed and all(arm.finished for arm in arms),
-        cautions=[*cautions(run for arm in arms for run in arm.runs), *_audited_in_part(arms, audit)],
+        cautions=[
+            *cautions(run for arm in arms for run in arm.runs),
+            *unlike_arms(arms),
+            *_audited_in_part(arms, audit),
+        ],
         crashed=list(crashed),
         **generated((run for arm in arms for run in arm.runs), audited=audit is not None),
         scenes_refused=_refusals(arms, verdicts),

@@ -42,7 +42,8 @@ SHARED_WITHOUT_VIEWS = (
     ("trainer", "precision"),
 )
 """What BiFusion trained without views shares with the arm it is the decisive rival of."""
-SHARED_NETWORK = (("model", "unet", "kind"), ("model", "unet", "planes"))
+NETWORK = ("model", "unet")
+SHARED_NETWORK = tuple((*NETWORK, field) for field in ("kind", "function", "planes", "blocks"))
 """What makes two networks the same size; Mask3D is another network by nature."""
 OF_A_SEED = ("seed", "recipe", "data.labels")
 """Settings in which seeds of an arm may differ, besides those that may change while a run goes on; of
@@ -118,6 +119,35 @@ def why_not_one(arm: Arm) -> str | None:
                 f"{pair} differ in more than their seed, in {listing(unequal, 4)}: no seeds of one arm."
             )
     return None
+
+
+def unlike_arms(arms: Sequence[Arm]) -> list[str]:
+    """In what arms of one table differ that should be the same, their voxels and 3D networks: a sentence
+    each that names arms and values, told whether or not one of them is judged by another.
+
+    The control at finer voxels is left out of the first; Mask3D, another network by nature, is held
+    against Mask3D alone.
+    """
+    fine = [arm for arm in arms if arm.role != FINE]
+    told = [_apart_in("voxel size", fine, VOXEL_SIZE, " m")]
+    for of_mask3d in (False, True):
+        alike = [arm for arm in arms if (arm.first.model_kind == "mask3d") == of_mask3d]
+        fields = dict.fromkeys(name for arm in alike for name in _setting(arm.first, NETWORK) or {})
+        told += [_apart_in(f"3D network, {name}", alike, (*NETWORK, name)) for name in fields]
+    return [sentence for sentence in told if sentence]
+
+
+def _apart_in(what: str, arms: Sequence[Arm], keys: tuple[str, ...], unit: str = "") -> str | None:
+    """The sentence on one setting, as far as runs record it; None where arms do not differ."""
+    by_value: dict[str, list[str]] = {}
+    for arm in arms:
+        value = _setting(arm.first, keys)
+        if value is not None:
+            by_value.setdefault(brief(value) + unit, []).append(arm.label)
+    if len(by_value) < 2:
+        return None
+    told = (f"{value} ({listing(labels, 8)})" for value, labels in by_value.items())
+    return f"Arms differ in {what}: {'; '.join(told)}."
 
 
 def same_network(one: Run, other: Run) -> bool:
