@@ -131,8 +131,8 @@ class FusionFigures:
     def compute(self) -> dict[str, Any]:
         """Figures of all points counted; None where there is nothing to count.
 
-        `fusion_2d_ratio`: mean gate (None for a gate that is not learned); `share_2d`; `seen_share`
-        of all points; `alignment`: `Agreement.compute` of the two features, and, as
+        `fusion_2d_ratio`: mean gate (None for a gate that is not learned, or is shut); `share_2d`;
+        `seen_share` of all points; `alignment`: `Agreement.compute` of the two features, and, as
         "predicted_cosine" and "predicted_retrieval_at_1", of what the alignment's predictor makes of
         the 2D feature with the 3D feature.
         """
@@ -140,7 +140,7 @@ class FusionFigures:
         seen = max(self._seen, 1)
         predicted = {f"predicted_{name}": value for name, value in self._predicted.compute().items()}
         return {
-            "fusion_2d_ratio": self._gate / seen if any_seen and self._learned else None,
+            "fusion_2d_ratio": self._gate / seen if self._gate > 0 and self._learned else None,
             "share_2d": self._share / seen if any_seen else None,
             "seen_share": self._seen / self._points if self._points else None,
             "alignment": {**self._direct.compute(), **predicted},

@@ -178,7 +178,7 @@ def _figures(
     full = run(by_point=True, without=withheld.points if withheld is not None else None)
     assert full.points is not None, "they were asked for"
     gate = full.points.gate()
-    flat = gate["mean"] / control.scale if gate is not None and control.scale > 0 else None
+    flat = gate["mean"] / control.scale if gate is not None else None
     return full, {
         "full": full.metrics,
         "views_withheld": withheld.metrics if withheld is not None else None,

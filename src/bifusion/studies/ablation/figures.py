@@ -13,6 +13,7 @@ from bifusion.storage.json_schema import field_docs
 from bifusion.studies.ablation.report import CellFigures, RunsSample
 from bifusion.studies.figures.alarms import SPIKE_RULES, UNSTEADY_RULES, alarms_of
 from bifusion.studies.figures.metrics import (
+    MEAN_GATE,
     final_value,
     log_scatter,
     median_of,
@@ -72,7 +73,7 @@ def measure_run(folder: Path, *, crashed: bool = False) -> RunFigures:
         "gradient_spread": log_scatter(series(run.steps, "grad_norm", "total")),
         "range_in": median_of(series(run.steps, "ranges", "ratio_in")),
         "range_out": median_of(series(run.steps, "ranges", "ratio_out")),
-        "gate": final_value(run, "full", "fusion_2d_ratio"),
+        "gate": final_value(run, "full", MEAN_GATE),
         "miou": final_value(run, "full", "miou"),
         "ap": final_value(run, "full", "ap"),
     }

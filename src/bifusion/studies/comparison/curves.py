@@ -10,11 +10,11 @@ import numpy as np
 from bifusion.losses.terms import may_be_negative
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.metrics import (
-    MEAN_GATE,
     epoch_axis,
     nonfinite_steps,
     running_median,
     series,
+    validated_value,
 )
 from bifusion.studies.figures.run import Run
 from bifusion.studies.page.charts import Trace, plain
@@ -137,19 +137,14 @@ def gate_draw(arm: Arm, look: Look) -> list[Trace]:
 
 
 def validation_draw(key: str) -> Draw:
-    """A figure of each validation, at the end of its epoch.
-
-    A mean gate of exactly 0 is left out: s is 0 and the gate still off, no sigmoid comes to that.
-    """
+    """A figure of each validation, at the end of its epoch."""
 
     def draw(arm: Arm, look: Look) -> list[Trace]:
         traces = []
         for run in arm.runs:
             records = [record for record in run.epoch_records if record.get("val")]
             x = np.array([record["epoch"] + 1.0 for record in records])
-            y = series(records, "val", key)
-            if key == MEAN_GATE:
-                y = np.where(y != 0, y, np.nan)
+            y = np.array([validated_value(record, "val", key) for record in records])
             if np.isfinite(y).any():
                 line = {"color": look.color, "width": 2, "dash": look.dash}
                 marker = {"color": look.color, "size": 5 if len(x) <= 30 else 3}

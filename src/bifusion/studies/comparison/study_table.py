@@ -18,6 +18,7 @@ from bifusion.studies.comparison.report import Cell, Dimension
 from bifusion.studies.comparison.rivals import rival_of
 from bifusion.studies.figures.arms import Arm
 from bifusion.studies.figures.metrics import (
+    MEAN_GATE,
     SPIKE_HISTORY,
     final_value,
     largest_of,
@@ -280,7 +281,7 @@ def _fusion(arm: Arm) -> Cell:
         )
         cell.append(("α over seen points, last step", f"{number(mean)} ± {number(spread)}"))
         cell.append(("s, last step", number(scale, 2)))
-    ratio = arm.over_seeds(lambda r: final_value(r, "full", "fusion_2d_ratio"))
+    ratio = arm.over_seeds(lambda r: final_value(r, "full", MEAN_GATE))
     share = arm.over_seeds(lambda r: final_value(r, "full", "share_2d"))
     if ratio.by_seed:
         cell.append(("mean gate in validation", mean_spread(ratio)))

@@ -16,7 +16,9 @@ from bifusion.errors import listing
 from bifusion.studies.comparison.report import Outcome, Verdict
 from bifusion.studies.figures.arms import MIN_SEEDS, Arm
 from bifusion.studies.figures.fairness import why_leaking, why_not_one
+from bifusion.studies.figures.gate import learned_alpha
 from bifusion.studies.figures.metrics import (
+    MEAN_GATE,
     final_value,
     finite_epochs,
     longest_row,
@@ -137,7 +139,7 @@ def judge_fusion(arm: Arm) -> Verdict:
         return Verdict("fusion", arm.key, "not judged", reason, {})
     if unfair := why_not_one(arm) or why_leaking(arm.runs):
         return Verdict("fusion", arm.key, "refused", unfair, {})
-    ratio = arm.over_seeds(lambda run: final_value(run, "full", "fusion_2d_ratio"))
+    ratio = arm.over_seeds(lambda run: final_value(run, "full", MEAN_GATE))
     miou = arm.over_seeds(lambda run: final_value(run, "full", "miou"))
     cost = arm.over_seeds(lambda run: _miou_cost(run, "views_withheld"))
     shuffled = arm.over_seeds(lambda run: _miou_cost(run, "shuffled_2d"))
@@ -153,7 +155,11 @@ def judge_fusion(arm: Arm) -> Verdict:
         "cost_of_shuffling_2d": shuffled.by_seed,
     }
     if not ratio.by_seed or not cost.by_seed:
-        missing = "no learned gate" if not ratio.by_seed else "no evaluation with the views withheld"
+        missing = (
+            "no learned gate that was open"
+            if not ratio.by_seed
+            else "no evaluation with the views withheld"
+        )
         return Verdict("fusion", arm.key, "not judged", f"The evaluation holds {missing}.", figures)
     low, high = GATE_RANGE
     evidence = (
@@ -233,9 +239,12 @@ def _why_no_fusion(arm: Arm) -> str | None:
 
 
 def _gate_learned(run: Run) -> bool:
-    """A learned gate differs between points; a fixed one has no spread in any step."""
-    spread = series(run.steps, "gate", "alpha_std")
-    return not run.steps or bool(np.any(spread[np.isfinite(spread)] > 0))
+    """Whether it was learned and acted in some step; one from outside, which may have nothing to learn,
+    whether it told points apart in one."""
+    learned = np.isfinite(learned_alpha(run.steps))
+    if run.own_gate:
+        learned &= series(run.steps, "gate", "alpha_std") > 0
+    return not run.steps or bool(learned.any())
 
 
 def _always_with_views(run: Run) -> bool:

@@ -5,14 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bifusion.studies.figures.metrics import value_at
+import numpy as np
+
+from bifusion.studies.figures.metrics import series, value_at
 from bifusion.studies.figures.run import Record, Run
 
 
 def gate_of(run: Run) -> Record | None:
     """`GateFigures.compute` of the last checkpoint; None before it was evaluated, for a gate that is not
-    learned, and where no view sees a point."""
-    return (run.evaluation or {}).get("gate")
+    learned, where no view sees a point, and where the gate is shut, of which older versions say 0."""
+    gate = (run.evaluation or {}).get("gate")
+    return None if value_at(gate, "mean") == 0 else gate
+
+
+def learned_alpha(steps: Sequence[Record]) -> np.ndarray:
+    """(n,) float64 in [0, 1]: mean α of the seen points of n steps while the gate is learned and acts,
+    else NaN: where it is fixed, shut (s is 0), or nothing was seen."""
+    alpha = series(list(steps), "gate", "alpha_mean")
+    acts = np.array([_learns(step.get("gate") or {}) for step in steps], dtype=bool)
+    return np.where(acts, alpha, np.nan)
+
+
+def _learns(gate: Record) -> bool:
+    if gate.get("scale") == 0:
+        return False
+    told = gate.get("learned")
+    # Records of versions that do not tell: a gate that is held says the same of every point.
+    return bool(told) if told is not None else value_at(gate, "alpha_std") > 0
 
 
 def group_names(runs: Sequence[Run], table: str) -> list[str]:

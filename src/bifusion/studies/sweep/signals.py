@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from bifusion.studies.figures.alarms import alarms_of
-from bifusion.studies.figures.metrics import final_value, series, update_counts
+from bifusion.studies.figures.gate import learned_alpha
+from bifusion.studies.figures.metrics import MEAN_GATE, final_value, update_counts
 from bifusion.studies.figures.run import Record, Run
 
 
@@ -22,7 +23,7 @@ class Signals:
     loss: np.ndarray
     """(n,) float64: loss terms with fixed weights; NaN where one is not finite."""
     alpha: np.ndarray
-    """(n,) float64 in [0, 1]: mean gate of the seen points while it is learned, else NaN."""
+    """(n,) `learned_alpha`."""
     fault: tuple[int, str] | None = None
     """First step that met a NaN or an infinity, and where: paths, then the module."""
     one_class: tuple[tuple[int, str | None], ...] = ()
@@ -43,7 +44,7 @@ def signals_of(run: Run, weights: Mapping[str, float]) -> Signals:
     """The signals of `run`, its loss by `weights`."""
     return Signals(
         loss=np.array([weighted_loss(step, weights) for step in run.steps], dtype=np.float64),
-        alpha=_learned_gate(run.steps),
+        alpha=learned_alpha(run.steps),
         fault=_first_fault(run.steps),
         one_class=_validations(run),
         stopped=run.state == "guard_stopped",
@@ -51,7 +52,7 @@ def signals_of(run: Run, weights: Mapping[str, float]) -> Signals:
         raw_nonfinite=update_counts(run).raw_nonfinite,
         miou=final_value(run, "full", "miou"),
         ap=final_value(run, "full", "ap"),
-        gate=final_value(run, "full", "fusion_2d_ratio"),
+        gate=final_value(run, "full", MEAN_GATE),
     )
 
 
@@ -63,15 +64,6 @@ def weighted_loss(step: Record, weights: Mapping[str, float]) -> float:
         return math.nan
     terms = [(weight, losses.get(term, 0.0)) for term, weight in weights.items()]
     return math.nan if any(v is None for _, v in terms) else float(sum(w * v for w, v in terms))
-
-
-def _learned_gate(steps: list[Record]) -> np.ndarray:
-    alpha = series(steps, "gate", "alpha_mean")
-    spread = series(steps, "gate", "alpha_std")
-    told = [(step.get("gate") or {}).get("learned") for step in steps]
-    # Records of versions that do not tell: a gate that is held says the same of every point.
-    learned = [spread[i] > 0 if flag is None else flag for i, flag in enumerate(told)]
-    return np.where(np.array(learned, dtype=bool), alpha, np.nan) if steps else alpha
 
 
 def _first_fault(steps: list[Record]) -> tuple[int, str] | None:
