@@ -44,3 +44,16 @@ def test_what_is_there_is_told_where_no_image_is_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(InputError, match="holds no posed image; .*; found cams/, depth/, rgb/"):
         find_posed_images(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["color/{}.jpg", "depth/{}.png", "pose/{}.txt"])
+def test_two_files_of_one_number_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    for folder in ("color", "depth", "pose", "intrinsic"):
+        (tmp_path / folder).mkdir()
+    for camera in ("color", "depth"):
+        np.savetxt(tmp_path / "intrinsic" / f"intrinsic_{camera}.txt", np.diag([300, 300, 1.0]))
+    np.savetxt(tmp_path / "pose" / "1.txt", np.eye(4))
+    for name in ("1", "01"):
+        np.savetxt(tmp_path / kind.format(name), np.eye(4))
+    with pytest.raises(InputError, match=r"01\.[a-z]+ and 1\.[a-z]+ have the same number, 1"):
+        find_posed_images(tmp_path)

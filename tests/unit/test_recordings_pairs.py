@@ -1,15 +1,18 @@
 """Open3D's layout: which colour picture is of which depth picture, and which file holds the poses."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import phone_recordings as phones
 import recording_factory as made
 from bifusion.datasets.recordings.file_recording import FileRecording
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.pairs import pair
-from bifusion.datasets.recordings.pictures import name_times_s
+from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, name_times_s, numbered
+from bifusion.errors import InputError
 from refused_recordings import refused
 
 
@@ -117,3 +120,51 @@ def test_a_camera_by_open3ds_other_names(tmp_path):
     folder = made.open3d(tmp_path, made.poses(2))
     (folder / "intrinsic.json").rename(folder / "camera.json")
     assert open_recording(folder).notes == []
+
+
+def names_by_number(folder: Path, names: list[str]) -> dict[int, str]:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    return {number: path.name for number, path in numbered(folder, COLOR_ENDINGS).items()}
+
+
+def test_pictures_counted_behind_a_point_stay_apart(tmp_path):
+    """cam0.1, cam0.10 and cam0.100 are no times, of which all three would be one."""
+    counted = {k: f"cam0.{k}.png" for k in range(1, 101)}
+    assert names_by_number(tmp_path / "counted", [*counted.values()]) == counted
+    few = {k: f"cam0.{k}.png" for k in (1, 2, 9)}
+    assert names_by_number(tmp_path / "few", [*few.values()]) == few
+    assert name_times_s(["cam0.9", "cam0.10"]) is None
+
+
+def test_times_in_seconds_are_told_from_counting(tmp_path):
+    fixed = [f"{1305031102 + k / 8:.6f}.png" for k in range(16)]
+    assert [*names_by_number(tmp_path / "fixed", fixed).values()] == fixed
+    brief = ["0.0.png", "0.033.png", "0.1.png", "0.1335.png", "1.25.png", "1.5.png"]  # as Python's str
+    assert [*names_by_number(tmp_path / "brief", brief).values()] == brief
+    assert names_by_number(tmp_path / "one", ["1305031102.5.png", "1305031103.25.png"]).keys() == {
+        1305031102500000000,
+        1305031103250000000,
+    }
+
+
+@pytest.mark.parametrize(
+    "names", [("frame_01.png", "frame_1.png"), ("0 (1).jpg", "1.jpg"), ("0.color.jpg", "0.depth.png")]
+)
+def test_two_pictures_of_one_number_are_refused_by_name(tmp_path, names):
+    first, second = (name.replace("(", r"\(").replace(")", r"\)") for name in names)
+    with pytest.raises(InputError, match=f"{first} and {second} have the same number"):
+        names_by_number(tmp_path / "r", [*names])
+
+
+def test_one_picture_in_two_formats_is_no_doubt(tmp_path):
+    assert names_by_number(tmp_path / "r", ["1.png", "1.jpg"]) == {1: "1.jpg"}
+
+
+def test_two_depth_maps_of_one_time_are_refused_by_name(tmp_path):
+    """As of two videos in one folder."""
+    folder = phones.arkitscenes(tmp_path / "r", made.poses(3))
+    first = min((folder / "lowres_depth").iterdir())
+    shutil.copy(first, first.with_name(first.name.replace("41_", "42_")))
+    refused(folder, f"{first.name} and 42_.* are of the same time")

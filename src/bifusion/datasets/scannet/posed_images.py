@@ -11,7 +11,7 @@ import numpy as np
 
 from bifusion.data.checks import check_pose
 from bifusion.datasets.recordings.intrinsics import Calibration, read_calibration
-from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, numbered
+from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, by_number, numbered
 from bifusion.datasets.recordings.text_files import read_matrix
 from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import entries
@@ -88,9 +88,11 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
     exported = folder_called(folder, POSE_FOLDERS)
-    poses = sorted((exported or folder).glob("[0-9]*.txt"), key=_frame_number)
-    worded = {} if exported is None or poses else numbered(exported, (".txt",))
-    if not (poses or worded):
+    found = sorted((exported or folder).glob("[0-9]*.txt"))
+    poses = by_number([(_frame_number(path), path) for path in found], (".txt",))
+    if exported is not None and not poses:
+        poses = numbered(exported, (".txt",))
+    if not poses:
         raise InputError(
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
             "intrinsic.txt, or the folders color/, depth/, pose/ and intrinsic/ of an export from .sens"
@@ -109,9 +111,7 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
         color_camera = _read_camera(color_file)
     return PosedImages(
         folder=folder,
-        frames=_exported_frames(folder, worded or {_frame_number(pose): pose for pose in poses})
-        if exported
-        else _flat_frames(folder, poses),
+        frames=_exported_frames(folder, poses) if exported else _flat_frames(folder, poses),
         color_K=color_camera.K,
         depth_K=depth_camera.K if depth_camera else None,
         color_extrinsic=_read_extrinsic(_camera_file(folder, ("extrinsic_color.txt",))),
@@ -162,7 +162,7 @@ def _check_no_other_depth(folder: Path) -> None:
         )
 
 
-def _flat_frames(folder: Path, poses: list[Path]) -> list[Frame]:
+def _flat_frames(folder: Path, poses: dict[int, Path]) -> list[Frame]:
     """Colour and depth side by side: what is .png is depth, unless it alone is there and is coloured."""
     colors = _by_number(folder, [ending for ending in COLOR_ENDINGS if ending not in DEPTH_ENDINGS])
     depths = _by_number(folder, DEPTH_ENDINGS)
@@ -176,11 +176,11 @@ def _flat_frames(folder: Path, poses: list[Path]) -> list[Frame]:
     return [
         Frame(
             pose.stem,
-            colors.get(_frame_number(pose), pose.with_suffix(".jpg")),
-            depths.get(_frame_number(pose), pose.with_suffix(".png")) if depths else None,
+            colors.get(number, pose.with_suffix(".jpg")),
+            depths.get(number, pose.with_suffix(".png")) if depths else None,
             pose,
         )
-        for pose in poses
+        for number, pose in poses.items()
     ]
 
 
@@ -192,12 +192,11 @@ def _is_depth(path: Path) -> bool:
 
 
 def _by_number(folder: Path, endings: tuple[str, ...] | list[str]) -> dict[int, Path]:
-    """Frame number → its file, of the first ending that it has."""
+    """Frame number → its file, of the first ending that it has, of names that are a number alone."""
     if not folder.is_dir():
         return {}
-    found = [p for p in folder.iterdir() if p.suffix.lower() in endings and p.stem.isdecimal()]
-    found.sort(key=lambda path: endings.index(path.suffix.lower()), reverse=True)
-    return {int(path.stem): path for path in found}
+    found = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in endings and p.stem.isdecimal())
+    return by_number([(int(path.stem), path) for path in found], endings)
 
 
 def _camera_file(folder: Path, names: tuple[str, ...]) -> Path | None:

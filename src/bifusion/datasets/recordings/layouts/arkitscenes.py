@@ -9,6 +9,7 @@ another in the last digit. OpenCV cameras, z up; depth in millimetres, confidenc
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,12 @@ def _timed(folder: Path, ending: str) -> Timed:
         if match and not is_leftover(path):
             found.append((float(match[1]), path))
     found.sort()
+    for (before, one), (time, other) in pairwise(found):
+        if before == time:
+            raise InputError(
+                f"{folder}: {one.name} and {other.name} are of the same time: which is meant by it "
+                "cannot be told; give the folder of one video, as downloaded"
+            )
     return np.array([time for time, _ in found]), [path for _, path in found]
 
 

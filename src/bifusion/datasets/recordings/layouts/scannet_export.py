@@ -16,7 +16,7 @@ from bifusion.datasets.recordings.file_recording import (
 from bifusion.datasets.recordings.frame import Z_UP
 from bifusion.datasets.recordings.intrinsics import given_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.pictures import numbered
+from bifusion.datasets.recordings.pictures import has_numbered
 from bifusion.datasets.recordings.text_files import as_numbers, read_matrix
 from bifusion.datasets.scannet.posed_images import (
     COLOR_FOLDERS,
@@ -35,7 +35,7 @@ SCAN = re.compile(r"scene\d{4}_\d{2}")
 def is_scannet_export(folder: Path) -> bool:
     """pose/ beside color/ or depth/, or numbered pose files beside intrinsic.txt."""
     poses = folder_called(folder, POSE_FOLDERS) if folder.is_dir() else None
-    if poses is not None and (poses.name == POSE_FOLDERS[0] or numbered(poses, (".txt",))):
+    if poses is not None and (poses.name == POSE_FOLDERS[0] or has_numbered(poses, (".txt",))):
         return folder_called(folder, (*COLOR_FOLDERS, *DEPTH_FOLDERS)) is not None
     return (folder / "intrinsic.txt").is_file() and any(folder.glob("[0-9]*.txt"))
 
