@@ -20,8 +20,10 @@ from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.placement import Placement, placement_notes
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.scan import subdivide
 from bifusion.datasets.scan.made import MadeScan
 from bifusion.datasets.scan.make import make_scan, open_made, refuse_views, scan_name
+from bifusion.datasets.scan.mesh_scan import sampled
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.recording_scan import rescaled
 from bifusion.datasets.scan.subdivide import COARSE, LONGEST, coarseness, subdivided
@@ -244,6 +246,23 @@ def test_subdivision_keeps_vertices_and_surface() -> None:
     assert longest <= LONGEST * 0.05 + 1e-9 and coarseness(dense, 0.05) <= 1 < COARSE
     # No crack: every inner edge of the coarse mesh is still between two triangles.
     assert border_length(dense) == pytest.approx(border_length(mesh))
+
+
+def test_points_in_between_that_are_too_many_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest edges are halved as long as there is room for more points."""
+    mesh = rooms.room_mesh(0.4)
+    full = subdivided(mesh, 0.05)
+    most = len(full.coord) - 500
+    monkeypatch.setattr(subdivide, "MOST_POINTS", most)
+    telling = Telling()
+    fewer = sampled(mesh, 0.05, telling)
+    assert len(fewer.coord) == most and np.isclose(area(fewer), area(mesh))
+    assert border_length(fewer) == pytest.approx(border_length(mesh))
+    (note,) = fewer.notes
+    assert not full.notes and telling.lines[1:] == [note]
+    assert note.startswith(f"no more points in between than {most:,} in all")
+    monkeypatch.setattr(subdivide, "MOST_POINTS", 10)  # fewer than it has
+    assert np.array_equal(subdivided(mesh, 0.05).faces, mesh.faces)
 
 
 def area(mesh: Mesh) -> float:

@@ -122,7 +122,7 @@ def _drawn_facing(near_m: np.ndarray) -> Facing:
 
 
 def sampled(mesh: Mesh, spacing: float, telling: Telling) -> Mesh:
-    """The mesh, with points in between where its triangles are large; a line says so. The mesh lets its
+    """The mesh, with points in between where its triangles are large; lines say so. The mesh lets its
     `surface` go, which holds pictures: nothing asks for it again."""
     coarse = coarseness(mesh, spacing)
     if coarse <= COARSE:
@@ -137,7 +137,7 @@ def sampled(mesh: Mesh, spacing: float, telling: Telling) -> Mesh:
         f"its triangles are {coarse:.1f} times as large as those of usual scans: the model gets "
         f"{len(surface.coord):,} points of its surface, its vertices among them{colored}"
     )
-    telling.add([line])
+    telling.add([line, *surface.notes])
     return surface
 
 

@@ -34,7 +34,8 @@ def coarseness(mesh: Mesh, spacing: float) -> float:
 
 
 def subdivided(mesh: Mesh, spacing: float) -> Mesh:
-    """The mesh with edges of at most LONGEST · spacing (its unit), or with MOST_POINTS points.
+    """The mesh with edges of at most LONGEST · spacing (its unit), or, a note says so, with MOST_POINTS
+    points: the longest edges are halved then.
 
     New points lie halfway on edges. They have the colour that the texture of a triangle at the edge has
     there, or where there is none the mean of the ends'. Edges out to stray points
@@ -43,14 +44,18 @@ def subdivided(mesh: Mesh, spacing: float) -> Mesh:
     coord, color, faces = mesh.coord, mesh.color, mesh.faces
     whole, lies_in = np.arange(len(faces), dtype=np.int32), [np.zeros(0, np.int32)]  # of the mesh's own
     stray = np.flatnonzero(stray_points(coord))
-    limit = LONGEST * spacing
+    limit, left = LONGEST * spacing, 0
     for _ in range(MOST_ROUNDS):
         edges, place = _edges(faces)
-        long = np.linalg.norm(coord[edges[:, 0]] - coord[edges[:, 1]], axis=1) > limit
-        long &= ~np.isin(edges, stray).any(axis=1)
-        new = int(long.sum())
-        if new == 0 or len(coord) + new > MOST_POINTS:
+        length = np.linalg.norm(coord[edges[:, 0]] - coord[edges[:, 1]], axis=1)
+        length[np.isin(edges, stray).any(axis=1)] = 0
+        wanted = np.flatnonzero(length > limit)
+        new = min(len(wanted), max(0, MOST_POINTS - len(coord)))
+        left = len(wanted) - new
+        if new == 0:
             break
+        long = np.zeros(len(edges), bool)
+        long[wanted[np.argsort(-length[wanted], kind="stable")[:new]]] = True
         middle = np.full(len(edges), -1)
         middle[long] = len(coord) + np.arange(new)
         ends = edges[long]
@@ -67,7 +72,16 @@ def subdivided(mesh: Mesh, spacing: float) -> Mesh:
         added, face = slice(len(mesh.coord), None), np.concatenate(lies_in)
         seen, found = mesh.surface.colors(mesh.coord, mesh.faces, face, coord[added])
         color[added] = np.where(seen[:, None], found, color[added])
-    return Mesh(coord, color, faces, spacing=mesh.spacing, up=mesh.up)
+    notes = [_given_up(left, len(coord))] if left else []
+    return Mesh(coord, color, faces, notes=notes, spacing=mesh.spacing, up=mesh.up)
+
+
+def _given_up(edges: int, points: int) -> str:
+    return (
+        f"no more points in between than {MOST_POINTS:,} in all: with {points:,} points {edges:,} edges "
+        "are still longer than those of usual scans, so labels there are coarser; scan its rooms one by "
+        "one, or check its unit"
+    )
 
 
 def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
