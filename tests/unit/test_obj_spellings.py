@@ -186,3 +186,19 @@ def test_vertices_that_nothing_gives_a_colour_are_counted(tmp_path: Path) -> Non
     path = with_rows(textured(tmp_path, "a t.png"), *rows, "1 1 0", "2 1 0")
     with pytest.raises(InputError, match=r"2 of 5 vertices have no colour \(the first is vertex 4\)"):
         read_mesh_file(path)
+
+
+def test_a_texture_that_is_a_link_to_another_folder_is_refused(tmp_path: Path) -> None:
+    """Files of ours would colour a mesh that is then shared; links of all of an OBJ's files are ours."""
+    own, theirs = tmp_path / "own", tmp_path / "theirs"
+    own.mkdir()
+    textured(own, "a t.png")
+    theirs.mkdir()
+    for name in ("m.obj", "m.mtl", "a t.png"):
+        (theirs / name).symlink_to(own / name)
+    assert (read_mesh_file(theirs / "m.obj").color == (10, 20, 30)).all()
+    for name in ("m.obj", "m.mtl"):
+        (theirs / name).unlink()
+        (theirs / name).write_bytes((own / name).read_bytes())
+    with pytest.raises(InputError, match=r"a t\.png: leads out of .*theirs, to .*own/a t\.png; copy"):
+        read_mesh_file(theirs / "m.obj")

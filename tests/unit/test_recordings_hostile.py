@@ -1,7 +1,9 @@
 """Every reader of recordings with files that are cut, changed or made to lie: InputError or frames."""
 
 import json
+import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import recording_factory as made
 from bifusion.datasets.recordings.check import check_recording
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.text_files import parse_json, read_text
+from bifusion.datasets.scan.make import make_scan
 from bifusion.errors import InputError
 from bifusion.untrusted.files import MOST_TEXT_BYTES
 
@@ -23,6 +26,39 @@ def read_all(path) -> None:
         frame = recording.frame(index)
         assert frame.depth_m is None or np.isfinite(frame.depth_m).all()
         assert np.isfinite(recording.cam2world(index)).all()
+
+
+@pytest.mark.parametrize("linked", ["color/10.jpg", "depth", "pose/10.txt"])
+def test_links_that_lead_out_of_a_recording_are_refused(linked: str, tmp_path: Path) -> None:
+    """A recording of somebody else would make a picture of ours part of a scan that is then shared."""
+    folder = made.scannet(tmp_path / "r", made.poses(3))
+    (folder / linked).rename(tmp_path / "moved")
+    (folder / linked).symlink_to(tmp_path / "moved")
+    (tmp_path / "link").symlink_to(folder)
+    for given in (folder, folder.parent, tmp_path / "link"):
+        with pytest.raises(
+            InputError, match=f"{linked}: is a link that leads out of {given}, to .*cp -r"
+        ):
+            open_recording(given)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert len(open_recording(tmp_path / "copy")) == 3
+
+
+def test_links_within_a_recording_and_to_it_are_followed(tmp_path: Path) -> None:
+    folder = made.scannet(tmp_path / "r", made.poses(3))
+    (folder / "color").rename(folder / "pictures")
+    (folder / "color").symlink_to("pictures")
+    (tmp_path / "link").symlink_to(folder)
+    assert len(open_recording(folder)) == len(open_recording(tmp_path / "link")) == 3
+
+
+def test_a_scene_folder_hands_on_no_files_of_others(tmp_path: Path) -> None:
+    scene = tmp_path / "scene"
+    scene.mkdir()
+    (tmp_path / "coord.npy").touch()
+    (scene / "coord.npy").symlink_to(tmp_path / "coord.npy")
+    with pytest.raises(InputError, match="coord.npy: is a link that leads out"):
+        make_scan(scene)
 
 
 @pytest.mark.parametrize("kind", made.WRITERS)

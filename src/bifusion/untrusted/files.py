@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import struct
 import zipfile
@@ -93,6 +94,22 @@ def check_inside(path: Path, folder: Path) -> None:
     target = Path(os.path.realpath(path))
     if not target.is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{path}: leads out of {folder}, to {target}; copy the file there itself")
+
+
+def check_links(folder: Path) -> None:
+    """InputError where a link anywhere in `folder` leads out of it; the folder itself may be one."""
+    root = os.path.realpath(folder)
+    for place, folders, names in os.walk(folder):
+        for name in sorted((*folders, *names)):
+            path = os.path.join(place, name)
+            target = os.path.realpath(path) if os.path.islink(path) else root
+            if not Path(target).is_relative_to(root):
+                raise InputError(
+                    f"{path}: is a link that leads out of {folder}, to {target}; the files of somebody "
+                    "else could make any file of yours part of a result that way. If you mean it, copy "
+                    f"what links lead to along with the rest (cp -rL {shlex.quote(str(folder))} COPY), "
+                    "and give the copy"
+                )
 
 
 def read_bytes(

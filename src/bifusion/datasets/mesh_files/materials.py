@@ -6,6 +6,7 @@ byte for byte (surrogateescape), so that those of both files match.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from bifusion.datasets.recordings.text_files import as_numbers
 from bifusion.errors import InputError
-from bifusion.untrusted.files import is_file, read_bytes
+from bifusion.untrusted.files import check_inside, is_file, read_bytes
 
 OPTION_WORDS = {
     "-blendu": 1, "-blendv": 1, "-boost": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3, "-texres": 1,
@@ -116,9 +117,15 @@ def _moves(option: str, number: float) -> bool:
 
 def _beside(path: Path, name: str) -> Path:
     """The file in `path`'s folder, or below, that is meant by a name from some other machine: in its
-    encoding, with % before what is no letter, or with upper and lower case as one."""
+    encoding, with % before what is no letter, or with upper and lower case as one.
+
+    InputError: a link that leads out of there, and out of where `path` is itself a link to.
+    """
     meant = [_within(path.parent, reading) for reading in _readings(name)]
-    return next(filter(is_file, meant), meant[0])
+    found = next(filter(is_file, meant), meant[0])
+    if not Path(os.path.realpath(found)).is_relative_to(Path(os.path.realpath(path)).parent):
+        check_inside(found, path.parent)
+    return found
 
 
 def _readings(name: str) -> list[str]:

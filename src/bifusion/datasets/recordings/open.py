@@ -34,7 +34,7 @@ from bifusion.datasets.recordings.layouts.tum import is_tum, open_tum
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.refused import directions, lone_mesh, lone_videos
 from bifusion.errors import InputError
-from bifusion.untrusted.files import check_regular, entries, is_leftover
+from bifusion.untrusted.files import check_links, check_regular, entries, is_leftover
 
 DEEPEST = 3
 """Folders, each the only one in the one above, as archives unpack to."""
@@ -147,7 +147,8 @@ def open_recording(
         layout: name of one of LAYOUTS, to look for no other; None: recognised.
 
     Raises:
-        InputError: nothing there, no known layout or several, or what its reader finds wrong.
+        InputError: nothing there, no known layout or several, a link in the folder that leads out of it,
+            or what its reader finds wrong.
     """
     path, options = path_of(path, "path"), OpenOptions() if options is None else options
     require(isinstance(options, OpenOptions), options, "options", "OpenOptions")
@@ -161,6 +162,8 @@ def open_recording(
         found, place = _recognised(path, (known[layout],))
     else:
         found, place = _recognised(path)
+    if path.is_dir():
+        check_links(path)
     recording = found.open(place, options)
     if recording.scales:
         judge_scale(recording)

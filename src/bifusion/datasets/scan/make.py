@@ -20,6 +20,7 @@ from bifusion.datasets.scan.recording_scan import scan_recording
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
 from bifusion.errors import InputError
+from bifusion.untrusted.files import check_links
 
 
 def make_scan(
@@ -77,7 +78,11 @@ def scan_name(path: Path) -> str:
 
 
 def open_made(folder: Path, telling: Telling) -> MadeScan:
-    """A scene folder as it is; the user's frame is its own, with the offset of its scene.json."""
+    """A scene folder as it is; the user's frame is its own, with the offset of its scene.json.
+
+    InputError: as `load_scene`; a link in it that leads out of it, as its pictures are handed on.
+    """
+    check_links(folder)
     scene = load_scene(folder, None)
     offset_m = read_offset(folder)
     coord = np.asarray(scene.coord, np.float64) + offset_m
