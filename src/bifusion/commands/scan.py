@@ -63,6 +63,9 @@ class InputOptions:
     most_frames: int | None = None
     """Fuse no more frames, evenly spread, those with a picture first."""
 
+    least_confidence: Literal[0, 1, 2] | None = None
+    """Least confidence of a phone's depth that is used: 0 low, 1 medium, 2 high; left out: 1."""
+
     def scan_options(self, views: int, spacing_m: float | None = None) -> ScanOptions:
         """The same for the functions that make scans."""
         from bifusion.datasets.recordings.options import OpenOptions
@@ -83,6 +86,7 @@ class InputOptions:
             views=views,
             voxel_size_m=self.voxel_size_m,
             most_frames=self.most_frames,
+            least_confidence=self.least_confidence,
             spacing_m=SPACING_M if spacing_m is None else spacing_m,
         )
         options.check()

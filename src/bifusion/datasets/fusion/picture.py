@@ -10,6 +10,8 @@ from bifusion.datasets.fusion.blocks import SIDE, VOLUME
 from bifusion.datasets.recordings.frame import Camera, Frame
 
 LEAST_Z_VOXELS = 1e-3
+LEAST_SURE = 0.25
+"""Half as much as depth of medium confidence: 0 would be none."""
 LOCAL = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), axis=-1).reshape(VOLUME, 3)
 """(VOLUME, 3) a block's voxels, x slowest."""
 
@@ -33,9 +35,10 @@ class Looked:
 class Picture:
     """One frame, as the fusion looks at it.
 
-    A measurement weighs its confidence / depth², a structured-light or time-of-flight sensor's variance
-    growing so (Nguyen, Izadi and Lovell, 3DIMPVT 2012), and behind the surface linearly less, to none
-    at the truncation, so that thin things keep both sides (Bylow et al., RSS 2013).
+    A measurement weighs its confidence (at least LEAST_SURE, where such depth is used) / depth², a
+    structured-light or time-of-flight sensor's variance growing so (Nguyen, Izadi and Lovell, 3DIMPVT
+    2012), and behind the surface linearly less, to none at the truncation, so that thin things keep both
+    sides (Bylow et al., RSS 2013).
 
     Args:
         frame: with depth, 0 where there is nothing to use.
@@ -48,7 +51,7 @@ class Picture:
         self.truncation = np.float32(truncation)
         self.depth_camera = _VoxelCamera(frame.depth_camera, voxel_size_m)
         self.depth = np.append((frame.depth_m / voxel_size_m).astype(np.float32).ravel(), 0)
-        sure = 1.0 if frame.confidence is None else frame.confidence.ravel()
+        sure = 1.0 if frame.confidence is None else np.maximum(frame.confidence.ravel(), LEAST_SURE)
         squared = np.maximum(frame.depth_m.ravel(), 1e-6) ** 2
         self.weight = np.append(np.where(frame.depth_m.ravel() > 0, sure / squared, 0), 0)
         self.weight = self.weight.astype(np.float32)

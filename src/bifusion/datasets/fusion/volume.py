@@ -15,6 +15,7 @@ import numpy as np
 from bifusion.bounds import PositiveFloat, PositiveInt, check_bounds
 from bifusion.datasets.fusion.blocks import REACH, SIDE, VOLUME, BlockTable, block_keys, key_coords
 from bifusion.datasets.fusion.picture import Looked, Picture
+from bifusion.datasets.recordings.confidence import MEDIUM, share
 from bifusion.datasets.recordings.frame import Frame
 from bifusion.errors import InputError
 
@@ -36,7 +37,7 @@ class FusionConfig:
     farthest_m: PositiveFloat = 5.0
     """Depth beyond it is not used: a phone's is a guess there, and a Kinect's off by 4 cm (Nguyen, Izadi
     and Lovell, "Modeling Kinect Sensor Noise", 3DIMPVT 2012)."""
-    least_confidence: float = 0.5
+    least_confidence: float = share(MEDIUM)
     """Pixels below it are not used, where the recording says how sure its sensor is; 0 … 1."""
     most_blocks: PositiveInt = 200_000
     """Bounds the memory: 14 kB a block, 2.9 GB, half as much again while storage grows."""

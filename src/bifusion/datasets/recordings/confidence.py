@@ -17,6 +17,16 @@ HIGHEST = 2
 """ARKit's own number for high."""
 
 
+MEDIUM = 1
+"""From which on depth is used where nothing else is asked."""
+LEVELS = ("low", "medium", "high")
+
+
+def share(level: int) -> float:
+    """What ARKit's number `level` is in `Frame.confidence`."""
+    return level / HIGHEST
+
+
 def levels(stored: np.ndarray, where: str | Path, highest: int = HIGHEST) -> np.ndarray:
     """(h, w) float32, low 0, medium 0.5, high 1, of stored numbers 0 … `highest`.
 

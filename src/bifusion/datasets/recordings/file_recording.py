@@ -79,6 +79,10 @@ class FileRecording(RecordingInfo):
     def has_picture(self, index: int) -> bool:
         return self.files[index].color is not None
 
+    def has_confidence(self, index: int) -> bool:
+        sure = self.files[index].confidence
+        return isinstance(sure, Part) or (sure is not None and self.read_confidence is not None)
+
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         return self.poses.pose(index, shift) @ self._depth_calibration().extrinsic
 

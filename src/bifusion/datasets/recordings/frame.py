@@ -45,7 +45,7 @@ class Frame:
     depth_camera: Camera | None = None
     """The depth map's; None where there is none."""
     confidence: np.ndarray | None = None
-    """(h, w) float32 in 0 … 1 of the depth map, where the sensor gives it."""
+    """(h, w) float32 in 0 … 1 of the depth map, where the sensor gives it; below 0: never to be used."""
     time_s: float | None = None
     """Seconds, from any beginning."""
 
@@ -88,6 +88,10 @@ class Recording(Protocol):
         """Whether frame `index` has a colour picture, without decoding it; else it has depth alone."""
         ...
 
+    def has_confidence(self, index: int) -> bool:
+        """Whether frame `index` has a confidence map, without decoding it."""
+        ...
+
     def cam2world(self, index: int, shift: int = 0) -> np.ndarray:
         """(4, 4) float64 pose of the depth camera (the colour camera where there is no depth), without
         decoding a picture; with `shift` by the pose that stands so many rows further on in the
@@ -112,3 +116,7 @@ class RecordingInfo:
     def has_picture(self, index: int) -> bool:
         """Of every frame, where a reader says nothing else."""
         return True
+
+    def has_confidence(self, index: int) -> bool:
+        """Of none, where a reader says nothing else."""
+        return False

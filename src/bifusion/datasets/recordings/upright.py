@@ -74,6 +74,9 @@ class TurnedRecording(RecordingInfo):
     def has_picture(self, index: int) -> bool:
         return self._recording.has_picture(index)
 
+    def has_confidence(self, index: int) -> bool:
+        return self._recording.has_confidence(index)
+
     def frame(self, index: int, color: bool = True) -> Frame:
         return turn_frame(self._recording.frame(index, color), self._turns)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.arguments import check_positive, require, text_of
+from bifusion.arguments import check_positive, require, text_of, whole_of
 from bifusion.bounds import Count, PositiveFloat, PositiveInt, check_bounds
 from bifusion.datasets.orientation.orient import parse_up
+from bifusion.datasets.recordings.confidence import LEVELS
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.errors import InputError
 
@@ -38,6 +39,8 @@ class ScanOptions:
     """Of the fusion of a recording's depth. Its surface then has a vertex every 2 cm or so."""
     most_frames: PositiveInt | None = None
     """Frames that are fused, evenly spread, those with a picture first; None: all."""
+    least_confidence: int | None = None
+    """Of a phone's depth that is used: 0 low and better, 1 medium and better, 2 high alone; None: 1."""
     spacing_m: PositiveFloat = SPACING_M
     """Meshes whose vertices lie much farther apart are given points in between, about so far apart,
     whatever the model's voxels: superpoints have a least number of points, and sparse ones would reach
@@ -51,6 +54,11 @@ class ScanOptions:
         self.opening.check()
         if self.up is not None:
             parse_up(text_of(self.up, "up", "text like y, -z or 0,0.9,0.1"))
+        if self.least_confidence is not None:
+            level = whole_of(self.least_confidence, "least_confidence")
+            if level not in range(len(LEVELS)):
+                expected = "0 (low), 1 (medium) or 2 (high)"
+                raise InputError(f"least_confidence: found {level}; expected {expected}")
         check_positive(self.scale, "scale", "metres a unit, 0.001 for millimetres")
 
 
@@ -75,7 +83,8 @@ FUSED = InputKind(
     tuple({*RECORDING.heeded} - {"spacing_m"}),
 )
 WITH_MESH = InputKind(
-    "a recording that comes with its mesh", tuple({*RECORDING.heeded} - {"voxel_size_m", "most_frames"})
+    "a recording that comes with its mesh",
+    tuple({*RECORDING.heeded} - {"voxel_size_m", "most_frames", "least_confidence"}),
 )
 
 

@@ -17,6 +17,7 @@ from bifusion.datasets.orientation.orient import Orientation, orient, parse_up
 from bifusion.datasets.placement import Placement, placement_notes
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.recordings.check import check_recording
+from bifusion.datasets.recordings.confidence import HIGHEST, LEVELS, MEDIUM, share
 from bifusion.datasets.recordings.frame import Frame, Recording
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.upright import upright
@@ -41,6 +42,7 @@ def scan_recording(path: Path, options: ScanOptions, telling: Telling) -> MadeSc
     recording = open_recording(path, options.opening, layout=options.layout)
     refuse_without_effect(path, options, FUSED if recording.mesh is None else WITH_MESH)
     up = None if options.up is None else parse_up(options.up)
+    telling.add(_confidence_notes(path, recording, options.least_confidence))
     telling.add(check_recording(recording, up).lines)
     try:
         mesh = _mesh_of(recording, options, telling)
@@ -77,7 +79,8 @@ def _mesh_of(recording: Recording, options: ScanOptions, telling: Telling) -> Me
         mesh = dataclasses.replace(recording.mesh)
         telling.add([f"its own mesh of {len(mesh.coord):,} vertices, {len(mesh.faces):,} triangles"])
         return mesh
-    config = FusionConfig(voxel_size_m=options.voxel_size_m)
+    least = share(_least_confidence(options))
+    config = FusionConfig(voxel_size_m=options.voxel_size_m, least_confidence=least)
     mesh = fuse(
         recording,
         config,
@@ -87,6 +90,28 @@ def _mesh_of(recording: Recording, options: ScanOptions, telling: Telling) -> Me
     mesh.coord = mesh.coord.astype(np.float32).astype(np.float64)  # nothing finer was measured
     telling.add([*mesh.notes, f"mesh of {len(mesh.coord):,} vertices, {len(mesh.faces):,} triangles"])
     return mesh
+
+
+def _least_confidence(options: ScanOptions) -> int:
+    return MEDIUM if options.least_confidence is None else options.least_confidence
+
+
+def _confidence_notes(path: Path, recording: Recording, asked: int | None) -> list[str]:
+    """What to say of the least confidence of depth that was asked for. InputError: there is none to
+    judge by."""
+    if asked is None:
+        return []
+    judged = sum(recording.has_confidence(index) for index in range(len(recording)))
+    if judged == 0:
+        raise InputError(
+            f"{path}: holds no confidence of its depth, as other layouts than those of phones do "
+            f"(it is read as {recording.layout}), so --least-confidence would do nothing; leave it out"
+        )
+    used = "all depth is used" if asked == 0 else f"depth of {LEVELS[asked]} confidence is used"
+    lines = [used + (" and of higher" if 0 < asked < HIGHEST else "") + ", as asked"]
+    if judged < len(recording):
+        lines[0] += f"; {len(recording) - judged:,} of {len(recording):,} frames say nothing of it"
+    return lines
 
 
 def _oriented(path: Path, recording: Recording, mesh: Mesh, options: ScanOptions) -> Orientation:
@@ -120,8 +145,7 @@ def _views(
     choice = choose_frames(turned, mesh.coord - recording.offset_m, options.views)
     telling.add([*turned.notes, *choice.notes])
     telling.progress("views chosen", 1, 1)
-    least = FusionConfig().least_confidence
-    return RecordedViews(turned, view_names(choice), placement, least)
+    return RecordedViews(turned, view_names(choice), placement, share(_least_confidence(options)))
 
 
 def view_names(choice: Choice) -> dict[str, int]:

@@ -108,12 +108,12 @@ def read_camera(path: Path) -> Posed:
 
 
 def _read_confidence(path: Path, rim: float) -> np.ndarray:
-    """(h, w) float32; 0 in the rim, where corrected pictures are black."""
+    """(h, w) float32; −1, which is never used, in the rim, where corrected pictures are black."""
     found = levels(read_color(path)[..., 0], path, HIGHEST)
     wide = int(np.ceil(rim * found.shape[1]))
     inner = np.zeros(found.shape, bool)
     inner[wide : found.shape[0] - wide, wide : found.shape[1] - wide] = True
-    return np.where(inner, found, np.float32(0))
+    return np.where(inner, found, np.float32(-1))
 
 
 def _keyframes(folder: Path) -> Path | None:
