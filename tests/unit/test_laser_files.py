@@ -186,6 +186,7 @@ def test_a_scan_of_las(tmp_path):
     feet = room_mesh(0.1)
     feet.coord = feet.coord / 0.3048006 + (2_000_000, 500_000, 100)
     made = make_scan(write_las(tmp_path / "room.las", feet, FEET))
+    assert made.scene.unit_stated
     assert made.kind == "cloud" and len(made.mesh.coord) == len(feet.coord)
     extent = np.ptp(made.scene.coord, axis=0)
     assert np.allclose(np.sort(extent), np.sort(np.ptp(room_mesh(0.1).coord, axis=0)), atol=0.02)

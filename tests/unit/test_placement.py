@@ -89,7 +89,8 @@ def test_a_large_scan_of_a_stated_unit_is_offered_no_other() -> None:
     assert said(room(9.0, 30.0)) == []  # feet are told of no hall either
     large = room(1.0) * (60, 50, 40)
     assert said(large) == [
-        "the scan is 300 × 200 × 40 m by the unit of its file: large for a room (an outdoor scan?)"
+        "the scan is 300 × 200 × 40 m by the unit that is stated for it: large for a room (an outdoor "
+        "scan?)"
     ]
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bifusion.datasets.rooms import RoomsConfig, make_scan
-from bifusion.datasets.scan.make import open_made
+import room_meshes as rooms
+from bifusion.data.open_scene import open_folder
+from bifusion.datasets.rooms import RoomsConfig
+from bifusion.datasets.rooms import make_scan as make_room
+from bifusion.datasets.scan.make import make_scan, open_made
+from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
 from bifusion.inference.predict import predict_scene
@@ -22,7 +27,7 @@ Y_UP = [0, 2, 1]
 
 @pytest.fixture(scope="module", params=range(3))
 def room(request) -> Scene:
-    return make_scan(RoomsConfig(), "train", request.param)[0]
+    return make_room(RoomsConfig(), "train", request.param)[0]
 
 
 def test_nothing_is_said_of_a_room_as_it_should_be(room: Scene) -> None:
@@ -71,3 +76,28 @@ def test_views_are_not_blamed_where_there_are_none(tmp_path, caplog) -> None:
     scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
     predict_scene(save_run(tmp_path / "run", bifusion()), scene, tmp_path / "out", device="cpu")
     assert "views see" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "said"),
+    [
+        ((20, 20, 9), None, "in feet (2.7 m then)"),
+        ((20, 20, 9), 1.0, ""),
+        ((45, 44, 43), 1.0, "m by the unit that is stated for it: large for a room"),
+    ],
+)
+def test_a_scene_of_a_stated_unit_is_offered_no_other(
+    size: tuple[int, ...], scale: float | None, said: str, tmp_path: Path
+) -> None:
+    """Neither by scan, nor by whatever reads the scene that scan writes."""
+    hall = rooms.room_mesh(0.5)
+    hall.coord = hall.coord * (size / np.ptp(hall.coord, axis=0))
+    path = rooms.write_ply(tmp_path / "hall.ply", hall)
+    made = make_scan(path, ScanOptions(scale=scale, spacing_m=3.0, up="z"))
+    made.write_scene(tmp_path / "scene")
+    scene = open_folder(tmp_path / "scene")
+    assert scene.unit_stated is made.scene.unit_stated is (scale is not None)
+    notes = scene_notes(scene.coord, unit_stated=scene.unit_stated)
+    for lines in (made.lines, open_made(tmp_path / "scene", Telling()).lines, notes):
+        assert ("large for a room" in str(lines) or "in feet" in str(lines)) is bool(said)
+        assert said in str(lines) and "inches" not in str(lines)

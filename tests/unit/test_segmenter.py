@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -222,6 +223,18 @@ def test_a_bare_scene_in_millimetres_is_told(segmenter, room, caplog):
     arrays["coord"] = arrays["coord"] * 1000
     segmenter.predict(Scene("bare", **arrays))
     assert "scene bare: the scan is 2,4" in caplog.text and "likely in millimetres" in caplog.text
+
+
+def test_a_large_folder_whose_unit_is_stated_is_offered_no_other(segmenter, tmp_path, caplog):
+    path = make_tiny_scene(tmp_path / "room", num_views=0)
+    np.save(path / "coord.npy", np.load(path / "coord.npy") * 100)
+    segmenter.predict(path)
+    assert "likely in" in caplog.text
+    caplog.clear()
+    described = json.loads((path / "scene.json").read_text())
+    (path / "scene.json").write_text(json.dumps({**described, "unit_stated": True}))
+    segmenter.predict(path)
+    assert "likely in" not in caplog.text and "large for a room" in caplog.text
 
 
 def test_a_folder_on_its_side_is_told_however_it_is_opened(segmenter, tmp_path, caplog):

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.scene_folder import SEGMENT_FILES, load_scene, read_offset, segment_file
+from bifusion.data.scene_folder import (
+    SEGMENT_FILES,
+    load_scene,
+    read_offset,
+    read_unit_stated,
+    segment_file,
+)
 from bifusion.data.view_files import load_cameras, load_view, picture_path
 from bifusion.errors import InputError
 from bifusion.labels.files import LABELS_FILE, read_labels
@@ -34,6 +40,8 @@ class OpenScene(Scene):
     judged: bool = False
     """Whether unit and upright were looked at as it was opened, and are in `notes`; else predicting
     looks at them."""
+    unit_stated: bool = False
+    """Whether a file or a user said in which unit it was, so that a large scan is in no other."""
 
 
 class StoredViews(Mapping[str, View]):
@@ -75,7 +83,13 @@ def open_folder(folder: Path, labels: LabelSet | None = None, *, annotated: bool
     labels = (labels or _labels_of(folder)) if annotated else None
     scene = load_scene(folder, labels)
     views = StoredViews(folder) if scene.view_names else {}
-    return OpenScene(**vars(scene), views=views, labels=labels, offset_m=read_offset(folder))
+    return OpenScene(
+        **vars(scene),
+        views=views,
+        labels=labels,
+        offset_m=read_offset(folder),
+        unit_stated=read_unit_stated(folder),
+    )
 
 
 def data_set_of(folder: Path) -> Path:

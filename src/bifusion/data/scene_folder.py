@@ -120,6 +120,7 @@ def write_scene(
     source: str,
     axis_alignment: np.ndarray | None = None,
     offset_m: np.ndarray | None = None,
+    unit_stated: bool = False,
 ) -> None:
     """Check and write one scene folder; it appears complete or not at all, replacing an older one.
 
@@ -137,6 +138,7 @@ def write_scene(
             poses already went through; None: there is no raw frame.
         offset_m: (3,) what was taken off points and poses afterwards, as they were far from the origin;
             what is predicted gets it back. None: nothing.
+        unit_stated: a file or a user said the unit that was made metres of.
     Raises:
         InputError: arrays that disagree, coordinates that are not finite, labels out of range,
             superpoint ids with gaps, a view that fails `check_view`; a folder at this place that was
@@ -169,6 +171,7 @@ def write_scene(
             "source": source,
             "axis_alignment": None if axis_alignment is None else np.asarray(axis_alignment).tolist(),
             "offset_m": [0.0, 0.0, 0.0] if offset_m is None else np.asarray(offset_m, float).tolist(),
+            "unit_stated": unit_stated,
             "points": len(scene.coord),
             "superpoints": int(scene.superpoint.max()) + 1,
             "views": len(view_names),
@@ -228,6 +231,12 @@ def read_offset(folder: Path) -> np.ndarray:
             f"{Path(folder) / 'scene.json'}: offset_m is {stored!r}; expected three finite numbers"
         )
     return np.array(stored, dtype=np.float64)
+
+
+def read_unit_stated(folder: Path) -> bool:
+    """Whether scene.json says that the unit was stated which became metres. InputError as
+    `read_description`."""
+    return read_description(folder).get("unit_stated") is True
 
 
 def _checked_segment(segment: np.ndarray, labels: LabelSet, scene: Scene, folder: Path) -> np.ndarray:

@@ -55,7 +55,7 @@ def place_mesh(
         name: the scene's.
         alignment: (4, 4) rigid, the file's frame to one with z up, in the file's unit.
         scale: metres a unit of the file.
-        stated: the file says so.
+        stated: the file, or its user, says so.
     """
     aligned = Placement(scale, alignment)
     placement = Placement(scale, alignment, far_offset(aligned.points(mesh.coord)))
@@ -94,7 +94,7 @@ def open_mesh(path: Path, *, scale: float | None = None, up: Up | None = None) -
         raise InputError(f"up: found {up!r}; expected one of {', '.join(AXES)}")
     mesh = read_mesh_file(path)
     upward = up or ("z" if mesh.up is None else axis_of(mesh.up))
-    stated = scale is None and mesh.unit_m is not None
+    stated = scale is not None or mesh.unit_m is not None
     if scale is None:
         scale = mesh.unit_m or 1.0
         _check_extent(path, mesh, Placement(scale, up_to_z(upward)))

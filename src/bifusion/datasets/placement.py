@@ -162,7 +162,7 @@ def placement_notes(
 ) -> list[str]:
     """What is worth a word: an offset taken off, a step of the stored numbers that is coarse, an
     extent that no indoor scan has. `remedy`: words for what scales it by a factor; None: --scale.
-    `stated`: the file says its unit, so that a large scan is in no other."""
+    `stated`: its file or its user says its unit, so that a large scan is in no other."""
     notes = []
     if placement.offset_m.any():
         x, y, z = placement.offset_m
@@ -176,7 +176,7 @@ def placement_notes(
             "with them; export it with double coordinates, or nearer to the origin"
         )
     remedy = remedy or (lambda factor: f"--scale {placement.scale * factor:g}")
-    extent = large_note(coord_m) if stated else extent_note(coord_m, remedy)
+    extent = size_note(coord_m, remedy, stated=stated)
     return notes + [note for note in (stray_note(coord_m), extent) if note]
 
 
@@ -196,6 +196,12 @@ def is_flat_cm(extent: np.ndarray) -> bool:
     shortest, middle, longest = sorted(extent.tolist())
     low, high = FLAT_HIGH_CM
     return low <= shortest <= high and middle <= FLAT_WIDE_CM and longest <= LONGEST_CM
+
+
+def size_note(coord_m: np.ndarray, remedy: Callable[[float], str], *, stated: bool) -> str | None:
+    """What to say of a scan that is too large or too small for an indoor one: of one whose unit is
+    `stated` that alone, of others which unit it may be in (`extent_note`)."""
+    return large_note(coord_m) if stated else extent_note(coord_m, remedy)
 
 
 def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | None:
@@ -226,12 +232,14 @@ def extent_note(coord_m: np.ndarray, remedy: Callable[[float], str]) -> str | No
 
 
 def large_note(coord_m: np.ndarray) -> str | None:
-    """What to say of a scan of a known unit, (N, 3) metres with z up, large for an indoor one."""
+    """What to say of a scan of a stated unit, (N, 3) metres with z up, large for an indoor one."""
     extent = extent_of(coord_m)
     if not is_too_large(extent) and extent.min() <= HIGH_M:
         return None
     lengths = " × ".join(f"{length:,.0f}" for length in extent.tolist())
-    return f"the scan is {lengths} m by the unit of its file: large for a room (an outdoor scan?)"
+    return (
+        f"the scan is {lengths} m by the unit that is stated for it: large for a room (an outdoor scan?)"
+    )
 
 
 def _low_note(longest: float, remedy: Callable[[float], str]) -> str:

@@ -9,10 +9,10 @@ from bifusion.datasets.orientation.gravity import Unclear, estimate_up
 from bifusion.datasets.placement import (
     Up,
     axis_of,
-    extent_note,
     extent_of,
     faces_of_scan,
     is_too_large,
+    size_note,
     stray_note,
     stray_points,
 )
@@ -26,15 +26,19 @@ AGREE = 0.8
 """Median cosine of stored normals to the planes of points that they belong to."""
 
 
-def scene_notes(coord: np.ndarray, normal: np.ndarray | None = None) -> list[str]:
+def scene_notes(
+    coord: np.ndarray, normal: np.ndarray | None = None, *, unit_stated: bool = False
+) -> list[str]:
     """Lines on coordinates (N, 3), with normals (N, 3) if there are any, that a model takes for metres
-    with z up: stray points, another unit, another axis up."""
+    with z up: stray points, another unit (where its own is not stated), another axis up."""
     if not np.isfinite(coord).all():
         return []  # refused by name where the scene is read
     # Planes are told from each other in metres, so a wrong unit goes first …
     up = None if is_too_large(extent_of(coord)) else _up_note(coord, normal)
     # … and a room on its side is as high as a hall.
-    unit = up or extent_note(coord, lambda factor: f"multiplying coordinates and poses by {factor:g}")
+    unit = up or size_note(
+        coord, lambda factor: f"multiplying coordinates and poses by {factor:g}", stated=unit_stated
+    )
     return [note for note in (stray_note(coord), unit) if note]
 
 

@@ -21,10 +21,13 @@ MOST_COMPARED = 4
 _logger = logging.getLogger("bifusion.predict")
 
 
-def warn_of_points(where: str, scene: Scene) -> None:
-    """Warns, naming the likely cause, of points that are not metres with z up."""
+def warn_of_points(where: str, scene: Scene, *, unit_stated: bool = False) -> None:
+    """Warns, naming the likely cause, of points that are not metres with z up.
+
+    `unit_stated`: somebody said their unit, so that it is not guessed at.
+    """
     normal = None if scene.normal is None else np.asarray(scene.normal)
-    for note in scene_notes(np.asarray(scene.coord), normal):
+    for note in scene_notes(np.asarray(scene.coord), normal, unit_stated=unit_stated):
         _logger.warning("%s: %s", where, note)
 
 

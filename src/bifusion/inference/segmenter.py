@@ -19,7 +19,7 @@ from bifusion.config.stages import Timeline
 from bifusion.data.batching import collate
 from bifusion.data.dataset import DataConfig, SceneDataset, scene_sample
 from bifusion.data.open_scene import OpenScene
-from bifusion.data.scene_folder import read_offset
+from bifusion.data.scene_folder import read_offset, read_unit_stated
 from bifusion.data.scene_source import OneScene, OutsideScenes, SceneFolders
 from bifusion.data.transforms import SceneStream
 from bifusion.datasets.arrays.scene import make_scene
@@ -57,6 +57,8 @@ class _Asked:
     notes: list[str]
     judged: bool = False
     """Whether its unit and upright were looked at when it was opened or made."""
+    unit_stated: bool = False
+    """Whether a file or a user said in which unit it was."""
 
 
 class Segmenter:
@@ -139,7 +141,7 @@ class Segmenter:
         asked = self._asked(scene, scale, up)
         given = asked.scenes.scene(asked.name)
         if not asked.judged:
-            warn_of_points(asked.where, given)
+            warn_of_points(asked.where, given, unit_stated=asked.unit_stated)
         data = self.config.data
         sample = scene_sample(asked.scenes, asked.name, data, SceneStream(0, 0, asked.name))
         batch = collate([sample])
@@ -198,12 +200,25 @@ class Segmenter:
         opened = scene if isinstance(scene, OpenScene) else OpenScene(**vars(scene))
         one = OneScene(scene, read_views=self.config.data.max_views > 0)
         return _Asked(
-            one, scene.name, f"scene {scene.name}", opened.offset_m, opened.notes, opened.judged
+            one,
+            scene.name,
+            f"scene {scene.name}",
+            opened.offset_m,
+            opened.notes,
+            opened.judged,
+            opened.unit_stated,
         )
 
     def _asked_folder(self, folder: Path) -> _Asked:
         dataset, index = dataset_of(folder, self.config.data)
-        return _Asked(dataset.scenes, dataset.names[index], str(folder), read_offset(folder), [])
+        return _Asked(
+            dataset.scenes,
+            dataset.names[index],
+            str(folder),
+            read_offset(folder),
+            [],
+            unit_stated=read_unit_stated(folder),
+        )
 
 
 def check_min_score(given: float | None, name: str = "min_score") -> None:

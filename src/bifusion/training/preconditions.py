@@ -12,10 +12,10 @@ import numpy as np
 from bifusion.config.run import Config, load_config
 from bifusion.config.stages import unmatched_patterns
 from bifusion.data.dataset import SceneDataset
-from bifusion.data.scene_folder import load_points, segment_file
+from bifusion.data.scene_folder import load_points, read_unit_stated, segment_file
 from bifusion.data.scene_source import SceneFolders
 from bifusion.datasets.check.doubles import copies_of_training, why_leaking
-from bifusion.datasets.placement import extent_note
+from bifusion.datasets.placement import size_note
 from bifusion.errors import InputError, listing
 from bifusion.losses.criterion import Criterion, check_weights
 from bifusion.models.model import Model
@@ -68,7 +68,8 @@ def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
         coord, _, _ = load_points(scenes.folder / scenes.names[0])
         finite = bool(np.isfinite(coord).all())
         by = "multiplying coordinates and poses by"
-        note = extent_note(coord, lambda factor: f"{by} {factor:g}") if finite else None
+        stated = read_unit_stated(scenes.folder / scenes.names[0])
+        note = size_note(coord, lambda factor: f"{by} {factor:g}", stated=stated) if finite else None
         if note:
             _logger.warning("%s: %s", scenes.where(scenes.names[0], "coord"), note)
     _warn_of_parts(scenes, "to train on", views=scenes.read_views)

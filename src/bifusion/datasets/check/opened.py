@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from bifusion.data.scene_folder import load_array, read_description, segment_file
+from bifusion.data.scene_folder import load_array, read_unit_stated, segment_file
 from bifusion.data.view_files import Cameras, read_cameras
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
@@ -56,6 +56,8 @@ class OpenedScene:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """By name without .npy; as many rows as `coord`, where that could be read."""
     cameras: Cameras | None = None
+    unit_stated: bool = False
+    """As scene.json says."""
     unread: list[Finding] = field(default_factory=list)
 
     def segments(self) -> Iterator[tuple[LabelSet, Path, np.ndarray]]:
@@ -77,7 +79,7 @@ def open_scene(folder: Path, label_sets: Sequence[LabelSet]) -> OpenedScene:
         path = folder / f"{name}.npy"
         if needed or path.exists():
             _open_array(scene, path, row, dtype)
-    for read in (_open_cameras, lambda scene: read_description(scene.folder)):
+    for read in (_open_cameras, _open_description):
         try:
             read(scene)
         except InputError as problem:
@@ -99,6 +101,10 @@ def _open_array(scene: OpenedScene, path: Path, row: tuple[int, ...], dtype: typ
         missing = path.stem == "superpoint" and not path.exists()
         advice = f"; compute it with `bifusion prepare superpoints {scene.folder}`" if missing else ""
         scene.unread.append(error(f"{problem}{advice}"))
+
+
+def _open_description(scene: OpenedScene) -> None:
+    scene.unit_stated = read_unit_stated(scene.folder)
 
 
 def _open_cameras(scene: OpenedScene) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite, color_note, require_text
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
-from bifusion.datasets.placement import FAR_M, extent_note, stray_note
+from bifusion.datasets.placement import FAR_M, size_note, stray_note
 from bifusion.errors import InputError
 
 FEW_POINTS = 500
@@ -37,7 +37,9 @@ def coordinates(scene: OpenedScene) -> Iterator[Finding]:
     except InputError as problem:
         yield error(problem)
         return
-    note = extent_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}")
+    note = size_note(
+        coord, lambda factor: f"multiplying coord.npy by {factor:g}", stated=scene.unit_stated
+    )
     for said in (stray_note(coord), note):
         if said:
             yield warning(f"{path}: {said}")

@@ -56,6 +56,7 @@ class MadeScan:
             source=self.source,
             axis_alignment=scene.axis_alignment,
             offset_m=scene.offset_m,
+            unit_stated=scene.unit_stated,
         )
 
     def as_written(self, folder: Path) -> MadeScan:

@@ -9,7 +9,7 @@ import numpy as np
 from bifusion.arguments import path_of, require
 from bifusion.data.checks import require_text
 from bifusion.data.open_scene import OpenScene, StoredViews
-from bifusion.data.scene_folder import load_scene, read_offset
+from bifusion.data.scene_folder import load_scene, read_offset, read_unit_stated
 from bifusion.datasets.mesh_files.read import is_mesh_file
 from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import Mesh
@@ -88,8 +88,9 @@ def open_made(folder: Path, telling: Telling) -> MadeScan:
     coord = np.asarray(scene.coord, np.float64) + offset_m
     mesh = Mesh(coord, np.asarray(scene.color), np.zeros((0, 3), np.int64))
     telling.add([f"scene folder of {len(coord):,} points and {len(scene.view_names)} views"])
-    telling.add(scene_notes(np.asarray(scene.coord), scene.normal))
+    stated = read_unit_stated(folder)
+    telling.add(scene_notes(np.asarray(scene.coord), scene.normal, unit_stated=stated))
     views = StoredViews(folder) if scene.view_names else {}
-    opened = OpenScene(**vars(scene), views=views, offset_m=offset_m, judged=True)
+    opened = OpenScene(**vars(scene), views=views, offset_m=offset_m, judged=True, unit_stated=stated)
     placement = Placement(offset_m=offset_m)
     return MadeScan("scene", opened, mesh, coord, placement, folder.name, list(telling.lines))

@@ -47,7 +47,7 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
         telling.add([note])
     placement = place(mesh, orientation, scale)
     coord_m = placement.points(surface.coord)
-    stated = options.scale is None and mesh.unit_m is not None
+    stated = options.scale is not None or mesh.unit_m is not None
     telling.add(placement_notes(placement, coord_m, mesh.spacing * scale, stated=stated))
     telling.progress("superpoints", 0, 1)
     if thinned:
@@ -60,9 +60,11 @@ def scan_mesh(path: Path, options: ScanOptions, telling: Telling) -> MadeScan:
         telling.add([f"no faces: superpoints of the cloud, its normals {whence}"])
     kind = "mesh" if len(mesh.faces) else "cloud"
     source = f"{path.name}, {scale:g} m a unit"
-    return made_scan(
+    made = made_scan(
         kind, path.stem, mesh, surface, placement, source, normal, superpoint, coord_m, telling.lines
     )
+    made.scene.unit_stated = stated
+    return made
 
 
 def _searched(

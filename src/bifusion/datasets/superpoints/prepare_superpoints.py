@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from bifusion.data.checks import check_finite
-from bifusion.data.scene_folder import load_points
+from bifusion.data.scene_folder import load_points, read_unit_stated
 from bifusion.data.scene_sums import SUMS, forget_sum, read_sums, record_sum
-from bifusion.datasets.placement import extent_note, far_offset
+from bifusion.datasets.placement import far_offset, size_note
 from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.scannet.scan import read_segments
 from bifusion.datasets.shards import WHOLE, locked_shard
@@ -116,7 +116,8 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
     """
     coord, _, normal = load_points(scene)
     check_finite(coord, scene / "coord.npy")
-    note = extent_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}")
+    stated = read_unit_stated(scene)
+    note = size_note(coord, lambda factor: f"multiplying coord.npy by {factor:g}", stated=stated)
     if note:
         warnings.warn(f"{scene}: {note}", stacklevel=2)
     superpoint, source = _from_scan(scene, scan, len(coord))
