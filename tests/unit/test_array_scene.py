@@ -205,7 +205,20 @@ def test_what_is_wrong_is_named(room, changes, message, tmp_path):
         ({"cam2world": lambda x: x * 1.01}, "no rigid transform"),
         ({"K": lambda x: x * [[2], [2], [1]]}, "intrinsics belong to another image size"),
         ({"K": lambda x: x[:2]}, "intrinsics have shape"),
-        ({"color": lambda x: x / 255}, "colour image is float64"),
+        ({"color": lambda x: x / 255}, "color is float64 .*expected uint8 .*multiply .* by 255"),
+        ({"color": lambda x: np.dstack([x, x[..., :1]])}, r"color is .*color\[\.\.\., :3\]"),
+        ({"color": lambda x: x.transpose(2, 0, 1)}, r"color is .*color.transpose\(1, 2, 0\)"),
+        ({"color": lambda x: x[..., 0]}, r"color is .*np.stack\(\[color\] \* 3, axis=2\)"),
+        ({"color": lambda x: x.astype(int)}, "color is int64 .*clip to 0 … 255 and take as uint8"),
+        ({"color": lambda x: x[:0]}, r"color is uint8 of shape \(0, .* at least one pixel$"),
+        ({"color": lambda x: x[:0], "depth_m": lambda x: x[:0]}, "color is .* at least one pixel$"),
+        ({"depth_m": lambda x: x[:, :0]}, "depth_m is of shape .* at least one pixel$"),
+        ({"depth_m": lambda x: x[..., None]}, r"depth_m is .*: depth_m\[\.\.\., 0\]"),
+        ({"depth_m": lambda x: None}, "depth_m is None; expected"),
+        ({"depth_m": lambda x: x * 0}, "depth_m is 0 everywhere.*leave the view out"),
+        ({"depth_m": lambda x: x * np.nan}, "depth must be finite"),
+        ({"K": lambda x: x * 0}, "positive focal lengths"),
+        ({"cam2world": lambda x: x * np.nan}, "pose is not finite"),
     ],
 )
 def test_what_is_wrong_with_a_view_is_named(room, changes, message):
@@ -333,3 +346,16 @@ def test_a_picture_that_requires_its_gradient_is_named(room):
     depth = torch.tensor(view.depth_m, requires_grad=True)
     with pytest.raises(InputError, match="depth_m: is no array for numpy"):
         bifusion.posed_view(view.color, depth, view.color_K, view.color_cam2world)
+
+
+def test_complex_numbers_are_no_camera(room):
+    """numpy would leave out their imaginary part."""
+    view = room["views"][0]
+    with pytest.raises(InputError, match="K: holds complex numbers; expected real ones"):
+        bifusion.posed_view(view.color, view.depth_m, view.color_K * 1j, view.color_cam2world)
+
+
+def test_a_view_of_an_empty_picture_is_refused_like_others(room):
+    view = dataclasses.replace(room["views"][0], color=np.zeros((0, 0, 3), np.uint8))
+    with pytest.raises(InputError, match=r"views: view 00000: colour image is uint8 \(0, 0, 3\)"):
+        bifusion.make_scene(**{**room, "views": [view]})

@@ -147,7 +147,8 @@ def check_view(view: View, where: str | Path) -> None:
     for name, image in (("color", view.color), ("depth_m", view.depth_m)):
         if not isinstance(image, np.ndarray):
             raise InputError(f"{where}: {name} is a {type(image).__name__}; expected a numpy array")
-    if view.color.ndim != 3 or view.color.shape[2] != 3 or view.color.dtype != np.uint8:
+    is_picture = view.color.ndim == 3 and view.color.shape[2] == 3 and view.color.size > 0
+    if not is_picture or view.color.dtype != np.uint8:
         raise InputError(
             f"{where}: colour image is {view.color.dtype} {view.color.shape}; expected uint8 (H, W, 3)"
         )

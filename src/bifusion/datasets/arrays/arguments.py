@@ -105,6 +105,8 @@ def as_array(values: Any, name: str, dtype: type | None = None) -> np.ndarray:
             f"{name}: {np.ma.count_masked(values)} of {values.size} numbers are masked; expected none: "
             "leave those points out"
         )
+    if dtype is not None and np.iscomplexobj(values):
+        raise InputError(f"{name}: holds complex numbers; expected real ones")
     try:
         return np.asarray(values, dtype=dtype)
     except (ValueError, TypeError, RuntimeError) as error:

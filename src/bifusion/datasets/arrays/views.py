@@ -42,8 +42,12 @@ def posed_view(
         name: each view of a scene its own.
         depth_K: (3, 3) in pixels of `depth_m`; None: K at that size (depth registered to colour).
         depth_cam2world: (4, 4); None: cam2world.
+    Raises:
+        InputError: naming the argument: another shape or type, no pixel, no measured depth, numbers that
+            are not finite or that no camera has, a pose that is not rigid.
     """
     picture, depth = as_array(color, "color"), as_array(depth_m, "depth_m")
+    _check_pictures(picture, depth, f"views: view {name}")
     matrix, pose = as_array(K, "K", np.float64), as_array(cam2world, "cam2world", np.float64)
     if depth_K is None and matrix.shape == (3, 3) and picture.ndim == 3 and depth.ndim == 2:
         depth_K = _registered(matrix, image_size(picture), image_size(depth), str(name))
@@ -59,7 +63,42 @@ def posed_view(
         ),
     )
     _check_view(view)
+    if not view.depth_m.any():
+        raise InputError(
+            f"views: view {view.name}: depth_m is 0 everywhere, which is nowhere measured; leave the "
+            "view out, as it shows no point of the scene"
+        )
     return view
+
+
+def _check_pictures(color: np.ndarray, depth: np.ndarray, where: str) -> None:
+    """InputError for arrays that are no pictures, or of no pixel, before their sizes are compared."""
+    if color.ndim != 3 or color.shape[2] != 3 or color.dtype != np.uint8 or not color.size:
+        raise InputError(
+            f"{where}: color is {color.dtype} of shape {color.shape}; expected uint8 (H, W, 3), RGB of "
+            f"at least one pixel{_color_remedy(color)}"
+        )
+    if depth.ndim != 2 or not depth.size:
+        found = "None" if depth.dtype == object and depth.shape == () else f"of shape {depth.shape}"
+        squeeze = ": depth_m[..., 0]" if depth.ndim == 3 and depth.shape[2] == 1 else ""
+        raise InputError(
+            f"{where}: depth_m is {found}; expected (H, W) metres of at least one pixel{squeeze}"
+        )
+
+
+def _color_remedy(color: np.ndarray) -> str:
+    """What makes colours of an array that is none; empty where nothing tells."""
+    if not color.size:
+        return ""
+    if color.dtype.kind == "f" and 0 <= color.min() <= color.max() <= 1:
+        return ": multiply colours of 0 … 1 by 255, round them and take them as uint8"
+    if color.ndim == 3 and color.shape[2] == 4:
+        return ": leave the alpha channel out, color[..., :3]"
+    if color.ndim == 3 and color.shape[0] == 3:
+        return ": color.transpose(1, 2, 0)"
+    if color.ndim == 2:
+        return ": repeat grey three times, np.stack([color] * 3, axis=2)"
+    return ": clip to 0 … 255 and take as uint8" if color.dtype.kind in "iuf" else ""
 
 
 def _registered(K: np.ndarray, color: Size, depth: Size, name: str) -> np.ndarray:
