@@ -273,7 +273,8 @@ class FusionTrace:
     """(predicted, target) pairs, each (K, D) on the K seen voxels, for the cosine loss; the target is
     without gradient unless `alignment_stop_gradient` is off (models/fusion.py). Empty: none is made."""
     learned: bool = True
-    """alpha comes from the learned gate; False: fixed by the stage, or 0.5 where there is none."""
+    """alpha comes from the learned gate and acts; False: s is 0 (the gate is shut), or alpha is fixed by
+    the stage, or 0.5 where there is no gate."""
     rows: Tensor | None = None
     """(K,) int64 where `seen`, as the model found them; None: to be found."""
 

@@ -123,8 +123,11 @@ def test_a_fixed_gate_is_not_judged_and_no_view_gives_no_figures():
     fixed.add(trace_of(torch.tensor([True]), one, one, torch.tensor([0.5]), learned=False), batch)
     assert fixed.compute()["fusion_2d_ratio"] is None and fixed.compute()["share_2d"] == 0.5
     shut = FusionFigures(seed=0)
-    shut.add(trace_of(torch.tensor([True]), one, one, torch.tensor([0.0])), batch)
+    shut.add(trace_of(torch.tensor([True]), one, one, torch.tensor([0.5]), 0.0, learned=False), batch)
     assert shut.compute()["fusion_2d_ratio"] is None and shut.compute()["share_2d"] == 0.0
+    dead = FusionFigures(seed=0)  # what a sigmoid makes of −104: it is open, and nothing comes through
+    dead.add(trace_of(torch.tensor([True]), one, one, torch.tensor([0.0])), batch)
+    assert dead.compute()["fusion_2d_ratio"] == 0.0
     unseen = FusionFigures(seed=0)
     unseen.add(trace_of(torch.tensor([False]), one, one, torch.tensor([0.5])), batch)
     values = unseen.compute()

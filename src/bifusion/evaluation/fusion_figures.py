@@ -140,7 +140,7 @@ class FusionFigures:
         seen = max(self._seen, 1)
         predicted = {f"predicted_{name}": value for name, value in self._predicted.compute().items()}
         return {
-            "fusion_2d_ratio": self._gate / seen if self._gate > 0 and self._learned else None,
+            "fusion_2d_ratio": self._gate / seen if any_seen and self._learned else None,
             "share_2d": self._share / seen if any_seen else None,
             "seen_share": self._seen / self._points if self._points else None,
             "alignment": {**self._direct.compute(), **predicted},

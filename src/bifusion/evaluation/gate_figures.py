@@ -54,7 +54,7 @@ class GateFigures:
     def __init__(self, label_set: LabelSet) -> None:
         self._histogram = np.zeros(BINS, dtype=np.int64)
         self._scene_stds: list[float] = []
-        self._learned, self._open = True, False
+        self._learned = True
         self._moments = {
             "all": GroupMoments(["all"]),
             "classes": GroupMoments(label_set.class_names),
@@ -86,7 +86,6 @@ class GateFigures:
         value, groups = gate[seen], {name: rows[seen] for name, rows in sight.groups().items()}
         if len(value) == 0:
             return
-        self._open |= bool(value.any())
         self._histogram += np.histogram(value, bins=BINS, range=(0.0, 1.0))[0]
         self._scene_stds.append(float(value.astype(np.float64).std()))
         semantic = semantic[seen].astype(np.int64)
@@ -105,7 +104,6 @@ class GateFigures:
     def merge(self, other: GateFigures) -> None:
         """Adds what another one has counted, after what is there."""
         self._learned &= other._learned
-        self._open |= other._open
         self._histogram += other._histogram
         self._scene_stds += other._scene_stds
         for name, moments in self._moments.items():
@@ -118,7 +116,7 @@ class GateFigures:
         points in each of 20 equal bins of [0, 1]; "classes", "views", "distance", "outcome": {group:
         {"points", "mean", "std"}}, the last empty of points where it is not known what views change.
         """
-        if not self._learned or not self._open:
+        if not self._learned or not self._scene_stds:
             return None
         tables = {name: moments.compute() for name, moments in self._moments.items()}
         return {

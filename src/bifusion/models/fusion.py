@@ -273,7 +273,7 @@ class Fusion(nn.Module):
             seen_f2d=f2d,
             f3d=f3d,
             alignment_pairs=self._alignment_pairs(f2d, f3d_seen),
-            learned=self.gate is not None and control.fixed_alpha is None,
+            learned=self.gate is not None and control.fixed_alpha is None and control.scale > 0,
             rows=rows,
         )
         return fused, trace

@@ -126,9 +126,8 @@ class Refinement(nn.Module):
         """`forward` with keys and values that serve every round, as where all voxels are keys."""
         weight, bias = self._projections()[0]
         asked = self._by_head(F.linear(queries + query_code, weight, bias))
-        # What softmax makes 0 of, where attention is not allowed: on a CPU a fifth of what filling in takes
-        lowest = torch.finfo(asked.dtype).min
-        added = blocked.to(asked.dtype).mul_(lowest)
+        # Softmax makes 0 of it where attention is not allowed; on a CPU a fifth of filling it in.
+        added = blocked.to(asked.dtype).mul_(torch.finfo(asked.dtype).min)
         found = F.scaled_dot_product_attention(asked[None], keys[None], values[None], added)
         found = self.cross_attention.out_proj(found[0].transpose(0, 1).flatten(1))
         return self._refined(queries, query_code, found)

@@ -233,7 +233,7 @@ def gate(
 ) -> Iterator[Finding]:
     """Mean and spread of α on the seen points, while the gate is learned and acts."""
     figures = outcome.fusion.get("gate") or {}
-    if not figures.get("learned") or state.control.scale == 0:
+    if not figures.get("learned"):
         return
     mean, spread = finite(figures.get("alpha_mean")), finite(figures.get("alpha_std"))
     if mean is None or spread is None:

@@ -14,7 +14,6 @@ from bifusion.studies.figures.metrics import (
     nonfinite_steps,
     running_median,
     series,
-    validated_value,
 )
 from bifusion.studies.figures.run import Run
 from bifusion.studies.page.charts import Trace, plain
@@ -144,7 +143,7 @@ def validation_draw(key: str) -> Draw:
         for run in arm.runs:
             records = [record for record in run.epoch_records if record.get("val")]
             x = np.array([record["epoch"] + 1.0 for record in records])
-            y = np.array([validated_value(record, "val", key) for record in records])
+            y = series(records, "val", key)
             if np.isfinite(y).any():
                 line = {"color": look.color, "width": 2, "dash": look.dash}
                 marker = {"color": look.color, "size": 5 if len(x) <= 30 else 3}

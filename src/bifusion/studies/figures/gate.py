@@ -13,9 +13,8 @@ from bifusion.studies.figures.run import Record, Run
 
 def gate_of(run: Run) -> Record | None:
     """`GateFigures.compute` of the last checkpoint; None before it was evaluated, for a gate that is not
-    learned, where no view sees a point, and where the gate is shut, of which older versions say 0."""
-    gate = (run.evaluation or {}).get("gate")
-    return None if value_at(gate, "mean") == 0 else gate
+    learned or is shut, and where no view sees a point."""
+    return (run.evaluation or {}).get("gate")
 
 
 def learned_alpha(steps: Sequence[Record]) -> np.ndarray:

@@ -18,7 +18,7 @@ from bifusion.storage.json_schema import Finite
 from bifusion.studies.figures.run import Record, Run
 
 MEAN_GATE = "fusion_2d_ratio"
-"""Of a validation or an evaluation; see `validated_value`."""
+"""Of a validation or an evaluation; a gate that is shut has none."""
 SPIKE_WINDOW = 101
 """Finite values before a step that say what is usual."""
 SPIKE_MADS = 10.0
@@ -235,14 +235,7 @@ def largest_of(values: np.ndarray) -> float:
 
 def final_value(run: Run, *keys: str) -> float:
     """A figure of evaluation.json (the last checkpoint on validation), NaN where it is not there."""
-    return validated_value(run.evaluation, *keys)
-
-
-def validated_value(record: Record | None, *keys: str) -> float:
-    """`value_at` of what a validation measured. A shut gate has no mean: records of versions that gave
-    one say exactly 0, to which no sigmoid comes."""
-    value = value_at(record, *keys)
-    return math.nan if keys[-1] == MEAN_GATE and value == 0 else value
+    return value_at(run.evaluation, *keys)
 
 
 def latest_value(run: Run, key: str) -> float:
@@ -250,7 +243,7 @@ def latest_value(run: Run, key: str) -> float:
     if run.evaluation is not None:
         return final_value(run, "full", key)
     validated = (record for record in reversed(run.epoch_records) if record.get("val"))
-    return next((validated_value(record, "val", key) for record in validated), math.nan)
+    return next((value_at(record, "val", key) for record in validated), math.nan)
 
 
 def training_seconds(run: Run) -> float:
