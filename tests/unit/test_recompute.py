@@ -50,7 +50,8 @@ def after_steps(step, count=2):
             outcome = step.stepper.compute(inputs, step.state)
             gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
             step.stepper.act(outcome, inputs, step.state)
-            made.append((outcome.losses, outcome.grad_norm, outcome.statistics, gradients))
+            figures = outcome.losses, outcome.grad_norm, outcome.statistics
+            made.append((*figures, gradients, outcome.conflicts))
     return made, model.state_dict()
 
 
@@ -66,6 +67,14 @@ def after_steps(step, count=2):
 def test_steps_are_the_same_to_the_bit(root, recipe, precision):
     usual, again = (step_of(root, recipe, parts, precision) for parts in ((), ALL))
     assert same(after_steps(usual), after_steps(again))
+
+
+def test_measured_gradients_go_through_the_blocks_before_the_steps_own(root):
+    """Those of the alignment and the other terms, at the 2D head, in every fiftieth step."""
+    usual, again = (step_of(root, parts=parts, time=1.5) for parts in ((), ALL))
+    made = after_steps(again, count=1)
+    assert "alignment|others" in made[0][0][-1]
+    assert same(after_steps(usual, count=1), made)
 
 
 def test_blocks_are_computed_again_and_keep_less(root):

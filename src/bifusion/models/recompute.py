@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -93,7 +93,22 @@ def _contexts(block: nn.Module) -> tuple[Any, Any]:
     """Of the first and of the second time."""
     norms = (module for module in block.modules() if isinstance(module, BatchNorm))
     shared = {norm.shared for norm in norms if norm.shared is not None and norm.shared.active}
-    return nullcontext(), _second_time(block, shared)
+    return nullcontext(), _EveryTime(partial(_second_time, block, shared))
+
+
+class _EveryTime:
+    """A context manager made anew whenever it is entered: more than one pass may go through a block, as
+    gradients that are measured before the step's own do (`step/conflicts.py`)."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        self._entered.enter_context(self._make())
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)
 
 
 @contextmanager
