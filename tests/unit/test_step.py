@@ -9,6 +9,7 @@ import torch
 from bifusion.step.checks import border_activations
 from bifusion.step.events import Alarm, Fault
 from bifusion.step.outcome import StepOutcome
+from bifusion.step.processes import mean_of
 from bifusion.training.recorder import Progress
 from equality import same
 from step_factory import tiny_step
@@ -180,6 +181,12 @@ def test_rules_take_in_nothing_of_a_step_that_is_dropped(step):
     assert step.stepper(step.inputs, step.state).event is not None
     assert step.stepper.guard.rules.state_dict() == rules
     assert step.stepper.clipping.state_dict() == clipping
+
+
+def test_what_is_so_or_not_stays_that_over_several_processes():
+    told = [{"learned": True, "mean": 0.25}, {"learned": False, "mean": 0.75}, None]
+    mean = mean_of(told)
+    assert mean == {"learned": True, "mean": 0.5} and mean["learned"] is True
 
 
 def test_records():

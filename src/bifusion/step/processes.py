@@ -156,11 +156,14 @@ def _union(lists: Iterable[Sequence[str]]) -> list[str]:
 
 
 def mean_of(values: Sequence[Any]) -> Any:
-    """Mean of numbers, or of the numbers in nested dicts; what a process did not measure is left out."""
+    """Mean of numbers, or of the numbers in nested dicts; what a process did not measure is left out. Of
+    yes and no: whether it is so on any of them."""
     known = [value for value in values if value is not None]
     if not known:
         return None
     if isinstance(known[0], dict):
         keys = dict.fromkeys(key for value in known for key in value)
         return {key: mean_of([value.get(key) for value in known]) for key in keys}
+    if isinstance(known[0], bool):
+        return any(known)
     return sum(known) / len(known)
