@@ -311,7 +311,7 @@ def test_a_gate_that_is_not_open_yet_has_no_mean(tmp_path):
     path = folder / "epochs.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for record in filter(None, (record["val"] for record in records)):
-        record["fusion_2d_ratio"] = 0.0
+        record["fusion_2d_ratio"] = None
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     (arm,) = write_report([folder], tmp_path).arms
     assert not arm.figures.fusion_2d_ratio.by_seed and arm.figures.miou.by_seed
