@@ -149,8 +149,10 @@ def test_a_gain_of_the_pairs_that_came_to_their_end_says_so(tmp_path):
     dose = write_dose(TEXTURE, [fake_level(tmp_path, 1.0, runs)], tmp_path, title="")
     page, console = (tmp_path / "dose.html").read_text(), Console(record=True, width=200)
     print_dose(dose, console)
-    for text in (page, console.export_text()):
-        assert "1 of 3 pairs" in text and "2 of 3 seeds stopped by their guard" in " ".join(text.split())
+    text = console.export_text()
+    assert "1 of 3 pairs" in page and "1 of 3 " in text and "Under a gain" in text
+    for told in (page, text):
+        assert "2 of 3 seeds stopped by their guard" in " ".join(told.split())
 
 
 def test_runs_that_crashed_are_named_and_left_out(tmp_path):
@@ -237,6 +239,20 @@ def test_the_table_tells_gain_probe_and_oracle(told):
     text = console.export_text()
     for word in ("+0.200", "± 0.100", "0.52", "0.94", "0.93", "0.47", "expected gain is zero"):
         assert word in text
+
+
+def test_the_table_is_whole_in_80_columns(tmp_path):
+    """With the longest value of a knob, spreads, and a gain that is not of all pairs."""
+    runs = pairs(tuple(0.1 * (seed % 4) for seed in range(12)))
+    runs[0].state = "guard_stopped"
+    level = fake_level(tmp_path, 0.000123456, runs)
+    dose = write_dose(KNOBS["pose_noise_rad"], [level], tmp_path, title="")
+    dose = dataclasses.replace(dose, crashed=[f"level/run-seed{k}" for k in range(40)])
+    console = Console(record=True, width=80)
+    print_dose(dose, console)
+    text = console.export_text()
+    assert "…" not in text and "0.000123456" in text and " 11 of 12 " in text
+    assert "run-seed7 and 32 more (the report names all)" in " ".join(text.split())
 
 
 # ------------------------------------------------------------------------------------- planning

@@ -1,6 +1,7 @@
 """report.json against its schema, report.html on its own, the table in the terminal."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -415,6 +416,20 @@ def test_names_are_whole_beside_spreads_in_80_columns(tmp_path):
     text = output.getvalue()
     assert text.count("OneFormer3D ") == text.count("Staged BiFusion ") == 2 and "± 0.010" in text
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_names_are_whole_beside_large_counts_in_80_columns(tmp_path):
+    runs = [FakeRun(seed=s, miou=0.5 + 0.1 * s, gate=0.4 + 0.1 * s).write(tmp_path) for s in range(3)]
+    report = write_report(
+        runs, tmp_path / "out", room_views=False, crashed=[f"run-{k}" for k in range(99)]
+    )
+    many = dataclasses.replace(report.arms[0], raw_nonfinite=123456, skipped=123456, rollbacks=1234)
+    output = io.StringIO()
+    report = dataclasses.replace(report, arms=[many])
+    print_table(report, Console(file=output, width=80, color_system=None))
+    text = output.getvalue()
+    assert "Staged BiFusion " in text and "(123456, 1234)" in text and "…" not in text
+    assert "run-7 and 91 more (the report names all)" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_the_factory_uses_classes_of_the_label_set():

@@ -10,7 +10,7 @@ from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.standing import standing
 from bifusion.studies.figures.generated import generated_line
 from bifusion.studies.figures.metrics import value_at
-from bifusion.studies.figures.terminal import plain_table, sample_lines
+from bifusion.studies.figures.terminal import plain_table, sample_lines, some_of
 from bifusion.studies.figures.text import NONE, duration, millions, number
 
 STYLES = {
@@ -36,7 +36,7 @@ def print_table(report: ComparisonReport, console: Console) -> None:
     if report.scenes_refused:
         console.print(f"[yellow]Performance refused[/yellow]: {escape(report.scenes_refused)}")
     if report.crashed:
-        console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(report.crashed))}.")
+        console.print(f"[red]Crashed[/red], without a result: {some_of(report.crashed)}.")
     for caution in report.cautions:
         console.print(escape(caution))
     if line := generated_line(report.synthetic, report.partly_synthetic):
@@ -49,13 +49,14 @@ def _results(report: ComparisonReport, *, wide: bool) -> Table:
     figures = [key for key in FIGURES if wide or key not in LEFT_OUT]
     counts = ("non-finite\n(skipped,\nrollbacks)", *(["weights"] if wide else []), "time")
     table = plain_table(report.title, "model", (*(FIGURES[key] for key in figures), *counts))
+    between = " " if wide else "\n"  # or names are broken to make room
     alike = len({len(arm.seeds) for arm in report.arms}) == 1
     for arm in report.arms:
         label = escape(arm.label) + (" [dim](control)[/dim]" if arm.control else "")
         table.add_row(
             label if arm.ended and alike else f"{label} [dim]({standing(arm)})[/dim]",
             *(sample_lines(getattr(arm.figures, key)) for key in figures),
-            f"{arm.raw_nonfinite} ({arm.skipped}, {arm.rollbacks})",
+            f"{arm.raw_nonfinite}{between}({arm.skipped}, {arm.rollbacks})",
             *([millions(arm.parameters)] if wide else []),
             duration(arm.seconds.mean),
         )

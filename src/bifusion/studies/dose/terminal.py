@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bifusion.studies.dose.report import DoseReport, LevelEntry, stopped_lines
-from bifusion.studies.figures.terminal import plain_table, sample_lines
+from bifusion.studies.figures.terminal import MOST_TOLD, plain_table, sample_lines, some_of
 from bifusion.studies.figures.text import NONE, number, signed
 from bifusion.wording import plural
 
-PARTS = {"all": "gain", "seen": "seen", "unseen": "not seen", "texture": "texture", "other": "other"}
+PARTS = {"all": "gain", "seen": "seen", "unseen": "not\nseen", "texture": "texture", "other": "other"}
 ROOM_FIGURES = ("probe:\nvoxels", "probe:\nimages", "superpoint\noracle", "points\nseen")
 
 
@@ -32,8 +32,13 @@ def print_dose(dose: DoseReport, console: Console) -> None:
     if any(level.expected_zero for level in dose.levels):
         console.print(f"At {dose.knob.name} {dose.knob.zero_at:g} the expected gain is zero.")
     if dose.crashed:
-        console.print(f"[red]Crashed[/red], without a result: {escape(', '.join(dose.crashed))}.")
-    for line in (*stopped_lines(dose), *dose.cautions):
+        console.print(f"[red]Crashed[/red], without a result: {some_of(dose.crashed)}.")
+    if any(arm.pairs for level in dose.levels for arm in level.arms.values()):
+        console.print("Under a gain: of how many pairs of runs it is, where not of all.")
+    stopped = stopped_lines(dose)
+    if more := len(stopped[MOST_TOLD:]):
+        stopped[MOST_TOLD:] = [f"… and {more} more of these lines, all in the report."]
+    for line in (*stopped, *dose.cautions):
         console.print(escape(line))
     console.print("All figures are of generated (synthetic) rooms.")
     if dose.waiting:
@@ -51,7 +56,7 @@ def _gain_row(level: LevelEntry, key: str, reference: str | None) -> list[str]:
     cells = [sample_lines(entry.miou.all) if entry else NONE for entry in (mine, theirs)]
     cells += [sample_lines(getattr(gain, part), signed) if gain else NONE for part in PARTS]
     if mine and mine.pairs:
-        cells[2] += f"\n{mine.pairs}"
+        cells[2] += "\n" + mine.pairs.removesuffix(" pairs")  # a line below says of what
     return [f"{level.value:g}", *cells]
 
 

@@ -9,8 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from bifusion.errors import listing
 from bifusion.studies.figures.metrics import Sample
 from bifusion.studies.figures.text import number
+
+MOST_TOLD = 8
+"""Runs or lines of one kind that a terminal tells; the report has all."""
 
 
 def plain_table(
@@ -29,3 +33,8 @@ def sample_lines(sample: Sample, show: Callable[[float], str] = number) -> str:
     """Mean and, below it, spread."""
     text = show(sample.mean)
     return text if math.isnan(sample.spread) else f"{text}\n± {number(sample.spread)}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Names of runs, escaped; of hundreds the first, and where the others are."""
+    return escape(listing(names, MOST_TOLD)) + " (the report names all)" * (len(names) > MOST_TOLD)

@@ -17,6 +17,7 @@ from bifusion.studies.figures.fairness import why_other_scenes, why_refused
 from bifusion.studies.figures.generated import generated, generated_line
 from bifusion.studies.figures.run import Run
 from bifusion.studies.figures.setting import Setting, setting_of
+from bifusion.studies.figures.terminal import some_of
 from bifusion.studies.grids.plan import GridPlan
 from bifusion.studies.grids.runs import ToldRun
 from bifusion.studies.page.files import StudyReport
@@ -113,7 +114,7 @@ def print_rest(report: GridReport, console: Console) -> None:
     if report.refused:
         console.print(f"[yellow]Accuracies not compared[/yellow]: {escape(report.refused)}")
     if left.crashed:
-        console.print(f"[yellow]Crashed[/yellow]: {escape('; '.join(left.crashed))}.")
+        console.print(f"[yellow]Crashed[/yellow]: {some_of(left.crashed)}.")
     for caution in report.cautions:
         console.print(escape(caution))
     if line := generated_line(report.synthetic, report.partly_synthetic):

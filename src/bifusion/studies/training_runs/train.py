@@ -26,6 +26,7 @@ from bifusion.errors import InputError, listing
 from bifusion.lifetime import lifeline, under_lifeline
 from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
 from bifusion.runs.same_run import check_same_run
+from bifusion.studies.figures.terminal import some_of
 from bifusion.studies.training_runs.forked import start_forked
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.progress import RunTable
@@ -230,8 +231,8 @@ def _tell_crashed(folders: Sequence[Path], console: Console) -> None:
     for folder in folders:
         by_end.setdefault(_end(folder / "log.txt"), []).append(folder)
     for end, of in by_end.items():
-        names, log = ", ".join(folder.name for folder in of), escape(str(of[0] / "log.txt"))
-        console.print(f"[red]{escape(names)} crashed[/red]; the end of {log}:")
+        names, log = some_of([folder.name for folder in of]), escape(str(of[0] / "log.txt"))
+        console.print(f"[red]{names} crashed[/red]; the end of {log}:")
         console.print(end, markup=False, highlight=False)
 
 
