@@ -30,7 +30,7 @@ from bifusion.studies.sweep.plan import Condition, Place, SweepArm, SweepPlan
 from bifusion.studies.sweep.report import SweepReport
 from bifusion.studies.sweep.terminal import print_sweep
 from bifusion.studies.training_runs.plan import PlannedRun, check_seeds
-from bifusion.studies.training_runs.timing import seconds_of_runs
+from bifusion.studies.training_runs.timing import seconds_of_runs, side_by_side
 from bifusion.wording import plural
 
 
@@ -71,7 +71,7 @@ def _tell_time(plan: SweepPlan, runs: Sequence[PlannedRun], jobs: int, console: 
     )
     waiting = [run for run in runs if not run.finished]
     if waiting:
-        seconds = sum(seconds_of_runs([run.config for run in waiting], jobs)) / jobs
+        seconds = side_by_side(seconds_of_runs([run.config for run in waiting], jobs), jobs)
         console.print(
             f"{len(waiting)} of them to be trained, {jobs} at a time: about {duration(seconds)}, by a "
             "step of each arm in each of its stages, measured now",

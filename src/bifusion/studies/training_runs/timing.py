@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
 import time
@@ -45,6 +46,14 @@ def seconds_of_runs(configs: Sequence[Config], jobs: int) -> list[float]:
                 known[kind] = seconds_of_run(config)
             told.append(known[kind])
     return told
+
+
+def side_by_side(seconds: Sequence[float], jobs: int) -> float:
+    """How long runs that take `seconds` each take together, `jobs` at a time and in this order."""
+    ends = [0.0] * jobs
+    for took in seconds:
+        heapq.heapreplace(ends, ends[0] + took)
+    return max(ends)
 
 
 def _kind(config: Config) -> tuple[object, ...]:
