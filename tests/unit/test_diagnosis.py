@@ -1,18 +1,14 @@
 """Phase, path, module, scenes and verdict of faults put into a tiny step; and that nothing is left."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 from laboratory.faults import change_gradient, replace_tensor
 
-from bifusion.data.batching import collate, select_scenes, split_scenes
 from bifusion.diagnosis import experiments
-from bifusion.diagnosis.calls import path_of
 from bifusion.diagnosis.diagnose import diagnose
-from bifusion.diagnosis.experiments import without_scenes
 from bifusion.diagnosis.explanation import Diagnosis
 from bifusion.runs.healthy import HealthyState
 from bifusion.step.events import Fault
@@ -353,19 +349,6 @@ def test_a_fault_that_does_not_come_back_is_unclear(step):
     assert "did not come back" in found.explanation
 
 
-# ------------------------------------------------------------------------------ scenes of a batch
-
-
-def _same(first: Batch, second: Batch, equal: Callable = torch.equal) -> None:
-    for field in dataclasses.fields(Batch):
-        if field.name not in ("targets", "views"):
-            a, b = getattr(first, field.name), getattr(second, field.name)
-            assert equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
-    for a, b in zip(first.targets, second.targets, strict=True):
-        assert torch.equal(a.masks, b.masks) and torch.equal(a.semantic, b.semantic)
-    assert [(v.scene, v.name) for v in first.views] == [(v.scene, v.name) for v in second.views]
-
-
 @pytest.mark.parametrize("room_for", [0, 1, 2])
 def test_a_diagnosis_without_room_says_so_and_leaves_nothing(step, room_for, monkeypatch):
     """The first attempts have room, the next one has none; the allocation that fails is a real one."""
@@ -386,31 +369,3 @@ def test_a_diagnosis_without_room_says_so_and_leaves_nothing(step, room_for, mon
     assert "The device had no room to look into it" in found.explanation
     assert (found.module is not None) == (room_for > 0), "what was found before is told"
     assert same(before, step.stepper.model.module.state_dict())
-
-
-def test_scenes_taken_out_of_a_batch_are_those_that_went_in(fused):
-    samples = [fused.dataset.sample(index, 0) for index in range(4)]
-    whole = collate(samples)
-    for alone, sample in zip(split_scenes(whole), samples, strict=True):
-        _same(alone, collate([sample]))
-    _same(select_scenes(whole, [1, 3]), collate([samples[1], samples[3]]))
-    _same(select_scenes(whole, [0, 1, 2, 3]), whole)
-
-
-def test_batches_without_scenes_vanish(fused):
-    batches = [fused.batch([0, 1]), fused.batch([2])]
-    assert [b.names for b in without_scenes(batches, ["roomtrain0", "roomtrain2"])] == [["roomtrain1"]]
-
-
-@pytest.mark.parametrize(
-    ("module", "path"),
-    [
-        ("tower.blocks.0", "2d"), ("fusion.head_2d.0", "2d"),
-        ("unet.input_conv", "3d"), ("fusion.head_3d", "3d"),
-        ("fusion.gate.mlp", "fusion"), ("fusion.mix", "fusion"), ("lifting", "fusion"),
-        ("decoder.x_mask", "decoder"), ("pooling", "decoder"), ("model", None), (None, None),
-    ],
-)  # fmt: skip
-def test_path_of_a_module(module, path):
-    assert path_of(module) == path
-    assert path_of(None, "alignment") == "fusion" and path_of(None, "mask_bce") == "decoder"
