@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 
 import recording_factory as made
 from bifusion.datasets.recordings.layouts.tum import read_pairs
@@ -51,6 +52,20 @@ def test_a_pose_kilometres_from_all_others_is_left_out_and_named(tmp_path):
     assert "1 of 9 frames with a pose kilometres from all others left out: 100.1333" in recording.notes
     kept = [walk[k] for k in range(9) if k != 4]
     assert np.allclose([recording.cam2world(k) for k in range(8)], kept, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", made.WRITERS)
+def test_a_pose_kilometres_away_is_named_alike_in_every_layout(kind, tmp_path, monkeypatch):
+    walk, depth_of = made.poses(9), made.depth_of
+    monkeypatch.setattr(made, "depth_of", lambda pose, *more: depth_of(near[pose.tobytes()], *more))
+    near = {pose.tobytes(): pose.copy() for pose in walk}
+    near[(far := walk[4] + np.array([[0, 0, 0, -40000.0]] * 3 + [[0] * 4])).tobytes()] = walk[4].copy()
+    walk[4] = far
+    recording = open_recording(made.WRITERS[kind](tmp_path / "r", walk))
+    (said,) = (note for note in recording.notes if "kilometres" in note)
+    assert said.startswith("1 of 9 frames with a pose kilometres from all others left out: ")
+    assert not any("tracking lost" in note for note in recording.notes)
+    assert np.abs([recording.cam2world(k) for k in range(len(recording))]).max() < 100
 
 
 def test_no_pose_of_a_walk_in_millimetres_is_astray():

@@ -15,7 +15,13 @@ from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration, Size, of_one_size
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.parts import Part
-from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list
+from bifusion.datasets.recordings.poses import (
+    MOST_NAMED,
+    PoseList,
+    left_out_notes,
+    offset_notes,
+    pose_list,
+)
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
 from bifusion.untrusted.files import entries, is_file
@@ -28,7 +34,6 @@ from bifusion.untrusted.pictures import (
 
 ReadMap = Callable[[Path], np.ndarray]
 """(h, w) float32 of a file: metres of depth, or confidence of 0 … 1."""
-MOST_NAMED = 3
 MOST_TRIED = 5
 """Frames that are asked how large pictures are."""
 
@@ -296,20 +301,6 @@ def _lacks(files: FrameFiles) -> str | None:
 
 def _left_out(files: Sequence[FrameFiles], poses: PoseList, there: np.ndarray) -> list[str]:
     """Lines on the frames that cannot be used."""
-    posed, tracked, lines = poses.listed_for, poses.tracked, []
-    astray = np.zeros(len(files), bool)
-    astray[posed] = poses.astray[poses.row[posed]]
-    for rows, why in (
-        (~posed, "without a pose in the list"),
-        (astray, "with a pose kilometres from all others"),
-        (posed & ~tracked & ~astray, "with a pose that is not finite or not rigid (tracking lost)"),
-        (tracked & ~there, "whose pictures are missing"),
-    ):
-        named = [files[row] for row in np.flatnonzero(rows)[:MOST_NAMED].tolist()]
-        if named:
-            lacking = [f"{one.name} (no {_lacks(one)})" if _lacks(one) else one.name for one in named]
-            more = " …" if rows.sum() > len(named) else ""
-            lines.append(
-                f"{int(rows.sum())} of {len(files)} frames {why} left out: {', '.join(lacking)}{more}"
-            )
-    return lines
+    names = [f"{one.name} (no {lacking})" if (lacking := _lacks(one)) else one.name for one in files]
+    missing = (poses.tracked & ~there, "whose pictures are missing")
+    return left_out_notes([*poses.unusable(), missing], names)

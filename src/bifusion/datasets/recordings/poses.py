@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from bifusion.datasets.recordings.reading import Reading
 
 ASTRAY, ASTRAY_TIMES = 1000.0, 100.0
 """In the recording's own unit; …"""
+MOST_NAMED = 3
+"""Frames that a note names."""
 UNIT_TOLERANCE = 0.01
 """Largest |1 − norm| of a quaternion; files keep four digits at least."""
 
@@ -83,6 +86,20 @@ class PoseList:
             [has and good[row] for has, row in zip(self.listed_for, self.row, strict=True)], bool
         )
 
+    def unusable(self) -> list[tuple[np.ndarray, str]]:
+        """(V,) bool of frames without a usable pose, by what is wrong with it, in words."""
+        posed = self.listed_for
+        astray = np.zeros(len(posed), bool)
+        astray[posed] = self.astray[self.row[posed]]
+        return [
+            (~posed, "without a pose in the list"),
+            (astray, "with a pose kilometres from all others"),
+            (
+                posed & ~self.tracked & ~astray,
+                "with a pose that is not finite or not rigid (tracking lost)",
+            ),
+        ]
+
     def only(self, kept: np.ndarray) -> PoseList:
         """Of those of the frames whose numbers are `kept`."""
         return replace(self, row=self.row[kept])
@@ -114,6 +131,18 @@ def astray(positions: np.ndarray) -> np.ndarray:
         return np.zeros(0, bool)
     distance = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     return distance > max(ASTRAY, ASTRAY_TIMES * float(np.median(distance)))
+
+
+def left_out_notes(reasons: Sequence[tuple[np.ndarray, str]], names: Sequence[str]) -> list[str]:
+    """Lines on frames, by `names` (V,), that are left out for each of `reasons`: (V,) bool and words."""
+    lines = []
+    for rows, why in reasons:
+        named = [names[int(row)] for row in np.flatnonzero(rows)[:MOST_NAMED]]
+        if named:
+            more = " …" if rows.sum() > len(named) else ""
+            counted = f"{int(rows.sum())} of {len(names)} frames {why}"
+            lines.append(f"{counted} left out: {', '.join(named)}{more}")
+    return lines
 
 
 def offset_notes(offset_m: np.ndarray) -> list[str]:

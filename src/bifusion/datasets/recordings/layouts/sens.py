@@ -20,7 +20,13 @@ from bifusion.datasets.recordings.frame import Z_UP, Camera, Frame, RecordingInf
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics
 from bifusion.datasets.recordings.layouts.scannet_export import SCAN
 from bifusion.datasets.recordings.options import OpenOptions
-from bifusion.datasets.recordings.poses import PoseList, offset_notes, pose_list, usable
+from bifusion.datasets.recordings.poses import (
+    PoseList,
+    left_out_notes,
+    offset_notes,
+    pose_list,
+    usable,
+)
 from bifusion.datasets.recordings.reading import Reading
 from bifusion.errors import InputError
 from bifusion.untrusted.files import check_regular, open_regular
@@ -125,11 +131,7 @@ def open_sens(path: Path, options: OpenOptions) -> SensRecording:
     reading = options.reading(Reading())
     poses = pose_list(stored, len(places), reading)
     kept = np.flatnonzero(poses.tracked)
-    if len(kept) < len(places):
-        notes.append(
-            f"{len(places) - len(kept)} of {len(places)} frames with a pose that is not finite or not "
-            "rigid (tracking lost) left out"
-        )
+    notes += left_out_notes(poses.unusable(), [f"{place.number:06d}" for place in places])
     places = [places[k] for k in kept.tolist()]
     pictured = np.array([place.color_bytes > 0 for place in places], bool)
     notes += picture_notes([f"{place.number:06d}" for place in places], pictured)
