@@ -41,6 +41,17 @@ def test_each_picture_lies_where_the_camera_was_at_its_own_time(tmp_path):
         assert np.allclose(moved[:3, 3], (1, 0, 0), atol=1e-5)
 
 
+def test_no_depth_is_fused_twice_where_there_are_more_pictures(tmp_path):
+    """Two pictures for each depth map, which would count as two measurements."""
+    folder = made.tum(tmp_path, made.poses(4))
+    rows = (folder / "rgb.txt").read_text().splitlines()
+    more = [f"{float(time) - 0.01:.4f} {name}" for time, name in map(str.split, rows)]
+    (folder / "rgb.txt").write_text("\n".join(sorted([*rows, *more])))
+    pairs = read_pairs(folder)
+    assert len(pairs) == len({pair.depth for pair in pairs}) == 4
+    assert [f"{pair.color_s:.4f}" for pair in pairs] == [row.split()[0] for row in rows]
+
+
 def test_a_pose_kilometres_from_all_others_is_left_out_and_named(tmp_path):
     walk = made.poses(9)
     folder = made.tum(tmp_path, walk)

@@ -112,8 +112,9 @@ def _poses_at(times: np.ndarray, poses: np.ndarray, at: list[float], trajectory:
 def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of colour and depth, in the order of the list.
 
-    Depth that no picture is near comes without one, at its own time; where pairs are listed, they alone
-    count.
+    Those that are each other's nearest are a pair, so that no depth counts twice where there are more
+    pictures. Depth that no picture is near comes without one, at its own time; where pairs are listed,
+    they alone count.
     """
     path = next((folder / name for name in ASSOCIATIONS if (folder / name).is_file()), None)
     if path is not None:
@@ -134,12 +135,13 @@ def read_pairs(folder: Path) -> list[Pair]:
     colors, depths = (_read_list(folder / name) for name in ("rgb.txt", "depth.txt"))
     if not depths:
         raise InputError(f"{folder / 'depth.txt'}: lists no picture; copy the recording again")
-    depth_times = np.array([time for time, _ in depths])
-    row = nearest(depth_times, np.array([time for time, _ in colors]))
+    color_s, depth_s = (np.array([time for time, _ in one]) for one in (colors, depths))
+    row = nearest(depth_s, color_s)
+    mutual = nearest(color_s, depth_s)[row] == np.arange(len(colors)) if colors else row
     near = [
         (path, time, k)
-        for (time, path), k in zip(colors, row.tolist(), strict=True)
-        if abs(depth_times[k] - time) <= MOST_APART_S
+        for (time, path), k, is_mutual in zip(colors, row.tolist(), mutual.tolist(), strict=True)
+        if is_mutual and abs(depth_s[k] - time) <= MOST_APART_S
     ]
     alone = sorted({*range(len(depths))} - {k for _, _, k in near})
     pairs = [Pair(path, time, depths[k][1], depths[k][0]) for path, time, k in near]
