@@ -82,8 +82,9 @@ Kernel = Annotated[int, _between(1, 9)]
 Pixels = Annotated[int, ABOVE_ZERO, _between(1, 1 << 14)]
 """Side of a picture that is made."""
 Processes = Annotated[int, NOT_NEGATIVE, _between(0, 1024)]
-Metres = Annotated[float, ABOVE_ZERO, Bound(lambda number: 1e-4 <= number <= 1e3, "0.0001 to 1,000 m")]
-"""Side of a voxel: a room has no more of them than fit its coordinates."""
+Metres = Annotated[float, ABOVE_ZERO, Bound(lambda number: 1e-4 <= number <= 1, "0.0001 to 1 m")]
+"""Side of a voxel: a room has no more of them than fit its coordinates. What is larger was meant in
+centimetres, and a room would be a handful of voxels."""
 Decay = Annotated[float, Bound(lambda number: 0 <= number < 1, "from 0 to below 1")]
 """What an average keeps of itself."""
 Cosine = Annotated[float, _between(-1, 1)]

@@ -359,3 +359,14 @@ def test_a_view_of_an_empty_picture_is_refused_like_others(room):
     view = dataclasses.replace(room["views"][0], color=np.zeros((0, 0, 3), np.uint8))
     with pytest.raises(InputError, match=r"views: view 00000: colour image is uint8 \(0, 0, 3\)"):
         bifusion.make_scene(**{**room, "views": [view]})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset", "step"), [("float32", 5e6, "0.5"), ("float16", 40.0, "0.031")]
+)
+def test_points_that_lost_their_millimetres_are_told(room, dtype, offset, step):
+    coord = (np.asarray(room["coord"]) + offset).astype(dtype)
+    with pytest.warns(
+        UserWarning, match=f"coord: is {dtype} around .*its steps are {step} m: points lie"
+    ):
+        bifusion.make_scene(coord, room["color"], superpoint=np.zeros(len(coord), int))

@@ -22,6 +22,7 @@ def test_recipes_are_in_range(name):
     [
         ("data.voxel_size_m", 0.0, "above 0"),
         ("data.voxel_size_m", float("nan"), "a finite number"),
+        ("data.voxel_size_m", 2.0, "0.0001 to 1 m"),  # centimetres
         ("data.max_views", -1, "0 or more"),
         ("data.color_std", (60.0, 0.0, 60.0), "above 0"),
         ("data.augment.flip_probability", 1.5, "from 0 to 1"),

@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 import bifusion
+from bifusion.cli import main
+from bifusion.data.scene_source import SceneFolders
 from bifusion.datasets.check.run import check_data
 from bifusion.errors import InputError
 from bifusion.labels.table import read_table
 from bifusion.models.towers.weight_files import open_weights
 from bifusion.official.import_checkpoint import read_checkpoint
+from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.storage.files import locked
 
 TENSORS = {"visual.conv1.weight": torch.ones(2)}
@@ -102,3 +105,36 @@ def test_a_file_of_another_kind_is_no_missing_scene_folder(tmp_path: Path) -> No
     renamed.write_bytes(b"ply\n")
     with pytest.raises(InputError, match="the header has no line 'end_header'"):
         bifusion.open_scene(renamed)
+
+
+def test_a_folder_of_scenes_is_no_scene(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "rooms" / "val" / name).mkdir(parents=True)
+        (tmp_path / "rooms" / "val" / name / "coord.npy").touch()
+    with pytest.raises(InputError, match="val: is no scene folder but holds some: one, two; give one"):
+        bifusion.open_scene(tmp_path / "rooms" / "val")
+    with pytest.raises(InputError, match="rooms: is no scene folder but holds some: val/one, val/two"):
+        bifusion.open_scene(tmp_path / "rooms")
+
+
+def test_a_data_set_that_is_not_there_is_not_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "rooms.csv").touch()
+    with pytest.raises(InputError, match="typo: no such folder; expected a data set"):
+        SceneFolders(tmp_path / "typo" / "train", None, read_views=False)
+    with pytest.raises(InputError, match=r"rooms\.csv: is a file; expected a data set"):
+        SceneFolders(tmp_path / "rooms.csv" / "train", None, read_views=False)
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    last = tmp_path / "runs" / "first" / "checkpoints" / "last"
+    last.mkdir(parents=True)
+    (last / "model.safetensors").touch()
+    with pytest.raises(InputError, match="runs: no checkpoint here; .*holds the runs first: give one"):
+        find_checkpoint(tmp_path / "runs")
+
+
+def test_classes_are_written_to_a_file_and_no_folder(tmp_path: Path, capsys) -> None:
+    (tmp_path / "classes.csv").write_text("name,kind\nwall,stuff\nlamp,thing\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["labels", "--from", str(tmp_path / "classes.csv"), "--out", str(tmp_path)])
+    assert "is a folder; expected the file to write, such as" in capsys.readouterr().err

@@ -63,8 +63,13 @@ def labels(args: list[str]) -> int:
 
 
 def _write(path: Path, text: str) -> None:
+    from bifusion.labels.files import LABELS_FILE
     from bifusion.storage.files import write_text
 
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is a folder; expected the file to write, such as {path / LABELS_FILE}"
+        )
     if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
         raise InputError(f"{path} is there already and says something else; remove it, or name another")
     write_text(path, text)

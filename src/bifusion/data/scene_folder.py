@@ -20,7 +20,7 @@ import numpy as np
 from bifusion.data.checks import check_scene, require_text
 from bifusion.data.scene_sums import SUMS, write_sums
 from bifusion.data.view_files import has_views, load_cameras, read_cameras, write_views
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet, check_labels
 from bifusion.storage.files import write_array
 from bifusion.storage.folders import folder_written_beside
@@ -52,6 +52,18 @@ def scene_folders(split: Path) -> list[Path]:
     return sorted(path for path in split.glob("*") if path.is_dir() and not is_leftover(path))
 
 
+def _refuse_folder_of_scenes(folder: Path) -> None:
+    """InputError for a split or a data set where one scene is meant."""
+    if (folder / "coord.npy").exists():
+        return
+    inside = [
+        path.parent for depth in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(f"{depth}/coord.npy")
+    ]
+    if inside:
+        names = listing(sorted(str(path.relative_to(folder)) for path in inside), 3)
+        raise InputError(f"{folder}: is no scene folder but holds some: {names}; give one of them")
+
+
 def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True) -> Scene:
     """The scene in `folder`; its arrays are read-only memory maps where the stored dtype is ours.
 
@@ -64,6 +76,7 @@ def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True
         InputError: a missing, truncated or misshapen array.
     """
     folder = Path(folder)
+    _refuse_folder_of_scenes(folder)
     coord, color, normal = load_points(folder)
     count = len(coord)
     if not (folder / "superpoint.npy").exists():

@@ -48,6 +48,17 @@ class SceneSource(Protocol):
         ...
 
 
+def _require_folder(data_set: Path) -> None:
+    """InputError where a data set is not there at all, or is a file."""
+    if data_set.is_dir():
+        return
+    found = "is a file" if data_set.exists() else "no such folder"
+    raise InputError(
+        f"{data_set}: {found}; expected a data set, a folder with train/ and val/ (`bifusion prepare` "
+        "makes one)"
+    )
+
+
 class SceneFolders:
     """The scene folders of root/`split` (CONVENTIONS.md)."""
 
@@ -57,6 +68,7 @@ class SceneFolders:
         self.folder, self.labels, self.read_views = folder, labels, read_views
         self.place = str(folder)
         if not folder.is_dir():
+            _require_folder(folder.parent)
             there = listing(sorted(path.name for path in folder.parent.glob("[!.]*")), 4)
             raise InputError(
                 f"{folder}: no such folder; expected scene folders there (`bifusion prepare` makes them)"

@@ -172,8 +172,8 @@ def placement_notes(
         )
     if spacing_m > COARSE_M:
         notes.append(
-            f"so far from the origin the file's numbers have steps of {spacing_m:.2g} m, and its points "
-            "with them; export it with double coordinates, or nearer to the origin"
+            f"the file's numbers have steps of {spacing_m:.2g} m, and its points with them; export it "
+            "with double coordinates or nearer to the origin (LAS: with a smaller scale)"
         )
     remedy = remedy or (lambda factor: f"--scale {placement.scale * factor:g}")
     extent = size_note(coord_m, remedy, stated=stated)

@@ -270,5 +270,6 @@ def _of_arrays(arrays: Mapping[str, Any]) -> OpenScene:
     missing = [name for name in ("coord", "color") if name not in arrays]
     if unknown or missing:
         what = f"unknown {', '.join(unknown)}" if unknown else f"{' and '.join(missing)} missing"
-        raise InputError(f"scene: {what}; expected arrays called {', '.join(known)}")
+        advice = "; the networks need colours: grey ones where there are none" * (missing == ["color"])
+        raise InputError(f"scene: {what}; expected arrays called {', '.join(known)}{advice}")
     return make_scene(**arrays)

@@ -63,7 +63,12 @@ def _refuse_near_misses(columns: list[str], path: Path) -> None:
 def _class(row: dict[str | Any, Any], where: str) -> dict[str, Any]:
     """A line as labels.json has it; empty fields are left out."""
     if None in row or None in row.values():
-        raise InputError(f"{where}: has another number of fields than the line of column names")
+        fields = sum(value is not None for key, value in row.items() if key is not None)
+        columns = sum(key is not None for key in row)
+        raise InputError(
+            f"{where}: has {fields + len(row.get(None, ()))} fields, the line of column names has "
+            f"{columns}; expected as many (a name with a comma in it stands in quotes)"
+        )
     told = {key: row[key].strip() for key in COLUMNS if row.get(key, "").strip()}
     if "name" not in told:
         raise InputError(f"{where}: the name is empty; expected one")

@@ -140,9 +140,11 @@ def find_checkpoint(path: Path) -> Path:
     for folder in folders:
         if (folder / WEIGHTS).is_file():
             return folder
+    runs = sorted(weights.parents[2].name for weights in path.glob(f"[!.]*/checkpoints/last/{WEIGHTS}"))
+    there = f"; it holds the runs {listing(runs, 4)}: give one of them" if runs else ""
     raise InputError(
         f"{path}: no checkpoint here; expected a run folder with checkpoints/last, "
-        f"or a checkpoint folder with {WEIGHTS} and {CONFIG}"
+        f"or a checkpoint folder with {WEIGHTS} and {CONFIG}{there}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from bifusion.data.checks import check_finite, color_note
 from bifusion.data.scene_folder import as_bytes
-from bifusion.datasets.placement import extent_note, extent_of, is_too_large, stray_note
+from bifusion.datasets.placement import COARSE_M, extent_note, extent_of, is_too_large, stray_note
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet, check_labels
 from bifusion.labels.sets import get_label_set
@@ -21,11 +21,26 @@ UNIT_TOLERANCE = 0.01
 
 def read_points(coord: Any) -> np.ndarray:
     """(N, 3) float64, finite, N ≥ 1."""
-    points = _numbers(coord, "coord", (None, 3)).astype(np.float64)
+    numbers = _numbers(coord, "coord", (None, 3))
+    points = numbers.astype(np.float64)
     if not len(points):
         raise InputError("coord: holds no point; expected at least one")
     check_finite(points, "coord")
+    if numbers.dtype.kind == "f" and (note := _coarse_note(numbers)):
+        warnings.warn(f"coord: {note}", stacklevel=4)
     return points
+
+
+def _coarse_note(coord: np.ndarray) -> str | None:
+    """What to say of (N, 3) floats whose type had no place for millimetres, so that they are lost."""
+    typical = np.abs(np.median(coord, axis=0)).max()  # whatever stray points there are
+    step = float(np.spacing(typical.astype(coord.dtype)))
+    if step <= COARSE_M:
+        return None
+    return (
+        f"is {coord.dtype} around {typical:,.0f}, where its steps are {step:.2g} m: points lie that far "
+        "off; give float64 as it was before, or subtract an offset before making it smaller"
+    )
 
 
 def read_colors(color: Any) -> np.ndarray:
