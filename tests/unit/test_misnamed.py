@@ -115,13 +115,21 @@ def test_a_folder_of_scenes_is_no_scene(tmp_path: Path) -> None:
         bifusion.open_scene(tmp_path / "rooms" / "val")
     with pytest.raises(InputError, match="rooms: is no scene folder but holds some: val/one, val/two"):
         bifusion.open_scene(tmp_path / "rooms")
+    with pytest.raises(InputError, match="val: is no scene folder but holds some: one, two; give one"):
+        bifusion.make_scan(tmp_path / "rooms" / "val")
+    with pytest.raises(
+        InputError, match="val: is a split, .* expected the data set that it is in, .*rooms"
+    ):
+        SceneFolders(tmp_path / "rooms" / "val" / "train", None, read_views=False)
 
 
 def test_a_data_set_that_is_not_there_is_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "rooms.csv").touch()
     with pytest.raises(InputError, match="typo: no such folder; expected a data set"):
         SceneFolders(tmp_path / "typo" / "train", None, read_views=False)
-    with pytest.raises(InputError, match=r"rooms\.csv: is a file; expected a data set"):
+    with pytest.raises(InputError, match=r"rooms\.csv: is a file; expected a data set, a split or"):
+        check_data(tmp_path / "rooms.csv", workers=0)
+    with pytest.raises(InputError, match=r"rooms\.csv: is a file; expected a data set, a folder with"):
         SceneFolders(tmp_path / "rooms.csv" / "train", None, read_views=False)
 
 

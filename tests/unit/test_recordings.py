@@ -290,7 +290,7 @@ def test_what_is_no_recording(tmp_path):
         "a.obj": "`bifusion scan`", "a.gltf": "as one .glb", "a.pcd": "`bifusion scan`",
         "a.e57": "`bifusion scan`", "a.fbx": "a kind that is not read; export it as .ply",
         "a.xyz": "export it as .ply, .las or .e57", "a.txt": "clouds of text", "a.pts": "clouds of text",
-        "a.bin": "is no recording that is known",
+        "a.csv": "clouds of text", "a.bin": "is no recording that is known; expected a mesh or cloud",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(b"x")
         refused(tmp_path / name, words)

@@ -52,7 +52,7 @@ def scene_folders(split: Path) -> list[Path]:
     return sorted(path for path in split.glob("*") if path.is_dir() and not is_leftover(path))
 
 
-def _refuse_folder_of_scenes(folder: Path) -> None:
+def refuse_folder_of_scenes(folder: Path) -> None:
     """InputError for a split or a data set where one scene is meant."""
     if (folder / "coord.npy").exists():
         return
@@ -76,7 +76,7 @@ def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True
         InputError: a missing, truncated or misshapen array.
     """
     folder = Path(folder)
-    _refuse_folder_of_scenes(folder)
+    refuse_folder_of_scenes(folder)
     coord, color, normal = load_points(folder)
     count = len(coord)
     if not (folder / "superpoint.npy").exists():

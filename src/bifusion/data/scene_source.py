@@ -69,6 +69,11 @@ class SceneFolders:
         self.place = str(folder)
         if not folder.is_dir():
             _require_folder(folder.parent)
+            if any(folder.parent.glob("[!.]*/coord.npy")):
+                raise InputError(
+                    f"{folder.parent}: is a split, a folder of scenes; expected the data set that it is "
+                    f"in, {folder.parent.parent}"
+                )
             there = listing(sorted(path.name for path in folder.parent.glob("[!.]*")), 4)
             raise InputError(
                 f"{folder}: no such folder; expected scene folders there (`bifusion prepare` makes them)"

@@ -146,7 +146,8 @@ def check_scene_folder(job: tuple[Path, tuple[LabelSet, ...]]) -> SceneReport:
 def _scenes(data: Path) -> tuple[Path, list[Path], list[Finding]]:
     """The data set's root, all scene folders, and what is wrong with the folders above them."""
     if not data.is_dir():
-        raise InputError(f"{data}: no such folder; expected a data set, a split or a scene folder")
+        found = "is a file" if data.exists() else "no such folder"
+        raise InputError(f"{data}: {found}; expected a data set, a split or a scene folder")
     if any((data / name).exists() for name in ("coord.npy", "color.npy", "scene.json")):
         return data.resolve().parent.parent, [data], []
     splits = [data / split for split in SPLITS if (data / split).is_dir()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bifusion.arguments import path_of, require
+from bifusion.data.scene_folder import refuse_folder_of_scenes
 from bifusion.datasets.recordings.check import judge_scale
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.layouts.arkitscenes import is_arkitscenes, open_arkitscenes
@@ -202,11 +203,16 @@ def _recognised(path: Path, layouts: Sequence[Layout] = LAYOUTS) -> tuple[Layout
 
 
 def _unknown(path: Path) -> str:
+    """What to say of it; InputError for a folder of scene folders."""
     if path.is_file():
         known = directions(path)
         if known:
             return f"{path}: {known}"
-        return f"{path}: is no recording that is known; expected {_layouts()}"
+        return (
+            f"{path}: is no recording that is known; expected a mesh or cloud (.ply, .obj, .glb, .las, "
+            ".laz, .e57, .pcd), a recording's file (.sens, .r3d) or its folder"
+        )
+    refuse_folder_of_scenes(path)
     known = lone_mesh(path) or lone_videos(path)
     if known and not any(child.is_dir() for child in path.iterdir()):
         return f"{path}: holds {entries(path, MOST_LISTED)}, no recording; {known}"

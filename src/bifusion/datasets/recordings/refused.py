@@ -35,7 +35,8 @@ DIRECTIONS = {
     ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": GLTF,
     ".las": MESH, ".laz": MESH, ".e57": MESH, ".pcd": MESH,
     ".stl": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
-    ".xyz": TEXT_CLOUD, ".pts": TEXT_CLOUD, ".ptx": TEXT_CLOUD, ".asc": TEXT_CLOUD, ".txt": TEXT_CLOUD,
+    ".xyz": TEXT_CLOUD, ".pts": TEXT_CLOUD, ".ptx": TEXT_CLOUD, ".asc": TEXT_CLOUD,
+    ".txt": TEXT_CLOUD, ".csv": TEXT_CLOUD,
 }  # fmt: skip
 
 
@@ -55,6 +56,6 @@ def lone_mesh(folder: Path) -> str | None:
 
 def lone_videos(folder: Path) -> str | None:
     """Directions for a folder in which there is nothing but such files."""
-    known = {end: said for end, said in DIRECTIONS.items() if end != ".txt"}  # in a folder, a README
+    known = {end: said for end, said in DIRECTIONS.items() if end not in (".txt", ".csv")}  # notes
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known)
     return f"{found[0].name}: {known[found[0].suffix.lower()]}" if found else None
