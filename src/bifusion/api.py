@@ -203,7 +203,8 @@ def open_scene(
     """A scene in the hand: arrays as memory maps, `views[name]` decoded when asked for.
 
     Args:
-        path: scene folder, or a mesh or cloud (.ply, .obj, .glb), coloured, which has no views.
+        path: scene folder, or a mesh or cloud (.ply, .obj, .glb, .las, .e57, .pcd), coloured, which has
+            no views.
         labels: the classes of a folder's labels; None: those of its data set.
         scale: metres a unit of a mesh file; None: as the file says, else 1.
         up: which axis of a mesh file points up; None: y in glTF, z in all others.

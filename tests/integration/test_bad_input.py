@@ -16,8 +16,11 @@ import pytest
 from PIL import Image
 
 from bifusion.config.run import load_config, save_config
-from bifusion.inference.evaluate import evaluate_run
+from bifusion.errors import InputError
+from bifusion.inference.evaluate import _target, evaluate_run
 from bifusion.inference.predict import predict_scene
+from bifusion.inference.train_and_evaluate import train_and_evaluate
+from bifusion.runs.run_folder import RunFolder
 from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -363,3 +366,23 @@ def test_output_that_is_a_file(trained, data, refused, tmp_path):
     scene = next((data / "val").iterdir())
     assert "file: File exists" in refused("predict", trained, scene, "--out", tmp_path / "file")
     assert load_config(trained / "run.json").name == "bifusion_small"
+
+
+def test_a_run_that_has_ended_is_evaluated_where_its_data_lie_now(run, data, tmp_path):
+    """--resume with another --data.root looked for them in the old place, and named an option that
+    `train` has not."""
+    config = load_config(run / "run.json")
+    config.data.root = shutil.copytree(data, tmp_path / "moved")
+    found = train_and_evaluate(config, run, resume=True)
+    assert found.evaluation is not None and found.evaluation["data"] == "moved"
+    assert not list(run.glob("evaluation-*.json"))
+
+
+def test_data_of_a_relative_path_are_told_with_the_folder_they_were_looked_for_in(run, monkeypatch):
+    config = load_config(run / "run.json")
+    config.data.root = Path("data/rooms")
+    monkeypatch.chdir(run)
+    with pytest.raises(
+        InputError, match=f"data/rooms .* is not in {run} .*start from where the training"
+    ):
+        _target(RunFolder(run), run / "checkpoints" / "last", config, None, None)

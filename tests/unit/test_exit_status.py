@@ -25,7 +25,7 @@ def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
     evaluations = []
     module = bifusion.inference.train_and_evaluate
     monkeypatch.setattr(module, "train", lambda *args, **kw: RunStatus(state))
-    monkeypatch.setattr(module, "evaluate_run", evaluations.append)
+    monkeypatch.setattr(module, "evaluate_run", lambda folder, **kw: evaluations.append(folder))
     assert command.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated
 
@@ -39,7 +39,7 @@ def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
 )
 def test_a_run_that_had_ended_says_so(monkeypatch, tmp_path, capsys, state, told):
     ended, module = RunStatus(state, epochs_done=2), bifusion.inference.train_and_evaluate
-    monkeypatch.setattr(module, "evaluate_run", lambda folder: None)
+    monkeypatch.setattr(module, "evaluate_run", lambda folder, **kw: None)
     arguments = ["oneformer3d_small", "--out", str(tmp_path), "--resume"]
     monkeypatch.setattr(module, "train", lambda *args, **kw: ended)
     command.train(arguments)
@@ -48,7 +48,12 @@ def test_a_run_that_had_ended_says_so(monkeypatch, tmp_path, capsys, state, told
     command.train(arguments)
     said = capsys.readouterr().out
     assert f"{tmp_path}: {told}{tmp_path / 'evaluation.json'}" in said and said.count("\n") == 1
-    assert ("--trainer.epochs" in said) == (state == "completed")
+    assert (f"for a longer run that starts from its 3D network: --init {tmp_path}" in said) == (
+        state == "completed"
+    )
+    assert "--trainer.epochs" not in said  # refused, as the rates are laid out over the whole run
+    command.train([*arguments, "--optim.schedule", "constant"])
+    assert ("--trainer.epochs for more" in capsys.readouterr().out) == (state == "completed")
 
 
 def test_what_ended_several_runs_is_told_once(monkeypatch, tmp_path):

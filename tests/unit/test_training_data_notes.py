@@ -16,7 +16,8 @@ from tiny_runs import tiny_config
 
 
 @pytest.mark.parametrize(
-    "what", ["as it should be", "in millimetres", "no objects", "nothing to validate on"]
+    "what",
+    ["as it should be", "in millimetres", "no objects", "none to measure", "nothing to validate on"],
 )
 def test_what_is_seldom_meant_is_told_before_training(what, tmp_path, caplog):
     root = make_own_data(tmp_path, train=1, val=1)
@@ -25,6 +26,9 @@ def test_what_is_seldom_meant_is_told_before_training(what, tmp_path, caplog):
             np.save(path, np.load(path) * 1000)
     if what == "no objects":
         for path in root.glob("*/*/instance.npy"):
+            path.unlink()
+    if what == "none to measure":
+        for path in root.glob("val/*/instance.npy"):
             path.unlink()
     if what == "nothing to validate on":
         for path in root.glob("val/*/segment.npy"):
@@ -35,6 +39,7 @@ def test_what_is_seldom_meant_is_told_before_training(what, tmp_path, caplog):
     assert ("likely in millimetres" in caplog.text) == (what == "in millimetres")
     assert ("nothing is validated" in caplog.text) == (what == "nothing to validate on")
     assert ("no objects are learned" in caplog.text) == (what == "no objects")
+    assert ("no objects are measured" in caplog.text) == (what == "none to measure")
     assert "scenes to" not in caplog.text
 
 

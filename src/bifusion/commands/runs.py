@@ -80,7 +80,7 @@ class Predict:
     """Run folder (its last checkpoint), checkpoint folder, or a published OneFormer3D or Mask3D
     checkpoint as it was downloaded."""
     scene: tyro.conf.Positional[Path]
-    """Scene folder, mesh or cloud (.ply, .obj, .glb), or a folder of scene folders (CONVENTIONS.md):
+    """Scene folder, mesh or cloud (as `scan` takes them), or a folder of scene folders (CONVENTIONS.md):
     then out/NAME of each, those that are there stay."""
     scale: float | None = None
     """Metres a unit of a mesh file: 0.001 for millimetres; left out: as the file says, else 1."""

@@ -55,7 +55,7 @@ def train(args: list[str]) -> int:
     )
     state = run.status.state
     if run.status == before and run.status.is_over and group.number() == 0:
-        print(shown(_ended_before(run.folder, run.status)))
+        print(shown(_ended_before(run.folder, run.status, wanted.config.optim.schedule)))
     if state == "interrupted":
         told = requeue(signal_of(run.status.reason)) if group.number() == 0 else None
         if told is not None:
@@ -64,12 +64,13 @@ def train(args: list[str]) -> int:
     return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
 
 
-def _ended_before(folder: Path, status: "RunStatus") -> str:
+def _ended_before(folder: Path, status: "RunStatus", schedule: str) -> str:
     """What to say where there was nothing to go on with."""
-    completed = status.state == "completed"
-    how, more = (
-        ("completed", "; --trainer.epochs for more") if completed else ("stopped by its guard", "")
-    )
+    how, more = "stopped by its guard", ""
+    if status.state == "completed":
+        how, more = "completed", "; --trainer.epochs for more"
+    if more and schedule != "constant":  # whose rates are laid out over the whole run
+        more = f"; for a longer run that starts from its 3D network: --init {folder}, another --out"
     return (
         f"{folder}: {how} already, after {plural(status.epochs_done, 'epoch')}; figures in "
         f"{folder / 'evaluation.json'}{more}"

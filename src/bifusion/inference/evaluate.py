@@ -43,6 +43,7 @@ def evaluate_run(
     run_dir: Path,
     *,
     data: Path | None = None,
+    own_data: Path | None = None,
     device: torch.device | str | None = None,
     precision: str = "32-true",
 ) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def evaluate_run(
     pictures.
 
     `data`: a data set other than the one it was trained on, of the same classes (InputError names
-    those that differ). `precision`: "32-true", whatever the run was trained in, so that runs of all
+    those that differ). `own_data`: where the data set it was trained on lies now; None: where its
+    configuration says. `precision`: "32-true", whatever the run was trained in, so that runs of all
     precisions are compared; "bf16-mixed" or, on a GPU, "16-mixed" tells what that costs in accuracy.
     Figures of another data set or precision go to evaluation-NAME.json, evaluation-PRECISION.json or
     evaluation-NAME-PRECISION.json, without pictures: evaluation.json is what comparisons read as the
@@ -76,13 +78,14 @@ def evaluate_run(
     folder.read_stages()  # refused now if it cannot be read, not after all scenes
     hang_minutes = load_config(checkpoint / CONFIG).trainer.hang_minutes
     with Watch(60 * hang_minutes) as watch, float32_products("ieee", device):
-        return _evaluate(folder, checkpoint, data, device, precision, watch)
+        return _evaluate(folder, checkpoint, data, own_data, device, precision, watch)
 
 
 def _evaluate(
     folder: RunFolder,
     checkpoint: Path,
     data: Path | None,
+    own_data: Path | None,
     device: torch.device,
     precision: str,
     watch: Watch,
@@ -90,6 +93,8 @@ def _evaluate(
     dtype = autocast_dtype(precision, device)
     model, config = load_model(checkpoint, device)
     model = _Narrow(for_inference(model, dtype), dtype) if dtype is not None else for_inference(model)
+    if own_data is not None:
+        config.data.root = own_data
     target = _target(folder, checkpoint, config, data, None if dtype is None else precision)
     elsewhere = None if data is None or target == folder.evaluation else str(data.resolve())
     if elsewhere is not None:
@@ -141,10 +146,13 @@ def _target(
 ) -> Path:
     """The file that figures on `data` (None: the run's own) in `precision` (None: float32) go to;
     InputError where the run's own data are wanted and not there."""
-    if data is None and config.data.source is None and not config.data.root.is_dir():
+    root = config.data.root
+    if data is None and config.data.source is None and not root.is_dir():
+        place = "here" if root.is_absolute() else f"in {Path.cwd()}"
+        other = "" if root.is_absolute() else "start from where the training was started, or "
         raise InputError(
-            f"{folder.root}: the data set {config.data.root} of its configuration is not here (a "
-            "published checkpoint comes without); name one to evaluate on, --data or, in Python, data="
+            f"{folder.root}: the data set {root} of its configuration is not {place} (a published "
+            f"checkpoint comes without); {other}name one to evaluate on, --data or, in Python, data="
         )
     of_what = []
     if data is not None:

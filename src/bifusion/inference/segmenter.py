@@ -117,9 +117,9 @@ class Segmenter:
         """Segments one scene; the same input gives the same output.
 
         Args:
-            scene: the path of a scene folder or of a mesh or cloud (.ply, .obj, .glb); a `Scene` or
-                `OpenScene`; or arrays by name, `{"coord": …, "color": …}`, and whatever else
-                `make_scene` takes. Or, where the run was trained on scenes from outside,
+            scene: the path of a scene folder or of a mesh or cloud (.ply, .obj, .glb, .las, .e57, .pcd);
+                a `Scene` or `OpenScene`; or arrays by name, `{"coord": …, "color": …}`, and whatever
+                else `make_scene` takes. Or, where the run was trained on scenes from outside,
                 root/split/name of one of them. Annotation is not looked at. Views are read only by
                 models that were trained with them; where they see next to nothing, or
                 contradict the points, a warning says so and names the likely cause; likewise where

@@ -50,5 +50,6 @@ def train_and_evaluate(
     evaluation = None
     if status.state != "interrupted":
         with group.joined():
-            evaluation = evaluate_run(folder)
+            # what had ended before has a checkpoint that knows only where the data lay then
+            evaluation = evaluate_run(folder, own_data=config.data.root)
     return TrainedRun(folder, status, evaluation)

@@ -74,12 +74,19 @@ def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
             _logger.warning("%s: %s", scenes.where(scenes.names[0], "coord"), note)
     _warn_of_parts(scenes, "to train on", views=scenes.read_views)
     _warn_of_parts(held_out, "to validate on", views=False)
-    if not any((scenes.folder / name / "instance.npy").is_file() for name in scenes.names):
+    if not any(_has_objects(scenes, name) for name in scenes.names):
         _logger.warning(
             "%s: none of its %d scenes has an instance.npy, so no objects are learned: there will be no "
             "AP",
             scenes.place,
             len(scenes.names),
+        )
+    elif not any(_has_objects(held_out, name) for name in held_out.names):
+        _logger.warning(
+            "%s: none of its %d scenes has an instance.npy, so no objects are measured: there will be "
+            "no AP",
+            held_out.place,
+            len(held_out.names),
         )
     if not any(held_out.has_labelled_points(name) for name in held_out.names):
         _logger.warning(
@@ -87,6 +94,10 @@ def warn_of_data(training: SceneDataset, validation: SceneDataset) -> None:
             held_out.place,
             len(held_out.names),
         )
+
+
+def _has_objects(scenes: SceneFolders, name: str) -> bool:
+    return (scenes.folder / name / "instance.npy").is_file()
 
 
 def _warn_of_parts(scenes: SceneFolders, what: str, *, views: bool) -> None:
