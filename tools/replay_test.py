@@ -94,7 +94,7 @@ def spoil(stepper: Stepper, batches: list[Any], case: Case) -> None:
     elif case.defect == "feature":
         _one_number(batches[0].voxel_feats, rng)
     else:
-        stepper.guard.rules.config.gradient_cap = 0.0
+        stepper.guard.rules.config.gradient_cap = 1e-9
 
 
 def _one_number(tensor: torch.Tensor, rng: random.Random) -> None:

@@ -286,7 +286,10 @@ def test_two_processes_act_alike_where_one_meets_a_fault(data, tmp_path):
     """Skips, rollback and ramp; what the second process met stands in the first one's records, also
     where the exchange of gradients has handed it on to the first."""
     command = [sys.executable, str(TESTS / "two_processes.py"), str(data), str(tmp_path)]
-    done = subprocess.run([*command, "8", "2", "3", "6"], capture_output=True, text=True, timeout=240)
+    with_laboratory = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run(
+        [*command, "8", "2", "3", "6"], capture_output=True, text=True, timeout=240, env=with_laboratory
+    )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"process{k}.json").read_text()) for k in (0, 1))
     times = {"seconds": 0}

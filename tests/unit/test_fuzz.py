@@ -33,8 +33,9 @@ OPENS = re.compile(
 """What a module imports that reads strangers' files."""
 OWN_FILES = {
     "models.towers.view_cache", "inference.predict_data", "inference.evaluate", "inference.found_files",
+    "datasets.scan.make",
 }  # fmt: skip
-"""Modules that read nothing but what they wrote."""
+"""Modules that read nothing but what they wrote; the last one nothing at all, it asks where links lead."""
 
 
 def test_mutated_files_are_read_or_refused(tmp_path: Path):

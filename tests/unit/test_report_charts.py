@@ -77,6 +77,6 @@ def test_long_stretches_without_a_value_and_non_finite_steps_stay_gaps():
 
 def test_no_mean_gate_is_shown_while_the_gate_is_off(tmp_path):
     run = load_run(FakeRun(epochs=8).write(tmp_path))
-    run.epoch_records[1]["val"]["fusion_2d_ratio"] = 0.0
+    run.epoch_records[1]["val"]["fusion_2d_ratio"] = None
     trace = chart_called("Mean gate on seen points", group_runs([run])).figure["data"][0]
     assert trace["y"][0] is None and trace["y"][1:] == [0.55] * 3

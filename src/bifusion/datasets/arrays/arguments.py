@@ -120,13 +120,17 @@ def as_array(values: Any, name: str, dtype: type | None = None) -> np.ndarray:
             f"{name}: {np.ma.count_masked(values)} of {values.size} numbers are masked; expected none: "
             "leave those points out"
         )
-    if dtype is not None and np.iscomplexobj(values):
-        raise InputError(f"{name}: holds complex numbers; expected real ones")
     try:
-        return np.asarray(values, dtype=dtype)
+        array = np.asarray(values)
+        is_complex = dtype is not None and array.dtype.kind == "c"
+        if dtype is not None and not is_complex:
+            array = array.astype(dtype, copy=False)
     except (ValueError, TypeError, RuntimeError) as error:
         # rows of unequal length, a tensor on a GPU, a tensor that requires its gradient
         raise InputError(f"{name}: is no array for numpy ({error})") from error
+    if is_complex:
+        raise InputError(f"{name}: holds complex numbers; expected real ones")
+    return array
 
 
 def _numbers(values: Any, name: str, shape: Sequence[int | None], *, kinds: str = "iuf") -> np.ndarray:
