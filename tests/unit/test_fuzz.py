@@ -35,7 +35,7 @@ OWN_FILES = {
     "models.towers.view_cache", "inference.predict_data", "inference.evaluate", "inference.found_files",
     "datasets.scan.make",
 }  # fmt: skip
-"""Modules that read nothing but what they wrote; the last one nothing at all, it asks where links lead."""
+"""Modules that read nothing but what they wrote; the last one nothing: it asks where links lead."""
 
 
 def test_mutated_files_are_read_or_refused(tmp_path: Path):
