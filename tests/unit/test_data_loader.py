@@ -3,6 +3,7 @@
 import functools
 import gc
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from bifusion.data.dataset import DataConfig, SceneDataset
-from bifusion.data.loader import make_loader
+from bifusion.data.loader import _workers_of, make_loader
 from bifusion.data.workers import WorkerEndedError, heed_the_parent_alone
 from bifusion.errors import InputError
 from left_processes import left_running
@@ -153,6 +154,39 @@ def test_another_watch_on_workers_does_not_hide_the_name(many):
             list(running)
     finally:
         signal.signal(signal.SIGCHLD, previous)
+
+
+def test_workers_that_die_at_once_are_all_reaped(many, monkeypatch):
+    """Else the number of one stays among the living ones, and is killed at exit whoever has it then."""
+    reap = os.waitpid
+
+    def and_the_next_dies(pid, options):
+        reaped = reap(pid, options)
+        signal.raise_signal(signal.SIGCHLD)
+        return reaped
+
+    running = iter(make_loader(many, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+    next(running)
+    for worker in worker_processes():
+        os.kill(worker.pid, signal.SIGKILL)
+        multiprocessing.connection.wait([worker.sentinel])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "waitpid", and_the_next_dies)
+        with pytest.raises(WorkerEndedError, match="worker 1 of 2 .* was killed by SIGKILL"):
+            list(running)
+    assert not worker_processes()
+
+
+def test_a_worker_killed_with_a_lock_that_all_share_is_noticed(many):
+    """That of the event by which torch ends workers: each takes it for a moment before each batch."""
+    loader = make_loader(many, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1)
+    running = iter(loader)
+    next(running)
+    _workers_of(many, 2)[0]._iterator._workers_done_event._cond.acquire()  # and nobody gives it back
+    os.kill(worker_processes()[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerEndedError, match="was killed by SIGKILL"):
+        list(running)
+    assert not worker_processes()
 
 
 def test_workers_are_born_deaf_to_a_schedulers_sigterm(dataset, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from types import FrameType
@@ -78,25 +80,51 @@ def batches_from_workers(
         WorkerEndedError: a worker is dead; the others have then been ended too. Without it the
             program would wait for ever where one was killed in the middle of sending.
     """
-    taken = 0
-    try:
-        with _woken_by_end_of_worker(loader), _signals_held():
-            batches = iter(loader)
-        while taken < count:
+    with _raising_for_the_dead(loader, scenes_of, 0), _signals_held():
+        batches = iter(loader)
+    for taken in range(count):
+        with _raising_for_the_dead(loader, scenes_of, taken):
+            batch = next(batches)
+        yield batch
+
+
+@contextmanager
+def _raising_for_the_dead(
+    loader: DataLoader, scenes_of: Callable[[int, int], list[str]], taken: int
+) -> Iterator[None]:
+    """WorkerEndedError as soon as a worker is dead, whoever else looks out for that: not even as the
+    others are ended does anything of theirs raise its error."""
+    with _deaf_to_workers():
+        try:
             with _woken_by_end_of_worker(loader):
-                batch = next(batches)
-            yield batch
-            taken += 1
-    except (_Ended, RuntimeError) as error:
-        workers = _workers(loader)
-        dead = _first_dead(workers)
-        if dead is None:
-            raise
-        running: Any = loader._iterator
-        with _deaf_to_workers():
-            running._shutdown_workers()
-        message = _obituary(workers, dead, scenes_of(dead, taken))
-        raise WorkerEndedError(message) from (error if isinstance(error, RuntimeError) else None)
+                yield
+        except (_Ended, RuntimeError) as error:
+            workers = _workers(loader)
+            dead = _first_dead(workers)
+            if dead is None:
+                raise
+            _end(loader)
+            message = _obituary(workers, dead, scenes_of(dead, taken))
+            raise WorkerEndedError(message) from (error if isinstance(error, RuntimeError) else None)
+
+
+def _end(loader: DataLoader) -> None:
+    """Ends what is left of a loader's workers, and what torch keeps for them.
+
+    One that was killed may have held the lock of the event that tells workers to end, and nobody would
+    ever get it: torch, which sets that event, is given another that no worker has seen.
+    """
+    _kill(_workers(loader))
+    running: Any = loader._iterator
+    running._workers_done_event = multiprocessing.Event()
+    running._shutdown_workers()
+
+
+def _kill(workers: list[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
 
 
 def end_with_process(loader: DataLoader) -> None:
@@ -111,9 +139,7 @@ def end_with_process(loader: DataLoader) -> None:
     def kill() -> None:
         running = alive()
         with _deaf_to_workers():
-            for worker in [] if running is None else _workers(running):
-                worker.kill()
-                worker.join()
+            _kill([] if running is None else _workers(running))
 
     Finalize(None, kill, exitpriority=BEFORE_SEMAPHORES)
 
@@ -193,7 +219,10 @@ def _workers(loader: DataLoader) -> list[BaseProcess]:
 
 
 def _first_dead(workers: list[BaseProcess]) -> int | None:
-    return next((i for i, worker in enumerate(workers) if not worker.is_alive()), None)
+    """Reaps nobody (`is_alive` would): the end of another may raise an error in here, and the status of
+    one that was just being reaped would be lost, its number taken for a living process ever after."""
+    ended = connection.wait([worker.sentinel for worker in workers], timeout=0)
+    return next((i for i, worker in enumerate(workers) if worker.sentinel in ended), None)
 
 
 def _obituary(workers: list[BaseProcess], dead: int, scenes: list[str]) -> str:
