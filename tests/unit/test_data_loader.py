@@ -142,18 +142,22 @@ def test_another_watch_on_workers_does_not_hide_the_name(many):
     def torchs(number, frame):
         raise RuntimeError("DataLoader worker is killed by signal")
 
-    worker_processes()
+    running = iter(make_loader(many, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
+    next(running)
+    kill_first_worker()
     previous = signal.signal(signal.SIGCHLD, torchs)
     try:
-        running = iter(make_loader(many, epoch=0, batch_size=1, workers=2, shuffle=True, seed=1))
-        next(running)
-        workers = worker_processes()
-        os.kill(workers[0].pid, signal.SIGKILL)
-        threading.Timer(0.3, workers[1].kill).start()
-        with pytest.raises(WorkerEndedError, match="was killed by SIGKILL"):
+        with pytest.raises(WorkerEndedError, match="was killed by SIGKILL"):  # and ends the other
             list(running)
     finally:
         signal.signal(signal.SIGCHLD, previous)
+
+
+def kill_first_worker():
+    """When it returns the system has said that it ended."""
+    worker = worker_processes()[0]
+    os.kill(worker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_workers_that_die_at_once_are_all_reaped(many, monkeypatch):
