@@ -21,8 +21,8 @@ def distance_clusters(points: np.ndarray, radius: float) -> np.ndarray:
     memory. Points are first joined cell by cell, and only where clusters of cells come near each
     other is the distance of their points measured.
     """
-    if len(points) == 0:
-        return np.zeros(0, np.int64)
+    if len(points) == 0 or np.linalg.norm(np.ptp(points, axis=0)) < radius:  # any two are neighbours
+        return np.zeros(len(points), np.int64)
     cell_of_point = occupied_cells(points, radius / CELLS_IN_RADIUS)
     first = np.unique(cell_of_point, return_index=True)[1]
     representatives = KDTree(points[first])

@@ -59,6 +59,8 @@ class SceneVoxels:
     pair_superpoint: np.ndarray
     pair_points: np.ndarray
     """(P,) each; of the last one the number of points in common."""
+    superpoint_points: np.ndarray
+    """(S,) points of each superpoint."""
 
     @classmethod
     def of(cls, position_m: np.ndarray, voxel: np.ndarray, superpoint: np.ndarray) -> SceneVoxels:
@@ -67,7 +69,8 @@ class SceneVoxels:
         owner[voxel[::-1]] = superpoint[::-1]  # of points in one voxel the first is written last
         superpoints = int(superpoint.max(initial=-1)) + 1
         pairs, points = np.unique(voxel * superpoints + superpoint, return_counts=True)
-        return cls(position_m, owner, *np.divmod(pairs, max(superpoints, 1)), points)
+        of_pair = np.divmod(pairs, max(superpoints, 1))
+        return cls(position_m, owner, *of_pair, points, np.bincount(superpoint, minlength=superpoints))
 
 
 @torch.no_grad()
@@ -150,15 +153,15 @@ def split_mask(
     if config.split_masks:
         cluster = distance_clusters(scene.position_m[voxels], config.dbscan_eps_m)
     parts, superpoints = int(cluster.max()) + 1, len(inside)
-    part_of_voxel = np.full(len(scene.owner), -1)
+    part_of_voxel = np.full(len(scene.owner), -1, np.int32)
     part_of_voxel[voxels] = cluster
+    pairs = np.flatnonzero(part_of_voxel[scene.pair_voxel] >= 0)
 
     def count(part: np.ndarray, superpoint: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-        key = (part * superpoints + superpoint)[part >= 0]
-        weights = None if weights is None else weights[part >= 0]
+        key = part * superpoints + superpoint
         return np.bincount(key, weights, parts * superpoints).reshape(parts, superpoints)
 
     in_voxels = count(cluster, scene.owner[voxels], None)
-    in_points = count(part_of_voxel[scene.pair_voxel], scene.pair_superpoint, scene.pair_points)
-    of_superpoint = np.bincount(scene.pair_superpoint, scene.pair_points, superpoints)
-    return list(zip(2 * in_points > of_superpoint, in_voxels, strict=True))
+    part = part_of_voxel[scene.pair_voxel[pairs]].astype(np.int64)
+    in_points = count(part, scene.pair_superpoint[pairs], scene.pair_points[pairs])
+    return list(zip(2 * in_points > scene.superpoint_points, in_voxels, strict=True))
