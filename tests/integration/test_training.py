@@ -159,6 +159,20 @@ def test_evaluation_on_other_data_leaves_the_runs_own_result(staged_run, tmp_pat
     assert told.read_bytes() == before
 
 
+def test_evaluation_on_the_runs_own_data_moved_is_the_runs_own_result(staged_run, data, tmp_path):
+    """What is told of a copy by its checksums: its dates are others."""
+    moved = shutil.copytree(data, tmp_path / "moved", copy_function=shutil.copy)
+    (staged_run / "evaluation.json").unlink(missing_ok=True)
+    assert evaluate_run(staged_run, data=moved)["data"] == "moved"
+    assert (staged_run / "evaluation.json").is_file()
+    assert not (staged_run / "evaluation-moved.json").exists()
+    changed = shutil.copytree(data, tmp_path / "changed")
+    color = next((changed / "val").glob("*/color.npy"))
+    np.save(color, 255 - np.load(color))
+    evaluate_run(staged_run, data=changed)
+    assert (staged_run / "evaluation-changed.json").is_file()
+
+
 def test_evaluation_in_another_precision_tells_what_that_costs(staged_run):
     evaluate_run(staged_run)
     own = (staged_run / "evaluation.json").read_bytes()

@@ -24,6 +24,7 @@ from bifusion.inference.export import point_segments
 from bifusion.models.folding import for_inference
 from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import CONFIG, TRAINING_STATE, find_checkpoint, trained_epochs
+from bifusion.runs.run_data import are_scenes_of, read_data
 from bifusion.runs.run_folder import RunFolder
 from bifusion.runs.trained_model import load_model
 from bifusion.storage.files import written_beside
@@ -56,11 +57,12 @@ def evaluate_run(
     pictures.
 
     `data`: a data set other than the one it was trained on, of the same classes (InputError names
-    those that differ). `own_data`: where the data set it was trained on lies now; None: where its
-    configuration says. `precision`: "32-true", whatever the run was trained in, so that runs of all
-    precisions are compared; "bf16-mixed" or, on a GPU, "16-mixed" tells what that costs in accuracy.
-    Figures of another data set or precision go to evaluation-NAME.json, evaluation-PRECISION.json or
-    evaluation-NAME-PRECISION.json, without pictures: evaluation.json is what comparisons read as the
+    those that differ), or that one, wherever it lies now: its scenes' checksums tell. `own_data`: where
+    the data set it was trained on lies now; None: where its configuration says. `precision`: "32-true",
+    whatever the run was trained in, so that runs of all precisions are compared; "bf16-mixed" or, on a
+    GPU, "16-mixed" tells what that costs in accuracy. Figures of another data set or precision go to
+    evaluation-NAME.json, evaluation-PRECISION.json or evaluation-NAME-PRECISION.json, without pictures:
+    evaluation.json is what comparisons read as the
     run's result. (An imported checkpoint was trained on none of ours; its own result is on `data`.)
     InputError too where neither is there, and where `run_dir` is a checkpoint folder.
 
@@ -157,11 +159,20 @@ def _target(
     of_what = []
     if data is not None:
         trained_here = (checkpoint / TRAINING_STATE).is_file()
-        if trained_here and data.resolve() != config.data.root.resolve():
+        if trained_here and not _is_own(folder, config, data):
             of_what.append(data.resolve().name)
     if precision is not None:
         of_what.append(precision)
     return folder.root / f"evaluation-{'-'.join(of_what)}.json" if of_what else folder.evaluation
+
+
+def _is_own(folder: RunFolder, config: Config, data: Path) -> bool:
+    """Whether `data` is where the run's own data are said to be, or what it was validated on, moved."""
+    if data.resolve() == config.data.root.resolve():
+        return True
+    then = read_data(folder.root)
+    there = dataclasses.replace(config, data=dataclasses.replace(config.data, root=data))
+    return then is not None and are_scenes_of(then, there, "val")
 
 
 def _require_same_data(target: Path, data: str) -> None:

@@ -118,6 +118,32 @@ def scene_changes(then: RunData, now: RunData) -> list[str]:
     return sorted(lines)
 
 
+def are_scenes_of(then: RunData, now: Config, split: str) -> bool:
+    """Whether the scenes of a split of `now`, wherever they lie, are to the byte those of the run.
+
+    False too where nobody can tell: scenes that are no folders, files that had not been summed up when
+    the run was begun. InputError: a damaged sums.json.
+    """
+    opened = open_scenes(now.data, split, annotated=False)
+    names = [name.removeprefix(f"{split}/") for name in then.scenes if name.startswith(f"{split}/")]
+    if not isinstance(opened, SceneFolders) or sorted(names) != sorted(opened.names):
+        return False
+    return bool(names) and all(
+        _are_files_of(then.scenes[f"{split}/{name}"], opened.folder / name) for name in names
+    )
+
+
+def _are_files_of(then: dict[str, FileState], folder: Path) -> bool:
+    now = scene_files_state(folder)
+    if not then or then.keys() != now.keys():
+        return False
+    if any(one.sha256 is None or one.bytes != now[file].bytes for file, one in then.items()):
+        return False
+    return all(
+        one.sha256 == (now[file].sha256 or read_state(folder, file).sha256) for file, one in then.items()
+    )
+
+
 def version_changes(then: RunData, now: RunData) -> list[str]:
     """A line for each package that is of another version now."""
     packages = dict.fromkeys((*then.versions, *now.versions))
