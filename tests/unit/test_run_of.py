@@ -188,3 +188,12 @@ def test_a_scan_in_the_place_of_the_run_is_named(tmp_path, capsys):
     scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
     with pytest.raises(InputError, match="is a scene folder; expected a run here"):
         run_of(scene)
+
+
+@pytest.mark.parametrize("file", ["config.json", "checkpoints/last/config.json"])
+def test_a_file_of_a_run_is_told_with_the_folder_to_give(file, tmp_path, cache):
+    run = save_run(tmp_path / "run", baseline())
+    (run / "config.json").write_text("{}")
+    told = f"is a file of a run.*expected the run's folder, {(run / file).parent},"
+    with pytest.raises(InputError, match=told):
+        run_of(run / file)

@@ -208,6 +208,21 @@ def test_harmful_pickles_get_a_clear_message(kind: str, tmp_path: Path):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"name,kind\nwall,stuff\n", "it is text, which begins with 'name,kind wall,stuff'"),
+        ("椅子,".encode() * 20, "it is text, which begins with '椅子,"),
+        (b'{"seed": 0}', "it is text"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "begins with the bytes 89 50 4e 47"),
+    ],
+)
+def test_what_is_no_pickle_is_not_called_a_damaged_one(data: bytes, told: str, tmp_path: Path):
+    (tmp_path / "x.pt").write_bytes(data)
+    with pytest.raises(InputError, match=f"neither a zip archive nor a pickle; .*{told}.*expected what"):
+        read(tmp_path / "x.pt")
+
+
 def test_the_same_pickle_with_honest_numbers_is_read(tmp_path: Path):
     numbers = np.arange(4, dtype=np.float32)
     data = hostile.state_dict(hostile.tensor(hostile.storage(4), (2, 2), (2, 1)))

@@ -88,6 +88,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
     if path.is_dir() or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         _refuse_choice(path, weights)
         return _read_own(path)
+    _refuse_file_of_run(path)
     with _open_tensors(path, weights) as (tensors, notes):
         tensors = tensors.renamed({short: name for name, short in unwrapped(tensors).items()})
         found = recognise(list(tensors), path)
@@ -97,6 +98,16 @@ def read_checkpoint(path: Path, weights: str | None = None) -> Imported:
     data = dataclasses.replace(config.data, label_set=official.labels.name, labels=official.labels)
     config = dataclasses.replace(config, model=official.config, data=data)
     return Imported(path, found.kind, config, conversion, [*notes, *found.notes])
+
+
+def _refuse_file_of_run(path: Path) -> None:
+    """InputError for what lies beside the weights in a folder of ours, given in the folder's place."""
+    within = (path.parent / "checkpoints").is_dir() or (path.parent / WEIGHTS).is_file()
+    if path.suffix in (".json", ".jsonl") and within and path.is_file():
+        raise InputError(
+            f"{path}: is a file of a run, without weights; expected the run's folder, {path.parent}, or "
+            "a checkpoint file of another project"
+        )
 
 
 def write_imported(imported: Imported, out: Path, *, partial: bool = False) -> Path:

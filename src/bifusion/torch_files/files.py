@@ -32,9 +32,13 @@ from bifusion.untrusted.files import ZIP_FAULTS, check_regular, open_regular
 EXPECTED = "expected what torch.save wrote (.pt, .pth, .ckpt)"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py: MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
+_PICKLE = b"\x80"
+"""What a pickle of torch.save begins with: the instruction that names its protocol."""
 _MAX_MODULES = 100_000
 _MAX_DEPTH = 64
 _MAX_NAME = 1000
+_TOLD_BYTES = 40
+"""Of the beginning of a file that is none of PyTorch's."""
 _MAX_PICKLE_BYTES = 512 << 20
 """Of what describes the tensors, which lie beside it."""
 
@@ -46,7 +50,7 @@ def is_safetensors(path: Path) -> bool:
         start = file.read(9)
     if start[8:] == b"{":  # behind the length of a JSON header
         return True
-    return path.suffix.lower() == ".safetensors" and start[:2] != b"PK" and start[:1] != b"\x80"
+    return path.suffix.lower() == ".safetensors" and start[:2] != b"PK" and start[:1] != _PICKLE
 
 
 @runtime_checkable
@@ -246,7 +250,15 @@ def _open_legacy(path: Path, resources: ExitStack) -> TorchFile:
     with open(path, "rb") as file:
         data = resources.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     machine = PickleMachine()
-    if machine.load(data) != _LEGACY_MAGIC or machine.load(data) != _LEGACY_PROTOCOL:
+    try:
+        magic = machine.load(data)
+    except MalformedFileError as error:
+        if data[:1] == _PICKLE:
+            raise
+        raise MalformedFileError(
+            f"neither a zip archive nor a pickle; {_beginning(data[:_TOLD_BYTES])}"
+        ) from error
+    if magic != _LEGACY_MAGIC or machine.load(data) != _LEGACY_PROTOCOL:
         raise MalformedFileError("neither a zip archive nor pickles in the order of PyTorch")
     system = machine.load(data)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
@@ -254,3 +266,13 @@ def _open_legacy(path: Path, resources: ExitStack) -> TorchFile:
     content = machine.load(data)
     keys = machine.load(data)
     return TorchFile(path, content, _LegacyContainer(data, keys, machine.storages), False)
+
+
+def _beginning(data: bytes) -> str:
+    """A few words on the first bytes of a file: text, such as a table, a configuration or the page that
+    was downloaded in the file's place, or no text."""
+    text = data.decode("utf-8", errors="ignore")
+    words = " ".join(text.split())
+    if data.count(0) or len(text.encode()) < len(data) - 3 or not words.isprintable():
+        return f"it begins with the bytes {data[:8].hex(' ')}"
+    return f"it is text, which begins with {words!r}"
