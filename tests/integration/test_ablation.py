@@ -1,6 +1,7 @@
 """The ablation end to end: forked runs, interrupted and resumed, taken as they are, reported."""
 
 import json
+import re
 import signal
 import time
 
@@ -53,6 +54,9 @@ def test_every_run_is_trained_once_and_reported(finished):
     )
     assert staged["figures"]["miou"]["median"] is not None and staged["steps"] == 3
     assert "5/5" in first and "taken as it is" not in first
+    time_told = "5 of them to be trained, 2 at a time: about .*, by a step of the base and each rival"
+    assert "5 runs: 3 arms at 2 points of the grid, 1 seed\n" in first
+    assert re.search(time_told, first) and "to be trained" not in second
     assert second.count("finished before, taken as it is") == 5
     assert "ablation.html" in second and "Not run, points" in second
 

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
+from bifusion.studies.training_runs.progress import RunCount
+
 SHOWN = """
 import sys
 from pathlib import Path
@@ -34,3 +38,20 @@ def test_classes_of_any_language_under_any_locale(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "epoch 3/7" in done.stdout
+
+
+def test_a_crashed_run_is_none_of_those_still_to_come(tmp_path: Path) -> None:
+    folders, now = [tmp_path / name for name in ("one", "two", "three", "four")], [0.0]
+    for folder in folders:
+        folder.mkdir()
+    console = Console(record=True, width=160)
+    with RunCount(folders, console, lambda: now[0]) as count:
+        now[0] = 120.0
+        (folders[1] / "status.json").write_text('{"state": "guard_stopped", "raw_nonfinite": 1}')
+        (folders[1] / "evaluation.json").write_text("{}")
+        count.update([folders[0]])
+        count.update([folders[0]])
+    assert console.export_text().splitlines() == [
+        "1/4 one: crashed; about 6 min left",
+        "2/4 two: guard stopped, 1 non-finite; about 2 min left",
+    ]

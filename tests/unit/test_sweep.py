@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from bifusion.recipes import get_recipe
 from bifusion.storage.json_files import to_json
 from bifusion.studies.figures.run import load_run
 from bifusion.studies.sweep.findings import where_it_breaks
@@ -19,6 +20,7 @@ from bifusion.studies.sweep.report import Breaking
 from bifusion.studies.sweep.run import write_sweep
 from bifusion.studies.sweep.signals import signals_of, weighted_loss
 from bifusion.studies.sweep.terminal import print_sweep
+from bifusion.studies.training_runs import timing
 from bifusion.studies.training_runs.timing import side_by_side
 from generated_scenes import BESIDE, GENERATED, check_told
 from run_factory import FakeRun
@@ -67,6 +69,17 @@ def test_an_estimate_shares_out_no_run():
     assert side_by_side([60.0], 2) == 60, "one run left takes its time, however many could run"
     assert side_by_side([3.0, 1.0, 1.0, 2.0], 2) == 4 and side_by_side([1.0] * 6, 3) == 2
     assert side_by_side([], 2) == 0
+
+
+def test_of_recipes_that_take_alike_one_is_measured(monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        timing, "seconds_of_run", lambda c: measured.append(c.recipe) or 60.0 * len(measured)
+    )
+    names = ("bifusion_tiny_no_film", "bifusion_tiny", "bifusion_tiny_plan_a")
+    alike = {"bifusion_tiny_no_film": "bifusion_tiny"}
+    assert timing.seconds_of_runs([get_recipe(name) for name in names], 2, alike) == [60, 60, 120]
+    assert measured == ["bifusion_tiny_no_film", "bifusion_tiny_plan_a"]
 
 
 # -------------------------------------------------------------------------------------- the report

@@ -33,6 +33,7 @@ from bifusion.studies.grids.run import run_grid
 from bifusion.studies.grids.runs import Measured
 from bifusion.studies.page.files import write_study
 from bifusion.studies.training_runs.plan import PlannedRun, check_seeds
+from bifusion.wording import plural
 
 DEFAULT_GRID: dict[str, tuple[str, ...]] = {
     "lr": ("1", "5"),
@@ -68,17 +69,18 @@ def run_ablation(wanted: AblationConfig, console: Console) -> int:
     recipe, grid or folder that does not fit.
     """
     plan, runs = plan_ablation(wanted)
-
-    def announce(jobs: int) -> None:
-        console.print(
-            f"{len(runs)} runs: {len(plan.arms)} arms at {len(plan.points)} points of the grid, "
-            f"{len(plan.seeds)} seeds"
-        )
-
     title = f"What stabilises {wanted.base}"
     write = partial(write_ablation, out=wanted.out, title=title, measured=Measured())
     return run_grid(
-        "ablation", wanted, (plan, runs), console, announce=announce, write=write, show=print_ablation
+        "ablation",
+        wanted,
+        (plan, runs),
+        console,
+        summary=f"{plural(len(runs), 'run')}: {plural(len(plan.arms), 'arm')} at "
+        f"{plural(len(plan.points), 'point')} of the grid, {plural(len(plan.seeds), 'seed')}",
+        write=write,
+        show=print_ablation,
+        alike={arm.recipe: wanted.base for arm in plan.arms if arm.role != "rival"},
     )
 
 

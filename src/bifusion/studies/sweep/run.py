@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from bifusion.errors import InputError
-from bifusion.studies.figures.text import duration
 from bifusion.studies.grids.request import GridRequest
 from bifusion.studies.grids.run import run_grid
 from bifusion.studies.grids.runs import Measured
@@ -30,7 +28,6 @@ from bifusion.studies.sweep.plan import Condition, Place, SweepArm, SweepPlan
 from bifusion.studies.sweep.report import SweepReport
 from bifusion.studies.sweep.terminal import print_sweep
 from bifusion.studies.training_runs.plan import PlannedRun, check_seeds
-from bifusion.studies.training_runs.timing import seconds_of_runs, side_by_side
 from bifusion.wording import plural
 
 
@@ -49,34 +46,27 @@ def run_sweep(wanted: SweepConfig, console: Console) -> int:
     recipe, grid or folder that does not fit.
     """
     plan, runs = plan_sweep(wanted)
-
-    def announce(jobs: int) -> None:
-        _tell_time(plan, runs, jobs, console)
-
     title = f"Learning rates of {wanted.base}"
     write = partial(write_sweep, out=wanted.out, title=title, measured=Measured())
     return run_grid(
-        "sweep", wanted, (plan, runs), console, announce=announce, write=write, show=print_sweep
+        "sweep",
+        wanted,
+        (plan, runs),
+        console,
+        summary=_summary(plan, len(runs)),
+        write=write,
+        show=print_sweep,
     )
 
 
-def _tell_time(plan: SweepPlan, runs: Sequence[PlannedRun], jobs: int, console: Console) -> None:
-    """How many runs there are, and about how long those take that are not finished."""
+def _summary(plan: SweepPlan, runs: int) -> str:
+    """How many runs there are, of what."""
     further = ", ".join(c.label for c in plan.conditions if c != PLAIN)
-    console.print(
-        f"{plural(len(runs), 'run')}: {plural(len(plan.arms), 'arm')} at "
+    return (
+        f"{plural(runs, 'run')}: {plural(len(plan.arms), 'arm')} at "
         f"{plural(len(plan.factors), 'rate')}, {plural(len(plan.seeds), 'seed')}"
-        + (f"; for {' and '.join(COMPARED)} also {further}" if further else ""),
-        highlight=False,
+        + (f"; for {' and '.join(COMPARED)} also {further}" if further else "")
     )
-    waiting = [run for run in runs if not run.finished]
-    if waiting:
-        seconds = side_by_side(seconds_of_runs([run.config for run in waiting], jobs), jobs)
-        console.print(
-            f"{len(waiting)} of them to be trained, {jobs} at a time: about {duration(seconds)}, by a "
-            "step of each arm in each of its stages, measured now",
-            highlight=False,
-        )
 
 
 def write_sweep(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -45,8 +45,9 @@ class RunTable:
         if self._live:
             self._live.__exit__(*error)
 
-    def update(self) -> None:
-        """Reads what the runs have written since the last call and shows it."""
+    def update(self, crashed: Sequence[Path] = ()) -> None:
+        """Reads what the runs have written since the last call and shows it; those that `crashed`, of
+        which their end tells more, are shown as they stood."""
         for row in self._rows:
             for record in _new_epochs(row):
                 row.last_epoch = record
@@ -95,16 +96,15 @@ class RunCount:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def update(self) -> None:
-        """Shows the runs that have ended since the last call, and how long the others may take."""
-        for folder in [folder for folder in self._waiting if _evaluated(folder)]:
+    def update(self, crashed: Sequence[Path] = ()) -> None:
+        """Shows the runs that have ended since the last call, those that `crashed` too, and how long the
+        others may take."""
+        for folder in [folder for folder in self._waiting if _evaluated(folder) or folder in crashed]:
             self._waiting.remove(folder)
-            status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
             spent, left = self._clock() - self._began, len(self._waiting)
             minutes = math.ceil(spent / (self._to_do - left) * left / 60)
             self._console.print(
-                f"{self._count - left}/{self._count} {folder.name}: "
-                f"{status['state'].replace('_', ' ')}, {status['raw_nonfinite']} non-finite; "
+                f"{self._count - left}/{self._count} {folder.name}: {_ending(folder)}; "
                 f"about {minutes} min left",
                 highlight=False,
                 markup=False,
@@ -114,6 +114,14 @@ class RunCount:
 
 def _evaluated(folder: Path) -> bool:
     return (folder / "evaluation.json").exists()
+
+
+def _ending(folder: Path) -> str:
+    """How a run ended; one without an evaluation crashed."""
+    if not _evaluated(folder):
+        return "crashed"
+    status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    return f"{status['state'].replace('_', ' ')}, {status['raw_nonfinite']} non-finite"
 
 
 def _new_epochs(row: _Row) -> list[dict]:

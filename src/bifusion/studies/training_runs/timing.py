@@ -6,7 +6,7 @@ import heapq
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -34,14 +34,16 @@ FINAL_PASSES = 4
 the mean of its gate in the gate's place."""
 
 
-def seconds_of_runs(configs: Sequence[Config], jobs: int) -> list[float]:
+def seconds_of_runs(
+    configs: Sequence[Config], jobs: int, alike: Mapping[str, str] | None = None
+) -> list[float]:
     """About how long each run takes where `jobs` share the cores; of runs of one recipe that differ in
-    nothing that takes time one is measured."""
+    nothing that takes time one is measured, and of recipes that `alike` maps to one."""
     known: dict[tuple[object, ...], float] = {}
     told = []
     with _threads(max(1, (os.cpu_count() or 1) // jobs)):
         for config in configs:
-            kind = _kind(config)
+            kind = _kind(config, alike or {})
             if kind not in known:
                 known[kind] = seconds_of_run(config)
             told.append(known[kind])
@@ -56,11 +58,11 @@ def side_by_side(seconds: Sequence[float], jobs: int) -> float:
     return max(ends)
 
 
-def _kind(config: Config) -> tuple[object, ...]:
+def _kind(config: Config, alike: Mapping[str, str]) -> tuple[object, ...]:
     """What the time of a recipe's run depends on."""
     trainer = config.trainer
     of_trainer = (trainer.precision, trainer.batch_size, trainer.accumulate, trainer.epochs)
-    return config.recipe, config.data.root, *of_trainer
+    return alike.get(config.recipe, config.recipe), config.data.root, *of_trainer
 
 
 def seconds_of_run(config: Config) -> float:

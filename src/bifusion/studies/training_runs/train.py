@@ -55,11 +55,11 @@ class Process(Protocol):
 
 @runtime_checkable
 class Watch(Protocol):
-    """Shows what runs have written since it was last asked to; a context manager."""
+    """Shows what runs have written since it was last asked to, and which crashed; a context manager."""
 
     def __enter__(self) -> Watch: ...
     def __exit__(self, *error: object) -> None: ...
-    def update(self) -> None: ...
+    def update(self, crashed: Sequence[Path] = ()) -> None: ...
 
 
 def check_jobs(jobs: int) -> None:
@@ -140,7 +140,7 @@ def _side_by_side(
                     del running[folder], slots[folder]
                     if process.returncode not in (0, GUARD_STOPPED_EXIT):
                         crashed.append(folder)
-            table.update()
+            table.update(crashed)
             if time.monotonic() > next_report:
                 next_report = _reported(report)
     return crashed
