@@ -47,6 +47,31 @@ def test_three_seams_split_no_vertex(tmp_path):
     assert (mesh.color[1:] == (255, 0, 0)).all()
 
 
+def test_obj_vertices_without_a_place_leave_the_texture_where_it_was(tmp_path):
+    corners = [(0.25, 0.75), (0.75, 0.75), (0.25, 0.25), (0.75, 0.25)]  # red, green, blue, yellow
+    uv = "".join(f"vt {u} {v}\n" for u, v in corners)
+    path = textured(tmp_path, "f 1/1 2/1 4/1\nf 2/2 3/3 4/4\n", uv)
+    path.write_text(path.read_text().replace("v 0 0 0\n", "v nan 0 0\n"))
+    mesh = read_mesh_file(path)
+    assert np.array_equal(mesh.coord, SQUARE[1:]) and mesh.faces.tolist() == [[0, 1, 2]]
+    assert mesh.surface is not None and np.allclose(mesh.surface.uv[0, 1], corners[2])
+    assert mesh.color[1].tolist() == [0, 0, 255]
+    assert any("1 of 5 vertices without a place" in note for note in mesh.notes)
+
+
+def test_glb_vertices_without_a_place_are_left_out(tmp_path):
+    mesh = box((255, 0, 0))
+    mesh.vertices[3] = (0.3, 0.7, 0.9)
+    path = glb(tmp_path / "m.glb", mesh)
+    before = np.float32(mesh.vertices[3]).tobytes()
+    assert path.read_bytes().count(before) == 1
+    path.write_bytes(path.read_bytes().replace(before, np.full(3, np.nan, np.float32).tobytes()))
+    read = read_mesh_file(path)
+    assert np.array_equal(read.coord, np.delete(mesh.vertices, 3, axis=0)) and len(read.color) == 7
+    kept = mesh.faces[(mesh.faces != 3).all(axis=1)]
+    assert np.array_equal(read.coord[read.faces], mesh.vertices[kept])
+
+
 def test_places_of_a_texture(tmp_path):
     """(0, 0) is the picture's bottom left; beyond 1 it repeats; negative numbers count from the end."""
     uv = "vt 0.25 0.25\nvt 0.75 0.25\nvt 1.75 0.75\nvt -0.75 1.75\n"
@@ -110,7 +135,8 @@ def test_obj_files_that_are_none(tmp_path):
     refused(written("hello\n"), "has no vertices")
     refused(written("v 0 0 0\nv 1 0\n"), "lines 'v' have 3 and 2 numbers")
     refused(written("v 0 0 x\n"), "a line 'v' holds 'x', expected numbers")
-    refused(written("v 0 0 nan\n"), "coordinate that is not finite")
+    refused(written("v 0 0 nan 1 0 0\n"), "no point with a finite place")
+    refused(written("v 0 0 1e30 1 0 0\n"), "coordinate beyond")
     refused(written("v 0 0 0\nf 1 1 1\n"), "no colours and no materials")
     refused(written("v 0 0 0\nf 1 1 2\n"), "names corner '2', but there are 1 vertices")
     refused(written("v 0 0 0\nf 1 1 a\n"), "a face holds 'a', expected numbers")

@@ -297,9 +297,6 @@ def test_values_that_are_none(tmp_path):
     )
     refused(text_file(path, rows().replace(b"128", b"300", 1)), "green has the value 300; .* 0 … 255")
     refused(text_file(path, rows() + b"1 2\n"), "declares 30 numbers, the file has 32")
-    lost = rows().replace(b"0.5", b"nan", 1)
-    faces = "element face 1\nproperty list uchar int vertex_indices\n"
-    refused(text_file(path, lost + b"3 0 1 2\n", more=faces), "1 of 5 points have a coordinate")
     nowhere = rows(np.full((5, 3), np.nan))
     refused(text_file(path, nowhere), "no point with a finite place")
     refused(text_file(path, b"", count="0"), "holds no vertex")
@@ -348,6 +345,23 @@ def test_a_cloud_has_points_that_were_not_measured(encoding, tmp_path):
     mesh = read_mesh(written(tmp_path / "m.ply", cloud, encoding=encoding))
     assert np.array_equal(mesh.coord, COORD[[0, 2, 4]]) and np.array_equal(mesh.color, COLOR[[0, 2, 4]])
     assert mesh.notes == ["2 points without a place left out; labels are of the others"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_mesh_without_the_vertices_that_have_no_place(encoding, tmp_path):
+    table = vertices()
+    table.data["y"][1] = np.nan
+    path = written(
+        tmp_path / "m.ply", table, face_table([[0, 1, 2], [0, 2, 3], [2, 3, 4]]), encoding=encoding
+    )
+    mesh = read_mesh(path)
+    assert np.array_equal(mesh.coord, COORD[[0, 2, 3, 4]])
+    assert np.array_equal(mesh.color, COLOR[[0, 2, 3, 4]])
+    assert mesh.faces.tolist() == [[0, 1, 2], [1, 2, 3]]
+    assert mesh.notes == [
+        "1 of 5 vertices without a place (NaN or infinite) left out, and 1 of 3 triangles with them; "
+        "labels are of the others"
+    ]
 
 
 def packed_cloud(path: Path, kind: str, encoding: str, name: str = "rgb", alpha: int = 0) -> Path:

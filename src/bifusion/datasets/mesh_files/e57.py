@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.ply.placed import placed
 from bifusion.errors import InputError, first_line
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -53,12 +53,14 @@ def read_e57(path: Path) -> Mesh:
         lack = "no colours, which the networks need" if bare else "no points"
         raise InputError(f"{path}: its scans have {lack}; export them with colours")
     coord = np.concatenate([coord for coord, _ in parts])
-    check_finite(coord, path)
+    color = np.concatenate([color for _, color in parts])
     count = len(parts) + bare
     notes = [f"{bare} of {count} scans without colours left out"] if bare else []
     notes += [f"{len(parts)} scans, placed by their poses"] if len(parts) > 1 else []
+    there = placed(coord, path, notes)
+    coord = there.vertices(coord)
     return Mesh(
-        coord, np.concatenate([color for _, color in parts]), np.zeros((0, 3), np.int64),
+        coord, there.vertices(color), np.zeros((0, 3), np.int64),
         spacing=float(np.spacing(np.abs(coord).max())), up=UP, notes=notes, unit_m=1.0,
     )  # fmt: skip
 

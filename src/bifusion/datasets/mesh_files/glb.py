@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.glb_colors import FAN
 from bifusion.datasets.mesh_files.glb_parts import MOVES_TEXTURES, load_parts
 from bifusion.datasets.ply.mesh import Mesh
+from bifusion.datasets.ply.placed import placed
 from bifusion.datasets.ply.surface_colors import joined
 from bifusion.errors import InputError
 from bifusion.untrusted.files import MOST_TEXT_BYTES, check_regular, open_regular
@@ -51,7 +51,8 @@ SUPPORTED = {
 
 def read_glb(path: Path) -> Mesh:
     """All meshes and clouds of the scene in `path`, one after another, each vertex once, in the file's
-    order, in the scene's frame.
+    order, in the scene's frame. Vertices whose place is not finite are left out with their faces, which
+    is said.
 
     Raises InputError: no readable GLB file, data in other files, no mesh, no colours.
     """
@@ -69,13 +70,15 @@ def read_glb(path: Path) -> Mesh:
         raise InputError(f"{path}: holds no mesh with vertices; export the scan as GLB again")
     first = np.cumsum([0, *(len(part.coord) for part in parts)])
     coord = np.concatenate([part.coord for part in parts])
-    check_finite(coord, path)
+    faces = np.concatenate([part.faces + at for part, at in zip(parts, first, strict=False)])
+    there, surface = placed(coord, path, notes, faces), joined([part.surface for part in parts])
+    coord = there.vertices(coord)
     return Mesh(
         coord=coord,
-        color=np.concatenate([part.color for part in parts]),
-        faces=np.concatenate([part.faces + at for part, at in zip(parts, first, strict=False)]),
+        color=there.vertices(np.concatenate([part.color for part in parts])),
+        faces=there.faces(faces),
         spacing=float(np.spacing(np.float32(np.abs(coord).max()))),
-        surface=joined([part.surface for part in parts]),
+        surface=surface and surface.of(there.triangle),
         notes=list(dict.fromkeys(notes)),
         up=UP,
     )

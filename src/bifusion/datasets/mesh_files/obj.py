@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.obj_colors import (
     NO_COLOUR,
     Corners,
@@ -27,6 +26,7 @@ from bifusion.datasets.mesh_files.obj_colors import (
 )
 from bifusion.datasets.ply.colors import CHANNELS, read_colors
 from bifusion.datasets.ply.mesh import GREY, Mesh, fans
+from bifusion.datasets.ply.placed import placed
 from bifusion.datasets.ply.surface_colors import SurfaceColors
 from bifusion.errors import InputError
 from bifusion.untrusted.files import open_regular
@@ -62,7 +62,8 @@ class _Lines:
 
 
 def read_obj(path: Path) -> Mesh:
-    """The mesh in `path`; polygons become fans of triangles.
+    """The mesh in `path`; polygons become fans of triangles. Vertices whose place is not finite are left
+    out with their faces, which is said.
 
     Raises InputError: no readable OBJ file, no colours, a face that names what is not there, a texture
     that is missing.
@@ -71,18 +72,19 @@ def read_obj(path: Path) -> Mesh:
     if not lines.vertex:
         raise InputError(f"{path}: has no vertices (lines 'v x y z'); export it as OBJ again")
     coord, own, stored = _vertices(lines.vertex, path)
-    check_finite(coord, path)
     counts = np.array(lines.counts, np.int64)
     corners = _corners(lines, counts, path)
     notes: list[str] = []
     places = fans(counts)
     color, surface = _colors(path, lines, corners, places, own, stored, notes)
+    there = placed(coord, path, notes, corners.vertex[places])
+    coord = there.vertices(coord)
     return Mesh(
         coord=coord,
-        color=color,
-        faces=corners.vertex[places],
+        color=there.vertices(color),
+        faces=there.faces(corners.vertex[places]),
         spacing=float(np.spacing(np.abs(coord).max())),
-        surface=surface,
+        surface=surface and surface.of(there.triangle),
         notes=notes,
     )
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.checks import check_finite
 from bifusion.datasets.mesh_files.lzf import MOST_GAIN, unpack_lzf
 from bifusion.datasets.ply.body import Columns, read_elements, stacked
 from bifusion.datasets.ply.colors import PACKED, has_colors, read_colors
 from bifusion.datasets.ply.header import Element, Header, Property
-from bifusion.datasets.ply.measured import measured_points
 from bifusion.datasets.ply.mesh import Mesh, unit_normals
+from bifusion.datasets.ply.placed import placed
 from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import open_regular
 
@@ -60,8 +59,8 @@ def read_pcd(path: Path) -> Mesh:
     if coord is None:
         raise InputError(f"{path}: has no x, y, z; its fields are {_named(columns)}")
     notes: list[str] = []
-    columns, coord = measured_points(columns, coord, path, notes)
-    check_finite(coord, path)
+    there = placed(coord, path, notes)
+    columns, coord = there.columns(columns), there.vertices(coord)
     stored_in = np.float64 if head.data == "ascii" else coord.dtype
     return Mesh(
         coord.astype(np.float64), _colors(columns, path, notes), np.zeros((0, 3), np.int64),

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
 from bifusion.datasets.ply.colors import has_colors, read_colors
 from bifusion.datasets.ply.header import Header, read_header
-from bifusion.datasets.ply.measured import measured_points
+from bifusion.datasets.ply.placed import placed
 from bifusion.datasets.ply.surface_colors import SurfaceColors
 from bifusion.errors import InputError
 
@@ -52,12 +51,12 @@ def read_mesh(path: Path) -> Mesh:
     """The mesh or cloud in `path`: ascii or binary of either byte order, any number type.
 
     Polygons become fans of triangles, right for convex ones. Colours are 0 … 255, or 0 … 1 where they
-    are stored as such (`read_colors`). Points of a cloud that were not measured are left out, which is
-    said.
+    are stored as such (`read_colors`). Vertices whose place is not finite are left out with their faces,
+    which is said.
 
     Raises:
-        InputError: no readable PLY file, vertices without position or colour, a mesh with a coordinate
-            that is not finite, a face that names a vertex which is not there.
+        InputError: no readable PLY file, vertices without position or colour, none with a finite place,
+            a face that names a vertex which is not there.
     """
     path = Path(path)
     header = read_header(path)
@@ -73,19 +72,18 @@ def read_mesh(path: Path) -> Mesh:
     notes: list[str] = []
     face = _in_lower_case(elements.get("face", {}))
     faces = _triangles(face, header, len(coord), path, notes)
-    if not len(faces):
-        vertex, coord = measured_points(vertex, coord, path, notes)
-    check_finite(coord, path)
+    there = placed(coord, path, notes, faces)
+    vertex, coord = there.columns(vertex), there.vertices(coord)
     farthest = np.abs(coord).max()
     stored_in = np.float64 if header.encoding == "ascii" else coord.dtype
     if not has_colors(vertex) and has_colors(face) and len(faces):
-        color = _of_faces(face, len(coord), path, notes)
+        color = there.vertices(_of_faces(face, len(there.vertex), path, notes))
     else:
         color = read_colors(vertex, path, header.comments, notes)
     return Mesh(
         coord=coord.astype(np.float64),
         color=color,
-        faces=faces,
+        faces=there.faces(faces),
         normal=unit_normals(vertex, NORMALS),
         spacing=float(np.spacing(farthest.astype(stored_in))) if coord.dtype.kind == "f" else 1.0,
         notes=notes,

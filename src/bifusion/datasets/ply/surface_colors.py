@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,10 @@ class SurfaceColors:
     look: np.ndarray
     """(F,) int32 number of each triangle's sampler, −1: nothing but its vertices' colours."""
     samplers: Sequence[Sampler]
+
+    def of(self, triangle: np.ndarray) -> SurfaceColors:
+        """Those of some triangles, (F,) bool."""
+        return replace(self, uv=self.uv[triangle], look=self.look[triangle])
 
     def colors(
         self, corner: np.ndarray, faces: np.ndarray, face: np.ndarray, point: np.ndarray
