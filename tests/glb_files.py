@@ -50,9 +50,11 @@ def with_tree(path: Path, change) -> Path:
     return changed
 
 
-def with_stored_colors(path: Path, color: np.ndarray, points: bool = False) -> Path:
-    """The GLB in `path`, its COLOR_0 replaced by (N, 3) or (N, 4) numbers in the file's own buffer, rows
-    a multiple of 4 bytes apart."""
+def with_stored_colors(
+    path: Path, color: np.ndarray, points: bool = False, attribute: str = "COLOR_0"
+) -> Path:
+    """The GLB in `path`, its COLOR_0, or another attribute, replaced by (N, k) numbers in the file's own
+    buffer, rows a multiple of 4 bytes apart."""
     rows = np.ascontiguousarray(color).view(np.uint8).reshape(len(color), -1)
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
 
@@ -71,7 +73,7 @@ def with_stored_colors(path: Path, color: np.ndarray, points: bool = False) -> P
             }
         )
         part = tree["meshes"][0]["primitives"][0]
-        part["attributes"]["COLOR_0"] = len(tree["accessors"]) - 1
+        part["attributes"][attribute] = len(tree["accessors"]) - 1
         if points:
             part["mode"] = 0
 

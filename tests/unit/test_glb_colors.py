@@ -65,3 +65,14 @@ def test_glb_triangle_fans_are_refused(tmp_path):
         tree["meshes"][0]["primitives"][0]["mode"] = 6
 
     refused(with_tree(path, fan), "triangles as fans, which are not read; export single triangles")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_glb_places_in_a_texture_may_be_shares_in_whole_numbers(tmp_path, dtype):
+    """glTF has them so without any extension; trimesh takes them for places as they are."""
+    path = textured_glb(tmp_path / "m.glb")
+    wanted = read_mesh_file(path)
+    most = np.iinfo(dtype).max
+    uv = np.rint(np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75]]) * most).astype(dtype)
+    found = read_mesh_file(with_stored_colors(path, uv, attribute="TEXCOORD_0"))
+    assert found.color.tolist() == wanted.color.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]

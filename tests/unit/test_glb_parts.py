@@ -105,3 +105,41 @@ def test_a_texture_that_is_not_read_is_not_taken_for_white(tmp_path: Path) -> No
 
     with pytest.raises(InputError, match="a texture is no picture that is read; export it with PNG"):
         read_mesh_file(with_tree(textured_glb(tmp_path / "m.glb"), other))
+
+
+@pytest.mark.parametrize("scale", [[-1, 1, 1], [-2, -2, -2], [-1, -1, 1]])
+def test_meshes_that_a_node_mirrors_keep_their_front(scale: list[float], tmp_path: Path) -> None:
+    """Of an odd number of mirrored axes corners go the other way round (glTF 2.0, 3.7.4)."""
+    path = glb(tmp_path / "m.glb", box((255, 0, 0)))
+
+    def mirror(tree) -> None:
+        node = next(node for node in tree["nodes"] if "mesh" in node)
+        node.pop("matrix", None)
+        node["scale"] = scale
+
+    mesh = read_mesh_file(with_tree(path, mirror))
+    a, b, c = (mesh.coord[mesh.faces[:, k]] for k in range(3))
+    outwards = np.einsum("fi,fi->f", np.cross(b - a, c - a), a + b + c)
+    assert (outwards > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "change", "words"),
+    [
+        ("POSITION", {"sparse": {"count": 1}}, "the numbers of a mesh's POSITION are sparse"),
+        ("COLOR_0", {"sparse": {"count": 1}}, "the numbers of a mesh's COLOR_0 are sparse"),
+        ("POSITION", {"bufferView": None}, "a mesh's POSITION are compressed, or not there"),
+        ("POSITION", {"componentType": 5122}, "vertices lie at whole numbers"),
+    ],
+)
+def test_numbers_that_would_be_taken_for_others_are_refused(
+    attribute: str, change: dict, words: str, tmp_path: Path
+) -> None:
+    def stored_otherwise(tree) -> None:
+        accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"][attribute]]
+        accessor |= change
+        for key in [key for key, value in accessor.items() if value is None]:
+            del accessor[key]
+
+    with pytest.raises(InputError, match=f"{words}.*export it without compression"):
+        read_mesh_file(with_tree(glb(tmp_path / "m.glb", box((255, 0, 0))), stored_otherwise))

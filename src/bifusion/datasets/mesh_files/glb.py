@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bifusion.datasets.mesh_files.glb_colors import FAN
+from bifusion.datasets.mesh_files.glb_colors import FAN, check_stored
 from bifusion.datasets.mesh_files.glb_parts import MOVES_TEXTURES, load_parts
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.ply.placed import placed
@@ -61,6 +61,7 @@ def read_glb(path: Path) -> Mesh:
     try:
         _check_tree(path, tree)
         _check_extensions(path, tree)
+        check_stored(path, tree)
         parts = load_parts(path, tree, notes)
     except FAULTS as error:
         if isinstance(error, InputError):

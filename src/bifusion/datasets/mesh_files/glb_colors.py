@@ -1,7 +1,8 @@
-"""COLOR_0 of the primitives of a GLB file as it is stored: trimesh makes bytes of it, wrong ones of
-16-bit colours, and 8 linear bits are few in the dark.
+"""COLOR_0 and TEXCOORD_0 of the primitives of a GLB file as they are stored. Of COLOR_0 trimesh makes
+bytes, wrong ones of 16-bit colours, and 8 linear bits are few in the dark; TEXCOORD_0 of whole numbers
+it takes for places as they are.
 
-Source: Khronos glTF 2.0, 3.6.2 (accessors), 3.7.2.1 (COLOR_0: float, or normalised unsigned byte or
+Source: Khronos glTF 2.0, 3.6.2 (accessors), 3.7.2.1 (both: float, or normalised unsigned byte or
 short).
 """
 
@@ -19,8 +20,10 @@ from bifusion.untrusted.files import open_regular
 POINTS, LINES, TRIANGLES, STRIP, FAN = 0, 1, 4, 5, 6
 READ_MODES = (POINTS, LINES, TRIANGLES, STRIP)
 """Of primitives that trimesh makes a geometry of."""
-TYPES = {5121: "u1", 5123: "<u2", 5126: "<f4"}
-WIDTHS = {"VEC3": 3, "VEC4": 4}
+FLOAT = 5126
+TYPES = {5121: "u1", 5123: "<u2", FLOAT: "<f4"}
+WIDTHS = {"VEC2": 2, "VEC3": 3, "VEC4": 4}
+READ_ATTRIBUTES = ("POSITION", "COLOR_0", "TEXCOORD_0")
 BRIGHTEST = 2.0
 """Colours above it are no overexposed ones of 0 … 1."""
 
@@ -43,6 +46,41 @@ def stored_colors(path: Path, tree: dict[str, Any]) -> list[np.ndarray | None]:
         return [None] * len(primitives)
     data = _binary(path)
     return [None if place is None else _shares(path, tree, place, data) for place in places]
+
+
+def stored_places(path: Path, tree: dict[str, Any]) -> list[np.ndarray | None]:
+    """(N, 2) float64 places in its texture, v downwards, for each primitive that is read, in the file's
+    order; None where they are floats, or none."""
+    primitives = read_primitives(tree)
+    places = [part["attributes"].get("TEXCOORD_0") for part in primitives]
+    whole = [place if place is not None and _is_whole(tree, place) else None for place in places]
+    data = _binary(path) if any(place is not None for place in whole) else np.zeros(0, np.uint8)
+    found = [None if place is None else _stored(tree, place, data) for place in whole]
+    return [None if one is None else one[:, :2] / np.iinfo(one.dtype).max for one in found]
+
+
+def check_stored(path: Path, tree: dict[str, Any]) -> None:
+    """InputError for numbers that trimesh takes for zeros, or for others than they mean."""
+    for part in read_primitives(tree):
+        used = {name: part["attributes"].get(name) for name in READ_ATTRIBUTES}
+        used["indices"] = part.get("indices")
+        for name, place in used.items():
+            accessor = tree["accessors"][place] if place is not None else {"count": 0}
+            if "sparse" in accessor or (accessor["count"] and "bufferView" not in accessor):
+                kind = "sparse" if "sparse" in accessor else "compressed, or not there"
+                raise InputError(
+                    f"{path}: the numbers of a mesh's {name} are {kind}, which is not read; export it "
+                    "without compression and extensions"
+                )
+        if _is_whole(tree, part["attributes"]["POSITION"]):
+            raise InputError(
+                f"{path}: vertices lie at whole numbers (KHR_mesh_quantization), which are not read; "
+                "export it without compression and extensions"
+            )
+
+
+def _is_whole(tree: dict[str, Any], place: int) -> bool:
+    return tree["accessors"][place].get("componentType") != FLOAT
 
 
 def _shares(path: Path, tree: dict[str, Any], place: int, data: np.ndarray) -> np.ndarray | None:

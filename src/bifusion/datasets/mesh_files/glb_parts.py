@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.datasets.mesh_files.glb_colors import read_primitives, stored_colors
+from bifusion.datasets.mesh_files.glb_colors import read_primitives, stored_colors, stored_places
 from bifusion.datasets.mesh_files.textures import (
     Textures,
     linear_to_srgb,
@@ -110,7 +110,9 @@ def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]
     import trimesh
 
     scene = trimesh.load_scene(path, file_type="glb", process=False)
-    primitives = zip(read_primitives(tree), stored_colors(path, tree), strict=True)
+    primitives = zip(
+        read_primitives(tree), stored_colors(path, tree), stored_places(path, tree), strict=True
+    )
     known = dict(zip(scene.geometry, primitives, strict=True))  # both in the file's order
     looks: dict[str, _Look] = {}
     textures = Textures(path)
@@ -118,10 +120,10 @@ def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]
     place_in_file = {name: number for number, name in enumerate(scene.geometry)}
     placements: list[tuple[np.ndarray, Any]] = [scene.graph[node] for node in scene.graph.nodes_geometry]
     for transform, name in sorted(placements, key=lambda placement: place_in_file[placement[1]]):
-        geometry, (primitive, stored) = scene.geometry[name], known[name]
+        geometry, (primitive, stored, at) = scene.geometry[name], known[name]
         if isinstance(geometry, trimesh.Trimesh | trimesh.PointCloud) and len(geometry.vertices):
             if name not in looks:
-                looks[name] = _look(path, geometry, _base_texture(tree, primitive), stored, notes)
+                looks[name] = _look(path, geometry, _base_texture(tree, primitive), stored, at, notes)
             place = primitive["attributes"]["POSITION"], *transform.ravel().tolist()
             placed = shared.setdefault(place, [])
             turned = np.asarray(geometry.vertices, float) @ transform[:3, :3].T + transform[:3, 3]
@@ -129,6 +131,8 @@ def load_parts(path: Path, tree: dict[str, Any], notes: list[str]) -> list[Part]
             faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64)
             if faces.size and not 0 <= faces.min() <= faces.max() < len(coord):
                 raise InputError(f"{path}: a face names a vertex that is not there; export it again")
+            if np.linalg.det(transform[:3, :3]) < 0:  # mirrored: the other side is the front (3.7.4)
+                faces = faces[:, ::-1]
             placed.append(_Primitive(coord, faces, looks[name]))
     white = sum(look.is_default for look in looks.values())
     if white and white == len(looks):
@@ -176,9 +180,11 @@ def _look(
     geometry: Any,
     texture: dict[str, Any] | None,
     stored: np.ndarray | None,
+    at: np.ndarray | None,
     notes: list[str],
 ) -> _Look:
-    """`texture`: its material's, where it has one; `stored`: COLOR_0, where it was found."""
+    """`texture`: its material's, where it has one; `stored`: COLOR_0, where it was found; `at`: places
+    in the texture, v downwards, where trimesh has them wrongly."""
     count = len(geometry.vertices)
     visual = getattr(geometry, "visual", None)
     material = getattr(visual, "material", None)
@@ -188,6 +194,8 @@ def _look(
     if texture is not None and image is None:
         raise InputError(f"{path}: a texture is no picture that is read; export it with PNG or JPEG")
     uv = getattr(visual, "uv", None) if image is not None else None
+    if uv is not None and at is not None:
+        uv = at * (1, -1) + (0, 1)
     if uv is not None and len(uv) == count:
         _check_image(path, image)
         moved = (texture or {}).get("extensions", {}).get(MOVES_TEXTURES)
