@@ -65,7 +65,7 @@ def test_scannetpps_that_lack_something(tmp_path):
     posed = phone / "pose_intrinsic_imu.json"
     text = posed.read_text()
     edited(posed, lambda poses: poses["frame_000002"].update(aligned_pose=[[-np.inf] * 4] * 4))
-    assert "not finite or not rigid" in open_recording(folder).notes[0]
+    assert "not finite (tracking lost)" in open_recording(folder).notes[0]
     edited(posed, lambda poses: poses.update(frame_000002={"pose": 1}, frame_000003=None))
     assert "2 of 4 frames without aligned_pose left out" in open_recording(folder).notes
     edited(posed, lambda poses: poses.update(frame_000003={}, frame_000002={"aligned_pose": []}))

@@ -73,7 +73,8 @@ def test_frames_that_cannot_be_used_are_left_out_and_counted(tmp_path):
     (folder / "depth" / "40.png").write_bytes((folder / "depth" / "40.png").read_bytes()[:200])
     recording = open_recording(folder)
     assert recording.notes == [
-        "2 of 8 frames with a pose that is not finite or not rigid (tracking lost) left out: 10, 20",
+        "1 of 8 frames with a pose that is not rigid left out: 20",
+        "1 of 8 frames with a pose that is not finite (tracking lost) left out: 10",
         "1 of 8 frames whose pictures are missing left out: 30 (no 30.png)",
     ]
     assert [recording.frame(index).name for index in (0, 2, 3, 4)] == ["0", "50", "60", "70"]

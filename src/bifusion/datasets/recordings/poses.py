@@ -13,6 +13,8 @@ from bifusion.datasets.recordings.reading import Reading
 
 ASTRAY, ASTRAY_TIMES = 1000.0, 100.0
 """In the recording's own unit; …"""
+ROUNDED = 0.03
+"""Largest |RᵀR − 1| of a rotation that was written with two digits."""
 MOST_NAMED = 3
 """Frames that a note names."""
 UNIT_TOLERANCE = 0.01
@@ -66,7 +68,11 @@ class PoseList:
     offset_m: np.ndarray
     """(3,) metres that were taken off all of them, as they were far from the origin."""
     astray: np.ndarray
-    """(P,) bool: a pose that cannot be used as it lies kilometres from the others."""
+    """(P,) bool: a pose that cannot be used as it lies kilometres from the others; or as …"""
+    bent: np.ndarray
+    """(P,) bool: … it is finite, but no rigid transform."""
+    bent_how: str
+    """What most of those are, in words; empty where nothing tells."""
 
     def pose(self, index: int, shift: int = 0) -> np.ndarray:
         """(4, 4) of frame `index`, or of the row `shift` further on; NaN if there is none."""
@@ -89,15 +95,13 @@ class PoseList:
     def unusable(self) -> list[tuple[np.ndarray, str]]:
         """(V,) bool of frames without a usable pose, by what is wrong with it, in words."""
         posed = self.listed_for
-        astray = np.zeros(len(posed), bool)
-        astray[posed] = self.astray[self.row[posed]]
+        astray, bent = np.zeros(len(posed), bool), np.zeros(len(posed), bool)
+        astray[posed], bent[posed] = self.astray[self.row[posed]], self.bent[self.row[posed]]
         return [
             (~posed, "without a pose in the list"),
             (astray, "with a pose kilometres from all others"),
-            (
-                posed & ~self.tracked & ~astray,
-                "with a pose that is not finite or not rigid (tracking lost)",
-            ),
+            (bent, f"with a pose that is not rigid{self.bent_how}"),
+            (posed & ~self.tracked & ~astray & ~bent, "with a pose that is not finite (tracking lost)"),
         ]
 
     def only(self, kept: np.ndarray) -> PoseList:
@@ -111,6 +115,7 @@ def pose_list(
     """The list (P, 4, 4) as stored, for as many frames, in the same order; `offset_m`: what was taken
     off another list of the same recording."""
     good = usable(stored)
+    bent = np.asarray(np.isfinite(stored).all(axis=(1, 2))) & ~good
     listed, is_astray = np.full(stored.shape, np.nan), np.zeros(len(stored), bool)
     is_astray[good] = astray(reading.cam2world(stored[good])[:, :3, 3])
     good &= ~is_astray
@@ -120,7 +125,28 @@ def pose_list(
     if good.any():
         poses[:, :3, 3] -= offset_m
         listed[good] = poses
-    return PoseList(listed, np.arange(frames) + reading.pose_shift, offset_m, is_astray)
+    rows = np.arange(frames) + reading.pose_shift
+    return PoseList(listed, rows, offset_m, is_astray, bent, _bent_how(stored[bent]))
+
+
+def _bent_how(poses: np.ndarray) -> str:
+    """What most of (B, 4, 4) poses that are finite and not rigid are, in words; empty: nothing known."""
+    rotation, placed = poses[:, :3, :3], (poses[:, 3, :] == (0, 0, 0, 1)).all(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        skewness = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
+        proper = np.asarray(np.linalg.det(rotation)) > 0
+    if 2 * (placed & proper & (skewness < ROUNDED)).sum() > len(poses):
+        return " (its numbers have too few digits: export it with six behind the point)"
+    scale = np.cbrt(np.abs(np.linalg.det(rotation)))[:, None, None]
+    smaller, mirrored = poses.copy(), poses.copy()
+    smaller[:, :3, :3] /= np.where(scale > 0, scale, 1)
+    mirrored[:, :3, 0] *= -1
+    forms = (
+        (np.swapaxes(poses, 1, 2), " (its matrix stands column by column: transpose it)"),
+        (mirrored, " (it mirrors: its world or its camera is left-handed)"),
+        (smaller, " (it scales: divide its first three columns by their length)"),
+    )
+    return next((words for form, words in forms if 2 * usable(form).sum() > len(poses)), "")
 
 
 def astray(positions: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ SEPARATORS = " \t\n,"
 MOST_SEPARATORS = 16_000_000
 """An hour of poses at 60 a second has four million words."""
 AGAIN = "copy or export it again"
+_LAST_ROW = (0.0, 0.0, 0.0, 1.0)
+_BRACKETS = str.maketrans("[]", "  ")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
@@ -31,11 +33,30 @@ def read_lines(path: Path) -> list[list[str]]:
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Numbers of a text file, one row a line; commas between them are passed over."""
-    lines = [line.split() for line in _countable(path).splitlines()]
+    """Numbers of a text file, one row a line; commas between them, numpy's brackets round them and lines
+    of comments (`#`) are passed over."""
+    text = _countable(path).translate(_BRACKETS)
+    lines = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
     if not any(len(line) > 1 and _DECIMAL_COMMA.fullmatch(word) for line in lines for word in line):
         lines = [" ".join(line).replace(",", " ").split() for line in lines]
     return as_numbers([line for line in lines if line], path)
+
+
+def read_pose(path: Path) -> np.ndarray:
+    """(4, 4) of a text file with the 16 numbers of a pose, in four lines or in one, or 12: the last row
+    is left out then. InputError: other numbers."""
+    return pose_of(read_matrix(path), path)
+
+
+def pose_of(numbers: np.ndarray, path: Path) -> np.ndarray:
+    """(4, 4) of the numbers in `path`, as `read_pose`."""
+    if numbers.shape in ((3, 4), (1, 12)):
+        numbers = np.concatenate([numbers.ravel(), _LAST_ROW])
+    if numbers.size != 16:
+        raise InputError(
+            f"{path}: the pose has shape {numbers.shape}; expected a 4×4 camera-to-world matrix"
+        )
+    return numbers.reshape(4, 4)
 
 
 def _countable(path: Path) -> str:
@@ -101,7 +122,7 @@ def read_pose_lines(path: Path) -> np.ndarray:
     rows = read_lines(path)
     numbers = as_numbers([row for row in rows if row], path) if rows else np.zeros((0, 16))
     if numbers.shape[1] == 12:
-        last = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(numbers), 4))
+        last = np.broadcast_to(_LAST_ROW, (len(numbers), 4))
         numbers = np.concatenate([numbers, last], axis=1)
     if numbers.shape[1] != 16:
         raise InputError(f"{path}: has {numbers.shape[1]} numbers a line; expected the 16 of a 4×4 pose")

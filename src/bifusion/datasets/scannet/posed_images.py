@@ -12,7 +12,7 @@ import numpy as np
 from bifusion.data.checks import check_pose
 from bifusion.datasets.recordings.intrinsics import Calibration, read_calibration
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, by_number, numbered
-from bifusion.datasets.recordings.text_files import read_matrix
+from bifusion.datasets.recordings.text_files import read_matrix, read_pose
 from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import entries
 from bifusion.untrusted.pictures import image_mode
@@ -222,7 +222,7 @@ def _size_in_name(path: Path) -> tuple[int, int] | None:
 
 
 def _read_extrinsic(path: Path | None) -> np.ndarray:
-    return np.eye(4) if path is None else check_pose(read_matrix(path), path)
+    return np.eye(4) if path is None else check_pose(read_pose(path), path)
 
 
 def _frame_number(path: Path) -> int:

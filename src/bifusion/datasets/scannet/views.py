@@ -21,7 +21,7 @@ from bifusion.data.images import is_resized, resize_intrinsics
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
-from bifusion.datasets.recordings.text_files import read_matrix
+from bifusion.datasets.recordings.text_files import read_pose
 from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.errors import InputError, listing
@@ -106,7 +106,7 @@ def iterate_views(
 
 def _pose(frame: Frame, scan: Scan) -> np.ndarray:
     """(4, 4) camera to the scene's frame."""
-    return scan.placement.pose(check_pose(read_matrix(frame.pose), frame.pose))
+    return scan.placement.pose(check_pose(read_pose(frame.pose), frame.pose))
 
 
 def _looked_at(view: View, row: int, images: PosedImages, frames: list[Frame], scan: Scan) -> LookedAt:

@@ -21,7 +21,7 @@ from bifusion.datasets.recordings.intrinsics import Calibration, find_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS
 from bifusion.datasets.recordings.poses import usable
-from bifusion.datasets.recordings.text_files import as_numbers, read_matrix, read_text
+from bifusion.datasets.recordings.text_files import as_numbers, read_pose, read_text
 from bifusion.errors import InputError
 
 INFO = ("_info.txt", "info.txt")
@@ -39,7 +39,7 @@ def open_numbered_frames(folder: Path, options: OpenOptions) -> FileRecording:
     cameras, notes = _cameras(frames, info, options)
     poses = sorted(frames.glob("frame-*.pose.txt"), key=lambda path: (len(path.name), path.name))
     files = [_frame_files(path) for path in poses]
-    stored = np.stack([_pose(path) for path in poses])
+    stored = np.stack([read_pose(path) for path in poses])
     scale = float(info["m_depthShift"][0]) if "m_depthShift" in info else 1000.0
     return file_recording(
         folder, "7scenes", files, stored, cameras, options, depth_scale=scale, notes=notes
@@ -59,13 +59,6 @@ def _existing(pose: Path, name: str, kind: str, endings: tuple[str, ...]) -> Pat
     both = (written for ending in endings for written in (ending, ending.upper()))
     paths = (pose.with_name(f"{name}.{kind}{ending}") for ending in both)
     return next((path for path in paths if path.is_file()), None)
-
-
-def _pose(path: Path) -> np.ndarray:
-    numbers = read_matrix(path)
-    if numbers.size != 16:
-        raise InputError(f"{path}: holds {numbers.size} numbers; expected a 4×4 camera-to-world matrix")
-    return numbers.reshape(4, 4)
 
 
 def _cameras(

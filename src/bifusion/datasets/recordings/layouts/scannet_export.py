@@ -17,7 +17,7 @@ from bifusion.datasets.recordings.frame import Z_UP
 from bifusion.datasets.recordings.intrinsics import given_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.pictures import has_numbered
-from bifusion.datasets.recordings.text_files import as_numbers, read_matrix
+from bifusion.datasets.recordings.text_files import as_numbers, pose_of, read_matrix
 from bifusion.datasets.scannet.posed_images import (
     COLOR_FOLDERS,
     DEPTH_FOLDERS,
@@ -69,12 +69,6 @@ def _cameras(images: PosedImages) -> Cameras:
 
 
 def _pose(path: Path) -> np.ndarray:
-    """(4, 4); NaN, which is left out later, for a file that holds something else."""
+    """(4, 4); NaN, which is left out later, for a file that holds nothing."""
     numbers = read_matrix(path)
-    if numbers.size == 16:
-        return numbers.reshape(4, 4)
-    if numbers.size in (0, 12):
-        return as_numbers([["nan"] * 4] * 4, path)
-    raise InputError(
-        f"{path}: the pose has shape {numbers.shape}; expected a 4×4 camera-to-world matrix"
-    )
+    return pose_of(numbers, path) if numbers.size else as_numbers([["nan"] * 4] * 4, path)
