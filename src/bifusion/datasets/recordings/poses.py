@@ -137,9 +137,11 @@ def _bent_how(poses: np.ndarray) -> str:
         proper = np.asarray(np.linalg.det(rotation)) > 0
     if 2 * (placed & proper & (skewness < ROUNDED)).sum() > len(poses):
         return " (its numbers have too few digits: export it with six behind the point)"
-    scale = np.cbrt(np.abs(np.linalg.det(rotation)))[:, None, None]
     smaller, mirrored = poses.copy(), poses.copy()
-    smaller[:, :3, :3] /= np.where(scale > 0, scale, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.cbrt(np.abs(np.linalg.det(rotation)))[:, None, None]
+        smaller[:, :3, :3] /= np.where(scale > 0, scale, 1)
+    smaller[~np.isfinite(smaller).all(axis=(1, 2))] = 0
     mirrored[:, :3, 0] *= -1
     forms = (
         (np.swapaxes(poses, 1, 2), " (its matrix stands column by column: transpose it)"),
