@@ -1,5 +1,6 @@
 """Open3D's layout: which colour picture is of which depth picture, and which file holds the poses."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -168,3 +169,42 @@ def test_two_depth_maps_of_one_time_are_refused_by_name(tmp_path):
     first = min((folder / "lowres_depth").iterdir())
     shutil.copy(first, first.with_name(first.name.replace("41_", "42_")))
     refused(folder, f"{first.name} and 42_.* are of the same time")
+
+
+def renamed(folder, change):
+    """The numbered files of a folder under other names."""
+    files = sorted(folder.iterdir(), key=lambda path: int(re.findall(r"\d+", path.name)[-1]))
+    aside = [path.rename(path.with_name(f"aside-{path.name}")) for path in files]
+    for k, path in enumerate(aside):
+        path.rename(path.with_name(change(k) + path.suffix))
+
+
+@pytest.mark.parametrize("kind", ["color", "depth", "pose"])
+def test_pictures_counted_from_another_number_than_poses_are_refused(kind, tmp_path):
+    folder = made.scannet(tmp_path, made.poses(6))
+    for name in ("color", "depth", "pose"):
+        renamed(folder / name, lambda k, name=name: f"{k + (name == kind)}")
+    refused(folder, "6 (colour|depth) pictures from .*, 6 poses from .*cannot be told; give a pair the")
+    renamed(folder / kind, str)
+    assert len(open_recording(folder)) == 6  # now that they are counted alike
+
+
+@pytest.mark.parametrize(("layout", "place", "form"), [
+    ("replica", "results", "depth{:06d}"), ("hololens", "depth", "{:05d}"),
+])  # fmt: skip
+def test_depth_counted_from_another_number_than_colour_is_refused(layout, place, form, tmp_path):
+    folder = made.WRITERS[layout](tmp_path / "r", made.poses(6))
+    depths = sorted((folder / place).glob("depth*" if layout == "replica" else "*"), reverse=True)
+    first = 1 if layout == "replica" else 4
+    for k, path in zip(range(5, -1, -1), depths, strict=True):
+        path.rename(path.with_name(form.format(first + k) + path.suffix))
+    refused(folder, "6 colour pictures from .*, 6 of depth from .*cannot be told; give a pair the same")
+
+
+def test_an_export_may_name_its_files_by_times(tmp_path):
+    walk = made.poses(4)
+    folder = made.scannet(tmp_path, walk)
+    for name in ("color", "depth", "pose"):
+        renamed(folder / name, lambda k: f"{1305031102 + k / 30:.6f}")
+    recording = open_recording(folder)
+    assert [np.allclose(recording.cam2world(k), walk[k]) for k in range(4)] == [True] * 4

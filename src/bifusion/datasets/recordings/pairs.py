@@ -17,6 +17,7 @@ from bifusion.errors import InputError
 
 MOST_APART_S = 0.02
 """More than half of what lies between the pictures of a stream of 30 a second."""
+COLOR_AND_DEPTH = ("colour pictures", "of depth")
 Numbered = dict[int, Path]
 """Number in the name → file, rising."""
 
@@ -55,7 +56,7 @@ def pair(folder: Path, colors: Numbered, depths: Numbered) -> Pairs:
             return _by_time(folder, pairs, color_s, depth_s)
         if color_s is not None or depth_s is not None or not colors.keys() & depths.keys():
             return _by_place(folder, pairs)
-        _check_shift(folder, pairs, [*colors], [*depths])
+        check_shift(folder, colors, depths, COLOR_AND_DEPTH)
     place = {number: k for k, number in enumerate(depths)}
     pairs.depth_of = [place.get(number) for number in colors]
     return pairs
@@ -115,14 +116,16 @@ def _by_place(folder: Path, pairs: Pairs) -> Pairs:
     return pairs
 
 
-def _check_shift(folder: Path, pairs: Pairs, colors: list[int], depths: list[int]) -> None:
-    """InputError where equally many are counted from another number on: partners may have one number or
-    one place."""
-    shifts = {color - depth for color, depth in zip(colors, depths, strict=False)}
-    if len(colors) == len(depths) and len(shifts) == 1:
+def check_shift(folder: Path, one: Numbered, other: Numbered, called: tuple[str, str]) -> None:
+    """InputError where equally many files of two kinds are counted from another number on: partners may
+    have one number or one place."""
+    shifts = {first - second for first, second in zip(one, other, strict=False)}
+    if len(one) == len(other) and len(shifts) == 1 and shifts != {0} and one.keys() & other.keys():
+        first, second = (next(iter(of.values())).name for of in (one, other))
         raise InputError(
-            f"{folder}: {_described(pairs)}: whether those of one number belong together or those of "
-            "one place cannot be told; give a pair the same number"
+            f"{folder}: {len(one):,} {called[0]} from {first} on, {len(other):,} {called[1]} from "
+            f"{second} on: whether those of one number belong together or those of one place cannot be told; give "
+            "a pair the same number"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bifusion.data.checks import check_pose
 from bifusion.datasets.recordings.intrinsics import Calibration, read_calibration
+from bifusion.datasets.recordings.pairs import check_shift
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, by_number, numbered
 from bifusion.datasets.recordings.text_files import read_matrix, read_pose
 from bifusion.errors import InputError, listing
@@ -77,7 +78,8 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
     - `color/0.jpg`, `depth/0.png`, `pose/0.txt`, with `intrinsic_color.txt`, `intrinsic_depth.txt`,
       optionally `extrinsic_color.txt`, `extrinsic_depth.txt` in `intrinsic/` or, under the names
       `intrinsics_color.txt` …, beside (`scannet_frames_25k`). The folders may have other names that are
-      usual, such as rgb/ and poses/, and their files words before the number (frame-000000.txt).
+      usual, such as rgb/ and poses/, and their files words around the number (frame-000000.txt) or, all
+      of them, times (1305031102.175304.txt).
 
     Colour may be .png too; a camera's file may name the size it is for (intrinsic_color_640x480.txt).
     Frames are those that have a pose file, in the order of their numbers.
@@ -89,9 +91,10 @@ def find_posed_images(folder: Path, color_camera: Calibration | None = None) -> 
         raise InputError(f"{folder}: no such folder; expected the scan's posed images there")
     exported = folder_called(folder, POSE_FOLDERS)
     found = sorted((exported or folder).glob("[0-9]*.txt"))
-    poses = by_number([(_frame_number(path), path) for path in found], (".txt",))
-    if exported is not None and not poses:
+    if exported is not None and not (found and all(path.stem.isdecimal() for path in found)):
         poses = numbered(exported, (".txt",))
+    else:
+        poses = by_number([(_frame_number(path), path) for path in found], (".txt",))
     if not poses:
         raise InputError(
             f"{folder}: holds no posed image; expected 00000.jpg, 00000.png, 00000.txt and "
@@ -139,6 +142,7 @@ def _exported_frames(folder: Path, poses: dict[int, Path]) -> list[Frame]:
     depths = _by_number(depth, DEPTH_ENDINGS) or numbered(depth, DEPTH_ENDINGS)
     if not depths:
         _check_no_other_depth(depth)
+    _check_counting(folder, colors, depths, poses)
     return [
         Frame(
             pose.stem,
@@ -148,6 +152,14 @@ def _exported_frames(folder: Path, poses: dict[int, Path]) -> list[Frame]:
         )
         for number, pose in poses.items()
     ]
+
+
+def _check_counting(
+    folder: Path, colors: dict[int, Path], depths: dict[int, Path], poses: dict[int, Path]
+) -> None:
+    """InputError where pictures are counted from another number on than poses."""
+    check_shift(folder, colors, poses, ("colour pictures", "poses"))
+    check_shift(folder, depths, poses, ("depth pictures", "poses"))
 
 
 def _check_no_other_depth(folder: Path) -> None:
@@ -173,6 +185,7 @@ def _flat_frames(folder: Path, poses: dict[int, Path]) -> list[Frame]:
         for path in sorted(folder.glob("[0-9]*.rendered_depth_*.png"), reverse=True)
         if path.name.partition(".")[0].isdecimal()
     }
+    _check_counting(folder, colors, depths, poses)
     return [
         Frame(
             pose.stem,

@@ -17,6 +17,7 @@ from bifusion.datasets.recordings.file_recording import (
 from bifusion.datasets.recordings.frame import Y_UP
 from bifusion.datasets.recordings.intrinsics import find_intrinsics, given_intrinsics
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.pairs import COLOR_AND_DEPTH, check_shift
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, numbered, one_pose_each
 from bifusion.datasets.recordings.text_files import read_pose_lines
 from bifusion.errors import InputError
@@ -30,6 +31,7 @@ def open_hololens(folder: Path, options: OpenOptions) -> FileRecording:
     """The k-th picture has line k of poses.txt."""
     images = numbered(folder / "images", COLOR_ENDINGS)
     depths = numbered(folder / "depth", DEPTH_ENDINGS)
+    check_shift(folder, images, depths, COLOR_AND_DEPTH)
     if not depths:
         raise InputError(f"{folder}: has no pictures in depth/; a scan is made of depth: export it too")
     stored = read_pose_lines(folder / "poses.txt")

@@ -17,6 +17,7 @@ from bifusion.datasets.recordings.file_recording import (
 from bifusion.datasets.recordings.frame import Z_UP
 from bifusion.datasets.recordings.intrinsics import Calibration, given_intrinsics, pinhole
 from bifusion.datasets.recordings.options import OpenOptions
+from bifusion.datasets.recordings.pairs import COLOR_AND_DEPTH, check_shift
 from bifusion.datasets.recordings.pictures import COLOR_ENDINGS, DEPTH_ENDINGS, numbered, one_pose_each
 from bifusion.datasets.recordings.text_files import read_pose_lines
 
@@ -32,6 +33,7 @@ def open_replica(folder: Path, options: OpenOptions) -> FileRecording:
     """Frame k has line k of traj.txt."""
     colors = numbered(folder / "results", COLOR_ENDINGS, "frame*")
     depths = numbered(folder / "results", DEPTH_ENDINGS, "depth*")
+    check_shift(folder / "results", colors, depths, COLOR_AND_DEPTH)
     stored = read_pose_lines(folder / "traj.txt")
     one_pose_each(list(depths.values()), stored, folder / "traj.txt")
     files = [FrameFiles(f"{k:06d}", colors.get(k), depth) for k, depth in depths.items()]
