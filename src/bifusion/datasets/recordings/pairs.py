@@ -124,8 +124,8 @@ def check_shift(folder: Path, one: Numbered, other: Numbered, called: tuple[str,
         first, second = (next(iter(of.values())).name for of in (one, other))
         raise InputError(
             f"{folder}: {len(one):,} {called[0]} from {first} on, {len(other):,} {called[1]} from "
-            f"{second} on: whether those of one number belong together or those of one place cannot be told; give "
-            "a pair the same number"
+            f"{second} on: whether those of one number belong together or those of one place cannot be "
+            "told; give a pair the same number"
         )
 
 
