@@ -29,6 +29,10 @@ PRINCIPAL_POINT_TOLERANCE = 0.2
 """Largest distance of the principal point from the image centre, as a share of the image's width or
 height. Intrinsics of an image twice as large or small are off by at least 0.25."""
 
+TURNED = (0.1, 0.03)
+"""Principal points that are farther from the centre than the first are of the picture turned by a quarter
+if they are nearer to that one's than the second: of 4:3 they are off by 0.17."""
+
 
 def require_text(name: str, what: str) -> str:
     """`name` of `what`, such as "scene", as records and pages can hold it.
@@ -132,6 +136,13 @@ def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) ->
             f"{where}: expected intrinsics [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; "
             f"found {matrix.tolist()}"
         )
+    turned = (size[1], size[0])
+    if off_centre(matrix, size) > TURNED[0] and off_centre(matrix, turned) < TURNED[1]:
+        raise InputError(
+            f"{where}: the intrinsics are those of the picture turned by a quarter, {turned[0]}×"
+            f"{turned[1]}: cx, cy = {matrix[0, 2]:.1f}, {matrix[1, 2]:.1f} in an image of {size[0]}×"
+            f"{size[1]} pixels; turn the picture back, or intrinsics and pose with it"
+        )
     for centre, length, axis in ((matrix[0, 2], size[0], "cx"), (matrix[1, 2], size[1], "cy")):
         if abs((centre + 0.5) / length - 0.5) > PRINCIPAL_POINT_TOLERANCE:
             raise InputError(
@@ -140,6 +151,12 @@ def check_intrinsics(K: np.ndarray, size: tuple[int, int], where: str | Path) ->
                 "cx' = (cx + 0.5)·s − 0.5)"
             )
     return matrix
+
+
+def off_centre(K: np.ndarray, size: tuple[int, int]) -> float:
+    """How far the principal point of `K` (3, 3) lies from the centre of an image of `size` (width,
+    height), as a share of its width or height, whichever is more."""
+    return float(np.abs((K[:2, 2] + 0.5) / size - 0.5).max())
 
 
 def check_view(view: View, where: str | Path) -> None:

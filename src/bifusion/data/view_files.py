@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bifusion.data.checks import check_intrinsics, check_pose, check_poses, check_view
+from bifusion.data.checks import check_intrinsics, check_pose, check_poses, check_view, off_centre
 from bifusion.errors import InputError
 from bifusion.storage.files import filled_in_memory
 from bifusion.types import View
@@ -225,16 +225,12 @@ def check_turned(path: Path, tag: int, K: np.ndarray, size: tuple[int, int]) -> 
     """InputError if a picture, of `size` (width, height) when upright, was given a quarter turn by its
     orientation tag, but its intrinsics (3, 3) are those of the picture as it is stored."""
     as_stored = (size[1], size[0])
-    if tag in QUARTER_TURNS and _off_centre(K, as_stored) < _off_centre(K, size):
+    if tag in QUARTER_TURNS and off_centre(K, as_stored) < off_centre(K, size):
         raise InputError(
             f"{path}: its orientation tag ({tag}) makes it {size[0]}×{size[1]} pixels, but the "
             f"intrinsics fit the {as_stored[0]}×{as_stored[1]} that are stored; give the intrinsics of "
             "the upright picture, or remove the tag from the files"
         )
-
-
-def _off_centre(K: np.ndarray, size: tuple[int, int]) -> float:
-    return float(np.abs((K[:2, 2] + 0.5) / size - 0.5).max())
 
 
 def _check_size(path: Path, image: np.ndarray, expected: np.ndarray) -> None:

@@ -20,11 +20,13 @@ MOST_PIXELS = 100_000
 NAMES = (
     "camera-intrinsics.txt", "intrinsics.txt", "intrinsic.txt", "K.txt", "calibration.txt",
     "intrinsic.json", "camera_intrinsic.json", "intrinsics.json", "camera.json",
-    "camera_primesense.json",
+    "camera_primesense.json", "cam_params.json",
 )  # fmt: skip
+PINHOLE = ("fx", "fy", "cx", "cy")
+SIZES = (("width", "height"), ("w", "h"))
 FORMS = (
-    "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, Open3D's intrinsic.json, or fx fy cx cy with the "
-    "width and height they are for; in pixels whose top-left centre is (0, 0)"
+    "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, Open3D's intrinsic.json or one with fx, fy, cx, "
+    "cy, or fx fy cx cy with the width and height they are for; in pixels whose top-left centre is (0, 0)"
 )
 Size = tuple[int, int]
 """Width, height in pixels."""
@@ -133,9 +135,9 @@ def find_intrinsics(folder: Path) -> Calibration | None:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """A camera from a file: numbers, or a pinhole camera of Open3D."""
+    """A camera from a file: numbers, or JSON (`json_camera`)."""
     if path.suffix.lower() == ".json":
-        return open3d_camera(read_json(path), str(path))
+        return json_camera(read_json(path), str(path))
     return _calibration(read_matrix(path), str(path))
 
 
@@ -146,6 +148,22 @@ def open3d_camera(found: Any, where: str) -> Calibration:
     K = json_numbers(found["intrinsic_matrix"], 9, f"{where}: intrinsic_matrix").reshape(3, 3).T
     width, height = json_numbers([found.get("width"), found.get("height")], 2, f"{where}: width, height")
     return Calibration(_matrix(K, where), picture_size(width, height, f"{where}: width, height"))
+
+
+def json_camera(found: Any, where: str) -> Calibration:
+    """A camera of JSON: Open3D's, or fx, fy, cx, cy, maybe with the size they are for, maybe within
+    "camera", as NICE-SLAM's cam_params.json has them."""
+    inner = found.get("camera", found) if isinstance(found, dict) else found
+    if not isinstance(inner, dict) or any(key not in inner for key in PINHOLE):
+        return open3d_camera(found, where)
+    numbers = json_numbers([inner[key] for key in PINHOLE], 4, f"{where}: {', '.join(PINHOLE)}")
+    size = next((keys for keys in SIZES if all(key in inner for key in keys)), None)
+    if size is None:
+        return Calibration(_matrix(numbers, where))
+    width, height = json_numbers([inner[key] for key in size], 2, f"{where}: {', '.join(size)}")
+    return Calibration(
+        _matrix(numbers, where), picture_size(width, height, f"{where}: {', '.join(size)}")
+    )
 
 
 def _calibration(found: np.ndarray, where: str) -> Calibration:
@@ -159,8 +177,10 @@ def _calibration(found: np.ndarray, where: str) -> Calibration:
 def _matrix(found: np.ndarray, where: str) -> np.ndarray:
     if found.size == 4:
         found = pinhole(*found.ravel())
-    elif found.size in (9, 16) and min(found.shape) == 1:
-        found = found.reshape(3 if found.size == 9 else 4, -1)
+    elif found.size in (9, 12, 16) and min(found.shape) == 1:
+        found = found.reshape(4 if found.size == 16 else 3, -1)
+    if found.shape == (3, 4) and not found[:, 3].any():  # a projection, of a camera that is not moved
+        found = found[:, :3]
     if found.shape not in ((3, 3), (4, 4)):
         raise InputError(f"{where}: the intrinsics have shape {found.shape}; expected {FORMS}")
     K = np.array(found[:3, :3])
