@@ -30,8 +30,8 @@ PRINCIPAL_POINT_TOLERANCE = 0.2
 height. Intrinsics of an image twice as large or small are off by at least 0.25."""
 
 TURNED = (0.1, 0.03)
-"""Principal points that are farther from the centre than the first are of the picture turned by a quarter
-if they are nearer to that one's than the second: of 4:3 they are off by 0.17."""
+"""Principal points farther from the centre than the first are of the picture turned by a quarter if they
+are nearer to that one's than the second: of 4:3 they are off by 0.17."""
 
 
 def require_text(name: str, what: str) -> str:

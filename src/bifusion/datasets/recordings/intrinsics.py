@@ -26,7 +26,8 @@ PINHOLE = ("fx", "fy", "cx", "cy")
 SIZES = (("width", "height"), ("w", "h"))
 FORMS = (
     "fx fy cx cy, a 3×3 or 4×4 matrix in a text file, Open3D's intrinsic.json or one with fx, fy, cx, "
-    "cy, or fx fy cx cy with the width and height they are for; in pixels whose top-left centre is (0, 0)"
+    "cy, or fx fy cx cy with the width and height they are for; in pixels whose top-left centre is "
+    "(0, 0)"
 )
 Size = tuple[int, int]
 """Width, height in pixels."""
