@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bifusion.cli import main
 from bifusion.config.run import Config
@@ -170,6 +171,35 @@ def test_unlabelled_test_scans_are_exported(tmp_path, recipe) -> None:
         for line in (tmp_path / "instance" / f"{name}.txt").read_text().splitlines():
             mask = np.loadtxt(tmp_path / "instance" / line.split()[0], dtype=int)
             assert len(mask) == count
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance"])
+def test_weights_that_answer_with_nan_are_named(tmp_path, task) -> None:
+    """They had made a submission of walls alone, and of no instance."""
+    config = tiny_config("oneformer3d_small", tmp_path)
+    model = build_model(config.model, config.seed, config.labels)
+    for parameter in model.get_submodule("decoder").parameters():
+        parameter.data.fill_(torch.nan)
+    save_checkpoint(tmp_path / "checkpoints", model, config, {"time": 3.0}, step=1, links=["last"])
+    make_tiny_scene(tmp_path / "test" / "room", num_views=0, annotated=False)
+    with pytest.raises(InputError, match=r"room: .*checkpoints.* answers with NaN.*another checkpoint"):
+        export_submission(tmp_path, tmp_path / "test", tmp_path / "out", task, device="cpu")
+
+
+def test_device_and_defaults_of_torch_are_looked_after(tmp_path) -> None:
+    run = saved_run(tmp_path / "run", tiny_config("oneformer3d_small", tmp_path))
+    split = tmp_path / "test"
+    make_tiny_scene(split / "room", num_views=0, annotated=False)
+    with pytest.raises(InputError, match="device: 'gpu' cannot be used"):
+        export_submission(run, split, tmp_path / "out", "semantic", device="gpu")
+    (usual,) = export_submission(run, split, tmp_path / "out", "semantic", device="cpu")
+    before = usual.read_bytes()
+    torch.set_default_dtype(torch.float64)
+    try:
+        (changed,) = export_submission(run, split, tmp_path / "out", "semantic", device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert changed.read_bytes() == before
 
 
 def test_bad_split_is_named(tmp_path) -> None:

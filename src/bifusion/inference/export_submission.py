@@ -28,6 +28,8 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
+from bifusion.inference.device import usable_device
+from bifusion.inference.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
@@ -35,12 +37,14 @@ from bifusion.precision import float32_products
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.runs.trained_model import load_model
 from bifusion.storage.files import locked_beside, remove_stale, write_text, written_beside
+from bifusion.torch_defaults import as_torch_starts
 from bifusion.types import FusionControl, SceneResult
 
 Task = Literal["semantic", "instance"]
 MASK_FOLDER = "predicted_masks"
 
 
+@as_torch_starts()
 def export_submission(
     run: Path,
     split_folder: Path,
@@ -64,11 +68,12 @@ def export_submission(
         SCENE.txt of each scene.
     Raises:
         InputError: no checkpoint, classes without ids, no scene, a scene folder that cannot be read, a
-            scene name with a space in it (the format has no place for that), or the semantic task with
-            a model that has no semantic head.
+            scene name with a space in it (the format has no place for that), the semantic task with
+            a model that has no semantic head, a device that cannot be used, or a checkpoint that
+            answers with NaN.
     """
     checkpoint = find_checkpoint(run)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
     model, config = load_model(checkpoint, device)
     model = for_inference(model)
     label_set = config.labels
@@ -81,7 +86,7 @@ def export_submission(
     control = trained_control(checkpoint, config)
     write, paths = write_semantic if task == "semantic" else write_instances, []
     with locked_beside(Path(out_dir)):
-        for result in _predict(model, dataset, config, control, device):
+        for result in _predict(model, dataset, config, control, device, checkpoint):
             paths.append(write(Path(out_dir), result, label_set))
             if progress:
                 progress(len(paths), len(dataset))
@@ -158,17 +163,21 @@ def _predict(
     dataset: SceneDataset,
     config: Config,
     control: FusionControl,
-    device: torch.device | str,
+    device: torch.device,
+    checkpoint: Path,
 ) -> Iterator[SceneResult]:
-    """The result of each scene, one at a time."""
+    """The result of each scene, one at a time. InputError for weights that answer with NaN."""
     workers = min(config.trainer.workers, len(dataset))
     for batch in make_loader(
         dataset, epoch=0, batch_size=1, workers=workers, shuffle=False, seed=config.seed
     ):
         try:
             there = batch.to(device)
-            with float32_products("ieee", torch.device(device)):
-                results = config.postprocess.results(model(there, control), there, config.labels)
+            with float32_products("ieee", device):
+                prediction = model(there, control)
+                flawed = answers_with_nan(prediction)
+                results = config.postprocess.results(prediction, there, config.labels)
+            refuse_nan(flawed, f"scene {batch.names[0]}", checkpoint, None)
         except MEMORY_ERRORS as error:
             refuse_if_full(error, batch)
             raise

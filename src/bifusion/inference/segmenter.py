@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bifusion.arguments import path_of, require
 from bifusion.config.run import Config
@@ -31,6 +30,7 @@ from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
 from bifusion.inference.device import autocast_dtype, usable_device
+from bifusion.inference.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet
@@ -163,15 +163,11 @@ class Segmenter:
     ) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
-        flawed = _answers_with_nan(prediction)
+        flawed = answers_with_nan(prediction)
         if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
         (result,) = postprocess.results(prediction, batch, self.labels)
-        if flawed:  # asked last: a GPU is not waited for before it has all its work
-            narrow = "precision 32-true: float16 overflows where that does not"
-            wide = "another checkpoint: a training without a guard may end in such weights"
-            advice = narrow if self.dtype == torch.float16 else wide
-            raise InputError(f"{where}: {self.checkpoint} answers with NaN, no number; take {advice}")
+        refuse_nan(flawed, where, self.checkpoint, self.dtype)
         return result
 
     def _forward(self, batch: Batch) -> Prediction:
@@ -228,13 +224,6 @@ def check_min_score(given: float | None, name: str = "min_score") -> None:
     require(isinstance(given, Real), given, name, "a number from 0 to 1")
     if not 0 <= given <= 1:
         raise InputError(f"{name}: found {given}; expected a score from 0 to 1")
-
-
-def _answers_with_nan(prediction: Prediction) -> Tensor:
-    """One boolean on the device: masks and classes made of NaN would look like others."""
-    last = prediction.layers[-1]
-    answers = [last.class_logits, last.mask_logits, last.scores, prediction.semantic_logits]
-    return torch.stack([tensor.isnan().any() for answer in answers for tensor in answer or []]).any()
 
 
 def dataset_of(scene_folder: Path, config: DataConfig) -> tuple[SceneDataset, int]:
