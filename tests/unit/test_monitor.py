@@ -39,6 +39,19 @@ def observed_of(trace, control):
     return record
 
 
+def test_one_superpoint_alone_says_nothing_of_how_classes_spread():
+    """Its deviation is 0, which had been told as a collapse of the classes."""
+    one, two = torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([[0.0, 1.0, 9.0], [4.0, 3.0, -9.0]])
+
+    def spread_of(*logits):
+        figures = observe(Prediction([], list(logits), None, torch.ones(1, 1)))
+        told = {name: figure.item() for name, figure in figures.items()}
+        return record_of(told, None, FusionControl())["class_spread"]
+
+    assert spread_of(one) is None and spread_of(one, one[:0]) is None
+    assert spread_of(two) == spread_of(one, two) == pytest.approx(1.5)
+
+
 def test_gradient_norms_by_path():
     """0 where a path trains and nothing came, None where it is frozen or not there."""
     groups = {name: [nn.Parameter(torch.zeros(2))] for name in ("tower.conv1_rgb", "tower.conv1_depth")}

@@ -61,23 +61,28 @@ def rms_and_max(features: Tensor) -> tuple[Tensor, Tensor]:
     return norm / features.numel() ** 0.5, torch.maximum(lowest.abs(), highest.abs())
 
 
-def class_spread(logits: Sequence[Tensor]) -> Tensor:
+def class_spread(logits: Sequence[Tensor]) -> Tensor | None:
     """() how far the (S_b, C + 1) semantic logits of a scene tell its superpoints apart: their standard
-    deviation over the superpoints, mean over the classes and the scenes."""
-    return torch.stack([one[:, :-1].float().std(dim=0, correction=0).mean() for one in logits]).mean()
+    deviation over the superpoints, mean over the classes and the scenes. None where no scene has two
+    superpoints: one alone has nothing to be told apart from."""
+    several = [one[:, :-1].float() for one in logits if len(one) > 1]
+    if not several:
+        return None
+    return torch.stack([one.std(dim=0, correction=0).mean() for one in several]).mean()
 
 
 @torch.no_grad()
 def observe(prediction: Prediction) -> dict[str, Tensor]:
     """Figures of a prediction, () each, for `record_of`: of "decoder_in", the range of the superpoint
-    features that enter the decoder, which every model has, `class_spread` where there is a semantic
-    head, and of the fusion where views saw something.
+    features that enter the decoder, which every model has, `class_spread` where there is one, and of
+    the fusion where views saw something.
 
     2D features are measured on the voxels that a view sees, 3D features before the heads on all.
     """
     figures = _range("decoder_in", prediction.superpoint_features)
-    if prediction.semantic_logits is not None:
-        figures["class_spread"] = class_spread(prediction.semantic_logits)
+    spread = class_spread(prediction.semantic_logits or [])
+    if spread is not None:
+        figures["class_spread"] = spread
     trace = prediction.fusion
     if trace is None or len(trace.seen_rows) == 0:
         return figures
