@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from bifusion import cli
+from bifusion.training import signals
 from bifusion.training.signals import (
     AGAIN_SECONDS,
     Interrupted,
@@ -65,6 +69,32 @@ def test_a_stop_that_python_drops_is_silent_and_comes_again(monkeypatch):
     assert told == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_library_swallows_comes_again(monkeypatch, number):
+    monkeypatch.setattr(signals, "AGAIN_SECONDS", 0.05)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        with suppress(KeyboardInterrupt):
+            send(number)
+        time.sleep(10)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_stop_that_is_being_heeded_does_not_come_again(monkeypatch):
+    monkeypatch.setattr(signals, "AGAIN_SECONDS", 0.01)
+    done = []
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        try:
+            send()
+        finally:
+            try:
+                raise ValueError
+            except ValueError:  # what clears up may meet errors of its own
+                time.sleep(0.05)
+            time.sleep(0.05)
+            done.append("cleared up")
+    assert done
+
+
 def test_a_stop_that_comes_again_too_late_changes_nothing(monkeypatch):
     monkeypatch.setattr("sys.unraisablehook", pytest.fail)
     with terminated_as_interrupted():
@@ -103,3 +133,20 @@ def test_commands_are_left_in_order_on_sigterm(monkeypatch, capsys):
         cli.main()
     assert error.value.code == 130 and left == ["cleaned up"]
     assert "the same command goes on" in capsys.readouterr().err
+
+
+INTERRUPTING_IMPORT = """
+import sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "bifusion.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from bifusion.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line():
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTING_IMPORT], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "bifusion: interrupted\n")

@@ -3,6 +3,7 @@
 A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +62,11 @@ def _serve(page: str, wanted: View) -> int:
     """Until Ctrl-C, which is how it ends well."""
     from bifusion.viewer.serve import HOST, page_server
 
-    with page_server(page, wanted.port) as server:
+    with suppress(KeyboardInterrupt), page_server(page, wanted.port) as server:
         address = f"http://{HOST}:{server.server_port}/"
         print(f"{address}    (Ctrl-C ends it)", flush=True)
         _open(address, wanted.open)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
+        server.serve_forever()
     return 0
 
 

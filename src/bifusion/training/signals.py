@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -18,8 +19,8 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
-AGAIN_SECONDS = 0.05
-"""After which an interrupt that Python had to drop is raised again."""
+AGAIN_SECONDS = 0.5
+"""After which an interrupt that got lost on its way is raised again."""
 ASKING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
@@ -99,24 +100,51 @@ class StopRequest:
 def terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: blocks are left in order, not cut off.
 
-    Where an exception cannot spread, as in a destructor, Python drops it, after a traceback: such a
-    request is silent, and made again when that is over.
+    An exception may get lost on its way: Python drops it in a destructor, after a traceback, and what is
+    written in C, as torch is while it is imported, wherever it clears errors. Such a request is silent,
+    and made again every AGAIN_SECONDS until the block is left; what is then done in handlers of the
+    exception, `finally` and `with` is not interrupted by that.
     """
+    left = threading.Event()
+    handlers: dict[int, Any] = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not what somebody else chose
+        handlers[signal.SIGINT] = signal.default_int_handler
+    asked, reminded = False, False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal asked, reminded
+        again, reminded = reminded, False
+        if not asked:
+            asked = True
+            with suppress(RuntimeError):  # no further thread: nothing reminds
+                _thread.start_new_thread(remind, ())  # threading's would wait here until it runs
+        if not (again and _is_heeded(sys.exc_info()[1])):
+            raise KeyboardInterrupt
+
+    def remind() -> None:
+        nonlocal reminded
+        while not left.wait(AGAIN_SECONDS):
+            reminded = True
+            _thread.interrupt_main(signal.SIGTERM)
 
     def unraisable(dropped: sys.UnraisableHookArgs) -> None:
-        if issubclass(dropped.exc_type, KeyboardInterrupt):
-            # by another thread, as it would be dropped here too; once the block is left it does nothing
-            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [signal.SIGTERM]).start()
-        else:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
             tell_dropped(dropped)
 
-    previous, tell_dropped = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
-    sys.unraisablehook = unraisable
+    tell_dropped, sys.unraisablehook = sys.unraisablehook, unraisable
+    for number in handlers:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
+        left.set()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         sys.unraisablehook = tell_dropped
-        signal.signal(signal.SIGTERM, previous)
+
+
+def _is_heeded(handled: BaseException | None) -> bool:
+    """Whether the exception that is being handled is a KeyboardInterrupt, or came while one was."""
+    while handled is not None and not isinstance(handled, KeyboardInterrupt):
+        handled = handled.__context__
+    return handled is not None
