@@ -253,6 +253,20 @@ def test_a_view_s_name_must_be_one_of_a_file_that_is_seen(room, name):
         bifusion.posed_view(view.color, view.depth_m, view.color_K, view.color_cam2world, name=name)
 
 
+@pytest.mark.parametrize(("name", "called"), [(7, "7"), (np.int64(12), "12"), (np.str_("hall"), "hall")])
+def test_a_view_may_be_called_by_a_number(room, name, called):
+    view = room["views"][0]
+    made = bifusion.posed_view(view.color, view.depth_m, view.color_K, view.color_cam2world, name=name)
+    assert made.name == called
+
+
+@pytest.mark.parametrize("name", [None, 2.5, b"hall", True])
+def test_a_view_s_name_is_no_other_object_s_text(room, name):
+    view = room["views"][0]
+    with pytest.raises(InputError, match="name: is a .*; expected a name"):
+        bifusion.posed_view(view.color, view.depth_m, view.color_K, view.color_cam2world, name=name)
+
+
 def test_a_scene_may_be_called_as_a_mesh_file_is(room, tmp_path):
     folder = bifusion.write_scene(tmp_path / "room.ply", room["coord"], room["color"])
     assert len(bifusion.open_scene(folder).coord) == len(room["coord"])

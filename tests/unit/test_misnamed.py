@@ -19,6 +19,7 @@ from bifusion.models.towers.weight_files import open_weights
 from bifusion.official.import_checkpoint import read_checkpoint
 from bifusion.runs.checkpoint import find_checkpoint
 from bifusion.storage.files import locked
+from bifusion.viewer.prediction import open_scan
 
 TENSORS = {"visual.conv1.weight": torch.ones(2)}
 
@@ -121,6 +122,21 @@ def test_a_folder_of_scenes_is_no_scene(tmp_path: Path) -> None:
         InputError, match="val: is a split, .* expected the data set that it is in, .*rooms"
     ):
         SceneFolders(tmp_path / "rooms" / "val" / "train", None, read_views=False)
+
+
+def test_a_folder_of_data_sets_is_no_data_set(tmp_path: Path) -> None:
+    for name in ("mine", "yours"):
+        (tmp_path / "data" / name / "val" / "room").mkdir(parents=True)
+        (tmp_path / "data" / name / "val" / "room" / "coord.npy").touch()
+    for refused in (bifusion.open_scene, open_scan):
+        with pytest.raises(
+            InputError, match="data: is no scene folder but holds data sets: mine, yours; give"
+        ):
+            refused(tmp_path / "data")
+    with pytest.raises(InputError, match="data: is no data set but holds some: mine, yours; give one"):
+        SceneFolders(tmp_path / "data" / "val", None, read_views=False)
+    with pytest.raises(InputError, match="mine: is no scene folder but holds some: val/room; give one"):
+        open_scan(tmp_path / "data" / "mine")
 
 
 def test_a_data_set_that_is_not_there_is_not_looked_into(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ OVERSHOOT = 15.0
 """Colours of 0 … 255 may go so far beyond it where they were interpolated or corrected."""
 
 
+SPLITS = ("train", "val", "test")
+"""Folders of a data set, each of scene folders."""
+
+
 def segment_file(labels: LabelSet) -> str:
     """Name of the file with a scene's semantic classes in the order of `labels`."""
     return SEGMENT_FILES.get(labels.name, "segment.npy")
@@ -52,8 +56,14 @@ def scene_folders(split: Path) -> list[Path]:
     return sorted(path for path in split.glob("*") if path.is_dir() and not is_leftover(path))
 
 
+def data_sets_in(folder: Path) -> list[Path]:
+    """The data sets in a folder, by name: folders whose splits hold scenes."""
+    splits = (split for name in SPLITS for split in folder.glob(f"[!.]*/{name}"))
+    return sorted({split.parent for split in splits if any(split.glob("[!.]*/coord.npy"))})
+
+
 def refuse_folder_of_scenes(folder: Path) -> None:
-    """InputError for a split or a data set where one scene is meant."""
+    """InputError for a split, a data set or a folder of those where one scene is meant."""
     if (folder / "coord.npy").exists():
         return
     inside = [
@@ -62,6 +72,9 @@ def refuse_folder_of_scenes(folder: Path) -> None:
     if inside:
         names = listing(sorted(str(path.relative_to(folder)) for path in inside), 3)
         raise InputError(f"{folder}: is no scene folder but holds some: {names}; give one of them")
+    if several := data_sets_in(folder):
+        names = listing([path.name for path in several], 3)
+        raise InputError(f"{folder}: is no scene folder but holds data sets: {names}; give one of those")
 
 
 def load_scene(folder: Path, labels: LabelSet | None, *, read_views: bool = True) -> Scene:

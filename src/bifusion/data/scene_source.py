@@ -13,6 +13,7 @@ from bifusion import plugins
 from bifusion.data.checks import check_scene, check_view
 from bifusion.data.open_scene import OpenScene
 from bifusion.data.scene_folder import (
+    data_sets_in,
     float32_note,
     load_labels,
     load_scene,
@@ -73,6 +74,11 @@ class SceneFolders:
                 raise InputError(
                     f"{folder.parent}: is a split, a folder of scenes; expected the data set that it is "
                     f"in, {folder.parent.parent}"
+                )
+            if several := data_sets_in(folder.parent):
+                names = listing([path.name for path in several], 4)
+                raise InputError(
+                    f"{folder.parent}: is no data set but holds some: {names}; give one of them"
                 )
             there = listing(sorted(path.name for path in folder.parent.glob("[!.]*")), 4)
             raise InputError(

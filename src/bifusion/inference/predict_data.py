@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bifusion.data.scene_folder import SPLITS
 from bifusion.data.scene_sums import read_state, scene_files_state
 from bifusion.datasets.shards import WHOLE, Shard, locked_shard
 from bifusion.errors import FAILURES, InputError, failure
@@ -29,7 +30,6 @@ OTHERS = {
     "precision": "another precision",
     "min_score": "another min_score",
 }
-SPLITS = ("train", "val", "test")
 Show = Callable[[Path, Path], None]
 """Adds a page to a prediction's folder, given the scene's."""
 

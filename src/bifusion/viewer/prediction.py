@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bifusion.data.checks import check_finite
+from bifusion.data.scene_folder import refuse_folder_of_scenes
 from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.ply.body import read_elements
 from bifusion.datasets.ply.header import read_header
@@ -50,6 +51,7 @@ def open_scan(path: Path, scene: Path | None = None) -> ShownScan:
         if scene is not None:
             raise InputError(f"{path}: is a scene folder itself; --scene goes with a prediction folder")
         return show_scene(path)
+    refuse_folder_of_scenes(path)
     found = sorted(item.name for item in path.iterdir())[:6] if path.is_dir() else "no such folder"
     raise InputError(
         f"{path}: found {found}; expected a scene folder (coord.npy …), or what `bifusion predict` "

@@ -14,7 +14,7 @@ import numpy as np
 from bifusion.arguments import path_of, text_of
 from bifusion.data.checks import check_scene, color_note
 from bifusion.data.open_scene import OpenScene, data_set_of
-from bifusion.data.scene_folder import SEGMENT_FILES, scene_files
+from bifusion.data.scene_folder import SEGMENT_FILES, SPLITS, scene_files
 from bifusion.data.scene_folder import write_scene as write_scene_folder
 from bifusion.datasets.arrays.arguments import (
     check_extent,
@@ -37,8 +37,6 @@ from bifusion.labels.label_set import LabelSet, require_same_classes
 from bifusion.storage.files import write_text
 from bifusion.storage.folders import check_replaceable
 from bifusion.types import Scene, View
-
-SPLITS = ("train", "val", "test")
 
 
 def make_scene(

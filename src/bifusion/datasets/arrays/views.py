@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.arguments import text_of
 from bifusion.data.checks import check_view
 from bifusion.data.images import is_resized, resize_intrinsics
 from bifusion.data.view_files import check_view_name
@@ -28,7 +29,7 @@ def posed_view(
     K: Any,
     cam2world: Any,
     *,
-    name: str = "0",
+    name: str | int = "0",
     depth_K: Any = None,
     depth_cam2world: Any = None,
 ) -> View:
@@ -39,20 +40,21 @@ def posed_view(
         depth_m: (Hd, Wd) float metres along the camera's z axis, 0 where nothing was measured.
         K: (3, 3) pinhole matrix in pixels of `color`, the top-left pixel's centre at (0, 0).
         cam2world: (4, 4) rigid, camera (x right, y down, z forward) to the scene's frame, metres.
-        name: each view of a scene its own.
+        name: each view of a scene its own; a whole number counts as its digits.
         depth_K: (3, 3) in pixels of `depth_m`; None: K at that size (depth registered to colour).
         depth_cam2world: (4, 4); None: cam2world.
     Raises:
         InputError: naming the argument: another shape or type, no pixel, no measured depth, numbers that
             are not finite or that no camera has, a pose that is not rigid.
     """
+    name = str(name) if type(name) is int or isinstance(name, np.integer) else text_of(name, "name")
     picture, depth = as_array(color, "color"), as_array(depth_m, "depth_m")
     _check_pictures(picture, depth, f"views: view {name}")
     matrix, pose = as_array(K, "K", np.float64), as_array(cam2world, "cam2world", np.float64)
     if depth_K is None and matrix.shape == (3, 3) and picture.ndim == 3 and depth.ndim == 2:
-        depth_K = _registered(matrix, image_size(picture), image_size(depth), str(name))
+        depth_K = _registered(matrix, image_size(picture), image_size(depth), name)
     view = View(
-        name=str(name),
+        name=name,
         color=picture,
         depth_m=depth,
         color_K=matrix,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bifusion.data.scene_folder import SEGMENT_FILES, scene_folders, segment_file
+from bifusion.data.scene_folder import SEGMENT_FILES, SPLITS, scene_folders, segment_file
 from bifusion.datasets.check import annotation, points, views
 from bifusion.datasets.check.doubles import doubles, fingerprint
 from bifusion.datasets.check.opened import Check, Finding, error, open_scene, warning
@@ -32,7 +32,6 @@ CHECKS: tuple[Check, ...] = (
 )
 """A check is a function of an opened scene that yields findings; one that is added here is run."""
 
-SPLITS = ("train", "val", "test")
 MOST_WORKERS = 8
 Progress = Callable[[int, int], None]
 """Called with (scenes done, scenes in all)."""
