@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from bifusion.datasets.mesh_files.read import read_mesh_file
 from bifusion.datasets.mesh_scene import open_mesh
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import read_color
 from laser_files import write_las
 from room_meshes import room_mesh
 
@@ -30,6 +34,39 @@ def ply(path: Path, color: np.ndarray, kind: str, names: tuple[str, ...] = NAMES
     lines += ["end_header", *(" ".join(map(str, (*point, *one))) for point, one in rows), ""]
     path.write_text("\n".join(lines))
     return path
+
+
+def png_of_16_bits(path: Path, color: np.ndarray) -> Path:
+    """(H, W, 3), as Pillow does not write them."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in color)
+    size = struct.pack(">IIBBBBB", color.shape[1], color.shape[0], 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in chunks:
+            file.write(struct.pack(">I", len(data)) + kind + data)
+            file.write(struct.pack(">I", zlib.crc32(kind + data)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("high", "told"),
+    [
+        (4095, ["4,095 of 65,535, as of 12 bits"]),
+        (1000, ["1,023 of 65,535, as of 10 bits"]),
+        (4096, []),
+        (0, []),
+    ],
+)
+def test_pictures_of_fewer_bits_in_16_are_told_once_a_folder(high, told, tmp_path, caplog) -> None:
+    color = np.linspace(0, high, 60).astype(int).reshape(4, 5, 3)
+    with caplog.at_level(logging.WARNING):
+        for name in ("0.png", "1.png"):
+            read = read_color(png_of_16_bits(tmp_path / str(high) / name, color))
+            assert (read == color >> 8).all(), "no silent guess"
+    assert len(caplog.messages) == len(told)
+    assert all(words in said for words, said in zip(told, caplog.messages, strict=True))
 
 
 def test_colours_of_12_bits_in_16_are_not_made_nearly_black(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import warnings
@@ -35,8 +36,12 @@ PGM_HEADER = re.compile(rb"P[25]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
 """Width, height and largest value, with comments between them."""
 MOST_HEADER = 4096
 """Bytes of a PGM in which its header must end: comments may be of any length."""
+TWELVE_BITS = 4095
+"""Cameras' own numbers in 16 bits go up to here at most; in 16-bit colours that is nearly black."""
 UPRIGHT = 1
 """The orientation tag of pictures that are stored as they are to be seen."""
+
+_logger = logging.getLogger(__name__)
 
 
 def image_size(image: np.ndarray) -> tuple[int, int]:
@@ -52,7 +57,8 @@ def read_color(path: Path) -> np.ndarray:
 def read_upright(path: Path) -> tuple[np.ndarray, int]:
     """(H, W, 3) uint8 RGB of an image file, turned as its orientation tag says, and that tag, 1 … 8.
 
-    Of 16 bits a channel the upper 8 are taken. InputError for a single channel of more than 8 bits,
+    Of 16 bits a channel the upper 8 are taken; a picture that uses so few of the 16 that it comes out
+    nearly black is warned of, once a folder. InputError for a single channel of more than 8 bits,
     which nothing says how to map to 0 … 255.
     """
     image = _decode_file(path)
@@ -144,9 +150,34 @@ def _decode_file(path: Path) -> Image.Image:
 def _decode(file: IO[bytes], where: str | Path) -> Image.Image:
     """The decoded image; every way in which a file can fail to be one becomes an InputError."""
     image = _opened(file, where)
+    of_16_bits = _is_of_16_bits(image)
     with _decoding(where):
         image.load()
+        if of_16_bits and image.mode in ("RGB", "RGBA"):
+            high = max(channel[1] for channel in image.getextrema()[:3])  # type: ignore[index]
+            if 0 < high <= TWELVE_BITS >> 8:  # of what Pillow keeps, the upper 8 bits
+                _warn_of_fewer_bits(Path(where).parent, 10 if high < 4 else 12)
     return image
+
+
+def _is_of_16_bits(image: Image.Image) -> bool:
+    """Whether its channels are stored in 16 bits each, as far as its format tells before decoding."""
+    stored = (tile[3] for tile in getattr(image, "tile", []))
+    return any(";16" in str(one[0] if isinstance(one, tuple) else one) for one in stored)
+
+
+@cache
+def _warn_of_fewer_bits(folder: Path, bits: int) -> None:
+    """Once a folder, as what holds of one picture holds of its neighbours."""
+    _logger.warning(
+        "%s: colours of a picture of 16 bits go no higher than %s of 65,535, as of %d bits in 16; they "
+        "are taken as they stand, nearly black: if the camera saw more, export the pictures with 8 bits "
+        "a channel, or multiplied by %d",
+        folder,
+        f"{(1 << bits) - 1:,}",
+        bits,
+        1 << 16 - bits,
+    )
 
 
 def _opened(file: IO[bytes], where: str | Path) -> Image.Image:

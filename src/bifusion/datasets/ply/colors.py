@@ -10,6 +10,7 @@ import numpy as np
 
 from bifusion.datasets.ply.body import Columns, stacked
 from bifusion.errors import InputError
+from bifusion.untrusted.pictures import TWELVE_BITS
 
 CHANNELS = ("red", "green", "blue")
 NAMES = (CHANNELS, tuple(f"diffuse_{channel}" for channel in CHANNELS), ("r", "g", "b"))
@@ -20,8 +21,6 @@ OPAQUE = (0, 255)
 """The fourth byte, where it is none of the colour: nothing, or opaque."""
 SLIGHTLY_MORE = 1e-3
 """By how much colours of 0 … 1 may exceed 1, from rounding."""
-TWELVE_BITS = 4095
-"""Cameras' own numbers in 16 bits go up to here at most; in 16-bit colours that is nearly black."""
 
 
 def has_colors(columns: Columns) -> bool:
