@@ -97,7 +97,8 @@ def mask3d_small() -> Config:
     """Mask3D in numbers that train on two cores in minutes.
 
     Colours only, as published: positions among the inputs slowed its learning on the generated rooms
-    (loss 39.0 against 33.3 after 14 epochs); its decoder has them in its position code.
+    (loss 39.0 against 33.3 after 14 epochs); its decoder has them in its position code. At half the
+    rate of the other small recipes it learns faster (docs/compared.md).
     """
     unet = UNetConfig(
         kind="res16",
@@ -126,6 +127,6 @@ def mask3d_small() -> Config:
         data=dataclasses.replace(small_data(max_views=0), use_xyz=False, origin="world"),
         criterion=mask3d_criterion(sum_over_scenes=False),
         postprocess=Mask3DPostprocessConfig(),
-        optim=small_optim(),
+        optim=dataclasses.replace(small_optim(), lr=5e-4),
         trainer=small_trainer(),
     )
