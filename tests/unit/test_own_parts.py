@@ -8,9 +8,11 @@ from bifusion.errors import InputError
 from bifusion.models.build import build_model
 from bifusion.models.fusion import FusionConfig, LiteFusionGate
 from bifusion.models.unet import UNetConfig, build_unet
+from bifusion.official.import_checkpoint import read_checkpoint
 from bifusion.recipes.tiny import bifusion_tiny
 from bifusion.training.own_parts import check_backbone, check_gate, check_own_parts, check_tower
 from my_rooms import networks, towers
+from untrained_runs import save_run
 
 CPU = torch.device("cpu")
 
@@ -125,3 +127,12 @@ def test_a_part_that_a_function_gives_twice_is_told(part, monkeypatch):
 )
 def test_sound_gates_pass(gate):
     check_gate(gate, 16, CPU)
+
+
+def test_a_checkpoint_of_a_network_that_reads_values_as_it_is_made_is_imported(tmp_path, monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    config = bifusion_tiny()
+    config.model.unet = UNetConfig(kind="outside", function="my_rooms.networks:reading")
+    run = save_run(tmp_path, config)
+    imported = read_checkpoint(run)
+    assert imported.conversion.matched and not imported.conversion.missing

@@ -13,9 +13,11 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bifusion import plugins
 from bifusion.diagnosis.bundle import KEY, read_bundle, write_bundle
 from bifusion.diagnosis.replay import print_report, replay
 from bifusion.errors import InputError
+from bifusion.models.unet import UNetConfig
 from bifusion.step.events import Alarm, Fault
 from hostile_pickles import calls
 from step_factory import TinyStep, tiny_step
@@ -47,6 +49,15 @@ def bundle(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "step.safetensors"
     write_bundle(path, step.stepper, step.config, step.inputs, step.state, [fault])
     return path
+
+
+def test_a_network_that_reads_values_as_it_is_made_is_replayed(root, tmp_path, monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, "my_rooms")
+    config = tiny_config("oneformer3d_small", root)
+    config.model.unet = UNetConfig(kind="outside", function="my_rooms.networks:reading")
+    step, path = tiny_step(config), tmp_path / "step.safetensors"
+    write_bundle(path, step.stepper, config, step.inputs, step.state, [])
+    assert replay(path).identical
 
 
 def test_all_that_a_step_reads_comes_back(root, bundle):

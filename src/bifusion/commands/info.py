@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from bifusion.config.run import Config
-from bifusion.models.build import build_model
+from bifusion.models.build import build_bare
 from bifusion.models.parts import PATH_LABELS, part_of_group
 
 
 def parameter_counts(config: Config) -> dict[str, int]:
-    """Parameters of each group of the recipe's model; nothing is allocated (meta device), unless a part
-    is from outside, which may read values as it is made."""
-    with torch.device("cpu" if config.model.outside_parts else "meta"):
-        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
-    groups = model.parameter_groups()
+    """Parameters of each group of the recipe's model."""
+    groups = build_bare(config.model, config.seed, config.labels).parameter_groups()
     return {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
 
 

@@ -27,7 +27,7 @@ from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
 from bifusion.errors import InputError
-from bifusion.models.build import build_model
+from bifusion.models.build import build_bare
 from bifusion.precision import matmul_precision
 from bifusion.runs.check_config import check_config
 from bifusion.runs.trained_model import check_same_tensors
@@ -158,8 +158,7 @@ def read_bundle(path: Path) -> Bundle:
     config = config_from_dict(content["config"], f"{path}: config")
     check_config(config)
     weights = update_tensor_names(_under(tensors, "weight."))
-    with torch.device("meta"):
-        wanted = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+    wanted = build_bare(config.model, config.seed, config.labels)
     check_same_tensors(wanted.state_dict(), weights, path)
     shapes = {name: parameter.shape for name, parameter in wanted.named_parameters()}
     where = str(path)

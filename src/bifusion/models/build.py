@@ -33,6 +33,14 @@ def build_model(
     return model
 
 
+def build_bare(config: ModelConfig, seed: int, labels: LabelSet) -> Model:
+    """The same network for its names and shapes, or for a checkpoint to bring its values: on the meta
+    device, where nothing is drawn or allocated. On the CPU where a part is from outside, which may read
+    values as it is made."""
+    with torch.device("cpu" if config.outside_parts else "meta"):
+        return build_model(config, seed, labels, load_pretrained=False)
+
+
 def _pair_initial_weights(model: Model, config: ModelConfig, seed: int, labels: LabelSet) -> None:
     seed_cpu(seed, "init", "backbone")
     drawn = build_unet(config.unet).state_dict()

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError
-from bifusion.models.build import build_model
+from bifusion.models.build import build_bare, build_model
 from bifusion.models.towers.weight_files import IN_PARTS, in_parts
 from bifusion.official.hub import is_shared, pulled
 from bifusion.official.models import Conversion, convert, official_models
@@ -200,9 +199,7 @@ def _read_own(path: Path) -> Imported:
     folder = find_checkpoint(path)
     config = load_config(folder / CONFIG)
     check_config(config)
-    with torch.device("meta"):
-        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
-    wanted = model.state_dict()
+    wanted = build_bare(config.model, config.seed, config.labels).state_dict()
     result, stored = Conversion(state={}), load_checked_weights(folder)
     for name in wanted:
         if name not in stored:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bifusion.config.run import Config, load_config
 from bifusion.errors import InputError, listing
-from bifusion.models.build import build_model
+from bifusion.models.build import build_bare, build_model
 from bifusion.runs.check_config import check_config
 from bifusion.runs.checkpoint import CONFIG, NAMED, WEIGHTS, find_checkpoint, load_checked_weights
 
@@ -24,16 +24,13 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     config = load_config(folder / CONFIG)
     check_config(config)
     stored = load_checked_weights(folder)
-    # On the meta device nothing is drawn, and each tensor is kept once, that of the file. But somebody
-    # else's part may read values as it is made, of which there are none.
-    outside = bool(config.model.outside_parts)
-    with torch.device("cpu" if outside else "meta"):
-        model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
+    model = build_bare(config.model, config.seed, config.labels)
     wanted = model.state_dict()
     check_same_tensors(wanted, stored, folder / WEIGHTS)
     # copies, as the file is only mapped: whoever overwrites it would change the model
     own = {name: t.to(device, wanted[name].dtype, copy=True) for name, t in stored.items()}
-    model.load_state_dict(own, assign=not outside)
+    # of a bare network of ours each tensor is kept once, that of the file
+    model.load_state_dict(own, assign=not config.model.outside_parts)
     if not _is_whole(model):  # it has tensors besides, of which the meta device gave but the shapes
         model = build_model(config.model, config.seed, config.labels, load_pretrained=False)
         model.load_state_dict(own)

@@ -41,7 +41,7 @@ class Rules:
         """Steps taken in it."""
 
     def judge(self, outcome: StepOutcome, state: StageState) -> list[Alarm]:
-        """Spikes of the total loss and gradient norm, before the optimiser acts.
+        """Spikes of the total loss, the gradient norms and the statistics, before the optimiser acts.
 
         With action "skip" every spike is told; with "warn" those that repeat no earlier one.
         Figures that are not finite are the guard's business and no spike.
