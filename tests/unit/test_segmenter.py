@@ -53,6 +53,17 @@ def test_weights_that_answer_with_nan_are_named(tmp_path, room, part):
         diverged.predict(room)
 
 
+@pytest.mark.parametrize("part", ["out_cls", "out_score"])
+def test_infinite_classes_and_scores_are_named_too(tmp_path, room, part):
+    """As float16 may overflow to; softmax makes NaN of it, and candidates were dropped in silence."""
+    config = bifusion()
+    config.model.decoder = dataclasses.replace(config.model.decoder, score_head=True)
+    wild = package.load(save_run(tmp_path, config), device="cpu")
+    getattr(wild.model.decoder, part)[-1].bias.data[0] = torch.inf
+    with pytest.raises(InputError, match="room: .* answers with NaN or infinity"):
+        wild.predict(room)
+
+
 def test_no_objects_are_told_with_the_least_score_that_hid_them(segmenter, room):
     best = float(segmenter.predict(room).scores[0])
     found = segmenter.predict(room, min_score=1)

@@ -12,10 +12,13 @@ from bifusion.types import Prediction
 
 
 def answers_with_nan(prediction: Prediction) -> Tensor:
-    """One boolean on the device."""
+    """One boolean on the device. A class logit or score that is infinite counts too: softmax makes NaN
+    of the one, by which the candidate is dropped in silence, and the other is no score. Masks, and
+    classes of points, take infinity for what it means."""
     last = prediction.layers[-1]
-    answers = [last.class_logits, last.mask_logits, last.scores, prediction.semantic_logits]
-    return torch.stack([tensor.isnan().any() for answer in answers for tensor in answer or []]).any()
+    nan = [t.isnan() for t in (*last.mask_logits, *(prediction.semantic_logits or []))]
+    wild = [~t.isfinite() for t in (*last.class_logits, *(last.scores or []))]
+    return torch.stack([flawed.any() for flawed in (*nan, *wild)]).any()
 
 
 def refuse_nan(flawed: Tensor, where: str, checkpoint: Path, dtype: torch.dtype | None) -> None:
@@ -26,4 +29,4 @@ def refuse_nan(flawed: Tensor, where: str, checkpoint: Path, dtype: torch.dtype 
     narrow = "precision 32-true: float16 overflows where that does not"
     wide = "another checkpoint: a training without a guard may end in such weights"
     advice = narrow if dtype == torch.float16 else wide
-    raise InputError(f"{where}: {checkpoint} answers with NaN, no number; take {advice}")
+    raise InputError(f"{where}: {checkpoint} answers with NaN or infinity, no number; take {advice}")
