@@ -65,12 +65,12 @@ class RulesConfig:
     meets a model that relies on views) …"""
     loss_deviations: NotNegative = 6.0
     """… and so many standard deviations (from the MAD) above it (healthy: up to 7.4, but none of them
-    above both) …"""
+    above both)."""
     gradient_ratio: PositiveFloat = 6.0
     """A spike of the total gradient norm, per unit of loss weight: so many times the usual (healthy: up
     to 5, apart from Mask3D) …"""
     gradient_deviations: NotNegative = 4.0
-    """… and so many standard deviations of the logarithm: norms spread by factors, not by sums …"""
+    """… and so many standard deviations of the logarithm: norms spread by factors, not by sums."""
     path_ratio: PositiveFloat = 50.0
     """A single path's norm has jumped to so many times its usual, though the total hides it (healthy: up
     to 40): the second moments of its parameters would carry it for a thousand steps."""
@@ -78,7 +78,8 @@ class RulesConfig:
     """In the first `min_history` steps of a stage, which may train parts that were frozen, both ratios
     of gradients are so many times as large (healthy: no change where stages ramp, as ours do)."""
     worst_ratio: PositiveFloat = 1.5
-    """… and, for both, so many times the worst value within `reach`."""
+    """A spike of the loss, or of a gradient norm, is besides so many times the worst value within
+    `reach`."""
     variance_growth: PositiveFloat = 10.0
     """A step may multiply a BatchNorm's running variance so many times: at a momentum of 0.1 the batch's
     own is then ninety times the usual (healthy: below 2, in the first steps too)."""
