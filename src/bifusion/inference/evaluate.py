@@ -16,7 +16,7 @@ from torch import nn
 from bifusion.config.run import Config, load_config
 from bifusion.config.stages import Timeline
 from bifusion.data.dataset import open_scenes, with_labels
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.evaluation.point_figures import PointFigures
 from bifusion.evaluation.semantic import one_class_for_all
 from bifusion.inference.device import autocast_dtype, usable_device
@@ -137,7 +137,14 @@ def _evaluate(
         if target == folder.evaluation:
             write_predictions(folder, config, full)
         write_json(target, evaluation)  # last: a run that has it counts as evaluated
-        if told := one_class_for_all(full.metrics["iou"] or {}):
+        if full.nan:
+            _logger.warning(
+                "%s: the model answers with NaN or infinity in %d scenes (%s): its figures say nothing",
+                folder.root,
+                len(full.nan),
+                listing(full.nan),
+            )
+        elif told := one_class_for_all(full.metrics["iou"] or {}):
             _logger.warning("%s: %s: it has learned next to nothing (yet)", folder.root, told)
     group.barrier()
     return evaluation

@@ -28,8 +28,8 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
+from bifusion.evaluation.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.device import usable_device
-from bifusion.inference.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference

@@ -29,8 +29,8 @@ from bifusion.datasets.recordings.open import refuse_recording
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
+from bifusion.evaluation.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.device import autocast_dtype, usable_device
-from bifusion.inference.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet

@@ -20,6 +20,7 @@ from bifusion.data.loader import EpochLoader, make_loader
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
+from bifusion.evaluation.nan_answers import answers_with_nan
 from bifusion.evaluation.point_figures import PointFigures
 from bifusion.training.processes import group
 from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
@@ -41,6 +42,8 @@ class Validation:
     """Of the first scenes, for pictures."""
     first_truths: list[SceneTruth]
     """Their annotation."""
+    nan: list[str]
+    """Scenes on which the model answered with what is no number, so that figures say nothing."""
 
 
 class Counted:
@@ -51,6 +54,7 @@ class Counted:
         self.points = PointFigures(config.labels) if by_point else None
         self.first_results: list[SceneResult] = []
         self.first_truths: list[SceneTruth] = []
+        self.nan: list[str] = []
 
     def add(
         self,
@@ -74,6 +78,7 @@ class Counted:
             return
         batch = batch.to(device)
         prediction = model(batch, control)
+        flawed = answers_with_nan(prediction)
         results, trace = config.postprocess.results(prediction, batch, config.labels), prediction.fusion
         pairs = zip(results, truths, strict=True)
         covered = [self.evaluator.add(result, truth) for result, truth in pairs]
@@ -91,6 +96,8 @@ class Counted:
             )
         if pictured:
             self.first_results, self.first_truths = results, truths
+        if flawed:  # asked last: a GPU is not waited for before it has its work
+            self.nan += batch.names
 
     def merge(self, other: Counted) -> None:
         """Adds what another one has counted, after what is there."""
@@ -98,6 +105,7 @@ class Counted:
         self.fusion.merge(other.fusion)
         if self.points is not None and other.points is not None:
             self.points.merge(other.points)
+        self.nan += other.nan
         wanted = PICTURED_SCENES - len(self.first_results)
         self.first_results += other.first_results[:wanted]
         self.first_truths += other.first_truths[:wanted]
@@ -105,7 +113,7 @@ class Counted:
     def outcome(self) -> Validation:
         """The figures of what was counted."""
         metrics = {**self.evaluator.compute(), **self.fusion.compute()}
-        return Validation(metrics, self.points, self.first_results, self.first_truths)
+        return Validation(metrics, self.points, self.first_results, self.first_truths, self.nan)
 
 
 class CountedShare:
