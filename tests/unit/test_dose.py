@@ -315,6 +315,14 @@ def test_bad_requests_are_refused_before_anything_is_made(tmp_path, settings, me
     assert not list(tmp_path.iterdir())  # not even its folder
 
 
+def test_a_rooms_option_that_the_knob_sets_is_refused(tmp_path):
+    rooms = RoomsConfig(texture_contrast=0.5)
+    wanted = DoseConfig("texture_contrast", (0.0, 1.0), tmp_path / "out", rooms=rooms)
+    with pytest.raises(InputError, match=r"--rooms.texture-contrast is 0.5, but .* is the knob"):
+        run_dose(wanted, Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_rooms_in_the_folder_are_refused(tmp_path):
     rooms = tmp_path / "texture_contrast-1" / "rooms"
     rooms.mkdir(parents=True)

@@ -60,6 +60,15 @@ def test_a_network_that_reads_values_as_it_is_made_is_replayed(root, tmp_path, m
     assert replay(path).identical
 
 
+def test_a_run_in_a_bundle_s_place_is_told_with_its_bundles(tmp_path):
+    with pytest.raises(InputError, match="is a folder; expected a bundle .*; it holds none"):
+        read_bundle(tmp_path)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "step-00000007.safetensors").touch()
+    with pytest.raises(InputError, match=r"it holds bundles/step-00000007\.safetensors: give one"):
+        read_bundle(tmp_path)
+
+
 def test_all_that_a_step_reads_comes_back(root, bundle):
     step = _faulty(root)
     read = read_bundle(bundle)

@@ -26,7 +26,7 @@ from bifusion.config.run import Config, config_from_dict, config_to_dict
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.batch_tensors import batch_from_tensors, batch_to_tensors
 from bifusion.diagnosis.rerun import run_again
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.models.build import build_bare
 from bifusion.precision import matmul_precision
 from bifusion.runs.check_config import check_config
@@ -146,6 +146,13 @@ def read_bundle(path: Path) -> Bundle:
     whose parts do not fit each other. A network is only built once its tensors are known to be there.
     """
     missing = "no such file; expected a bundle that a run wrote (RUN/bundles)"
+    if path.is_dir():
+        there = sorted(path.glob("bundles/*.safetensors")) or sorted(path.glob("step-*.safetensors"))
+        names = [str(bundle.relative_to(path)) for bundle in there]
+        raise InputError(
+            f"{path}: is a folder; expected a bundle that a run wrote (RUN/bundles/step-N.safetensors); "
+            + (f"it holds {listing(names, 3)}: give one" if names else "it holds none")
+        )
     check_regular(path, missing=missing, advice=AGAIN)
     try:
         with safe_open(path, framework="pt") as file:
@@ -153,7 +160,7 @@ def read_bundle(path: Path) -> Bundle:
             # a copy each, in memory aligned as torch's own: products depend on it to the bit
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {AGAIN}") from error
+        raise InputError(f"{path}: cannot be read as a bundle of a run ({error}); {AGAIN}") from error
     content = _content(path, metadata)
     config = config_from_dict(content["config"], f"{path}: config")
     check_config(config)

@@ -209,6 +209,13 @@ def write_dose(
 def plan_levels(wanted: DoseConfig) -> list[PlannedLevel]:
     """The levels in rising order, each in `out/KNOB-VALUE`; InputError where the request makes none."""
     _check_recipes(wanted.recipes)
+    given = getattr(wanted.rooms, wanted.knob, None)
+    if given != getattr(RoomsConfig(), wanted.knob, None):
+        option = f"--rooms.{wanted.knob.replace('_', '-')}"
+        raise InputError(
+            f"dose: {option} is {given:g}, but {wanted.knob} is the knob, which --values sets; leave "
+            f"{option} out, or turn another knob"
+        )
     names = {f"{wanted.knob}-{value:g}": value for value in sorted(wanted.values)}
     if not names or len(names) < len(wanted.values):
         raise InputError(
