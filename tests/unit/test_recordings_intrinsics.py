@@ -84,3 +84,15 @@ def test_a_replica_of_another_camera_says_so_beside_its_poses(tmp_path: Path) ->
     assert np.abs(frame.depth_m - made.depth_of(walk[1], K, (120, 68))).max() < 1e-3
     (folder / "cam_params.json").write_text(json.dumps({"camera": {**camera, "scale": 0}}))
     refused(folder, "scale: found 0; expected units of depth a metre")
+
+
+def test_an_open3d_trajectory_may_state_a_camera_for_each_frame(tmp_path: Path) -> None:
+    folder = made.open3d_json(tmp_path / "r", made.poses(3))
+    path = folder / "camera_trajectory.json"
+    found = json.loads(path.read_text())
+    for k, frame in enumerate(found["parameters"]):  # a phone's, which follow the focus
+        frame["intrinsic"]["intrinsic_matrix"][0] = 80 + k
+    path.write_text(json.dumps(found))
+    recording = open_recording(folder)
+    cameras = [recording.frame(k).depth_camera for k in range(3)]
+    assert [camera and camera.K[0, 0] for camera in cameras] == [80, 81, 82]

@@ -124,3 +124,11 @@ def test_cameras_of_tum_are_known_by_name(tmp_path):
     recording = open_recording(folder)
     assert any("freiburg2; its lens distorts" in note for note in recording.notes)
     refused(shutil.copytree(folder, tmp_path / "other"), "says nothing of its camera; give --intrinsics")
+
+
+def test_pictures_that_are_listed_twice_count_once(tmp_path):
+    folder = made.tum(tmp_path / "r", made.poses(6))
+    for name in ("rgb.txt", "depth.txt"):
+        (folder / name).write_text(2 * (folder / name).read_text())
+    recording = open_recording(folder)
+    assert len(recording) == 6 and all(recording.has_picture(k) for k in range(6))

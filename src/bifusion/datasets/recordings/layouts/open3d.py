@@ -8,6 +8,7 @@ millimetres.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,10 @@ def open_open3d(folder: Path, options: OpenOptions) -> FileRecording:
         raise InputError(f"{folder}: which of {names} holds the poses? Name it {LOGS[0]}")
     colors = numbered(first_folder(folder, COLOR_FOLDERS) or folder, COLOR_ENDINGS)
     depths = numbered(folder / "depth", DEPTH_ENDINGS)
-    camera, reading = None, Reading()
+    lenses: list[Calibration | None] = []
+    reading = Reading()
     if path.suffix == ".json":
-        stored, camera = read_trajectory_json(path)
+        stored, lenses = read_trajectory_json(path)
         names, reading = None, Reading(poses="world2cam")
     else:
         names, stored = read_log(path)
@@ -81,7 +83,9 @@ def open_open3d(folder: Path, options: OpenOptions) -> FileRecording:
         of_number = dict(zip(depths, files, strict=True))
         files = [of_number.get(k) or FrameFiles(str(k), colors.get(k), None) for k in names]
     one_pose_each(files, stored, path)
-    cameras, notes = _cameras(folder, camera, options)
+    cameras, notes, stated = _cameras(folder, lenses, options)
+    if stated:
+        files = [replace(one, K=lens.K, size=lens.size) for one, lens in zip(files, stated, strict=True)]
     return file_recording(
         folder, "open3d", files, stored, cameras, options, declared=reading, notes=[*pairs.notes, *notes]
     )
@@ -123,8 +127,8 @@ def read_log(path: Path) -> tuple[list[int], np.ndarray]:
     return headings.astype(np.int64).tolist(), poses
 
 
-def read_trajectory_json(path: Path) -> tuple[np.ndarray, Calibration | None]:
-    """World2cam poses (V, 4, 4) and the first frame's camera."""
+def read_trajectory_json(path: Path) -> tuple[np.ndarray, list[Calibration | None]]:
+    """World2cam poses (V, 4, 4) and each frame's camera, None where it states none."""
     found = read_json(path, finite=False)
     frames = found.get("parameters") if isinstance(found, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) for f in frames):
@@ -133,8 +137,8 @@ def read_trajectory_json(path: Path) -> tuple[np.ndarray, Calibration | None]:
         json_numbers(frame.get("extrinsic"), 16, f"{path}: extrinsic of frame {k}").reshape(4, 4).T
         for k, frame in enumerate(frames)
     ]
-    camera = frames[0].get("intrinsic")
-    return np.stack(poses), None if camera is None else open3d_camera(camera, str(path))
+    lenses = [frame.get("intrinsic") for frame in frames]
+    return np.stack(poses), [None if one is None else open3d_camera(one, str(path)) for one in lenses]
 
 
 def _lists_of(folder: Path) -> list[Path]:
@@ -166,16 +170,24 @@ def _is_last_row(words: list[str]) -> bool:
 
 
 def _cameras(
-    folder: Path, stated: Calibration | None, options: OpenOptions
-) -> tuple[Cameras, list[str]]:
-    """Depth is registered: one camera."""
+    folder: Path, stated: list[Calibration | None], options: OpenOptions
+) -> tuple[Cameras, list[str], list[Calibration]]:
+    """Depth is registered: one camera. With notes, and each frame's own where `stated` are several."""
     if options.intrinsics is not None:
-        return Cameras(given := given_intrinsics(options.intrinsics), given), []
-    found = find_intrinsics(folder) or stated
+        return Cameras(given := given_intrinsics(options.intrinsics), given), [], []
+    lenses = [lens for lens in stated if lens is not None]
+    found = find_intrinsics(folder)
+    if found is None and lenses:
+        own = lenses if len(lenses) == len(stated) and _differ(lenses) else []
+        return Cameras(lenses[0], lenses[0]), [], own
     if found is not None:
-        return Cameras(found, found), []
+        return Cameras(found, found), [], []
     note = (
         "no intrinsics in the folder: Open3D's default camera taken (525 525 319.5 239.5 at 640×480), "
         "--intrinsics gives another"
     )
-    return Cameras(DEFAULT_CAMERA, DEFAULT_CAMERA), [note]
+    return Cameras(DEFAULT_CAMERA, DEFAULT_CAMERA), [note], []
+
+
+def _differ(lenses: list[Calibration]) -> bool:
+    return any(lens.size != lenses[0].size or not np.array_equal(lens.K, lenses[0].K) for lens in lenses)

@@ -171,7 +171,8 @@ def _read_list(path: Path) -> list[tuple[float, Path]]:
     rows = read_lines(path)
     if any(len(row) < 2 for row in rows):
         raise InputError(f"{path}: expected lines of time and file name")
-    return [(_time(row[0], path), inside(path.parent, row[1], path)) for row in rows]
+    listed = [(_time(row[0], path), inside(path.parent, row[1], path)) for row in rows]
+    return [*dict.fromkeys(listed)]  # a line that is there twice counts once
 
 
 def _time(word: str, path: Path) -> float:
