@@ -10,8 +10,8 @@ import pytest
 
 import recording_factory as made
 from bifusion.datasets.recordings.open import open_recording
+from bifusion.datasets.recordings.text_files import read_pose
 from bifusion.datasets.scannet.posed_images import find_posed_images
-from bifusion.datasets.scannet.views import read_pose
 from bifusion.errors import InputError
 
 MIRROR = np.diag([-1.0, 1, 1, 1])
