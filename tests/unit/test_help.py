@@ -177,3 +177,15 @@ def test_help_of_a_kind_that_there_is_not_names_it(bifusion):
 def test_what_is_missing_is_called_as_in_help(bifusion, call, missing):
     called = bifusion(*call.split())
     assert called.status == 2 and f": missing {missing}\n" in called.err, called.err
+
+
+@pytest.mark.parametrize(
+    ("call", "places"),
+    [
+        ("predict --run runs/mine room.ply", "--run is no option.* bifusion predict RUN SCENE"),
+        ("import-checkpoint a.ckpt --out=runs/a", "--out is no option.* import-checkpoint FILE OUT"),
+    ],
+)
+def test_what_has_its_place_is_told_when_it_is_typed_as_an_option(bifusion, call, places):
+    called = bifusion(*call.split())
+    assert called.status == 2 and re.search(places, called.err), called.err

@@ -131,6 +131,11 @@ def _check_required(args: Sequence[str], options: Sequence[Option], command: str
         option = by_flag.get(name.replace("_", "-"))
         if name.startswith(f"--{OF_TYRO}"):
             return
+        if option is not None and option.positional and name.startswith("--"):
+            places = " ".join(one.name.upper() for one in options if one.positional)
+            raise InputError(
+                f"{command}: {name} is no option: it is given by its place, bifusion {command} {places}"
+            )
         if option is None or option.positional:
             placed += 1
             continue
