@@ -167,7 +167,10 @@ def check_folder(
             "another folder"
         )
     started = load_config(folder.config)
-    advice = "Resume it as it began, on the same scenes, or choose another folder (--out)."
+    advice = (
+        f"Resume it as it began (`bifusion train {folder.config} --resume --out {folder.root}`), on the "
+        "same scenes, or choose another folder (--out)."
+    )
     now = data_of(config, read=read)
     accepted = check_same_run(folder, started, config, advice=advice, accept=accept, now=now)
     if not saved and _was_saved(folder, started):
