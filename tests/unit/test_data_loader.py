@@ -201,6 +201,37 @@ def test_workers_are_born_deaf_to_a_schedulers_sigterm(dataset, monkeypatch):
     assert len(list(running)) == 5
 
 
+class Garbage:
+    """Only a collection of garbage finds it."""
+
+    def __init__(self, folder):
+        self.folder, self.itself = folder, self
+
+    def __del__(self):
+        (self.folder / str(os.getpid())).touch()
+
+
+def test_workers_leave_the_garbage_of_their_parent_alone(dataset, tmp_path, monkeypatch):
+    """A destructor that raises, as that of an older loader does in a fork, disturbed what was read."""
+    sample = SceneDataset.sample
+
+    def collecting(self, index, epoch):
+        gc.collect()
+        return sample(self, index, epoch)
+
+    monkeypatch.setattr(SceneDataset, "sample", collecting)
+    gc.collect()
+    gc.disable()
+    try:
+        Garbage(tmp_path)
+        assert len(batches(dataset, workers=1)) == 3
+    finally:
+        gc.enable()
+    assert not list(tmp_path.iterdir())
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
 def set_up_late(set_up, worker):
     subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
     time.sleep(0.2)

@@ -199,7 +199,7 @@ def test_what_cannot_be_shown_is_named(scene, tmp_path):
     other = make_tiny_scene(tmp_path / "val" / "other", num_views=0)
     for path, of, said in (
         (tmp_path / "nowhere", None, "no such folder"),
-        (tmp_path, None, "expected a scene folder"),
+        (tmp_path, None, "is no scene folder but holds some: val/other"),
         (scene, other, "is a scene folder itself"),
         (folder, scene, "the prediction is of"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -48,6 +49,7 @@ def heed_the_parent_alone(worker: int) -> None:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     if TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is left to the thread below
+    gc.freeze()  # what was inherited is the parent's to clear away: a loader's remains would raise here
     parent = Parent()
     be_killed_at_end_of(parent.pipe)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.data.checks import check_finite
 from bifusion.datasets.ply.body import Columns, Lists, read_elements, stacked
 from bifusion.datasets.ply.colors import has_colors, read_colors
 from bifusion.datasets.ply.header import Header, read_header
@@ -47,12 +48,12 @@ class Mesh:
     """What was understood from the values, or left out, for the user to know."""
 
 
-def read_mesh(path: Path) -> Mesh:
+def read_mesh(path: Path, *, every_vertex: bool = False) -> Mesh:
     """The mesh or cloud in `path`: ascii or binary of either byte order, any number type.
 
     Polygons become fans of triangles, right for convex ones. Colours are 0 … 255, or 0 … 1 where they
     are stored as such (`read_colors`). Vertices whose place is not finite are left out with their faces,
-    which is said.
+    which is said; with `every_vertex`, for what goes by their numbers, they are refused.
 
     Raises:
         InputError: no readable PLY file, vertices without position or colour, none with a finite place,
@@ -72,6 +73,8 @@ def read_mesh(path: Path) -> Mesh:
     notes: list[str] = []
     face = _in_lower_case(elements.get("face", {}))
     faces = _triangles(face, header, len(coord), path, notes)
+    if every_vertex:
+        check_finite(coord, path)
     there = placed(coord, path, notes, faces)
     vertex, coord = there.columns(vertex), there.vertices(coord)
     farthest = np.abs(coord).max()

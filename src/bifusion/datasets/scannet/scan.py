@@ -97,7 +97,7 @@ def read_scan(folder: Path, table: LabelTable | None, *, scale: float = 1.0) -> 
         raise InputError(f"{folder}: no such scan folder")
     meta = read_meta(folder / f"{name}.txt")
     path = folder / f"{name}_vh_clean_2.ply"
-    mesh = read_mesh(path)
+    mesh = read_mesh(path, every_vertex=True)
     placed = place_mesh(name, mesh, meta.axis_alignment, scale)
     coord = placed.placement.points(mesh.coord)
     notes = placed.notes

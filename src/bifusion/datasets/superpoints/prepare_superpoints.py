@@ -143,7 +143,7 @@ def _from_scan(scene: Path, scan: Path | None, count: int) -> tuple[np.ndarray |
         return np.unique(raw, return_inverse=True)[1], SOURCES[1]
     if not mesh.exists():
         return None, ""
-    read = read_mesh(mesh)
+    read = read_mesh(mesh, every_vertex=True)
     if len(read.coord) != count:
         raise InputError(
             f"{scene / 'coord.npy'}: has {count} points, but {mesh} has {len(read.coord)} vertices; "
