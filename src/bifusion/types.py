@@ -339,3 +339,12 @@ class Prediction:
             "alignment_pairs": self.fusion is not None and bool(self.fusion.alignment_pairs),
         }
         return {name for name, there in outputs.items() if there}
+
+    def answers_with_nan(self) -> Tensor:
+        """() bool on its device. A class logit or score that is infinite counts too: softmax makes NaN
+        of the one, by which the candidate is dropped in silence, and the other is no score. Masks, and
+        classes of points, take infinity for what it means."""
+        last = self.layers[-1]
+        nan = [t.isnan() for t in (*last.mask_logits, *(self.semantic_logits or []))]
+        wild = [~t.isfinite() for t in (*last.class_logits, *(last.scores or []))]
+        return torch.stack([flawed.any() for flawed in (*nan, *wild)]).any()

@@ -48,8 +48,8 @@ def test_what_a_healthy_run_must_not_show(tmp_path, fake, problems):
 @pytest.mark.parametrize(
     ("recipe", "own", "at_most"),
     [
-        ("oneformer3d_small", "models/oneformer3d.py", 38),
-        ("bifusion_tiny", "models/fusion.py", 52),
+        ("oneformer3d_small", "models/oneformer3d.py", 37),
+        ("bifusion_tiny", "models/fusion.py", 51),
     ],
 )
 def test_a_scene_can_be_followed_from_disk_to_metrics(tmp_path, recipe, own, at_most):

@@ -26,7 +26,7 @@ WAITS = ["sparse/coordinates.py", "losses/matching.py", "step/figures.py"]
 see (BiFusion) or the sizes of the pyramid (Mask3D); matching; all figures of guard and monitor."""
 
 _RESULTS = ["models/postprocess.py"] * 6
-_NAN = "evaluation/nan_answers.py"
+_NAN = "inference/nan_answers.py"
 PREDICTION_WAITS = {
     "oneformer3d_small": ["sparse/coordinates.py", *_RESULTS, _NAN],
     "bifusion_tiny": ["sparse/coordinates.py", "evaluation/fusion_figures.py", *_RESULTS, _NAN],

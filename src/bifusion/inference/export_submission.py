@@ -28,8 +28,8 @@ from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
-from bifusion.evaluation.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.device import usable_device
+from bifusion.inference.nan_answers import refuse_nan
 from bifusion.inference.segmenter import trained_control
 from bifusion.labels.label_set import LabelSet
 from bifusion.models.folding import for_inference
@@ -175,7 +175,7 @@ def _predict(
             there = batch.to(device)
             with float32_products("ieee", device):
                 prediction = model(there, control)
-                flawed = answers_with_nan(prediction)
+                flawed = prediction.answers_with_nan()
                 results = config.postprocess.results(prediction, there, config.labels)
             refuse_nan(flawed, f"scene {batch.names[0]}", checkpoint, None)
         except MEMORY_ERRORS as error:

@@ -29,8 +29,8 @@ from bifusion.datasets.recordings.open import refuse_recording
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.evaluation.fusion_figures import seen_share, warn_if_unseen
-from bifusion.evaluation.nan_answers import answers_with_nan, refuse_nan
 from bifusion.inference.device import autocast_dtype, usable_device
+from bifusion.inference.nan_answers import refuse_nan
 from bifusion.inference.scene_warning import warn_of_points, warn_of_views
 from bifusion.inference.segmentation import Segmentation, as_segmentation
 from bifusion.labels.label_set import LabelSet
@@ -163,7 +163,7 @@ class Segmenter:
     ) -> SceneResult:
         """Of a batch of one scene on the device; `where` it is from, for a warning."""
         prediction = self._forward(batch)
-        flawed = answers_with_nan(prediction)
+        flawed = prediction.answers_with_nan()
         if has_views and self.config.uses_views and self.control.run_2d:
             warn_if_unseen(where, seen_share(prediction.fusion, batch))
         (result,) = postprocess.results(prediction, batch, self.labels)

@@ -20,7 +20,6 @@ from bifusion.data.loader import EpochLoader, make_loader
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.evaluation.fusion_figures import FusionFigures
-from bifusion.evaluation.nan_answers import answers_with_nan
 from bifusion.evaluation.point_figures import PointFigures
 from bifusion.training.processes import group
 from bifusion.types import Batch, FusionControl, SceneResult, SceneTruth
@@ -78,7 +77,7 @@ class Counted:
             return
         batch = batch.to(device)
         prediction = model(batch, control)
-        flawed = answers_with_nan(prediction)
+        flawed = prediction.answers_with_nan()
         results, trace = config.postprocess.results(prediction, batch, config.labels), prediction.fusion
         pairs = zip(results, truths, strict=True)
         covered = [self.evaluator.add(result, truth) for result, truth in pairs]
