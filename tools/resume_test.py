@@ -39,7 +39,6 @@ if __name__ == "__main__":  # forked processes must not look for threads that ar
     os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import open_clip  # noqa: F401 - imported late, and slowly: once for all forks
 import torch
 from rich.console import Console
 from rich.table import Table

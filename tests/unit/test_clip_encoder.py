@@ -20,7 +20,7 @@ from bifusion.errors import InputError
 from bifusion.inference import word_tower
 from bifusion.models.towers.clip import CLIP_MEAN, CLIP_STD, ClipConfig, ClipEncoder
 from bifusion.models.towers.clip_architecture import image_tower_size
-from bifusion.models.towers.position_grid import resize_positions
+from bifusion.models.towers.clip_parts import resize_positions
 from bifusion.models.towers.view_cache import tower_key
 from bifusion.training.train import train
 from bifusion.types import BatchView

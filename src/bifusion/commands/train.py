@@ -37,14 +37,15 @@ def train(args: list[str]) -> int:
 
     Status 4 where the guard stopped the run, 130 where a signal interrupted it.
     """
+    wanted = parsed(args)  # help and mistakes need no trainer
+    if wanted.print_config:
+        return _print_config(wanted.config)
+
     from bifusion.inference.train_and_evaluate import train_and_evaluate
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
     from bifusion.training.processes import group
     from bifusion.training.processes.requeue import requeue, signal_of
 
-    wanted = parsed(args)
-    if wanted.print_config:
-        return _print_config(wanted.config)
     before = RunFolder(wanted.out).read_status() if wanted.resume else None
     run = train_and_evaluate(
         wanted.config,

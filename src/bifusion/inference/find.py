@@ -1,7 +1,7 @@
 """Searches a scan for words: CLIP's dense features of its views, lifted, pooled, compared with them.
 
 As OpenScene (Peng et al., CVPR 2023) and OpenMask3D (Takmaz et al., NeurIPS 2023) without their training
-and mask proposals: every patch of every view is a unit vector in the space of words (clip_dense.py), a
+and mask proposals: every patch of every view is a unit vector in the space of words (clip_parts.py), a
 voxel the mean of those at its pixels, a region the mean over its points.
 """
 

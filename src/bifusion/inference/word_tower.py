@@ -65,7 +65,7 @@ def load_word_tower(
         architecture: a plain CLIP of open_clip's table, or a .json file in its format.
         weights: a file of a whole CLIP, or an open_clip tag, which is downloaded once into its cache;
             None: OpenAI's for an architecture with QuickGELU, LAION-2B's for another.
-        form: what becomes of the last block (clip_dense.py).
+        form: what becomes of the last block (clip_parts.py).
         register_neurons: test-time registers (clip_registers.py).
         device: None: a GPU if there is one.
     Raises:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from bifusion.errors import InputError
 from bifusion.labels.label_set import LabelSet
@@ -37,8 +42,27 @@ def build_bare(config: ModelConfig, seed: int, labels: LabelSet) -> Model:
     """The same network for its names and shapes, or for a checkpoint to bring its values: on the meta
     device, where nothing is drawn or allocated. On the CPU where a part is from outside, which may read
     values as it is made."""
-    with torch.device("cpu" if config.outside_parts else "meta"):
+    with torch.device("cpu") if config.outside_parts else shapes_alone():
         return build_model(config, seed, labels, load_pretrained=False)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Networks made in this block are on the meta device: names, shapes and types."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves normal numbers out: to draw them on the meta device torch first imports its compiler, which
+    takes longer than all else that a small network needs to be read."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.normal_:
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def _pair_initial_weights(model: Model, config: ModelConfig, seed: int, labels: LabelSet) -> None:

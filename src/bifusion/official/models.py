@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
+from bifusion.models.build import shapes_alone
 from bifusion.models.mask3d import Mask3DConfig
 from bifusion.models.model import ModelConfig
 from bifusion.models.oneformer3d import OneFormer3DConfig
@@ -114,7 +115,7 @@ def convert(name: str, tensors: Mapping[str, np.ndarray | Tensor]) -> Conversion
     if name not in models:
         raise InputError(f"official model {name!r} is unknown; known are {', '.join(sorted(models))}")
     model = models[name]
-    with torch.device("meta"):  # names, shapes and types only
+    with shapes_alone():
         wanted = model.build().state_dict()
     result = Conversion(state={})
     left = set(tensors) - set(model.ignored)

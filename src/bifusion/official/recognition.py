@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from bifusion.errors import InputError
+from bifusion.models.build import shapes_alone
 from bifusion.official.models import OfficialModel, official_models
 from bifusion.torch_files.state_dicts import is_averaged
 
@@ -75,7 +74,7 @@ def _official_cores() -> dict[str, dict[str, str]]:
 
 
 def _cores_of(model: OfficialModel) -> dict[str, str]:
-    with torch.device("meta"):
+    with shapes_alone():
         names = [model.official_name(ours)[0] for ours in model.build().state_dict()]
     return {_split(name)[1]: name for name in names}
 

@@ -1,10 +1,9 @@
 """CLIP's image tower as a dense feature map: conv1, positions and the first transformer blocks.
 
-The modules are open_clip's own `VisionTransformer` parts (Radford et al., "Learning Transferable
-Visual Models From Natural Language Supervision", 2021); only the forward is ours: it takes images
-of any size that is a multiple of the patch, adds depth as a fourth channel, and ends with the
-patch tokens before ln_post or, by choice and of the whole tower, with what says of each patch what
-words say (clip_dense.py).
+Modules and numbers are those of open_clip's `VisionTransformer` (Radford et al., "Learning Transferable
+Visual Models From Natural Language Supervision", 2021); the forward takes images of any size that is a
+multiple of the patch, adds depth as a fourth channel, and ends with the patch tokens before ln_post or,
+by choice and of the whole tower, with what says of each patch what words say (clip_parts.py).
 """
 
 from __future__ import annotations
@@ -20,7 +19,14 @@ from torch import Tensor, nn
 from bifusion.bounds import Layers, MultipleOf, Pixels, PositiveFloat, Width
 from bifusion.errors import InputError
 from bifusion.models.towers.clip_architecture import TowerSize, image_tower_size
-from bifusion.models.towers.clip_dense import Dense, check_dense, last_block
+from bifusion.models.towers.clip_parts import (
+    Block,
+    Dense,
+    LayerNorm,
+    check_dense,
+    last_block,
+    resize_positions,
+)
 from bifusion.models.towers.clip_registers import check_neurons, use_registers, with_register
 from bifusion.models.towers.clip_weights import (
     fit_tensors,
@@ -30,8 +36,6 @@ from bifusion.models.towers.clip_weights import (
     trained_pixels,
 )
 from bifusion.models.towers.dense import DenseTower
-from bifusion.models.towers.libraries import library
-from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.tower import DEPTH_UNIT_M, TowerConfig
 from bifusion.models.towers.weight_files import is_file
 
@@ -59,7 +63,7 @@ class ClipConfig(TowerConfig):
     """Give the tower a view's depth as a fourth channel."""
     dense: Dense = "tokens"
     """tokens: as they leave the last block used; of the whole tower and in the space of words, values
-    (MaskCLIP) or self_attention (ClearCLIP): see clip_dense.py."""
+    (MaskCLIP) or self_attention (ClearCLIP): see clip_parts.py."""
     register_neurons: tuple[tuple[int, int], ...] = ()
     """Test-time registers: block and hidden unit of the neurons whose outliers a token of its own takes
     (clip_registers.py); none: as CLIP was trained."""
@@ -148,6 +152,7 @@ class ClipEncoder(DenseTower):
 
     mean: Tensor
     std: Tensor
+    conv1_depth: nn.Conv2d | None
 
     def __init__(self, config: ClipConfig) -> None:
         """Raises InputError for an unknown architecture or weights that cannot be had or do not fit.
@@ -155,34 +160,30 @@ class ClipEncoder(DenseTower):
         On the meta device nothing is loaded: there are shapes only.
         """
         super().__init__()
-        transformer = library("open_clip.transformer")
         size = tower_size(config)
         projected = config.dense != "tokens"
-        tower = transformer.VisionTransformer(
-            image_size=size.image_size,
-            patch_size=size.patch_size,
-            width=size.width,
-            layers=config.blocks,
-            heads=size.heads,
-            mlp_ratio=4.0,
-            act_layer=transformer.QuickGELU if size.quick_gelu else nn.GELU,
-            output_dim=size.embed_dim if projected else UNUSED_DIM,
-        )
+        width, scale = size.width, size.width**-0.5
         self.config, self.size = config, size
-        self.out_channels = size.embed_dim if projected else size.width
+        self.out_channels = size.embed_dim if projected else width
         self.patch = size.patch_size
-        self.conv1_rgb = tower.conv1
-        self.conv1_depth = _zero_depth_conv(size) if config.depth_channel else None
-        self.class_embedding = tower.class_embedding
-        self.positional_embedding = tower.positional_embedding
-        self.ln_pre = tower.ln_pre
-        self.blocks = tower.transformer.resblocks
-        for block in self.blocks:
+        # made in open_clip's order: the same random numbers give the same tower
+        self.conv1_rgb = _patch_conv(3, size)
+        self.register_module("conv1_depth", None)
+        self.class_embedding = nn.Parameter(_drawn(scale, width))
+        positions = 1 + (size.image_size // size.patch_size) ** 2
+        self.positional_embedding = nn.Parameter(_drawn(scale, positions, width))
+        self.ln_pre = LayerNorm(width)
+        blocks = [Block(width, size.heads, size.quick_gelu) for _ in range(config.blocks)]
+        for block in blocks:
             block.attn.register_forward_pre_hook(_in_one_kernel)
-        use_registers(self.blocks, config.register_neurons)
-        self.blocks[-1] = last_block(config.dense, self.blocks[-1])
-        self.ln_post = tower.ln_post if projected else None
-        self.proj = tower.proj if projected else None
+        use_registers(blocks, config.register_neurons)
+        self.blocks = nn.ModuleList([*blocks[:-1], last_block(config.dense, blocks[-1])])
+        proj = _drawn(scale, width, size.embed_dim if projected else UNUSED_DIM)
+        self.ln_post = LayerNorm(width) if projected else None
+        self.proj = nn.Parameter(proj) if projected else None
+        if config.depth_channel:
+            self.conv1_depth = _patch_conv(1, size)
+            nn.init.zeros_(self.conv1_depth.weight)
         for name, numbers in (("mean", config.mean), ("std", config.std)):
             of_channels = torch.tensor(numbers, device="cpu").reshape(3, 1, 1)
             self.register_buffer(name, of_channels, persistent=False)
@@ -293,7 +294,10 @@ def _in_one_kernel(attention: nn.Module, args: tuple[Tensor, Tensor, Tensor]) ->
     return queries, keys, keys
 
 
-def _zero_depth_conv(size: TowerSize) -> nn.Conv2d:
-    conv = nn.Conv2d(1, size.width, size.patch_size, stride=size.patch_size, bias=False)
-    nn.init.zeros_(conv.weight)
-    return conv
+def _drawn(scale: float, *shape: int) -> Tensor:
+    numbers = torch.randn(shape)
+    return numbers if numbers.is_meta else scale * numbers  # a shape's arithmetic is slow to start
+
+
+def _patch_conv(channels: int, size: TowerSize) -> nn.Conv2d:
+    return nn.Conv2d(channels, size.width, size.patch_size, stride=size.patch_size, bias=False)

@@ -6,13 +6,13 @@ another text side (RoBERTa, T5) the image tower can be had, but nothing that tak
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bifusion.errors import InputError
-from bifusion.models.towers.libraries import library
 from bifusion.spelling import did_you_mean
 from bifusion.untrusted.json_text import read_json
 
@@ -96,18 +96,24 @@ def text_tower_size(architecture: str) -> TextSize:
 
 def _table(architecture: str) -> dict[str, Any]:
     """open_clip's entry of a name, or the content of a .json file in its format."""
-    open_clip = library("open_clip")
     if architecture.endswith(".json"):
         return _read_table(Path(architecture))
-    table = open_clip.get_model_config(architecture)
-    if table is None:
+    entries = {path.stem: path for path in sorted(_entries())}
+    if architecture not in entries:
         raise InputError(
             f"tower.architecture {architecture!r} is not in open_clip's table"
-            f"{did_you_mean(architecture, open_clip.list_models())}; use 'ViT-B-16-quickgelu' (OpenAI's "
-            "weights), 'ViT-B-16' (LAION's), another plain ViT of it, a .json file in its format, or "
-            "'small', from scratch"
+            f"{did_you_mean(architecture, entries)}; use 'ViT-B-16-quickgelu' (OpenAI's weights), "
+            "'ViT-B-16' (LAION's), another plain ViT of it, a .json file in its format, or 'small', "
+            "from scratch"
         )
-    return table
+    return _read_table(entries[architecture])
+
+
+def _entries() -> Iterable[Path]:
+    """The files of open_clip's table, found without importing it, which takes seconds."""
+    found = importlib.util.find_spec("open_clip")
+    assert found is not None and found.submodule_search_locations is not None  # a dependency
+    return (Path(found.submodule_search_locations[0]) / "model_configs").glob("*.json")
 
 
 def _read_table(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bifusion.errors import InputError
 from bifusion.models.towers.clip_architecture import TowerSize
+from bifusion.models.towers.clip_parts import Block
 
 Neuron = tuple[int, int]
 """Block, and hidden unit of its feed-forward layer, both from 0."""
@@ -59,13 +60,13 @@ def with_register(tokens: Tensor) -> Tensor:
     return torch.cat([tokens, tokens[:, 1:].mean(dim=1, keepdim=True)], dim=1)
 
 
-def use_registers(blocks: nn.ModuleList, neurons: Sequence[Neuron]) -> None:
-    """Makes the blocks, as open_clip builds them, move the activation of `neurons`."""
+def use_registers(blocks: Sequence[Block], neurons: Sequence[Neuron]) -> None:
+    """Makes the blocks move the activation of `neurons`."""
     of_block: dict[int, list[int]] = {}
     for block, unit in neurons:
         of_block.setdefault(block, []).append(unit)
     for number, units in of_block.items():
-        mlp: Any = blocks[number].get_submodule("mlp")
+        mlp: Any = blocks[number].mlp
         mlp.gelu = RegisterActivation(mlp.gelu, units)
 
 
@@ -95,7 +96,7 @@ def find_register_neurons(
     """The neurons most active where patch tokens are outliers.
 
     Args:
-        blocks: all blocks of a tower, as open_clip builds them.
+        blocks: all blocks of a tower.
         tokens_of: gives (V, 1 + h·w, D) after the last block, of some images at a time, by running
             `blocks`, which is watched meanwhile.
         count: how many; mean absolute activation at the outliers, averaged over images, ranks them.

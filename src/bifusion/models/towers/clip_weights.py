@@ -23,8 +23,8 @@ from bifusion.models.towers.clip_names import (
     tower_names,
     tower_places,
 )
+from bifusion.models.towers.clip_parts import resize_positions
 from bifusion.models.towers.libraries import library
-from bifusion.models.towers.position_grid import resize_positions
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
     OpenWeights,

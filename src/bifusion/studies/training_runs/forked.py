@@ -23,8 +23,8 @@ from bifusion.inference.train_and_evaluate import train_and_evaluate
 from bifusion.lifetime import ctrl_c_blocked, end_with_parent
 from bifusion.runs.run_folder import RunFolder
 
-PRELOADED = ["bifusion.studies.training_runs.forked", "open_clip", "torch.utils.tensorboard"]
-"""What a run needs; the last ones are imported late and slow to import."""
+PRELOADED = ["bifusion.studies.training_runs.forked", "torch.utils.tensorboard"]
+"""What a run needs; the last one is imported late and slow to import."""
 
 
 class ForkedRun:
