@@ -7,8 +7,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip import transformer
 
 from bifusion.models.towers import clip_architecture
+from bifusion.models.towers.clip_parts import Block
 from bifusion.models.towers.libraries import library
 
 COMPUTES = "import torch\nTHREE = (torch.ones(3).sum()).item()\n"
@@ -50,3 +52,24 @@ def test_the_table_is_open_clips() -> None:
     """It is read from that library's files, which change with its versions."""
     for architecture in open_clip.list_models():
         assert clip_architecture._table(architecture) == open_clip.get_model_config(architecture)
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_block_equals_open_clips_to_the_bit(quick_gelu: bool, narrow: bool) -> None:
+    """What comes out and all gradients, under autocast too."""
+    torch.manual_seed(0)
+    activation = transformer.QuickGELU if quick_gelu else torch.nn.GELU
+    ours, theirs = (
+        Block(64, 4, quick_gelu),
+        transformer.ResidualAttentionBlock(64, 4, act_layer=activation),
+    )
+    theirs.load_state_dict(ours.state_dict())
+    given, made = torch.randn(2, 17, 64), []
+    for block in (ours, theirs):
+        x = given.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            out = block(x)
+        out.float().square().sum().backward()
+        made.append([out, x.grad, *(parameter.grad for parameter in block.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*made, strict=True))
