@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from bifusion.step.robust import Latches, Windows, centre_and_spread, finite, median
+from bifusion.step.robust import Latches, Windows, centre_and_spread, finite
 
 BAD = (math.nan, math.inf, -math.inf, None, "1", True)
 
@@ -13,10 +13,6 @@ BAD = (math.nan, math.inf, -math.inf, None, "1", True)
 def test_finite_takes_numbers_only():
     assert finite(3) == 3.0 and finite(-0.5) == -0.5
     assert [finite(value) for value in BAD] == [None] * len(BAD)
-
-
-def test_median_of_odd_and_even_numbers():
-    assert median([3.0, 1.0, 2.0]) == 2.0 and median([4.0, 1.0, 2.0, 3.0]) == 2.5
 
 
 def test_spread_is_a_standard_deviation_that_outliers_do_not_move():

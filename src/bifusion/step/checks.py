@@ -6,12 +6,13 @@ suspicious then is looked at element by element.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bifusion.step.figures import Figures, is_finite
+from bifusion.step.figures import Figures
 from bifusion.types import Batch, Prediction
 
 VIEW_TENSORS = (
@@ -197,7 +198,7 @@ def bad_moments(figures: Figures) -> list[str]:
     bad = [
         name.rpartition(" ")[0]
         for name, norm in figures.at("moments.first").items()
-        if not (is_finite(norm) and lowest[name] >= 0 and is_finite(highest[name]))
+        if not (math.isfinite(norm) and lowest[name] >= 0 and math.isfinite(highest[name]))
     ]
     return list(dict.fromkeys(bad))
 

@@ -10,6 +10,7 @@ every cosine towards zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from bifusion.losses.terms import acts_on_fusion
-from bifusion.step.figures import is_finite
 
 OTHERS = "others"
 
@@ -61,7 +61,7 @@ def conflicts_of(figures: Mapping[str, float]) -> dict[str, float]:
     return {
         pair: max(-1.0, min(1.0, cosine))
         for pair, cosine in figures.items()
-        if "|" in pair and all(figures[n] > 0 and is_finite(figures[n]) for n in pair.split("|"))
+        if "|" in pair and all(figures[n] > 0 and math.isfinite(figures[n]) for n in pair.split("|"))
     }
 
 

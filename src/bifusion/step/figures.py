@@ -6,6 +6,7 @@ for the host. So whatever watches a step puts its figures here, and looks when t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -65,12 +66,8 @@ class Figures:
         numbers may be too, every element is looked at."""
         norms = self._values.get(place, [])
         for name, tensor, norm in zip(self._names[place], tensors, norms, strict=True):
-            if not is_finite(norm) and not bool(torch.isfinite(tensor).all()):
+            if not math.isfinite(norm) and not bool(torch.isfinite(tensor).all()):
                 yield name
-
-
-def is_finite(value: float) -> bool:
-    return value - value == 0.0
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:

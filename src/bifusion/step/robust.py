@@ -9,7 +9,8 @@ out before it is counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 MAD_TO_SIGMA = 1.4826
@@ -21,13 +22,6 @@ def finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def median(values: Iterable[float]) -> float:
-    """Of at least one finite value; the mean of the middle two of an even number."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def centre_and_spread(values: Sequence[float]) -> tuple[float, float]:

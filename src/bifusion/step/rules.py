@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import exp, log
+from statistics import median
 from typing import Any
 
 from bifusion.config.rules import RulesConfig
@@ -16,7 +17,7 @@ from bifusion.config.stages import StageState
 from bifusion.models.parts import BY_NAME
 from bifusion.step.events import Alarm
 from bifusion.step.outcome import StepOutcome
-from bifusion.step.robust import Latches, Windows, centre_and_spread, finite, median
+from bifusion.step.robust import Latches, Windows, centre_and_spread, finite
 from bifusion.step.trends import TRENDS, Finding, weight_sum
 
 OF_A_STAGE = ("path.", "share.", "balance", "gate.", "update.", "conflict.")

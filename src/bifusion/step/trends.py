@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import hypot, inf
+from statistics import median
 
 from bifusion.config.rules import RulesConfig
 from bifusion.config.stages import StageState
 from bifusion.losses.terms import acts_on_fusion
 from bifusion.models.parts import BY_NAME, Part, is_of_tower, part_of_group
 from bifusion.step.outcome import StepOutcome
-from bifusion.step.robust import Windows, finite, median
+from bifusion.step.robust import Windows, finite
 
 PARTS_2D = [part for part in BY_NAME.values() if part.path == "2d"]
 OPEN_GATE = 0.5

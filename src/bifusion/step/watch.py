@@ -7,6 +7,8 @@ bad names the fault: what comes after only suffers from it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from bifusion.data.view_agreement import disagreeing_views
 from bifusion.step.checks import Statistics, bad_inputs, bad_moments, border_activations, watch_moments
 from bifusion.step.conflicts import conflicts_of
 from bifusion.step.events import Fault, Phase
-from bifusion.step.figures import Figures, is_finite
+from bifusion.step.figures import Figures
 from bifusion.step.observe import Fused, gradient_norms, norms_by_path, observe, record_of
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.processes import Processes, mean_of
@@ -117,7 +119,7 @@ class StepWatch:
             terms = figures.at(self._at("loss", index))
             for name, value in terms.items():
                 outcome.losses[name] = outcome.losses.get(name, 0.0) + value / parts
-            if bad := [name for name, value in terms.items() if not is_finite(value)]:
+            if bad := [name for name, value in terms.items() if not math.isfinite(value)]:
                 return _fault("loss", bad, names)
             if self._at("conflicts", index) in figures and self.inputs.batches[index].counts:
                 conflicts.append(conflicts_of(figures.at(self._at("conflicts", index))))
@@ -132,7 +134,7 @@ class StepWatch:
         norms = self._figures.at("gradient")
         outcome.statistics = self.statistics.growth(self._figures)
         outcome.grad_norm = norms_by_path(norms)
-        bad = [name for name, norm in norms.items() if not is_finite(norm)]
+        bad = [name for name, norm in norms.items() if not math.isfinite(norm)]
         bad = [name for name in bad if name != "total"] or bad
         if bad and outcome.loss_scale is not None and outcome.loss_scale > MIN_LOSS_SCALE:
             outcome.scaler_overflow = True
