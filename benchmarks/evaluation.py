@@ -24,12 +24,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from bifusion.device_memory import most_resident_mb
 from bifusion.evaluation.evaluator import Evaluator
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import get_label_set
 from bifusion.models.postprocess import pack_point_masks
 from bifusion.rng import numpy_rng
-from bifusion.step.observe import most_resident_mb
 from bifusion.types import SceneResult, SceneTruth
 
 RESULTS = Path(__file__).parent / "results"

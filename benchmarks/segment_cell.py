@@ -24,10 +24,10 @@ from benchmarks.timing import clock, dense_gflops, machine
 from bifusion.data.scene_folder import load_points
 from bifusion.datasets.superpoints.normals import estimate_normals
 from bifusion.datasets.superpoints.surface import surface_superpoints
+from bifusion.device_memory import most_resident_mb, peak_memory_mb
 from bifusion.inference.device import keep_freed_memory
 from bifusion.inference.segmentation import Segmentation
 from bifusion.inference.segmenter import Segmenter
-from bifusion.step.observe import most_resident_mb, peak_memory_mb
 from bifusion.types import Batch, FusionControl, Prediction
 
 SUPERPOINTS = "superpoints"

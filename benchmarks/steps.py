@@ -25,13 +25,13 @@ from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.data.batching import collate
 from bifusion.data.dataset import SceneDataset
+from bifusion.device_memory import most_resident_mb
 from bifusion.losses.criterion import Criterion
 from bifusion.models.bifusion import BiFusionConfig
 from bifusion.models.build import build_model
 from bifusion.models.model import Model
 from bifusion.recipes import get_recipe
 from bifusion.step.assembly import make_stepper
-from bifusion.step.observe import most_resident_mb
 from bifusion.step.outcome import StepInputs
 from bifusion.step.runtime import make_fabric
 from bifusion.step.step import Stepper

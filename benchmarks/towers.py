@@ -20,12 +20,12 @@ import torch
 
 from benchmarks.segment_cell import resident_mb
 from benchmarks.timing import machine, measure
+from bifusion.device_memory import most_resident_mb
 from bifusion.models.towers.clip import ClipConfig
 from bifusion.models.towers.pixels import PixelsConfig
 from bifusion.models.towers.timm_cnn import TimmCnnConfig
 from bifusion.models.towers.timm_vit import TimmVitConfig
 from bifusion.models.towers.tower import TowerConfig
-from bifusion.step.observe import most_resident_mb
 from bifusion.types import BatchView
 
 OUT = Path("benchmarks/results/towers.json")

@@ -15,8 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from bifusion.device_memory import most_resident_mb
 from bifusion.errors import InputError
-from bifusion.step.observe import most_resident_mb
 from laboratory.fuzz.target import Sample, Target, changed_file
 
 MOST_SECONDS = 20

@@ -10,7 +10,7 @@ from bifusion.diagnosis import bundle
 from bifusion.diagnosis.bundle import read_bundle
 from bifusion.step.checks import nonfinite_names
 from bifusion.step.guard import Guard
-from bifusion.step.observe import MovingAverage
+from bifusion.training.display import MovingAverage
 from step_bench import Bench
 from tiny_runs import make_tiny_data
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from bifusion.device_memory import most_resident_mb
 from bifusion.evaluation.fusion_figures import CANDIDATES, FusionFigures, share_of_2d
 from bifusion.step.observe import (
     Fused,
     gradient_norms,
-    most_resident_mb,
     norms_by_path,
     observe,
     record_of,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +13,6 @@ from torch import Tensor, nn
 from bifusion.evaluation.fusion_figures import share_of_2d
 from bifusion.models.parts import PARTS, part_of_group
 from bifusion.types import FusionControl, FusionTrace, Prediction
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
@@ -144,47 +137,6 @@ def _range(name: str, features: Tensor) -> dict[str, Tensor]:
 
 def _range_of(name: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {"rms": figures[f"{name}.rms"], "max": figures[f"{name}.max"]}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far: allocated on a CUDA device, else resident in this process; NaN where the
-    system does not tell (Windows)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return most_resident_mb()
-
-
-def most_resident_mb() -> float:
-    """Largest resident memory of this process so far, NaN where the system does not tell (Windows).
-
-    Linux's VmHWM where there is one: what getrusage says of a process begins with the peak of the one
-    that started it.
-    """
-    status = Path("/proc/self/status")
-    # Bytes: the name of the process, cut after 15 of them, may end within a letter.
-    for line in status.read_bytes().splitlines() if status.exists() else ():
-        if line.startswith(b"VmHWM:"):
-            return int(line.split()[1]) / 2**10
-    if resource is None:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-class MovingAverage:
-    """Exponential moving average that a non-finite value passes by without a trace."""
-
-    def __init__(self, decay: float = 0.95):
-        self.decay = decay
-        self.value: float | None = None
-
-    def update(self, value: float) -> float | None:
-        """Takes `value` in if it is finite; returns the average so far, None before the first."""
-        if value == value and abs(value) != float("inf"):
-            self.value = (
-                value if self.value is None else self.decay * self.value + (1 - self.decay) * value
-            )
-        return self.value
 
 
 def _ratio(first: float, second: float) -> float | None:

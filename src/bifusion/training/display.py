@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bifusion.step.observe import MovingAverage
 from bifusion.untrusted.screen import Screen
 
 
@@ -53,6 +52,22 @@ class Display:
     def line(self, text: str) -> None:
         """One line of text."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class MovingAverage:
+    """Exponential moving average that a non-finite value passes by without a trace."""
+
+    def __init__(self, decay: float = 0.95):
+        self.decay = decay
+        self.value: float | None = None
+
+    def update(self, value: float) -> float | None:
+        """Takes `value` in if it is finite; returns the average so far, None before the first."""
+        if math.isfinite(value):
+            self.value = (
+                value if self.value is None else self.decay * self.value + (1 - self.decay) * value
+            )
+        return self.value
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ from bifusion.config.optim import freeze_outside_stage, group_rates, set_rates
 from bifusion.config.run import Config
 from bifusion.config.stages import StageState, Timeline
 from bifusion.data.dataset import SceneDataset
+from bifusion.device_memory import peak_memory_mb
 from bifusion.diagnosis.response import Response
 from bifusion.diagnosis.summary import stop_reason
 from bifusion.errors import InputError
@@ -35,7 +36,6 @@ from bifusion.runs.run_data import RunData, data_of, write_data
 from bifusion.runs.run_folder import RunFolder, RunStatus
 from bifusion.step.assembly import make_stepper
 from bifusion.step.events import Fault
-from bifusion.step.observe import peak_memory_mb
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.runtime import on_any_process
 from bifusion.storage.files import DiskFullError, locked
