@@ -14,6 +14,9 @@ from bifusion.evaluation.fusion_figures import share_of_2d
 from bifusion.models.parts import PARTS, part_of_group
 from bifusion.types import FusionControl, FusionTrace, Prediction
 
+UNMEASURED = dict.fromkeys(("ranges", "cosine", "gate", "seen_share", "decoder_in", "class_spread"))
+"""What `record_of` says of a step in which nothing could be measured."""
+
 
 def gradient_norms(groups: dict[str, list[nn.Parameter]]) -> dict[str, Tensor]:
     """Gradient norm of every group that trains, 0 where no gradient came, and the "total" of those that
@@ -112,9 +115,9 @@ class Fused:
 def record_of(
     figures: Mapping[str, float], fused: Fused | None, control: FusionControl
 ) -> dict[str, Any]:
-    """ "ranges", "cosine", "gate", "seen_share", "decoder_in" and "class_spread" of a step's record, of
-    the figures that `observe` made, fetched; None where not measurable."""
-    record: dict[str, Any] = dict.fromkeys(("ranges", "cosine", "gate", "seen_share"))
+    """The fields of `UNMEASURED` in a step's record, of the figures that `observe` made, fetched; None
+    where not measurable."""
+    record: dict[str, Any] = dict(UNMEASURED)
     record["decoder_in"] = _range_of("decoder_in", figures)
     record["class_spread"] = figures.get("class_spread")
     if fused is None:

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from bifusion.config.stages import StageState
 from bifusion.runs.run_folder import RunFolder, RunStatus, State
 from bifusion.step.guard import GuardCounts
+from bifusion.step.observe import UNMEASURED
 from bifusion.step.outcome import StepOutcome
 from bifusion.storage.json_files import write_json
 from bifusion.training.display import Display
@@ -21,8 +22,6 @@ DONE = {
     "rollback": "back to the last healthy state",
     "stop": "run stopped",
 }
-UNMEASURED = dict.fromkeys(("ranges", "cosine", "gate", "seen_share", "decoder_in", "class_spread"))
-"""Figures of a step that met a fault before they could be measured."""
 
 
 @dataclass
