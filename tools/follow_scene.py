@@ -21,7 +21,7 @@ from bifusion.data.dataset import with_labels
 from bifusion.models.build import build_model
 from bifusion.recipes import get_recipe
 from bifusion.sparse.backends import backend_for
-from bifusion.training.validation import validate, validation_loader
+from bifusion.training.validation import count_share, validation_loader
 
 PACKAGE = f"{Path(bifusion.__file__).parent}/"
 
@@ -54,7 +54,8 @@ def follow(recipe: str, data: Path) -> dict[str, str]:
 
     sys.setprofile(note)
     try:
-        validate(model, validation_loader(config, max_views=config.data.max_views), config, control)
+        loader = validation_loader(config, max_views=config.data.max_views)
+        count_share(model, loader, config, control).outcome()
     finally:
         sys.setprofile(None)
     return files

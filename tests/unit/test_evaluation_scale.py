@@ -15,7 +15,7 @@ from bifusion.evaluation.evaluator import Evaluator
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.build import build_model
-from bifusion.training.validation import VALIDATION_CACHE_MB, validate, validation_loader
+from bifusion.training.validation import VALIDATION_CACHE_MB, count_share, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction, SceneResult, SceneTruth
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -158,7 +158,7 @@ def test_validation_drops_a_prediction_before_the_next_one(tmp_path) -> None:
     config = tiny_config("oneformer3d_small", make_tiny_data(tmp_path, train=1, val=4))
     model = Watched(build_model(config.model, config.seed, config.labels))
     loader = validation_loader(config, max_views=0)
-    outcome = validate(model, loader, config, FusionControl())
+    outcome = count_share(model, loader, config, FusionControl()).outcome()
     assert len(model.answers) == 4 * (1 + config.model.decoder.num_layers)
     assert len(outcome.first_results) == 2
 

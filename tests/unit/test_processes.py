@@ -27,7 +27,7 @@ from bifusion.training.processes import group
 from bifusion.training.processes.agreement import model_facts, require_agreement, starting_facts
 from bifusion.training.processes.requeue import requeue, signal_of
 from bifusion.training.processes.watch import Watch
-from bifusion.training.validation import count_share, validate, validation_loader
+from bifusion.training.validation import count_share, validation_loader
 from bifusion.types import FusionControl
 from tiny_runs import make_tiny_data, tiny_config
 
@@ -97,7 +97,7 @@ def test_any_number_of_processes_has_the_same_figures(data, together, recipe):
 
     def evaluate(number: int = 0):
         loader = validation_loader(config, max_views=2)
-        return validate(models[number], loader, config, control, by_point=True)
+        return count_share(models[number], loader, config, control, by_point=True).outcome()
 
     alone = evaluate()
     for count in (2, 3):

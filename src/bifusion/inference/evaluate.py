@@ -32,7 +32,7 @@ from bifusion.storage.json_files import write_json
 from bifusion.torch_defaults import as_torch_starts
 from bifusion.training.processes import group
 from bifusion.training.processes.watch import Watch
-from bifusion.training.validation import Validation, validate, validation_loader
+from bifusion.training.validation import Validation, count_share, validation_loader
 from bifusion.types import Batch, FusionControl, Prediction
 from bifusion.untrusted.json_text import read_json
 
@@ -112,7 +112,7 @@ def _evaluate(
         *, by_point: bool = False, without: PointFigures | None = None, **changes: Any
     ) -> Validation:
         loader = validation_loader(config, max_views=views)
-        return validate(
+        counted = count_share(
             model,
             loader,
             config,
@@ -122,6 +122,7 @@ def _evaluate(
             by_point=by_point,
             right_without=without.right if without is not None else None,
         )
+        return counted.outcome()
 
     full, figures = _figures(run, config, control)
     evaluation = {
@@ -137,17 +138,21 @@ def _evaluate(
         if target == folder.evaluation:
             write_predictions(folder, config, full)
         write_json(target, evaluation)  # last: a run that has it counts as evaluated
-        if full.nan:
-            _logger.warning(
-                "%s: the model answers with NaN or infinity in %d scenes (%s): its figures say nothing",
-                folder.root,
-                len(full.nan),
-                listing(full.nan),
-            )
-        elif told := one_class_for_all(full.metrics["iou"] or {}):
-            _logger.warning("%s: %s: it has learned next to nothing (yet)", folder.root, told)
+        _warn_of_nothing_learned(folder, full)
     group.barrier()
     return evaluation
+
+
+def _warn_of_nothing_learned(folder: RunFolder, full: Validation) -> None:
+    if full.nan:
+        _logger.warning(
+            "%s: the model answers with NaN or infinity in %d scenes (%s): its figures say nothing",
+            folder.root,
+            len(full.nan),
+            listing(full.nan),
+        )
+    elif told := one_class_for_all(full.metrics["iou"] or {}):
+        _logger.warning("%s: %s: it has learned next to nothing (yet)", folder.root, told)
 
 
 def _target(

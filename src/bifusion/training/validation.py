@@ -127,12 +127,25 @@ class CountedShare:
     def _nothing(self) -> Counted:
         return Counted(self._config, by_point=self._by_point)
 
-    def add(self, place: int, model: nn.Module, batch: Batch, *args: Any) -> None:
-        """Counts the batch at `place` among all; `args`: control and device."""
+    def add(
+        self,
+        place: int,
+        model: nn.Module,
+        batch: Batch,
+        control: FusionControl,
+        device: torch.device | str,
+    ) -> None:
+        """Counts the batch at `place` among all."""
         piece = self._nothing()
-        pictured = self._pictured < PICTURED_SCENES
-        without = self._right_without
-        piece.add(self._config, model, batch, *args, pictured=pictured, right_without=without)
+        piece.add(
+            self._config,
+            model,
+            batch,
+            control,
+            device,
+            pictured=self._pictured < PICTURED_SCENES,
+            right_without=self._right_without,
+        )
         self._pictured += len(piece.first_results)
         if self._alone is not None:
             self._alone.merge(piece)
@@ -161,7 +174,8 @@ def count_share(
     by_point: bool = False,
     right_without: Mapping[str, np.ndarray] | None = None,
 ) -> CountedShare:
-    """Predicts and counts this process's share of the batches of annotated scenes.
+    """Predicts and counts this process's share of the batches of annotated scenes, point by point; their
+    figures are its `outcome()`. Nothing of a batch is kept.
 
     `control` says how the fusion acts. The mode of `model` is restored after. `at` is called with what
     is being done. `by_point`: `PointFigures` are counted too; `right_without`: `right` of theirs, of
@@ -182,35 +196,6 @@ def count_share(
     finally:
         model.train(was_training)
     return share
-
-
-def validate(
-    model: nn.Module,
-    loader: EpochLoader,
-    config: Config,
-    control: FusionControl,
-    *,
-    device: torch.device | str = "cpu",
-    at: Callable[[str], None] = lambda what: None,
-    by_point: bool = False,
-    right_without: Mapping[str, np.ndarray] | None = None,
-) -> Validation:
-    """Evaluates `model` on every batch of annotated scenes; see `count_share`.
-
-    Points count, not voxels. Nothing of a batch is kept. Where there are several processes all must call
-    it, and all get the same.
-    """
-    share = count_share(
-        model,
-        loader,
-        config,
-        control,
-        device=device,
-        at=at,
-        by_point=by_point,
-        right_without=right_without,
-    )
-    return share.outcome()
 
 
 def validation_loader(config: Config, *, max_views: int) -> EpochLoader:

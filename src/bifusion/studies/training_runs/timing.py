@@ -22,7 +22,7 @@ from bifusion.step.assembly import make_stepper
 from bifusion.step.outcome import StepInputs
 from bifusion.step.runtime import make_fabric
 from bifusion.step.step import Stepper
-from bifusion.training.validation import validate, validation_loader
+from bifusion.training.validation import count_share, validation_loader
 from bifusion.types import Batch
 
 STEPS = 2
@@ -108,7 +108,8 @@ def _validations(
     loader = validation_loader(config, max_views=config.data.max_views)
     one = EpochLoader(loader.dataset, loader.batches[:1], loader.workers)
     began = time.perf_counter()
-    validate(model, one, config, timeline.at_end(timeline.epochs).control, device=device)
+    control = timeline.at_end(timeline.epochs).control
+    count_share(model, one, config, control, device=device).outcome()
     a_scene = time.perf_counter() - began
     epochs = {end for _, end in timeline.bounds}
     epochs |= set(range(config.trainer.eval_every, timeline.epochs + 1, config.trainer.eval_every))
