@@ -28,7 +28,6 @@ from bifusion.config.run import Config
 from bifusion.config.stages import StageState
 from bifusion.diagnosis.replay import replay
 from bifusion.diagnosis.response import Response
-from bifusion.inference.predict import predict_scene
 from bifusion.inference.segmenter import Segmenter
 from bifusion.losses.criterion import Criterion
 from bifusion.models.build import build_model
@@ -92,7 +91,7 @@ def run_of(config: Config, folder: Path) -> dict[str, Any]:
         run = folder / "checkpoints" / "last"
         scene = config.data.root / "val" / "roomval0"
         with patch.object(torch, "inference_mode", torch.no_grad):  # torch's backend knows none
-            predict_scene(folder, scene, folder / "predicted", device=DEVICE)
+            Segmenter(folder, device=DEVICE).predict(scene).write(folder / "predicted")
     again = replay(bundles[0], trace=True)
     lines = (folder / "steps.jsonl").read_text().splitlines()
     return {

@@ -18,7 +18,7 @@ from PIL import Image
 from bifusion.config.run import load_config, save_config
 from bifusion.errors import InputError
 from bifusion.inference.evaluate import _target, evaluate_run
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.inference.train_and_evaluate import train_and_evaluate
 from bifusion.runs.run_folder import RunFolder
 from bifusion.training.train import train
@@ -225,11 +225,11 @@ def test_training_with_images_on_data_without_views(trained, damaged, refused, t
 def test_views_that_see_nothing_are_announced(trained, data, tmp_path, caplog):
     """A pose that is rigid but wrong: it passes every check, so the share of seen points tells."""
     scene = shutil.copytree(next((data / "val").iterdir()), tmp_path / "scene")
-    predict_scene(trained, scene, tmp_path / "out")
+    Segmenter(trained).predict(scene).write(tmp_path / "out")
     assert not caplog.records
     for key in ("color_cam2world", "depth_cam2world"):
         camera(key, np.linalg.inv)(scene)
-    predict_scene(trained, scene, tmp_path / "out")
+    Segmenter(trained).predict(scene).write(tmp_path / "out")
     assert re.search(r"scene: views see 0\.\d % of the points", caplog.text)
     assert "scene: poses look like world-to-camera: store camera-to-world" in caplog.text
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from bifusion.config.run import Config
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_config, tiny_mask3d
 
@@ -53,7 +53,7 @@ def test_trains_twice_alike_evaluates_and_predicts(recipe, precision, data, tmp_
     first, second = map(weights, runs)
     assert [name for name in first if not first[name].equal(second[name])] == []
     assert 0 <= evaluate_run(runs[0])["full"]["ap25"] <= 1
-    paths = predict_scene(runs[0], data / "val" / "roomval0", tmp_path / "prediction")
+    paths = Segmenter(runs[0]).predict(data / "val" / "roomval0").write(tmp_path / "prediction")
     assert all(path.stat().st_size > 0 for path in paths)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.studies.comparison.run import write_report
 from bifusion.training.train import train
 from tiny_runs import make_tiny_data, tiny_mask3d
@@ -46,7 +46,7 @@ def test_evaluation_has_ap_and_no_miou(run):
 def test_prediction_of_one_scene(run, tmp_path):
     root = Path(json.loads((run / "config.json").read_text())["config"]["data"]["root"])
     scene = sorted((root / "val").iterdir())[0]
-    written = {path.name for path in predict_scene(run, scene, tmp_path / "out")}
+    written = {path.name for path in Segmenter(run).predict(scene).write(tmp_path / "out")}
     assert {"instance.ply", "instances.json"} <= written
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bifusion import cli, plugins
 from bifusion.errors import InputError
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.models.build import build_model
 from bifusion.models.towers.outside import OutsideTowerConfig
 from bifusion.recipes import get_recipe
@@ -75,12 +75,12 @@ def test_a_stranger_s_run_imports_nothing(run, rooms, tmp_path):
 
 def test_own_scenes_and_scene_folders_are_predicted(run, rooms, tmp_path):
     plugins.allow("my_rooms")
-    own = predict_scene(run, rooms / "val" / "roomval0", tmp_path / "own", device="cpu")
+    own = Segmenter(run, device="cpu").predict(rooms / "val" / "roomval0").write(tmp_path / "own")
     folder = make_tiny_scene(tmp_path / "folder", seed=100)
-    usual = predict_scene(run, folder, tmp_path / "usual", device="cpu")
+    usual = Segmenter(run, device="cpu").predict(folder).write(tmp_path / "usual")
     assert [path.read_bytes() for path in own[:2]] == [path.read_bytes() for path in usual[:2]]
     with pytest.raises(InputError, match="my_rooms.data:scenes gives roomval0"):
-        predict_scene(run, rooms / "val" / "roomval7", tmp_path / "none", device="cpu")
+        Segmenter(run, device="cpu").predict(rooms / "val" / "roomval7").write(tmp_path / "none")
 
 
 def test_an_interrupted_run_goes_on_to_the_bit(run, rooms, tmp_path):

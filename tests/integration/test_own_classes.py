@@ -15,7 +15,7 @@ from bifusion.config.run import Config
 from bifusion.data.dataset import with_labels
 from bifusion.errors import InputError
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.labels.files import labels_text
 from bifusion.labels.label_set import LabelSet
 from bifusion.runs.trained_model import load_model
@@ -66,7 +66,8 @@ def test_predict_needs_no_data_set(trained, tmp_path):
     scene = tmp_path / "scene"
     shutil.copytree(next((trained["data"] / "val").iterdir()), scene)
     np.save(scene / "segment.npy", np.full(len(np.load(scene / "coord.npy")), 149, np.int16))
-    semantic, instance, listing = predict_scene(trained["oneformer3d"], scene, tmp_path / "out")
+    found = Segmenter(trained["oneformer3d"]).predict(scene)
+    semantic, instance, listing = found.write(tmp_path / "out")
     for path in (semantic, instance):
         told = PlyData.read(path).comments
         assert told == ["label set rooms7; -1 is none", *(f"label {i} {n}" for i, n in enumerate(NAMES))]

@@ -14,7 +14,7 @@ import pytest
 from bifusion.config.run import Config
 from bifusion.data.scene_folder import write_scene
 from bifusion.inference.evaluate import evaluate_run
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.labels.sets import SCANNET20
 from bifusion.training.train import train
 from bifusion.types import Scene, View
@@ -125,5 +125,5 @@ def test_poor_scenes_train_validate_and_predict(data, tmp_path, kind, batch_size
     assert math.isnan(figures["ap"])  # no annotated instance here has the benchmark's 100 points
     assert figures["miou"] is None if kind == "mask3d" else math.isfinite(figures["miou"])
     for name in POOR if batch_size == 1 else ():
-        written = predict_scene(tmp_path / "run", data / "val" / name, tmp_path / name)
+        written = Segmenter(tmp_path / "run").predict(data / "val" / name).write(tmp_path / name)
         assert all(path.stat().st_size > 0 for path in written)

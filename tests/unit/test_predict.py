@@ -17,7 +17,6 @@ from bifusion.cli import main
 from bifusion.data.scene_folder import read_offset
 from bifusion.errors import InputError
 from bifusion.inference.export import INSTANCES_SCHEMA
-from bifusion.inference.predict import predict_scene
 from bifusion.inference.segmenter import Segmenter, dataset_of, trained_control
 from bifusion.sparse.backends import backend_for
 from scene_factory import make_tiny_scene
@@ -28,7 +27,8 @@ from untrained_runs import baseline, bifusion, save_run
 @pytest.mark.parametrize(("annotated", "num_views"), [(True, 2), (False, 0)], ids=["full", "bare"])
 def test_predicts_a_scene_folder(tmp_path, config, annotated, num_views) -> None:
     scene = make_tiny_scene(tmp_path / "data" / "room", annotated=annotated, num_views=num_views)
-    paths = predict_scene(save_run(tmp_path / "run", config), scene, tmp_path / "out", device="cpu")
+    segmenter = Segmenter(save_run(tmp_path / "run", config), device="cpu")
+    paths = segmenter.predict(scene).write(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(p.name for p in paths)
     coord = np.load(scene / "coord.npy")
     for path in paths[:2]:
@@ -44,7 +44,7 @@ def test_annotation_does_not_change_the_prediction(tmp_path) -> None:
     written = []
     for annotated in (True, False):
         scene = make_tiny_scene(tmp_path / str(annotated) / "room", annotated=annotated)
-        paths = predict_scene(run, scene, tmp_path / f"out-{annotated}", device="cpu")
+        paths = Segmenter(run, device="cpu").predict(scene).write(tmp_path / f"out-{annotated}")
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
 
@@ -55,9 +55,8 @@ def test_scene_is_found_among_others_and_by_a_relative_path(tmp_path, monkeypatc
     dataset, index = dataset_of(tmp_path / "b", baseline().data)
     assert dataset.names[index] == "b" and dataset.sample(index, 0).name == "b"
     monkeypatch.chdir(tmp_path / "c")
-    paths = predict_scene(
-        save_run(tmp_path / "run", baseline()), Path("."), tmp_path / "out", device="cpu"
-    )
+    segmenter = Segmenter(save_run(tmp_path / "run", baseline()), device="cpu")
+    paths = segmenter.predict(Path(".")).write(tmp_path / "out")
     assert json.loads(paths[2].read_text())["scene"] == "c"
 
 
@@ -67,7 +66,7 @@ def test_the_command_keeps_freed_memory_and_the_library_does_not(tmp_path, monke
     monkeypatch.setattr(backend, "keep_freed_memory", lambda: asked.append(True))
     run = save_run(tmp_path / "run", baseline())
     scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
-    predict_scene(run, scene, tmp_path / "out", device="cpu")
+    Segmenter(run, device="cpu").predict(scene).write(tmp_path / "out")
     assert not asked
     with pytest.raises(SystemExit, match="0"):
         main(["predict", str(run), str(scene), "--out", str(tmp_path / "out"), "--no-view"])
@@ -153,12 +152,12 @@ def test_case_ply_to_predict(cases, tmp_path) -> None:
 def test_ply_files_that_cannot_be_predicted(tmp_path) -> None:
     run = save_run(tmp_path / "run", baseline())
     with pytest.raises(InputError, match="no.ply: missing"):
-        predict_scene(run, tmp_path / "no.ply", tmp_path / "out", device="cpu")
+        Segmenter(run, device="cpu").predict(tmp_path / "no.ply").write(tmp_path / "out")
     write_cloud(tmp_path / "hall.ply", np.zeros((3, 3)))
     with pytest.raises(InputError, match="scale: found 0"):
         Segmenter(run).predict(tmp_path / "hall.ply", scale=0)
     with pytest.raises(InputError, match="no checkpoint"):
-        predict_scene(tmp_path, tmp_path / "hall.ply", tmp_path / "out")
+        Segmenter(tmp_path).predict(tmp_path / "hall.ply").write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -182,8 +181,8 @@ def test_damaged_offset_is_named(tmp_path) -> None:
 
 def test_missing_scene_or_checkpoint_is_named(tmp_path) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
-        predict_scene(tmp_path, tmp_path / "room", tmp_path / "out")
+        Segmenter(tmp_path).predict(tmp_path / "room").write(tmp_path / "out")
     run = save_run(tmp_path / "run", baseline())
     with pytest.raises(InputError, match="room"):
-        predict_scene(run, tmp_path / "room", tmp_path / "out", device="cpu")
+        Segmenter(run, device="cpu").predict(tmp_path / "room").write(tmp_path / "out")
     assert not (tmp_path / "out").exists()

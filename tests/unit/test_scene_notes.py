@@ -16,7 +16,7 @@ from bifusion.datasets.scan.make import make_scan, open_made
 from bifusion.datasets.scan.options import ScanOptions
 from bifusion.datasets.scan.telling import Telling
 from bifusion.datasets.scene_notes import scene_notes
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.types import Scene
 from scene_factory import make_tiny_scene
 from untrained_runs import baseline, bifusion, save_run
@@ -61,10 +61,10 @@ def test_a_folder_is_told_where_it_is_predicted_and_where_it_is_scanned(tmp_path
     run = save_run(tmp_path / "run", baseline())
     scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
     coord = np.load(scene / "coord.npy")
-    predict_scene(run, scene, tmp_path / "out", device="cpu")
+    Segmenter(run, device="cpu").predict(scene).write(tmp_path / "out")
     assert not caplog.records
     np.save(scene / "coord.npy", coord[:, Y_UP])
-    predict_scene(run, scene, tmp_path / "out", device="cpu")
+    Segmenter(run, device="cpu").predict(scene).write(tmp_path / "out")
     assert f"{scene}: by its floor and what stands on it, y points up rather than z" in caplog.text
     telling = Telling()
     open_made(scene, telling)
@@ -74,7 +74,7 @@ def test_a_folder_is_told_where_it_is_predicted_and_where_it_is_scanned(tmp_path
 def test_views_are_not_blamed_where_there_are_none(tmp_path, caplog) -> None:
     caplog.set_level(logging.WARNING)
     scene = make_tiny_scene(tmp_path / "data" / "room", num_views=0)
-    predict_scene(save_run(tmp_path / "run", bifusion()), scene, tmp_path / "out", device="cpu")
+    Segmenter(save_run(tmp_path / "run", bifusion()), device="cpu").predict(scene)
     assert "views see" not in caplog.text
 
 

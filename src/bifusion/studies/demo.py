@@ -16,7 +16,7 @@ from bifusion.datasets.rooms.audit import audit
 from bifusion.datasets.rooms.pretraining.config import TowerPretrainConfig, check_pretraining
 from bifusion.datasets.rooms.pretraining.contrastive import pretrain_tower as pretrain
 from bifusion.errors import InputError
-from bifusion.inference.predict import predict_scene
+from bifusion.inference.segmenter import Segmenter
 from bifusion.storage.files import locked
 from bifusion.studies.comparison.report import ComparisonReport
 from bifusion.studies.comparison.run import report_so_far, write_report
@@ -268,7 +268,7 @@ def _show_end(
     lines = []
     if best is not None:
         folder = out / "prediction"
-        predict_scene(best.folder, scene, folder)
+        Segmenter(best.folder).predict(scene).write(folder)
         write_view(folder / "view.html", show_prediction(folder, scene))
         lines.append(f"predicted scan   {folder}/view.html (semantic.ply, instance.ply, instances.json)")
     lines += [f"report           {out / 'report.html'} (report.json beside it)"]
