@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MOST_LETTERS = 10_000
 """Of an error's message."""
@@ -51,3 +51,9 @@ def listing(items: Iterable[str], limit: int = 6) -> str:
     items = list(items)
     more = len(items) - limit
     return ", ".join(items) if more <= 0 else f"{', '.join(items[:limit])} and {more} more"
+
+
+def listing_lines(items: Sequence[str], limit: int) -> str:
+    """The same, each on an indented line of its own, to stand behind a line that ends in a colon."""
+    more = [f"… and {len(items) - limit} more"] if len(items) > limit else []
+    return "".join(f"\n  {line}" for line in (*items[:limit], *more))

@@ -21,7 +21,7 @@ def test_pictures_that_3d_scanner_app_keeps(tmp_path):
     assert recording.notes == [
         "1 of 7 frames were taken in fast motion and are left out",
         "4 of 6 frames have no picture: their depth is used, colours and views are the others': 1, 2, "
-        "4 …",
+        "4 and 1 more",
     ]
     edited(folder / "frame_00006.json", lambda frame: frame.update(cameraPoseARFrame=[9] * 16))
     assert "not rigid" in open_recording(folder).notes[1]

@@ -35,7 +35,8 @@ def test_scans_that_are_listed_but_not_there_are_told(released):
     (released / "scannetv2_val.txt").write_text(f"{NAME}\n")
     notes = {}
     prepare(released, splits=released, notes=notes)
-    said = "4 of 5 scans of the train list have no folder: scene0006_00, scene0007_00, scene0008_00 …"
+    named = "scene0006_00, scene0007_00, scene0008_00 and 1 more"
+    said = f"4 of 5 scans of the train list have no folder: {named}"
     assert notes == {"scannetv2_train.txt": [said]}
 
 

@@ -14,7 +14,7 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.commands.telling import say, tell_failed
+from bifusion.commands.telling import say, tell_failed, telling
 from bifusion.errors import InputError
 from bifusion.untrusted.screen import Screen
 from bifusion.wording import plural
@@ -62,7 +62,6 @@ class InputOptions:
     """Of the fusion of a recording's depth."""
     most_frames: int | None = None
     """Fuse no more frames, evenly spread, those with a picture first."""
-
     least_confidence: Literal[0, 1, 2] | None = None
     """Least confidence of a phone's depth that is used: 0 low, 1 medium, 2 high; left out: 1."""
 
@@ -198,7 +197,6 @@ def scan(args: list[str]) -> int:
 
 
 def _scan(wanted: Scan) -> int:
-    from bifusion.commands.telling import telling
     from bifusion.datasets.scan.make import make_scan
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.labelled import trained_views

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.types import Scene, View
 
 ROTATION_TOLERANCE = 1e-3
@@ -93,8 +93,7 @@ def check_poses(cam2world: np.ndarray, names: Sequence[str], where: str | Path, 
         check_pose(cam2world[bad[0]], f"{where}: view {names[bad[0]]}, {camera}")
     except InputError as error:
         others = [str(names[row]) for row in bad[1:].tolist()]
-        listed = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
-        more = f"; so it is with {len(others)} other views ({listed})" if others else ""
+        more = f"; so it is with {len(others)} other views ({listing(others)})" if others else ""
         raise InputError(f"{error}{more}") from None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing_lines
 from bifusion.official.import_checkpoint import read_checkpoint
 
 BACKBONE = "unet."
@@ -36,11 +36,10 @@ def load_backbone(model: nn.Module, path: Path) -> None:
         if name in found and found[name].shape != tensor.shape
     ]
     if problems:
-        more = f"\n  … and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise InputError(
-            f"trainer.init: {path} ({imported.kind}) has another 3D network than this model:\n  "
-            + "\n  ".join(problems[:_LISTED])
-            + f"{more}\ngive a checkpoint of the same U-Net, or set --model.unet.* to its sizes"
+            f"trainer.init: {path} ({imported.kind}) has another 3D network than this model:"
+            f"{listing_lines(problems, _LISTED)}\n"
+            "give a checkpoint of the same U-Net, or set --model.unet.* to its sizes"
         )
     model.load_state_dict({**model.state_dict(), **found})
 

@@ -23,7 +23,7 @@ from bifusion.datasets.recordings.poses import (
     pose_list,
 )
 from bifusion.datasets.recordings.reading import Reading
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import entries, is_file
 from bifusion.untrusted.pictures import (
     UPRIGHT,
@@ -278,10 +278,9 @@ def picture_notes(names: Sequence[str], pictured: np.ndarray) -> list[str]:
         return []
     if len(without) == len(names):
         return [f"none of {len(names)} frames has a picture, of which colours come: copy them too"]
-    named = ", ".join(without[:MOST_NAMED]) + " …" * (len(without) > MOST_NAMED)
     return [
         f"{len(without)} of {len(names)} frames have no picture: their depth is used, colours and views "
-        f"are the others': {named}"
+        f"are the others': {listing(without, MOST_NAMED)}"
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from bifusion.data.checks import ROTATION_TOLERANCE
 from bifusion.datasets.placement import far_offset
 from bifusion.datasets.recordings.reading import Reading
+from bifusion.errors import listing
 
 ASTRAY, ASTRAY_TIMES = 1000.0, 100.0
 """In the recording's own unit; …"""
@@ -165,11 +166,10 @@ def left_out_notes(reasons: Sequence[tuple[np.ndarray, str]], names: Sequence[st
     """Lines on frames, by `names` (V,), that are left out for each of `reasons`: (V,) bool and words."""
     lines = []
     for rows, why in reasons:
-        named = [names[int(row)] for row in np.flatnonzero(rows)[:MOST_NAMED]]
+        named = [names[row] for row in np.flatnonzero(rows).tolist()]
         if named:
-            more = " …" if rows.sum() > len(named) else ""
-            counted = f"{int(rows.sum())} of {len(names)} frames {why}"
-            lines.append(f"{counted} left out: {', '.join(named)}{more}")
+            told = listing(named, MOST_NAMED)
+            lines.append(f"{len(named)} of {len(names)} frames {why} left out: {told}")
     return lines
 
 

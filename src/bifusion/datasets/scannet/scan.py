@@ -18,7 +18,7 @@ from bifusion.datasets.mesh_scene import place_mesh
 from bifusion.datasets.placement import Placement
 from bifusion.datasets.ply.mesh import read_mesh
 from bifusion.datasets.superpoints.superpoints import segmentator_superpoints
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.types import Scene
@@ -236,7 +236,7 @@ def _is_readable(row: Row, ids: list[str]) -> bool:
 def _left_out(lines: list[int]) -> list[str]:
     if not lines:
         return []
-    named = ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
+    named = listing(map(str, lines))
     return [f"{len(lines)} rows without category, or whose ids are no numbers, left out: line {named}"]
 
 

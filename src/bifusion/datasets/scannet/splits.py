@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing
 from bifusion.untrusted.files import is_leftover, read_text
 
 SPLITS = ("train", "val", "test")
@@ -71,10 +71,9 @@ def absent_notes(names: list[str], lists: dict[str, set[str]]) -> dict[str, str]
     for split, members in lists.items():
         absent = sorted(members.difference(names))
         if absent:
-            more = " …" if len(absent) > 3 else ""
             notes[split] = (
                 f"{len(absent):,} of {len(members):,} scans of the {split} list have no folder: "
-                f"{', '.join(absent[:3])}{more}"
+                f"{listing(absent, 3)}"
             )
     return notes
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bifusion.errors import InputError, first_line
+from bifusion.errors import InputError, first_line, listing
 from bifusion.models.towers.efficientnet_names import MARK, timm_names
 from bifusion.models.towers.weight_files import (
     FILE_SUFFIXES,
@@ -158,7 +158,7 @@ def _misfit(
     path: Path, architecture: str, missing: list[str], foreign: list[str], shapes: list[str]
 ) -> InputError:
     found = [
-        f"{what} are {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+        f"{what} are {listing(names, 3)}"
         for what, names in (("missing", missing), ("too many", foreign), ("of another shape", shapes))
         if names
     ]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing_lines
 from bifusion.runs.run_folder import RunFolder
 from bifusion.studies.training_runs.plan import PlannedRun
 from bifusion.studies.training_runs.progress import progress_bar
@@ -37,9 +37,8 @@ def check_scenes(runs: Sequence[PlannedRun], console: Console) -> None:
             found = _faults(splits, progress)
         if found:
             total = sum(map(len, splits))
-            told = "\n  ".join(found[:MOST_TOLD])
-            more = f"\n  … and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
-            raise InputError(f"{len(found)} of {total} scenes cannot be used:\n  {told}{more}")
+            told = listing_lines(found, MOST_TOLD)
+            raise InputError(f"{len(found)} of {total} scenes cannot be used:{told}")
 
 
 def _one_of_each_data(configs: Iterable[Config]) -> list[Config]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bifusion.config.run import Config, config_to_dict
-from bifusion.errors import InputError
+from bifusion.errors import InputError, listing_lines
 from bifusion.runs.run_data import RunData
 from bifusion.storage.json_files import to_json
 from bifusion.training.processes import group
@@ -52,11 +52,10 @@ def require_agreement(facts: Callable[[], Facts], what: str) -> None:
     for number, (host, own) in enumerate(all_facts):
         found = list(_differences(first, own, number))
         if found:
-            more = f"\n  and {len(found) - NAMED} more" if len(found) > NAMED else ""
-            lines = "\n  ".join(found[:NAMED])
             raise InputError(
-                f"rank {number} ({host}) has another {what} than rank 0 ({first_host}):\n  {lines}{more}"
-                "\nStart all processes with the same options, software and data"
+                f"rank {number} ({host}) has another {what} than rank 0 ({first_host}):"
+                f"{listing_lines(found, NAMED)}\n"
+                "Start all processes with the same options, software and data"
             )
 
 
