@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from bifusion.config.run import Config
 from bifusion.inference.evaluate import evaluate_run
 from bifusion.models.build import build_model
-from bifusion.models.parts import path_of_module
+from bifusion.models.parts import part_of_module
 from bifusion.models.towers.timm_cnn import TimmCnnConfig
 from bifusion.models.towers.timm_vit import TimmVitConfig
 from bifusion.models.towers.tower import TowerConfig
@@ -75,4 +75,4 @@ def test_a_fault_in_it_is_named(kind: str, direction, data: Path) -> None:
     tower, blocks, module = CASES[kind]
     step = tiny_step(configured(tower, blocks, data), scenes=(0,))
     found = named_origin(step, module, direction, math.nan)
-    assert found[:2] == (module, direction) and path_of_module(module) == "2d"
+    assert found[:2] == (module, direction) and part_of_module(module).path == "2d"

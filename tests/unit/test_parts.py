@@ -11,7 +11,7 @@ from bifusion.models.parts import (
     PARTS,
     check_groups,
     part_of_group,
-    path_of_module,
+    part_of_module,
     tower_block,
 )
 from bifusion.recipes import RECIPES, get_recipe
@@ -78,9 +78,9 @@ def test_part_of_a_group(group, part):
 def test_a_part_lies_where_its_modules_do():
     for part in PARTS:
         for module in part.modules:
-            assert path_of_module(module) == path_of_module(f"{module}.0.weight") == part.path
-    assert path_of_module("fusion") == path_of_module("fusion.head") == "fusion"
-    assert path_of_module("elsewhere") is None and path_of_module("decoders") is None
+            assert part_of_module(module) == part_of_module(f"{module}.0.weight") == part
+    assert part_of_module("fusion") == part_of_module("fusion.head") == BY_NAME["fusion"]
+    assert part_of_module("elsewhere") is None and part_of_module("decoders") is None
 
 
 def test_blocks_of_the_tower():

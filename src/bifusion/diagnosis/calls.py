@@ -9,7 +9,7 @@ from typing import Literal
 from bifusion.diagnosis.operations import Made, Place
 from bifusion.diagnosis.ranges import Range
 from bifusion.losses.terms import acts_on_fusion
-from bifusion.models.parts import NetworkPath, path_of_module
+from bifusion.models.parts import NetworkPath, part_of_module
 
 CRITERION = "criterion"
 WHOLE_MODEL = "model"
@@ -87,7 +87,8 @@ def path_of(module: str | None, term: str | None = None) -> NetworkPath | None:
     """The path of the network that a module, or a loss term, lies on."""
     if term is not None and module in (None, CRITERION):
         return "fusion" if acts_on_fusion(term) else "decoder"
-    return path_of_module(module) if module is not None else None
+    part = part_of_module(module) if module is not None else None
+    return part.path if part is not None else None
 
 
 def operation_name(node: str) -> str:

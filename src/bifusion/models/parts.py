@@ -72,8 +72,8 @@ def part_of_group(group: str) -> Part | None:
     return next(matching, None)
 
 
-def path_of_module(module: str) -> NetworkPath | None:
-    """The path that a module (dotted) or a step between modules lies on: that of the most special
+def part_of_module(module: str) -> Part | None:
+    """The part that a module (dotted) or a step between modules is of: that with the most special
     entry, as the heads lie within the fusion."""
     found = [
         (name, part)
@@ -81,7 +81,7 @@ def path_of_module(module: str) -> NetworkPath | None:
         for name in part.modules
         if module == name or module.startswith(f"{name}.")
     ]
-    return max(found, key=lambda entry: len(entry[0]))[1].path if found else None
+    return max(found, key=lambda entry: len(entry[0]))[1] if found else None
 
 
 def is_of_tower(group: str) -> bool:

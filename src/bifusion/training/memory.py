@@ -17,7 +17,7 @@ from bifusion.config.stages import StageState
 from bifusion.device_memory import MEMORY_ERRORS, is_full, size_of, told_by
 from bifusion.errors import InputError
 from bifusion.models.compiled import eager
-from bifusion.models.parts import BY_NAME, PARTS
+from bifusion.models.parts import BY_NAME, part_of_module
 from bifusion.models.recompute import is_recomputing
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.step import Stepper
@@ -136,12 +136,11 @@ def _marks(label: str, at_work: list[str]) -> tuple[Callable[..., None], Callabl
 
 def _modules_of_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module with the part that it is of, as a part may be entered by another method than its
-    forward: that of the most special name, as the heads lie within the fusion."""
-    places = sorted((name, part.label) for part in PARTS for name in part.modules)
+    forward."""
     for path, module in model.named_modules():
-        of_path = [label for name, label in places if f"{path}.".startswith(f"{name}.")]
-        if of_path or not path:
-            yield (of_path[-1] if of_path else "between its parts"), module
+        part = part_of_module(path)
+        if part is not None or not path:
+            yield (part.label if part is not None else "between its parts"), module
 
 
 def _held(stepper: Stepper) -> int:
