@@ -145,22 +145,7 @@ def read_bundle(path: Path) -> Bundle:
     Raises InputError for a file that is missing, damaged, or no bundle of this format, and for one
     whose parts do not fit each other. A network is only built once its tensors are known to be there.
     """
-    missing = "no such file; expected a bundle that a run wrote (RUN/bundles)"
-    if path.is_dir():
-        there = sorted(path.glob("bundles/*.safetensors")) or sorted(path.glob("step-*.safetensors"))
-        names = [str(bundle.relative_to(path)) for bundle in there]
-        raise InputError(
-            f"{path}: is a folder; expected a bundle that a run wrote (RUN/bundles/step-N.safetensors); "
-            + (f"it holds {listing(names, 3)}: give one" if names else "it holds none")
-        )
-    check_regular(path, missing=missing, advice=AGAIN)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # a copy each, in memory aligned as torch's own: products depend on it to the bit
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as a bundle of a run ({error}); {AGAIN}") from error
+    metadata, tensors = _read_file(path)
     content = _content(path, metadata)
     config = config_from_dict(content["config"], f"{path}: config")
     check_config(config)
@@ -197,6 +182,26 @@ def read_bundle(path: Path) -> Bundle:
         fingerprint=_field(content, "fingerprint", str, where),
         losses=_field(content, "losses", dict[str, float | None], where),
     )
+
+
+def _read_file(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """A bundle's metadata and tensors, whatever they say."""
+    if path.is_dir():
+        there = sorted(path.glob("bundles/*.safetensors")) or sorted(path.glob("step-*.safetensors"))
+        names = [str(bundle.relative_to(path)) for bundle in there]
+        raise InputError(
+            f"{path}: is a folder; expected a bundle that a run wrote (RUN/bundles/step-N.safetensors); "
+            + (f"it holds {listing(names, 3)}: give one" if names else "it holds none")
+        )
+    missing = "no such file; expected a bundle that a run wrote (RUN/bundles)"
+    check_regular(path, missing=missing, advice=AGAIN)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # a copy each, in memory aligned as torch's own: products depend on it to the bit
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read as a bundle of a run ({error}); {AGAIN}") from error
 
 
 def _content(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

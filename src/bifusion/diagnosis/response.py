@@ -20,7 +20,6 @@ from bifusion.runs.healthy import HealthyState
 from bifusion.runs.run_folder import RunFolder
 from bifusion.step.checks import is_sound
 from bifusion.step.events import Fault
-from bifusion.step.guard import Guard
 from bifusion.step.outcome import StepInputs, StepOutcome
 from bifusion.step.step import Stepper
 from bifusion.types import Batch
@@ -43,14 +42,13 @@ class Response:
         config: Config,
         folder: RunFolder,
         stepper: Stepper,
-        guard: Guard,
         batches_at: Callable[[int, int], list[Batch]],
         *,
         before_copy: Callable[[], None],
     ):
         """`batches_at`: those of the step at a place. `before_copy` is called before a new healthy state
         is copied: who still holds the old one lets go of it."""
-        self.config, self.folder, self.stepper, self.guard = config, folder, stepper, guard
+        self.config, self.folder, self.stepper, self.guard = config, folder, stepper, stepper.guard
         self.batches_at, self.before_copy = batches_at, before_copy
         self.healthy: HealthyState | None = None
         self.known: dict[str, dict[str, Any]] = {}

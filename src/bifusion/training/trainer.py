@@ -107,7 +107,6 @@ class Trainer:
             config,
             folder,
             self.take_step,
-            self.guard,
             self.batches.of_step,
             before_copy=healthy_file.let_go,
         )
