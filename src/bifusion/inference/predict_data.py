@@ -90,7 +90,8 @@ def predict_scenes(
     """
     check_min_score(min_score)
     mine = dict(shard.of(list(scenes.items())))
-    asked = {"precision": precision, "min_score": min_score}
+    options = {"precision": precision, "min_score": min_score}
+    asked = {option: value for option, value in options.items() if value is not None}
     predicted = PredictedScenes()
     with locked_shard(out, shard):
         weights = sha256_of(find_checkpoint(run) / WEIGHTS)
@@ -101,7 +102,7 @@ def predict_scenes(
             folder = out / name
             try:
                 made_of: dict[str, Any] = {"weights": weights, "scene": _scene_digest(scene)}
-                made_of |= {name: value for name, value in asked.items() if value is not None}
+                made_of |= asked
                 if segmenter is None or (prediction_files(folder) and not overwrite):
                     _require_same(folder, made_of)
                     predicted.kept.append(name)

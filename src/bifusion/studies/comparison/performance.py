@@ -49,19 +49,11 @@ def judge_performance(arm: Arm, arms: list[Arm]) -> Verdict:
         return Verdict("performance", arm.key, "refused", reason, {})
     if not rivals:
         return Verdict("performance", arm.key, "not judged", "No 3D baseline in this comparison.", {})
-    if any(run.state == "guard_stopped" for run in arm.runs):
-        stopped = [
-            f"seed {run.seed} in epoch {run.epochs_done}"
-            for run in arm.runs
-            if run.state == "guard_stopped"
-        ]
-        return Verdict(
-            "performance",
-            arm.key,
-            "fail",
-            f"Its guard stopped {listing(stopped)}: there is no end result.",
-            {},
-        )
+    stopped = [run for run in arm.runs if run.state == "guard_stopped"]
+    if stopped:
+        seeds = listing(f"seed {run.seed} in epoch {run.epochs_done}" for run in stopped)
+        reason = f"Its guard stopped {seeds}: there is no end result."
+        return Verdict("performance", arm.key, "fail", reason, {})
     comparisons = [compare(arm, rival, metric) for rival in rivals]
     outcome = worst([c.outcome for c in comparisons])
     evidence = " ".join(c.evidence for c in comparisons)
