@@ -22,9 +22,9 @@ from torch import Tensor
 
 from bifusion.sparse import reference, triton
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.tensor import KernelMaps
 from bifusion.sparse.triton import kernels, launch, plan
 from bifusion.sparse.triton.configurations import Configuration
+from kernel_maps import kernel_map_of
 
 
 def random_voxels(side: int, share: float, scenes: int = 1) -> Tensor:
@@ -66,15 +66,6 @@ CASES = [
 ]
 SMALL = Configuration(16, 16, 16, 4, 1)
 """Many tiles and blocks of channels of few voxels and channels."""
-
-
-def kernel_map_of(coords: Tensor, name: str) -> KernelMap:
-    kind, size = name.split()
-    maps = KernelMaps(coords)
-    if kind == "kernel":
-        return maps.submanifold(1, int(size))
-    down = maps.strided(1, int(size), 2)
-    return down if kind == "strided" else down.transposed
 
 
 def outcome(

@@ -1,8 +1,10 @@
 """What several files of unit tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -25,3 +27,11 @@ def posed(released: Path) -> Path:
     from scannet_release import NAME
 
     return released / "posed_images" / NAME
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -150,29 +150,22 @@ def test_gradcheck(
     )
 
 
-def test_two_runs_on_two_threads_are_bit_identical() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        coords = (
-            (torch.rand(1, 24, 24, 24, generator=torch.Generator().manual_seed(0)) < 0.4).nonzero().int()
-        )
-        feats = torch.randn(len(coords), 16)
-        layers = nn.Sequential(
-            SubmanifoldConv3d(16, 16, 3), StridedConv3d(16, 16), InverseConv3d(16, 16)
-        )
+def test_two_runs_on_two_threads_are_bit_identical(two_threads: None) -> None:
+    coords = (
+        (torch.rand(1, 24, 24, 24, generator=torch.Generator().manual_seed(0)) < 0.4).nonzero().int()
+    )
+    feats = torch.randn(len(coords), 16)
+    layers = nn.Sequential(SubmanifoldConv3d(16, 16, 3), StridedConv3d(16, 16), InverseConv3d(16, 16))
 
-        def run() -> list[Tensor]:
-            leaf = feats.clone().requires_grad_()
-            layers.zero_grad()
-            out = layers(SparseTensor(leaf, coords)).feats
-            out.square().sum().backward()
-            return [out, leaf.grad, *(p.grad.clone() for p in layers.parameters())]
+    def run() -> list[Tensor]:
+        leaf = feats.clone().requires_grad_()
+        layers.zero_grad()
+        out = layers(SparseTensor(leaf, coords)).feats
+        out.square().sum().backward()
+        return [out, leaf.grad, *(p.grad.clone() for p in layers.parameters())]
 
-        for a, b in zip(run(), run(), strict=True):
-            assert torch.equal(a, b)
-    finally:
-        torch.set_num_threads(threads)
+    for a, b in zip(run(), run(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_rows_may_come_in_any_order() -> None:

@@ -22,6 +22,7 @@ from bifusion.sparse.functional import sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.tensor import KernelMaps
 from bifusion.sparse.voxel_index import CoordinateIndex
+from kernel_maps import kernel_map_of
 
 native = needs.module("engine", "bifusion.sparse.native")
 
@@ -67,15 +68,6 @@ MAPS = [
     "inverse 2",
     "inverse 3",
 ]
-
-
-def kernel_map_of(coords: Tensor, name: str) -> KernelMap:
-    kind, size = name.split()
-    maps = KernelMaps(coords)
-    if kind == "kernel":
-        return maps.submanifold(1, int(size))
-    down = maps.strided(1, int(size), 2)
-    return down if kind == "strided" else down.transposed
 
 
 def outcome(backend, feats: Tensor, weight: Tensor, kernel_map: KernelMap) -> list[Tensor]:
@@ -227,14 +219,6 @@ def test_a_model_in_bfloat16_is_computed_in_float32() -> None:
     weight = torch.randn(27, 8, 8).bfloat16()
     out = native.conv(feats, weight, kernel_map)
     assert torch.equal(out, native.conv(feats.float(), weight.float(), kernel_map).bfloat16())
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_repeated_runs_on_two_threads_are_bit_identical(two_threads: None) -> None:

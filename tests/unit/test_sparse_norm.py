@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,14 +15,6 @@ from bifusion.sparse.modules import BatchNorm
 native = needs.module("engine", "bifusion.sparse.native")
 
 KINDS = [(relu, residual) for relu in (False, True) for residual in (False, True)]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows_of(rows: int, channels: int, dtype: torch.dtype = torch.float32, offset: float = 0.3) -> Tensor:

@@ -16,6 +16,7 @@ from bifusion.sparse.functional import sparse_conv
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import InverseConv3d, StridedConv3d, SubmanifoldConv3d
 from bifusion.sparse.tensor import KernelMaps, SparseTensor
+from kernel_maps import kernel_map_of
 
 triton = needs.module("triton", "bifusion.sparse.triton")
 pytestmark = pytest.mark.gpu
@@ -57,15 +58,6 @@ def surface_voxels(count: int) -> Tensor:
     voxels = voxels[torch.randperm(len(voxels), generator=generator)[:count]] - side // 2
     scene = torch.randint(0, 2, (len(voxels), 1), generator=generator)
     return torch.cat([scene, voxels], dim=1).int().cuda()
-
-
-def kernel_map_of(coords: Tensor, name: str) -> KernelMap:
-    kind, size = name.split()
-    maps = KernelMaps(coords)
-    if kind == "kernel":
-        return maps.submanifold(1, int(size))
-    down = maps.strided(1, int(size), 2)
-    return down if kind == "strided" else down.transposed
 
 
 def leaves(
