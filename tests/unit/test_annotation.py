@@ -70,6 +70,19 @@ def test_an_instance_of_several_classes_is_said(tmp_path, caplog):
     assert said + f"instance 1: {chair} points chair, 3 points door)" in caplog.text
 
 
+def test_instances_numbered_anew_in_each_class_are_told_as_that(tmp_path, caplog):
+    root = make_own_data(tmp_path)
+    for path in root.glob("*/*/instance.npy"):
+        segment, instance = np.load(path.with_name("segment.npy")), np.load(path)
+        things = np.flatnonzero(instance >= 0)
+        np.save(path, np.where(instance < 0, -1, 1))
+        segment[things] = np.where(np.arange(len(things)) % 2, 3, 5)
+        np.save(path.with_name("segment.npy"), segment)
+    with caplog.at_level(logging.WARNING):
+        find_annotation(root, ROOMS7)
+    assert "numbered anew in each class: number them through" in caplog.text
+
+
 def test_labels_can_be_left_alone(tmp_path):
     root = make_own_data(tmp_path)
     for path in root.glob("train/*/segment.npy"):

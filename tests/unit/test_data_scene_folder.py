@@ -44,6 +44,33 @@ def small_scene(**changes):
     return Scene(name="small", **{**arrays, **changes})
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "remedy"),
+    [
+        ("coord", np.zeros((3, 9), np.float32), r"expected \(N, 3\), one row .*: coord\.T"),
+        ("coord", np.zeros((1, 9, 3), np.float32), r": coord\[0\]"),
+        ("color", np.zeros((9, 4), np.uint8), r": color\[:, :3\], if those come first"),
+        ("coord", np.zeros((3, 3), object), r"an array of object .*\.astype\(float\) of objects"),
+        ("coord", np.zeros(3, [(axis, "f4") for axis in "xyz"]), "structured_to_unstructured of fields"),
+        ("instance", np.array([0, 1, 2**32 - 1], np.uint32), r"is -1 without its sign: instance\.view"),
+        ("instance", np.array([0, 1, 10**12]), r"number them anew, np\.unique\(instance"),
+        ("segment20", np.array([0, 1, 65535], np.uint16), r"65535 is -1 without its sign: segment20\.v"),
+    ],
+)
+def test_arrays_of_another_form_are_told_with_what_mends_them(tmp_path, name, array, remedy):
+    write_scene(tmp_path / "room", small_scene(), segments={}, source="a test")
+    np.save(tmp_path / "room" / f"{name}.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=f"{name}.npy: .*{remedy}"):
+        load_scene(tmp_path / "room", SCANNET20)
+
+
+def test_places_that_half_floats_blurred_are_told(tmp_path):
+    write_scene(tmp_path / "room", small_scene(), segments={}, source="a test")
+    np.save(tmp_path / "room" / "coord.npy", np.full((3, 3), 5.3, np.float16))
+    with pytest.warns(UserWarning, match=r"coord\.npy holds float16, whose steps are up to 0\.0039"):
+        load_scene(tmp_path / "room", SCANNET20)
+
+
 def test_round_trip_is_memory_mapped_and_complete(folder):
     scene = load_scene(folder, SCANNET20)
     assert isinstance(scene.coord, np.memmap) and scene.coord.shape == (len(scene.color), 3)

@@ -48,6 +48,27 @@ def pointcept_scene(folder: Path, *, normals: bool = True) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_normals_that_are_none_are_estimated(tmp_path, value):
+    """Programs that know no normals write zeros, by which points fell into superpoints by chance."""
+    folder = pointcept_scene(tmp_path / "room", normals=False)
+    np.save(folder / "normal.npy", np.full((2 * SIDE * SIDE, 3), value, np.float32))
+    with pytest.warns(UserWarning, match="normal.npy: 100% of the points have no normal"):
+        assert prepare_superpoints([folder])["cloud, normals estimated"] == 1
+    without = pointcept_scene(tmp_path / "without", normals=False)
+    prepare_superpoints([without])
+    found, expected = (np.load(one / "superpoint.npy") for one in (folder, without))
+    assert np.array_equal(found, expected)
+
+
+def test_normals_of_another_length_are_made_unit_vectors(tmp_path):
+    folder, longer = (pointcept_scene(tmp_path / name) for name in ("room", "longer"))
+    np.save(longer / "normal.npy", 0.3 * np.load(folder / "normal.npy"))
+    prepare_superpoints([folder, longer])
+    found, expected = (np.load(one / "superpoint.npy") for one in (longer, folder))
+    assert np.array_equal(found, expected)
+
+
 def released_scan(folder: Path, *, segments: bool) -> Path:
     """The scan such a scene was made from."""
     coord, faces, _ = corner()

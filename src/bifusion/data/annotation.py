@@ -18,6 +18,9 @@ LOOKED_AT = 50
 MIXED = 0.1
 """Share of an instance's points outside its commonest class from which it is no one thing."""
 
+ANEW = 0.5
+"""Share of instances of several classes from which they are numbered class by class."""
+
 _logger = logging.getLogger("bifusion.data")
 
 
@@ -69,7 +72,7 @@ def find_annotation(root: Path, labels: LabelSet) -> Annotation:
         _say(
             f"{root}: {len(spanning)} of the {total} instances looked at have points of several classes "
             f"(first: {spanning[0]}); each trains as its commonest class and counts in evaluation as "
-            "one instance of each; number them apart if they are not one object"
+            f"one instance of each; {number_apart(len(spanning), total)}"
         )
     return Annotation(zero_is_none=zero_is_none)
 
@@ -112,6 +115,16 @@ def look_at_scene(folder: Path, labels: LabelSet) -> LabelledScene | None:
     ]
     instances = int(things.any(axis=1).sum())
     return LabelledScene(folder.name, bool(ids[0] < 0), mixed, instances, tuple(texts))
+
+
+def number_apart(spanning: int, instances: int) -> str:
+    """What to do about instances of several classes, of so many in all."""
+    if spanning <= ANEW * instances:
+        return "number them apart if they are not one object"
+    return (
+        "they seem to be numbered anew in each class: number them through, as by "
+        "instance + 1000 · segment where both are ≥ 0"
+    )
 
 
 def _describe(folder: Path, identity: int, counts: np.ndarray, labels: LabelSet) -> str:

@@ -19,6 +19,9 @@ ROTATION_TOLERANCE = 1e-3
 
 LAST_ROW_TOLERANCE = 1e-6
 
+KEPT_M = 1e-3
+"""Most that a coordinate may move when it becomes float32."""
+
 MOST_COORDINATE = 1e12
 """A place on Earth in millimetres from the other side of it takes 2e10."""
 
@@ -217,6 +220,47 @@ def check_finite(coord: np.ndarray, where: str | Path) -> None:
             f"{where}: {int(bad.sum())} of {len(coord)} points have a coordinate {what} "
             f"(first: point {int(bad.argmax())} = {coord[bad.argmax()].tolist()}); remove these points"
         )
+
+
+def array_remedy(shape: tuple[int, ...], dtype: np.dtype, row: tuple[int, ...], name: str) -> str:
+    """What makes an array of (N, *row) numbers of the one called `name`, of another shape or type; ""
+    where nothing tells. `row` is (3,) of points and () of labels."""
+    if dtype.names:
+        return f": numpy.lib.recfunctions.structured_to_unstructured({name}) makes columns of fields"
+    if dtype.kind in "OUS" and shape:
+        return f": np.stack({name}).astype(float)" if len(shape) == 1 else f": {name}.astype(float)"
+    if len(shape) == len(row) + 2 and shape[0] == 1:
+        return f": {name}[0]"
+    if row == () and len(shape) == 2 and 1 in shape:
+        return f": {name}.ravel()"
+    if row and len(shape) == 2 and shape[0] == row[0]:
+        return f": {name}.T"
+    if row and len(shape) == 2 and shape[1] > row[0]:
+        return f": {name}[:, :{row[0]}], if those come first"
+    return ""
+
+
+def half_note(numbers: np.ndarray) -> str | None:
+    """What to say of metres that were stored as float16 and lost their millimetres; None of others."""
+    if numbers.dtype != np.float16 or not numbers.size:
+        return None
+    step = float(np.spacing(np.abs(numbers).max()))
+    if not step > KEPT_M:
+        return None
+    return (
+        f"holds float16, whose steps are up to {step:.2g} there: places that far off blur surfaces; "
+        "save it as float32 where it is made"
+    )
+
+
+def range_remedy(numbers: np.ndarray, name: str) -> str:
+    """What makes (N,) whole numbers fit that are too large for the array called `name`; "" where nothing
+    tells."""
+    if numbers.dtype.kind == "u" and numbers.max() == np.iinfo(numbers.dtype).max:
+        return f": {numbers.max()} is -1 without its sign: {name}.view({numbers.dtype.name[1:]!r})"
+    if numbers.dtype.kind in "iu" and name in ("instance", "superpoint"):
+        return f": number them anew, np.unique({name}, return_inverse=True)[1], and -1, of none, apart"
+    return ""
 
 
 def color_note(color: np.ndarray) -> str | None:

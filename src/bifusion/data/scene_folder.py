@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_scene, require_text
+from bifusion.data.checks import KEPT_M, array_remedy, check_scene, half_note, range_remedy, require_text
 from bifusion.data.scene_sums import SUMS, write_sums
 from bifusion.data.view_files import has_views, load_cameras, read_cameras, write_views
 from bifusion.errors import InputError, listing
@@ -35,8 +35,6 @@ SEGMENT_FILES = {"scannet20": "segment20.npy", "scannet200": "segment200.npy"}
 ARRAYS = ("coord", "color", "normal", "segment20", "segment200", "instance", "superpoint")
 """What a scene.json without a list of files was written with."""
 FORMAT_VERSION = 1
-KEPT_M = 1e-3
-"""Most that a coordinate may move when it becomes float32."""
 OVERSHOOT = 15.0
 """Colours of 0 … 255 may go so far beyond it where they were interpolated or corrected."""
 
@@ -291,9 +289,10 @@ def load_array(path: Path, count: int | None, row: tuple[int, ...], dtype: type)
     if row == () and len(shape) == 2 and shape[1] == 1:
         array = array[:, 0]  # some versions of Pointcept's preprocessing keep labels as (N, 1)
     if array.ndim == 0 or array.shape[1:] != row or (count is not None and len(array) != count):
-        expected = ("N" if count is None else count, *row)
+        expected = str(("N" if count is None else count, *row)).replace("'", "")
         raise InputError(
             f"{path}: has shape {shape}; expected {expected}, one row for each point of coord.npy"
+            f"{array_remedy(shape, array.dtype, row, path.stem)}"
         )
     if array.dtype == dtype:
         return array
@@ -315,10 +314,13 @@ def _converted(array: np.ndarray, dtype: type, path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: holds {array.dtype} values from {low} to {high}, which do not fit "
             f"{np.dtype(dtype)}; expected whole numbers of that type, −1 for none"
+            f"{range_remedy(array, path.stem)}"
         )
     if not whole and (note := float32_note(array, converted)):
         remedy = "and write it into scene.json as offset_m: what is predicted gets it back"
         raise InputError(f"{path}: {note}, {remedy}")
+    if note := half_note(array):
+        warnings.warn(f"{path.name} {note}", stacklevel=2)
     return converted
 
 

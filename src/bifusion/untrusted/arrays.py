@@ -32,6 +32,10 @@ class _Malformed(Exception):
     """What is wrong with an array."""
 
 
+class _OfOther(_Malformed):
+    """It is an array, of something else than numbers or text."""
+
+
 @dataclass(frozen=True)
 class _Header:
     shape: tuple[int, ...]
@@ -55,6 +59,11 @@ def load_npy(path: Path, *, missing: str = MISSING, advice: str = ADVICE) -> np.
     with open_regular(path, missing=missing, advice=advice) as file:
         try:
             header = _read_header(file, path.stat().st_size)
+        except _OfOther as error:
+            raise InputError(
+                f"{path}: is {error}; expected numbers: save it as such (.astype(float) of objects, "
+                "numpy.lib.recfunctions.structured_to_unstructured of fields)"
+            ) from None
         except _Malformed as error:
             raise InputError(f"{path}: truncated or no .npy file ({error}); {advice}") from None
         if header.bytes == 0:  # nothing to map
@@ -135,7 +144,8 @@ def _read_header(file: BytesIO | BinaryIO, size: int) -> _Header:
     header = _Header(shape, fortran, dtype, file.tell())
     plain = dtype.kind in "biufUS" and dtype.subdtype is None
     if not plain or len(shape) > 32 or any(type(n) is not int or n < 0 for n in shape):
-        raise _Malformed(f"an array of {str(dtype)[:60]} and shape {str(shape)[:60]}")
+        kind = _Malformed if plain else _OfOther
+        raise kind(f"an array of {str(dtype)[:60]} and shape {str(shape)[:60]}")
     if header.bytes > size - header.begin or max(shape, default=0) > max(size, 1):
         raise _Malformed(
             f"it declares {str(shape)[:60]} of {dtype}, of which it holds {size - header.begin:,} bytes"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bifusion.data.checks import check_finite, color_note
+from bifusion.data.checks import array_remedy, check_finite, color_note, range_remedy
 from bifusion.data.scene_folder import as_bytes
 from bifusion.datasets.placement import COARSE_M, extent_note, extent_of, is_too_large, stray_note
 from bifusion.errors import InputError
@@ -61,7 +61,7 @@ def read_faces(faces: Any) -> np.ndarray:
 
 
 def read_normals(normal: Any, points: np.ndarray) -> np.ndarray | None:
-    """(N, 3) float64 unit vectors; None stays None."""
+    """(N, 3) float64 unit vectors; None stays None, and is what zeros everywhere come to."""
     if normal is None:
         return None
     vectors = _numbers(normal, "normal", (None, 3)).astype(np.float64)
@@ -73,7 +73,7 @@ def read_normals(normal: Any, points: np.ndarray) -> np.ndarray | None:
             f"normal: {int(wrong.sum())} of {len(points)} are no unit vectors (first: point "
             f"{int(wrong.argmax())}, length {length[wrong.argmax()]:.3g}); divide each by its length"
         )
-    return vectors
+    return vectors if length.any() else None
 
 
 def read_whole(values: Any, name: str, points: np.ndarray) -> np.ndarray | None:
@@ -84,7 +84,10 @@ def read_whole(values: Any, name: str, points: np.ndarray) -> np.ndarray | None:
     same_length(numbers, name, points)
     whole = numbers.astype(np.int32)
     if not np.array_equal(whole, numbers):
-        raise InputError(f"{name}: goes up to {numbers.max()}; expected numbers of 32 bits")
+        raise InputError(
+            f"{name}: goes up to {numbers.max()}; expected numbers of 32 bits"
+            f"{range_remedy(numbers, name)}"
+        )
     return whole
 
 
@@ -144,9 +147,19 @@ def _numbers(values: Any, name: str, shape: Sequence[int | None], *, kinds: str 
         what = "numbers" if "f" in kinds else "whole numbers"
         raise InputError(
             f"{name}: is {array.dtype} of shape {array.shape}; expected {what} of shape "
-            f"({sizes}{',' if len(shape) == 1 else ''})"
+            f"({sizes}{',' if len(shape) == 1 else ''}){_remedy(array, name, fits, kinds)}"
         )
     return array
+
+
+def _remedy(array: np.ndarray, name: str, fits: bool, kinds: str) -> str:
+    """What makes the array that is expected of one of another shape or type; "" where nothing tells."""
+    if not fits or array.dtype.kind not in "fb":
+        row = (3,) if kinds == "iuf" or name == "faces" else ()
+        return array_remedy(array.shape, array.dtype, row, name)
+    if not np.isfinite(array).all():
+        return ": give those without a number -1"
+    return f": {name}.astype(int)" if (array == np.rint(array.astype(float))).all() else ""
 
 
 def same_length(array: np.ndarray, name: str, points: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bifusion.data.annotation import LabelledScene, look_at_scene
+from bifusion.data.annotation import LabelledScene, look_at_scene, number_apart
 from bifusion.datasets.check.opened import Finding, OpenedScene, error, warning
 from bifusion.errors import InputError
 from bifusion.labels.label_set import check_labels
@@ -55,5 +55,5 @@ def _spanning(folder: Path, path: Path, classes: str, seen: LabelledScene | None
     if spanning:
         yield warning(
             f"{path}: {len(spanning)} instances have points of several classes of {classes} (first: "
-            f"{spanning[0]}); expected one class: number them apart if they are not one object"
+            f"{spanning[0]}); expected one class: {number_apart(len(spanning), seen.instances)}"
         )

@@ -77,7 +77,12 @@ def normals(scene: OpenedScene) -> Iterator[Finding]:
         )
         return
     off = np.abs(length - 1) > LENGTH_TOLERANCE
-    if off.mean() > 0.01:
+    if (length == 0).mean() > 0.5:
+        yield warning(
+            f"{path}: {(length == 0).mean():.0%} of the normals are 0, which is none; expected unit "
+            "vectors: remove the file"
+        )
+    elif off.mean() > 0.01:
         yield warning(
             f"{path}: {off.mean():.0%} of the normals are not of length 1 (first: {length[off][0]:.3g}"
             "); expected unit vectors: divide them by their length"

@@ -23,6 +23,8 @@ from bifusion.errors import FAILURES, InputError, SomeFailedError, failure
 from bifusion.storage.files import write_array, written_beside
 
 FILE = "superpoint.npy"
+LEAST_NORMALS = 0.5
+"""Share of the points that must have a stored normal for these to be used."""
 SOURCES = ("kept", "ScanNet's segments", "mesh", "cloud with normals", "cloud, normals estimated")
 
 
@@ -122,14 +124,30 @@ def add_superpoints(scene: Path, scan: Path | None = None) -> str:
         warnings.warn(f"{scene}: {note}", stacklevel=2)
     superpoint, source = _from_scan(scene, scan, len(coord))
     if superpoint is None:
+        normal = None if normal is None else _unit(normal, scene / "normal.npy")
         source = SOURCES[3] if normal is not None else SOURCES[4]
-        normal = estimate_normals(coord) if normal is None else np.asarray(normal)
+        normal = estimate_normals(coord) if normal is None else normal
         superpoint = graph_superpoints(coord, normal, neighbors=CLOUD_NEIGHBORS)
     forget_sum(scene, FILE)
     with written_beside(scene / FILE) as beside:
         write_array(beside, superpoint.astype(np.int32))
     record_sum(scene, FILE)
     return source
+
+
+def _unit(normal: np.ndarray, path: Path) -> np.ndarray | None:
+    """(N, 3) float32 of length 1; None, and it is said, where few of (N, 3) stored ones have one:
+    programs that know none write zeros or NaN."""
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    there = np.isfinite(length) & (length > 0)
+    if there.mean() < LEAST_NORMALS:
+        warnings.warn(
+            f"{path}: {1 - there.mean():.0%} of the points have no normal (zero or not finite): "
+            "estimated for their superpoints; remove the file",
+            stacklevel=3,
+        )
+        return None
+    return np.where(there, normal / np.where(there, length, 1), 0).astype(np.float32)
 
 
 def _from_scan(scene: Path, scan: Path | None, count: int) -> tuple[np.ndarray | None, str]:
