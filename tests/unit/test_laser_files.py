@@ -4,6 +4,7 @@ import struct
 import sys
 from dataclasses import replace
 
+import laspy
 import numpy as np
 import pytest
 
@@ -97,6 +98,23 @@ def test_las_files_of_fewer_points_than_they_say_are_refused(tmp_path):
             read_mesh_file(path)
 
 
+@pytest.mark.parametrize("name", ["room.las", "room.laz"])
+def test_points_of_las_that_are_withheld_are_deleted(name, tmp_path):
+    room = room_mesh(0.3)
+    path = write_las(tmp_path / name, room)
+    cloud = laspy.read(path)
+    cloud.withheld = np.arange(len(room.coord)) < 7
+    cloud.write(str(path))
+    found = read_mesh_file(path)
+    assert np.abs(found.coord - room.coord[7:]).max() < 1e-3
+    assert np.array_equal(found.color, room.color[7:])
+    assert found.notes == ["7 points marked withheld, as deleted, left out; labels are of the others"]
+    cloud.withheld[:] = 1
+    cloud.write(str(path))
+    with pytest.raises(InputError, match="all its points are marked withheld"):
+        read_mesh_file(path)
+
+
 OFFSET, SIZE = 96, 105
 """Where in a LAS header stand at which byte its points begin, and how many bytes each has."""
 
@@ -170,6 +188,7 @@ def test_colours_of_e57_are_of_any_type(top, stated, tmp_path):
     found = read_mesh_file(write_e57_colors(tmp_path / "a.e57", room, top, stated))
     assert np.array_equal(found.coord, room.coord[::2])
     assert np.array_equal(found.color, room.color[::2])
+    assert f"{len(room.coord) // 2:,} points marked invalid left out" in found.notes[-1]
 
 
 @pytest.mark.parametrize(

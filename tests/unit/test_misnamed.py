@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -66,6 +67,29 @@ def test_splits_of_other_names_are_no_scenes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its scenes lie in training; a data set's lie in train/, val/"):
         check_data(tmp_path, workers=0)
     assert len(check_data(tmp_path / "training", workers=0).scenes) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.npz", "nothing says which are places .*bifusion.write_scene"),
+        ("a.pth", "bifusion.write_scene"),
+        ("a.off", "a kind that is not read; export it as .ply, .obj or .glb"),
+        ("a.rcp", "its maker's program alone reads; export it there as .e57"),
+    ],
+)
+def test_arrays_and_makers_own_files_are_no_archives(tmp_path: Path, name: str, words: str) -> None:
+    """Those of numpy and torch are ZIP archives inside, and were to be unpacked."""
+    with ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("coord.npy", b"")
+    with pytest.raises(InputError, match=f"{name}: .*{words}"):
+        bifusion.open_recording(tmp_path / name)
+    with pytest.raises(InputError, match=f"holds {name}, no recording; {name}: .*{words}"):
+        bifusion.open_recording(tmp_path)
+    (tmp_path / "v.mp4").touch()
+    if "write_scene" in words:
+        with pytest.raises(InputError, match="v.mp4: a video has no poses"):
+            bifusion.open_recording(tmp_path)
 
 
 def test_lines_of_commas_are_no_classes(tmp_path: Path) -> None:

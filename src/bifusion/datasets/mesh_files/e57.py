@@ -15,6 +15,7 @@ import numpy as np
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.datasets.ply.placed import placed
 from bifusion.errors import InputError, first_line
+from bifusion.wording import plural
 
 UP = np.array([0.0, 0.0, 1.0])
 MOST_POINTS = 200_000_000
@@ -39,7 +40,7 @@ def read_e57(path: Path) -> Mesh:
     try:
         file = pye57.E57(str(path))
         try:
-            parts, bare = _scans(path, file)
+            parts, bare, invalid = _scans(path, file)
         finally:
             file.close()
     except InputError:
@@ -57,6 +58,8 @@ def read_e57(path: Path) -> Mesh:
     count = len(parts) + bare
     notes = [f"{bare} of {count} scans without colours left out"] if bare else []
     notes += [f"{len(parts)} scans, placed by their poses"] if len(parts) > 1 else []
+    if invalid:
+        notes.append(f"{plural(invalid, 'point')} marked invalid left out; labels are of the others")
     there = placed(coord, path, notes)
     coord = there.vertices(coord)
     return Mesh(
@@ -75,9 +78,10 @@ def _pye57(path: Path) -> Any:
     return pye57
 
 
-def _scans(path: Path, file: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
-    """(n, 3) float64 points and (n, 3) uint8 colours of each coloured scan, and how many others."""
-    parts, bare, left = [], 0, min(MOST_POINTS, POINTS_A_BYTE * path.stat().st_size)
+def _scans(path: Path, file: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]], int, int]:
+    """(n, 3) float64 points and (n, 3) uint8 colours of each coloured scan, how many others, and how
+    many points of the former are marked invalid."""
+    parts, bare, invalid, left = [], 0, 0, min(MOST_POINTS, POINTS_A_BYTE * path.stat().st_size)
     for index in range(file.scan_count):
         header = file.get_header(index)
         left -= header.point_count
@@ -95,9 +99,10 @@ def _scans(path: Path, file: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]], 
             raise InputError(f"{path}: the points of scan {index} have no place; export it again")
         found = file.read_scan(index, ignore_missing_fields=True)
         coord = np.stack([found[axis] for axis in AXES], axis=1).astype(np.float64)
+        invalid += header.point_count - len(coord)
         if len(coord):
             parts.append((coord, _eight_bits(_stored_colors(path, file, header), _limit(header), path)))
-    return parts, bare
+    return parts, bare, invalid
 
 
 def _stored_colors(path: Path, file: Any, header: Any) -> np.ndarray:

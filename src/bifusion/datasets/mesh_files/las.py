@@ -1,8 +1,9 @@
 """LAS and LAZ clouds of laser scanners, read with laspy and lazrs (extra `laser`).
 
 Source: ASPRS, LAS Specification 1.4 R15: coordinates are whole numbers times a scale plus an offset,
-which float64 holds and float32 does not; colours are 16 bits, though many writers store 0 … 255; z is
-up. The unit is that of the coordinate reference system, in WKT or in GeoTIFF keys (3076, linear unit).
+which float64 holds and float32 does not; points that are withheld count as deleted; colours are 16 bits,
+though many writers store 0 … 255; z is up. The unit is that of the coordinate reference system, in WKT
+or in GeoTIFF keys (3076, linear unit).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bifusion.datasets.mesh_files.las_points import decode_apart, read_points
 from bifusion.datasets.ply.colors import FEWER_BITS, is_of_fewer_bits
 from bifusion.datasets.ply.mesh import Mesh
 from bifusion.errors import InputError
+from bifusion.wording import plural
 
 UP = np.array([0.0, 0.0, 1.0])
 MOST_POINTS = 200_000_000
@@ -75,8 +77,8 @@ def read_las(path: Path) -> Mesh:
         raise InputError(f"{path}: says it has {said:,} points and has {found:,}; copy it again")
     coord = np.concatenate([one for one, _ in chunks])
     color = np.concatenate([one for _, one in chunks])
-    check_finite(coord, path)
     notes: list[str] = []
+    coord, color = _not_withheld(coord, color, path, notes)
     unit_m = _unit_m(path, header)
     return Mesh(
         coord, _eight_bits(color, path, notes), np.zeros((0, 3), np.int64),
@@ -146,6 +148,22 @@ def _check_chunks(path: Path) -> None:
         chunks = number(table + 4, "<I")
     if chunks > size:
         raise InputError(f"{path}: says it has {chunks:,} chunks in {size:,} bytes; copy it again")
+
+
+def _not_withheld(
+    coord: np.ndarray, color: np.ndarray, path: Path, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) coordinates and colours of the points that are there: by the specification, one that is
+    withheld counts as deleted."""
+    there = ~np.isnan(coord).any(axis=1)
+    if not there.any():
+        raise InputError(f"{path}: all its points are marked withheld, as deleted; export it again")
+    if not there.all():
+        left = plural(int((~there).sum()), "point")
+        notes.append(f"{left} marked withheld, as deleted, left out; labels are of the others")
+        coord, color = coord[there], color[there]
+    check_finite(coord, path)
+    return coord, color
 
 
 def _eight_bits(color: np.ndarray, path: Path, notes: list[str]) -> np.ndarray:

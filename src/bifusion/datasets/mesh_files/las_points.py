@@ -32,8 +32,8 @@ COUNT = struct.Struct("<q")
 
 
 def read_points(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(n, 3) float64 coordinates and (n, 3) uint16 colours, `CHUNK` points at a time. Raises InputError
-    for a file that is damaged."""
+    """(n, 3) float64 coordinates, NaN of points that are marked withheld, and (n, 3) uint16 colours,
+    `CHUNK` points at a time. Raises InputError for a file that is damaged."""
     import laspy
 
     try:
@@ -86,6 +86,7 @@ def _received(stream: IO[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _columns(chunk: Any) -> tuple[np.ndarray, np.ndarray]:
     coord = np.stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"], axis=1)
+    coord[np.asarray(chunk["withheld"], bool)] = np.nan
     return coord, np.stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")], axis=1)
 
 

@@ -27,6 +27,11 @@ TEXT_CLOUD = (
     "a text; clouds of text are of a kind that is not read, as no two are alike in columns and units; "
     "export it as .ply, .las or .e57 (CloudCompare does)"
 )
+ARRAYS = (
+    "arrays, or weights; in arrays nothing says which are places and colours, in which unit: load them "
+    "and make a scene folder, bifusion.write_scene(DATASET/val/NAME, coord, color)"
+)
+SCANNER = "a laser scanner's own file, which its maker's program alone reads; export it there as .e57"
 DIRECTIONS = {
     ".mp4": VIDEO, ".mov": VIDEO, ".avi": VIDEO, ".m4v": VIDEO, ".webm": VIDEO,
     ".mkv": KINECT, ".bag": BAG, ".db3": BAG, ".mcap": BAG, ".oni": BAG,
@@ -35,6 +40,12 @@ DIRECTIONS = {
     ".ply": MESH, ".obj": MESH, ".glb": MESH, ".gltf": GLTF,
     ".las": MESH, ".laz": MESH, ".e57": MESH, ".pcd": MESH,
     ".stl": OTHER_MESH, ".fbx": OTHER_MESH, ".usdz": OTHER_MESH, ".dae": OTHER_MESH,
+    ".off": OTHER_MESH, ".3ds": OTHER_MESH, ".3mf": OTHER_MESH, ".wrl": OTHER_MESH, ".x3d": OTHER_MESH,
+    ".usd": OTHER_MESH, ".usda": OTHER_MESH, ".usdc": OTHER_MESH, ".blend": OTHER_MESH,
+    ".vtk": OTHER_MESH, ".vtp": OTHER_MESH, ".drc": OTHER_MESH, ".ifc": OTHER_MESH,
+    ".rcp": SCANNER, ".rcs": SCANNER, ".fls": SCANNER, ".zfs": SCANNER, ".lsproj": SCANNER,
+    ".npy": ARRAYS, ".npz": ARRAYS, ".pth": ARRAYS, ".pt": ARRAYS, ".h5": ARRAYS, ".hdf5": ARRAYS,
+    ".pkl": ARRAYS, ".mat": ARRAYS, ".safetensors": ARRAYS, ".parquet": ARRAYS,
     ".xyz": TEXT_CLOUD, ".pts": TEXT_CLOUD, ".ptx": TEXT_CLOUD, ".asc": TEXT_CLOUD,
     ".txt": TEXT_CLOUD, ".csv": TEXT_CLOUD,
 }  # fmt: skip
@@ -58,4 +69,5 @@ def lone_videos(folder: Path) -> str | None:
     """Directions for a folder in which there is nothing but such files."""
     known = {end: said for end, said in DIRECTIONS.items() if end not in (".txt", ".csv")}  # notes
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known)
+    found.sort(key=lambda path: known[path.suffix.lower()] == ARRAYS)  # beside others they are notes
     return f"{found[0].name}: {known[found[0].suffix.lower()]}" if found else None
