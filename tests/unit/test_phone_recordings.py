@@ -151,7 +151,7 @@ def test_transforms_that_say_something_else(tmp_path):
     path, whole = folder / "transforms.json", (folder / "transforms.json").read_text()
     for change, words in [
         (lambda t: t["frames"][0].update(file_path="../../x.jpg"), "which leaves"),
-        (lambda t: t["frames"][0].update(depth_file_path="d.npy"), "names depth d.npy; expected"),
+        (lambda t: t["frames"][0].update(depth_file_path="d.npz"), "names depth d.npz; expected"),
         (lambda t: t["frames"][1].update(transform_matrix=[[1]]), "frame 1: has no transform_matrix"),
         (lambda t: t.update(camera_model="OPENCV_FISHEYE"), "'OPENCV_FISHEYE', and pinhole cameras"),
         (lambda t: t.update(camera_model="fisheye"), "'fisheye', and pinhole cameras"),

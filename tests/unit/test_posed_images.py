@@ -32,9 +32,9 @@ def test_depth_in_another_format_is_not_passed_over(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "pose" / "0.txt", np.eye(4))
     np.savetxt(tmp_path / "intrinsic" / "intrinsic_color.txt", np.eye(3))
     assert find_posed_images(tmp_path).frames[0].depth is None
-    np.save(tmp_path / "depth" / "0.npy", np.ones((2, 2)))
+    np.savez(tmp_path / "depth" / "0.npz", np.ones((2, 2)))
     with pytest.raises(
-        InputError, match=r"depth: holds 0\.npy, which are no depth images; expected .png"
+        InputError, match=r"depth: holds 0\.npz, which are no depth images; expected .png"
     ):
         find_posed_images(tmp_path)
 

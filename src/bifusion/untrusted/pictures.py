@@ -119,6 +119,14 @@ def read_depth_m(path: Path, units_per_metre: float = DEPTH_SCALE) -> np.ndarray
     return np.where(raw == 65535, 0, raw).astype(np.float32) / np.float32(units_per_metre)
 
 
+def read_float_picture(path: Path) -> np.ndarray:
+    """(H, W) float32 as stored in a picture of one channel of floats. InputError: any other."""
+    image = _decode_file(path)
+    if not image.mode.startswith("F"):
+        raise InputError(f"{path}: has image mode {image.mode}; expected one channel of floats")
+    return np.array(image, np.float32)
+
+
 def _depth_remedy(mode: str) -> str:
     """What to do about a picture that holds no depth of 16 bits."""
     if mode.startswith("F"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bifusion.datasets.recordings.depth_files import FLOATS, holds_floats, read_depth_file
 from bifusion.datasets.recordings.frame import Camera, Frame, RecordingInfo
 from bifusion.datasets.recordings.intrinsics import Calibration, Size, of_one_size
 from bifusion.datasets.recordings.options import OpenOptions
@@ -28,7 +29,6 @@ from bifusion.untrusted.files import entries, is_file
 from bifusion.untrusted.pictures import (
     UPRIGHT,
     image_size,
-    read_depth_m,
     read_upright,
 )
 
@@ -75,7 +75,7 @@ class FileRecording(RecordingInfo):
     """Of the pictures, where they were taken at other times than depth; None: `poses`."""
     cameras: Cameras = field(default_factory=lambda: Cameras(Calibration(np.eye(3))))
     read_depth: ReadMap | None = None
-    """None: pictures of whole numbers."""
+    """None: by its kind (`depth_files`)."""
     read_confidence: ReadMap | None = None
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ class FileRecording(RecordingInfo):
         elif self.read_depth is not None:
             depth_m = self.read_depth(path) / np.float32(self.depth_scale)
         else:
-            depth_m = read_depth_m(path, self.depth_scale)
+            depth_m = read_depth_file(path, self.depth_scale)
         if not np.isfinite(depth_m).all() or (depth_m < 0).any():
             raise InputError(f"{path}: holds depth that is negative or not finite; export it again")
         return depth_m
@@ -225,6 +225,9 @@ def file_recording(
     Raises InputError: no frame is left that has a picture.
     """
     reading = options.reading(declared or Reading())
+    floats = read_depth is None and _is_of_floats(files)
+    if floats and options.depth_scale is None:
+        depth_scale, notes = 1.0, [*notes, FLOATS]
     recording = FileRecording(
         folder.resolve().name,
         layout,
@@ -260,6 +263,14 @@ def file_recording(
     recording.notes += offset_notes(poses.offset_m)
     recording.share_camera()
     return recording
+
+
+def _is_of_floats(files: Sequence[FrameFiles]) -> bool:
+    """Whether the first depth file that can be read is of floats; others are named with their frames."""
+    for path in (one.depth for one in files if isinstance(one.depth, Path) and is_file(one.depth)):
+        with contextlib.suppress(InputError):
+            return holds_floats(path)
+    return False
 
 
 def _where_looked(folder: Path, files: Sequence[FrameFiles]) -> str:

@@ -12,7 +12,7 @@ from bifusion.errors import InputError
 from bifusion.untrusted.files import is_leftover
 
 COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff")
+DEPTH_ENDINGS = (".png", ".pgm", ".tif", ".tiff", ".npy", ".exr")
 """In the order in which they are looked for, upper case too."""
 _NUMBER = re.compile(r"(\d{1,18})(?!.*\d)")
 _SECONDS = re.compile(r"(\d{1,12})\.(\d{1,9})$")

@@ -169,8 +169,8 @@ def _check_no_other_depth(folder: Path) -> None:
     if others:
         raise InputError(
             f"{folder}: holds {listing(others, 3)}, which are no depth images; expected "
-            f"{' or '.join(DEPTH_ENDINGS)} of 16 bits: convert them, or take the folder away to have "
-            "depth rendered from the mesh"
+            f"{', '.join(DEPTH_ENDINGS)}, of 16 bits or of floats: convert them, or take the "
+            "folder away to have depth rendered from the mesh"
         )
 
 

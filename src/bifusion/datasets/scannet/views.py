@@ -21,12 +21,13 @@ from bifusion.data.images import is_resized, resize_intrinsics
 from bifusion.data.scan_agreement import LookedAt, chosen_rows, judge_views, look_at
 from bifusion.data.view_mistakes import SHIFTS
 from bifusion.datasets.mesh_depth import MeshDepth
+from bifusion.datasets.recordings.depth_files import FLOATS, holds_floats, read_depth_file
 from bifusion.datasets.recordings.text_files import read_pose
 from bifusion.datasets.scannet.posed_images import Frame, PosedImages
 from bifusion.datasets.scannet.scan import Scan, ScanMeta
 from bifusion.errors import InputError, listing
 from bifusion.types import View
-from bifusion.untrusted.pictures import DEPTH_SCALE, UPRIGHT, image_size, read_depth_m, read_upright
+from bifusion.untrusted.pictures import DEPTH_SCALE, UPRIGHT, image_size, read_upright
 
 DepthFrame = Literal["registered", "sensor"]
 """Depth images seen from the colour camera, as released, or from the depth sensor itself."""
@@ -66,6 +67,7 @@ def iterate_views(
     mesh = _mesh_depth(images, frames, scan)
     chosen, looked = set(chosen_rows(len(frames), MOST_COMPARED)), []
     empty: list[str] = []
+    units = _units(frames, scan, options)
     for row, frame in enumerate(frames):
         color, color_K = _read_color(frame.color, images, scan)
         size = image_size(color)
@@ -75,7 +77,7 @@ def iterate_views(
             depth_K, depth_m = _rendered(mesh, color_K, size, pose @ images.color_extrinsic)
             depth_extrinsic = images.color_extrinsic
         else:
-            depth_m = read_depth_m(frame.depth, options.depth_scale)
+            depth_m = read_depth_file(frame.depth, units)
             if not depth_m.any():
                 empty.append(frame.depth.name)
             depth_K, depth_extrinsic = _depth_camera(
@@ -100,8 +102,17 @@ def iterate_views(
             f"or 65535 ({listing(empty, 3)}): no point is seen by them; export depth again, or leave "
             "them out"
         )
-    found = judge_views(scan.scene.coord, scan.scene.color, looked, read_units=options.depth_scale)
+    found = judge_views(scan.scene.coord, scan.scene.color, looked, read_units=units)
     scan.notes.extend(finding.message for finding in found)
+
+
+def _units(frames: list[Frame], scan: Scan, options: ViewOptions) -> float:
+    """Units of depth a metre: of floats 1, where nobody says another."""
+    first = next((frame.depth for frame in frames if frame.depth and frame.depth.is_file()), None)
+    if first is None or options.depth_scale != DEPTH_SCALE or not holds_floats(first):
+        return options.depth_scale
+    scan.notes.append(FLOATS)
+    return 1.0
 
 
 def _pose(frame: Frame, scan: Scan) -> np.ndarray:

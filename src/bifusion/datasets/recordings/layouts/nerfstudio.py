@@ -4,7 +4,7 @@ Sources: nerfstudio's page "Data conventions" and its process_data (record3d_uti
 colmap_utils); instant-ngp's nerf_dataset_tips. Poses cam2world of OpenGL cameras; intrinsics for the
 whole file or of each frame, their principal points measured from the top-left corner of the picture,
 half a pixel before the centre of its first pixel. Depth of 16 bits, in millimetres, or, as `depth_path`,
-in units of `integer_depth_scale` metres.
+in units of `integer_depth_scale` metres; of floats, millimetres or metres.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bifusion.datasets.recordings.depth_files import FLOATS
 from bifusion.datasets.recordings.file_recording import (
     Cameras,
     FileRecording,
@@ -40,6 +41,8 @@ Y_TO_Z = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 """`applied_transform` of recordings from phones, whose world had y up. COLMAP's, which follows no
 gravity, is given another."""
 CORNER = 0.5
+FLOAT_SCALES = (1.0, 1000.0)
+"""nerfstudio takes floats for millimetres too, most programs write metres."""
 
 
 def is_nerfstudio(folder: Path) -> bool:
@@ -72,11 +75,15 @@ def open_nerfstudio(folder: Path, options: OpenOptions) -> FileRecording:
     if (scale := _applied_scale(found, path)) != 1:
         stored[:, :3, 3] /= scale
         notes.append(f"poses were scaled by {scale:g} (applied_scale), which was taken back")
-    return file_recording(
+    recording = file_recording(
         folder, "nerfstudio", files, stored,
         Cameras(given or Calibration(np.eye(3))), options, declared=Reading(axes="opengl"),
         depth_scale=_depth_scale(found, path), up=_up(found), notes=list(dict.fromkeys(notes)),
     )  # fmt: skip
+    if FLOATS in recording.notes:
+        recording.notes.remove(FLOATS)
+        recording.scales = FLOAT_SCALES
+    return recording
 
 
 def _files(
@@ -87,7 +94,10 @@ def _files(
     named = next((frame[key] for key in DEPTHS if frame.get(key)), None)
     depth = _named(folder, named, path, DEPTH_ENDINGS)
     if depth is not None and depth.suffix and depth.suffix.lower() not in DEPTH_ENDINGS:
-        raise InputError(f"{path}: names depth {depth.name}; expected pictures of 16 bits, such as .png")
+        raise InputError(
+            f"{path}: names depth {depth.name}; expected one of {', '.join(DEPTH_ENDINGS)}, of 16 bits "
+            "or of floats: convert it"
+        )
     name = f"frame {number}" if color is None else color.stem
     if not own_camera:
         return FrameFiles(name, color, depth)

@@ -87,7 +87,7 @@ def open_tum(folder: Path, options: OpenOptions) -> FileRecording:
         folder, "tum", files, of_depth, cameras, options, color_stored=of_color,
         depth_scale=TUM_SCALE, up=Z_UP if official else None, notes=notes,
     )  # fmt: skip
-    if not official and options.depth_scale is None:
+    if not official and options.depth_scale is None and recording.depth_scale == TUM_SCALE:
         recording.scales = SCALES
     return recording
 
