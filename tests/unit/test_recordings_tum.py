@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import recording_factory as made
+from bifusion.datasets.recordings.check import check_recording
 from bifusion.datasets.recordings.layouts.tum import read_pairs
 from bifusion.datasets.recordings.open import open_recording
 from bifusion.datasets.recordings.options import OpenOptions
 from bifusion.datasets.recordings.poses import astray
+from bifusion.errors import InputError
 from refused_recordings import refused
 
 
@@ -94,6 +96,15 @@ def test_a_trajectory_of_another_clock_is_told(tmp_path):
     refused(folder, r"groundtruth.txt: is of 200.00 … 200.07 s, the pictures are of 100.0\d … 100.07 s")
     path.write_text("\n".join(f"{float(time) * 1e9:.0f} {pose}" for time, pose in lines))
     refused(folder, "times so large are nanoseconds")
+
+
+def test_quaternions_with_the_scalar_first_are_told_as_that(tmp_path):
+    folder = made.tum(tmp_path / "own", made.poses(8))
+    truth = folder / "groundtruth.txt"
+    rows = [line.split() for line in truth.read_text().splitlines()[1:]]
+    truth.write_text("\n".join(" ".join([*row[:4], row[7], *row[4:7]]) for row in rows))
+    with pytest.raises(InputError, match="nearer with quaternions as qw qx qy qz: .*the scalar last"):
+        check_recording(open_recording(folder))
 
 
 def test_associations_with_depth_first(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from bifusion.datasets.recordings.frame import Recording
 from bifusion.datasets.recordings.reading import Reading, inverse
@@ -91,15 +92,21 @@ def sample(recording: Recording) -> Sampled:
 
 
 def agreement(
-    recording: Recording, sampled: Sampled, reading: Reading, depth_factor: float = 1.0
+    recording: Recording,
+    sampled: Sampled,
+    reading: Reading,
+    depth_factor: float = 1.0,
+    scalar_first: bool = False,
 ) -> float:
     """Median distance of nearest neighbours over the pairs, if poses are read as `reading` and depth is
-    `depth_factor` times what it was read as; in the metres it was read in. NaN without pairs."""
+    `depth_factor` times what it was read as; in the metres it was read in. NaN without pairs.
+
+    `scalar_first`: the poses' quaternions, read with the scalar last, have it first."""
     shift = reading.pose_shift - recording.reading.pose_shift
     medians = []
     for pair in sampled.pairs:
         first, second = (
-            reading.cam2world(recording.reading.stored(recording.cam2world(k, shift)))
+            reading.cam2world(stored_pose(recording, k, shift, scalar_first))
             for k in (pair.first, pair.second)
         )
         to_second = inverse(second) @ first
@@ -109,6 +116,16 @@ def agreement(
         distance = pair.tree.query(moved, distance_upper_bound=FARTHEST_M)[0]
         medians.append(min(float(np.median(distance)), FARTHEST_M))
     return float(np.median(medians)) if medians else float("nan")
+
+
+def stored_pose(recording: Recording, index: int, shift: int, scalar_first: bool) -> np.ndarray:
+    """(4, 4) as the recording's file has it, or as it would be with its quaternion's first number for
+    the scalar in place of the last."""
+    stored = recording.reading.stored(recording.cam2world(index, shift))
+    if scalar_first and np.isfinite(stored).all():
+        first = Rotation.from_matrix(stored[:3, :3]).as_quat()
+        stored[:3, :3] = Rotation.from_quat(np.roll(first, -1)).as_matrix()
+    return stored
 
 
 def neighbours(recording: Recording) -> list[tuple[int, int]]:

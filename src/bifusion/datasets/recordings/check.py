@@ -23,6 +23,8 @@ FACTORS = (5.0, 0.2, 6.5535, 1 / 6.5535, 10.0, 0.1)
 POSE_UNITS = {"millimetres": 1000.0, "centimetres": 100.0}
 """Units of poses, which are metres in all layouts, by so many of them a metre."""
 IN_POSES = "poses in "
+SCALAR_FIRST = "quaternions as qw qx qy qz"
+"""Of lists in TUM's layout, which has qx qy qz qw; others write the scalar first."""
 FAR_APART_M = 1.0
 """Nearest frames of a recording in metres are nearer (median); others may have poses in other units."""
 USUAL_M, POSSIBLE_M = (0.3, 8.0), (0.05, 40.0)
@@ -116,6 +118,8 @@ def _otherwise(recording: Recording, sampled: Sampled) -> dict[str, float]:
     for shift in SHIFTS:
         reading = replace(declared, pose_shift=declared.pose_shift + shift)
         found[f"--pose-shift {reading.pose_shift}"] = agreement(recording, sampled, reading)
+    if recording.layout == "tum":
+        found[SCALAR_FIRST] = agreement(recording, sampled, declared, scalar_first=True)
     if recording.depth_scale != 1:
         for factor in FACTORS:
             option = f"--depth-scale {recording.depth_scale / factor:g}"
@@ -149,6 +153,8 @@ def _judge_reading(recording: Recording, check: RecordingCheck) -> None:
             remedy = (
                 f"multiply the translations of its poses by {metres:g}, for which there is no option"
             )
+        if best == SCALAR_FIRST:
+            remedy = "write them as qx qy qz qw, the scalar last, for which there is no option"
         raise InputError(
             f"{recording.name}: frames from near places are {least}{check.as_read_m * 1000:.1f} mm "
             f"apart as this {recording.layout} recording was read, and {check.as_read_m / value:.0f} "
@@ -179,7 +185,7 @@ def _lines(
         next_best = min(
             check.otherwise_m[option]
             for option in check.otherwise_m
-            if not any(other in option for other in ("shift", "scale", IN_POSES))
+            if not any(other in option for other in ("shift", "scale", IN_POSES, SCALAR_FIRST))
         )
         lines.append(
             f"{check.pairs} pairs of frames from near places agree to {check.as_read_m * 1000:.1f} mm "

@@ -27,6 +27,8 @@ MODELS = (
     ("RADIAL_FISHEYE", 5), ("THIN_PRISM_FISHEYE", 12),
 )  # fmt: skip
 """Name and number of parameters by the number that binary files have for it."""
+MOST_MODELS = 64
+"""Later versions of COLMAP may have so many."""
 KNOWN = dict(MODELS[:5])
 """Those whose lens is a polynomial of few terms, which is measured."""
 Found = TypeVar("Found")
@@ -128,6 +130,11 @@ def _lenses_binary(file: BinaryIO, path: Path) -> Iterator[tuple[int, Lens]]:
     for _ in range(_unpack(file, "<Q")[0]):
         number, model, width, height = _unpack(file, "<iiQQ")
         if not 0 <= model < len(MODELS):
+            if 0 <= model < MOST_MODELS:
+                raise InputError(
+                    f"{path}: camera {number}: its lens is number {model}, of a later COLMAP than is "
+                    "known here; undistort the pictures first (COLMAP's image_undistorter)"
+                )
             raise ValueError(f"camera model {model} is not known")
         name, count = MODELS[model]
         numbers = list(_unpack(file, f"<{count}d"))
@@ -139,7 +146,22 @@ def _images_text(file: BinaryIO) -> Iterator[Posed]:
         words = line.decode("utf-8-sig").split(maxsplit=9)
         if words and not words[0].startswith("#"):
             yield Posed(words[9].strip(), int(words[8]), [float(word) for word in words[1:8]])
-            file.readline(MOST_LINE)  # its 2D points, of which there may be none
+            place = file.tell()  # its 2D points follow, of which there may be none
+            if _is_picture(file.readline(MOST_LINE)):
+                file.seek(place)
+
+
+def _is_picture(line: bytes) -> bool:
+    """Whether a line is a picture's where its predecessor's points belong: some programs leave out the
+    lines of no points. Points are numbers alone, and of a picture's line the last word is a name."""
+    words = line.decode("utf-8-sig").split(maxsplit=9)
+    if len(words) < 10:
+        return False
+    try:
+        float(words[9].split(maxsplit=1)[0])
+    except ValueError:
+        return True
+    return False
 
 
 def _images_binary(file: BinaryIO) -> Iterator[Posed]:
