@@ -107,6 +107,15 @@ def test_quaternions_with_the_scalar_first_are_told_as_that(tmp_path):
         check_recording(open_recording(folder))
 
 
+def test_names_with_blanks_are_read(tmp_path):
+    folder = made.tum(tmp_path / "own", made.poses(3))
+    (folder / "rgb").rename(folder / "my rgb")
+    text = (folder / "rgb.txt").read_text()
+    (folder / "rgb.txt").write_text(text.replace(" rgb/", " my rgb/"))
+    recording = open_recording(folder)
+    assert len(recording) == 3 and all(recording.has_picture(k) for k in range(3))
+
+
 def test_associations_with_depth_first(tmp_path):
     folder = made.tum(tmp_path, made.poses(3))
     right = read_pairs(folder)

@@ -32,6 +32,7 @@ from bifusion.datasets.recordings.pairs import MOST_APART_S, nearest
 from bifusion.datasets.recordings.poses import from_quaternions
 from bifusion.datasets.recordings.text_files import as_numbers, inside, read_lines
 from bifusion.errors import InputError
+from bifusion.untrusted.files import is_file
 
 TUM_SCALE = 5000.0
 SCALES = (5000.0, 1000.0)
@@ -171,8 +172,14 @@ def _read_list(path: Path) -> list[tuple[float, Path]]:
     rows = read_lines(path)
     if any(len(row) < 2 for row in rows):
         raise InputError(f"{path}: expected lines of time and file name")
-    listed = [(_time(row[0], path), inside(path.parent, row[1], path)) for row in rows]
+    listed = [(_time(row[0], path), _listed(row[1:], path)) for row in rows]
     return [*dict.fromkeys(listed)]  # a line that is there twice counts once
+
+
+def _listed(words: list[str], path: Path) -> Path:
+    """The picture of a line's words behind its time: a name with blanks, where there is such a file."""
+    whole = inside(path.parent, " ".join(words), path)
+    return whole if len(words) == 1 or is_file(whole) else inside(path.parent, words[0], path)
 
 
 def _time(word: str, path: Path) -> float:
