@@ -110,7 +110,8 @@ def inside(folder: Path, name: str, listed_in: Path) -> Path:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
         raise InputError(
-            f"{listed_in}: names {name[:120]!r}, which leaves {folder}; expected files in that folder"
+            f"{listed_in}: names {name[:120]!r}, which leaves {folder}; expected files in "
+            "that folder, by paths relative to it"
         )
     if "\0" in name:
         raise InputError(f"{listed_in}: names {name[:120]!r}, which is no file name")
