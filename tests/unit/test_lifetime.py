@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,25 +120,47 @@ def test_ctrl_c_while_a_fork_server_imports_is_its_callers_alone(tmp_path):
     assert said == ("interrupted\n", "")
 
 
+MAKES_ROOMS = """
+import sys
+from pathlib import Path
+from bifusion.datasets.rooms import RoomsConfig, make_rooms
+if __name__ == '__main__':
+    config = RoomsConfig(train_rooms=40, views=1, point_spacing_m=0.1, image_size=(64, 48))
+    tell = lambda done, count: print(done, flush=True)
+    try:
+        make_rooms(Path(sys.argv[1]), config, tell)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
 @needs_proc
 def test_rooms_being_made_end_with_the_command(tmp_path):
     """`prepare synthetic` killed: its workers, each as large as Python with all it imports, end."""
-    script = tmp_path / "rooms.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from bifusion.datasets.rooms import RoomsConfig, make_rooms\n"
-        "if __name__ == '__main__':\n"
-        "    config = RoomsConfig(train_rooms=40, views=1, point_spacing_m=0.1, image_size=(64, 48))\n"
-        "    tell = lambda done, count: print(done, flush=True)\n"
-        "    make_rooms(Path(sys.argv[1]), config, tell)\n"
-    )
+    (tmp_path / "rooms.py").write_text(MAKES_ROOMS)
     with subprocess.Popen(
-        [sys.executable, script, tmp_path / "rooms"], stdout=subprocess.PIPE, start_new_session=True
-    ) as parent:
+        [sys.executable, "rooms.py", "rooms"], cwd=tmp_path, stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as parent:  # fmt: skip
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"1\n"
         started = [pid for pid in of_session(parent.pid) if pid != parent.pid]
         parent.send_signal(signal.SIGKILL)
     assert len(started) >= 2
     assert left_running(started, SECONDS) == []
+
+
+@needs_proc
+def test_a_terminals_ctrl_c_is_for_the_command_alone_not_for_processes_that_make_rooms(tmp_path):
+    """As they start: a traceback of each was printed, and the command left after all were made."""
+    (tmp_path / "rooms.py").write_text(MAKES_ROOMS)
+    with subprocess.Popen(
+        [sys.executable, "rooms.py", "rooms"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as parent:  # fmt: skip
+        while len(of_session(parent.pid)) < 4 and parent.poll() is None:  # one is multiprocessing's own
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.killpg(parent.pid, signal.SIGINT)
+        said = parent.communicate(timeout=SECONDS)
+    assert said == ("interrupted\n", "")

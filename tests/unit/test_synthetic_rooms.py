@@ -1,6 +1,7 @@
 """Generated rooms: repeatable, splits apart, classes of a group equal but for texture, cameras right."""
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from bifusion.data.scene_folder import load_scene
 from bifusion.data.view_files import load_cameras, load_view
+from bifusion.datasets.processes import Died
 from bifusion.datasets.rooms import (
     GEOMETRY_CLASSES,
     TEXTURE_GROUPS,
@@ -79,6 +81,18 @@ def _places(room: Layout) -> list[tuple[float, ...]]:
     """Where its things' boxes stand."""
     things = room.instance[room.item] >= 0
     return list(map(tuple, room.centre[things, :2].tolist()))
+
+
+@pytest.mark.parametrize("ended", [Died(-signal.SIGKILL), OSError(28, "No space left on device")])
+def test_what_ends_a_process_that_makes_rooms_is_told(monkeypatch, tmp_path, ended):
+    monkeypatch.setattr(rooms, "run_in_processes", lambda work, jobs, workers: [(0, ended)])
+    with pytest.raises((InputError, OSError), match="repeat the command|No space left"):
+        make_rooms(tmp_path, dataclasses.replace(TINY, train_rooms=5), workers=2)
+
+
+def test_what_keeps_a_room_from_being_written_leaves_its_process_as_a_value(tmp_path):
+    (tmp_path / "train").write_text("no folder")
+    assert isinstance(rooms._tried((tmp_path, TINY, "train", 0)), OSError)
 
 
 def test_complete_rooms_are_kept_and_those_of_another_config_are_made_again(tmp_path):

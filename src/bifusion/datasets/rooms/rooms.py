@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from bifusion.data.scene_folder import read_description, scene_files, write_scene
+from bifusion.datasets.processes import Died, run_in_processes
 from bifusion.datasets.rooms.cameras import choose_rigs
 from bifusion.datasets.rooms.config import RoomsConfig
 from bifusion.datasets.rooms.layout import Layout, make_layout
@@ -21,9 +19,8 @@ from bifusion.datasets.rooms.raycast import RayCaster, layout_faces
 from bifusion.datasets.rooms.render import render_view
 from bifusion.datasets.rooms.scan import Scan, scan_room
 from bifusion.datasets.superpoints.superpoints import graph_superpoints
-from bifusion.errors import InputError
+from bifusion.errors import FAILURES, InputError
 from bifusion.labels.sets import SCANNET20
-from bifusion.lifetime import end_with_parent
 from bifusion.rng import numpy_rng
 from bifusion.storage.files import locked, write_text
 from bifusion.storage.folders import check_replaceable, tidy
@@ -166,7 +163,10 @@ def _is_made(root: Path, config: RoomsConfig, split: str, index: int) -> bool:
     return read_description(folder).get("source") == _source(config)
 
 
-def _write(job: tuple[Path, RoomsConfig, str, int]) -> None:
+Job = tuple[Path, RoomsConfig, str, int]
+
+
+def _write(job: Job) -> None:
     root, config, split, index = job
     scene, views = make_room(config, split, index)
     assert scene.segment is not None
@@ -174,18 +174,25 @@ def _write(job: tuple[Path, RoomsConfig, str, int]) -> None:
     write_scene(root / split / scene.name, scene, segments=segments, views=views, source=_source(config))
 
 
-def _run(jobs: list[tuple[Path, RoomsConfig, str, int]], workers: int) -> Iterator[None]:
+def _tried(job: Job) -> BaseException | None:
+    """What kept a room from being written: in a process of its own it would be a traceback."""
+    try:
+        return _write(job)
+    except FAILURES as error:
+        return error
+
+
+def _run(jobs: list[Job], workers: int) -> Iterator[None]:
     """Make the rooms, yielding after each."""
     if workers <= 1 or len(jobs) <= FEW:
         yield from map(_write, jobs)
         return
-    # spawn: a fork of a process that already runs torch's threads can hang
-    context, count = get_context("spawn"), min(workers, len(jobs))
-    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
-        try:
-            yield from pool.map(_write, jobs)
-        except BrokenProcessPool as error:
+    for _, failed in run_in_processes(_tried, jobs, min(workers, len(jobs))):
+        if isinstance(failed, Died):
             raise InputError(
-                f"{jobs[0][0]}: a process that makes rooms was killed, as the system does when memory "
-                "runs out; repeat the command, which keeps the rooms that are there"
-            ) from error
+                f"{jobs[0][0]}: a process that makes rooms {failed}; repeat the command, which keeps "
+                "the rooms that are there"
+            )
+        if failed is not None:
+            raise failed
+        yield
