@@ -83,8 +83,10 @@ def bifusion(capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
 
     def call(*args: object) -> Called:
         capsys.readouterr()
+        before = signal.getsignal(signal.SIGINT)
         with pytest.raises(SystemExit) as left:
             cli.main([str(arg) for arg in args])
+        signal.signal(signal.SIGINT, before)  # a command that was interrupted leaves it to the system
         written = capsys.readouterr()
         assert isinstance(left.value.code, int)
         return Called(left.value.code, written.out, written.err)

@@ -3,7 +3,8 @@
 Bad input (InputError) is printed without a traceback, exit status 2; a comparison in which a run
 crashed, and a preparation of which an input is bad, leave with status 1 after the others are done;
 a run that its guard stopped, a result, with 4; one of several processes that ends because of another one
-with 5; Ctrl-C with 130, everything saved; a command whose output nobody reads on (`| head`) with 141.
+with 5; Ctrl-C with 130, SIGTERM with 143, everything saved; a command
+whose output nobody reads on (`| head`) with 141.
 """
 
 import atexit
@@ -32,9 +33,10 @@ from bifusion.commands import (
     viewing,
 )
 from bifusion.commands.help import help_last, summary_of, table, wants_help
+from bifusion.commands.telling import GOES_ON
 from bifusion.errors import InputError, SomeFailedError
 from bifusion.spelling import did_you_mean
-from bifusion.training.signals import terminated_as_interrupted
+from bifusion.training.signals import exit_status, terminated_as_interrupted
 from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import UNREAD_EXIT
 
@@ -72,7 +74,8 @@ COMMANDS: dict[str, Command] = {
     name: command for group in GROUPS.values() for name, command in group.items()
 }
 GOING_ON = ("demo", "compare", "dose")
-"""Commands that, called again, go on where they were interrupted; `train` wants --resume."""
+"""Commands that, called again, go on where they were interrupted; `train` wants --resume, and of others
+it depends on what they are at: those say it themselves (`commands/telling.py`)."""
 
 
 _format_plain_warning = warnings.formatwarning
@@ -175,10 +178,11 @@ def _call(args: list[str]) -> None:
             raise
         print(shown(f"bifusion: {error.filename}: {error.strerror}; name another path"), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        more = "; the same command goes on where it was" if args[0] in GOING_ON else ""
-        print(f"bifusion: interrupted{more}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends it at once, without a traceback
+        more = [GOES_ON] if args[0] in GOING_ON else getattr(error, "__notes__", [])
+        print("; ".join(["bifusion: interrupted", *more]), file=sys.stderr)
+        sys.exit(exit_status(error))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,35 @@ def test_only_what_goes_on_by_itself_says_so(command, goes_on, bifusion, monkeyp
     called = bifusion(command)
     assert called.status == 130 and called.err.startswith("bifusion: interrupted")
     assert ("the same command goes on" in called.err) == goes_on
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_command_on_many_inputs_says_that_those_done_are_kept(
+    bifusion, monkeypatch, tmp_path, overwrite
+):
+    def interrupted(*args, **options) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    scene = tmp_path / "val" / "hall"
+    scene.mkdir(parents=True)
+    (scene / "coord.npy").touch()
+    again = ["--overwrite"] if overwrite else []
+    for module, name, command in [
+        ("inference.predict_data", "predict_scenes", ["predict", "run", tmp_path / "val", *again]),
+        ("datasets.scan.prepare", "prepare_scans", ["prepare", "scan", "a.ply", "--out", "o", *again]),
+        ("datasets.scannet.prepare", "prepare_scannet",
+         ["prepare", "scannet", "--scans", "s", "--labels", "l", "--out", "o", *again]),
+        ("datasets.superpoints.prepare_superpoints", "prepare_superpoints",
+         ["prepare", "superpoints", tmp_path, *again]),
+        ("datasets.rooms", "make_rooms", ["prepare", "synthetic", "--out", "o"]),
+        ("training.view_features", "keep_features",
+         ["prepare", "features", "bifusion_tiny", "--data", tmp_path]),
+    ]:  # fmt: skip
+        monkeypatch.setattr(f"bifusion.{module}.{name}", interrupted)
+        called = bifusion(*command)
+        kind = "command without --overwrite" if "--overwrite" in command else "command"
+        goes_on = f"what is done is kept, the same {kind} goes on where it was"
+        assert (called.status, called.err) == (143, f"bifusion: interrupted; {goes_on}\n")
 
 
 def test_the_status_is_that_of_the_process():

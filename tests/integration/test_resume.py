@@ -255,11 +255,12 @@ def start_fresh(arguments, log):
 
 
 STOPS = {
-    "SIGTERM to one": (start_command, lambda pid: os.kill(pid, signal.SIGTERM)),
-    "Ctrl-C, which a terminal sends to all": (start_fresh, ctrl_c_twice),
+    "SIGTERM to one": (start_command, lambda pid: os.kill(pid, signal.SIGTERM), 143),
+    "Ctrl-C, which a terminal sends to all": (start_fresh, ctrl_c_twice, 130),
     "SIGTERM to all, as a scheduler sends it": (
         start_command,
         lambda pid: os.killpg(pid, signal.SIGTERM),
+        143,
     ),
 }
 
@@ -267,7 +268,7 @@ STOPS = {
 @pytest.mark.parametrize("way", STOPS)
 def test_terminal_and_job_scheduler_are_heeded_at_once(tool, reference, data, tmp_path, way):
     """A whole process with data workers; no step is begun after the one that is on its way."""
-    start, stop = STOPS[way]
+    start, stop, status = STOPS[way]
     save_config(config_of(data, workers=2), tmp_path / "run.json")
     run, log = tmp_path / "run", tmp_path / "log.txt"
     process = start(["train", tmp_path / "run.json", "--out", run], log)
@@ -275,7 +276,7 @@ def test_terminal_and_job_scheduler_are_heeded_at_once(tool, reference, data, tm
         assert process.poll() is None, log.read_text()
         time.sleep(0.002)
     stop(process.pid)
-    assert process.wait(timeout=300) == 130, log.read_text()
+    assert process.wait(timeout=300) == status, log.read_text()
     assert len(read(run / "steps.jsonl")) < STEPS
     assert "Traceback" not in log.read_text()
     train(config_of(data, workers=2), run, resume=True)

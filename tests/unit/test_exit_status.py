@@ -18,13 +18,19 @@ from bifusion.studies.training_runs.plan import PlannedRun
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "evaluated"),
-    [("completed", 0, 1), ("guard_stopped", 4, 1), ("interrupted", 130, 0)],
+    ("state", "reason", "status", "evaluated"),
+    [
+        ("completed", None, 0, 1),
+        ("guard_stopped", "it went on", 4, 1),
+        ("interrupted", "received SIGINT", 130, 0),
+        ("interrupted", "received SIGTERM", 143, 0),
+        ("interrupted", "received SIGUSR1", 130, 0),
+    ],
 )
-def test_of_a_run(monkeypatch, tmp_path, state, status, evaluated):
+def test_of_a_run(monkeypatch, tmp_path, state, reason, status, evaluated):
     evaluations = []
     module = bifusion.inference.train_and_evaluate
-    monkeypatch.setattr(module, "train", lambda *args, **kw: RunStatus(state))
+    monkeypatch.setattr(module, "train", lambda *args, **kw: RunStatus(state, reason=reason))
     monkeypatch.setattr(module, "evaluate_run", lambda folder, **kw: evaluations.append(folder))
     assert command.train(["oneformer3d_small", "--out", str(tmp_path)]) == status
     assert len(evaluations) == evaluated

@@ -70,13 +70,29 @@ def test_a_stop_that_python_drops_is_silent_and_comes_again(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_that_a_library_swallows_comes_again(monkeypatch, number):
+def test_a_stop_that_a_library_swallows_comes_again_as_what_it_was(monkeypatch, number):
     monkeypatch.setattr(signals, "AGAIN_SECONDS", 0.05)
-    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+    with pytest.raises(KeyboardInterrupt) as stop, terminated_as_interrupted():
         with suppress(KeyboardInterrupt):
             send(number)
         time.sleep(10)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signals.exit_status(stop.value) == 128 + number
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_error_of_who_has_swallowed_a_stop_is_that_stop(number, status):
+    """trimesh keeps what an import of its raises, and then has something else in its place."""
+    with pytest.raises(KeyboardInterrupt) as stop, terminated_as_interrupted():
+        with suppress(KeyboardInterrupt):
+            send(number)
+        raise TypeError("unsupported operand")
+    assert signals.exit_status(stop.value) == status and isinstance(stop.value.__context__, TypeError)
+
+
+def test_an_error_without_a_stop_is_itself():
+    with pytest.raises(TypeError), terminated_as_interrupted():
+        raise TypeError
 
 
 def test_a_stop_that_is_being_heeded_does_not_come_again(monkeypatch):
@@ -118,6 +134,14 @@ def test_interrupted_is_no_failure():
     assert issubclass(Interrupted, KeyboardInterrupt) and not issubclass(Interrupted, Exception)
 
 
+@pytest.fixture
+def interrupt_restored():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupt_restored")
 def test_commands_are_left_in_order_on_sigterm(monkeypatch, capsys):
     left = []
 
@@ -131,8 +155,35 @@ def test_commands_are_left_in_order_on_sigterm(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bifusion", "compare", "recipe"])
     with pytest.raises(SystemExit) as error:
         cli.main()
-    assert error.value.code == 130 and left == ["cleaned up"]
+    assert error.value.code == 143 and left == ["cleaned up"]
     assert "the same command goes on" in capsys.readouterr().err
+
+
+LEAVING_LATE = """
+import threading, time
+from bifusion import cli
+
+def command(args):
+    threading.Thread(target=time.sleep, args=[60]).start()
+    print("began", flush=True)
+    time.sleep(60)
+
+cli.COMMANDS["info"] = command
+cli.main(["info"])
+"""
+
+
+def test_a_second_ctrl_c_ends_what_takes_long_to_leave_without_a_traceback():
+    command = [sys.executable, "-c", LEAVING_LATE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert running.stdout.readline() == "began\n"
+        running.send_signal(signal.SIGINT)
+        assert running.stderr.readline() == "bifusion: interrupted\n"
+        time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=30) == ("", "")
+    assert running.returncode == -signal.SIGINT
 
 
 INTERRUPTING_IMPORT = """

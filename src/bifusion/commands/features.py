@@ -11,6 +11,7 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
+from bifusion.commands.telling import going_on
 from bifusion.untrusted.screen import Screen
 
 MOST_TOLD = 20
@@ -57,7 +58,7 @@ def prepare_features(args: list[str]) -> int:
     if wanted.gb is not None:
         config.trainer.tower_cache_gb = wanted.gb
     console = Screen()
-    with progress_bar("scenes", console) as progress:
+    with going_on(), progress_bar("scenes", console) as progress:
         kept = keep_features(
             config,
             wanted.out,

@@ -12,7 +12,7 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.commands.telling import say, tell_failed
+from bifusion.commands.telling import going_on, say, tell_failed
 from bifusion.errors import InputError
 from bifusion.untrusted.names import shown
 from bifusion.untrusted.screen import Screen
@@ -152,17 +152,18 @@ def _predict_all(wanted: Predict, scenes: dict[str, Path]) -> int:
     console, shard = Screen(), asked_shard(wanted.shard)
     if shard.count > 1:
         say(console, f"shard {shard} of {len(scenes)} scenes")
-    predicted = predict_scenes(
-        _run_of(wanted.run),
-        scenes,
-        wanted.out,
-        shard=shard,
-        overwrite=wanted.overwrite,
-        precision=wanted.precision,
-        min_score=wanted.min_score,
-        show=show if wanted.view else None,
-        done=done,
-    )
+    with going_on(wanted.overwrite):
+        predicted = predict_scenes(
+            _run_of(wanted.run),
+            scenes,
+            wanted.out,
+            shard=shard,
+            overwrite=wanted.overwrite,
+            precision=wanted.precision,
+            min_score=wanted.min_score,
+            show=show if wanted.view else None,
+            done=done,
+        )
     say(console, f"{plural(len(predicted.written), 'scene')} predicted, {len(predicted.kept)} kept")
     return tell_failed(predicted.failed, "scene", "predicted")
 

@@ -14,7 +14,7 @@ import tyro
 
 from bifusion.commands import parsing
 from bifusion.commands.help import Help
-from bifusion.commands.telling import say, tell_failed, telling
+from bifusion.commands.telling import going_on, say, tell_failed, telling
 from bifusion.errors import InputError
 from bifusion.untrusted.screen import Screen
 from bifusion.wording import plural
@@ -161,15 +161,16 @@ def prepare_scan(args: list[str]) -> int:
                 for line in prepared.written.get(name, []):
                     say(console, f"    {line}")
 
-    prepared = prepare_scans(
-        wanted.inputs,
-        wanted.out,
-        options,
-        shard=asked_shard(wanted.shard),
-        jobs=jobs,
-        overwrite=wanted.overwrite,
-        done=done,
-    )
+    with going_on(wanted.overwrite):
+        prepared = prepare_scans(
+            wanted.inputs,
+            wanted.out,
+            options,
+            shard=asked_shard(wanted.shard),
+            jobs=jobs,
+            overwrite=wanted.overwrite,
+            done=done,
+        )
     say(console, f"{plural(len(prepared.written), 'scene')} written, {len(prepared.kept)} kept")
     return tell_failed(prepared.failed, "input", "prepared")
 

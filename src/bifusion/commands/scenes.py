@@ -16,7 +16,7 @@ from bifusion.commands import parsing
 from bifusion.commands.features import prepare_features
 from bifusion.commands.help import Help, summary_of
 from bifusion.commands.scan import prepare_scan
-from bifusion.commands.telling import say
+from bifusion.commands.telling import going_on, say
 from bifusion.errors import InputError, listing
 from bifusion.untrusted.screen import Screen
 from bifusion.wording import plural
@@ -94,7 +94,7 @@ def _prepare_synthetic(args: list[str]) -> int:
     )
     wanted = parsing.parse(PrepareSynthetic, args, "prepare synthetic", told)
     console = Screen()
-    with progress_bar("rooms", console) as progress:
+    with going_on(), progress_bar("rooms", console) as progress:
         make_rooms(wanted.out, wanted.rooms, progress)
     for line in audit_lines(audit(wanted.out, wanted.voxel_size_m)):
         console.print(line, markup=False)
@@ -120,20 +120,21 @@ def _prepare_scannet(args: list[str]) -> int:
         raise InputError(f"jobs: found {wanted.jobs}; expected 1 or more, or 0: one for each processor")
     began = time.monotonic()
     try:
-        prepared = prepare_scannet(
-            wanted.scans,
-            wanted.out,
-            labels=wanted.labels,
-            posed_images=wanted.posed_images,
-            splits=wanted.splits,
-            view_options=options,
-            scale=wanted.scale,
-            overwrite=wanted.overwrite,
-            shard=asked_shard(wanted.shard),
-            jobs=wanted.jobs or os.cpu_count() or 1,
-            notes=notes,
-            done=lambda name, became, done, count: say(console, f"{done}/{count} {name}: {became}"),
-        )
+        with going_on(wanted.overwrite):
+            prepared = prepare_scannet(
+                wanted.scans,
+                wanted.out,
+                labels=wanted.labels,
+                posed_images=wanted.posed_images,
+                splits=wanted.splits,
+                view_options=options,
+                scale=wanted.scale,
+                overwrite=wanted.overwrite,
+                shard=asked_shard(wanted.shard),
+                jobs=wanted.jobs or os.cpu_count() or 1,
+                notes=notes,
+                done=lambda name, became, done, count: say(console, f"{done}/{count} {name}: {became}"),
+            )
     finally:
         _print_notes(notes, console)
     rate = _rate(len(prepared.written), time.monotonic() - began)
@@ -186,7 +187,7 @@ def _prepare_superpoints(args: list[str]) -> int:
     if not wanted.folders:
         raise InputError("prepare superpoints of what? Expected at least one folder")
     console = Screen()
-    with progress_bar("scenes", console) as progress:
+    with going_on(wanted.overwrite), progress_bar("scenes", console) as progress:
         sources = prepare_superpoints(
             wanted.folders, scans=wanted.scans, overwrite=wanted.overwrite, progress=progress
         )

@@ -16,11 +16,24 @@ if TYPE_CHECKING:
     from bifusion.datasets.scan.telling import Telling
 
 QUARTERS = 4
+GOES_ON = "the same command goes on where it was"
 
 
 def say(console: Console, line: str) -> None:
     """Prints a line as it is, however long."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def going_on(overwrite: bool = False) -> Iterator[None]:
+    """Many inputs of which each is kept once it is done, but for those of a command that is to
+    `overwrite` them: where the block is interrupted, the command's last line says so."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        again = GOES_ON.replace("command", "command without --overwrite") if overwrite else GOES_ON
+        error.add_note(f"what is done is kept, {again}")
+        raise
 
 
 def tell_failed(failed: dict[str, str], one: str, done: str) -> int:

@@ -35,7 +35,7 @@ SHOWN = "bifusion_small"
 def train(args: list[str]) -> int:
     """Train a recipe (or a run's config.json) and evaluate its last checkpoint.
 
-    Status 4 where the guard stopped the run, 130 where a signal interrupted it.
+    Status 4 where the guard stopped the run, 130 or, by SIGTERM, 143 where a signal interrupted it.
     """
     wanted = parsed(args)  # help and mistakes need no trainer
     if wanted.print_config:
@@ -45,6 +45,7 @@ def train(args: list[str]) -> int:
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
     from bifusion.training.processes import group
     from bifusion.training.processes.requeue import requeue, signal_of
+    from bifusion.training.signals import INTERRUPTED_EXIT, TERMINATED_EXIT
 
     before = RunFolder(wanted.out).read_status() if wanted.resume else None
     run = train_and_evaluate(
@@ -54,15 +55,16 @@ def train(args: list[str]) -> int:
         accept_changes=wanted.accept_changes,
         verify_data=wanted.verify_data,
     )
-    state = run.status.state
+    state, by_signal = run.status.state, signal_of(run.status.reason)
     if run.status == before and run.status.is_over and group.number() == 0:
         print(shown(_ended_before(run.folder, run.status, wanted.config.optim.schedule)))
     if state == "interrupted":
-        told = requeue(signal_of(run.status.reason)) if group.number() == 0 else None
+        told = requeue(by_signal) if group.number() == 0 else None
         if told is not None:
             print(f"bifusion: {told}", file=sys.stderr)
         group.barrier()  # a process that ended now would have srun end the first one before it has asked
-    return {"interrupted": 130, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
+    interrupted = TERMINATED_EXIT if by_signal == "SIGTERM" else INTERRUPTED_EXIT
+    return {"interrupted": interrupted, "guard_stopped": GUARD_STOPPED_EXIT}.get(state, 0)
 
 
 def _ended_before(folder: Path, status: "RunStatus", schedule: str) -> str:

@@ -11,12 +11,24 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+INTERRUPTED_EXIT = 130
+TERMINATED_EXIT = 143
+
 
 class Interrupted(KeyboardInterrupt):
     """A stop was asked for at a point where leaving at once loses nothing that is not repeated.
 
     Like KeyboardInterrupt it is no Exception, so that nothing on its way takes it for a failure.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked for the stop, not Ctrl-C: exit statuses tell them apart."""
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """Of a command that a stop has ended, as a shell has it of one that the signal itself ended."""
+    return TERMINATED_EXIT if isinstance(error, Terminated) else INTERRUPTED_EXIT
 
 
 AGAIN_SECONDS = 0.5
@@ -98,28 +110,30 @@ class StopRequest:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: blocks are left in order, not cut off.
+    """SIGTERM raises Terminated, as Ctrl-C KeyboardInterrupt: blocks are left in order, not cut off.
 
     An exception may get lost on its way: Python drops it in a destructor, after a traceback, and what is
     written in C, as torch is while it is imported, wherever it clears errors. Such a request is silent,
     and made again every AGAIN_SECONDS until the block is left; what is then done in handlers of the
-    exception, `finally` and `with` is not interrupted by that.
+    exception, `finally` and `with` is not interrupted by that. Who drops one may be left with half of
+    what he was at, as a library of which a part was not imported: an error after it is of the stop.
     """
     left = threading.Event()
     handlers: dict[int, Any] = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not what somebody else chose
         handlers[signal.SIGINT] = signal.default_int_handler
-    asked, reminded = False, False
+    first: type[KeyboardInterrupt] | None = None
+    reminded = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked, reminded
+        nonlocal first, reminded
         again, reminded = reminded, False
-        if not asked:
-            asked = True
+        if first is None:
+            first = Terminated if number == signal.SIGTERM else KeyboardInterrupt
             with suppress(RuntimeError):  # no further thread: nothing reminds
                 _thread.start_new_thread(remind, ())  # threading's would wait here until it runs
         if not (again and _is_heeded(sys.exc_info()[1])):
-            raise KeyboardInterrupt
+            raise first
 
     def remind() -> None:
         nonlocal reminded
@@ -141,6 +155,8 @@ def terminated_as_interrupted() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         sys.unraisablehook = tell_dropped
+        if first is not None and isinstance(sys.exc_info()[1], Exception):
+            raise first
 
 
 def _is_heeded(handled: BaseException | None) -> bool:
