@@ -17,6 +17,7 @@ from bifusion.errors import InputError
 from bifusion.recipes import RECIPES, get_recipe
 from bifusion.studies.training_runs.plan import plan_runs
 from bifusion.studies.training_runs.train import train_runs
+from tiny_runs import make_tiny_data
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,23 @@ def test_the_status_is_that_of_the_process():
 
 def test_info_prints_the_published_count(bifusion):
     assert "17,515,048" in bifusion("info", "oneformer3d_scannet20").out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("demo",),
+        ("compare", "bifusion_tiny", "--data"),
+        ("compare", "--sweep", "lr", "--base", "bifusion_tiny", "--data"),
+        ("dose", "--knob", "cover", "--values", "1", "--recipes", "bifusion_tiny"),
+    ],
+)
+def test_several_models_are_not_trained_into_the_folder_of_one(bifusion, tmp_path, command):
+    save_config(get_recipe("bifusion_tiny"), tmp_path / "config.json")
+    (tmp_path / "status.json").write_text('{"state": "completed"}')
+    data = [make_tiny_data(tmp_path / "data")] if command[-1] == "--data" else []
+    called = bifusion(*command, *data, "--out", tmp_path)
+    assert called.status == 2 and f"{tmp_path}: is a run's folder" in called.err
 
 
 def test_a_printed_configuration_is_what_a_run_would_store_and_can_be_given_back(bifusion, tmp_path):

@@ -25,7 +25,7 @@ from bifusion.official.hub import pulled, push
 from bifusion.official.import_checkpoint import read_checkpoint, write_imported
 from bifusion.official.initial_weights import load_backbone
 from bifusion.official.shared_files import CARD
-from bifusion.official.stores import VARIABLE, HubStore
+from bifusion.official.stores import VARIABLE, HubStore, check_licence
 from bifusion.plugins import VARIABLE as PLUGINS
 from bifusion.runs.checkpoint import CONFIG, SUMS, WEIGHTS
 from bifusion.runs.run_folder import RunStatus
@@ -78,6 +78,26 @@ def test_a_pushed_run_predicts_the_same(hub: Path, run: Path, tmp_path: Path, bi
     called = bifusion("predict", f"hf://{NAME}", scene, "--no-view", "--out", tmp_path / "out")
     assert called.status == 0, called.err
     assert (tmp_path / "out/instances.json").is_file()
+
+
+@pytest.mark.parametrize("licence", ["apache-2.0", "openrail++", "other", "cc0-1.0"])
+def test_names_of_licences(licence: str):
+    check_licence(licence)
+
+
+@pytest.mark.parametrize(
+    ("licence", "told"),
+    [
+        ("Apache 2.0", "did you mean 'apache-2.0'"),
+        ("MIT", "did you mean 'mit'"),
+        ("mit\ntags: x", "as the hub spells it"),
+        ("", "or other"),
+    ],
+)
+def test_what_is_no_name_of_a_licence_is_refused(hub: Path, run: Path, licence: str, told: str):
+    with pytest.raises(InputError, match=told):
+        push(run, NAME, licence=licence)
+    assert not hub.exists() or not any(hub.iterdir())
 
 
 def test_a_shared_folder_is_open_to_those_whom_the_umask_lets_in(hub: Path, run: Path):

@@ -274,6 +274,13 @@ def test_parts_that_read_values_as_they_are_made_are_counted_and_named(allowed):
         assert line in screen.getvalue()
 
 
+def test_info_tells_a_loss_term_that_there_is_not(allowed):
+    config = get_recipe("my_rooms.recipes:small")
+    config.criterion.extra = {"confident": "my_rooms.losses:confidnt"}
+    with pytest.raises(InputError, match="criterion.extra.confident.*did you mean 'confident'"):
+        print_info(config, Console(file=io.StringIO()))
+
+
 def test_a_gate_without_a_tower_is_told(allowed):
     fusion = FusionConfig(gate_function="my_rooms.networks:cosine")
     with pytest.raises(InputError, match="without model.tower nothing is fused; leave it out"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from bifusion import plugins
 from bifusion.config.run import Config
 from bifusion.models.build import build_bare
 from bifusion.models.parts import PATH_LABELS, part_of_group
@@ -17,7 +18,12 @@ def parameter_counts(config: Config) -> dict[str, int]:
 
 
 def print_info(config: Config, console: Console) -> None:
-    """Prints a table of parts and their parameters, and the total; below it, what is from outside."""
+    """Prints a table of parts and their parameters, and the total; below it, what is from outside.
+
+    InputError for code from outside that there is not, be it a loss term, which has no parameters.
+    """
+    for where, function in config.outside_code.items():
+        plugins.load(function, where)
     counts = parameter_counts(config)
     table = Table("group", "part", "path", "parameters", title=config.name)
     table.columns[3].justify = "right"

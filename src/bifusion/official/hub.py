@@ -23,7 +23,7 @@ from bifusion.errors import InputError
 from bifusion.official.cached_runs import cached_run
 from bifusion.official.model_card import Shared, model_card
 from bifusion.official.shared_files import CARD, DESCRIPTION, EVALUATION, SHARED, read_sums
-from bifusion.official.stores import check_name, open_store
+from bifusion.official.stores import check_licence, check_name, open_store
 from bifusion.runs.checkpoint import CONFIG, LAST, SUMS, WEIGHTS, check_intact, find_checkpoint
 from bifusion.runs.describe import describe_config
 from bifusion.runs.run_folder import RunFolder
@@ -54,10 +54,11 @@ def push(run: Path, name: str, *, licence: str, private: bool = False) -> str:
         licence: of the weights, as the hub spells it ("apache-2.0", "other"); data may restrict it.
         private: only its owner sees it (hub only; what is there stays as it is).
     Raises:
-        InputError: a name that is none, a checkpoint folder, a run that is not done or damaged, a store
-            that refuses.
+        InputError: a name or licence that is none, a checkpoint folder, a run that is not done or
+            damaged, a store that refuses.
     """
     check_name(name)
+    check_licence(licence)
     run = Path(os.path.abspath(run))  # "." has no name; a link keeps its own, by which reports know it
     checkpoint = find_checkpoint(run)
     if checkpoint != RunFolder(run).checkpoints / LAST:

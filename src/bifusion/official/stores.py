@@ -25,6 +25,8 @@ VARIABLE = "BIFUSION_HUB"
 """Environment variable: a folder in the hub's place, for trials and for groups that share a disk."""
 NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?")
 
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
 
 @runtime_checkable
 class Store(Protocol):
@@ -45,6 +47,17 @@ def check_name(name: str) -> None:
         raise InputError(
             f"hub name: found {name!r}; expected user/name of letters, digits, '-', '_' and '.', such "
             "as ada/bifusion-workshop"
+        )
+
+
+def check_licence(licence: str) -> None:
+    """InputError for what cannot be one of the hub's names of licences; which there are, it knows."""
+    if not LICENCE.fullmatch(licence):
+        small = licence.lower().replace(" ", "-")
+        meant = f" (did you mean {small!r}?)" if LICENCE.fullmatch(small) else ""
+        raise InputError(
+            f"licence: found {licence!r}{meant}; expected it as the hub spells it, in small letters "
+            "without blanks: apache-2.0, cc-by-nc-4.0, or other"
         )
 
 

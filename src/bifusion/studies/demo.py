@@ -32,7 +32,7 @@ from bifusion.studies.training_runs.plan import (
     plan_runs,
 )
 from bifusion.studies.training_runs.progress import progress_bar
-from bifusion.studies.training_runs.train import check_jobs, require_result, train_runs
+from bifusion.studies.training_runs.train import check_jobs, check_out, require_result, train_runs
 from bifusion.untrusted.files import check_regular
 from bifusion.untrusted.json_text import parse_json
 from bifusion.viewer.page import write_view
@@ -208,6 +208,7 @@ def run_demo(wanted: DemoConfig, console: Console) -> int:
 
 def check_demo(wanted: DemoConfig) -> None:
     """InputError for seeds, recipes, lengths or rooms that make no demo."""
+    check_out(wanted.out)
     check_seeds(wanted.seeds)
     check_jobs(wanted.jobs or default_jobs())
     if not wanted.recipes:

@@ -30,7 +30,7 @@ from bifusion.studies.training_runs.plan import (
     tell_untrained_towers,
 )
 from bifusion.studies.training_runs.scenes import check_scenes
-from bifusion.studies.training_runs.train import check_jobs, require_result, train_runs
+from bifusion.studies.training_runs.train import check_jobs, check_out, require_result, train_runs
 
 
 @dataclass
@@ -65,6 +65,7 @@ def compare_runs(wanted: ComparisonConfig, console: Console) -> ComparisonReport
     planned = plan_comparison(wanted)
     check_jobs(wanted.jobs or default_jobs())
     if planned:
+        check_out(wanted.out)
         check_scenes(planned, console)
         tell_untrained_towers(planned, console)
     with locked(wanted.out):

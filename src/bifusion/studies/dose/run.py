@@ -40,7 +40,7 @@ from bifusion.studies.training_runs.plan import (
     plan_runs,
 )
 from bifusion.studies.training_runs.progress import progress_bar
-from bifusion.studies.training_runs.train import check_jobs, train_runs
+from bifusion.studies.training_runs.train import check_jobs, check_out, train_runs
 from bifusion.untrusted.json_text import read_json
 
 KnobName = Literal[
@@ -138,6 +138,7 @@ def run_dose(wanted: DoseConfig, console: Console) -> int:
     Interrupted, the same call goes on where it was. InputError for values, recipes or a folder that
     do not fit, before anything is made, and where another process makes the same.
     """
+    check_out(wanted.out)
     levels = plan_levels(wanted)
     check_jobs(wanted.jobs or default_jobs())
     check_rooms(wanted.rooms)

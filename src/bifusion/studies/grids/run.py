@@ -25,7 +25,7 @@ from bifusion.studies.training_runs.plan import (
 from bifusion.studies.training_runs.progress import RunCount
 from bifusion.studies.training_runs.scenes import check_scenes
 from bifusion.studies.training_runs.timing import seconds_of_runs, side_by_side
-from bifusion.studies.training_runs.train import check_jobs, train_runs
+from bifusion.studies.training_runs.train import check_jobs, check_out, train_runs
 
 Plan = TypeVar("Plan", bound=GridPlan)
 Report = TypeVar("Report", bound=GridReport)
@@ -54,6 +54,7 @@ def run_grid(
     plan, runs = planned
     jobs = wanted.jobs or default_jobs()
     check_jobs(jobs)
+    check_out(wanted.out)
     check_distinct(runs)
     check_runs([run for run in runs if run.config.seed == wanted.seeds[0]])
     check_scenes(runs, console)

@@ -68,6 +68,16 @@ def check_jobs(jobs: int) -> None:
         raise InputError(f"--jobs: found {jobs}; expected runs at a time, 1 or more, or leave it out")
 
 
+def check_out(out: Path) -> None:
+    """InputError where the folder of many runs is that of one."""
+    there = RunFolder(out)
+    if there.config.is_file() and (there.status.is_file() or there.checkpoints.is_dir()):
+        raise InputError(
+            f"{out}: is a run's folder; expected one to hold several runs, a folder each: name another "
+            "(--out)"
+        )
+
+
 def require_result(complete: Sequence[object], crashed: Sequence[str], out: Path) -> None:
     """InputError where no run is `complete`, naming those that crashed."""
     if not complete:
