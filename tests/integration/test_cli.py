@@ -113,6 +113,11 @@ def test_a_command_on_many_inputs_says_that_those_done_are_kept(
         assert (called.status, called.err) == (143, f"bifusion: interrupted; {goes_on}\n")
 
 
+def test_no_configuration_is_printed_that_no_run_could_have(bifusion):
+    called = bifusion("train", "bifusion_tiny", "--trainer.epochs", "2", "--print-config")
+    assert called.status == 2 and "the plan has 3 stages" in called.err and called.out == ""
+
+
 def test_the_status_is_that_of_the_process():
     command = [sys.executable, "-m", "bifusion.cli", "trian"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

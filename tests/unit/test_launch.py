@@ -46,6 +46,8 @@ def test_without_gpus_none_are_asked_for(bifusion):
         (["--slurm", *TRAIN, "--trainer.devices", "3"], "--trainer.devices is given by"),
         (["--slurm", *TRAIN, "--resume"], "--resume is given by"),
         (["--slurm", "--seed", "3"], "--seed before the recipe"),
+        (["--slurm", "bifusion_tiny", "--trainer.epochs", "2"], "the plan has 3 stages"),
+        (["--slurm", *TRAIN, "--trainer.batch-size", "0"], "trainer.batch_size"),
         (["--slurm", *TRAIN, "--time", "8h"], "time: found '8h'"),
         (["--slurm", *TRAIN, "--time", "2:30"], "expected less than the time, 150 seconds"),
         (["--slurm", *TRAIN, "--warning", "70000"], "and than 65536"),

@@ -154,8 +154,11 @@ def _divided(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def _checked(recipe: str, options: Sequence[str]) -> "Config":
     """The configuration that `train` would make of them. InputError as `train`'s."""
     from bifusion.commands.train import parsed
+    from bifusion.studies.training_runs.plan import PlannedRun, check_settings
 
     given = [arg for arg in options if arg.partition("=")[0] in (*OWN, "--resume")]
     if given:
         raise InputError(f"launch: {given[0]} is given by --nodes, --devices and the file itself")
-    return parsed([recipe, *options]).config
+    wanted = parsed([recipe, *options])
+    check_settings([PlannedRun(wanted.config, wanted.out)])
+    return wanted.config

@@ -39,7 +39,7 @@ def train(args: list[str]) -> int:
     """
     wanted = parsed(args)  # help and mistakes need no trainer
     if wanted.print_config:
-        return _print_config(wanted.config)
+        return _print_config(wanted.config, wanted.out)
 
     from bifusion.inference.train_and_evaluate import train_and_evaluate
     from bifusion.runs.run_folder import GUARD_STOPPED_EXIT, RunFolder
@@ -147,13 +147,15 @@ def _train_options(base: "Config") -> type[Any]:
     return Train
 
 
-def _print_config(config: "Config") -> int:
+def _print_config(config: "Config", out: Path) -> int:
     """What stands as "config" in the config.json of the run that this would be."""
     from bifusion.config.run import config_to_dict
     from bifusion.data.dataset import with_labels
     from bifusion.runs.check_config import check_config
     from bifusion.storage.json_files import json_text
+    from bifusion.studies.training_runs.plan import PlannedRun, check_settings
 
+    check_settings([PlannedRun(config, out)])
     config = check_config(config)
     config.data = with_labels(config.data)
     print(json_text(config_to_dict(config)), end="")
