@@ -13,7 +13,12 @@ from bifusion.cli import main
 from bifusion.config.run import Config
 from bifusion.errors import InputError
 from bifusion.evaluation.evaluator import Evaluator
-from bifusion.inference.export_submission import export_submission, write_instances, write_semantic
+from bifusion.inference.export_submission import (
+    _split,
+    export_submission,
+    write_instances,
+    write_semantic,
+)
 from bifusion.labels.label_set import LabelSet
 from bifusion.labels.sets import SCANNET20, SCANNET200
 from bifusion.models.build import build_model
@@ -67,6 +72,14 @@ def read_submission(folder: Path, name: str, label_set: LabelSet) -> SceneResult
         labels=np.array(labels, dtype=np.int16),
         scores=np.array(scores, dtype=np.float32),
     )
+
+
+def test_a_whole_data_set_is_told_with_its_splits(tmp_path):
+    for split in ("train", "val"):
+        make_tiny_scene(tmp_path / split / "hall")
+    with pytest.raises(InputError, match="whole data set; .* one split: .*/train or .*/val$"):
+        _split(tmp_path, tiny_config("oneformer3d_small", tmp_path))
+    assert len(_split(tmp_path / "val", tiny_config("oneformer3d_small", tmp_path))) == 1
 
 
 @pytest.mark.parametrize("label_set", [SCANNET20, SCANNET200], ids=lambda s: s.name)

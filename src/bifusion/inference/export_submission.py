@@ -26,6 +26,7 @@ import torch
 from bifusion.config.run import Config
 from bifusion.data.dataset import SceneDataset
 from bifusion.data.loader import make_loader
+from bifusion.data.scene_folder import SPLITS
 from bifusion.device_memory import MEMORY_ERRORS, refuse_if_full
 from bifusion.errors import InputError
 from bifusion.inference.device import usable_device
@@ -146,6 +147,11 @@ def _mask_text(packed: np.ndarray, num_points: int) -> bytes:
 def _split(folder: Path, config: Config) -> SceneDataset:
     """The scenes of `folder`, each read once, not augmented."""
     folder = folder.resolve()
+    if splits := [name for name in SPLITS if any((folder / name).glob("[!.]*/coord.npy"))]:
+        raise InputError(
+            f"{folder}: is a whole data set; expected the folder of one split: "
+            f"{' or '.join(str(folder / name) for name in splits)}"
+        )
     data = dataclasses.replace(config.data, root=folder.parent, cache_mb=0)
     dataset = SceneDataset(data, folder.name, config.seed, training=False, annotated=False)
     spaced = [name for name in dataset.names if name.split() != [name]]
