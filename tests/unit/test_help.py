@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -38,6 +40,24 @@ def test_help_fits_a_screen(bifusion, page):
     assert lines[0].startswith(f"usage: bifusion {page}".rstrip())
     assert any(line.startswith("example: bifusion ") for line in lines)
     assert bifusion(*page.split(), "-h").out == called.out
+
+
+def test_help_is_there_at_once():
+    """Torch takes seconds to import. What has a page's options in classes of the networks needs it."""
+    heavy = {"demo", "dose", "pretrain-tower", "prepare synthetic", "train", "launch"}
+    pages = [page for page in PAGES if page not in heavy and not page.startswith("train ")]
+    program = f"""
+import contextlib, io, sys
+from bifusion import cli
+
+for page in {pages}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli.main([*page.split(), "--help"])
+    if "torch" in sys.modules:
+        sys.exit(page)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("train", "prepare")])

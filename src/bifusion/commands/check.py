@@ -35,11 +35,12 @@ class Check:
 
 def check(args: list[str]) -> int:
     """Check scene folders: everything that is wrong with a data set, in one table."""
+    wanted = parsing.parse(Check, args, "check", Help("check data/scannet"))
+
     from bifusion.datasets.check import check_data
     from bifusion.errors import InputError
     from bifusion.studies.training_runs.progress import progress_bar
 
-    wanted = parsing.parse(Check, args, "check", Help("check data/scannet"))
     if wanted.workers is not None and wanted.workers < 0:
         raise InputError(f"--workers: found {wanted.workers}; expected 0 or more processes")
     console = Screen()

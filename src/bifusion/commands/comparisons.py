@@ -1,6 +1,6 @@
 """Commands that train several models side by side: demo, compare, dose; and pretrain-tower.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The command that computes the features of a data set's views in advance.
 
-It imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+It imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 from dataclasses import dataclass
@@ -43,14 +43,15 @@ class PrepareFeatures:
 
 def prepare_features(args: list[str]) -> int:
     """Features of all views of a data set, computed once for all runs; it goes on where it was."""
+    told = Help("prepare features bifusion_scannet20_dinov2 --data data/scannet --jobs 4 --threads 2")
+    wanted = parsing.parse(PrepareFeatures, args, "prepare features", told)
+
     from bifusion.datasets.shards import asked_shard
     from bifusion.recipes import config_of
     from bifusion.studies.training_runs.plan import give_weights
     from bifusion.studies.training_runs.progress import progress_bar
     from bifusion.training.view_features import keep_features
 
-    told = Help("prepare features bifusion_scannet20_dinov2 --data data/scannet --jobs 4 --threads 2")
-    wanted = parsing.parse(PrepareFeatures, args, "prepare features", told)
     config = config_of(wanted.recipe)
     config.data.root = wanted.data
     if wanted.tower_weights is not None:

@@ -1,6 +1,6 @@
 """The command that searches a scan for words.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 from __future__ import annotations

@@ -28,12 +28,13 @@ class Labels:
 
 def labels(args: list[str]) -> int:
     """List built-in label sets, print one, or make one from a table."""
+    told = Help("labels --from classes.csv --out data/mine/labels.json")
+    wanted = parsing.parse(Labels, args, "labels", told)
+
     from bifusion.labels.files import labels_text, require_own_name
     from bifusion.labels.sets import get_label_set
     from bifusion.labels.table import read_table
 
-    told = Help("labels --from classes.csv --out data/mine/labels.json")
-    wanted = parsing.parse(Labels, args, "labels", told)
     if wanted.from_table is not None:
         made, unused = read_table(wanted.from_table, wanted.name or wanted.from_table.stem)
         advice = "Give these classes a name of their own: bifusion labels NAME --from …"

@@ -25,11 +25,12 @@ def replay(args: list[str]) -> int:
 
     Exit status 0 if it is, 1 if not.
     """
+    told = Help("replay runs/NAME/bundles/step-00000123.safetensors --trace")
+    wanted = parsing.parse(Replay, args, "replay", told)
+
     from bifusion.diagnosis.replay import print_report
     from bifusion.diagnosis.replay import replay as run_replay
 
-    told = Help("replay runs/NAME/bundles/step-00000123.safetensors --trace")
-    wanted = parsing.parse(Replay, args, "replay", told)
     report = run_replay(wanted.file, trace=wanted.trace)
     print_report(report, Screen())
     return 0 if report.identical else 1

@@ -1,6 +1,6 @@
 """Commands on one model: info, evaluate, predict, export-submission, import-checkpoint.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 import sys
@@ -29,12 +29,12 @@ class Info:
 
 def info(args: list[str]) -> int:
     """Print a recipe's parameter counts per part."""
+    wanted = parsing.parse(Info, args, "info", Help("info bifusion_scannet20"))
+
     from bifusion.commands.info import print_info
     from bifusion.recipes import get_recipe
 
-    print_info(
-        get_recipe(parsing.parse(Info, args, "info", Help("info bifusion_scannet20")).recipe), Screen()
-    )
+    print_info(get_recipe(wanted.recipe), Screen())
     return 0
 
 
@@ -55,12 +55,13 @@ class Evaluate:
 
 def evaluate(args: list[str]) -> int:
     """Evaluate a run again and print its figures."""
+    wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
+
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.evaluate import evaluate_run
     from bifusion.storage.json_files import to_json
     from bifusion.training.processes import group
 
-    wanted = parsing.parse(Evaluate, args, "evaluate", Help("evaluate runs/NAME --data data/scannet"))
     if wanted.devices < 1:
         raise InputError(f"devices: found {wanted.devices}; expected 1 or more")
     run = _run_of(wanted.run)
@@ -103,6 +104,10 @@ class Predict:
 
 def predict(args: list[str]) -> int:
     """Segment a scene, a mesh, or a folder of scenes: PLY files, instances, a page."""
+    wanted = parsing.parse(
+        Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
+    )
+
     from bifusion.datasets.mesh_files.read import check_unplaced, is_mesh_file
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.predict_data import scenes_below
@@ -110,9 +115,6 @@ def predict(args: list[str]) -> int:
     from bifusion.viewer.page import write_view
     from bifusion.viewer.prediction import show_result
 
-    wanted = parsing.parse(
-        Predict, args, "predict", Help("predict runs/NAME room.ply --out predictions")
-    )
     check_min_score(wanted.min_score, "--min-score")
     keep_freed_memory()
     if scenes := scenes_below(wanted.scene):
@@ -191,12 +193,13 @@ class ExportSubmission:
 
 def export_submission(args: list[str]) -> int:
     """Write the ScanNet benchmark's submission files of a split."""
+    told = Help("export-submission runs/NAME data/scannet/test --task semantic --out submission")
+    wanted = parsing.parse(ExportSubmission, args, "export-submission", told)
+
     from bifusion.inference.device import keep_freed_memory
     from bifusion.inference.export_submission import export_submission
     from bifusion.studies.training_runs.progress import progress_bar
 
-    told = Help("export-submission runs/NAME data/scannet/test --task semantic --out submission")
-    wanted = parsing.parse(ExportSubmission, args, "export-submission", told)
     console = Screen()
     keep_freed_memory()
     with progress_bar("scenes", console) as progress:
@@ -223,10 +226,11 @@ class ImportCheckpoint:
 
 def import_checkpoint(args: list[str]) -> int:
     """Convert a published checkpoint to ours and list what became of its tensors."""
-    from bifusion.official.import_checkpoint import print_conversion, read_checkpoint, write_imported
-
     told = Help("import-checkpoint scannet_val.ckpt runs/mask3d-published")
     wanted = parsing.parse(ImportCheckpoint, args, "import-checkpoint", told)
+
+    from bifusion.official.import_checkpoint import print_conversion, read_checkpoint, write_imported
+
     console = Screen()
     imported = read_checkpoint(wanted.file, wanted.weights)
     print_conversion(imported, console)

@@ -1,6 +1,6 @@
 """The command that makes a labelled scan of whatever a user has of a room.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 from __future__ import annotations
@@ -140,10 +140,11 @@ def prepare_scan(args: list[str]) -> int:
 
     Exit status 1 where some of them could not be prepared.
     """
+    wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
+
     from bifusion.datasets.scan.prepare import PreparedScans, prepare_scans
     from bifusion.datasets.shards import asked_shard
 
-    wanted = parsing.parse(PrepareScan, args, "prepare scan", PREPARE_HELP)
     options = wanted.options.scan_options(wanted.views, wanted.spacing_m)
     if wanted.jobs < 0:
         raise InputError(f"jobs: found {wanted.jobs}; expected 1 or more, or 0: one for two processors")
@@ -177,13 +178,14 @@ def prepare_scan(args: list[str]) -> int:
 
 def scan(args: list[str]) -> int:
     """Label any scan (mesh, cloud, recording) on its own vertices, with a page."""
+    wanted = parsing.parse(Scan, args, "scan", SCAN_HELP)
+
     from bifusion.datasets.scan.make import refuse_views
     from bifusion.inference.scan_files import scan_files
     from bifusion.inference.segmenter import check_min_score
     from bifusion.storage.files import locked_beside
     from bifusion.storage.folders import check_replaceable, tidy
 
-    wanted = parsing.parse(Scan, args, "scan", SCAN_HELP)
     wanted.options.scan_options(wanted.views or 0)  # what is wrong is told before a model is loaded
     if not wanted.input.exists():
         raise InputError(f"{wanted.input}: no such file or folder; expected a mesh, cloud or recording")

@@ -1,6 +1,6 @@
 """Commands that make scene folders: prepare synthetic, scannet, scan, superpoints.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 import os
@@ -104,15 +104,16 @@ def _prepare_synthetic(args: list[str]) -> int:
 
 def _prepare_scannet(args: list[str]) -> int:
     """ScanNet as released (scans, label table, splits, posed images) into scene folders."""
-    from bifusion.datasets.scannet.prepare import prepare_scannet
-    from bifusion.datasets.scannet.views import ViewOptions
-    from bifusion.datasets.shards import asked_shard
-
     told = Help(
         "prepare scannet --scans scans --posed-images posed_images --labels "
         "scannetv2-labels.combined.tsv --splits splits --out data/scannet"
     )
     wanted = parsing.parse(PrepareScanNet, args, "prepare scannet", told)
+
+    from bifusion.datasets.scannet.prepare import prepare_scannet
+    from bifusion.datasets.scannet.views import ViewOptions
+    from bifusion.datasets.shards import asked_shard
+
     console = Screen()
     notes: dict[str, list[str]] = {}
     options = ViewOptions(wanted.frame_skip, wanted.depth_frame, wanted.depth_scale, wanted.long_side)
@@ -179,11 +180,12 @@ class PrepareSuperpoints:
 
 def _prepare_superpoints(args: list[str]) -> int:
     """superpoint.npy for scene folders without one, such as Pointcept's ScanNet."""
+    told = Help("prepare superpoints data/mine")
+    wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints", told)
+
     from bifusion.datasets.superpoints.prepare_superpoints import prepare_superpoints
     from bifusion.studies.training_runs.progress import progress_bar
 
-    told = Help("prepare superpoints data/mine")
-    wanted = parsing.parse(PrepareSuperpoints, args, "prepare superpoints", told)
     if not wanted.folders:
         raise InputError("prepare superpoints of what? Expected at least one folder")
     console = Screen()

@@ -1,6 +1,6 @@
 """The command that shares a run.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,10 @@ class Push:
 
 def push(args: list[str]) -> int:
     """Share a run on the Hugging Face hub: weights, figures, verdicts, a card."""
-    from bifusion.official.hub import push as push_run
-
     told = Help("push runs/mine ada/workshop --licence cc-by-nc-4.0")
     wanted = parsing.parse(Push, args, "push", told)
+
+    from bifusion.official.hub import push as push_run
+
     print(push_run(wanted.run, wanted.name, licence=wanted.licence, private=wanted.private))
     return 0

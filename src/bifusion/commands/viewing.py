@@ -1,6 +1,6 @@
 """The command that shows a scan or a prediction in the browser.
 
-A command imports what it needs when it runs: torch takes seconds, `bifusion --help` should not.
+A command imports what it needs once its options are read: torch takes seconds, no help should.
 """
 
 from contextlib import suppress
@@ -32,12 +32,13 @@ class View:
 
 def view(args: list[str]) -> int:
     """Show a scene or a prediction in the browser, or write that page (--html)."""
+    wanted = parsing.parse(View, args, "view", Help("view predictions --html room.html"))
+
     from bifusion.inference.scan_files import scan_page
     from bifusion.storage.files import write_text
     from bifusion.viewer.page import is_own_page, render_view
     from bifusion.viewer.prediction import open_scan
 
-    wanted = parsing.parse(View, args, "view", Help("view predictions --html room.html"))
     if wanted.html is not None and wanted.html.is_dir():
         raise InputError(f"--html {wanted.html}: is a folder; name a file in it")
     page = scan_page(wanted.path)
