@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from trimesh import Trimesh
 
 MISS = -1
 
@@ -29,6 +28,8 @@ def first_hits(coord: np.ndarray, faces: np.ndarray) -> FirstHits:
         coord: (N, 3) metres, near the origin.
         faces: (F, 3) vertex indices, F ≥ 1.
     """
+    from trimesh import Trimesh  # half a second, which most who import this module never need
+
     try:
         from trimesh.ray.ray_pyembree import RayMeshIntersector
     except ModuleNotFoundError:
