@@ -14,7 +14,9 @@ from bifusion.evaluation.fusion_figures import share_of_2d
 from bifusion.models.parts import PARTS, part_of_group
 from bifusion.types import FusionControl, FusionTrace, Prediction
 
-UNMEASURED = dict.fromkeys(("ranges", "cosine", "gate", "seen_share", "decoder_in", "class_spread"))
+UNMEASURED: dict[str, Any] = dict.fromkeys(
+    ("ranges", "cosine", "gate", "seen_share", "decoder_in", "class_spread")
+)
 """What `record_of` says of a step in which nothing could be measured."""
 
 
