@@ -291,7 +291,7 @@ def test_files_that_do_not_fit_are_told(tmp_path) -> None:
         TimmVitConfig(VITS[0], saved(small, path)).build()
     large = timm.create_model(VITS[0], depth=4)
     with pytest.raises(
-        InputError, match="blocks.3.attn.proj.bias, .*weight, .*weight and 11 more; choose the file's"
+        InputError, match="blocks.3.attn.proj.bias, .*weight, .*qkv.bias and 11 more; choose the file's"
     ):
         TimmVitConfig(VITS[0], saved(large, path)).build()
     wide = timm.create_model(VITS[0], embed_dim=64)
