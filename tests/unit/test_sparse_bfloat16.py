@@ -18,7 +18,8 @@ from bifusion.models.unet import UNetConfig, build_unet
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
 from bifusion.sparse.modules import StridedConv3d, SubmanifoldConv3d
-from bifusion.sparse.tensor import KernelMaps, SparseTensor
+from bifusion.sparse.tensor import SparseTensor
+from kernel_maps import kernel_map_of
 
 native = needs.module("engine", "bifusion.sparse.native")
 
@@ -64,15 +65,6 @@ VOXELS = {
 MAPS = ("kernel 1", "kernel 3", "kernel 5", "strided 2", "strided 3", "inverse 2", "inverse 3")
 
 
-def map_of(voxels: Tensor, name: str) -> KernelMap:
-    kind, size = name.split()
-    maps = KernelMaps(voxels)
-    if kind == "kernel":
-        return maps.submanifold(1, int(size))
-    down = maps.strided(1, int(size), 2)
-    return down if kind == "strided" else down.transposed
-
-
 def check(
     kernel_map: KernelMap, cin: int, cout: int, *, finish: bool = False, exact: bool = False
 ) -> None:
@@ -98,7 +90,7 @@ def check(
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("voxels", VOXELS)
 def test_every_kernel_map(voxels: str, name: str, isa: str) -> None:
-    kernel_map = map_of(VOXELS[voxels], name)
+    kernel_map = kernel_map_of(VOXELS[voxels], name)
     check(kernel_map, 5, 20)
     check(kernel_map, 40, 33, finish=True)
     check(kernel_map, 33, 7, exact=True)
@@ -106,7 +98,7 @@ def test_every_kernel_map(voxels: str, name: str, isa: str) -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6, 15, 16, 17, 31, 32, 48, 64, 65, 96, 160])
 def test_any_number_of_channels(channels: int, isa: str) -> None:
-    kernel_map = map_of(VOXELS["random"], "kernel 3")
+    kernel_map = kernel_map_of(VOXELS["random"], "kernel 3")
     check(kernel_map, channels, 7, exact=True)
     check(kernel_map, 7, channels, exact=True)
 
@@ -117,7 +109,7 @@ def test_two_threads_give_the_bits_of_one(isa: str) -> None:
     try:
         for threads in (1, 2, 2):
             torch.set_num_threads(threads)
-            kernel_map = map_of(VOXELS["random"], "kernel 3")
+            kernel_map = kernel_map_of(VOXELS["random"], "kernel 3")
             feats = random(kernel_map.num_inputs, 48) if feats is None else feats
             run = native.narrowed(weight, torch.bfloat16)
             found.append(run(feats, kernel_map, None, None, False))
@@ -127,7 +119,7 @@ def test_two_threads_give_the_bits_of_one(isa: str) -> None:
 
 
 def test_nan_and_infinity_pass_relu(isa: str) -> None:
-    kernel_map = map_of(VOXELS["one voxel"], "kernel 3")
+    kernel_map = kernel_map_of(VOXELS["one voxel"], "kernel 3")
     feats = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0]])
     run = native.narrowed(torch.ones(27, 2, 3), torch.bfloat16)
     for row in feats:
@@ -176,7 +168,7 @@ def test_float16_and_float64_stay_as_they_are(isa: str) -> None:
 
 
 def test_misfits_are_refused_by_the_compiled_module(isa: str) -> None:
-    kernel_map = map_of(VOXELS["random"], "kernel 3")
+    kernel_map = kernel_map_of(VOXELS["random"], "kernel 3")
     rows, packed = kernel_map.num_inputs, native._packed(torch.ones(27, 6, 20))
     plan, convolve = native.plan_of(kernel_map), native._native.convolve_bfloat16
     feats, out = torch.zeros(rows, 6), torch.zeros(rows, 20)
