@@ -15,7 +15,7 @@ from torch import Tensor
 import needs
 from bifusion.sparse import reference
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.tensor import KernelMaps
+from kernel_maps import kernel_map_of
 
 native = needs.module("engine", "bifusion.sparse.native")
 
@@ -44,13 +44,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @cache
 def map_of(name: str) -> KernelMap:
-    kind, size = name.split()
     filled = random(2, SIDE, SIDE, SIDE) > 0.4
-    maps = KernelMaps(filled.nonzero()[torch.randperm(int(filled.sum()))].int())
-    if kind == "kernel":
-        return maps.submanifold(1, int(size))
-    down = maps.strided(1, int(size), 2)
-    return down if kind == "strided" else down.transposed
+    return kernel_map_of(filled.nonzero()[torch.randperm(int(filled.sum()))].int(), name)
 
 
 def operands(kernel_map: KernelMap, cin: int, cout: int) -> Results:

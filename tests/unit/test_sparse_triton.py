@@ -16,7 +16,7 @@ from bifusion.precision import dot_precision, float32_products
 from bifusion.sparse import backends
 from bifusion.sparse.functional import compute_dtype
 from bifusion.sparse.kernel_map import KernelMap
-from bifusion.sparse.tensor import KernelMaps
+from kernel_maps import kernel_map_of
 
 needs.module("triton", "triton")
 from bifusion.sparse.triton import configurations, plan  # noqa: E402
@@ -104,12 +104,7 @@ def test_a_kernel_with_a_wrong_offset_or_pair_is_seen(interpreted: dict[str, lis
 
 def random_map(name: str, side: int = 6, share: float = 0.4) -> KernelMap:
     filled = torch.rand(2, side, side, side, generator=torch.Generator().manual_seed(0)) < share
-    maps = KernelMaps(filled.nonzero().int())
-    kind, size = name.split()
-    if kind == "kernel":
-        return maps.submanifold(1, int(size))
-    down = maps.strided(1, int(size), 2)
-    return down if kind == "strided" else down.transposed
+    return kernel_map_of(filled.nonzero().int(), name)
 
 
 MAPS = ["kernel 2", "kernel 3", "kernel 5", "strided 2", "strided 3", "inverse 2", "inverse 3"]
